@@ -1,0 +1,294 @@
+"""Every option and its default, said once; a recipe or the command line only changes them.
+
+The defaults of training are those of the `indonlu` recipe. A YAML recipe is read as options that stand in front of the
+command line, so both take the same names, the same types and the same checks, and the command line wins.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder to start from, and which of its weights stay as they are."""
+
+    model_name_or_path: str = field(
+        default="indobenchmark/indobert-base-p1",
+        metadata={
+            "help": "Encoder: a name on the Hub, a folder, or 'scratch' for a small BERT with its own vocabulary, "
+            "trained on the training texts alone (needs no hub)."
+        },
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the encoder on the Hub; its main branch if not given."}
+    )
+    freeze_embeddings: bool = field(default=False, metadata={"help": "Keep the embeddings of the encoder fixed."})
+    freeze_layers: int = field(default=0, metadata={"help": "Keep the first K layers of the encoder fixed."})
+
+
+@dataclass
+class DataArguments:
+    """Where labelled texts come from and how they are cut."""
+
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with SmSA's train_preprocess.tsv, valid_preprocess.tsv and, optionally, "
+            "test_preprocess.tsv. If not given: $SMSA_DATA_DIR, else ./data/smsa, else a download."
+        },
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own training file in place of SmSA: .tsv (no header: text, tab, label), .csv, .jsonl or "
+            ".parquet. Needs --valid_file too."
+        },
+    )
+    valid_file: str | None = field(default=None, metadata={"help": "Your own validation file."})
+    test_file: str | None = field(default=None, metadata={"help": "Your own labelled test file."})
+    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
+    label_column: str = field(default="label", metadata={"help": "Column of labels in those files."})
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
+            "If not given: the names that the model carries, else positive,neutral,negative."
+        },
+    )
+    max_length: int = field(
+        default=512, metadata={"help": "Word pieces per text, special tokens included; longer texts are cut."}
+    )
+
+
+@dataclass
+class SentimentTrainingArguments(TrainingArguments):
+    """Trainer's arguments with the defaults of the reference recipe; only the fields that differ are repeated here.
+
+    Building it sets this process up: device, precision in effect (`fp16` and `bf16` follow `precision`) and CPU threads.
+
+    Raises:
+        ValueError: for values that contradict each other or could not take effect.
+        RuntimeError: if several processes were launched but cannot see each other, or one process sees several GPUs.
+
+    Source of the values: the tutorial's `train()` with the values of IndoNLU's runner, https://github.com/IndoNLP/indonlu
+    """
+
+    output_dir: str = field(
+        default="runs/indonlu", metadata={"help": "Folder for the model and everything that the run leaves; must be empty."}
+    )
+    learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
+    lr_step_size: int = field(default=1, metadata={"help": "Epochs between two decays of the rate (StepLR step_size)."})
+    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay (StepLR gamma); 1 keeps the rate."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Adam's beta 1."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Adam's beta 2."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
+    max_grad_norm: float = field(
+        default=10.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
+    )
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts), or one "
+            "number per label, comma-separated, in label order."
+        },
+    )
+    num_train_epochs: float = field(default=10, metadata={"help": "Epochs at the most."})
+    max_steps: int = field(default=-1, metadata={"help": "Optimiser steps at the most, if positive; overrides epochs."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Texts a batch in each process. The recipe's batch is this times the processes."}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a batch in evaluation."})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Batches whose gradients make one step; the loss stays the mean over all of them."}
+    )
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "Order of the training texts: random, sequential, or group_by_length (random, but batches of "
+            "similar length, which is faster).",
+            "choices": ["random", "sequential", "group_by_length"],
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the new head, the order of texts and dropout."})
+    evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
+    metric_for_best_model: str = field(
+        default="f1",
+        metadata={"help": "What valid is judged by: accuracy, f1, recall, precision (macro), loss, or f1_<label>."},
+    )
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: what the launcher asks for, else what the device does well; no is fp32.",
+            "choices": list(PRECISIONS),
+        },
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is a GPU."})
+    num_threads: int | None = field(
+        default=None, metadata={"help": "CPU threads of each process; an equal share of the cores if not given."}
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches, per process."})
+
+    # Not options of the scripts: what the rest relies on.
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    logging_strategy: str = "epoch"
+    save_total_limit: int = 1  # the best and the newest checkpoint are kept all the same
+    logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
+    ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
+
+    def __post_init__(self) -> None:
+        if self.hub_token or self.push_to_hub:
+            raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
+        if self.fp16 or self.bf16:
+            raise ValueError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
+        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+
+        if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
+            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
+        in_effect = resolve_precision(
+            self.precision, "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
+        )
+        self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
+        super().__post_init__()
+        self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
+
+        n_launched = int(os.environ.get("WORLD_SIZE", 1))
+        if self.world_size != n_launched:
+            raise RuntimeError(
+                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone and "
+                "overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
+            )
+        if self.n_gpu > 1:
+            raise RuntimeError(
+                f"One process sees {self.n_gpu} GPUs and would run torch's slow DataParallel. Use them all with "
+                f"accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes {self.n_gpu}, "
+                "or one of them with CUDA_VISIBLE_DEVICES=0."
+            )
+        set_cpu_threads(self.num_threads)
+
+
+# The options of scripts/finetune.py in the order of --help. Other fields of TrainingArguments are not options.
+FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "model": (ModelArguments, tuple(f.name for f in dataclasses.fields(ModelArguments))),
+    "data": (DataArguments, tuple(f.name for f in dataclasses.fields(DataArguments))),
+    "optimiser and schedule": (
+        SentimentTrainingArguments,
+        ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
+        + ("class_weights", "num_train_epochs", "max_steps"),
+    ),
+    "batches": (
+        SentimentTrainingArguments,
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        + ("train_sampling_strategy", "seed"),
+    ),
+    "choosing the epoch": (
+        SentimentTrainingArguments,
+        ("evaluate_every", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end"),
+    ),
+    "hardware": (SentimentTrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
+    "output": (SentimentTrainingArguments, ("output_dir",)),
+}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One short spelling an option, without its metavar repeated for each alias."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        if action.nargs in (0, "?"):  # switches
+            return action.option_strings[0]
+        accepted = f"{{{','.join(action.choices)}}}" if action.choices else action.type.__name__.upper()
+        return f"{action.option_strings[0]} {accepted}"
+
+
+def parse_arguments(
+    options: dict[str, tuple[type, tuple[str, ...]]], argv: list[str] | None = None, description: str | None = None
+) -> tuple:
+    """Parse `[RECIPE.yaml] [--option VALUE ...]` into one object of each dataclass in `options`.
+
+    Args:
+        options: for each group of --help, the dataclass and the names of its fields that are options.
+        argv: the words of the command line; None takes those of this process.
+        description: what --help says first.
+
+    Returns:
+        Instances of the dataclasses, in the order of their first group.
+
+    Raises:
+        SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
+            valid name; with status 0 for --help.
+    """
+    hints = {kind: get_type_hints(kind) for kind, _ in options.values()}
+    groups = []
+    for title, (kind, names) in options.items():
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        group = dataclasses.make_dataclass(
+            kind.__name__,
+            [(n, hints[kind][n], field(default=fields[n].default, metadata=fields[n].metadata)) for n in names],
+            namespace={"_argument_group_name": title},
+        )
+        groups.append((kind, group))
+    parser = HfArgumentParser(
+        [group for _, group in groups],
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [RECIPE.yaml] [--option VALUE ...]",
+        description=description,
+    )
+    parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
+
+    argv = sys.argv[1:] if argv is None else argv
+    known = [name for _, names in options.values() for name in names]
+    try:
+        recipe, unknown = parser.parse_known_args(argv)
+        for word in unknown:
+            raise ValueError(f"{word.split('=')[0]} is not an option{_nearest(word, known)}")
+        if recipe.recipe:
+            argv = _recipe_words(Path(recipe.recipe), known) + argv
+        values = vars(parser.parse_args(argv))
+        chosen: dict[type, dict] = {}
+        for kind, group in groups:
+            chosen.setdefault(kind, {}).update({f.name: values[f.name] for f in dataclasses.fields(group)})
+        return tuple(kind(**kwargs) for kind, kwargs in chosen.items())
+    except (ValueError, OSError, RuntimeError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _recipe_words(path: Path, known: list[str]) -> list[str]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: a recipe is a list of 'option: value' lines, found {type(recipe).__name__}.")
+    for key in recipe:
+        if key not in known:
+            raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
+    words = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in recipe.items() if v is not None}
+    return [f"--{key}={value}" for key, value in words.items()]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1, cutoff=0)
+    return f"; the nearest is {matches[0]}. --help lists them all." if matches else "."

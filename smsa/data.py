@@ -1,0 +1,331 @@
+"""Labelled files -> rows -> `datasets.DatasetDict` -> word pieces. Strict: a bad line stops the run by file and line."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+import pyarrow
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import PreTrainedTokenizerBase
+
+from smsa.labels import LABELS
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+SMSA_URL = (
+    "https://raw.githubusercontent.com/IndoNLP/indonlu/ce728f6926a36174b9923dfe49d6a6839b6e9bb7"
+    "/dataset/smsa_doc-sentiment-prosa/"
+)
+SMSA_SHA256 = {
+    "train": "50f38ceed9b31521bf1581e126620532cc9b790712938159a2cdcf6906977a9b",
+    "valid": "6ab41ddc9d58a35086f05ebd2e209c74cb03d87d4f51d6abdfba674eafbefa74",
+    "test": "4e8016daa8e4e1b193f2a28a79d3a7804dd4e3f926a3ab7e8a64264f5f416a6f",
+}
+BAD_ROWS_SHOWN = 20
+VALUE_SHOWN = 60  # characters of a bad value in a message
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
+
+    path: Path
+    line: int
+    value: object
+    reason: str
+
+    def __str__(self) -> str:
+        value = repr(self.value)
+        shown = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
+        return f"{self.path}:{self.line}: {self.reason}; found {shown}"
+
+
+class BadRowsError(ValueError):
+    """Rows that stop a run; the message lists the first 20 and says how many there are."""
+
+    def __init__(self, bad_rows: list[BadRow]):
+        self.bad_rows = bad_rows
+        more = f"\n  ... and {len(bad_rows) - BAD_ROWS_SHOWN:,} more" if len(bad_rows) > BAD_ROWS_SHOWN else ""
+        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
+        super().__init__(f"{len(bad_rows):,} bad row(s):\n  {listed}{more}\nMend or remove them and run again.")
+
+
+def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
+    """Find the labelled files of SmSA by split; `test` only where it is there.
+
+    Looks in `data_dir`, else in $SMSA_DATA_DIR, else in ./data/smsa, else downloads from IndoNLU at a pinned commit,
+    checked by sha256, into the user's cache. A folder that was named is used or refused, never passed over.
+
+    Raises:
+        FileNotFoundError: if a file is missing or cannot be downloaded; says where it looked and what to do.
+    """
+    named = data_dir or os.environ.get("SMSA_DATA_DIR")
+    folder = Path(named) if named else Path("data/smsa")
+    files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
+    if named or folder.is_dir():
+        for split in ("train", "valid"):
+            if not files[split].is_file():
+                source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
+                raise FileNotFoundError(
+                    f"{files[split]} does not exist ({folder} comes from {source}). SmSA's files are named "
+                    "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
+                    "--train_file and --valid_file."
+                )
+        return {split: path for split, path in files.items() if path.is_file()}
+    return {split: _download(split) for split in SPLITS}
+
+
+def find_files(
+    data_dir: str | Path | None = None,
+    train_file: str | Path | None = None,
+    valid_file: str | Path | None = None,
+    test_file: str | Path | None = None,
+) -> dict[str, Path]:
+    """Find the file of each split: those that are named, else SmSA's (see `find_smsa`).
+
+    Raises:
+        ValueError: if only one of train and valid is named.
+        FileNotFoundError: as `find_smsa`.
+    """
+    if bool(train_file) != bool(valid_file):
+        raise ValueError("--train_file and --valid_file go together: the epoch that is kept is chosen on valid.")
+    files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
+    return files | ({"test": Path(test_file)} if test_file else {})
+
+
+def _download(split: str) -> Path:
+    url = f"{SMSA_URL}{split}_preprocess.tsv"
+    cache = pooch.os_cache("smsa")
+    try:
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{SMSA_SHA256[split]}", path=cache, progressbar=True))
+    except (OSError, ValueError) as error:  # no network; another sha256
+        raise FileNotFoundError(
+            "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
+            f"folder), the cache {cache}, and {url}, which failed: {error}\n"
+            "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
+            "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
+            "The sample that comes with the project needs no network: --data_dir data/sample."
+        ) from error
+
+
+def read_rows(
+    path: str | Path, labels: tuple[str, ...] = LABELS, text_column: str = "text", label_column: str = "label"
+) -> tuple[list[str], list[int], list[BadRow]]:
+    """Read one labelled file, by its suffix: .tsv (headerless, text then label), .csv, .jsonl or .parquet.
+
+    Args:
+        path: the file; text in UTF-8, with or without BOM, lines ended by LF or CRLF.
+        labels: the accepted label names, in the order of their ids. They must match to the letter.
+        text_column, label_column: where to read in files that name their columns.
+
+    Returns:
+        Texts exactly as written, one label id each, and the rows that were refused instead of these.
+        "NA", "null", quotes in a .tsv and "#" are ordinary text.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another suffix, a column that is missing, or a file that is not what its suffix says.
+    """
+    path = Path(path)
+    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    label_ids = {label: label_id for label_id, label in enumerate(labels)}
+    good_texts, good_ids, bad_rows = [], [], []
+    for line, text, label in readers[path.suffix](path, text_column, label_column):
+        reason, value = _find_fault(text, label, label_ids)
+        if reason:
+            bad_rows.append(BadRow(path, line, value, reason))
+        else:
+            good_texts.append(text)
+            good_ids.append(label_ids[label])
+    return good_texts, good_ids, bad_rows
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    """Stands for the text of a row that has none: what was found instead of the expected fields."""
+
+    value: object
+    reason: str
+
+
+def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple[str | None, object]:
+    if isinstance(text, _Malformed):
+        return text.reason, text.value
+    if not isinstance(text, str):
+        return "the text is missing" if text is None else "the text is not a string", text
+    if "\0" in text:
+        return "the text holds a NUL character", text
+    if not _is_unicode(text):
+        return "the text is not valid UTF-8", text
+    if not text.strip():
+        return "the text is empty", text
+    if not isinstance(label, str) or label not in label_ids:
+        return f"the label is not one of {', '.join(label_ids)}", label
+    return None, None
+
+
+def _is_unicode(text: str) -> bool:
+    try:  # bytes that are not UTF-8 were kept as lone surrogates, so that only their own row is refused
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# Each reader yields (line number from 1, text, label); a text of type _Malformed says what is wrong with the row.
+_Rows = Iterator[tuple[int, object, object]]
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines split at LF alone: str.splitlines would also break texts at U+2028, U+0085 and bare CR."""
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors="surrogateescape")
+
+
+def _read_tsv(path: Path, text_column: str, label_column: str) -> _Rows:
+    for number, line in _read_lines(path):
+        fields = line.split("\t")
+        if len(fields) == 2:
+            yield number, fields[0], fields[1]
+        else:
+            yield number, _Malformed(line, f"{len(fields)} field(s) instead of text, tab, label"), None
+
+
+def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
+    csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="surrogateescape")
+    rows = csv.reader(io.StringIO(content, newline=""), strict=True)
+    line = 1
+    try:
+        header = next(rows, [])
+        text_at, label_at = (_find_column(path, name, header) for name in (text_column, label_column))
+        line = rows.line_num + 1
+        for row in rows:
+            if len(row) == len(header):
+                yield line, row[text_at], row[label_at]
+            else:
+                yield line, _Malformed(row, f"{len(row)} field(s) instead of {len(header)}"), None
+            line = rows.line_num + 1  # a quoted text may span lines: say where the row starts
+    except csv.Error as error:
+        raise ValueError(f"{path}:{line}: not valid CSV from here on: {error}.") from error
+
+
+def _read_jsonl(path: Path, text_column: str, label_column: str) -> _Rows:
+    for number, line in _read_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, _Malformed(line, f"not valid JSON ({error})"), None
+            continue
+        if isinstance(row, dict) and text_column in row and label_column in row:
+            yield number, row[text_column], row[label_column]
+        else:
+            yield number, _Malformed(row, f"not an object with {text_column!r} and {label_column!r}"), None
+
+
+def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        for name in (text_column, label_column):
+            _find_column(path, name, table.schema_arrow.names)
+        number = 0
+        for batch in table.iter_batches(columns=[text_column, label_column]):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row[text_column], row[label_column]
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def _find_column(path: Path, name: str, header: list[str]) -> int:
+    if header.count(name) != 1:
+        found = "no column" if name not in header else f"{header.count(name)} columns"
+        raise ValueError(
+            f"{path}:1: {found} named {name!r}. The columns are: {', '.join(header) or '(none)'}. "
+            "Choose with --text_column and --label_column."
+        )
+    return header.index(name)
+
+
+def load_splits(
+    files: dict[str, str | Path],
+    labels: tuple[str, ...] = LABELS,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> DatasetDict:
+    """Read and check labelled files into a dataset with a string `text` and a ClassLabel `label` per split.
+
+    Args:
+        files: a path for each split, for instance what `find_smsa()` returns.
+        labels: label names in the order of their ids.
+        text_column, label_column: where to read in .csv, .jsonl and .parquet files.
+
+    Returns:
+        Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
+
+    Raises:
+        BadRowsError: for any bad row, over all files together.
+        ValueError: if a split has no rows or one single label throughout.
+        FileNotFoundError: if a file is missing.
+    """
+    splits, bad_rows = DatasetDict(), []
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels))})
+    for split, path in files.items():
+        texts, label_ids, bad = read_rows(path, labels, text_column, label_column)
+        bad_rows += bad
+        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids}, features=features)
+    if bad_rows:
+        raise BadRowsError(bad_rows)
+    for split, rows in splits.items():
+        _check_labels_vary(Path(files[split]), rows["label"], labels)
+        counts = ", ".join(f"{rows['label'].count(i):,} {label}" for i, label in enumerate(labels))
+        n_seen = count_seen(rows["text"], splits["train"]["text"]) if split != "train" and "train" in splits else 0
+        note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
+        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", counts, files[split], note)
+    return splits
+
+
+def _check_labels_vary(path: Path, label_ids: Sequence[int], labels: tuple[str, ...]) -> None:
+    if not label_ids:
+        raise ValueError(f"{path} has no rows.")
+    if len(set(label_ids)) == 1:
+        raise ValueError(
+            f"{path}: all {len(label_ids):,} rows are labelled {labels[label_ids[0]]!r}, so a score on it would mean "
+            "nothing. IndoNLU's test_preprocess_masked_label.tsv is such a file: its real labels are in "
+            "test_preprocess.tsv. Use that file, or leave this one out."
+        )
+
+
+def count_seen(texts: Iterable[str], train_texts: Iterable[str]) -> int:
+    """Count the `texts` that also stand, to the letter, in `train_texts`."""
+    seen = set(train_texts)
+    return sum(text in seen for text in texts)
+
+
+def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:
+    """Add word pieces to each row: special tokens included, cut to `max_length` with the last [SEP] kept, not padded.
+
+    Raises:
+        ValueError: if the tokenizer's encoder cannot read `max_length` word pieces.
+    """
+    if max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} word pieces at the most."
+        )
+    return splits.map(
+        lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True, desc="Tokenising"
+    )

@@ -1,0 +1,83 @@
+"""What this process runs on: precision, CPU threads, and a description for `run.json`."""
+
+import logging
+import os
+import platform
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "no", "fp16", "bf16")
+
+
+def resolve_precision(requested: str, device_type: str) -> str:
+    """Get the precision that is really in effect: `no` (fp32), `fp16` or `bf16`.
+
+    Args:
+        requested: one of `PRECISIONS`. `auto` follows the launcher where its `mixed_precision` asks for one. Else it is
+            bf16, or failing that fp16, on a GPU that has it; bf16 on a CPU with AMX or avx512_bf16; fp32 elsewhere.
+        device_type: `cuda`, `cpu` or another torch device type.
+
+    Returns:
+        fp16 on a CPU comes back as `no`: Accelerate would train in fp32 there without a word.
+
+    Raises:
+        ValueError: for an unknown precision, asked here or by the launcher (`fp8`).
+    """
+    source, asked = "--precision", requested
+    if requested == "auto":
+        source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked == "no":
+            source, asked = "the device", _best_precision(device_type)
+    if asked not in PRECISIONS:
+        raise ValueError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
+    in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
+    reason = " (there is no fp16 training on a CPU)" if in_effect != asked else ""
+    logger.info("Precision: asked %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked, device_type,
+                "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
+    return in_effect
+
+
+def _best_precision(device_type: str) -> str:
+    if device_type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"  # (7, 0): first with tensor cores
+    if device_type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16" if capabilities.get("amx_tile") or capabilities.get("avx512_bf16") else "no"
+    return "no"
+
+
+def set_cpu_threads(n_threads: int | None = None) -> None:
+    """Set torch's CPU threads for this process, by default an equal share of the cores.
+
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle, so a launched
+    process takes its share. A process started by plain `python` keeps torch's own choice, and OMP_NUM_THREADS with it.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+    if n_threads is None and launched:
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        n_threads = max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+
+
+def describe_hardware() -> dict[str, object]:
+    """Get the machine as plain values: system, CPU, threads, and the name of each GPU that is visible."""
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "n_cores": os.cpu_count(),
+        "n_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

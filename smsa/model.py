@@ -1,0 +1,230 @@
+"""Tokenizer and encoder with our labels attached; loading that runs no code from the model and lets nothing pass."""
+
+import logging
+import os
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import BertWordPieceTokenizer
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from smsa.labels import LABELS, label_maps
+
+logger = logging.getLogger(__name__)
+
+# The shape of `scratch`, chosen on SmSA valid: see "From scratch" in README.md.
+SCRATCH_VOCAB_SIZE = 8_000
+SCRATCH_SHAPE = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+
+# Weights that a checkpoint may have and a classifier does not take: heads of pre-training, buffers, and the pooler of
+# architectures whose classifier brings its own.
+_LEFT_OUT = re.compile(
+    r"^(cls|lm_head|predictions|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|mlm_head|generator\w*"
+    r"|discriminator\w*)\.|(^|\.)pooler\.|(^|\.)(position_ids|token_type_ids)$"
+)
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:
+    """Get the label names in the order of their ids.
+
+    Args:
+        labels: names, comma-separated; None takes those that the model carries, or `LABELS` where it carries none
+            (LABEL_0 is not a name).
+        model_name_or_path, revision: as in `load_model`.
+
+    Raises:
+        ValueError: for fewer than two names, an empty or a repeated one.
+    """
+    if labels is not None:
+        names = tuple(name.strip() for name in labels.split(","))
+        if len(names) < 2 or len(set(names)) != len(names) or "" in names:
+            raise ValueError(f"--labels {labels!r}: give at least two different names, comma-separated.")
+        return names
+    if model_name_or_path == "scratch":
+        return LABELS
+    return _named_labels(_load_config(model_name_or_path, revision)) or LABELS
+
+
+def _named_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
+    names = tuple(config.id2label[i] for i in range(config.num_labels))
+    return None if any(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
+def load_model(
+    model_name_or_path: str,
+    labels: tuple[str, ...] = LABELS,
+    revision: str | None = None,
+    train_texts: Iterable[str] | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder with a head for `labels`, and its tokenizer; seed first, for the head starts at random.
+
+    Weights come from safetensors where there is one, else from a `.bin` through torch's restricted unpickler; never
+    through code that the model brings. They are held in fp32. A head is taken over only from a model that carries
+    exactly these labels in this order.
+
+    Args:
+        model_name_or_path: a name on the Hub, a folder, or `scratch` (see `build_scratch`).
+        labels: label names in the order of their ids.
+        revision: branch, tag or commit on the Hub.
+        train_texts: what `scratch` trains its vocabulary on.
+
+    Raises:
+        ValueError: if the checkpoint leaves a weight of the encoder unfilled, has one that is neither the encoder's nor
+            a known pre-training head's, wants to run code, or does not fit its tokenizer.
+        OSError: if there is no such model, or no network to get it.
+    """
+    if model_name_or_path == "scratch":
+        if train_texts is None:
+            raise ValueError("'scratch' trains its vocabulary on train_texts; give them.")
+        return build_scratch(train_texts, labels)
+    config = _load_config(model_name_or_path, revision)
+    keeps_head = _named_labels(config) == labels
+    config.id2label, config.label2id = label_maps(labels).values()
+    config.problem_type = "single_label_classification"
+    weights_file = _find_weights(model_name_or_path, revision)
+    logger.info("Encoder: %s, weights from %s", model_name_or_path, weights_file)
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            model_name_or_path,
+            config=config,
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors="safetensors" in weights_file,
+            weights_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # a head of another size; anything else is refused below
+            output_loading_info=True,
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{model_name_or_path}: {weights_file} was refused: a pickle of more than tensors can run code when it is "
+            "read. Ask its author for model.safetensors."
+        ) from error
+    drawn = _check_weights(model_name_or_path, model, report)
+    if not keeps_head:
+        _redraw_head(model, drawn)
+    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision or "main", trust_remote_code=False)
+    _check_tokenizer(model_name_or_path, model, tokenizer)
+    return model, tokenizer
+
+
+def _load_config(name: str, revision: str | None) -> PretrainedConfig:
+    values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    if "auto_map" in values:
+        raise ValueError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+
+
+def _find_weights(name: str, revision: str | None) -> str:
+    for filename in _WEIGHT_FILES:
+        if cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False):
+            return filename
+    raise OSError(f"{name} has no weights: none of {', '.join(_WEIGHT_FILES)} is there.")
+
+
+def _head_names(model: PreTrainedModel) -> set[str]:
+    """Names of the weights outside the encoder."""
+    return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _check_weights(name: str, model: PreTrainedModel, report: dict[str, set]) -> set[str]:
+    """Refuse a checkpoint that does not fill the encoder; get the names of the weights that were drawn at random."""
+    head = _head_names(model)
+    # Checkpoints of masked language models have no pooler at all; one that has half of it is damaged.
+    pooler = {weight for weight in model.state_dict() if weight.startswith(f"{model.base_model_prefix}.pooler.")}
+    missing = set(report["missing_keys"])
+    unfilled = missing - head - (pooler if pooler <= missing else set())
+    resized = {weight for weight, *_ in report["mismatched_keys"]}
+    left_over = {weight for weight in report["unexpected_keys"] if weight not in head and not _LEFT_OUT.search(weight)}
+    faults = {"not in the checkpoint": unfilled, "of another size": resized - head, "not of this encoder": left_over}
+    if any(faults.values()):
+        listed = "; ".join(f"{fault}: {', '.join(sorted(weights))}" for fault, weights in faults.items() if weights)
+        raise ValueError(
+            f"{name}: the checkpoint does not fill its encoder, so a model made from it would be partly random. "
+            f"Weights {listed}. Is it complete, and does config.json belong to it?"
+        )
+    drawn = missing | resized
+    if drawn:
+        logger.info("Starts at random: %s", ", ".join(sorted(drawn)))
+    return drawn
+
+
+def _redraw_head(model: PreTrainedModel, drawn: set[str]) -> None:
+    """Draw the rest of the head, too: the checkpoint trained it for other labels or in another order."""
+    foreign = _head_names(model) - drawn
+    if foreign:
+        logger.info("Starts at random, for the checkpoint has other labels: %s", ", ".join(sorted(foreign)))
+        fresh, state = type(model)(model.config).state_dict(), model.state_dict()
+        with torch.no_grad():
+            for name in foreign:
+                state[name].copy_(fresh[name])
+
+
+def _check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    n_rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > n_rows:
+        raise ValueError(f"{name}: the tokenizer has {len(tokenizer):,} word pieces, the encoder only {n_rows:,}.")
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):
+        # RoBERTa counts positions from padding_idx + 1; tokenizers of 2020 do not say how long a text may be
+        n_positions = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
+
+
+def build_scratch(
+    train_texts: Iterable[str], labels: tuple[str, ...] = LABELS
+) -> tuple[BertForSequenceClassification, BertTokenizer]:
+    """Build a small random BERT and a lower-cased WordPiece vocabulary of the training texts; seed first.
+
+    Equal texts give an equal vocabulary. The vocabulary has at most `SCRATCH_VOCAB_SIZE` pieces, fewer for few texts.
+    """
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    trainer.train_from_iterator(train_texts, vocab_size=SCRATCH_VOCAB_SIZE, min_frequency=2, show_progress=False)
+    tokenizer = BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
+    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH_SHAPE, **label_maps(labels))
+    logger.info("Encoder: scratch, %s, %s word pieces", SCRATCH_SHAPE, f"{len(tokenizer):,}")
+    return BertForSequenceClassification(config), tokenizer
+
+
+def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:
+    """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
+
+    Raises:
+        ValueError: if the encoder has no such parts of its own, as ALBERT, whose layers share their weights.
+    """
+    name = type(model).__name__
+    frozen: list[nn.Module] = []
+    if embeddings:
+        if not hasattr(model.base_model, "embeddings"):
+            raise ValueError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
+        frozen.append(model.base_model.embeddings)
+    if n_layers:
+        depth = model.config.num_hidden_layers
+        stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        if not stacks or model.config.model_type == "albert":
+            raise ValueError(f"--freeze_layers: the layers of {name} are shared or cannot be told apart.")
+        if not 0 < n_layers <= depth:
+            raise ValueError(f"--freeze_layers {n_layers}: {name} has {depth} layers.")
+        frozen += stacks[0][:n_layers]
+    for module in frozen:
+        module.requires_grad_(False)
+    if frozen:
+        n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger.info("Trains %s of %s parameters", f"{n_trained:,}", f"{model.num_parameters():,}")

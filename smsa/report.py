@@ -1,0 +1,219 @@
+"""What a run leaves beside the model: scores, history, curves, predictions and the record of how it was made."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import DatasetDict
+
+from smsa.hardware import describe_hardware
+from smsa.trainer import SentimentTrainer
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("smsa", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "scikit-learn", "numpy")
+MACRO_SCORES = ("loss", "accuracy", "f1", "recall", "precision")
+
+
+def history_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
+    """Get one row an epoch: `epoch`, `learning_rate`, `train_*` and, where valid was scored, `valid_*`.
+
+    Args:
+        log_history: `trainer.state.log_history` of a `SentimentTrainer`.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        row = rows.setdefault(int(np.ceil(entry["epoch"])), {})
+        if "train_f1" in entry:
+            row["learning_rate"] = entry["learning_rate"]
+            row |= {f"train_{score}": entry[f"train_{score}"] for score in MACRO_SCORES}
+        elif "eval_f1" in entry:
+            row |= {f"valid_{score}": entry[f"eval_{score}"] for score in MACRO_SCORES}
+    columns = ["learning_rate", *(f"{split}_{score}" for split in ("train", "valid") for score in MACRO_SCORES)]
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
+    return table.rename_axis("epoch").sort_index().reset_index()
+
+
+def draw_history(history: pd.DataFrame, path: str | Path) -> None:
+    """Draw loss, macro F1 and rate by epoch as a PNG; without matplotlib, log that it was not drawn."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        logger.warning("%s was not drawn: pip install 'smsa[plots]' brings matplotlib.", path)
+        return
+    figure = Figure(figsize=(11, 3.4), layout="constrained", facecolor="white")
+    panels = (("loss", "Cross entropy"), ("f1", "Macro F1"), ("learning_rate", "Learning rate"))
+    for axes, (score, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        lines = {"train": ("#0072B2", "o"), "valid": ("#D55E00", "s")}  # told apart without colour, too
+        if score == "learning_rate":
+            axes.plot(history["epoch"], history[score], color="#444444", marker="o", markersize=4)
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        for split, (color, marker) in lines.items() if score != "learning_rate" else ():
+            seen = history.dropna(subset=[f"{split}_{score}"])
+            axes.plot(seen["epoch"], seen[f"{split}_{score}"], color=color, marker=marker, markersize=4, label=split)
+        if score == "f1" and history["valid_f1"].notna().any():
+            best = history.loc[history["valid_f1"].idxmax()]
+            axes.annotate(
+                f"{best['valid_f1']:.3f}", (best["epoch"], best["valid_f1"]), xytext=(0, 6),
+                textcoords="offset points", ha="center", color="#D55E00",
+            )  # fmt: skip
+        axes.set(title=title, xlabel="Epoch")
+        axes.set_ylim(bottom=0 if score != "f1" else None)
+        axes.margins(y=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if score != "learning_rate":
+            axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def predictions_table(
+    texts: list[str], label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]
+) -> pd.DataFrame:
+    """Get `text`, `gold`, `label` and `p_<label>` for each text, in the order given.
+
+    Args:
+        texts: n_texts strings.
+        label_ids: gold label ids of shape (n_texts,).
+        logits: of shape (n_texts, n_labels).
+        labels: label names in the order of their ids.
+    """
+    probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()  # (n_texts, n_labels)
+    names = np.array(labels)
+    table = pd.DataFrame({"text": texts, "gold": names[label_ids], "label": names[logits.argmax(-1)]})
+    return table.assign(**{f"p_{label}": probabilities[:, i] for i, label in enumerate(labels)})
+
+
+def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a predictions table as CSV; the texts stand as they are, quoted where CSV needs it."""
+    table.to_csv(path, index=False)
+
+
+def write_submission(table: pd.DataFrame, path: str | Path) -> None:
+    """Write the benchmark's submission file: `index,label`, index from 0."""
+    table[["label"]].rename_axis("index").to_csv(path)
+
+
+def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
+    """Get precision, recall, F1 and count of each label and their macro mean as aligned text, in per cent."""
+    lines = [f"{'':12}{'precision':>10}{'recall':>10}{'F1':>10}{'texts':>8}"]
+    for label in labels:
+        cells = "".join(f"{100 * scores[f'{score}_{label}']:>10.2f}" for score in ("precision", "recall", "f1"))
+        lines.append(f"{label:12}{cells}{scores[f'n_{label}']:>8,}")
+    cells = "".join(f"{100 * scores[score]:>10.2f}" for score in ("precision", "recall", "f1"))
+    lines.append(f"{'macro':12}{cells}{sum(scores[f'n_{label}'] for label in labels):>8,}")
+    return "\n".join([*lines, f"accuracy {100 * scores['accuracy']:.2f}, loss {scores['loss']:.4f}"])
+
+
+def require_empty(output_dir: str | Path) -> None:
+    """Refuse an output folder that holds anything already.
+
+    Raises:
+        FileExistsError: with the ways out.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise FileExistsError(f"{output_dir} is not empty. Choose another --output_dir, or remove this one first.")
+
+
+def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, Path], arguments: tuple) -> dict:
+    """Score valid and test with the trainer's model, and leave the whole run in its output folder.
+
+    Writes the model, metrics.json, history.csv, history.png, predictions_<split>.csv, submission.csv (where there is a
+    test split) and run.json; README.md describes them. Every process must call it; the main one writes.
+
+    Args:
+        trainer: after `train()`.
+        splits: encoded rows, with their texts.
+        files: the file of each split.
+        arguments: the arguments objects of the run, for run.json.
+
+    Returns:
+        What metrics.json holds: the `epoch` that was kept and the scores of `train` (made in that epoch, in training mode),
+        `valid` and `test`.
+    """
+    output_dir, labels = Path(trainer.args.output_dir), trainer.labels
+    history = trainer.state.log_history
+    kept_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    kept = [entry for entry in history if "train_f1" in entry and entry["step"] == (kept_step or entry["step"])][-1]
+    metrics = {"epoch": int(np.ceil(kept["epoch"])), "train": _scores_of_split(kept, "train", labels)}
+    predictions = {}
+    for split in [split for split in ("valid", "test") if split in splits]:
+        output = trainer.predict(splits[split], metric_key_prefix=split)
+        metrics[split] = _scores_of_split(output.metrics, split, labels)
+        predictions[split] = predictions_table(splits[split]["text"], output.label_ids, output.predictions, labels)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        for split, table in predictions.items():
+            write_predictions(table, output_dir / f"predictions_{split}.csv")
+        if "test" in predictions:
+            write_submission(predictions["test"], output_dir / "submission.csv")
+        epochs = history_table(history)
+        epochs.to_csv(output_dir / "history.csv", index=False)
+        draw_history(epochs, output_dir / "history.png")
+        write_json(metrics, output_dir / "metrics.json")
+        write_json(describe_run(trainer, splits, files, arguments), output_dir / "run.json")
+    return metrics
+
+
+def _scores_of_split(metrics: dict[str, float], prefix: str, labels: tuple[str, ...]) -> dict[str, float]:
+    """Scores of one split without their prefix: macro scores first, then those of each label."""
+    names = [*MACRO_SCORES, *(f"{score}_{label}" for label in labels for score in ("f1", "recall", "precision", "n"))]
+    return {name: metrics[f"{prefix}_{name}"] for name in names}
+
+
+def describe_run(
+    trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, Path], arguments: tuple
+) -> dict[str, object]:
+    """Get the record of a run as plain values: resolved options, precision, data, versions, hardware and commit."""
+    precision = trainer.accelerator.mixed_precision
+    return {
+        "arguments": {
+            # to_dict is Trainer's own, and masks tokens
+            name: group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+            for name, group in ((type(group).__name__, group) for group in arguments)
+        },
+        "seed": trainer.args.seed,
+        "precision_in_effect": "fp32" if precision == "no" else precision,
+        "n_processes": trainer.args.world_size,
+        "n_parameters": trainer.model.num_parameters(),
+        "train_runtime_seconds": next(e["train_runtime"] for e in trainer.state.log_history if "train_runtime" in e),
+        "data": {
+            split: {
+                "file": str(path),
+                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "n_texts": len(splits[split]),
+            }
+            for split, path in files.items()
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "hardware": describe_hardware(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, `-dirty` where it was changed; None if there is none."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(values: dict, path: str | Path) -> None:
+    """Write plain values as indented UTF-8 JSON."""
+    Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

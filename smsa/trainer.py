@@ -1,0 +1,186 @@
+"""The Trainer of the reference recipe: Adam, a rate that falls by epoch, the mean loss, and scores of training."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput
+
+from smsa.arguments import SentimentTrainingArguments
+from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
+from smsa.metrics import compute_metrics
+
+
+class EpochStepLR(StepLR):
+    """StepLR that moves by epoch although Trainer steps it after every batch.
+
+    Trainer's own steps are ignored: counting them would drift by one for each step that fp16 skips on overflow, and on
+    several processes or under accumulation it would have to know the steps of an epoch.
+    """
+
+    def step(self, epoch: int | None = None) -> None:
+        if getattr(self, "_step_count", 0) == 0:  # the one call from __init__ sets the first rate
+            super().step()
+
+    def move_to(self, epoch: int) -> None:
+        """Set the rate of `epoch`, counted from 0."""
+        while self.last_epoch < epoch:
+            super().step()
+
+
+def resolve_class_weights(spec: str, label_ids: list[int], n_labels: int) -> torch.Tensor | None:
+    """Get the weight of each label in the training loss, shape (n_labels,), or None to weigh all alike.
+
+    Args:
+        spec: `none`, `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
+            number per label, comma-separated.
+        label_ids: gold label ids of the training texts.
+        n_labels: how many labels there are.
+
+    Raises:
+        ValueError: for another spec, a number that is not positive, or `balanced` where a label has no text.
+    """
+    if spec == "none":
+        return None
+    if spec == "balanced":
+        if len(set(label_ids)) < n_labels:
+            raise ValueError("--class_weights balanced: a label has no text in train; give one number per label.")
+        weights = compute_class_weight("balanced", classes=np.arange(n_labels), y=np.asarray(label_ids))
+    else:
+        try:
+            weights = [float(weight) for weight in spec.split(",")]
+        except ValueError:
+            weights = []
+        if len(weights) != n_labels or not all(0 < weight < float("inf") for weight in weights):
+            raise ValueError(
+                f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated."
+            )
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class SentimentTrainer(Trainer):
+    """Trainer that computes what IndoNLU's loop computes, on one or many processes.
+
+    Adam without weight decay on every trained parameter; the rate constant within an epoch and stepped between them;
+    early stopping, evaluation every N epochs and the choice of the best epoch as `args` say; the reference's progress
+    lines. Scores of training are logged each epoch under `train_`, those of valid under `eval_`.
+
+    Args:
+        model: a sequence classifier whose configuration names its labels.
+        args: recipe and hardware.
+        train_dataset, eval_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
+        **kwargs: passed to Trainer; give `processing_class=tokenizer`, which also pads the batches.
+
+    Reference: the loop in the tutorial and IndoNLU's main.py, https://github.com/IndoNLP/indonlu
+    """
+
+    # compute_loss divides by the texts of the whole step itself. Left to guess, Trainer 5.x takes a BERT for a model
+    # that does, and multiplies its plain mean by the batches accumulated and by the processes (transformers #47688).
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model,
+        args: SentimentTrainingArguments,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        **kwargs,
+    ):
+        self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
+        self.class_weights = None
+        if train_dataset is not None:
+            self.class_weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
+        self.epoch_scores = EpochScores(self.labels, args.device)
+        for shown_by_default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown_by_default)
+        self.add_callback(self.epoch_scores)
+        self.add_callback(EpochRate())
+        self.add_callback(EvaluateEvery(args.evaluate_every))
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        self.add_callback(ReferenceProgress(self.epoch_scores))
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Get Adam over every parameter that is trained, without weight decay."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.Adam(
+                [p for p in (model or self.model).parameters() if p.requires_grad],
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> EpochStepLR:
+        """Get the schedule by epoch; `num_training_steps` does not matter to it."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
+            self._created_lr_scheduler = True  # a second train() starts with a new schedule
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Get the share of this batch in the mean cross entropy over the texts of one step, over all processes.
+
+        Args:
+            num_items_in_batch: texts of the step, over accumulated batches and processes; None stands for this batch.
+
+        Returns:
+            The loss, weighted by `class_weights` in training alone, and with `return_outputs` the outputs too.
+        """
+        label_ids = inputs.pop("labels")  # (batch,); without it the model skips its own loss
+        outputs = model(**inputs)
+        weight = None
+        if model.training and self.class_weights is not None:
+            weight = self.class_weights.to(outputs.logits)
+        # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
+        loss_sum = functional.cross_entropy(outputs.logits, label_ids, weight=weight, reduction="sum")
+        if model.training:
+            self.epoch_scores.add(loss_sum, outputs.logits, label_ids)
+        if num_items_in_batch is None:
+            loss = loss_sum / len(label_ids)
+        else:  # DDP takes the mean of the gradients over processes
+            counts_all = self.args.average_tokens_across_devices
+            loss = loss_sum / num_items_in_batch * (self.accelerator.num_processes if counts_all else 1)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        """Predict as Trainer does, and take the loss from the gathered logits: exact for any number of processes.
+
+        Raises:
+            RuntimeError: if the gathered rows are not as many as the dataset has.
+        """
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and output.label_ids is not None:
+            if len(output.predictions) != output.num_samples:
+                raise RuntimeError(f"{len(output.predictions)} predictions came back for {output.num_samples} texts.")
+            logits, label_ids = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+            output.metrics[f"{metric_key_prefix}_loss"] = functional.cross_entropy(logits.double(), label_ids).item()
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; the record of an epoch gets the scores of training in place of Trainer's windowed loss."""
+        if "loss" in logs:
+            scores = self.epoch_scores.compute(self.accelerator)
+            logs = {f"train_{name}": score for name, score in scores.items()} | {"learning_rate": logs["learning_rate"]}
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save weights, configuration and tokenizer, without training_args.bin: a pickle says nothing that is not in JSON."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        # Trainer 5.23 would group evaluation by length as well, and so give predictions in another order than rows.
+        return SequentialSampler(eval_dataset)

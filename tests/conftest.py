@@ -1,0 +1,118 @@
+"""A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
+
+import copy
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+from smsa.data import find_smsa
+from smsa.labels import label_maps
+
+torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
+
+ROOT = Path(__file__).parent.parent
+SAMPLE_DIR = ROOT / "data" / "sample"
+WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal rusak lambat kecewa dan sekali".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *".,!?"]
+TINY_ROWS = [
+    ("enak dan murah sekali !", "positive"),
+    ("pergi ke pasar", "neutral"),
+    ("kotor dan mahal", "negative"),
+    ("ramah , puas sekali", "positive"),
+    ("rapat hari buka .", "neutral"),
+    ("rusak , lambat , kecewa !", "negative"),
+    ("bagus dan ramah", "positive"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """Each test starts as a plain `python` process, whatever started pytest."""
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Code that reaches for the network in a test fails at once, and by name."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test reached for the network: {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def make_tokenizer() -> BertTokenizer:
+    """Get a lower-casing WordPiece tokenizer of a few words and all letters."""
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(VOCABULARY)}, do_lower_case=True, model_max_length=64)
+
+
+def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0, seed: int = 0, vocab_size: int = 0):
+    """Get a random two-layer BERT of width 32."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocab_size or len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **label_maps(labels),
+    )
+    return BertForSequenceClassification(config)
+
+
+@pytest.fixture(scope="session")
+def _tiny():
+    return make_model(), make_tokenizer()
+
+
+@pytest.fixture
+def tiny_model(_tiny):
+    """A fresh copy of the same random model for each test."""
+    return copy.deepcopy(_tiny[0])
+
+
+@pytest.fixture
+def tokenizer(_tiny):
+    return copy.deepcopy(_tiny[1])
+
+
+@pytest.fixture
+def smsa_dir(tmp_path):
+    """A folder with SmSA's file names and seven rows a file."""
+    folder = tmp_path / "smsa"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        rows = "".join(f"{text}\t{label}\n" for text, label in TINY_ROWS)
+        (folder / f"{split}_preprocess.tsv").write_text(rows, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_files():
+    """Train and valid of the real SmSA where SMSA_DATA_DIR names it, else of the sample that the project ships."""
+    if not os.environ.get("SMSA_DATA_DIR"):
+        print("SMSA_DATA_DIR is not set: using data/sample in place of the real SmSA")
+        return find_smsa(SAMPLE_DIR)
+    return find_smsa(os.environ["SMSA_DATA_DIR"])
+
+
+@pytest.fixture(scope="session")
+def smsa_files():
+    """The real SmSA, for tests whose claim is about it."""
+    if not os.environ.get("SMSA_DATA_DIR"):
+        pytest.skip("needs the real SmSA: set SMSA_DATA_DIR to its folder")
+    return find_smsa(os.environ["SMSA_DATA_DIR"])
