@@ -41,7 +41,6 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
     for split in [split for split in ("valid", "test") if split in metrics]:
         logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], trainer.labels))
     logger.info("The model is in %s", training_args.output_dir)
-    trainer.end()
 
 
 def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, datasets.DatasetDict, dict]:

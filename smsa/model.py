@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -193,14 +194,39 @@ def build_scratch(
 ) -> tuple[BertForSequenceClassification, BertTokenizer]:
     """Build a small random BERT and a lower-cased WordPiece vocabulary of the training texts; seed first.
 
-    Equal texts give an equal vocabulary. The vocabulary has at most `SCRATCH_VOCAB_SIZE` pieces, fewer for few texts.
+    Args:
+        train_texts: what the vocabulary is learned from; equal texts give an equal vocabulary.
+        labels: label names in the order of their ids.
     """
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    trainer.train_from_iterator(train_texts, vocab_size=SCRATCH_VOCAB_SIZE, min_frequency=2, show_progress=False)
-    tokenizer = BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
-    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SCRATCH_SHAPE, **label_maps(labels))
-    logger.info("Encoder: scratch, %s, %s word pieces", SCRATCH_SHAPE, f"{len(tokenizer):,}")
+    vocabulary = train_vocabulary(train_texts, SCRATCH_VOCAB_SIZE)
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
+    config = BertConfig(vocab_size=len(vocabulary), **SCRATCH_SHAPE, **label_maps(labels))
+    logger.info("Encoder: scratch, %s, %s word pieces", SCRATCH_SHAPE, f"{len(vocabulary):,}")
     return BertForSequenceClassification(config), tokenizer
+
+
+def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
+    """Learn lower-cased WordPieces; get the id of each, BERT's special tokens first.
+
+    At most `size` pieces come back, fewer for few texts, and the same ones for the same texts. Left alone, tokenizers
+    0.23 numbers the pieces of single characters in the order of a randomly seeded hash map, and breaks ties between
+    merges by number, so that each process would learn other pieces. Naming those pieces beforehand fixes the order.
+    """
+    texts = list(texts)
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    counts = Counter(character for text in texts for character in trainer.normalize(text) if not character.isspace())
+    alphabet = sorted(sorted(counts, key=lambda character: (-counts[character], character))[: size // 8])
+    special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer.train_from_iterator(
+        texts,
+        vocab_size=size,
+        min_frequency=2,
+        limit_alphabet=len(alphabet),
+        initial_alphabet=alphabet,
+        special_tokens=special_tokens + [f"##{character}" for character in alphabet],
+        show_progress=False,
+    )
+    return trainer.get_vocab()
 
 
 def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:

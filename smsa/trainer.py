@@ -1,5 +1,6 @@
 """The Trainer of the reference recipe: Adam, a rate that falls by epoch, the mean loss, and scores of training."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,11 @@ class EpochStepLR(StepLR):
 
     def move_to(self, epoch: int) -> None:
         """Set the rate of `epoch`, counted from 0."""
-        while self.last_epoch < epoch:
-            super().step()
+        with warnings.catch_warnings():
+            # right after a resume no optimizer step has been made in this process yet, which is as it should be
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            while self.last_epoch < epoch:
+                super().step()
 
 
 def resolve_class_weights(spec: str, label_ids: list[int], n_labels: int) -> torch.Tensor | None:
@@ -110,6 +114,14 @@ class SentimentTrainer(Trainer):
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         self.add_callback(ReferenceProgress(self.epoch_scores))
+
+    def train(self, *args, **kwargs):
+        """Train as Trainer does, also where `evaluate` or `predict` came first."""
+        if self.model_wrapped is self.model:
+            # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
+            # and each would train on its own share of the texts without ever meeting the others.
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Get Adam over every parameter that is trained, without weight decay."""

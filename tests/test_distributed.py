@@ -1,0 +1,88 @@
+"""Real processes: one and two of them compute the same, and launches that would go wrong silently are refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+LAUNCH_TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+
+
+def run(command, **environment):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory, real_files):
+    """What one process saw with batches of 8, and two with batches of 4, or of 2 accumulated twice."""
+    folder = tmp_path_factory.mktemp("distributed")
+    record = {}
+    for name, launch, batch_size, accumulation in (
+        ("one", [sys.executable], 8, 1),
+        ("two", LAUNCH_TWO, 4, 1),
+        ("two accumulated", LAUNCH_TWO, 2, 2),
+    ):
+        output = folder / f"{name}.npz"
+        options = [str(output), str(real_files["train"].parent), str(batch_size), str(accumulation)]
+        status, text = run([*launch, "tests/distributed_worker.py", *options])
+        assert status == 0, text
+        record[name] = np.load(output)
+    assert record["one"]["world_size"] == 1
+    assert record["two"]["world_size"] == record["two accumulated"]["world_size"] == 2
+    return record
+
+
+@pytest.mark.parametrize("name", ["two", "two accumulated"])
+def test_two_processes_train_like_one(seen, name):
+    one, two = seen["one"], seen[name]
+    steps = 4 * 3
+    assert len(one["norms"]) == len(two["norms"]) == steps
+    assert (one["norms"] > 0.8).any()  # clipping acted
+    accumulated = two["losses"].reshape(steps, -1).sum(-1)  # of one step
+    assert np.allclose(accumulated, one["losses"], atol=1e-6)
+    assert np.allclose(two["norms"], one["norms"], rtol=1e-5)
+    assert np.abs(two["gradients"] - one["gradients"]).max() < 1e-6
+    assert np.abs(two["weights"] - one["weights"]).max() < 1e-6
+    assert two["train_f1"].tolist() == one["train_f1"].tolist()
+
+
+@pytest.mark.parametrize("name", ["two", "two accumulated"])
+def test_the_rate_on_two_processes_is_steplr_by_epoch(seen, name):
+    batches_an_epoch = len(seen[name]["rates"]) // 3
+    assert seen[name]["rates"].tolist() == [rate for rate in (1e-3, 5e-4, 2.5e-4) for _ in range(batches_an_epoch)]
+
+
+def test_two_processes_score_like_one(seen):
+    one, two = seen["one"], seen["two"]
+    n_valid = int(one["n_valid"])
+    for n in (7, n_valid):
+        assert two[f"logits_{n}"].shape == (n, 3)
+        assert np.allclose(two[f"logits_{n}"], one[f"logits_{n}"], atol=1e-5)  # in the order of the file
+        assert two[f"eval_loss_{n}"] == pytest.approx(float(one[f"eval_loss_{n}"]), abs=1e-6)
+    assert two["eval_f1"] == one["eval_f1"]
+    assert two["eval_loss"] == pytest.approx(float(one["eval_loss"]), abs=1e-6)
+
+
+def test_processes_that_cannot_see_each_other_are_refused():
+    """An accelerator that Accelerate does not distribute over: each process would think that it is alone."""
+    code = (
+        "import torch; torch.accelerator.is_available = lambda: True; "
+        "torch.accelerator.current_accelerator = lambda: torch.device('mps'); "
+        "from smsa import SentimentTrainingArguments as A; A(output_dir='x')"
+    )
+    status, text = run([sys.executable, "-c", code], WORLD_SIZE="2")
+    assert status != 0
+    assert "2 processes were launched, but this one sees 1" in text
+
+
+def test_one_process_with_several_gpus_is_refused(monkeypatch):
+    from smsa.arguments import SentimentTrainingArguments
+
+    monkeypatch.setattr(SentimentTrainingArguments, "n_gpu", property(lambda self: 4))
+    with pytest.raises(RuntimeError, match="One process sees 4 GPUs.*--num_processes 4"):
+        SentimentTrainingArguments(output_dir="x")

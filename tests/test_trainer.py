@@ -1,0 +1,268 @@
+"""Equivalences that hold whatever the batching, and the schedule in every situation that could shift it."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import TINY_ROWS, make_model
+from datasets import Dataset
+from torch.nn import functional
+from training import make_trainer
+from transformers import TrainerCallback, pipeline
+
+from smsa.labels import LABEL2ID
+from smsa.trainer import resolve_class_weights
+
+
+@pytest.fixture
+def rows(tokenizer):
+    """A function that gets n encoded rows, of different lengths."""
+
+    def make(n: int) -> Dataset:
+        picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
+        encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
+        return Dataset.from_dict({**encoded, "label": [LABEL2ID[label] for _, label in picked]})
+
+    return make
+
+
+def weights_of(trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("n_rows", [24, 19])  # whole steps; a last step of three rows
+@pytest.mark.parametrize("class_weights", ["none", "1,5,2"])
+def test_batch_8_equals_batch_2_accumulated_4_times(tmp_path, tiny_model, tokenizer, rows, n_rows, class_weights):
+    def train(name, **batches):
+        trainer = make_trainer(
+            copy.deepcopy(tiny_model), tokenizer, rows(n_rows), rows(7), tmp_path / name, num_train_epochs=2,
+            max_grad_norm=0.5, class_weights=class_weights, **batches,
+        )  # fmt: skip
+        trainer.train()
+        return trainer
+
+    whole = train("whole", per_device_train_batch_size=8)
+    parts = train("parts", per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert len(whole.norms) == len(parts.norms) == 6
+    assert max(whole.norms) > 0.5  # clipping acted
+    assert parts.norms == pytest.approx(whole.norms, rel=1e-5)
+    assert (weights_of(whole) - weights_of(parts)).abs().max() < 1e-6
+    history = [[e["train_loss"] for e in t.state.log_history if "train_f1" in e] for t in (whole, parts)]
+    assert history[0] == pytest.approx(history[1], rel=1e-5)
+
+
+def test_every_parameter_moves(tmp_path, tiny_model, tokenizer, rows):
+    before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
+    make_trainer(tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=1).train()
+    still = [name for name, p in tiny_model.named_parameters() if torch.equal(p, before[name])]
+    # of the embeddings only rows that occur move; the bias of the keys cancels out in softmax, up to rounding
+    assert [name for name in still if not name.endswith("key.bias")] == []
+
+
+RATES = [1e-3, 1e-3, 1e-3 * 0.5, 1e-3 * 0.5, 1e-3 * 0.5 * 0.5]  # step size 2, gamma 0.5
+
+
+def rates_by_epoch(trainer) -> list[float]:
+    return [e["learning_rate"] for e in trainer.state.log_history if "train_f1" in e]
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_rate_is_steplr_by_epoch(tmp_path, tiny_model, tokenizer, rows, accumulation):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", num_train_epochs=5, lr_step_size=2, lr_gamma=0.5,
+        gradient_accumulation_steps=accumulation, early_stopping_patience=0,
+    )  # fmt: skip
+    trainer.train()
+    assert rates_by_epoch(trainer) == RATES
+    assert trainer.rates == [rate for rate in RATES for _ in range(5)]  # five batches an epoch
+
+
+class StopAt(TrainerCallback):
+    """Saves a checkpoint at a step and stops there, like a machine that is taken away."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if control.should_training_stop and state.global_step == self.step:
+            control.should_evaluate = control.should_save = False
+
+
+@pytest.mark.parametrize("stop_at", [5, 7, 10])  # end of epoch 1, in epoch 2, end of epoch 2
+def test_rate_after_a_resume_goes_on_where_it_was(tmp_path, tiny_model, tokenizer, rows, stop_at):
+    def make(model):
+        return make_trainer(
+            model, tokenizer, rows(37), rows(7), tmp_path / "run", num_train_epochs=5, lr_step_size=2, lr_gamma=0.5,
+            early_stopping_patience=0, save_total_limit=9,
+        )  # fmt: skip
+
+    first = make(copy.deepcopy(tiny_model))
+    first.add_callback(StopAt(stop_at))
+    first.train()
+    second = make(tiny_model)
+    second.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop_at}"))
+    assert first.rates + second.rates == [rate for rate in RATES for _ in range(5)]
+
+
+def test_rate_does_not_drift_when_fp16_skips_steps(tmp_path, tiny_model, tokenizer, rows):
+    """A real gradient scaler on the CPU, with gradients made infinite in two steps as fp16 overflow makes them."""
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", num_train_epochs=5, lr_step_size=2, lr_gamma=0.5,
+        early_stopping_patience=0,
+    )  # fmt: skip
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    skipped = []
+
+    class Overflow(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if state.global_step in (0, 7):
+                model.classifier.weight.grad.fill_(float("inf"))
+            self.before = model.classifier.weight.detach().clone()
+
+        def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if trainer.accelerator.optimizer_step_was_skipped:
+                assert torch.equal(self.before, model.classifier.weight)
+                skipped.append(state.global_step)
+
+    trainer.add_callback(Overflow())
+    trainer.train()
+    assert skipped == [0, 7]
+    assert trainer.rates == [rate for rate in RATES for _ in range(5)]
+
+
+def test_evaluates_every_n_epochs_and_stops_by_patience(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=20, evaluate_every=3,
+        early_stopping_patience=2, learning_rate=1e-12,
+    )  # fmt: skip
+    trainer.train()
+    evaluated = [e["epoch"] for e in trainer.state.log_history if "eval_f1" in e]
+    assert evaluated == [3, 6, 9]  # the first is the best; two more are not better
+    assert trainer.state.epoch == 9
+    assert trainer.state.best_global_step == 6  # two steps an epoch
+
+
+def test_last_epoch_is_kept_on_request(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=3, early_stopping_patience=0,
+        load_best_model_at_end=False, learning_rate=1e-1,
+    )  # fmt: skip
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            seen.append(weights_of(trainer).clone())
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert len(seen) == 3
+    assert torch.equal(weights_of(trainer), seen[-1])
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 130])
+def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(tmp_path, tiny_model, tokenizer, rows, n_rows):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(8), rows(n_rows), tmp_path / "run", train_sampling_strategy="group_by_length",
+        per_device_eval_batch_size=4,
+    )  # fmt: skip
+    output = trainer.predict(trainer.eval_dataset)
+    tiny_model.eval()
+    with torch.no_grad():
+        one_by_one = torch.cat([tiny_model(torch.tensor([ids])).logits for ids in trainer.eval_dataset["input_ids"]])
+    gold = torch.tensor(trainer.eval_dataset["label"])
+    assert output.predictions.shape == (n_rows, 3)
+    assert torch.allclose(torch.from_numpy(output.predictions), one_by_one, atol=1e-5)
+    assert output.label_ids.tolist() == gold.tolist()
+    assert output.metrics["test_loss"] == pytest.approx(functional.cross_entropy(one_by_one, gold).item(), rel=1e-5)
+    assert output.metrics["test_accuracy"] == (one_by_one.argmax(-1) == gold).double().mean().item()
+
+
+def test_training_scores_are_those_of_the_logits_that_training_made(tmp_path, tokenizer, rows):
+    """With a rate of nearly 0 and no dropout, training sees what evaluation sees."""
+    model = make_model(seed=3)
+    trainer = make_trainer(
+        model, tokenizer, rows(30), rows(30), tmp_path / "run", num_train_epochs=2, learning_rate=1e-12
+    )
+    trainer.train()
+    train = [e for e in trainer.state.log_history if "train_f1" in e]
+    valid = [e for e in trainer.state.log_history if "eval_f1" in e]
+    assert len(train) == len(valid) == 2
+    for made, evaluated in zip(train, valid, strict=True):
+        for name in ("f1", "accuracy", "recall", "precision", "f1_neutral", "n_neutral"):
+            assert made[f"train_{name}"] == evaluated[f"eval_{name}"]
+        assert made["train_loss"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path, tokenizer, rows):
+    def train(name, seed):
+        model = make_model(dropout=0.1)
+        trainer = make_trainer(model, tokenizer, rows(24), rows(7), tmp_path / name, num_train_epochs=1, seed=seed)
+        trainer.train()
+        return weights_of(trainer)
+
+    assert torch.equal(train("a", 1), train("b", 1))
+    assert not torch.equal(train("c", 1), train("d", 2))
+
+
+def test_group_by_length_still_trains_on_each_row_once_an_epoch(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", train_sampling_strategy="group_by_length"
+    )
+    assert sorted(trainer._get_train_sampler()) == list(range(37))
+
+
+def test_saved_folder_reloads_with_equal_logits_names_and_no_pickle(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=1)
+    trainer.train()
+    trainer.save_model()
+    folder = tmp_path / "run"
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "positive", "1": "neutral", "2": "negative"}
+    assert not list(folder.rglob("training_args.bin"))
+    again = type(tiny_model).from_pretrained(folder)
+    batch = tokenizer(["enak sekali !", "pergi ke pasar"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**batch).logits, trainer.model.eval()(**batch).logits)
+    classify = pipeline("text-classification", model=str(folder), top_k=None)
+    assert {answer["label"] for answer in classify(["enak sekali"])[0]} == {"positive", "neutral", "negative"}
+
+
+def test_class_weights_balanced_by_hand():
+    weights = resolve_class_weights("balanced", [0, 0, 0, 1, 2, 2], 3)
+    assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 6 / 6])
+    assert resolve_class_weights("none", [0, 1], 2) is None
+    assert resolve_class_weights("1,2.5", [0, 1], 2).tolist() == [1, 2.5]
+
+
+@pytest.mark.parametrize("spec", ["1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"])
+def test_class_weights_that_make_no_sense_are_refused(spec):
+    with pytest.raises(ValueError, match="give none, balanced, or 3 positive numbers"):
+        resolve_class_weights(spec, [0, 1, 2], 3)
+
+
+def test_class_weights_scale_the_gradient_of_their_label(tmp_path, tiny_model, tokenizer, rows):
+    """One batch of one label: weight 3 makes its loss and its gradients three times as large."""
+    one_label = rows(8).map(lambda row: {"label": 1})
+    norms = {}
+    for spec in ("none", "1,3,1"):
+        trainer = make_trainer(
+            copy.deepcopy(tiny_model), tokenizer, one_label, rows(7), tmp_path / spec, max_steps=1, class_weights=spec,
+            max_grad_norm=1e9,
+        )  # fmt: skip
+        trainer.train()
+        norms[spec] = trainer.norms[0]
+    assert norms["1,3,1"] == pytest.approx(3 * norms["none"], rel=1e-5)
+
+
+def test_a_nan_loss_is_shown_not_hidden(tmp_path, tiny_model, tokenizer, rows):
+    with torch.no_grad():
+        tiny_model.classifier.bias[0] = float("nan")
+    trainer = make_trainer(tiny_model, tokenizer, rows(8), rows(7), tmp_path / "run", num_train_epochs=1)
+    trainer.train()
+    logged = [e for e in trainer.state.log_history if "train_f1" in e]
+    assert len(logged) == 1
+    assert logged[0]["train_loss"] != logged[0]["train_loss"]
