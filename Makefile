@@ -24,3 +24,4 @@ test-all: .venv/.installed
 
 lint: .venv/.installed
 	$(BIN)/flake8
+	$(BIN)/ruff format --check --quiet --line-length 120

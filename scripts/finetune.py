@@ -1,6 +1,6 @@
 """Fine-tune an Indonesian encoder on SmSA, keep the epoch that is best on valid, score it and leave a model folder.
 
-accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml --output_dir runs/indonlu
+accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml
 
 Without a recipe, every option has the value of recipes/indonlu.yaml.
 """

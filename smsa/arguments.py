@@ -32,7 +32,8 @@ class ModelArguments:
         },
     )
     model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the encoder on the Hub; its main branch if not given."}
+        default=None,
+        metadata={"help": "Branch, tag or commit of the encoder on the Hub; its main branch if not given."},
     )
     freeze_embeddings: bool = field(default=False, metadata={"help": "Keep the embeddings of the encoder fixed."})
     freeze_layers: int = field(default=0, metadata={"help": "Keep the first K layers of the encoder fixed."})
@@ -76,20 +77,21 @@ class DataArguments:
 class SentimentTrainingArguments(TrainingArguments):
     """Trainer's arguments with the defaults of the reference recipe; only the fields that differ are repeated here.
 
-    Building it sets this process up: device, precision in effect (`fp16` and `bf16` follow `precision`) and CPU threads.
+    Building it sets this process up: device, precision (`fp16` and `bf16` follow from `precision`) and CPU threads.
 
     Raises:
         ValueError: for values that contradict each other or could not take effect.
         RuntimeError: if several processes were launched but cannot see each other, or one process sees several GPUs.
 
-    Source of the values: the tutorial's `train()` with the values of IndoNLU's runner, https://github.com/IndoNLP/indonlu
+    Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
     output_dir: str = field(
-        default="runs/indonlu", metadata={"help": "Folder for the model and everything that the run leaves; must be empty."}
+        default="runs/indonlu",
+        metadata={"help": "Folder for all that the run leaves; must be empty."},
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
-    lr_step_size: int = field(default=1, metadata={"help": "Epochs between two decays of the rate (StepLR step_size)."})
+    lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
     lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay (StepLR gamma); 1 keeps the rate."})
     adam_beta1: float = field(default=0.9, metadata={"help": "Adam's beta 1."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Adam's beta 2."})
@@ -175,8 +177,8 @@ class SentimentTrainingArguments(TrainingArguments):
         n_launched = int(os.environ.get("WORLD_SIZE", 1))
         if self.world_size != n_launched:
             raise RuntimeError(
-                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone and "
-                "overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
+                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone "
+                "and overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
             )
         if self.n_gpu > 1:
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Labelled files -> rows -> `datasets.DatasetDict` -> word pieces. Strict: a bad line stops the run by file and line."""
+"""Labelled files -> rows -> `datasets.DatasetDict` -> word pieces. Strict: a bad row stops all, by file and line."""
 
 import csv
 import io
@@ -324,7 +324,7 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     """
     if max_length > tokenizer.model_max_length:
         raise ValueError(
-            f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} word pieces at the most."
+            f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length} word pieces."
         )
     return splits.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True, desc="Tokenising"

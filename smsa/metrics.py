@@ -47,9 +47,9 @@ def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -
         labels: label names in the order of their ids.
 
     Returns:
-        `accuracy`; macro `f1`, `recall`, `precision`; `f1_<label>`, `recall_<label>`, `precision_<label>` for each label,
-        in [0, 1]; and `n_<label>`, how many texts carry it. A score that would divide by zero is 0: a label that neither
-        side contains counts as 0 in the macro scores.
+        `accuracy`; macro `f1`, `recall`, `precision`; `f1_<label>`, `recall_<label>`, `precision_<label>` for each
+        label, in [0, 1]; and `n_<label>`, how many texts carry it. A score that would divide by zero is 0: a label that
+        neither side contains counts as 0 in the macro scores.
     """
     per_label = precision_recall_fscore_support(
         references, predictions, labels=range(len(labels)), average=None, zero_division=0

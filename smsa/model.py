@@ -6,7 +6,6 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from tokenizers import BertWordPieceTokenizer
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The shape of `scratch`, chosen on SmSA valid: see "From scratch" in README.md.
 SCRATCH_VOCAB_SIZE = 8_000
-SCRATCH_SHAPE = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+SCRATCH_SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 
 # Weights that a checkpoint may have and a classifier does not take: heads of pre-training, buffers, and the pooler of
 # architectures whose classifier brings its own.
@@ -38,7 +37,12 @@ _LEFT_OUT = re.compile(
     r"^(cls|lm_head|predictions|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|mlm_head|generator\w*"
     r"|discriminator\w*)\.|(^|\.)pooler\.|(^|\.)(position_ids|token_type_ids)$"
 )
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:
@@ -127,7 +131,13 @@ def load_model(
 
 
 def _load_config(name: str, revision: str | None) -> PretrainedConfig:
-    values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    try:
+        values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    except OSError as error:
+        raise OSError(
+            f"No model {name!r}: it is not a folder with a config.json, and could not be had from the Hub: {error}\n"
+            "Way out: check the name and the network, give a folder, or train from nothing with scratch."
+        ) from error
     if "auto_map" in values:
         raise ValueError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
     return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)

@@ -19,7 +19,17 @@ from smsa.trainer import SentimentTrainer
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("smsa", "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "scikit-learn", "numpy")
+LIBRARIES = (
+    "smsa",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "tokenizers",
+    "scikit-learn",
+    "numpy",
+)
 MACRO_SCORES = ("loss", "accuracy", "f1", "recall", "precision")
 
 
@@ -139,7 +149,7 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         arguments: the arguments objects of the run, for run.json.
 
     Returns:
-        What metrics.json holds: the `epoch` that was kept and the scores of `train` (made in that epoch, in training mode),
+        What metrics.json holds: the `epoch` that was kept, and the scores of `train` (made while that epoch trained),
         `valid` and `test`.
     """
     output_dir, labels = Path(trainer.args.output_dir), trainer.labels

@@ -10,12 +10,13 @@ from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
+from smsa.batching import LengthGroupedSampler
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.metrics import compute_metrics
 
@@ -99,12 +100,12 @@ class SentimentTrainer(Trainer):
         **kwargs,
     ):
         self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-        kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
-        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.class_weights = None
         if train_dataset is not None:
             self.class_weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
+        kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
         for shown_by_default in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown_by_default)
@@ -188,10 +189,17 @@ class SentimentTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save weights, configuration and tokenizer, without training_args.bin: a pickle says nothing that is not in JSON."""
+        """Save weights, configuration and tokenizer, without training_args.bin, a pickle of what run.json says."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        train_dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler([len(ids) for ids in train_dataset["input_ids"]], step_size, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
         # Trainer 5.23 would group evaluation by length as well, and so give predictions in another order than rows.

@@ -5,12 +5,14 @@ import os
 import socket
 from pathlib import Path
 
-import pytest
-import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
 
-from smsa.data import find_smsa
-from smsa.labels import label_maps
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
+
+from smsa.data import find_smsa  # noqa: E402
+from smsa.labels import label_maps  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
 
@@ -48,13 +50,14 @@ def no_network():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield
 
 
 def make_tokenizer() -> BertTokenizer:
     """Get a lower-casing WordPiece tokenizer of a few words and all letters."""
-    return BertTokenizer(vocab={piece: i for i, piece in enumerate(VOCABULARY)}, do_lower_case=True, model_max_length=64)
+    return BertTokenizer(
+        vocab={piece: i for i, piece in enumerate(VOCABULARY)}, do_lower_case=True, model_max_length=64
+    )
 
 
 def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0, seed: int = 0, vocab_size: int = 0):

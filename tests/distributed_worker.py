@@ -39,7 +39,8 @@ def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> Non
     if trainer.is_world_process_zero():
         np.savez(
             output, world_size=trainer.args.world_size, losses=losses, rates=trainer.rates, norms=trainer.norms,
-            gradients=torch.stack(gradients), train_f1=train_f1, eval_f1=scores["eval_f1"], eval_loss=scores["eval_loss"],
+            gradients=torch.stack(gradients), train_f1=train_f1,
+            eval_f1=scores["eval_f1"], eval_loss=scores["eval_loss"],
             weights=torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), n_valid=n_valid,
             **before, **predictions,
         )  # fmt: skip

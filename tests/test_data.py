@@ -17,7 +17,9 @@ GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
 
 # Texts that a reader may take for something else: no line break, tab or NUL, which a .tsv cannot hold, and not blank.
 hostile_texts = st.one_of(
-    st.sampled_from(["NA", "null", "NaN", "None", "#", '"', "''", '"a"', "a,b", "=1+1", "1", "-1", "\u2028x", "x\x85y", "a\rb"]),
+    st.sampled_from(
+        ["NA", "null", "NaN", "None", "#", '"', "''", '"a"', "a,b", "=1+1", "1", "-1", "\u2028x", "x\x85y", "a\rb"]
+    ),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n"), min_size=1, max_size=40),
 ).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
 
@@ -46,7 +48,6 @@ def write_parquet(path, rows):
 @pytest.mark.parametrize("suffix, write", [(".tsv", write_tsv), (".csv", write_csv), (".jsonl", write_jsonl),
                                            (".parquet", write_parquet)])  # fmt: skip
 def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, write, rows):
-    # A line that ends in CR is read as ending in CRLF: the only thing that a .tsv cannot tell apart, and labels end lines.
     path = tmp_path_factory.mktemp("rows") / f"rows{suffix}"
     write(path, rows)
     texts, label_ids, bad_rows = read_rows(path)
@@ -103,7 +104,10 @@ BAD_JSON = {
 }
 DAMAGED = [
     *((".tsv", "\n".join(GOOD[:2]).encode() + b"\n", *case) for case in BAD_LINES.values()),
-    *((".jsonl", b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n', *c) for c in BAD_JSON.values()),
+    *(
+        (".jsonl", b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n', *c)
+        for c in BAD_JSON.values()
+    ),
     (".csv", b"text,label\na,neutral\n", b"b,negative,x", "3 field(s) instead of 2"),
     (".csv", b"text,label\na,neutral\n", b"b", "1 field(s) instead of 2"),
     (".csv", b"text,label\na,neutral\n", b"a\xff,positive", "not valid UTF-8"),

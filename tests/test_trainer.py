@@ -11,6 +11,7 @@ from torch.nn import functional
 from training import make_trainer
 from transformers import TrainerCallback, pipeline
 
+from smsa.batching import LengthGroupedSampler
 from smsa.labels import LABEL2ID
 from smsa.trainer import resolve_class_weights
 
@@ -209,11 +210,48 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path, tokenizer, r
     assert not torch.equal(train("c", 1), train("d", 2))
 
 
-def test_group_by_length_still_trains_on_each_row_once_an_epoch(tmp_path, tiny_model, tokenizer, rows):
+def test_length_groups_hold_each_text_once_in_another_order_each_epoch():
+    lengths = torch.randint(5, 90, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
+    sampler = LengthGroupedSampler(lengths, step_size=16, seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert [sorted(order) for order in orders] == [list(range(1003))] * 3
+    assert orders[0] == orders[2] != orders[1]
+
+    def padded(order):
+        return sum(16 * max(lengths[i] for i in order[start : start + 16]) for start in range(0, 992, 16))
+
+    assert padded(orders[0]) < 1.1 * sum(lengths) < 0.7 * padded(range(1003))
+    firsts = [lengths[order[start]] for order in orders[:2] for start in range(0, 992, 16)]
+    rises = sum(a < b for a, b in zip(firsts, firsts[1:], strict=False)) / len(firsts)
+    assert 0.3 < rises < 0.7  # no drift from long to short
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9])
+def test_length_groups_of_few_texts(n):
+    assert sorted(LengthGroupedSampler([5] * n, step_size=8, seed=0)) == list(range(n))
+
+
+def test_group_by_length_trains_on_batches_of_similar_length(tmp_path, tiny_model, tokenizer, rows):
     trainer = make_trainer(
-        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", train_sampling_strategy="group_by_length"
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", train_sampling_strategy="group_by_length",
+        num_train_epochs=2, early_stopping_patience=0,
+    )  # fmt: skip
+    shapes = []
+    trainer.model.register_forward_pre_hook(
+        lambda model, args, kwargs: shapes.append(kwargs["input_ids"].shape) if model.training else None, with_kwargs=True
     )
-    assert sorted(trainer._get_train_sampler()) == list(range(37))
+    trainer.train()
+    assert sum(n for n, _ in shapes) == 2 * 37
+    shuffled = make_trainer(
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "other", num_train_epochs=2, early_stopping_patience=0
+    )
+    n_grouped = sum(n * length for n, length in shapes)
+    shapes.clear()
+    shuffled.train()
+    assert n_grouped < sum(n * length for n, length in shapes)  # less padding
 
 
 def test_saved_folder_reloads_with_equal_logits_names_and_no_pickle(tmp_path, tiny_model, tokenizer, rows):
@@ -221,7 +259,11 @@ def test_saved_folder_reloads_with_equal_logits_names_and_no_pickle(tmp_path, ti
     trainer.train()
     trainer.save_model()
     folder = tmp_path / "run"
-    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "positive", "1": "neutral", "2": "negative"}
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {
+        "0": "positive",
+        "1": "neutral",
+        "2": "negative",
+    }
     assert not list(folder.rglob("training_args.bin"))
     again = type(tiny_model).from_pretrained(folder)
     batch = tokenizer(["enak sekali !", "pergi ke pasar"], padding=True, return_tensors="pt")

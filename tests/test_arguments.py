@@ -1,0 +1,205 @@
+"""Recipe, command line and defaults are one set of options, and what cannot take effect is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+from smsa import hardware
+from smsa.arguments import FINETUNE_OPTIONS, SentimentTrainingArguments, parse_arguments
+
+
+def parse(*argv):
+    return parse_arguments(FINETUNE_OPTIONS, list(argv))
+
+
+def chosen(*argv):
+    """All option values as one dictionary."""
+    kinds = {kind: names for kind, names in ((kind, []) for kind, _ in FINETUNE_OPTIONS.values())}
+    for kind, names in FINETUNE_OPTIONS.values():
+        kinds[kind] += names
+    return {name: getattr(group, name) for group in parse(*argv) for name in kinds[type(group)]}
+
+
+def write_recipe(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_default_recipe_says_what_the_defaults_are():
+    recipe = yaml.safe_load((ROOT / "recipes" / "indonlu.yaml").read_text())
+    assert len(recipe) >= 10
+    assert chosen(str(ROOT / "recipes" / "indonlu.yaml")) == chosen()
+
+
+RECIPES = {  # as ../shared/reference/RECIPE.md states them
+    "indonlu": (1e-5, 32, 10, 1, 0.9, 10, 3, 512, 42, True),
+    "tutorial": (3e-6, 32, 5, 1, 1, 0, 0, 512, 26092020, False),
+    "large": (2e-5, 16, 20, 1, 0.9, 10, 3, 128, 42, True),
+}
+
+
+@pytest.mark.parametrize("name, values", RECIPES.items(), ids=RECIPES)
+def test_named_recipes_hold_the_values_of_the_reference(name, values):
+    options = chosen(str(ROOT / "recipes" / f"{name}.yaml"))
+    names = (
+        "learning_rate",
+        "per_device_train_batch_size",
+        "num_train_epochs",
+        "lr_step_size",
+        "lr_gamma",
+        "max_grad_norm",
+    )
+    names += ("early_stopping_patience", "max_length", "seed", "load_best_model_at_end")
+    assert tuple(options[name] for name in names) == values
+    assert options["metric_for_best_model"] == "f1"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_parses(path):
+    assert chosen(str(path))["output_dir"] == f"runs/{path.stem}"
+
+
+def test_the_command_line_wins_over_the_recipe(tmp_path):
+    recipe = write_recipe(tmp_path, "learning_rate: 3e-6\nseed: 7\nlabels: [a, b]\nuse_cpu: true\n")
+    options = chosen(recipe, "--seed", "8")
+    assert (options["learning_rate"], options["seed"], options["labels"], options["use_cpu"]) == (3e-6, 8, "a,b", True)
+
+
+BAD_COMMANDS = {
+    "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
+    "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
+    "unknown key": ("lr_gama: 1", [], r"recipe.yaml: 'lr_gama' is not an option; the nearest is lr_gamma"),
+    "Trainer's field": ("weight_decay: 1", [], "'weight_decay' is not an option"),
+    "malformed value": ("learning_rate: fast", [], "invalid float value: 'fast'"),
+    "malformed choice": ("precision: fp8", [], "invalid choice: 'fp8'"),
+    "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found list"),
+    "not YAML": ("a: [", [], "is not valid YAML"),
+    "value out of range": ("evaluate_every: 0", [], "evaluate_every is 0; it must be at least 1"),
+    "token": ("", ["--hub_token", "hf_x"], "--hub_token is not an option"),
+}
+
+
+@pytest.mark.parametrize("recipe, argv, message", BAD_COMMANDS.values(), ids=BAD_COMMANDS)
+def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, recipe, argv, message):
+    with pytest.raises(SystemExit) as stopped:
+        parse(write_recipe(tmp_path, recipe), *argv)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_recipe_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("nowhere.yaml")
+    assert stopped.value.code == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_help_is_grouped_and_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    for title, (kind, names) in FINETUNE_OPTIONS.items():
+        assert f"\n{title}:\n" in text
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for name in names:
+            assert f"--{name}" in text
+            assert fields[name].metadata["help"].endswith((".", "3."))
+    assert len(text.splitlines()) < 160
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that makes this machine look like another one to `resolve_precision`."""
+
+    def make(cpu=(), capability=None, bf16=False, launcher=None):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        if launcher:
+            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "requested, device, looks, in_effect",
+    [
+        ("auto", "cpu", {"cpu": ["amx_tile"]}, "bf16"),
+        ("auto", "cpu", {"cpu": ["avx512_bf16"]}, "bf16"),
+        ("auto", "cpu", {"cpu": ["avx2"]}, "no"),
+        ("auto", "cuda", {"bf16": True, "capability": (9, 0)}, "bf16"),
+        ("auto", "cuda", {"capability": (7, 5)}, "fp16"),
+        ("auto", "cuda", {"capability": (6, 1)}, "no"),
+        ("auto", "mps", {}, "no"),
+        ("auto", "cuda", {"bf16": True, "launcher": "fp16"}, "fp16"),
+        ("auto", "cpu", {"cpu": ["avx2"], "launcher": "bf16"}, "bf16"),
+        ("auto", "cpu", {"cpu": ["amx_tile"], "launcher": "no"}, "bf16"),
+        ("auto", "cpu", {"launcher": "fp16"}, "no"),
+        ("no", "cuda", {"bf16": True, "launcher": "fp16"}, "no"),
+        ("fp16", "cpu", {}, "no"),
+        ("fp16", "cuda", {"launcher": "bf16"}, "fp16"),
+    ],
+)
+def test_precision_follows_the_option_then_the_launcher_then_the_device(
+    machine, caplog, requested, device, looks, in_effect
+):
+    machine(**looks)
+    with caplog.at_level("INFO", logger="smsa"):
+        assert hardware.resolve_precision(requested, device) == in_effect
+    assert f"asked {requested}" in caplog.text
+    assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
+
+
+def test_fp16_on_a_cpu_says_that_it_is_not(machine, caplog):
+    with caplog.at_level("INFO", logger="smsa"):
+        hardware.resolve_precision("fp16", "cpu")
+    assert "there is no fp16 training on a CPU" in caplog.text
+
+
+def test_a_precision_of_the_launcher_that_we_do_not_know_is_refused(machine):
+    machine(launcher="fp8")
+    with pytest.raises(ValueError, match="'fp8' .from the launcher. is not one of"):
+        hardware.resolve_precision("auto", "cuda")
+
+
+def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for requested, in_effect in (("no", "no"), ("bf16", "bf16"), ("auto", "bf16"), ("fp16", "no")):
+        arguments = SentimentTrainingArguments(output_dir=str(tmp_path), precision=requested, use_cpu=True)
+        assert arguments.mixed_precision == in_effect
+        assert (arguments.fp16, arguments.bf16) == (False, in_effect == "bf16")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"fp16": True}, "set precision"),
+        ({"bf16": True}, "set precision"),
+        ({"hub_token": "hf_secret"}, "write the token to disk"),
+        ({"push_to_hub": True}, "write the token to disk"),
+        ({"early_stopping_patience": -1}, "must be at least 0"),
+        ({"lr_step_size": 0}, "must be at least 1"),
+    ],
+)
+def test_values_that_could_not_take_effect_are_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        SentimentTrainingArguments(output_dir=str(tmp_path), **values)
+    assert "hf_secret" not in str(raised.value)
+
+
+def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    hardware.set_cpu_threads()  # plain python: torch's own choice
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    hardware.set_cpu_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    hardware.set_cpu_threads()
+    hardware.set_cpu_threads(5)
+    assert seen == [8, 2, 5]

@@ -1,0 +1,94 @@
+"""Tables, files and the record of a run."""
+
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from smsa import report
+from smsa.metrics import score_label_ids
+
+LABELS = ("positive", "neutral", "negative")
+
+
+def epoch(number, split, f1, **more):
+    return {"epoch": number, **{f"{split}_{score}": f1 for score in report.MACRO_SCORES}, **more}
+
+
+HISTORY = [
+    epoch(1.0, "train", 0.5, learning_rate=1e-5),
+    epoch(1.0, "eval", 0.6),
+    epoch(2.0, "train", 0.7, learning_rate=9e-6),
+    epoch(3.0, "train", 0.8, learning_rate=8.1e-6),
+    epoch(3.0, "eval", 0.55),
+    {"epoch": 3.0, "train_runtime": 5.0, "train_loss": 0.1},
+]
+
+
+def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
+    table = report.history_table(HISTORY)
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["learning_rate"].tolist() == [1e-5, 9e-6, 8.1e-6]
+    assert table["train_f1"].tolist() == [0.5, 0.7, 0.8]
+    assert table["valid_f1"].isna().tolist() == [False, True, False]
+    assert table["valid_loss"].dropna().tolist() == [0.6, 0.55]
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
+def test_the_history_is_drawn(tmp_path, history):
+    report.draw_history(report.history_table(history), tmp_path / "history.png")
+    pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB"))
+    assert pixels.shape[1] > 1000
+    blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train
+    assert blue.sum() > 10
+    assert (pixels[0] == 255).all()  # a page of its own colour, light or dark around it
+
+
+def test_predictions_are_rows_in_order_with_probabilities():
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], dtype=np.float32))
+    table = report.predictions_table(["a", "b"], np.array([0, 1]), logits, LABELS)
+    assert table.columns.tolist() == ["text", "gold", "label", "p_positive", "p_neutral", "p_negative"]
+    assert table["gold"].tolist() == ["positive", "neutral"]
+    assert table["label"].tolist() == ["positive", "negative"]
+    assert table[["p_positive", "p_neutral", "p_negative"]].to_numpy() == pytest.approx(np.exp(logits))
+
+
+def test_predictions_keep_hostile_texts_to_the_letter(tmp_path):
+    texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "=1+1", "\u2028", "👍"]
+    table = report.predictions_table(texts, np.zeros(len(texts), dtype=int), np.zeros((len(texts), 3)), LABELS)
+    report.write_predictions(table, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == texts
+
+
+def test_submission_is_the_benchmarks_format(tmp_path):
+    report.write_submission(pd.DataFrame({"text": ["a", "b"], "label": ["neutral", "positive"]}), tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text() == "index,label\n0,neutral\n1,positive\n"
+
+
+def test_label_table_reads_as_a_table():
+    scores = score_label_ids([0, 0, 1, 2], [0, 1, 1, 2]) | {"loss": 0.5}
+    lines = report.label_table(scores, LABELS).splitlines()
+    assert lines[1].split() == ["positive", "50.00", "100.00", "66.67", "1"]
+    assert lines[4].split() == ["macro", "83.33", "83.33", "77.78", "4"]
+    assert lines[5] == "accuracy 75.00, loss 0.5000"
+    assert len({len(line) for line in lines[:5]}) == 1
+
+
+def test_an_output_folder_must_be_empty(tmp_path):
+    report.require_empty(tmp_path)
+    report.require_empty(tmp_path / "new")
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(FileExistsError, match="is not empty. Choose another --output_dir, or remove this one"):
+        report.require_empty(tmp_path)
+    with pytest.raises(FileExistsError):
+        report.require_empty(tmp_path / "metrics.json")
+
+
+def test_json_is_readable_and_keeps_letters(tmp_path):
+    report.write_json({"text": "é👍"}, tmp_path / "a.json")
+    assert io.open(tmp_path / "a.json", encoding="utf-8").read() == '{\n  "text": "é👍"\n}\n'

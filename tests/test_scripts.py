@@ -1,0 +1,250 @@
+"""The scripts as one runs them: real processes on real files, and what they leave or refuse to leave."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SAMPLE_DIR
+from test_data import DAMAGED, DAMAGED_NAMES, FAULTY_FILES
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, pipeline
+
+from scripts import finetune
+from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
+from smsa.labels import LABELS
+
+FAST = ["--model_name_or_path", "scratch", "--data_dir", str(SAMPLE_DIR), "--precision", "no", "--max_length", "32"]
+
+
+def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
+    """Run a command with this Python's programs first; get its status and all that it printed."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **environment,
+    }
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout + done.stderr
+
+
+def launch(*options, config="accelerate_config.yaml", **kwargs) -> tuple[int, str]:
+    return run("accelerate", "launch", "--config_file", config, "scripts/finetune.py", *options, **kwargs)
+
+
+def call(*options) -> None:
+    """Call the script in this process, as the command line would."""
+    finetune.main(*parse_arguments(FINETUNE_OPTIONS, list(map(str, options))))
+
+
+LEFT_BY_A_RUN = {
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json", "run.json"),
+    *("history.csv", "history.png", "predictions_valid.csv", "predictions_test.csv", "submission.csv"),
+}
+
+
+def test_a_run_leaves_a_complete_model_folder(tmp_path):
+    output_dir = tmp_path / "run"
+    options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "2", "--output_dir", str(output_dir)]
+    status, text = launch(*options, HF_TOKEN="hf_canary_in_the_environment")
+    assert status == 0, text
+    assert {path.name for path in output_dir.iterdir() if path.is_file()} == LEFT_BY_A_RUN
+    assert "canary" not in text
+    assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
+
+    for epoch in (1, 2):
+        assert f"(Epoch {epoch}) TRAIN LOSS:" in text
+        assert f"(Epoch {epoch}) VALID LOSS:" in text
+    assert "LR:0.00050000" in text and "LR:0.00045000" in text
+    assert "in effect on cpu: fp32" in text
+
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    assert metrics.keys() == {"epoch", "train", "valid", "test"}
+    assert [sum(metrics[split][f"n_{label}"] for label in LABELS) for split in ("train", "valid", "test")] == [
+        274,
+        66,
+        66,
+    ]
+    with (output_dir / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    kept = history[metrics["epoch"] - 1]
+    assert float(kept["valid_f1"]) == metrics["valid"]["f1"] == max(float(row["valid_f1"]) for row in history)
+    assert float(kept["train_loss"]) == metrics["train"]["loss"]
+
+    classify = pipeline("text-classification", model=str(output_dir), top_k=None)
+    for split in ("valid", "test"):
+        rows = list(csv.DictReader((output_dir / f"predictions_{split}.csv").open(encoding="utf-8", newline="")))
+        lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines()
+        assert [(row["text"], row["gold"]) for row in rows] == [tuple(line.split("\t")) for line in lines]
+        assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == metrics[split]["accuracy"]
+        answers = {answer["label"]: answer["score"] for answer in classify([rows[0]["text"]])[0]}
+        assert answers == pytest.approx({label: float(rows[0][f"p_{label}"]) for label in LABELS}, abs=1e-5)
+    submission = (output_dir / "submission.csv").read_text().splitlines()
+    assert submission[:1] + submission[-1:] == ["index,label", f"65,{rows[-1]['label']}"]
+
+    record = json.loads((output_dir / "run.json").read_text())
+    assert record["arguments"]["SentimentTrainingArguments"]["learning_rate"] == 5e-4
+    assert record["arguments"]["DataArguments"]["max_length"] == 32
+    assert record["precision_in_effect"] == "fp32" and record["seed"] == 42 and record["n_processes"] == 1
+    sha256 = hashlib.sha256((SAMPLE_DIR / "train_preprocess.tsv").read_bytes()).hexdigest()
+    assert record["data"]["train"]["sha256"] == sha256 and record["data"]["train"]["n_texts"] == 274
+    assert record["versions"]["torch"] == torch.__version__
+
+    status, text = launch(*options)
+    assert status == 1
+    assert f"error: {output_dir} is not empty. Choose another --output_dir" in text
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("suffix, before, line, reason", DAMAGED, ids=DAMAGED_NAMES)
+def test_damaged_data_stops_the_script_before_it_writes(tmp_path, split, suffix, before, line, reason):
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(before + line + b"\n")
+    files = {name: SAMPLE_DIR / f"{name}_preprocess.tsv" for name in ("train", "valid", "test")} | {split: path}
+    with pytest.raises(SystemExit) as stopped:
+        call(
+            *FAST,
+            *(word for name in files for word in (f"--{name}_file", files[name])),
+            "--output_dir",
+            tmp_path / "run",
+        )
+    assert f"{path}:3: " in stopped.value.code and reason in stopped.value.code
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("suffix, content, message", FAULTY_FILES.values(), ids=FAULTY_FILES)
+def test_faulty_files_stop_the_script_before_it_writes(tmp_path, suffix, content, message):
+    (tmp_path / f"faulty{suffix}").write_bytes(content)
+    with pytest.raises(SystemExit, match=f"^error: .*faulty{suffix}"):
+        call(*FAST, "--test_file", tmp_path / f"faulty{suffix}", "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+REFUSED = {
+    "no such model": (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
+    "no such folder": (["--data_dir", "nowhere"], "comes from --data_dir"),
+    "too long": (["--max_length", "1000"], "--max_length is 1000, but this encoder reads 512"),
+    "too deep": (["--freeze_layers", "99"], "--freeze_layers 99"),
+    "weights of classes": (["--class_weights", "1,2"], "3 positive numbers"),
+    "other labels": (["--labels", "baik,buruk"], "found 'p"),
+}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        call(*FAST, *options, "--output_dir", tmp_path / "run")
+    assert str(stopped.value.code).startswith("error: ") and message in stopped.value.code
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_own_files_with_own_columns_and_labels_train(tmp_path, format):
+    import pandas as pd
+
+    names = {"positive": "positif", "neutral": "netral", "negative": "negatif"}
+    for split in ("train", "valid"):
+        rows = [line.split("\t") for line in (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text("utf-8").splitlines()]
+        table = pd.DataFrame(
+            {"nomor": range(len(rows)), "ulasan": [r[0] for r in rows], "kelas": [names[r[1]] for r in rows]}
+        )
+        path = tmp_path / f"{split}.{format}"
+        if format == "csv":
+            table.to_csv(path, index=False)
+        elif format == "jsonl":
+            table.to_json(path, orient="records", lines=True, force_ascii=False)
+        else:
+            table.to_parquet(path)
+    own = ["--train_file", tmp_path / f"train.{format}", "--valid_file", tmp_path / f"valid.{format}"]
+    own += ["--text_column", "ulasan", "--label_column", "kelas", "--precision", "no"]
+    call(*FAST, *own, "--labels", "negatif,netral,positif", "--max_steps", "2", "--output_dir", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["id2label"] == {"0": "negatif", "1": "netral", "2": "positif"}
+    assert "f1_positif" in json.loads((tmp_path / "run" / "metrics.json").read_text())["valid"]
+    # the labels are taken from a model that carries them
+    call("--model_name_or_path", tmp_path / "run", *own, "--max_steps", "1", "--output_dir", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["id2label"] == config["id2label"]
+
+
+def test_training_without_a_test_file_leaves_no_test_scores(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "valid"):
+        shutil.copy(SAMPLE_DIR / f"{split}_preprocess.tsv", tmp_path / "data")
+    call(*FAST, "--data_dir", tmp_path / "data", "--max_steps", "2", "--output_dir", tmp_path / "run")
+    left = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert left == LEFT_BY_A_RUN - {"predictions_test.csv", "submission.csv"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_damaged_data_ends_a_launch_with_a_status_that_is_not_0(tmp_path, split):
+    path = tmp_path / "damaged.tsv"
+    path.write_bytes(b"a\tneutral\nb\tpositif\n")
+    files = {name: SAMPLE_DIR / f"{name}_preprocess.tsv" for name in ("train", "valid", "test")} | {split: path}
+    for config in ("accelerate_config.yaml", "configs/accelerate/cpu.yaml"):
+        words = [word for name in files for word in (f"--{name}_file", str(files[name]))]
+        status, text = launch(*FAST, *words, "--output_dir", str(tmp_path / "run"), config=config)
+        assert status != 0
+        assert f"{path}:2: the label is not one of positive, neutral, negative; found 'positif'" in text
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_write_each_thing_once(tmp_path):
+    output_dir = tmp_path / "run"
+    status, text = launch(
+        "recipes/quickstart.yaml", *FAST, "--num_train_epochs", "1", "--output_dir", str(output_dir),
+        config="configs/accelerate/cpu.yaml",
+    )  # fmt: skip
+    assert status == 0, text
+    assert {path.name for path in output_dir.iterdir() if path.is_file()} == LEFT_BY_A_RUN
+    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1
+    assert json.loads((output_dir / "run.json").read_text())["n_processes"] == 2
+    rows = list(csv.DictReader((output_dir / "predictions_valid.csv").open(encoding="utf-8", newline="")))
+    lines = (SAMPLE_DIR / "valid_preprocess.tsv").read_text(encoding="utf-8").splitlines()
+    assert [row["text"] for row in rows] == [line.split("\t")[0] for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, precision):
+    """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
+    vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
+    if not vocabulary:
+        pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
+    torch.manual_seed(0)
+    encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
+    (tmp_path / "indobert").mkdir()
+    torch.save(encoder.state_dict(), tmp_path / "indobert" / "pytorch_model.bin")
+    encoder.config.save_pretrained(tmp_path / "indobert")
+    shutil.copy(vocabulary, tmp_path / "indobert")
+    valid = smsa_files["valid"].read_text(encoding="utf-8").splitlines(keepends=True)[:64]
+    (tmp_path / "valid.tsv").write_text("".join(valid), encoding="utf-8")
+    status, text = launch(
+        "--model_name_or_path", str(tmp_path / "indobert"), "--train_file", str(smsa_files["train"]),
+        "--valid_file", str(tmp_path / "valid.tsv"), "--max_steps", "50", "--precision", precision,
+        "--output_dir", str(tmp_path / "run"), timeout=1700,
+    )  # fmt: skip
+    assert status == 0, text
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["n_parameters"] == 124_443_651
+    assert record["precision_in_effect"] == ("fp32" if precision == "no" else precision)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    moved = (
+        (model.bert.encoder.layer[5].output.dense.weight - encoder.bert.encoder.layer[5].output.dense.weight)
+        .abs()
+        .max()
+    )
+    assert 0 < moved < 0.01
+    classify = pipeline("text-classification", model=str(tmp_path / "run"), top_k=None)
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions_valid.csv").open(encoding="utf-8", newline="")))
+    for row in rows[:8]:
+        answers = {answer["label"]: answer["score"] for answer in classify([row["text"]])[0]}
+        expected = {label: float(row[f"p_{label}"]) for label in LABELS}
+        assert answers == pytest.approx(expected, abs=1e-5 if precision == "no" else 2e-2)
