@@ -23,6 +23,8 @@ from smsa.model import choose_labels, freeze_layers, load_model
 from smsa.report import label_table, require_empty, write_run
 from smsa.trainer import SentimentTrainer
 
+IS_MAIN = int(os.environ.get("RANK", 0)) == 0  # of the processes of a launch
+
 logger = logging.getLogger("smsa.finetune")
 
 
@@ -35,7 +37,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
     try:
         trainer, splits, files = prepare(model_args, data_args, training_args)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
     trainer.train()
     metrics = write_run(trainer, splits, files, (model_args, data_args, training_args))
     for split in [split for split in ("valid", "test") if split in metrics]:
@@ -68,12 +70,11 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
 
 def set_up_logging() -> None:
     """Log on the main process of a launch only; the libraries speak up for errors."""
-    is_main = int(os.environ.get("RANK", 0)) == 0
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if is_main else logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if not is_main:
+    if not IS_MAIN:
         datasets.disable_progress_bars()
 
 

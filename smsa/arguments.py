@@ -102,8 +102,8 @@ class SentimentTrainingArguments(TrainingArguments):
     class_weights: str = field(
         default="none",
         metadata={
-            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts), or one "
-            "number per label, comma-separated, in label order."
+            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
+            "one number per label, comma-separated, in label order. The loss on valid has no weights."
         },
     )
     num_train_epochs: float = field(default=10, metadata={"help": "Epochs at the most."})
@@ -154,6 +154,7 @@ class SentimentTrainingArguments(TrainingArguments):
     logging_strategy: str = "epoch"
     save_total_limit: int = 1  # the best and the newest checkpoint are kept all the same
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
+    average_tokens_across_devices: bool = True  # the loss is the mean over the texts of all processes
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
     def __post_init__(self) -> None:
@@ -165,6 +166,10 @@ class SentimentTrainingArguments(TrainingArguments):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
 
+        if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
+            raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+        if not self.average_tokens_across_devices:
+            raise ValueError("average_tokens_across_devices must stay on: the loss is the mean over all processes.")
         if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
             self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
         in_effect = resolve_precision(
@@ -279,7 +284,8 @@ def parse_arguments(
 
 def _recipe_words(path: Path, known: list[str]) -> list[str]:
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -287,8 +293,8 @@ def _recipe_words(path: Path, known: list[str]) -> list[str]:
     for key in recipe:
         if key not in known:
             raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
-    words = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in recipe.items() if v is not None}
-    return [f"--{key}={value}" for key, value in words.items()]
+    words = {key: ",".join(value) if isinstance(value, list) else value for key, value in recipe.items()}
+    return [f"--{key}={value}" for key, value in words.items() if value not in ("", "null")]
 
 
 def _nearest(name: str, known: list[str]) -> str:

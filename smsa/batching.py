@@ -12,8 +12,8 @@ class LengthGroupedSampler(Sampler[int]):
     """A shuffle whose every `step_size` neighbours are of similar length, in random order of these steps.
 
     Trainer 5.23 has a sampler of this kind that runs through each pool from its longest texts to its shortest. In SmSA
-    length goes with the label, so that training drifts along: after one epoch from nothing macro F1 on valid is 0.50 with
-    it and 0.79 with steps in random order.
+    length goes with the label, so that training drifts along: after one epoch of a 4x256 BERT from nothing, macro F1 on
+    valid was 0.50 with it and 0.70 with steps in random order.
 
     Args:
         lengths: length of each text.

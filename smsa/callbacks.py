@@ -13,9 +13,9 @@ from smsa.metrics import REFERENCE_NAMES, score_label_ids
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
 
 
-def epoch_number(state) -> int:
-    """Get the epoch that a step or an epoch's end belongs to, counted from 1."""
-    return math.ceil(state.epoch)
+def epoch_number(epoch: float) -> int:
+    """Get the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
+    return math.ceil(epoch)
 
 
 class EpochRate(TrainerCallback):
@@ -32,7 +32,7 @@ class EvaluateEvery(TrainerCallback):
         self.n_epochs = n_epochs
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if epoch_number(state) % self.n_epochs:
+        if epoch_number(state.epoch) % self.n_epochs:
             control.should_evaluate = False
 
 
@@ -94,20 +94,20 @@ class ReferenceProgress(TrainerCallback):
         if step == n_steps or time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
             self.refreshed_at = time.monotonic()
             loss, rate = self.epoch_scores.mean_loss(), lr_scheduler.get_last_lr()[0]
-            self.bar.set_description(f"(Epoch {epoch_number(state)}) TRAIN LOSS:{loss:.4f} LR:{rate:.8f}")
+            self.bar.set_description(f"(Epoch {epoch_number(state.epoch)}) TRAIN LOSS:{loss:.4f} LR:{rate:.8f}")
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if state.is_world_process_zero:
-            self._show((self.bar.n if self.bar else 0) + 1, len(eval_dataloader), "VALID")
+            self._show((self.bar.n if self.bar else 0) + 1, len(eval_dataloader), "Scoring")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "train_f1" in logs and state.is_world_process_zero:
             rate = f" LR:{logs['learning_rate']:.8f}"
-            self._write(f"(Epoch {epoch_number(state)}) TRAIN {_reference_scores(logs, 'train')}{rate}")
+            self._write(f"(Epoch {epoch_number(state.epoch)}) TRAIN {_reference_scores(logs, 'train')}{rate}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.is_world_process_zero:
-            self._write(f"(Epoch {epoch_number(state)}) VALID {_reference_scores(metrics, 'eval')}")
+            self._write(f"(Epoch {epoch_number(state.epoch)}) VALID {_reference_scores(metrics, 'eval')}")
 
     def on_predict(self, args, state, control, metrics=None, **kwargs):
         self._close()

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from smsa.labels import LABELS
+from smsa.labels import LABELS, label_maps
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,13 @@ def find_files(
     """Find the file of each split: those that are named, else SmSA's (see `find_smsa`).
 
     Raises:
-        ValueError: if only one of train and valid is named.
+        ValueError: if only one of train and valid is named, or a folder beside them.
         FileNotFoundError: as `find_smsa`.
     """
     if bool(train_file) != bool(valid_file):
         raise ValueError("--train_file and --valid_file go together: the epoch that is kept is chosen on valid.")
+    if train_file and data_dir:
+        raise ValueError("--data_dir names SmSA, --train_file and --valid_file your own data: give one of both.")
     files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 
@@ -140,7 +142,7 @@ def read_rows(
         raise ValueError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
-    label_ids = {label: label_id for label_id, label in enumerate(labels)}
+    label_ids = label_maps(labels)["label2id"]
     good_texts, good_ids, bad_rows = [], [], []
     for line, text, label in readers[path.suffix](path, text_column, label_column):
         reason, value = _find_fault(text, label, label_ids)
@@ -228,7 +230,7 @@ def _read_jsonl(path: Path, text_column: str, label_column: str) -> _Rows:
     for number, line in _read_lines(path):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
             yield number, _Malformed(line, f"not valid JSON ({error})"), None
             continue
         if isinstance(row, dict) and text_column in row and label_column in row:
@@ -320,8 +322,11 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     """Add word pieces to each row: special tokens included, cut to `max_length` with the last [SEP] kept, not padded.
 
     Raises:
-        ValueError: if the tokenizer's encoder cannot read `max_length` word pieces.
+        ValueError: if the tokenizer's encoder cannot read `max_length` word pieces, or these leave no room for text.
     """
+    n_special = tokenizer.num_special_tokens_to_add()
+    if max_length <= n_special:
+        raise ValueError(f"--max_length is {max_length}; {n_special} word pieces are special tokens, so give more.")
     if max_length > tokenizer.model_max_length:
         raise ValueError(
             f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length} word pieces."

@@ -54,10 +54,11 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
     """Set torch's CPU threads for this process, by default an equal share of the cores.
 
     `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle, so a launched
-    process takes its share. A process started by plain `python` keeps torch's own choice, and OMP_NUM_THREADS with it.
+    process takes its share unless OMP_NUM_THREADS is something else. A process started by plain `python` keeps torch's
+    own choice.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
-    if n_threads is None and launched:
+    if n_threads is None and launched and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         n_threads = max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     if n_threads is not None:

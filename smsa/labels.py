@@ -6,9 +6,6 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
 
 
-LABEL2ID: dict[str, int] = {label: label_id for label_id, label in enumerate(LABELS)}
-
-
 def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
     """Get `id2label` and `label2id` as a transformers configuration takes them, ids in the order of `labels`."""
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

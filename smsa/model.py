@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
@@ -29,7 +30,14 @@ logger = logging.getLogger(__name__)
 
 # The shape of `scratch`, chosen on SmSA valid: see "From scratch" in README.md.
 SCRATCH_VOCAB_SIZE = 8_000
-SCRATCH_SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+SCRATCH_SHAPE = {
+    "num_hidden_layers": 4,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.2,
+}
 
 # Weights that a checkpoint may have and a classifier does not take: heads of pre-training, buffers, and the pooler of
 # architectures whose classifier brings its own.
@@ -94,13 +102,15 @@ def load_model(
             a known pre-training head's, wants to run code, or does not fit its tokenizer.
         OSError: if there is no such model, or no network to get it.
     """
+    labels = tuple(labels)
     if model_name_or_path == "scratch":
         if train_texts is None:
             raise ValueError("'scratch' trains its vocabulary on train_texts; give them.")
         return build_scratch(train_texts, labels)
     config = _load_config(model_name_or_path, revision)
     keeps_head = _named_labels(config) == labels
-    config.id2label, config.label2id = label_maps(labels).values()
+    maps = label_maps(labels)
+    config.id2label, config.label2id = maps["id2label"], maps["label2id"]
     config.problem_type = "single_label_classification"
     weights_file = _find_weights(model_name_or_path, revision)
     logger.info("Encoder: %s, weights from %s", model_name_or_path, weights_file)
@@ -119,8 +129,12 @@ def load_model(
         )
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{model_name_or_path}: {weights_file} was refused: a pickle of more than tensors can run code when it is "
-            "read. Ask its author for model.safetensors."
+            f"{model_name_or_path}: {weights_file} was refused: it is not a file of weights, or a pickle of more than "
+            "tensors, which can run code when it is read. Ask its author for model.safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{model_name_or_path}: {weights_file} cannot be read: damaged, cut short or a Git LFS pointer: {error}"
         ) from error
     drawn = _check_weights(model_name_or_path, model, report)
     if not keeps_head:
@@ -163,7 +177,7 @@ def _check_weights(name: str, model: PreTrainedModel, report: dict[str, set]) ->
     missing = set(report["missing_keys"])
     unfilled = missing - head - (pooler if pooler <= missing else set())
     resized = {weight for weight, *_ in report["mismatched_keys"]}
-    left_over = {weight for weight in report["unexpected_keys"] if weight not in head and not _LEFT_OUT.search(weight)}
+    left_over = {weight for weight in report["unexpected_keys"] if not _LEFT_OUT.search(weight)}
     faults = {"not in the checkpoint": unfilled, "of another size": resized - head, "not of this encoder": left_over}
     if any(faults.values()):
         listed = "; ".join(f"{fault}: {', '.join(sorted(weights))}" for fault, weights in faults.items() if weights)

@@ -1,5 +1,6 @@
 """What a run leaves beside the model: scores, history, curves, predictions and the record of how it was made."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 from datasets import DatasetDict
 
+from smsa.callbacks import epoch_number
 from smsa.hardware import describe_hardware
 from smsa.trainer import SentimentTrainer
 
@@ -41,7 +43,7 @@ def history_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
     """
     rows: dict[int, dict[str, float]] = {}
     for entry in log_history:
-        row = rows.setdefault(int(np.ceil(entry["epoch"])), {})
+        row = rows.setdefault(epoch_number(entry["epoch"]), {})
         if "train_f1" in entry:
             row["learning_rate"] = entry["learning_rate"]
             row |= {f"train_{score}": entry[f"train_{score}"] for score in MACRO_SCORES}
@@ -52,8 +54,8 @@ def history_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
     return table.rename_axis("epoch").sort_index().reset_index()
 
 
-def draw_history(history: pd.DataFrame, path: str | Path) -> None:
-    """Draw loss, macro F1 and rate by epoch as a PNG; without matplotlib, log that it was not drawn."""
+def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
+    """Draw loss, macro F1 (the kept epoch marked) and rate as a PNG; without matplotlib, log that it was not drawn."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -70,11 +72,10 @@ def draw_history(history: pd.DataFrame, path: str | Path) -> None:
         for split, (color, marker) in lines.items() if score != "learning_rate" else ():
             seen = history.dropna(subset=[f"{split}_{score}"])
             axes.plot(seen["epoch"], seen[f"{split}_{score}"], color=color, marker=marker, markersize=4, label=split)
-        if score == "f1" and history["valid_f1"].notna().any():
-            best = history.loc[history["valid_f1"].idxmax()]
+        for kept_f1 in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna() if score == "f1" else ():
             axes.annotate(
-                f"{best['valid_f1']:.3f}", (best["epoch"], best["valid_f1"]), xytext=(0, 6),
-                textcoords="offset points", ha="center", color="#D55E00",
+                f"kept: {kept_f1:.3f}", (kept_epoch, kept_f1), xytext=(0, 6), textcoords="offset points", ha="center",
+                color="#D55E00",
             )  # fmt: skip
         axes.set(title=title, xlabel="Epoch")
         axes.set_ylim(bottom=0 if score != "f1" else None)
@@ -105,8 +106,8 @@ def predictions_table(
 
 
 def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a predictions table as CSV; the texts stand as they are, quoted where CSV needs it."""
-    table.to_csv(path, index=False)
+    """Write a predictions table as CSV, every text quoted: pandas would leave a bare CR open, which splits the row."""
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def write_submission(table: pd.DataFrame, path: str | Path) -> None:
@@ -154,9 +155,10 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
     """
     output_dir, labels = Path(trainer.args.output_dir), trainer.labels
     history = trainer.state.log_history
-    kept_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    kept = [entry for entry in history if "train_f1" in entry and entry["step"] == (kept_step or entry["step"])][-1]
-    metrics = {"epoch": int(np.ceil(kept["epoch"])), "train": _scores_of_split(kept, "train", labels)}
+    trained = [entry for entry in history if "train_f1" in entry]
+    kept_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else trainer.state.global_step
+    kept = next((entry for entry in trained if entry["step"] == kept_step), trained[-1])
+    metrics = {"epoch": epoch_number(kept["epoch"]), "train": _scores_of_split(kept, "train", labels)}
     predictions = {}
     for split in [split for split in ("valid", "test") if split in splits]:
         output = trainer.predict(splits[split], metric_key_prefix=split)
@@ -168,11 +170,11 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             write_predictions(table, output_dir / f"predictions_{split}.csv")
         if "test" in predictions:
             write_submission(predictions["test"], output_dir / "submission.csv")
-        epochs = history_table(history)
-        epochs.to_csv(output_dir / "history.csv", index=False)
-        draw_history(epochs, output_dir / "history.png")
         write_json(metrics, output_dir / "metrics.json")
         write_json(describe_run(trainer, splits, files, arguments), output_dir / "run.json")
+        epochs = history_table(history)
+        epochs.to_csv(output_dir / "history.csv", index=False)
+        draw_history(epochs, metrics["epoch"], output_dir / "history.png")
     return metrics
 
 
@@ -194,6 +196,9 @@ def describe_run(
             for name, group in ((type(group).__name__, group) for group in arguments)
         },
         "seed": trainer.args.seed,
+        "labels": list(trainer.labels),
+        "class_weights": None if trainer.class_weights is None else trainer.class_weights.tolist(),
+        "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "n_processes": trainer.args.world_size,
         "n_parameters": trainer.model.num_parameters(),

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from smsa.arguments import SentimentTrainingArguments
 from smsa.batching import LengthGroupedSampler
@@ -104,6 +105,10 @@ class SentimentTrainer(Trainer):
         if train_dataset is not None:
             self.class_weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
         kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
+        known = {f"{score}_{label}" for score in ("f1", "recall", "precision") for label in self.labels}
+        known |= {"accuracy", "f1", "recall", "precision", "loss"}
+        if args.metric_for_best_model not in known:
+            raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
@@ -149,7 +154,9 @@ class SentimentTrainer(Trainer):
             num_items_in_batch: texts of the step, over accumulated batches and processes; None stands for this batch.
 
         Returns:
-            The loss, weighted by `class_weights` in training alone, and with `return_outputs` the outputs too.
+            The loss, and with `return_outputs` the outputs too. In training, and there alone, each text counts with the
+            weight of its label; the sum is divided by the number of texts, not of weights, so that a step is the same
+            however it is cut into batches.
         """
         label_ids = inputs.pop("labels")  # (batch,); without it the model skips its own loss
         outputs = model(**inputs)
@@ -163,8 +170,7 @@ class SentimentTrainer(Trainer):
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over processes
-            counts_all = self.args.average_tokens_across_devices
-            loss = loss_sum / num_items_in_batch * (self.accelerator.num_processes if counts_all else 1)
+            loss = loss_sum / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
@@ -193,6 +199,13 @@ class SentimentTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _load_best_model(self) -> None:
+        # Trainer 5.23 only warns where this machine does not see the file, and goes on with the last epoch's weights.
+        weights = Path(self.state.best_model_checkpoint, SAFE_WEIGHTS_NAME)
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights} does not exist here: output_dir must be on a disk all machines share.")
+        super()._load_best_model()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         train_dataset = self.train_dataset if train_dataset is None else train_dataset

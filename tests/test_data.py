@@ -99,6 +99,8 @@ BAD_JSON = {
     "number for text": (b'{"text": 5, "label": "positive"}', "the text is not a string; found 5"),
     "null label": (b'{"text": "enak", "label": null}', "found None"),
     "number for label": (b'{"text": "enak", "label": 0}', "found 0"),
+    "number too long": (b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    "too deep": (b"[" * 100_000, "not valid JSON"),
     "escaped NUL": (b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
     "half a surrogate pair": (b'{"text": "a\\ud83d", "label": "positive"}', "not valid UTF-8"),
 }
@@ -240,6 +242,8 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, monkeypatch):
 def test_train_and_valid_files_go_together(smsa_dir):
     with pytest.raises(ValueError, match="--train_file and --valid_file go together"):
         find_files(train_file="a.tsv")
+    with pytest.raises(ValueError, match="give one of both"):
+        find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
     assert find_files(train_file="a.tsv", valid_file="b.csv").keys() == {"train", "valid"}
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
 
@@ -288,7 +292,14 @@ def test_long_texts_are_cut_and_keep_their_separator(smsa_dir, tokenizer):
     assert max(map(len, splits["train"]["input_ids"])) == 4
 
 
+@pytest.mark.parametrize("max_length", [-1, 0, 2])
+def test_a_length_without_room_for_text_is_refused(smsa_dir, tokenizer, max_length):
+    splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
+    with pytest.raises(ValueError, match=f"--max_length is {max_length}; 2 word pieces are special tokens"):
+        encode_splits(splits, tokenizer, max_length=max_length)
+
+
 def test_more_word_pieces_than_the_encoder_reads_are_refused(smsa_dir, tokenizer):
     splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
-    with pytest.raises(ValueError, match="--max_length is 65, but this encoder reads 64"):
+    with pytest.raises(ValueError, match="--max_length is 65, but this encoder reads at most 64"):
         encode_splits(splits, tokenizer, max_length=65)

@@ -39,7 +39,7 @@ def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
 def test_the_history_is_drawn(tmp_path, history):
-    report.draw_history(report.history_table(history), tmp_path / "history.png")
+    report.draw_history(report.history_table(history), 1, tmp_path / "history.png")
     pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB"))
     assert pixels.shape[1] > 1000
     blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train
@@ -57,7 +57,7 @@ def test_predictions_are_rows_in_order_with_probabilities():
 
 
 def test_predictions_keep_hostile_texts_to_the_letter(tmp_path):
-    texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "=1+1", "\u2028", "👍"]
+    texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "a\rb", "\r", "=1+1", "\u2028", "👍"]
     table = report.predictions_table(texts, np.zeros(len(texts), dtype=int), np.zeros((len(texts), 3)), LABELS)
     report.write_predictions(table, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:

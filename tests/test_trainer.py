@@ -12,7 +12,7 @@ from training import make_trainer
 from transformers import TrainerCallback, pipeline
 
 from smsa.batching import LengthGroupedSampler
-from smsa.labels import LABEL2ID
+from smsa.labels import LABELS
 from smsa.trainer import resolve_class_weights
 
 
@@ -23,7 +23,7 @@ def rows(tokenizer):
     def make(n: int) -> Dataset:
         picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
         encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-        return Dataset.from_dict({**encoded, "label": [LABEL2ID[label] for _, label in picked]})
+        return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
 
     return make
 
@@ -136,6 +136,29 @@ def test_rate_does_not_drift_when_fp16_skips_steps(tmp_path, tiny_model, tokeniz
     assert trainer.rates == [rate for rate in RATES for _ in range(5)]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: fp16 and its scaler are not on a CPU")
+def test_rate_does_not_drift_when_fp16_overflows_on_a_gpu(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(
+        tiny_model, tokenizer, rows(37), rows(7), tmp_path / "run", num_train_epochs=5, lr_step_size=2, lr_gamma=0.5,
+        early_stopping_patience=0, precision="fp16", use_cpu=False,
+    )  # fmt: skip
+    skipped = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer.accelerator.scaler.scale(torch.ones((), device="cuda"))
+            trainer.accelerator.scaler.update(2.0**60)  # overflows until it has been halved often enough
+
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            skipped.append(trainer.accelerator.optimizer_step_was_skipped)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert any(skipped) and len(skipped) == 25
+    assert trainer.rates == [rate for rate in RATES for _ in range(5)]
+
+
 def test_evaluates_every_n_epochs_and_stops_by_patience(tmp_path, tiny_model, tokenizer, rows):
     trainer = make_trainer(
         tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=20, evaluate_every=3,
@@ -151,7 +174,7 @@ def test_evaluates_every_n_epochs_and_stops_by_patience(tmp_path, tiny_model, to
 def test_last_epoch_is_kept_on_request(tmp_path, tiny_model, tokenizer, rows):
     trainer = make_trainer(
         tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=3, early_stopping_patience=0,
-        load_best_model_at_end=False, learning_rate=1e-1,
+        load_best_model_at_end=False, learning_rate=1e-6,
     )  # fmt: skip
     seen = []
 
@@ -162,6 +185,7 @@ def test_last_epoch_is_kept_on_request(tmp_path, tiny_model, tokenizer, rows):
     trainer.add_callback(Watch())
     trainer.train()
     assert len(seen) == 3
+    assert trainer.state.best_global_step < trainer.state.global_step
     assert torch.equal(weights_of(trainer), seen[-1])
 
 
@@ -241,7 +265,8 @@ def test_group_by_length_trains_on_batches_of_similar_length(tmp_path, tiny_mode
     )  # fmt: skip
     shapes = []
     trainer.model.register_forward_pre_hook(
-        lambda model, args, kwargs: shapes.append(kwargs["input_ids"].shape) if model.training else None, with_kwargs=True
+        lambda model, args, kwargs: shapes.append(kwargs["input_ids"].shape) if model.training else None,
+        with_kwargs=True,
     )
     trainer.train()
     assert sum(n for n, _ in shapes) == 2 * 37

@@ -1,0 +1,100 @@
+"""Every command that README.md prints runs as printed, in a clean clone."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+from readme import find_block, read_blocks
+from test_scripts import run
+
+from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
+
+BLOCKS = read_blocks()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clean clone of what is committed, whose `make` builds an environment of its own."""
+    folder = tmp_path_factory.mktemp("clone") / "smsa"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=folder, check=True)
+    return folder
+
+
+def run_in(clone, code, **environment):
+    """Run a block in the clone with its own environment activated, as README says."""
+    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH="", **environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_quickstart_runs_in_a_clean_clone_and_can_be_run_again(clone):
+    assert "make quickstart" in find_block("make quickstart")
+    for _ in range(2):
+        status, text = run_in(clone, "make quickstart", SMSA_DATA_DIR="")
+        assert status == 0, text
+    assert re.search(r"^macro +[\d.]+ +[\d.]+ +[\d.]+ +66$", text, re.MULTILINE)
+    labelled = re.findall(r"^(positive|neutral|negative) +0\.\d{3}  (\w+)", text, re.MULTILINE)
+    assert [word for _, word in labelled] == ["Bahagia", "Budi", "Dasar"]
+    assert "scripts/finetune.py recipes/scratch.yaml" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("needs, language, code", BLOCKS, ids=[code.split("\n")[0][-60:] for _, _, code in BLOCKS])
+def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
+    if "make quickstart" in code:
+        pytest.skip("has a test of its own; `make test` is what runs the tests")
+    if needs:
+        pytest.skip(f"needs {needs}" + (": run by test_scratch_learns_smsa" if needs == "smsa" else ""))
+    if language == "python":
+        (tmp_path / "block.py").write_text(code, encoding="utf-8")
+        code = f"python {tmp_path / 'block.py'}"
+    status, text = run_in(clone, code)
+    assert status == 0, text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_scratch_learns_smsa(clone, smsa_files):
+    status, text = run_in(clone, find_block("recipes/scratch.yaml"))
+    assert status == 0, text
+    metrics = json.loads((clone / "runs" / "scratch" / "metrics.json").read_text())
+    assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
+    assert metrics["valid"]["f1"] >= 0.85
+
+
+def test_every_block_that_is_not_run_says_what_it_needs():
+    assert len(BLOCKS) >= 7
+    assert {needs for needs, _, _ in BLOCKS} <= {"", "hub", "smsa", "hub and GPUs"}
+    for needs, _, code in BLOCKS:
+        assert ("hub" in needs) == ("recipes/indonlu.yaml" in code)
+
+
+def test_the_map_names_every_file_and_no_other():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("## The map")[1].split("```")[1]
+    named = set(re.findall(r"^(\S+)", tree, re.MULTILINE))
+    files = {str(path.relative_to(ROOT)) for folder in ("smsa", "scripts") for path in (ROOT / folder).glob("*.py")}
+    assert files - {"smsa/__init__.py"} == {name for name in named if name.endswith(".py")}
+    assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_table_of_recipes_holds_their_values():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| `")]
+    rows = {cells[0].split("`")[1]: [cell.strip() for cell in cells[2:]] for cells in lines}
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        _, _, args = parse_arguments(FINETUNE_OPTIONS, [str(path)])
+        rate, batch, epochs, gamma, clip, patience, kept = rows[path.stem]
+        assert float(rate) == args.learning_rate
+        assert (int(batch), int(epochs)) == (args.per_device_train_batch_size, args.num_train_epochs)
+        assert gamma == ("constant" if args.lr_gamma == 1 else str(args.lr_gamma))
+        assert clip == (f"{args.max_grad_norm:g}" if args.max_grad_norm else "none")
+        assert patience == (f"{args.early_stopping_patience} on F1" if args.early_stopping_patience else "none")
+        assert kept == ("best" if args.load_best_model_at_end else "last")
+    assert not re.search("SCRATCH_[A-Z]", text)  # nothing is left to fill in
