@@ -19,14 +19,16 @@ SENTENCES = (
 def main(model: str) -> None:
     """Print a label and its probability for each sentence, then the next command."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     classify = pipeline("text-classification", model=model, device="cpu")
     for sentence, answer in zip(SENTENCES, classify(list(SENTENCES)), strict=True):
         print(f"{answer['label']:9} {answer['score']:.3f}  {sentence}")
-    try:
-        print(f"SmSA is in {find_smsa()['train'].parent}. A model that learned from it, without a hub:")
-    except FileNotFoundError as error:
-        print(f"This was a sample. For a real model get SmSA: {error}\nThen:")
+    print("A model that saw 274 sentences errs often. This one learns the 11,000 of SmSA, without a hub:")
     print("  .venv/bin/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/scratch.yaml")
+    try:
+        print(f"SmSA is in {find_smsa()['train'].parent}.")
+    except FileNotFoundError as error:
+        print(f"But first: {error}")
 
 
 if __name__ == "__main__":

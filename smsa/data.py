@@ -106,6 +106,7 @@ def find_files(
 def _download(split: str) -> Path:
     url = f"{SMSA_URL}{split}_preprocess.tsv"
     cache = pooch.os_cache("smsa")
+    pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{SMSA_SHA256[split]}", path=cache, progressbar=True))
     except (OSError, ValueError) as error:  # no network; another sha256
