@@ -4,10 +4,10 @@ python scripts/quickstart.py runs/quickstart
 """
 
 import argparse
+import os
+from pathlib import Path
 
 from transformers import logging, pipeline
-
-from smsa.data import find_smsa
 
 SENTENCES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
@@ -23,12 +23,12 @@ def main(model: str) -> None:
     classify = pipeline("text-classification", model=model, device="cpu")
     for sentence, answer in zip(SENTENCES, classify(list(SENTENCES)), strict=True):
         print(f"{answer['label']:9} {answer['score']:.3f}  {sentence}")
-    print("A model that saw 274 sentences errs often. This one learns the 11,000 of SmSA, without a hub:")
+    print("A model that saw so few sentences errs often. This one learns the 11,000 of SmSA, without the Hub:")
     print("  .venv/bin/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/scratch.yaml")
-    try:
-        print(f"SmSA is in {find_smsa()['train'].parent}.")
-    except FileNotFoundError as error:
-        print(f"But first: {error}")
+    found = os.environ.get("SMSA_DATA_DIR") or (Path("data/smsa").is_dir() and "data/smsa")
+    print(
+        f"SmSA is in {found}." if found else "SmSA is downloaded then, or put it into data/smsa first: see README.md."
+    )
 
 
 if __name__ == "__main__":

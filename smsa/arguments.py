@@ -28,7 +28,7 @@ class ModelArguments:
         default="indobenchmark/indobert-base-p1",
         metadata={
             "help": "Encoder: a name on the Hub, a folder, or 'scratch' for a small BERT with its own vocabulary, "
-            "trained on the training texts alone (needs no hub)."
+            "trained on the training texts alone; its rate is far higher, see recipes/scratch.yaml."
         },
     )
     model_revision: str | None = field(
@@ -47,7 +47,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Folder with SmSA's train_preprocess.tsv, valid_preprocess.tsv and, optionally, "
-            "test_preprocess.tsv. If not given: $SMSA_DATA_DIR, else ./data/smsa, else a download."
+            "test_preprocess.tsv. If not given: $SMSA_DATA_DIR if set, else ./data/smsa if there, else a download."
         },
     )
     train_file: str | None = field(
@@ -88,7 +88,7 @@ class SentimentTrainingArguments(TrainingArguments):
 
     output_dir: str = field(
         default="runs/indonlu",
-        metadata={"help": "Folder for all that the run leaves; must be empty."},
+        metadata={"help": "Folder for all that the run leaves; new or empty."},
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
     lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
@@ -224,9 +224,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if not action.option_strings:
             return super()._format_action_invocation(action)
         if action.nargs in (0, "?"):  # switches
-            return action.option_strings[0]
+            return ", ".join(action.option_strings) if action.dest == "help" else action.option_strings[0]
         accepted = f"{{{','.join(action.choices)}}}" if action.choices else action.type.__name__.upper()
         return f"{action.option_strings[0]} {accepted}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.nargs == 0 and action.dest != "help":
+            return f"The opposite of --{action.dest}."
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def parse_arguments(
@@ -298,5 +303,5 @@ def _recipe_words(path: Path, known: list[str]) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1, cutoff=0)
-    return f"; the nearest is {matches[0]}. --help lists them all." if matches else "."
+    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1)
+    return f"; the nearest is {matches[0]}. --help lists them all." if matches else ". --help lists them all."
