@@ -56,7 +56,7 @@ class BadRowsError(ValueError):
         more = f"\n  ... and {len(bad_rows) - BAD_ROWS_SHOWN:,} more" if len(bad_rows) > BAD_ROWS_SHOWN else ""
         listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
         super().__init__(
-            f"{len(bad_rows):,} bad row(s):\n  {listed}{more}\nMend or remove them and run again; for other label names give --labels."
+            f"{len(bad_rows):,} bad row(s):\n  {listed}{more}\nMend or remove them; name other labels with --labels."
         )
 
 
@@ -100,9 +100,7 @@ def find_files(
     if bool(train_file) != bool(valid_file):
         raise ValueError("--train_file and --valid_file go together: the epoch that is kept is chosen on valid.")
     if train_file and data_dir:
-        raise ValueError(
-            "--data_dir (here or in the recipe) names SmSA, --train_file and --valid_file your own data: give one of both."
-        )
+        raise ValueError("--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both.")
     files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 
