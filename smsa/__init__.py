@@ -1,32 +1,32 @@
-"""smsa: fine-tune an Indonesian encoder into a sentiment classifier, by the recipe of IndoNLU.
+"""smsa: fine-tune an Indonesian encoder into a sentiment classifier, by the recipe of IndoNLU, and score texts with it.
 
 Data flows one way: files -> rows -> tokens -> logits -> tables.
 """
 
-from smsa.arguments import DataArguments, ModelArguments, SentimentTrainingArguments
-from smsa.data import BadRowsError, encode_splits, find_files, find_smsa, load_splits, read_rows
-from smsa.labels import LABELS
-from smsa.metrics import SentimentMetric, compute_metrics
-from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.report import write_run
-from smsa.trainer import SentimentTrainer
+from importlib import import_module
 
-__all__ = [
-    "LABELS",
-    "BadRowsError",
-    "DataArguments",
-    "ModelArguments",
-    "SentimentMetric",
-    "SentimentTrainer",
-    "SentimentTrainingArguments",
-    "choose_labels",
-    "compute_metrics",
-    "encode_splits",
-    "find_files",
-    "find_smsa",
-    "freeze_layers",
-    "load_model",
-    "load_splits",
-    "read_rows",
-    "write_run",
-]
+_HOMES = {
+    "arguments": ("DataArguments", "ModelArguments", "SentimentTrainingArguments"),
+    "data": ("encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
+    "labels": ("LABELS",),
+    "metrics": ("SentimentMetric", "compute_metrics"),
+    "model": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
+    "report": ("write_run",),
+    "rows": ("BadRowsError",),
+    "scoring": ("SentimentClassifier", "score_files", "score_paths"),
+    "trainer": ("SentimentTrainer",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: scoring must not wait for Trainer, nor the other way round."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'smsa' has no attribute {name!r}")
+    return getattr(import_module(f"smsa.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -194,6 +194,85 @@ class SentimentTrainingArguments(TrainingArguments):
         set_cpu_threads(self.num_threads)
 
 
+@dataclass
+class ScoringArguments:
+    """Which texts to label, with which model, and what to write."""
+
+    model: str = field(metadata={"help": "Fine-tuned model: a folder, or a name on the Hub."})
+    input: list[str] = field(
+        metadata={
+            "help": "Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), the text formats also "
+            "with .gz or .zst; - is stdin."
+        }
+    )
+    output: str = field(
+        metadata={
+            "help": "File to write: .csv, .tsv, .jsonl or .parquet, also .gz or .zst; a folder for a file for each "
+            "input; - is stdout. It appears when all is done."
+        }
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the model on the Hub; its main branch if not given."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts; if not given, the only sensible one is taken."}
+    )
+    input_format: str | None = field(
+        default=None,
+        metadata={"help": "Format of the input instead of its suffix; of stdin, txt if not given."},
+    )
+    format: str | None = field(
+        default=None,
+        metadata={
+            "help": "Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the "
+            "benchmark's index,label.",
+        },
+    )
+    labels_only: bool = field(default=False, metadata={"help": "Add the label alone, without probabilities."})
+    prefix: str = field(default="", metadata={"help": "What the names of the added columns begin with."})
+    on_bad_row: str = field(
+        default="strict",
+        metadata={
+            "help": "strict: stop before anything is written. skip: put bad rows into OUTPUT.rejects.jsonl.",
+            "choices": ["strict", "skip"],
+        },
+    )
+    max_length: int = field(
+        default=512, metadata={"help": "Word pieces per text, special tokens included; longer texts are cut."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda or cuda:N; if not given, a GPU where there is one."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU with AMX, and no (fp32) "
+            "elsewhere. int8 needs OpenVINO and shifts probabilities by about 0.01.",
+            "choices": [*PRECISIONS, "int8"],
+        },
+    )
+    backend: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: OpenVINO on a CPU where it is installed, else torch.",
+            "choices": ["auto", "torch", "openvino"],
+        },
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "CPU cores of each process; an equal share if not given."}
+    )
+
+
+# The options of scripts/predict.py.
+SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "what": (ScoringArguments, ("model", "input", "output", "model_revision", "text_column")),
+    "how it is written": (
+        ScoringArguments,
+        ("input_format", "format", "labels_only", "prefix", "on_bad_row"),
+    ),
+    "model and hardware": (ScoringArguments, ("max_length", "device", "precision", "backend", "num_threads")),
+}
+
 # The options of scripts/finetune.py in the order of --help. Other fields of TrainingArguments are not options.
 FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "model": (ModelArguments, tuple(f.name for f in dataclasses.fields(ModelArguments))),

@@ -1,12 +1,8 @@
 """Labelled files -> rows -> `datasets.DatasetDict` -> word pieces. Strict: a bad row stops all, by file and line."""
 
-import csv
-import io
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
@@ -16,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from smsa.labels import LABELS, label_maps
+from smsa.rows import BadRow, BadRowsError, Malformed, is_unicode, read_csv, read_jsonl, read_tsv
 
 logger = logging.getLogger(__name__)
 
@@ -29,35 +26,6 @@ SMSA_SHA256 = {
     "valid": "6ab41ddc9d58a35086f05ebd2e209c74cb03d87d4f51d6abdfba674eafbefa74",
     "test": "4e8016daa8e4e1b193f2a28a79d3a7804dd4e3f926a3ab7e8a64264f5f416a6f",
 }
-BAD_ROWS_SHOWN = 20
-VALUE_SHOWN = 60  # characters of a bad value in a message
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
-
-    path: Path
-    line: int
-    value: object
-    reason: str
-
-    def __str__(self) -> str:
-        value = repr(self.value)
-        shown = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
-        return f"{self.path}:{self.line}: {self.reason}; found {shown}"
-
-
-class BadRowsError(ValueError):
-    """Rows that stop a run; the message lists the first 20 and says how many there are."""
-
-    def __init__(self, bad_rows: list[BadRow]):
-        self.bad_rows = bad_rows
-        more = f"\n  ... and {len(bad_rows) - BAD_ROWS_SHOWN:,} more" if len(bad_rows) > BAD_ROWS_SHOWN else ""
-        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
-        super().__init__(
-            f"{len(bad_rows):,} bad row(s):\n  {listed}{more}\nMend or remove them; name other labels with --labels."
-        )
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -157,22 +125,14 @@ def read_rows(
     return good_texts, good_ids, bad_rows
 
 
-@dataclass(frozen=True)
-class _Malformed:
-    """Stands for the text of a row that has none: what was found instead of the expected fields."""
-
-    value: object
-    reason: str
-
-
 def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple[str | None, object]:
-    if isinstance(text, _Malformed):
+    if isinstance(text, Malformed):
         return text.reason, text.value
     if not isinstance(text, str):
         return "the text is missing" if text is None else "the text is not a string", text
     if "\0" in text:
         return "the text holds a NUL character", text
-    if not _is_unicode(text):
+    if not is_unicode(text):
         return "the text is not valid UTF-8", text
     if not text.strip():
         return "the text is empty", text
@@ -181,65 +141,34 @@ def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple
     return None, None
 
 
-def _is_unicode(text: str) -> bool:
-    try:  # bytes that are not UTF-8 were kept as lone surrogates, so that only their own row is refused
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# Each reader yields (line number from 1, text, label); a text of type _Malformed says what is wrong with the row.
+# Each reader yields (line number from 1, text, label); a Malformed in place of the text says what is wrong with the row.
 _Rows = Iterator[tuple[int, object, object]]
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines split at LF alone: str.splitlines would also break texts at U+2028, U+0085 and bare CR."""
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors="surrogateescape")
-
-
 def _read_tsv(path: Path, text_column: str, label_column: str) -> _Rows:
-    for number, line in _read_lines(path):
-        fields = line.split("\t")
-        if len(fields) == 2:
-            yield number, fields[0], fields[1]
-        else:
-            yield number, _Malformed(line, f"{len(fields)} field(s) instead of text, tab, label"), None
+    with path.open("rb") as stream:
+        for line, row in read_tsv(stream, width=2):
+            yield (line, row, None) if isinstance(row, Malformed) else (line, *row)
 
 
 def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="surrogateescape")
-    rows = csv.reader(io.StringIO(content, newline=""), strict=True)
-    line = 1
-    try:
-        header = next(rows, [])
+    with path.open("rb") as stream:
+        rows = read_csv(stream, path)
+        _, header = next(rows, (1, []))
         text_at, label_at = (_find_column(path, name, header) for name in (text_column, label_column))
-        line = rows.line_num + 1
-        for row in rows:
-            if len(row) == len(header):
-                yield line, row[text_at], row[label_at]
-            else:
-                yield line, _Malformed(row, f"{len(row)} field(s) instead of {len(header)}"), None
-            line = rows.line_num + 1  # a quoted text may span lines: say where the row starts
-    except csv.Error as error:
-        raise ValueError(f"{path}:{line}: not valid CSV from here on: {error}.") from error
+        for line, row in rows:
+            yield (line, row, None) if isinstance(row, Malformed) else (line, row[text_at], row[label_at])
 
 
 def _read_jsonl(path: Path, text_column: str, label_column: str) -> _Rows:
-    for number, line in _read_lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
-            yield number, _Malformed(line, f"not valid JSON ({error})"), None
-            continue
-        if isinstance(row, dict) and text_column in row and label_column in row:
-            yield number, row[text_column], row[label_column]
-        else:
-            yield number, _Malformed(row, f"not an object with {text_column!r} and {label_column!r}"), None
+    with path.open("rb") as stream:
+        for number, _, row in read_jsonl(stream):
+            if isinstance(row, Malformed):
+                yield number, row, None
+            elif text_column in row and label_column in row:
+                yield number, row[text_column], row[label_column]
+            else:
+                yield number, Malformed(row, f"not an object with {text_column!r} and {label_column!r}"), None
 
 
 def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
@@ -294,7 +223,7 @@ def load_splits(
         bad_rows += bad
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids}, features=features)
     if bad_rows:
-        raise BadRowsError(bad_rows)
+        raise BadRowsError(bad_rows, "Mend or remove them; name other labels with --labels.")
     for split, rows in splits.items():
         _check_labels_vary(Path(files[split]), rows["label"], labels)
         counts = ", ".join(f"{rows['label'].count(i):,} {label}" for i, label in enumerate(labels))

@@ -112,12 +112,45 @@ def load_model(
     maps = label_maps(labels)
     config.id2label, config.label2id = maps["id2label"], maps["label2id"]
     config.problem_type = "single_label_classification"
-    weights_file = _find_weights(model_name_or_path, revision)
-    logger.info("Encoder: %s, weights from %s", model_name_or_path, weights_file)
+    model, drawn = _read_weights(model_name_or_path, config, revision)
+    if drawn:
+        logger.info("Starts at random: %s", ", ".join(sorted(drawn)))
+    if not keeps_head:
+        _redraw_head(model, drawn)
+    return model, _load_tokenizer(model_name_or_path, model, revision)
+
+
+def load_classifier(
+    model_name_or_path: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model that was trained to tell labels apart, as safely as `load_model`, in fp32.
+
+    Raises:
+        ValueError: if a weight is missing, also in the head; if it gives one number or several labels a text; and as
+            `load_model`.
+        OSError: as `load_model`.
+    """
+    config = _load_config(model_name_or_path, revision)
+    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+        kind = config.problem_type or "a single output"
+        raise ValueError(f"{model_name_or_path} does not choose one label among several: {kind}.")
+    model, drawn = _read_weights(model_name_or_path, config, revision)
+    if drawn:
+        raise ValueError(
+            f"{model_name_or_path} has not been trained to classify: it lacks {', '.join(sorted(drawn))}. "
+            "Fine-tune it first with scripts/finetune.py."
+        )
+    return model, _load_tokenizer(model_name_or_path, model, revision)
+
+
+def _read_weights(name: str, config: PretrainedConfig, revision: str | None) -> tuple[PreTrainedModel, set[str]]:
+    """Get the model in fp32, and the names of the weights that were drawn at random."""
+    weights_file = _find_weights(name, revision)
+    logger.info("Model: %s, weights from %s", name, weights_file)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            model_name_or_path,
+            name,
             config=config,
             revision=revision or "main",
             dtype=torch.float32,
@@ -129,19 +162,20 @@ def load_model(
         )
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{model_name_or_path}: {weights_file} was refused: it is not a file of weights, or a pickle of more than "
+            f"{name}: {weights_file} was refused: it is not a file of weights, or a pickle of more than "
             "tensors, which can run code when it is read. Ask its author for model.safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(
-            f"{model_name_or_path}: {weights_file} cannot be read: damaged, cut short or a Git LFS pointer: {error}"
+            f"{name}: {weights_file} cannot be read: damaged, cut short or a Git LFS pointer: {error}"
         ) from error
-    drawn = _check_weights(model_name_or_path, model, report)
-    if not keeps_head:
-        _redraw_head(model, drawn)
-    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision or "main", trust_remote_code=False)
-    _check_tokenizer(model_name_or_path, model, tokenizer)
-    return model, tokenizer
+    return model, _check_weights(name, model, report)
+
+
+def _load_tokenizer(name: str, model: PreTrainedModel, revision: str | None) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    _check_tokenizer(name, model, tokenizer)
+    return tokenizer
 
 
 def _load_config(name: str, revision: str | None) -> PretrainedConfig:
@@ -185,10 +219,7 @@ def _check_weights(name: str, model: PreTrainedModel, report: dict[str, set]) ->
             f"{name}: the checkpoint does not fill its encoder, so a model made from it would be partly random. "
             f"Weights {listed}. Is it complete, and does config.json belong to it?"
         )
-    drawn = missing | resized
-    if drawn:
-        logger.info("Starts at random: %s", ", ".join(sorted(drawn)))
-    return drawn
+    return missing | resized
 
 
 def _redraw_head(model: PreTrainedModel, drawn: set[str]) -> None:

@@ -160,7 +160,7 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 def test_fp16_on_a_cpu_says_that_it_is_not(machine, caplog):
     with caplog.at_level("INFO", logger="smsa"):
         hardware.resolve_precision("fp16", "cpu")
-    assert "there is no fp16 training on a CPU" in caplog.text
+    assert "fp16 is for GPUs" in caplog.text
 
 
 def test_a_precision_of_the_launcher_that_we_do_not_know_is_refused(machine):

@@ -93,7 +93,7 @@ BAD_LINES = {
 }
 BAD_JSON = {
     "not JSON": (b"enak", "not valid JSON"),
-    "not an object": (b'["enak", "positive"]', "not an object with 'text' and 'label'"),
+    "not an object": (b'["enak", "positive"]', "not an object"),
     "no label": (b'{"text": "enak"}', "not an object with 'text' and 'label'"),
     "null text": (b'{"text": null, "label": "positive"}', "the text is missing"),
     "number for text": (b'{"text": 5, "label": "positive"}', "the text is not a string; found 5"),

@@ -1,0 +1,118 @@
+"""Bytes of a text file -> its rows, one by one, each with its line; whatever is wrong with a row stays with that row."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+BAD_ROWS_SHOWN = 20
+VALUE_SHOWN = 60  # characters of a bad value in a message
+FIELD_LIMIT = 2**26  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
+
+    path: Path
+    line: int
+    value: object
+    reason: str
+
+    def __str__(self) -> str:
+        value = repr(self.value)
+        shown = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
+        return f"{self.path}:{self.line}: {self.reason}; found {shown}"
+
+
+class BadRowsError(ValueError):
+    """Rows that stop a run; the message lists the first 20, says how many there are, and the way out."""
+
+    def __init__(self, bad_rows: list[BadRow], way_out: str, n_bad_rows: int | None = None):
+        self.bad_rows = bad_rows
+        n_bad_rows = n_bad_rows or len(bad_rows)
+        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
+        more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
+        super().__init__(f"{n_bad_rows:,} bad row(s):\n  {listed}{more}\n{way_out}")
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Stands for a row that could not be taken apart: what was found, and what is wrong with it."""
+
+    value: object
+    reason: str
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether `text` can be written: bytes that are not UTF-8 were read as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_lines(stream: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield (line from 1, text), split at LF alone: str.splitlines would also break texts at U+2028, U+0085, bare CR.
+
+    A byte-order mark at the start and the CR of a CRLF are not part of the text. Bytes that are not UTF-8 become lone
+    surrogates, so that only their own row is refused (`is_unicode`).
+    """
+    for number, raw in enumerate(stream, start=1):
+        raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors="surrogateescape")
+
+
+def read_csv(stream: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | Malformed]]:
+    """Yield (line where the row starts, fields); the first row is the header. A quoted field may span lines.
+
+    Raises:
+        ValueError: where the file stops being CSV: text after a closing quote, a quote that is never closed.
+    """
+    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts over 128 KiB
+    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    rows = csv.reader(_without_mark(lines), strict=True)
+    line, width = 1, None
+    try:
+        for row in rows:
+            row = row or [""] if width == 1 else row  # a blank line is a row of one empty field
+            width = width or len(row)
+            yield line, row if len(row) == width else Malformed(row, f"{len(row)} field(s) instead of {width}")
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}:{line}: not valid CSV from here on: {error}.") from error
+
+
+def _without_mark(lines: io.TextIOWrapper) -> Iterator[str]:
+    yield next(lines, "").removeprefix("\ufeff")
+    yield from lines
+
+
+def read_tsv(stream: BinaryIO, width: int | None = None) -> Iterator[tuple[int, list[str] | Malformed]]:
+    """Yield (line, fields), split at tabs; quotes are ordinary text. `width` None is that of the first line."""
+    for number, line in read_lines(stream):
+        fields = line.split("\t")
+        width = width or len(fields)
+        if len(fields) == width:
+            yield number, fields
+        else:
+            expected = "text, tab, label" if width == 2 else width
+            yield number, Malformed(line, f"{len(fields)} field(s) instead of {expected}")
+
+
+def read_jsonl(
+    stream: BinaryIO, parse_float: Callable[[str], object] = float
+) -> Iterator[tuple[int, str, dict | Malformed]]:
+    """Yield (line, the line itself, object); `parse_float` gets the digits of numbers that are not whole."""
+    for number, line in read_lines(stream):
+        try:
+            row = json.loads(line, parse_float=parse_float)
+        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
+            row = Malformed(line, f"not valid JSON ({error})")
+        if not isinstance(row, dict | Malformed):
+            row = Malformed(row, "not an object")
+        yield number, line, row

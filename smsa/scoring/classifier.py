@@ -1,0 +1,200 @@
+"""Texts in, labels with probabilities out: the model, its tokenizer and an engine behind one call."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from smsa.model import load_classifier
+from smsa.scoring.batching import plan_batches
+from smsa.scoring.engine import Engine
+
+_CHARS_A_PIECE = 64  # a text is cut here times the piece limit before it is tokenised, if that cannot be seen
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Word pieces of some texts; equal texts share one entry."""
+
+    token_ids: list[np.ndarray]  # of each different text; special tokens included
+    truncated: np.ndarray  # (n_different,) of bool
+    empty: np.ndarray  # (n_different,) of bool: blank, or nothing left after the tokenizer's normalisation
+    index: np.ndarray  # (n_texts,): which entry is the text's own
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of some texts, as columns."""
+
+    labels: tuple[str, ...]
+    probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
+    truncated: np.ndarray  # (n_texts,) of bool
+    empty: np.ndarray  # (n_texts,) of bool
+
+    def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
+        """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone.
+
+        An empty text has no label, score or probabilities: they are null.
+        """
+        best = np.where(self.empty, 0, self.probabilities.argmax(-1))
+        names = pa.DictionaryArray.from_arrays(pa.array(best, mask=self.empty), list(self.labels))
+        columns = {"label": names.cast(pa.string())}
+        if not labels_only:
+            columns["score"] = pa.array(self.probabilities[np.arange(len(best)), best], mask=self.empty)
+            for i, label in enumerate(self.labels):
+                columns[f"p_{label}"] = pa.array(self.probabilities[:, i], mask=self.empty)
+            columns |= {"truncated": pa.array(self.truncated), "empty": pa.array(self.empty)}
+        return pa.table({f"{prefix}{name}": column for name, column in columns.items()})
+
+
+def added_columns(labels: tuple[str, ...], prefix: str = "", labels_only: bool = False) -> pa.Schema:
+    """Get the columns that scoring adds, with their types."""
+    none = np.zeros(0, dtype=bool)
+    return Scores(labels, np.zeros((0, len(labels))), none, none).to_table(prefix, labels_only).schema
+
+
+class SentimentClassifier:
+    """A fine-tuned model that labels texts: one, a list, or a stream without end.
+
+    Attributes:
+        labels: label names in the order of the model's ids.
+        engine: where and how it runs.
+        max_length: word pieces a text, special tokens included; longer texts are cut and say so.
+        sha256: of all that the answers depend on in the model: weights, configuration, tokenizer.
+
+    Args:
+        model: a sequence classifier in fp32; the classifier takes it over and may change it.
+        tokenizer: a fast tokenizer.
+        max_length, device, precision, backend, num_threads: as in `from_pretrained`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int = 512, **engine: object
+    ):
+        self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        self.sha256 = _hash_model(model, tokenizer)
+        self.engine = Engine(model, **engine)
+        self.max_length = min(max_length, tokenizer.model_max_length)
+        self._n_special = tokenizer.num_special_tokens_to_add()
+        if self.max_length <= self._n_special:
+            raise ValueError(f"max_length is {max_length}; it must be more than the {self._n_special} special tokens.")
+        self._cuts_end = tokenizer.truncation_side == "right"
+        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to set up
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        precision: str = "auto",
+        backend: str = "auto",
+        num_threads: int | None = None,
+        max_length: int = 512,
+    ) -> "SentimentClassifier":
+        """Load a model folder, or a model of the Hub.
+
+        Args:
+            model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
+            device, precision, backend, num_threads: as in `Engine`.
+            max_length: word pieces a text at the most.
+        """
+        model, tokenizer = load_classifier(model_name_or_path, revision)
+        engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
+        return cls(model, tokenizer, max_length, **engine)
+
+    def __call__(self, texts: str | Iterable[str | None]) -> dict | list[dict]:
+        """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order."""
+        if isinstance(texts, str):
+            return self([texts])[0]
+        return list(self.stream(texts))
+
+    def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
+        """Label texts as they come, a window at a time (`engine.window_rows`): memory does not grow with their number."""
+        texts = iter(texts)
+        while window := list(islice(texts, self.engine.window_rows)):
+            yield from self.score(pa.array(window, pa.string())).to_table().to_pylist()
+
+    def score(self, texts: pa.Array) -> Scores:
+        """Label one window of texts; probabilities depend on the window, in the last bits, but on nothing else."""
+        return self.classify(self.encode(texts))
+
+    def encode(self, texts: pa.Array) -> Encoded:
+        """Tokenise one window of strings; null is an empty text."""
+        entries = texts.fill_null("").dictionary_encode()
+        different = entries.dictionary
+        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(different), ""))
+        encodings = self._tokenize(different.to_pylist())
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        truncated = np.zeros(len(encodings), dtype=bool)
+        for i in np.flatnonzero(lengths == self.max_length):
+            truncated[i] = bool(encodings[i].overflowing)
+        return Encoded(
+            token_ids=[np.array(encoding.ids, dtype=np.int64) for encoding in encodings],
+            truncated=truncated,
+            empty=blank | (lengths <= self._n_special),
+            index=entries.indices.to_numpy(),
+        )
+
+    def _tokenize(self, texts: list[str]) -> list[Encoding]:
+        """Tokenise texts; of a very long one only as much as decides the pieces that are kept."""
+        limit = _CHARS_A_PIECE * self.max_length
+        encodings = self._tokenizer.encode_batch_fast([self._head(text, limit) for text in texts])
+        for i, text in enumerate(texts):
+            # pieces do not cross white space, so a head that overflows has the pieces that the whole text would have
+            if len(text) > limit and not encodings[i].overflowing:
+                encodings[i] = self._tokenizer.encode_batch_fast([text])[0]
+        return encodings
+
+    def _head(self, text: str, limit: int) -> str:
+        if len(text) <= limit or not self._cuts_end:
+            return text
+        words = text[:limit].rsplit(maxsplit=1)
+        return words[0] if len(words) == 2 else ""  # the last word may be cut
+
+    def classify(self, encoded: Encoded) -> Scores:
+        """Run the model over tokenised texts.
+
+        Raises:
+            FloatingPointError: if a logit is not a finite number.
+        """
+        scored = np.flatnonzero(~encoded.empty)
+        probabilities = np.full((len(encoded.token_ids), len(self.labels)), np.nan)
+        if len(scored):
+            token_ids = [encoded.token_ids[i] for i in scored]
+            lengths = np.array([len(ids) for ids in token_ids])
+            logits = self.engine.run(token_ids, plan_batches(lengths, self.engine.batch_tokens))
+            if not np.isfinite(logits).all():
+                raise FloatingPointError(
+                    f"the model gave logits that are not finite in precision {self.engine.precision}; try another one, "
+                    "for example --precision no, or check its weights."
+                )
+            probabilities[scored] = _softmax(logits)
+        index = encoded.index
+        return Scores(self.labels, probabilities[index], encoded.truncated[index], encoded.empty[index])
+
+
+def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    config = model.config.to_dict()
+    described = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
+    digest = hashlib.sha256(json.dumps(described, default=str).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -1,0 +1,205 @@
+"""Padded word pieces -> logits, on torch or on OpenVINO.
+
+On a CPU one batch never uses more than one core, and as many batches run side by side as there are cores. This is
+faster than all cores on one batch, and the sums of a batch do not depend on the number of cores or processes: that is
+what makes the output of `scripts/predict.py` byte-identical for any of them.
+"""
+
+import importlib.util
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from smsa.hardware import PRECISIONS, precision_for_scoring, resolve_precision, share_of_cores
+from smsa.scoring.batching import pad_batch
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "openvino")
+SCORING_PRECISIONS = (*PRECISIONS, "int8")
+# Measured on a CPU by benchmarks/scoring.py; chosen on paper for a GPU.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
+WINDOW_ROWS = {"cpu": 4096, "cuda": 65536}  # texts that are sorted by length together
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Linear layers that stay in fp32 under int8. The embeddings and the head cost no time; the value projections, a
+# twelfth of the encoder, bring most of the error: see "Faster on a CPU" in README.md.
+_NOT_INT8 = re.compile(r"embeddings|pooler|classifier|\.(value|v_lin)/")
+_INT8_GROUP = 128  # activations that share a scale
+
+
+class Engine:
+    """Runs padded batches on one device, several side by side on a CPU.
+
+    Args:
+        model: a sequence classifier in fp32; the engine may change it.
+        device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
+        precision: one of `SCORING_PRECISIONS`; `auto` is that of `precision_for_scoring`.
+        backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
+        num_threads: CPU cores to use; None for all that fall to this process.
+
+    Attributes:
+        device, precision, backend: what is in effect.
+        batch_tokens: word pieces that a batch should have.
+        window_rows: texts that should be batched together.
+
+    Raises:
+        ValueError: for an unknown name, or a backend and precision that do not go together.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: str | None = None,
+        precision: str = "auto",
+        backend: str = "auto",
+        num_threads: int | None = None,
+    ):
+        for name, value, known in (("precision", precision, SCORING_PRECISIONS), ("backend", backend, BACKENDS)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}.")
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads is {num_threads}; it must be at least 1.")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_cpu = self.device.type == "cpu"
+        if backend == "openvino" and not on_cpu:
+            raise ValueError("the openvino backend runs on the CPU: give --device cpu.")
+        if backend == "auto":
+            backend = "openvino" if on_cpu and _has_openvino() else "torch"
+        if precision == "int8" and backend != "openvino":
+            raise ValueError("precision int8 needs the openvino backend on a CPU: pip install 'smsa[openvino]'.")
+        if backend == "openvino" and not _has_openvino():
+            raise ValueError("the openvino backend is not installed: pip install 'smsa[openvino]'.")
+        self.backend = backend
+        self.precision = (
+            precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
+        )
+        self.n_streams = (num_threads or share_of_cores()) if on_cpu else 1
+        self.batch_tokens, self.window_rows = (sizes["cpu" if on_cpu else "cuda"] for sizes in (BATCH_TOKENS, WINDOW_ROWS))
+        self._pad_id = model.config.pad_token_id or 0
+        make = _torch_forward if backend == "torch" else _openvino_forward
+        self._forward = make(model, self.device, self.precision, self.n_streams)
+        logger.info("Scoring on %s, %s, %d batch(es) at a time", self.device, backend, self.n_streams)
+
+    def run(self, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray]) -> np.ndarray:
+        """Get logits of shape (n_texts, n_labels), float32, rows in the order of `token_ids`.
+
+        Args:
+            token_ids: ids of each text's word pieces, special tokens included.
+            batches: indices into `token_ids`, each in exactly one batch.
+        """
+
+        def forward(batch: np.ndarray) -> torch.Tensor:
+            return self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id))
+
+        with _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
+            outputs = list(pool.map(forward, batches))
+        logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
+        logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window
+        return logits
+
+
+@contextmanager
+def _one_core_a_batch() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+_Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
+
+
+def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
+    model = model.to(device=device, dtype=_DTYPES[precision]).eval()
+
+    @torch.inference_mode()
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
+        ids, mask = (_to_device(array, device) for array in (input_ids, attention_mask))
+        return model(input_ids=ids, attention_mask=mask).logits
+
+    return forward
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class _Logits(nn.Module):
+    """The model as OpenVINO takes it: two tensors in, one out."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    # openvino.convert_model does the same, and also reports to Intel over the network.
+    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
+        decoder = TorchScriptPythonDecoder(_Logits(model.eval()), example_input=example)  # must outlive the conversion
+        graph = frontend.convert(frontend.load(decoder))
+    graph.validate_nodes_and_infer_types()
+    config = {
+        "NUM_STREAMS": str(n_streams),
+        "INFERENCE_NUM_THREADS": n_streams,
+        "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+    }
+    if precision == "int8":
+        _compress_weights(graph)
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(_INT8_GROUP)
+    compiled = openvino.Core().compile_model(graph, "CPU", config)
+    per_thread = threading.local()  # a request serves one thread
+
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
+        if not hasattr(per_thread, "request"):
+            per_thread.request = compiled.create_infer_request()
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
+
+    return forward
+
+
+def _compress_weights(graph) -> None:
+    """Hold weights of linear layers as int8 with a scale a row; OpenVINO then quantises activations as they come.
+
+    Symmetric: weight = int8 * scale, scale = max |weight| / 127 of an output's row.
+    """
+    from openvino import opset13 as opset
+
+    for node in graph.get_ops():
+        if node.get_type_name() != "MatMul" or _NOT_INT8.search(node.get_friendly_name()):
+            continue
+        source = node.input_value(1).get_node()
+        if source.get_type_name() != "Constant" or len(source.get_output_shape(0)) != 2:
+            continue
+        weights = source.get_data()  # (outputs, inputs): torch's linear layers are transposed
+        scale = np.abs(weights).max(axis=1, keepdims=True).clip(min=1e-12) / 127
+        levels = opset.convert(opset.constant(np.rint(weights / scale).astype(np.int8)), "f32")
+        node.input(1).replace_source_output(opset.multiply(levels, opset.constant(scale)).output(0))

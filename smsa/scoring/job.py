@@ -1,0 +1,590 @@
+"""Files in, one labelled file out: in parts that are whole or absent, so that nothing is lost or scored twice.
+
+    OUTPUT.parts/job.json                   what is scored, by which model, how
+    OUTPUT.parts/rows-<first>-<last>.<ext>  the rows of one window as they will stand in OUTPUT
+    OUTPUT.parts/rows-<first>-<last>.json   written last: the part is finished; its counts, sha256 and rejected rows
+
+A part is one window of rows by position, so its bytes do not depend on who scores it, when, or beside how many others.
+"""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch.distributed as dist
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
+from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
+from smsa.scoring.tables import (
+    INPUT_FORMATS,
+    OUTPUT_FORMATS,
+    Layout,
+    Source,
+    Window,
+    compress,
+    find_layout,
+    join_columns,
+    render_header,
+    render_rows,
+)
+
+logger = logging.getLogger(__name__)
+
+ON_BAD_ROW = ("strict", "skip")
+LIBRARIES = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")  # that the bytes may depend on
+_T = TypeVar("_T")
+
+
+def find_inputs(names: Iterable[str], output: Path) -> list[Path]:
+    """Get the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
+
+    Of a folder, the files that have one of the known suffixes are taken, and the others are named in the log.
+
+    Raises:
+        FileNotFoundError: for a name that matches nothing.
+        ValueError: if the output lies among the inputs.
+    """
+    files: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() in (output.resolve(), output.resolve().parent if output.suffix else None):
+                raise ValueError(f"{output} lies in the input folder {path} and would be read as input: write elsewhere.")
+            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            known = [file for file in found if _is_known(file)]
+            if passed_over := [file.name for file in found if file not in known]:
+                logger.info("%s: not read, for their suffixes: %s", path, ", ".join(passed_over))
+        else:
+            known = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+            if output in known and path != output:
+                known.remove(output)  # a glob that matches what the same command wrote
+        if not known:
+            raise FileNotFoundError(f"{name} does not exist, or holds no file to score.")
+        files += known
+    if output.resolve() in [file.resolve() for file in files]:
+        raise ValueError(f"{output} is one of the inputs: name another output.")
+    return files
+
+
+def _is_known(path: Path) -> bool:
+    try:
+        find_layout(path, INPUT_FORMATS)
+    except ValueError:
+        return False
+    return True
+
+
+def pair_outputs(files: list[Path], output: Path, output_format: str | None = None) -> list[tuple[list[Path], Path]]:
+    """Get which files go into which output: all into one, or each into a file of its name if `output` is a folder.
+
+    `output` is a folder if it is one already, or has no suffix. There a .txt becomes a .csv, for lines hold no columns.
+
+    Raises:
+        ValueError: if two files would go to the same name.
+    """
+    if not output.is_dir() and (output.suffix or output_format):
+        return [(files, output)]
+    pairs: dict[Path, list[Path]] = {}
+    for file in files:
+        layout = find_layout(file, INPUT_FORMATS)
+        chosen = output_format or ("csv" if layout.format == "txt" else layout.format)
+        stem = file.name[: -len("".join(file.suffixes[-2:] if layout.compression else file.suffixes[-1:]))]
+        compression = "".join(file.suffixes[-1:]) if layout.compression and chosen != "parquet" else ""
+        target = output / f"{stem}.{'csv' if chosen == 'submission' else chosen}{compression}"
+        if target in pairs:
+            raise ValueError(f"{pairs[target][0]} and {file} would both go to {target}: score them apart.")
+        pairs[target] = [file]
+    return [(inputs, target) for target, inputs in pairs.items()]
+
+
+def score_files(classifier: SentimentClassifier, inputs: list[Path], output: Path, **options: object) -> dict:
+    """Label every row of some files and write one file; what was finished before is not scored again.
+
+    Every process of a launch calls it, with equal arguments.
+
+    Args:
+        classifier: a loaded model.
+        inputs: files with the same columns.
+        output: the file to write; it appears when all is done.
+        options: as in `Job`.
+
+    Returns:
+        What `OUTPUT.summary.json` holds: `read`, `scored`, `empty`, `rejected` (read is the sum of the other three),
+        `truncated`, `labels` (count of each), `seconds` and `rows_per_second` of this run, `output`, `job`.
+
+    Raises:
+        BadRowsError: for rows that cannot be scored, before anything is written, unless `on_bad_row` is `skip`.
+        FileExistsError: if the output exists but is not what this job wrote, or another run is at work.
+        ValueError: if inputs or options do not fit together, or parts were made by another job.
+    """
+    return Job(classifier, inputs, output, **options).run()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `first` to `last` of all input rows, one window of one file, whose first row is `file_starts`."""
+
+    source: Source
+    file_starts: int
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return f"rows-{self.first:012d}-{self.last:012d}"
+
+
+def _rows_of(part_name: str) -> int:
+    first, last = part_name.split("-")[1:]
+    return int(last) - int(first) + 1
+
+
+class Job:
+    """One output file in the making.
+
+    Args:
+        classifier, inputs, output: as in `score_files`.
+        input_format, output_format: formats to go by instead of the suffixes.
+        text_column: the column of texts; None to choose the only sensible one of each file.
+        labels_only: add `label` alone.
+        prefix: what the added column names begin with.
+        on_bad_row: `strict`, or `skip` to put bad rows into `OUTPUT.rejects.jsonl`.
+    """
+
+    def __init__(
+        self,
+        classifier: SentimentClassifier,
+        inputs: list[Path],
+        output: Path,
+        *,
+        input_format: str | None = None,
+        output_format: str | None = None,
+        text_column: str | None = None,
+        labels_only: bool = False,
+        prefix: str = "",
+        on_bad_row: str = "strict",
+    ):
+        if on_bad_row not in ON_BAD_ROW:
+            raise ValueError(f"on_bad_row {on_bad_row!r} is not one of {', '.join(ON_BAD_ROW)}.")
+        self.classifier, self.output = classifier, output
+        self.layout = find_layout(output, OUTPUT_FORMATS, output_format)
+        is_submission = self.layout.format == "submission"
+        self.options = {"labels_only": labels_only or is_submission, "prefix": prefix, "on_bad_row": on_bad_row}
+        self.added = added_columns(classifier.labels, prefix, labels_only or is_submission)
+        reserved = frozenset() if is_submission else frozenset(self.added.names)
+        self.sources = [
+            Source(path, find_layout(path, INPUT_FORMATS, input_format), self.layout.format, text_column, reserved)
+            for path in inputs
+        ]
+        self.schema = self._common_schema()
+        if self.layout.format != "parquet":
+            self.header = compress(render_header(self.layout.format, self.schema.names), self.layout.compression)
+        for source in self.sources:
+            if text_column is None and source.text_column is not None:
+                logger.info("%s: the texts are in the column %r", source.path, source.text_column)
+        self.parts = output.with_name(f"{output.name}.parts")
+        self.summary_path = output.with_name(f"{output.name}.summary.json")
+        self.rejects_path = output.with_name(f"{output.name}.rejects.jsonl")
+        self.rank, self.n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+    def _common_schema(self) -> pa.Schema:
+        """Columns of the output."""
+        named = [source for source in self.sources if source.schema.names] or self.sources[:1]
+        first = named[0]
+        for source in named[1:]:
+            if not source.schema.equals(first.schema) or source.stays_whole != first.stays_whole:
+                raise ValueError(
+                    f"{source.path} has other columns than {first.path} ({_listed(source)}; {_listed(first)}), so they "
+                    "cannot go into one file: make --output a folder, for a file each."
+                )
+        if self.layout.format == "submission":
+            return pa.schema([("index", pa.int64()), ("label", pa.string())])
+        return join_columns(first.schema.empty_table(), self.added.empty_table()).schema
+
+    def run(self) -> dict:
+        """Do all of it; see `score_files`."""
+        started = time.monotonic()
+        with _joined(self.n_processes):
+            spec, finished = self._on_first(self._prepare)
+            if finished is None:
+                if self.rank == 0:
+                    logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
+                return json.loads(self.summary_path.read_text(encoding="utf-8"))
+            self._score_parts(spec, set(finished))
+            if self.n_processes > 1:
+                dist.barrier()
+            return self._on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
+
+    def _on_first(self, task: Callable[[], _T]) -> _T:
+        """Let the first process do `task` while the others wait; its result, or its error, is everyone's."""
+        if self.n_processes == 1:
+            return task()
+        shared, failure = [None, None], None
+        if self.rank == 0:
+            try:
+                shared[0] = task()
+            except (ValueError, OSError) as error:
+                failure = error
+                shared[1] = str(error)
+        dist.broadcast_object_list(shared, src=0)
+        if shared[1] is not None:
+            raise failure or ValueError(shared[1])
+        return shared[0]
+
+    def _prepare(self) -> tuple[dict, list[str] | None]:
+        """Read all inputs once, and get the job and the names of its finished parts; None if all is done already."""
+        self._check_folder()
+        spec = json.loads(json.dumps(self._describe()))
+        if self.output.exists():
+            if self._wrote_output(spec):
+                shutil.rmtree(self.parts, ignore_errors=True)
+                return spec, None
+            raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+        self.parts.mkdir(exist_ok=True)
+        self._lock = FileLock(self.parts / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FileExistsError(f"another run is writing {self.output} right now: wait for it, or stop it.") from error
+        job_path = self.parts / "job.json"
+        if job_path.exists():
+            _refuse_another_job(job_path, json.loads(job_path.read_text(encoding="utf-8")), spec)
+        else:
+            _write_whole(job_path, _to_json(spec))
+        for leftover in self.parts.glob("*.tmp"):
+            leftover.unlink()
+        return spec, [name for name in (path.stem for path in self.parts.glob("rows-*.json")) if self._is_whole(name)]
+
+    def _check_folder(self) -> None:
+        if not self.output.parent.is_dir():
+            raise FileNotFoundError(f"the folder {self.output.parent} does not exist.")
+        if not os.access(self.output.parent, os.W_OK):
+            raise PermissionError(f"the folder {self.output.parent} cannot be written.")
+
+    def _describe(self) -> dict:
+        """Get all that the output depends on, as plain values; refuses bad rows."""
+        bad_rows, n_bad_rows, inputs = [], 0, []
+        for source in self.sources:
+            n_rows = 0
+            for window in source.windows(self.classifier.engine.window_rows):
+                n_rows += window.n_read
+                n_bad_rows += len(window.bad_rows)
+                bad_rows += [row for _, row in window.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
+            sha256, size = _hash_file(source.path)
+            described = {"file": source.path.name, "format": source.layout.format, "text_column": source.text_column}
+            inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
+        if bad_rows and self.options["on_bad_row"] == "strict":
+            way_out = "Mend them, or set them apart with --on_bad_row skip. Nothing has been written."
+            raise BadRowsError(bad_rows, way_out, n_bad_rows)
+        engine = self.classifier.engine
+        libraries = (*LIBRARIES, "openvino") if engine.backend == "openvino" else LIBRARIES
+        return {
+            "inputs": inputs,
+            "model": self.classifier.sha256,
+            "labels": list(self.classifier.labels),
+            "max_length": self.classifier.max_length,
+            "output": {"format": self.layout.format, "compression": self.layout.compression},
+            **self.options,
+            "device": engine.device.type,
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "batch_tokens": engine.batch_tokens,
+            "window_rows": engine.window_rows,
+            "machine": platform.machine(),
+            "versions": {name: version(name) for name in libraries},
+        }
+
+    def _wrote_output(self, spec: dict) -> bool:
+        try:
+            summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        sha256, size = _hash_file(self.output)
+        return summary["job"] == spec and summary["output"] == {"bytes": size, "sha256": sha256}
+
+    def _is_whole(self, name: str) -> bool:
+        record = json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8"))
+        part = self._part_path(name)
+        return part.exists() and part.stat().st_size == record["bytes"]
+
+    def _part_path(self, name: str) -> Path:
+        return self.parts / f"{name}.{self.layout.format}"
+
+    def _score_parts(self, spec: dict, finished: set[str]) -> None:
+        """Score this process's share of the parts that are not finished."""
+        n_rows, n_finished = sum(source["rows"] for source in spec["inputs"]), sum(map(_rows_of, finished))
+        name, is_quiet = self.output.name, self.rank != 0
+        with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=name, disable=is_quiet, mininterval=1) as bar:
+            encoded = _ahead(self._encode(self._share(finished)))
+            for part, window, scores in _ahead(self._classify(encoded)):
+                self._write_part(part, window, scores)
+                if not is_quiet:  # the parts of the other processes count, too
+                    bar.update(sum(_rows_of(path.stem) for path in self.parts.glob("rows-*.json")) - bar.n)
+
+    def _share(self, finished: set[str]) -> Iterator[tuple[Part, Window]]:
+        """Yield the windows that fall to this process: every n-th of those that are not finished."""
+        first, n_unfinished = 0, 0
+        for source in self.sources:
+            file_starts = first
+            for window in source.windows(self.classifier.engine.window_rows):
+                part = Part(source, file_starts, first, first + window.n_read - 1)
+                first += window.n_read
+                if part.name not in finished:
+                    if n_unfinished % self.n_processes == self.rank:
+                        yield part, window
+                    n_unfinished += 1
+
+    def _encode(self, windows: Iterable[tuple[Part, Window]]) -> Iterator[tuple[Part, Window, Encoded]]:
+        for part, window in windows:
+            yield part, window, self.classifier.encode(window.texts)
+
+    def _classify(
+        self, encoded_windows: Iterable[tuple[Part, Window, Encoded]]
+    ) -> Iterator[tuple[Part, Window, Scores]]:
+        for part, window, encoded in encoded_windows:
+            yield part, window, self.classifier.classify(encoded)
+
+    def _write_part(self, part: Part, window: Window, scores: Scores) -> None:
+        added = scores.to_table(self.options["prefix"], self.options["labels_only"])
+        table = window.table
+        if self.layout.format == "submission":
+            table = pa.table({"index": part.file_starts + window.numbers})
+        if self.layout.format == "parquet":
+            sink = pa.BufferOutputStream()
+            pq.write_table(join_columns(table, added), sink)
+            content = sink.getvalue().to_pybytes()
+        else:
+            content = render_rows(self.layout.format, table, added, part.source.stays_whole)
+            content = compress(content, self.layout.compression)
+        best = np.where(scores.empty, -1, np.nan_to_num(scores.probabilities).argmax(-1))
+        counts = {label: int((best == i).sum()) for i, label in enumerate(scores.labels)}
+        record = {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "read": window.n_read,
+            "empty": int(scores.empty.sum()),
+            "truncated": int(scores.truncated.sum()),
+            "labels": counts,
+            "rejected": [_reject(bad_row, part.file_starts + number) for number, bad_row in window.bad_rows],
+        }
+        _write_whole(self._part_path(part.name), content)
+        _write_whole(self.parts / f"{part.name}.json", _to_json(record))
+
+    def _finish(self, spec: dict, n_finished_before: int, started: float) -> dict:
+        """Put the parts together, and let the output appear."""
+        names = sorted(path.stem for path in self.parts.glob("rows-*.json"))
+        records = [json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+        n_read, n_expected = sum(record["read"] for record in records), sum(s["rows"] for s in spec["inputs"])
+        if n_read != n_expected:
+            raise ValueError(f"{self.parts} holds {n_read:,} rows instead of {n_expected:,}: did an input change?")
+        merged = self.parts / "merged.tmp"
+        self._merge(merged, names, records)
+        sha256, size = _hash_file(merged)
+        rejected = [row for record in records for row in record["rejected"]]
+        n_empty = sum(record["empty"] for record in records)
+        seconds = time.monotonic() - started
+        summary = {
+            "read": n_read,
+            "scored": n_read - n_empty - len(rejected),
+            "empty": n_empty,
+            "rejected": len(rejected),
+            "truncated": sum(record["truncated"] for record in records),
+            "labels": {name: sum(record["labels"][name] for record in records) for name in spec["labels"]},
+            "seconds": round(seconds, 3),
+            "rows_per_second": round((n_read - n_finished_before) / seconds, 1),
+            "output": {"bytes": size, "sha256": sha256},
+            "job": spec,
+        }
+        if rejected:
+            _write_whole(self.rejects_path, "".join(f"{json.dumps(row, default=str)}\n" for row in rejected).encode())
+        _write_whole(self.summary_path, _to_json(summary))
+        os.replace(merged, self.output)
+        _sync_folder(self.output.parent)
+        self._lock.release()
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return summary
+
+    def _merge(self, path: Path, names: list[str], records: list[dict]) -> None:
+        """Write the whole output to `path`, and see to it that it is on the disk.
+
+        Raises:
+            ValueError: if a part is not what was written.
+        """
+        with _naming(path), path.open("wb") as stream:
+            writer = None
+            if self.layout.format == "parquet":
+                writer = pq.ParquetWriter(stream, self.schema)
+            else:
+                stream.write(self.header)
+            for name, record in zip(names, records, strict=True):
+                content = self._part_path(name).read_bytes()
+                if hashlib.sha256(content).hexdigest() != record["sha256"]:
+                    raise ValueError(f"{self._part_path(name)} is damaged: remove it and run the same command again.")
+                if writer:
+                    writer.write_table(pq.read_table(pa.BufferReader(content)))
+                else:
+                    stream.write(content)
+            if writer:
+                writer.close()
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _listed(source: Source) -> str:
+    return ", ".join(source.schema.names)
+
+
+def _refuse_another_job(job_path: Path, before: dict, now: dict) -> None:
+    """Refuse to go on from parts that another input, model or option made."""
+    if before != now:
+        changed = [key for key in now if before.get(key) != now[key]]
+        listed = "; ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in changed)
+        raise ValueError(
+            f"{job_path.parent} holds finished parts of another job: {listed}. "
+            "Run it as before to go on, choose another --output, or remove that folder to start anew."
+        )
+
+
+def _reject(bad_row: BadRow, number: int) -> dict:
+    value = bad_row.value
+    return {"file": str(bad_row.path), "line": bad_row.line, "row": number, "value": value, "reason": bad_row.reason}
+
+
+def _to_json(values: object) -> bytes:
+    return (json.dumps(values, indent=1, default=str) + "\n").encode()
+
+
+def _hash_file(path: Path) -> tuple[str, int]:
+    """Get sha256 and size."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of writing say the path; the system leaves it out where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; finished parts are kept, free the disk and run the same "
+                      "command again", str(path)) from error  # fmt: skip
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there with all of its bytes, or not at all, whatever happens."""
+    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with _naming(path):
+        try:
+            with staged.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """See to it that a rename is on the disk."""
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
+    """Yield `items`, made in a thread of its own, at most `depth` of them before they are asked for."""
+    end, iterator = object(), iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, iterator, end))
+            yield item
+
+
+@contextmanager
+def _joined(n_processes: int) -> Iterator[None]:
+    """Let the processes of a launch find each other; on CPUs also where they score on GPUs, for they share no tensors."""
+    if n_processes == 1:
+        yield
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
+    yield
+    dist.destroy_process_group()
+
+
+def score_paths(
+    classifier: SentimentClassifier,
+    inputs: list[str],
+    output: str,
+    input_format: str | None = None,
+    output_format: str | None = None,
+    **options: object,
+) -> list[dict]:
+    """Label files, globs or folders of files; `-` stands for stdin and stdout.
+
+    Stdin is read to its end first, and stdout is written when all is done.
+
+    Args:
+        classifier: a loaded model.
+        inputs: see `find_inputs`.
+        output: a file, or a folder for a file each (see `pair_outputs`).
+        input_format, output_format: formats to go by instead of the suffixes; `-` is txt and jsonl otherwise.
+        options: as in `Job`.
+
+    Returns:
+        The summary of each output, as `score_files`; raises what it raises.
+    """
+    reads_stdin, writes_stdout = "-" in inputs, output == "-"
+    if reads_stdin and len(inputs) > 1:
+        raise ValueError("--input - is stdin alone; give no other file beside it.")
+    if (reads_stdin or writes_stdout) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
+    if writes_stdout and options.get("on_bad_row") == "skip":
+        raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        output_path = Path(folder, f"stdout.{output_format or 'jsonl'}") if writes_stdout else Path(output)
+        if reads_stdin:
+            files = [Path(folder, f"stdin.{input_format or 'txt'}")]
+            with _naming(files[0]), files[0].open("wb") as stream:
+                shutil.copyfileobj(sys.stdin.buffer, stream)
+        else:
+            files = find_inputs(inputs, output_path)
+        pairs = pair_outputs(files, output_path, output_format)
+        for _, target in pairs:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        formats = {"input_format": input_format, "output_format": output_format}
+        summaries = [score_files(classifier, paths, target, **formats, **options) for paths, target in pairs]
+        if writes_stdout:
+            with output_path.open("rb") as stream:
+                shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return summaries

@@ -1,0 +1,395 @@
+"""Files of any size <-> windows of rows: CSV, TSV, JSONL, Parquet and plain lines, also gzip and zstd.
+
+Every value comes back as it was. Text formats carry no types, so all their columns are strings here; a line of JSONL
+that goes to JSONL again is not taken apart at all.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from smsa.rows import BadRow, Malformed, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
+
+INPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
+OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "submission")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+# Names that a column of texts is known by; English and Indonesian, lower case.
+TEXT_NAMES = (
+    *("text", "texts", "sentence", "content", "body", "review", "comment", "tweet", "message", "full_text"),
+    *("teks", "kalimat", "isi", "ulasan", "komentar", "pesan", "review_text", "tweet_text"),
+)
+SMSA_COLUMNS = ("text", "gold")  # of a .tsv without header
+
+# What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
+_FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
+_NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?$"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows of one file; the bad ones stand apart."""
+
+    n_read: int  # rows, bad ones included
+    numbers: np.ndarray  # (n_good,): number of each good row in its file, from 0
+    texts: pa.Array  # (n_good,) of strings; null where there is none
+    table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
+    bad_rows: list[tuple[int, BadRow]]  # with the number of the row in its file
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is written: one of `INPUT_FORMATS` or `OUTPUT_FORMATS`, and gzip, zstd or None around it."""
+
+    format: str
+    compression: str | None = None
+
+
+def find_layout(path: Path, formats: tuple[str, ...], named: str | None = None) -> Layout:
+    """Tell the layout of a file from its suffixes, or from the format that was `named`.
+
+    Raises:
+        ValueError: if the suffix is none of `formats`, or compression is asked for inside a format that has its own.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    suffix = (suffixes[:-1] if compression else suffixes)[-1:]
+    found = named or (suffix[0][1:] if suffix else None)
+    if found not in formats:
+        known = ", ".join(f".{name}" for name in formats if name != "submission")
+        raise ValueError(
+            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; "
+            "or name the format with --input_format or --format."
+        )
+    if found == "parquet" and compression:
+        raise ValueError(f"{path}: Parquet is compressed inside; leave {suffixes[-1]} away.")
+    return Layout(found, compression)
+
+
+class Source:
+    """One input file: its columns, which of them holds the texts, and its rows, window by window.
+
+    Args:
+        path: the file.
+        layout: how it is written.
+        output_format: what the rows are for; a line of JSONL stays whole if it is `jsonl`.
+        text_column: name of the column of texts; None to choose the only sensible one.
+        reserved: names of columns that will be added.
+
+    Attributes:
+        schema: the original columns as they will be written; lines of JSONL that stay whole are the one column `line`.
+        text_column: the column that was named or chosen; None for a file without anything in it.
+        stays_whole: whether a row is a line of JSONL that is not taken apart.
+
+    Raises:
+        ValueError: if there is no such column, or none or several to choose from; if a column is `reserved`; if the
+            file is not what its suffix says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        output_format: str,
+        text_column: str | None = None,
+        reserved: frozenset[str] = frozenset(),
+    ):
+        self.path, self.layout, self._output_format, self._reserved = path, layout, output_format, reserved
+        self.stays_whole = layout.format == "jsonl" and output_format == "jsonl"
+        self._has_header = layout.format == "csv"
+        names, candidates = self._read_names(text_column)
+        self.text_column = _choose_column(path, names, text_column, candidates) if names else None
+        if not self.stays_whole:
+            self._refuse_reserved(names, path)
+        if layout.format == "parquet":
+            with self._reading() as stream:
+                self.schema = _to_plain(pq.ParquetFile(stream).schema_arrow.empty_table(), output_format).schema
+        else:
+            columns = ["line"] if self.stays_whole else names
+            self.schema = pa.schema([(name, pa.string()) for name in columns])
+
+    def _read_names(self, text_column: str | None) -> tuple[list[str], list[str]]:
+        """Get the names of the columns, and of those that could hold texts."""
+        with self._reading() as stream:
+            if self.layout.format == "parquet":
+                schema = pq.ParquetFile(stream).schema_arrow
+                return schema.names, [field.name for field in schema if _is_text(field.type)]
+            if self.layout.format == "txt":
+                return ["text"], ["text"]
+            if self.layout.format == "jsonl":
+                rows = (row for _, _, row in read_jsonl(stream) if isinstance(row, dict))
+                first = next(rows, {})
+                return list(first), [key for key, value in first.items() if isinstance(value, str | None)]
+            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream)
+            _, names = next(rows, (1, []))
+        if not all(map(is_unicode, names)):
+            raise ValueError(f"{self.path}:1: the names of the columns are not valid UTF-8.")
+        if self.layout.format == "tsv" and names:
+            self._has_header = text_column in names or any(name.strip().lower() in TEXT_NAMES for name in names)
+            if not self._has_header and len(names) > 2:
+                raise ValueError(
+                    f"{self.path}:1: {len(names)} fields, and none of them names a column of texts. A .tsv without "
+                    "header is text, or text and label as SmSA's; else name the column with --text_column."
+                )
+            names = names if self._has_header else list(SMSA_COLUMNS[: len(names)])
+        return names, names
+
+    def _refuse_reserved(self, names: list[str], place: object) -> None:
+        if taken := [name for name in names if name in self._reserved]:
+            raise ValueError(
+                f"{place}: there is a column {', '.join(taken)} already, which scoring would add. Put something in front "
+                "of the added names, for example --prefix smsa_, or rename yours."
+            )
+
+    @contextmanager
+    def _reading(self) -> Iterator[BinaryIO]:
+        """Open the file, decompressed; what goes wrong with it names it."""
+        try:
+            if self.layout.compression:
+                with pa.input_stream(str(self.path), compression=self.layout.compression) as stream:
+                    yield io.BufferedReader(stream, 1 << 20)
+            else:
+                with self.path.open("rb", buffering=1 << 20) as stream:
+                    yield stream
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{self.path} cannot be read: {error}") from error
+
+    def windows(self, n_rows: int) -> Iterator[Window]:
+        """Yield all rows in order, `n_rows` at a time; the last window may be shorter."""
+        start = 0
+        with self._reading() as stream:
+            if self.layout.format == "parquet":
+                for table in _rechunk(pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows), n_rows):
+                    yield self._make_window(start, table.num_rows, {}, table, table[self.text_column])
+                    start += table.num_rows
+                return
+            rows = self._rows(stream)
+            while chunk := list(islice(rows, n_rows)):
+                yield self._from_rows(start, chunk)
+                start += len(chunk)
+
+    def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | Malformed]]:
+        """Yield (line, values); of JSONL that stays whole, the values are the line and the text."""
+        if self.layout.format == "jsonl":
+            yield from self._json_rows(stream)
+        elif self.layout.format == "txt":
+            yield from ((number, [line]) for number, line in read_lines(stream))
+        else:
+            width = len(self.schema) or None
+            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream, width)
+            yield from islice(rows, 1 if self._has_header else 0, None)
+
+    def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | Malformed]]:
+        names = self.schema.names
+        for number, line, row in read_jsonl(stream, parse_float=float if self.stays_whole else Decimal):
+            if isinstance(row, dict):
+                text = row.get(self.text_column, self)  # `self` stands for none at all
+                if not isinstance(text, str | None):
+                    found = row if text is self else text
+                    reason = f"no {self.text_column!r}" if text is self else "the text is not a string"
+                    row = Malformed(found, reason)
+                elif self.stays_whole:
+                    self._refuse_reserved(list(row), f"{self.path}:{number}")
+                    row = [line, text]
+                elif row.keys() == set(names):
+                    row = [_to_text(row[name]) for name in names]
+                else:
+                    row = Malformed(row, f"the keys are not those of the first row ({', '.join(names)})")
+            yield number, row
+
+    def _from_rows(self, start: int, chunk: list[tuple[int, list | Malformed]]) -> Window:
+        lines, rows = zip(*chunk, strict=True)
+        faults = {i: row for i, row in enumerate(rows) if isinstance(row, Malformed)}
+        try:
+            columns = _to_columns([row for i, row in enumerate(rows) if i not in faults])
+        except UnicodeEncodeError:  # rare, so that only then each value is looked at
+            for i, row in enumerate(rows):
+                if i not in faults and (values := [value for value in row if value and not is_unicode(value)]):
+                    faults[i] = Malformed(values[0], "not valid UTF-8")
+            columns = _to_columns([row for i, row in enumerate(rows) if i not in faults])
+        columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.stays_whole)
+        table = pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema)
+        if self.text_column is None:
+            texts = pa.array([], pa.string())
+        else:
+            texts = columns[1 if self.stays_whole else self.schema.names.index(self.text_column)]
+        return self._make_window(start, len(rows), faults, table, texts, lines)
+
+    def _make_window(
+        self, start: int, n_read: int, faults: dict[int, Malformed], table: pa.Table, texts: pa.Array, lines=None
+    ) -> Window:
+        """Set rows apart that the output cannot hold, and put the window together."""
+        numbers = np.delete(np.arange(n_read), list(faults))
+        texts = _one_array(texts)
+        table = _to_plain(table, self._output_format)
+        if self._output_format == "tsv":
+            fits = np.ones(len(numbers), dtype=bool)
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                for i in np.flatnonzero(pc.match_substring_regex(column, "[\t\n]").fill_null(False)):
+                    reason = f"{name!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
+                    faults[int(numbers[i])] = Malformed(column[i].as_py(), reason)
+                    fits[i] = False
+            numbers, texts, table = numbers[fits], texts.filter(pa.array(fits)), table.filter(pa.array(fits))
+        bad_rows = [
+            (start + i, BadRow(self.path, lines[i] if lines else start + i + 1, fault.value, fault.reason))
+            for i, fault in sorted(faults.items())
+        ]
+        return Window(n_read, start + numbers, texts, table, bad_rows)
+
+
+def _choose_column(path: Path, names: list[str], named: str | None, candidates: list[str]) -> str:
+    listed = ", ".join(map(repr, names))
+    if named is not None:
+        if names.count(named) != 1:
+            found = f"{names.count(named)} columns" if named in names else "no column"
+            raise ValueError(f"{path}: {found} named {named!r}. The columns are: {listed}.")
+        if named not in candidates:
+            raise ValueError(f"{path}: the column {named!r} does not hold text.")
+        return named
+    known = [name for name in candidates if name.strip().lower() in TEXT_NAMES]
+    sensible = known or (candidates if len(candidates) == 1 else [])
+    if len(sensible) != 1:
+        hint = " Is it separated by ';'? Save it with commas." if len(names) == 1 and ";" in names[0] else ""
+        raise ValueError(
+            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}.{hint}"
+        )
+    return sensible[0]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _to_columns(rows: list[list]) -> list[pa.Array]:
+    return [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+
+
+def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    column = column.cast(pa.string())
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _to_text(value: object) -> str | None:
+    """A JSON value as text: strings as they are, numbers with their own digits, lists and objects as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=float)
+
+
+def _to_plain(table: pa.Table, output_format: str) -> pa.Table:
+    """Turn what CSV or TSV cannot hold into text: lists and the like as JSON, and for TSV everything."""
+    if output_format not in ("csv", "tsv"):
+        return table
+    for i, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            values = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in table[i].to_pylist()]
+            table = table.set_column(i, field.name, pa.array(values, pa.string()))
+        elif output_format == "tsv" or _is_text(field.type):
+            table = table.set_column(i, field.name, table[i].cast(pa.string()))
+    return table
+
+
+def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
+    """Yield tables of `n_rows` rows; batches end where a row group does."""
+    held, n_held = [], 0
+    for batch in batches:
+        held, n_held = [*held, batch], n_held + batch.num_rows
+        if n_held >= n_rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, n_rows)
+            held, n_held = table.slice(n_rows).to_batches(), n_held - n_rows
+    if n_held:
+        yield pa.Table.from_batches(held)
+
+
+def join_columns(table: pa.Table, added: pa.Table) -> pa.Table:
+    """Put the added columns behind the original ones."""
+    fields = [*table.schema, *added.schema]
+    return pa.Table.from_arrays([*table.columns, *added.columns], schema=pa.schema(fields, table.schema.metadata))
+
+
+def render_header(output_format: str, names: list[str]) -> bytes:
+    """Get what stands before the first row of a text format."""
+    if output_format == "jsonl":
+        return b""
+    if output_format == "submission":
+        return b"index,label\n"
+    cells = escape_formulas(pa.array(names, pa.string()))
+    if output_format == "tsv":
+        if pc.any(pc.match_substring_regex(cells, "[\t\n]")).as_py():
+            raise ValueError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
+        return "\t".join(cells.to_pylist()).encode() + b"\n"
+    return _write_csv(pa.Table.from_arrays([pa.array([], pa.string())] * len(cells), names=cells.to_pylist()), True)
+
+
+def render_rows(output_format: str, table: pa.Table, added: pa.Table, stays_whole: bool = False) -> bytes:
+    """Get the rows of one window in a text format.
+
+    Args:
+        output_format: `csv`, `tsv`, `jsonl` or `submission`.
+        table: the original columns; for `submission` the number of each row.
+        added: what scoring adds.
+        stays_whole: `table` is lines of JSONL.
+    """
+    if output_format == "submission":
+        lines = zip(table[0].to_pylist(), added[0].to_pylist(), strict=True)
+        return "".join(f"{number},{label or ''}\n" for number, label in lines).encode()
+    if stays_whole:
+        extra = (json.dumps(row, ensure_ascii=False)[1:] for row in added.to_pylist())
+        heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
+        return "".join(f"{head}, {row}\n" for head, row in zip(heads, extra, strict=True)).encode()
+    table = join_columns(table, added)
+    if output_format == "jsonl":
+        rows = table.to_pylist()
+        return "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows).encode()
+    columns = [escape_formulas(column) if _is_text(column.type) else column for column in table.columns]
+    if output_format == "csv":
+        return _write_csv(pa.Table.from_arrays(columns, names=table.column_names), False)
+    cells = [column.cast(pa.string()) for column in columns]
+    lines = pc.binary_join_element_wise(*cells, "\t", null_handling="replace", null_replacement="")
+    return "".join(f"{line}\n" for line in lines.to_pylist()).encode()
+
+
+def _write_csv(table: pa.Table, include_header: bool) -> bytes:
+    """Every string is quoted, so that a bare CR cannot split a row; a null is an empty cell without quotes."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=include_header))
+    return sink.getvalue().to_pybytes()
+
+
+def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Put an apostrophe before cells that a spreadsheet would run.
+
+    These are cells that begin with = + - @, their full-width forms, TAB, CR or LF, numbers like -5 excepted, and those
+    that begin with apostrophes before one of these. So `restore_formulas` is exact.
+    """
+    escaped = pc.replace_substring_regex(column, _FORMULA, r"'\1")
+    return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, escaped)
+
+
+def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
+    return pc.replace_substring_regex(column, "^'('*[=+\\-@\\t\\r\\n＝＋－＠])", r"\1")
+
+
+def compress(content: bytes, compression: str | None) -> bytes:
+    """Get `content` as a gzip member or zstd frame of its own; one behind the other they make one file."""
+    if compression is None:
+        return content
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, compression) as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
