@@ -28,7 +28,7 @@ BACKENDS = ("auto", "torch", "openvino")
 SCORING_PRECISIONS = (*PRECISIONS, "int8")
 # Measured on a CPU by benchmarks/scoring.py; chosen on paper for a GPU.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
-WINDOW_ROWS = {"cpu": 4096, "cuda": 65536}  # texts that are sorted by length together
+WINDOW_ROWS = {"cpu": 2048, "cuda": 65536}  # texts that are sorted by length together
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # Linear layers that stay in fp32 under int8. The embeddings and the head cost no time; the value projections, a

@@ -1,0 +1,94 @@
+"""What the tests of scoring share: hostile texts, files written by other libraries, and a classifier that is fast."""
+
+import csv
+import gzip
+import io
+import json
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smsa.scoring import SentimentClassifier
+
+HOSTILE = [
+    "enak dan murah sekali !",
+    "",
+    "   ",
+    "NA",
+    "null",
+    "-5",
+    "=1+1",
+    "'=1+1",
+    "+62 812",
+    "@user",
+    'kata "enak", katanya',
+    '"',
+    "dua\nbaris",
+    "cr\rdi dalam",
+    "crlf\r\ndi dalam",
+    "tab\tdi dalam",
+    "nul\0di dalam",
+    "\ufeffbom",
+    "\u2028pemisah\x85",
+    "emoji 🙂👨‍👩‍👧",
+    "مرحبا بالعالم",
+    "1e400",
+    "\\N",
+    "kotor " * 300,
+]
+ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated", "empty"]
+
+
+def make_classifier(model, tokenizer, window_rows: int = 8, **options) -> SentimentClassifier:
+    """Get a classifier on torch in fp32, with windows of a few rows."""
+    classifier = SentimentClassifier(model, tokenizer, **{"backend": "torch", "num_threads": 1} | options)
+    classifier.engine.window_rows = window_rows
+    return classifier
+
+
+def write_file(path, rows: list[dict]) -> None:
+    """Write rows of strings or None by libraries that are not the one under test."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in rows[0]])), path)
+        return
+    text, keys = io.StringIO(newline=""), list(rows[0])
+    table = [keys, *([row[key] for key in keys] for row in rows)]
+    if name.endswith(".csv"):
+        csv.writer(text, quoting=csv.QUOTE_ALL).writerows(table)
+    elif name.endswith(".tsv"):
+        text.write("".join("\t".join(fields) + "\n" for fields in table))
+    elif name.endswith(".jsonl"):
+        text.write("".join(json.dumps(row) + "\n" for row in rows))
+    elif name.endswith(".txt"):
+        text.write("".join(row["text"] + "\n" for row in rows))
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def restore(cell: str) -> str:
+    """Undo the rule for cells that a spreadsheet would run, as README.md states it."""
+    return re.sub("^'('*[=+\\-@\t\r\n＝＋－＠])", r"\1", cell)
+
+
+def read_file(path) -> list[dict]:
+    """Read a scored file by libraries that are not the one under test; cells of CSV and TSV are strings."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return pq.read_table(path).to_pylist()
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    text = content.decode()
+    if name.endswith(".csv"):
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        return [dict(zip(rows[0], map(restore, row), strict=True)) for row in rows[1:]]
+    if name.endswith(".jsonl"):
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+    lines = [line.split("\t") for line in text.split("\n")[:-1]]
+    return [dict(zip(lines[0], map(restore, line), strict=True)) for line in lines[1:]]
+
+
+def read_with_pandas(path) -> pd.DataFrame:
+    """Read a scored CSV as a data scientist would, with nothing taken for a missing value but an empty cell."""
+    return pd.read_csv(path, dtype={"text": str}, keep_default_na=False, na_values={"score": [""]})

@@ -1,0 +1,213 @@
+"""Files of every format: what goes in comes back, and what cannot be trusted is named by file and line."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scoring import HOSTILE, read_file, write_file
+
+from smsa.scoring.tables import (
+    INPUT_FORMATS,
+    OUTPUT_FORMATS,
+    Source,
+    compress,
+    escape_formulas,
+    find_layout,
+    render_header,
+    render_rows,
+    restore_formulas,
+)
+
+TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6))
+OF_ONE_LINE = TEXTS.filter(lambda text: not set(text) & set("\t\n") and text == text.removesuffix("\r"))
+
+
+def open_source(path, output_format="csv", **options):
+    return Source(path, find_layout(path, INPUT_FORMATS), output_format, **options)
+
+
+def copy(path, target, n_rows):
+    """Read a file in windows and write it with one more column, as a job does."""
+    layout = find_layout(target, OUTPUT_FORMATS)
+    source = open_source(path, layout.format)
+    content = compress(render_header(layout.format, [*source.schema.names, "label"]), layout.compression)
+    n_read = 0
+    for window in source.windows(n_rows):
+        assert not window.bad_rows
+        assert window.texts.to_pylist() == [row["text"] for row in read_file_texts(window, source)]
+        added = pa.table({"label": pa.array(["positive"] * len(window.numbers), pa.string())})
+        content += compress(render_rows(layout.format, window.table, added, source.stays_whole), layout.compression)
+        n_read += window.n_read
+    target.write_bytes(content)
+    return n_read
+
+
+def read_file_texts(window, source):
+    return map(json.loads, window.table[0].to_pylist()) if source.stays_whole else window.table.to_pylist()
+
+
+FORMATS = st.sampled_from(["csv", "csv.gz", "jsonl", "tsv", "jsonl.gz"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), suffix=FORMATS, target_suffix=FORMATS, n_rows=st.integers(1, 5))
+def test_every_column_and_row_comes_back(tmp_path, data, suffix, target_suffix, n_rows):
+    texts = OF_ONE_LINE if "tsv" in suffix + target_suffix else TEXTS
+    rows = data.draw(st.lists(st.fixed_dictionaries({"id": texts, "text": texts, "n": texts}), min_size=1, max_size=9))
+    path, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{target_suffix}"
+    write_file(path, rows)
+    assert copy(path, target, n_rows) == len(rows)
+    assert read_file(target) == [row | {"label": "positive"} for row in rows]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.fixed_dictionaries({"text": TEXTS | st.none(), "n": TEXTS}), min_size=1, max_size=9))
+def test_parquet_goes_to_text_formats_and_null_stays_null_in_jsonl(tmp_path, rows):
+    path, target = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    write_file(path, rows)
+    assert copy(path, target, 4) == len(rows)
+    assert read_file(target) == [row | {"label": "positive"} for row in rows]
+
+
+def test_lines_of_jsonl_stay_as_they_were_to_the_byte(tmp_path):
+    lines = ['{"text":"a", "n":1.10, "big":123456789012345678901234567890, "x":[1,{"y":null}]}', ' {"text" : null} ']
+    path, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    copy(path, target, 1)
+    heads = [line.rstrip().removesuffix("}").rstrip() for line in lines]
+    assert target.read_text().splitlines() == [f'{head}, "label": "positive"}}' for head in heads]
+
+
+def test_numbers_of_jsonl_keep_their_digits_in_csv(tmp_path):
+    path, target = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    path.write_text('{"text":"a","n":1.10,"m":true,"l":[1.5,"x"],"o":null}\n', encoding="utf-8")
+    copy(path, target, 1)
+    assert read_file(target) == [
+        {"text": "a", "n": "1.10", "m": "true", "l": '[1.5, "x"]', "o": "", "label": "positive"}
+    ]
+
+
+@given(st.lists(TEXTS, max_size=20))
+def test_the_formula_rule_can_be_undone_and_leaves_nothing_to_run(texts):
+    column = pa.array(texts, pa.string())
+    escaped = escape_formulas(column)
+    assert restore_formulas(escaped) == column
+    for text, cell in zip(texts, escaped.to_pylist(), strict=True):
+        if cell[:1] in tuple("=+-@\t\r\n＝＋－＠"):
+            assert cell == text
+            float(cell.replace(",", ".").replace(".", "", max(0, cell.count(".") + cell.count(",") - 1)))
+
+
+@pytest.mark.parametrize("cell, escaped", [("=1+1", "'=1+1"), ("'=1", "''=1"), ("-5", "-5"), ("+1.000,5", "+1.000,5"),
+                                           ("-", "'-"), ("'a", "'a"), ("\tx", "'\tx"), ("＝1", "'＝1")])  # fmt: skip
+def test_the_formula_rule_in_examples(cell, escaped):
+    assert escape_formulas(pa.array([cell])).to_pylist() == [escaped]
+
+
+@pytest.mark.parametrize("first_line, columns, text_column, n_rows", [
+    ("enak\tpositive", ["text", "gold"], "text", 2),
+    ("enak", ["text"], "text", 2),
+    ("id\tUlasan\tlabel", ["id", "Ulasan", "label"], "Ulasan", 1),
+])  # fmt: skip
+def test_tsv_with_and_without_header(tmp_path, first_line, columns, text_column, n_rows):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"{first_line}\n" + "\t".join("x" * len(columns)) + "\n", encoding="utf-8")
+    source = open_source(path)
+    assert (source.schema.names, source.text_column) == (columns, text_column)
+    assert sum(window.n_read for window in source.windows(10)) == n_rows
+
+
+@pytest.mark.parametrize("header, chosen", [("id,review,date", "review"), ("a", "a"), ("Teks,judul", "Teks")])
+def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n", encoding="utf-8")
+    assert open_source(path).text_column == chosen
+
+
+@pytest.mark.parametrize("name, content, options, message", [
+    ("a.csv", b"id,judul\n1,x\n", {}, "which column holds the texts.*The columns are: 'id', 'judul'"),
+    ("a.csv", b"text,review\n1,x\n", {}, "which column holds the texts"),
+    ("a.csv", b"id;text;n\n1;x;2\n", {"text_column": "text"}, "no column named 'text'"),
+    ("a.csv", b"text,text\n1,x\n", {}, "which column holds the texts|2 columns named"),
+    ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
+    ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
+    ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
+    ("a.tsv", b"a\tb\tc\n", {}, "3 fields, and none of them names a column of texts"),
+    ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
+    ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),
+    ("a.jsonl.zst", b"text\nx\n", {}, "a.jsonl.zst cannot be read"),
+    ("a.csv", b"te\xffxt\nx\n", {}, "not valid UTF-8"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(open_source(path, "jsonl" if "jsonl" in name else "csv", **options).windows(9))
+
+
+def test_a_number_is_no_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"text": [1, 2], "x": ["a", "b"]}), path)
+    with pytest.raises(ValueError, match="'text' does not hold text"):
+        open_source(path, text_column="text")
+    assert open_source(path).text_column == "x"
+
+
+BAD = {
+    "csv": (b'id,text\n1,"a\nb"\n2\n3,c\n', 4, "1 field(s) instead of 2"),
+    "csv not UTF-8": (b"id,text\n1,a\n2,b\xff\n3,c\n", 3, "not valid UTF-8"),
+    "tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", 3, "3 field(s) instead of text, tab, label"),
+    "jsonl": (b'{"text":"a"}\n{"text":1}\n{"text":"c"}\n', 2, "the text is not a string"),
+    "jsonl no object": (b'{"text":"a"}\n[]\n{"text":"c"}\n', 2, "not an object"),
+    "jsonl without": (b'{"text":"a"}\n{}\n{"text":"c"}\n', 2, "no 'text'"),
+    "jsonl broken": (b'{"text":"a"}\n{"text":\n{"text":"c"}\n', 2, "not valid JSON"),
+    "jsonl surrogate": (b'{"text":"a"}\n{"text":"\\ud800"}\n{"text":"c"}\n', 2, "not valid UTF-8"),
+    "txt": (b"a\nb\xff\nc\n", 2, "not valid UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("n_rows", [1, 2, 10])
+def test_a_bad_row_stands_apart_with_its_line(tmp_path, case, n_rows):
+    content, line, reason = BAD[case]
+    path = tmp_path / f"a.{case.split()[0]}"
+    path.write_bytes(content)
+    windows = list(open_source(path, "jsonl").windows(n_rows))
+    (bad,) = [bad for window in windows for bad in window.bad_rows]
+    assert (bad[0], bad[1].line) == (1, line)
+    assert reason in bad[1].reason
+    assert [n for window in windows for n in window.numbers] == [0, 2]
+    assert sum(window.n_read for window in windows) == 3
+    assert [str(text)[0] for window in windows for text in window.texts] == ["a", "c"]
+
+
+def test_tsv_cannot_hold_a_tab_or_a_line_break(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n1,a\n2,"b\tc"\n"3\n",d\n4,e\n')
+    (window,) = open_source(path, "tsv").windows(9)
+    assert [(number, bad.value) for number, bad in window.bad_rows] == [(1, "b\tc"), (2, "3\n")]
+    assert window.texts.to_pylist() == ["a", "e"]
+
+
+@pytest.mark.parametrize("content", [b'text\na\n"b\nc\n', b'text\na\n"b"x\nc\n'])
+def test_where_csv_ends_to_be_csv_nothing_more_is_read(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.csv:3: not valid CSV from here on"):
+        list(open_source(path).windows(9))
+
+
+def test_a_truncated_gzip_is_not_a_short_file(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    write_file(path, [{"text": str(i) * 50} for i in range(1000)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="a.csv.gz cannot be read"):
+        list(open_source(path).windows(9))
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a", "a.gz", "a.parquet.gz"])
+def test_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="suffix must be one of|compressed inside"):
+        find_layout(tmp_path / name, INPUT_FORMATS)
