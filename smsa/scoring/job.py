@@ -533,7 +533,7 @@ def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
 @contextmanager
 def _joined(n_processes: int) -> Iterator[None]:
     """Let the processes of a launch find each other; on CPUs also where they score on GPUs, for they share no tensors."""
-    if n_processes == 1:
+    if n_processes == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
@@ -563,14 +563,15 @@ def score_paths(
     Returns:
         The summary of each output, as `score_files`; raises what it raises.
     """
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))
     reads_stdin, writes_stdout = "-" in inputs, output == "-"
     if reads_stdin and len(inputs) > 1:
         raise ValueError("--input - is stdin alone; give no other file beside it.")
-    if (reads_stdin or writes_stdout) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if (reads_stdin or writes_stdout) and n_processes > 1:
         raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and options.get("on_bad_row") == "skip":
         raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
-    with TemporaryDirectory(prefix="smsa-") as folder:
+    with TemporaryDirectory(prefix="smsa-") as folder, _joined(n_processes):
         output_path = Path(folder, f"stdout.{output_format or 'jsonl'}") if writes_stdout else Path(output)
         if reads_stdin:
             files = [Path(folder, f"stdin.{input_format or 'txt'}")]
