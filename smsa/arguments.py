@@ -201,7 +201,7 @@ class ScoringArguments:
     model: str = field(metadata={"help": "Fine-tuned model: a folder, or a name on the Hub."})
     input: list[str] = field(
         metadata={
-            "help": "Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), the text formats also "
+            "help": "Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), all but Parquet also "
             "with .gz or .zst; - is stdin."
         }
     )

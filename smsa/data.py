@@ -141,7 +141,7 @@ def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple
     return None, None
 
 
-# Each reader yields (line number from 1, text, label); a Malformed in place of the text says what is wrong with the row.
+# Each reader yields (line from 1, text, label); a Malformed in place of the text says what is wrong with the row.
 _Rows = Iterator[tuple[int, object, object]]
 
 

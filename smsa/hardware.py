@@ -25,7 +25,7 @@ def precision_for_training(device_type: str) -> str:
 
 
 def precision_for_scoring(device_type: str) -> str:
-    """Get the fastest precision that keeps the labels: fp16 on a GPU with tensor cores, bf16 on a CPU with AMX, or `no`.
+    """Get the fastest one that keeps the labels: fp16 on a GPU with tensor cores, bf16 on a CPU with AMX, else no.
 
     fp16 has three more bits of mantissa than bf16, which matter to probabilities; its range is enough without
     gradients. On a CPU with avx512_bf16 but no AMX, torch multiplies matrices at half the rate of fp32 in bf16
@@ -36,9 +36,7 @@ def precision_for_scoring(device_type: str) -> str:
     return "bf16" if device_type == "cpu" and torch.cpu.get_capabilities().get("amx_tile") else "no"
 
 
-def resolve_precision(
-    requested: str, device_type: str, best: Callable[[str], str] = precision_for_training
-) -> str:
+def resolve_precision(requested: str, device_type: str, best: Callable[[str], str] = precision_for_training) -> str:
     """Get the precision that is really in effect: `no` (fp32), `fp16` or `bf16`.
 
     Args:

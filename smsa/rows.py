@@ -1,4 +1,4 @@
-"""Bytes of a text file -> its rows, one by one, each with its line; whatever is wrong with a row stays with that row."""
+"""Bytes of a text file -> its rows, one by one, each with its line; what is wrong with a row stays with that row."""
 
 import csv
 import io

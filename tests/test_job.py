@@ -14,7 +14,7 @@ from scoring import ADDED, HOSTILE, make_classifier, read_file, write_file
 from smsa.rows import BadRowsError
 from smsa.scoring import job as job_module
 from smsa.scoring import score_files, score_paths
-from smsa.scoring.job import find_inputs, pair_outputs
+from smsa.scoring.paths import find_inputs, pair_outputs
 
 FORMATS = ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet", "tsv", "tsv.gz"]
 
@@ -47,7 +47,9 @@ def test_every_format_to_every_other(classifier, tmp_path, suffix, target_suffix
         assert float(row["score"] or -1) == pytest.approx(answer["score"] or -1, abs=1e-6)
     assert (summary["read"], summary["empty"], summary["rejected"]) == (30, sum(empty), 0)
     assert summary["scored"] == sum(summary["labels"].values()) == 30 - sum(empty)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, target.name, f"{target.name}.summary.json"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        [path.name, target.name, f"{target.name}.summary.json"]
+    )
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 7, 8, 9, 15, 16, 17, 40])
@@ -82,7 +84,9 @@ def test_pandas_reads_the_csv(classifier, tmp_path):
     path = tmp_path / "in.csv"
     write_file(path, rows_of(30))
     score_files(classifier, [path], tmp_path / "out.csv")
-    table = pd.read_csv(tmp_path / "out.csv", dtype={"text": str, "id": str}, keep_default_na=False, na_values={"score": [""]})
+    table = pd.read_csv(
+        tmp_path / "out.csv", dtype={"text": str, "id": str}, keep_default_na=False, na_values={"score": [""]}
+    )
     assert table["score"].dropna().between(1 / 3, 1).all()
     assert table["truncated"].dtype == table["empty"].dtype == bool
     assert table["id"].tolist() == [f"{i:03}" for i in range(30)]
@@ -214,7 +218,9 @@ def test_a_stopped_job_goes_on_from_its_parts_to_the_same_bytes(classifier, tmp_
     parts = {part: part.stat().st_mtime_ns for part in (tmp_path / f"out.{suffix}.parts").glob("rows-*.json")}
     assert len(parts) == n_parts
     classify, n_scored = classifier.classify, []
-    monkeypatch.setattr(classifier, "classify", lambda encoded: n_scored.append(len(encoded.index)) or classify(encoded))
+    monkeypatch.setattr(
+        classifier, "classify", lambda encoded: n_scored.append(len(encoded.index)) or classify(encoded)
+    )
     summary = score_files(classifier, [path], target)
     assert sum(n_scored) == 30 - 8 * n_parts
     assert target.read_bytes() == whole.read_bytes()

@@ -161,7 +161,7 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
     words = command(model, tmp_path / "in.csv", small_disk / "out.csv")
     status, text = run(*words, **PATHS)
     assert status == 1
-    assert "No space left on device" in text and "the same command again" in text and "Traceback" not in text
+    assert "No space left on device" in text and "the same command goes on" in text and "Traceback" not in text
     assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
     finished = {part: part.stat().st_mtime_ns for part in (small_disk / "out.csv.parts").glob("rows-*.json")}
     assert finished
@@ -207,7 +207,8 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(model, tmp_path):
 
 POINTS = ["encode:1", "classify:1", "before rename:1", "after rename:1", "synced:1", "classify:3", "before rename:2",
           "after rename:2", "synced:4", "before rename:3", "after rename:3", "encode:4", "synced:6", "merge:1",
-          "merge:5", "before rename:1", "before rename:2", "after rename:1", "after rename:2", "clean up:1"]  # fmt: skip
+          "merge:5", "before rename:1", "before rename:2", "after rename:1", "after rename:2",
+          "clean up:1"]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -273,3 +274,19 @@ def run_and_kill(words, kill) -> int:
         except ProcessLookupError:
             pass
         process.wait()
+        deadline = time.monotonic() + 20
+        while is_running := find_processes(words[words.index("--output") + 1]):
+            assert time.monotonic() < deadline, f"orphans: {is_running}"
+            time.sleep(0.05)
+
+
+def find_processes(word: str) -> list[int]:
+    """Processes with this word on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if word.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # it is gone
+            continue
+    return found

@@ -20,7 +20,9 @@ from smsa.scoring.tables import (
     restore_formulas,
 )
 
-TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6))
+TEXTS = st.one_of(
+    st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
+)
 OF_ONE_LINE = TEXTS.filter(lambda text: not set(text) & set("\t\n") and text == text.removesuffix("\r"))
 
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-_HOME = {"SentimentClassifier": "classifier", "score_files": "job", "score_paths": "job"}
+_HOME = {"SentimentClassifier": "classifier", "score_files": "job", "score_paths": "paths"}
 
 __all__ = sorted(_HOME)
 

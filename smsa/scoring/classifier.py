@@ -120,7 +120,7 @@ class SentimentClassifier:
         return list(self.stream(texts))
 
     def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
-        """Label texts as they come, a window at a time (`engine.window_rows`): memory does not grow with their number."""
+        """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number."""
         texts = iter(texts)
         while window := list(islice(texts, self.engine.window_rows)):
             yield from self.score(pa.array(window, pa.string())).to_table().to_pylist()

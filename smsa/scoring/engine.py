@@ -84,7 +84,9 @@ class Engine:
             precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
         )
         self.n_streams = (num_threads or share_of_cores()) if on_cpu else 1
-        self.batch_tokens, self.window_rows = (sizes["cpu" if on_cpu else "cuda"] for sizes in (BATCH_TOKENS, WINDOW_ROWS))
+        self.batch_tokens, self.window_rows = (
+            sizes["cpu" if on_cpu else "cuda"] for sizes in (BATCH_TOKENS, WINDOW_ROWS)
+        )
         self._pad_id = model.config.pad_token_id or 0
         make = _torch_forward if backend == "torch" else _openvino_forward
         self._forward = make(model, self.device, self.precision, self.n_streams)
@@ -152,8 +154,8 @@ class _Logits(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
-    import openvino
+def to_openvino(model: PreTrainedModel):
+    """Get the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -165,6 +167,13 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
         decoder = TorchScriptPythonDecoder(_Logits(model.eval()), example_input=example)  # must outlive the conversion
         graph = frontend.convert(frontend.load(decoder))
     graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
+    import openvino
+
+    graph = to_openvino(model)
     config = {
         "NUM_STREAMS": str(n_streams),
         "INFERENCE_NUM_THREADS": n_streams,

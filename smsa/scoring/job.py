@@ -7,14 +7,13 @@
 A part is one window of rows by position, so its bytes do not depend on who scores it, when, or beside how many others.
 """
 
-import glob
 import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
-import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -34,12 +32,12 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
 from smsa.scoring.tables import (
     INPUT_FORMATS,
     OUTPUT_FORMATS,
-    Layout,
     Source,
     Window,
     compress,
@@ -54,68 +52,6 @@ logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("strict", "skip")
 LIBRARIES = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")  # that the bytes may depend on
 _T = TypeVar("_T")
-
-
-def find_inputs(names: Iterable[str], output: Path) -> list[Path]:
-    """Get the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
-
-    Of a folder, the files that have one of the known suffixes are taken, and the others are named in the log.
-
-    Raises:
-        FileNotFoundError: for a name that matches nothing.
-        ValueError: if the output lies among the inputs.
-    """
-    files: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            if path.resolve() in (output.resolve(), output.resolve().parent if output.suffix else None):
-                raise ValueError(f"{output} lies in the input folder {path} and would be read as input: write elsewhere.")
-            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            known = [file for file in found if _is_known(file)]
-            if passed_over := [file.name for file in found if file not in known]:
-                logger.info("%s: not read, for their suffixes: %s", path, ", ".join(passed_over))
-        else:
-            known = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
-            if output in known and path != output:
-                known.remove(output)  # a glob that matches what the same command wrote
-        if not known:
-            raise FileNotFoundError(f"{name} does not exist, or holds no file to score.")
-        files += known
-    if output.resolve() in [file.resolve() for file in files]:
-        raise ValueError(f"{output} is one of the inputs: name another output.")
-    return files
-
-
-def _is_known(path: Path) -> bool:
-    try:
-        find_layout(path, INPUT_FORMATS)
-    except ValueError:
-        return False
-    return True
-
-
-def pair_outputs(files: list[Path], output: Path, output_format: str | None = None) -> list[tuple[list[Path], Path]]:
-    """Get which files go into which output: all into one, or each into a file of its name if `output` is a folder.
-
-    `output` is a folder if it is one already, or has no suffix. There a .txt becomes a .csv, for lines hold no columns.
-
-    Raises:
-        ValueError: if two files would go to the same name.
-    """
-    if not output.is_dir() and (output.suffix or output_format):
-        return [(files, output)]
-    pairs: dict[Path, list[Path]] = {}
-    for file in files:
-        layout = find_layout(file, INPUT_FORMATS)
-        chosen = output_format or ("csv" if layout.format == "txt" else layout.format)
-        stem = file.name[: -len("".join(file.suffixes[-2:] if layout.compression else file.suffixes[-1:]))]
-        compression = "".join(file.suffixes[-1:]) if layout.compression and chosen != "parquet" else ""
-        target = output / f"{stem}.{'csv' if chosen == 'submission' else chosen}{compression}"
-        if target in pairs:
-            raise ValueError(f"{pairs[target][0]} and {file} would both go to {target}: score them apart.")
-        pairs[target] = [file]
-    return [(inputs, target) for target, inputs in pairs.items()]
 
 
 def score_files(classifier: SentimentClassifier, inputs: list[Path], output: Path, **options: object) -> dict:
@@ -225,16 +161,20 @@ class Job:
     def run(self) -> dict:
         """Do all of it; see `score_files`."""
         started = time.monotonic()
-        with _joined(self.n_processes):
+        with joined(self.n_processes):
             spec, finished = self._on_first(self._prepare)
             if finished is None:
                 if self.rank == 0:
                     logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_text(encoding="utf-8"))
-            self._score_parts(spec, set(finished))
-            if self.n_processes > 1:
-                dist.barrier()
-            return self._on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
+            try:
+                self._score_parts(spec, set(finished))
+                if self.n_processes > 1:
+                    dist.barrier()
+                return self._on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
+            except OSError as error:
+                kept = "the finished parts are kept, and the same command goes on from them"
+                raise OSError(error.errno, f"{error.strerror or error} ({kept})", error.filename) from error
 
     def _on_first(self, task: Callable[[], _T]) -> _T:
         """Let the first process do `task` while the others wait; its result, or its error, is everyone's."""
@@ -264,14 +204,16 @@ class Job:
         self.parts.mkdir(exist_ok=True)
         self._lock = FileLock(self.parts / "lock")
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
-            raise FileExistsError(f"another run is writing {self.output} right now: wait for it, or stop it.") from error
+            raise FileExistsError(
+                f"another run is writing {self.output} right now: wait for it, or stop it."
+            ) from error
         job_path = self.parts / "job.json"
         if job_path.exists():
             _refuse_another_job(job_path, json.loads(job_path.read_text(encoding="utf-8")), spec)
         else:
-            _write_whole(job_path, _to_json(spec))
+            write_whole(job_path, _to_json(spec))
         for leftover in self.parts.glob("*.tmp"):
             leftover.unlink()
         return spec, [name for name in (path.stem for path in self.parts.glob("rows-*.json")) if self._is_whole(name)]
@@ -291,7 +233,7 @@ class Job:
                 n_rows += window.n_read
                 n_bad_rows += len(window.bad_rows)
                 bad_rows += [row for _, row in window.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-            sha256, size = _hash_file(source.path)
+            sha256, size = hash_file(source.path)
             described = {"file": source.path.name, "format": source.layout.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
         if bad_rows and self.options["on_bad_row"] == "strict":
@@ -320,7 +262,7 @@ class Job:
             summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        sha256, size = _hash_file(self.output)
+        sha256, size = hash_file(self.output)
         return summary["job"] == spec and summary["output"] == {"bytes": size, "sha256": sha256}
 
     def _is_whole(self, name: str) -> bool:
@@ -388,8 +330,8 @@ class Job:
             "labels": counts,
             "rejected": [_reject(bad_row, part.file_starts + number) for number, bad_row in window.bad_rows],
         }
-        _write_whole(self._part_path(part.name), content)
-        _write_whole(self.parts / f"{part.name}.json", _to_json(record))
+        write_whole(self._part_path(part.name), content)
+        write_whole(self.parts / f"{part.name}.json", _to_json(record))
 
     def _finish(self, spec: dict, n_finished_before: int, started: float) -> dict:
         """Put the parts together, and let the output appear."""
@@ -400,7 +342,7 @@ class Job:
             raise ValueError(f"{self.parts} holds {n_read:,} rows instead of {n_expected:,}: did an input change?")
         merged = self.parts / "merged.tmp"
         self._merge(merged, names, records)
-        sha256, size = _hash_file(merged)
+        sha256, size = hash_file(merged)
         rejected = [row for record in records for row in record["rejected"]]
         n_empty = sum(record["empty"] for record in records)
         seconds = time.monotonic() - started
@@ -417,10 +359,10 @@ class Job:
             "job": spec,
         }
         if rejected:
-            _write_whole(self.rejects_path, "".join(f"{json.dumps(row, default=str)}\n" for row in rejected).encode())
-        _write_whole(self.summary_path, _to_json(summary))
+            write_whole(self.rejects_path, "".join(f"{json.dumps(row, default=str)}\n" for row in rejected).encode())
+        write_whole(self.summary_path, _to_json(summary))
         os.replace(merged, self.output)
-        _sync_folder(self.output.parent)
+        sync_folder(self.output.parent)
         self._lock.release()
         shutil.rmtree(self.parts, ignore_errors=True)
         return summary
@@ -431,7 +373,7 @@ class Job:
         Raises:
             ValueError: if a part is not what was written.
         """
-        with _naming(path), path.open("wb") as stream:
+        with naming(path), path.open("wb") as stream:
             writer = None
             if self.layout.format == "parquet":
                 writer = pq.ParquetWriter(stream, self.schema)
@@ -475,51 +417,6 @@ def _to_json(values: object) -> bytes:
     return (json.dumps(values, indent=1, default=str) + "\n").encode()
 
 
-def _hash_file(path: Path) -> tuple[str, int]:
-    """Get sha256 and size."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return digest.hexdigest(), size
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let errors of writing say the path; the system leaves it out where the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; finished parts are kept, free the disk and run the same "
-                      "command again", str(path)) from error  # fmt: skip
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there with all of its bytes, or not at all, whatever happens."""
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with _naming(path):
-        try:
-            with staged.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """See to it that a rename is on the disk."""
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
     """Yield `items`, made in a thread of its own, at most `depth` of them before they are asked for."""
     end, iterator = object(), iter(items)
@@ -530,62 +427,25 @@ def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
             yield item
 
 
+def _end_with_launcher() -> None:
+    """End this process when its launcher is gone: each runs in a session of its own, and would wait for the others."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.2)
+        os._exit(1)  # parts are whole or absent, so that there is nothing to put in order
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
-def _joined(n_processes: int) -> Iterator[None]:
-    """Let the processes of a launch find each other; on CPUs also where they score on GPUs, for they share no tensors."""
+def joined(n_processes: int) -> Iterator[None]:
+    """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
     if n_processes == 1 or dist.is_initialized():
         yield
         return
+    _end_with_launcher()
     dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
     yield
     dist.destroy_process_group()
-
-
-def score_paths(
-    classifier: SentimentClassifier,
-    inputs: list[str],
-    output: str,
-    input_format: str | None = None,
-    output_format: str | None = None,
-    **options: object,
-) -> list[dict]:
-    """Label files, globs or folders of files; `-` stands for stdin and stdout.
-
-    Stdin is read to its end first, and stdout is written when all is done.
-
-    Args:
-        classifier: a loaded model.
-        inputs: see `find_inputs`.
-        output: a file, or a folder for a file each (see `pair_outputs`).
-        input_format, output_format: formats to go by instead of the suffixes; `-` is txt and jsonl otherwise.
-        options: as in `Job`.
-
-    Returns:
-        The summary of each output, as `score_files`; raises what it raises.
-    """
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))
-    reads_stdin, writes_stdout = "-" in inputs, output == "-"
-    if reads_stdin and len(inputs) > 1:
-        raise ValueError("--input - is stdin alone; give no other file beside it.")
-    if (reads_stdin or writes_stdout) and n_processes > 1:
-        raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
-    if writes_stdout and options.get("on_bad_row") == "skip":
-        raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
-    with TemporaryDirectory(prefix="smsa-") as folder, _joined(n_processes):
-        output_path = Path(folder, f"stdout.{output_format or 'jsonl'}") if writes_stdout else Path(output)
-        if reads_stdin:
-            files = [Path(folder, f"stdin.{input_format or 'txt'}")]
-            with _naming(files[0]), files[0].open("wb") as stream:
-                shutil.copyfileobj(sys.stdin.buffer, stream)
-        else:
-            files = find_inputs(inputs, output_path)
-        pairs = pair_outputs(files, output_path, output_format)
-        for _, target in pairs:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        formats = {"input_format": input_format, "output_format": output_format}
-        summaries = [score_files(classifier, paths, target, **formats, **options) for paths, target in pairs]
-        if writes_stdout:
-            with output_path.open("rb") as stream:
-                shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        return summaries

@@ -149,8 +149,8 @@ class Source:
     def _refuse_reserved(self, names: list[str], place: object) -> None:
         if taken := [name for name in names if name in self._reserved]:
             raise ValueError(
-                f"{place}: there is a column {', '.join(taken)} already, which scoring would add. Put something in front "
-                "of the added names, for example --prefix smsa_, or rename yours."
+                f"{place}: there is a column {', '.join(taken)} already, which scoring would add. Let the added "
+                "names begin with something, for example --prefix smsa_, or rename yours."
             )
 
     @contextmanager
@@ -295,7 +295,9 @@ def _to_plain(table: pa.Table, output_format: str) -> pa.Table:
         return table
     for i, field in enumerate(table.schema):
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            values = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in table[i].to_pylist()]
+            values = [
+                None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in table[i].to_pylist()
+            ]
             table = table.set_column(i, field.name, pa.array(values, pa.string()))
         elif output_format == "tsv" or _is_text(field.type):
             table = table.set_column(i, field.name, table[i].cast(pa.string()))

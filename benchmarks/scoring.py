@@ -1,0 +1,295 @@
+"""Score one CSV into another with probabilities: smsa beside what people use today, in one run on one machine.
+
+python benchmarks/scoring.py --shape base
+python benchmarks/scoring.py --shape small --rows 20000 --only smsa
+"""
+
+import argparse
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, logging, pipeline
+
+from smsa.data import find_smsa, read_rows
+from smsa.hardware import describe_hardware
+from smsa.labels import LABELS, label_maps
+from smsa.model import train_vocabulary
+from smsa.scoring import SentimentClassifier, score_files
+from smsa.scoring.batching import pad_batch
+from smsa.scoring.engine import to_openvino
+from smsa.scoring.tables import INPUT_FORMATS, Source, find_layout, render_rows
+
+SHAPES = {
+    # indobert-base-p1: 124,443,651 parameters
+    "base": {"vocab_size": 50_000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    # recipes/scratch.yaml
+    "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+PEER_BATCH = 32  # texts, as in most tutorials
+Run = Callable[[Path, Path], None]  # CSV in, CSV out
+
+
+def make_model(shape: str, texts: list[str], vocab_file: Path | None):
+    """Get a random BERT and a tokenizer, with the vocabulary in a file or one learned from the texts."""
+    if vocab_file:
+        vocabulary = {line.rstrip("\n"): i for i, line in enumerate(vocab_file.open(encoding="utf-8"))}
+    else:
+        vocabulary = train_vocabulary(texts, 8000)
+    torch.manual_seed(0)
+    values = {"vocab_size": len(vocabulary)} | SHAPES[shape]
+    config = BertConfig(**values, intermediate_size=4 * values["hidden_size"], **label_maps(LABELS))
+    return BertForSequenceClassification(config).eval(), BertTokenizer(vocab=vocabulary, model_max_length=512)
+
+
+def write_probabilities(path: Path, texts: list[str], probabilities: np.ndarray) -> None:
+    """Write what a user would: the text, the label and a probability each."""
+    table = pd.DataFrame({"text": texts, "label": np.array(LABELS)[probabilities.argmax(-1)]})
+    table.assign(**{f"p_{label}": probabilities[:, i] for i, label in enumerate(LABELS)}).to_csv(path, index=False)
+
+
+def run_pipeline(model, tokenizer, batch_size: int, dtype: torch.dtype) -> Run:
+    classify = pipeline("text-classification", model=model.to(dtype), tokenizer=tokenizer, device="cpu", top_k=None)
+
+    def run(source: Path, target: Path) -> None:
+        texts = pd.read_csv(source)["text"].tolist()
+        answers = classify(texts, batch_size=batch_size, truncation=True)
+        scores = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+        write_probabilities(target, texts, np.array([[row[label] for label in LABELS] for row in scores]))
+
+    return run
+
+
+def run_sorted(tokenizer, forward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Run:
+    """Sort by length, cut into batches of 32, pad each to its longest: what a careful user writes."""
+
+    def run(source: Path, target: Path) -> None:
+        texts = pd.read_csv(source)["text"].tolist()
+        token_ids = [np.array(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]
+        order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
+        logits = np.empty((len(texts), len(LABELS)))
+        for start in range(0, len(texts), PEER_BATCH):
+            batch = order[start : start + PEER_BATCH]
+            logits[batch] = forward(*pad_batch([token_ids[i] for i in batch], 0))
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        write_probabilities(target, texts, powers / powers.sum(-1, keepdims=True))
+
+    return run
+
+
+def torch_forward(model, dtype: torch.dtype):
+    model = model.to(dtype)
+
+    @torch.inference_mode()
+    def forward(input_ids, attention_mask):
+        ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+        return model(input_ids=ids, attention_mask=mask).logits.float().numpy()
+
+    return forward
+
+
+def openvino_forward(model, precision: str):
+    import openvino
+
+    compiled = openvino.Core().compile_model(to_openvino(model), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return lambda input_ids, attention_mask: compiled([input_ids, attention_mask])[0]
+
+
+def onnx_forward(model, folder: Path, int8: bool):
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path, names = folder / "model.onnx", ["input_ids", "attention_mask"]
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in names)
+    axes = {name: {0: "batch", 1: "pieces"} for name in names}
+    torch.onnx.export(
+        model, example, path, input_names=names, dynamic_axes=axes, dynamo=False, output_names=["logits"]
+    )  # fmt: skip
+    if int8:
+        quantize_dynamic(path, folder / "int8.onnx", weight_type=QuantType.QInt8)
+        path = folder / "int8.onnx"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, dict(zip(names, (ids, mask), strict=True)))[0]
+
+
+def run_smsa(model, tokenizer, **engine) -> Run:
+    classifier = SentimentClassifier(model, tokenizer, device="cpu", **engine)
+
+    def run(source: Path, target: Path) -> None:
+        score_files(classifier, [source], target)
+        target.with_name(f"{target.name}.summary.json").unlink()
+
+    return run
+
+
+def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str) -> Iterator[tuple[str, Run]]:
+    """Yield each contender by name; those whose library is missing say so."""
+    _, tokenizer = fresh()
+    makers: dict[str, tuple[str, Callable[[], Run]]] = {
+        "pipeline(batch_size=1)": ("torch", lambda: run_pipeline(*fresh(), 1, torch.float32)),
+        "pipeline(batch_size=32)": ("torch", lambda: run_pipeline(*fresh(), 32, torch.float32)),
+        "pipeline(batch_size=32), bf16": ("torch", lambda: run_pipeline(*fresh(), 32, torch.bfloat16)),
+        "torch fp32, sorted": ("torch", lambda: run_sorted(tokenizer, torch_forward(fresh()[0], torch.float32))),
+        "torch bf16, sorted": ("torch", lambda: run_sorted(tokenizer, torch_forward(fresh()[0], torch.bfloat16))),
+        "OpenVINO fp32, sorted": ("openvino", lambda: run_sorted(tokenizer, openvino_forward(fresh()[0], "f32"))),
+        "OpenVINO bf16, sorted": ("openvino", lambda: run_sorted(tokenizer, openvino_forward(fresh()[0], "bf16"))),
+        "ONNX Runtime fp32, sorted": (
+            "onnxruntime",
+            lambda: run_sorted(tokenizer, onnx_forward(fresh()[0], folder, False)),
+        ),
+        "ONNX Runtime dynamic int8, sorted": (
+            "onnxruntime",
+            lambda: run_sorted(tokenizer, onnx_forward(fresh()[0], folder, True)),
+        ),
+        "smsa, torch": ("torch", lambda: run_smsa(*fresh(), backend="torch")),
+        "smsa, OpenVINO": ("openvino", lambda: run_smsa(*fresh(), backend="openvino")),
+        "smsa, OpenVINO int8": ("openvino", lambda: run_smsa(*fresh(), backend="openvino", precision="int8")),
+    }
+    for name, (library, make) in makers.items():
+        if wanted not in name:
+            continue
+        if importlib.util.find_spec(library) is None:
+            print(f"{name}: not run, {library} is not installed")
+        else:
+            yield name, make()
+
+
+def measure_products() -> dict[str, float]:
+    """Get the rate of plain matrix products of the base shape, all cores, in operations a second."""
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
+        a, b = (torch.randint(-9, 9, size).to(dtype) for size in ((2048, 768), (768, 3072)))
+        product = torch._int_mm if name == "int8" else torch.matmul
+        seconds = []
+        for _ in range(25):
+            started = time.perf_counter()
+            product(a, b)
+            seconds.append(time.perf_counter() - started)
+        rates[name] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
+    return rates
+
+
+def count_operations(model, tokenizer, texts: list[str]) -> float:
+    """Get the operations of all matrix products of the encoder, per text, without any pad."""
+    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]])
+    # per layer and piece: 12 width^2 weights (4 of attention, 8 of the feed-forward), and two products with the pieces
+    return float(np.mean(depth * (2 * 12 * width**2 * lengths + 4 * width * lengths**2)))
+
+
+def print_stages(fresh, source: Path, engine: dict) -> None:
+    """Print the rate of each stage alone, on all cores, and of all together."""
+    classifier = SentimentClassifier(*fresh(), device="cpu", **engine)
+    reader = Source(source, find_layout(source, INPUT_FORMATS), "csv")
+    rates = {}
+
+    def measure(name: str, n_rows: int, task: Callable[[], object]) -> object:
+        task()
+        started = time.perf_counter()
+        outcome = task()
+        rates[name] = n_rows / (time.perf_counter() - started)
+        return outcome
+
+    windows = measure("read", 1, lambda: list(reader.windows(classifier.engine.window_rows)))
+    n_rows = sum(window.n_read for window in windows)
+    rates["read"] *= n_rows
+    encoded = measure("tokenise", n_rows, lambda: [classifier.encode(window.texts) for window in windows])
+    scores = measure("model", n_rows, lambda: [classifier.classify(texts) for texts in encoded])
+    pairs = list(zip(windows, scores, strict=True))
+    measure("write", n_rows, lambda: [render_rows("csv", window.table, s.to_table()) for window, s in pairs])
+    target = source.with_name("stages.csv")
+    run = run_smsa(*fresh(), **engine)
+
+    def whole() -> None:
+        target.unlink(missing_ok=True)
+        run(source, target)
+
+    measure("CSV to CSV", n_rows, whole)
+    slowest = min(rate for name, rate in rates.items() if name != "CSV to CSV")
+    listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+    print(f"stages, rows/s: {listed}; end to end {rates['CSV to CSV'] / slowest:.0%} of the slowest stage")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure every contender `--repeats` times in turn, and print the table."""
+    logging.set_verbosity_error()
+    texts, *_ = read_rows(find_smsa(args.data_dir)["valid"])
+    texts = [texts[i % len(texts)] + (f" {i}" if i >= len(texts) else "") for i in range(args.rows or len(texts))]
+    if args.model:
+        from smsa.model import load_classifier
+
+        def fresh():
+            return load_classifier(args.model)
+    else:
+
+        def fresh():
+            return make_model(args.shape, texts, args.vocab_file)
+
+    model, tokenizer = fresh()
+    rates, operations = measure_products(), count_operations(model, tokenizer, texts)
+    hardware = describe_hardware()
+    print(f"{hardware['cpu']}, {hardware['n_threads']} threads, torch {torch.__version__}; {args.model or args.shape}, "
+          f"{model.num_parameters():,} parameters; {len(texts):,} texts of {operations / 1e9:.2f} GFLOP")  # fmt: skip
+    print("matrix products: " + ", ".join(
+        f"{name} {rate / 1e12:.2f} TFLOP/s = {rate / operations:,.0f} rows/s" for name, rate in rates.items()
+    ))  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, target = folder / "in.csv", folder / "out.csv"
+        pd.DataFrame({"text": texts}).to_csv(source, index=False)
+        if args.stages:
+            for engine in ({"backend": "torch"}, {"backend": "openvino"}, {"backend": "openvino", "precision": "int8"}):
+                print(engine)
+                print_stages(fresh, source, engine)
+            return
+        runs = list(make_runs(fresh, folder, args.only))
+        seconds: dict[str, list[float]] = {name: [] for name, _ in runs}
+        outputs: dict[str, np.ndarray] = {}
+        for repeat in range(args.repeats):
+            for name, run in runs:
+                target.unlink(missing_ok=True)
+                started = time.perf_counter()
+                run(source, target)
+                seconds[name].append(time.perf_counter() - started)
+                outputs[name] = pd.read_csv(target)[[f"p_{label}" for label in LABELS]].to_numpy()
+                print(f"  repeat {repeat + 1}, {name}: {len(texts) / seconds[name][-1]:,.1f} rows/s", flush=True)
+    print_table(seconds, outputs, len(texts))
+
+
+def print_table(seconds: dict[str, list[float]], outputs: dict[str, np.ndarray], n_texts: int) -> None:
+    """Print medians and ratios as Markdown, and how far each is from fp32."""
+    speeds = {name: n_texts / statistics.median(values) for name, values in seconds.items()}
+    exact = outputs.get("torch fp32, sorted", outputs.get("smsa, torch"))
+    base = speeds.get("pipeline(batch_size=32)")
+    print(
+        "\n| | rows/s | times pipeline(batch_size=32) | labels as in fp32 | largest difference |\n|---|---|---|---|---|"
+    )
+    for name, speed in speeds.items():
+        ratio = f"{speed / base:.1f}" if base else ""
+        agree = (outputs[name].argmax(-1) == exact.argmax(-1)).mean()
+        print(f"| {name} | {speed:,.1f} | {ratio} | {agree:.2%} | {np.abs(outputs[name] - exact).max():.4f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="base", help="Shape of a random BERT.")
+    parser.add_argument("--model", help="Fine-tuned model to use instead of a random one.")
+    parser.add_argument(
+        "--vocab_file", type=Path, help="vocab.txt of a WordPiece tokenizer; learned from the texts if not given."
+    )
+    parser.add_argument("--data_dir", help="Folder of SmSA, whose valid texts are scored; found as finetune.py does.")
+    parser.add_argument(
+        "--rows", type=int, help="Texts to score; the valid texts again, numbered, if there are not enough."
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="Runs of each contender; the median is printed.")
+    parser.add_argument("--only", default="", help="Run only contenders with this in their name.")
+    parser.add_argument("--stages", action="store_true", help="Print the rate of each stage of smsa instead.")
+    main(parser.parse_args())

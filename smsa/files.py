@@ -1,0 +1,51 @@
+"""A file is whole or absent: written beside its place, synced to the disk, then renamed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """Get sha256 and size."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of writing say the path, which the system leaves out where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there with all of its bytes, or not at all, whatever happens."""
+    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            with staged.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that a rename is on the disk."""
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,131 @@
+"""What one names on the command line -> jobs: files, globs, folders, stdin and stdout."""
+
+import glob
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from smsa.files import naming
+from smsa.scoring.classifier import SentimentClassifier
+from smsa.scoring.job import joined, score_files
+from smsa.scoring.tables import INPUT_FORMATS, find_layout
+
+logger = logging.getLogger(__name__)
+
+
+def score_paths(
+    classifier: SentimentClassifier,
+    inputs: list[str],
+    output: str,
+    input_format: str | None = None,
+    output_format: str | None = None,
+    **options: object,
+) -> list[dict]:
+    """Label files, globs or folders of files; `-` stands for stdin and stdout.
+
+    Stdin is read to its end first, and stdout is written when all is done.
+
+    Args:
+        classifier: a loaded model.
+        inputs: see `find_inputs`.
+        output: a file, or a folder for a file each (see `pair_outputs`).
+        input_format, output_format: formats to go by instead of the suffixes; `-` is txt and jsonl otherwise.
+        options: as in `Job`.
+
+    Returns:
+        The summary of each output, as `score_files`; raises what it raises.
+    """
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))
+    reads_stdin, writes_stdout = "-" in inputs, output == "-"
+    if reads_stdin and len(inputs) > 1:
+        raise ValueError("--input - is stdin alone; give no other file beside it.")
+    if (reads_stdin or writes_stdout) and n_processes > 1:
+        raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
+    if writes_stdout and options.get("on_bad_row") == "skip":
+        raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
+    with TemporaryDirectory(prefix="smsa-") as folder, joined(n_processes):
+        output_path = Path(folder, f"stdout.{output_format or 'jsonl'}") if writes_stdout else Path(output)
+        if reads_stdin:
+            files = [Path(folder, f"stdin.{input_format or 'txt'}")]
+            with naming(files[0]), files[0].open("wb") as stream:
+                shutil.copyfileobj(sys.stdin.buffer, stream)
+        else:
+            files = find_inputs(inputs, output_path)
+        pairs = pair_outputs(files, output_path, output_format)
+        for _, target in pairs:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        formats = {"input_format": input_format, "output_format": output_format}
+        summaries = [score_files(classifier, paths, target, **formats, **options) for paths, target in pairs]
+        if writes_stdout:
+            with output_path.open("rb") as stream:
+                shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return summaries
+
+
+def find_inputs(names: Iterable[str], output: Path) -> list[Path]:
+    """Get the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
+
+    Of a folder, the files that have one of the known suffixes are taken, and the others are named in the log.
+
+    Raises:
+        FileNotFoundError: for a name that matches nothing.
+        ValueError: if the output lies among the inputs.
+    """
+    files: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() in (output.resolve(), output.resolve().parent if output.suffix else None):
+                raise ValueError(
+                    f"{output} lies in the input folder {path} and would be read as input: write elsewhere."
+                )
+            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            known = [file for file in found if _is_known(file)]
+            if passed_over := [file.name for file in found if file not in known]:
+                logger.info("%s: not read, for their suffixes: %s", path, ", ".join(passed_over))
+        else:
+            known = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+            if output in known and path != output:
+                known.remove(output)  # a glob that matches what the same command wrote
+        if not known:
+            raise FileNotFoundError(f"{name} does not exist, or holds no file to score.")
+        files += known
+    if output.resolve() in [file.resolve() for file in files]:
+        raise ValueError(f"{output} is one of the inputs: name another output.")
+    return files
+
+
+def _is_known(path: Path) -> bool:
+    try:
+        find_layout(path, INPUT_FORMATS)
+    except ValueError:
+        return False
+    return True
+
+
+def pair_outputs(files: list[Path], output: Path, output_format: str | None = None) -> list[tuple[list[Path], Path]]:
+    """Get which files go into which output: all into one, or each into a file of its name if `output` is a folder.
+
+    `output` is a folder if it is one already, or has no suffix. There a .txt becomes a .csv, for lines hold no columns.
+
+    Raises:
+        ValueError: if two files would go to the same name.
+    """
+    if not output.is_dir() and (output.suffix or output_format):
+        return [(files, output)]
+    pairs: dict[Path, list[Path]] = {}
+    for file in files:
+        layout = find_layout(file, INPUT_FORMATS)
+        chosen = output_format or ("csv" if layout.format == "txt" else layout.format)
+        stem = file.name[: -len("".join(file.suffixes[-2:] if layout.compression else file.suffixes[-1:]))]
+        compression = "".join(file.suffixes[-1:]) if layout.compression and chosen != "parquet" else ""
+        target = output / f"{stem}.{'csv' if chosen == 'submission' else chosen}{compression}"
+        if target in pairs:
+            raise ValueError(f"{pairs[target][0]} and {file} would both go to {target}: score them apart.")
+        pairs[target] = [file]
+    return [(inputs, target) for target, inputs in pairs.items()]
