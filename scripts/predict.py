@@ -8,11 +8,10 @@ accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processe
 import logging
 import os
 
-import torch
-import transformers
-
-from smsa.arguments import SCORING_OPTIONS, ScoringArguments, parse_arguments
+from smsa.arguments import SCORING_OPTIONS, ScoringArguments, parse_arguments  # first: see smsa.LAUNCHER_PID
 from smsa.scoring import SentimentClassifier, score_paths
+
+import transformers  # isort: skip
 
 IS_MAIN = int(os.environ.get("RANK", 0)) == 0  # of the processes of a launch
 
@@ -30,7 +29,7 @@ def main(args: ScoringArguments) -> None:
         classifier = SentimentClassifier.from_pretrained(
             args.model,
             args.model_revision,
-            device=args.device or _own_gpu(),
+            device=args.device,
             precision=args.precision,
             backend=args.backend,
             num_threads=args.num_threads,
@@ -54,11 +53,6 @@ def main(args: ScoringArguments) -> None:
         raise SystemExit(130) from None
     for summary in summaries:
         logger.info(describe(summary))
-
-
-def _own_gpu() -> str | None:
-    """The GPU of this process of a launch."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else None
 
 
 def describe(summary: dict) -> str:

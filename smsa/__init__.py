@@ -3,7 +3,10 @@
 Data flows one way: files -> rows -> tokens -> logits -> tables.
 """
 
+import os
 from importlib import import_module
+
+LAUNCHER_PID = os.getppid()  # of the launcher, if there is one, taken before anything slow: it may die meanwhile
 
 _HOMES = {
     "arguments": ("DataArguments", "ModelArguments", "SentimentTrainingArguments"),

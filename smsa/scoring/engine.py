@@ -7,6 +7,7 @@ what makes the output of `scripts/predict.py` byte-identical for any of them.
 
 import importlib.util
 import logging
+import os
 import re
 import threading
 import warnings
@@ -42,7 +43,7 @@ class Engine:
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
-        device: `cpu`, `cuda`, `cuda:1`, or None for a GPU where there is one.
+        device: `cpu`, `cuda`, `cuda:1`, or None for the GPU of this process where there is one.
         precision: one of `SCORING_PRECISIONS`; `auto` is that of `precision_for_scoring`.
         backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
         num_threads: CPU cores to use; None for all that fall to this process.
@@ -69,7 +70,8 @@ class Engine:
                 raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}.")
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}; it must be at least 1.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        self.device = torch.device(device or (own_gpu if torch.cuda.is_available() else "cpu"))
         on_cpu = self.device.type == "cpu"
         if backend == "openvino" and not on_cpu:
             raise ValueError("the openvino backend runs on the CPU: give --device cpu.")

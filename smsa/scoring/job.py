@@ -32,6 +32,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from smsa import LAUNCHER_PID
 from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
@@ -429,10 +430,9 @@ def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
 
 def _end_with_launcher() -> None:
     """End this process when its launcher is gone: each runs in a session of its own, and would wait for the others."""
-    launcher = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == launcher:
+        while os.getppid() == LAUNCHER_PID:
             time.sleep(0.2)
         os._exit(1)  # parts are whole or absent, so that there is nothing to put in order
 
