@@ -1,9 +1,10 @@
-"""What this process runs on: precision, CPU threads, and a description for `run.json`."""
+"""What this process runs on: precision, CPU threads, versions, and a description for `run.json`."""
 
 import logging
 import os
 import platform
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -94,6 +95,14 @@ def describe_hardware() -> dict[str, object]:
         "n_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def find_version(library: str) -> str | None:
+    """Get the version of an installed library; None for one that runs from a folder, as smsa itself may."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

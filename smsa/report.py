@@ -7,7 +7,6 @@ import json
 import logging
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from datasets import DatasetDict
 
 from smsa.callbacks import epoch_number
-from smsa.hardware import describe_hardware
+from smsa.hardware import describe_hardware, find_version
 from smsa.trainer import SentimentTrainer
 
 logger = logging.getLogger(__name__)
@@ -211,18 +210,10 @@ def describe_run(
             }
             for split, path in files.items()
         },
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        "versions": {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES},
         "hardware": describe_hardware(),
         "git_commit": _git_commit(),
     }
-
-
-def _version(library: str) -> str | None:
-    """Version of an installed library; None for one that runs from a folder on PYTHONPATH, as smsa itself may."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

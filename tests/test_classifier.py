@@ -134,7 +134,9 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     ({"backend": "onnx"}, "'onnx' is not one of"),
     ({"precision": "int8", "backend": "torch"}, "int8 needs the openvino backend"),
     ({"num_threads": 0}, "at least 1"),
-    ({"backend": "openvino", "device": "cuda"}, "runs on the CPU"),
+    ({"backend": "openvino", "device": "meta"}, "runs on the CPU"),
+    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ({"device": "abacus"}, "device 'abacus' cannot be used here"),
 ])  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
     with pytest.raises(ValueError, match=message):

@@ -306,7 +306,7 @@ def test_two_runs_on_one_output_do_not_meet(classifier, stopped):
 def test_a_row_that_is_lost_between_parts_is_noticed(classifier, stopped):
     record = json.loads((part := next((stopped / "out.csv.parts").glob("rows-*.json"))).read_text())
     part.write_text(json.dumps(record | {"read": 7}))
-    with pytest.raises(ValueError, match="holds 29 rows instead of 30"):
+    with pytest.raises(ValueError, match="holds 29 rows, not 30"):
         score_files(classifier, [stopped / "in.csv"], stopped / "out.csv")
 
 

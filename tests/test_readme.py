@@ -13,6 +13,7 @@ from test_scripts import run
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
 
 BLOCKS = read_blocks()
+FOLDERS = ("smsa", "smsa/scoring", "scripts", "benchmarks")
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,9 @@ def test_the_map_names_every_file_and_no_other():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = text.split("## The map")[1].split("```")[1]
     named = set(re.findall(r"^(\S+)", tree, re.MULTILINE))
-    files = {str(path.relative_to(ROOT)) for folder in ("smsa", "scripts") for path in (ROOT / folder).glob("*.py")}
-    assert files - {"smsa/__init__.py"} == {name for name in named if name.endswith(".py")}
+    files = {str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py")}
+    files = {name for name in files if not name.endswith("__init__.py")}
+    assert files == {name for name in named if name.endswith(".py")}
     assert all((ROOT / name).exists() for name in named)
 
 

@@ -71,7 +71,11 @@ class Engine:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}; it must be at least 1.")
         own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        self.device = torch.device(device or (own_gpu if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or (own_gpu if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
+            raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
         on_cpu = self.device.type == "cpu"
         if backend == "openvino" and not on_cpu:
             raise ValueError("the openvino backend runs on the CPU: give --device cpu.")

@@ -15,13 +15,12 @@ import platform
 import shutil
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +33,7 @@ from tqdm import tqdm
 
 from smsa import LAUNCHER_PID
 from smsa.files import hash_file, naming, sync_folder, write_whole
+from smsa.hardware import find_version
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
 from smsa.scoring.tables import (
@@ -255,7 +255,7 @@ class Job:
             "batch_tokens": engine.batch_tokens,
             "window_rows": engine.window_rows,
             "machine": platform.machine(),
-            "versions": {name: version(name) for name in libraries},
+            "versions": {name: find_version(name) for name in libraries},
         }
 
     def _wrote_output(self, spec: dict) -> bool:
@@ -267,9 +267,13 @@ class Job:
         return summary["job"] == spec and summary["output"] == {"bytes": size, "sha256": sha256}
 
     def _is_whole(self, name: str) -> bool:
-        record = json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8"))
-        part = self._part_path(name)
-        return part.exists() and part.stat().st_size == record["bytes"]
+        try:
+            return self._part_path(name).stat().st_size == self._read_record(name)["bytes"]
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def _read_record(self, name: str) -> dict:
+        return json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8"))
 
     def _part_path(self, name: str) -> Path:
         return self.parts / f"{name}.{self.layout.format}"
@@ -337,30 +341,32 @@ class Job:
     def _finish(self, spec: dict, n_finished_before: int, started: float) -> dict:
         """Put the parts together, and let the output appear."""
         names = sorted(path.stem for path in self.parts.glob("rows-*.json"))
-        records = [json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-        n_read, n_expected = sum(record["read"] for record in records), sum(s["rows"] for s in spec["inputs"])
-        if n_read != n_expected:
-            raise ValueError(f"{self.parts} holds {n_read:,} rows instead of {n_expected:,}: did an input change?")
-        merged = self.parts / "merged.tmp"
-        self._merge(merged, names, records)
+        counts, labels = Counter(), Counter(dict.fromkeys(spec["labels"], 0))
+        rejects, merged = self.parts / "rejects.tmp", self.parts / "merged.tmp"
+        with naming(rejects), rejects.open("w", encoding="utf-8") as stream:
+            for record in map(self._read_record, names):
+                counts.update({name: record[name] for name in ("read", "empty", "truncated")})
+                counts["rejected"] += len(record["rejected"])
+                labels.update(record["labels"])
+                stream.writelines(f"{json.dumps(row, default=str)}\n" for row in record["rejected"])
+        n_expected = sum(source["rows"] for source in spec["inputs"])
+        if counts["read"] != n_expected:
+            raise ValueError(f"{self.parts} holds {counts['read']:,} rows, not {n_expected:,}: did an input change?")
+        self._merge(merged, names)
         sha256, size = hash_file(merged)
-        rejected = [row for record in records for row in record["rejected"]]
-        n_empty = sum(record["empty"] for record in records)
         seconds = time.monotonic() - started
         summary = {
-            "read": n_read,
-            "scored": n_read - n_empty - len(rejected),
-            "empty": n_empty,
-            "rejected": len(rejected),
-            "truncated": sum(record["truncated"] for record in records),
-            "labels": {name: sum(record["labels"][name] for record in records) for name in spec["labels"]},
+            "read": counts["read"],
+            "scored": sum(labels.values()),
+            **{name: counts[name] for name in ("empty", "rejected", "truncated")},
+            "labels": dict(labels),
             "seconds": round(seconds, 3),
-            "rows_per_second": round((n_read - n_finished_before) / seconds, 1),
+            "rows_per_second": round((counts["read"] - n_finished_before) / seconds, 1),
             "output": {"bytes": size, "sha256": sha256},
             "job": spec,
         }
-        if rejected:
-            write_whole(self.rejects_path, "".join(f"{json.dumps(row, default=str)}\n" for row in rejected).encode())
+        if counts["rejected"]:
+            os.replace(rejects, self.rejects_path)
         write_whole(self.summary_path, _to_json(summary))
         os.replace(merged, self.output)
         sync_folder(self.output.parent)
@@ -368,27 +374,25 @@ class Job:
         shutil.rmtree(self.parts, ignore_errors=True)
         return summary
 
-    def _merge(self, path: Path, names: list[str], records: list[dict]) -> None:
+    def _merge(self, path: Path, names: list[str]) -> None:
         """Write the whole output to `path`, and see to it that it is on the disk.
 
         Raises:
             ValueError: if a part is not what was written.
         """
         with naming(path), path.open("wb") as stream:
-            writer = None
-            if self.layout.format == "parquet":
-                writer = pq.ParquetWriter(stream, self.schema)
-            else:
+            writer = pq.ParquetWriter(stream, self.schema) if self.layout.format == "parquet" else None
+            if writer is None:
                 stream.write(self.header)
-            for name, record in zip(names, records, strict=True):
+            for name in names:
                 content = self._part_path(name).read_bytes()
-                if hashlib.sha256(content).hexdigest() != record["sha256"]:
+                if hashlib.sha256(content).hexdigest() != self._read_record(name)["sha256"]:
                     raise ValueError(f"{self._part_path(name)} is damaged: remove it and run the same command again.")
-                if writer:
-                    writer.write_table(pq.read_table(pa.BufferReader(content)))
-                else:
+                if writer is None:
                     stream.write(content)
-            if writer:
+                else:
+                    writer.write_table(pq.read_table(pa.BufferReader(content)))
+            if writer is not None:
                 writer.close()
             stream.flush()
             os.fsync(stream.fileno())
