@@ -290,3 +290,22 @@ def find_processes(word: str) -> list[int]:
         except OSError:  # it is gone
             continue
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "parquet"])
+def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
+    peaks = {}
+    for name, n_rows, long_text in (("short", 20_000, ""), ("long", 200_000, ""), ("wide", 20_000, "enak " * 2_000_000)):
+        path = tmp_path / f"{name}.{suffix}"
+        rows = [{"id": str(i), "text": f"pergi ke pasar {i}"} for i in range(n_rows)]
+        write_file(path, [*rows, {"id": "long", "text": long_text}])
+        words = command(model, path, tmp_path / f"{name}.out.{suffix}", program="scripts/predict.py")
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        assert json.loads((tmp_path / f"{name}.out.{suffix}.summary.json").read_text())["read"] == n_rows + 1
+        peaks[name] = usage.ru_maxrss  # KiB
+    assert peaks["long"] < 1.1 * peaks["short"], peaks
+    assert peaks["wide"] < peaks["short"] + 200 * 1024, peaks

@@ -32,9 +32,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads include
 WINDOW_ROWS = {"cpu": 2048, "cuda": 65536}  # texts that are sorted by length together
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-# Linear layers that stay in fp32 under int8. The embeddings and the head cost no time; the value projections, a
-# twelfth of the encoder, bring most of the error: see "Faster on a CPU" in README.md.
-_NOT_INT8 = re.compile(r"embeddings|pooler|classifier|\.(value|v_lin)/")
+_NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, for it costs no time
 _INT8_GROUP = 128  # activations that share a scale
 
 
