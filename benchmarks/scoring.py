@@ -21,7 +21,7 @@ from smsa.data import find_smsa, read_rows
 from smsa.hardware import describe_hardware
 from smsa.labels import LABELS, label_maps
 from smsa.model import train_vocabulary
-from smsa.scoring import SentimentClassifier, score_files
+from smsa import SentimentClassifier, score_files
 from smsa.scoring.batching import pad_batch
 from smsa.scoring.engine import to_openvino
 from smsa.scoring.tables import INPUT_FORMATS, Source, find_layout, render_rows

@@ -8,8 +8,9 @@ accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processe
 import logging
 import os
 
+from smsa import SentimentClassifier, score_paths
 from smsa.arguments import SCORING_OPTIONS, ScoringArguments, parse_arguments  # first: see smsa.LAUNCHER_PID
-from smsa.scoring import SentimentClassifier, score_paths
+from smsa.scoring.job import FailedElsewhere
 
 import transformers  # isort: skip
 
@@ -46,11 +47,14 @@ def main(args: ScoringArguments) -> None:
             prefix=args.prefix,
             on_bad_row=args.on_bad_row,
         )
+    except FailedElsewhere as error:
+        raise SystemExit(1) from error
     except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+        where = "" if IS_MAIN else f" (process {os.environ['RANK']})"
+        raise SystemExit(f"error{where}: {error}") from error
     except KeyboardInterrupt:
         logger.error("Stopped; the same command goes on from the finished parts.")
-        raise SystemExit(130) from None
+        os._exit(130)  # at once: a part in the making is not waited for
     for summary in summaries:
         logger.info(describe(summary))
 

@@ -16,7 +16,9 @@ _HOMES = {
     "model": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
     "report": ("write_run",),
     "rows": ("BadRowsError",),
-    "scoring": ("SentimentClassifier", "score_files", "score_paths"),
+    "scoring.classifier": ("SentimentClassifier",),
+    "scoring.job": ("score_files",),
+    "scoring.paths": ("score_paths",),
     "trainer": ("SentimentTrainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

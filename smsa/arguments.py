@@ -219,13 +219,17 @@ class ScoringArguments:
     )
     input_format: str | None = field(
         default=None,
-        metadata={"help": "Format of the input instead of its suffix; of stdin, txt if not given."},
+        metadata={
+            "help": "Format of the input instead of its suffix; of stdin, txt if not given.",
+            "choices": ["csv", "tsv", "jsonl", "parquet", "txt"],
+        },
     )
     format: str | None = field(
         default=None,
         metadata={
             "help": "Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the "
             "benchmark's index,label.",
+            "choices": ["csv", "tsv", "jsonl", "parquet", "submission"],
         },
     )
     labels_only: bool = field(default=False, metadata={"help": "Add the label alone, without probabilities."})

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,7 +72,8 @@ def read_csv(stream: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | Ma
     """Yield (line where the row starts, fields); the first row is the header. A quoted field may span lines.
 
     Raises:
-        ValueError: where the file stops being CSV: text after a closing quote, a quote that is never closed.
+        ValueError: where the file stops being CSV: text after a closing quote, a quote that is never closed; or if its
+            first line is blank.
     """
     csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts over 128 KiB
     lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
@@ -79,6 +81,8 @@ def read_csv(stream: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | Ma
     line, width = 1, None
     try:
         for row in rows:
+            if width is None and not row:
+                raise ValueError(f"{path}:{line}: the line that should name the columns is blank.")
             row = row or [""] if width == 1 else row  # a blank line is a row of one empty field
             width = width or len(row)
             yield line, row if len(row) == width else Malformed(row, f"{len(row)} field(s) instead of {width}")
@@ -88,7 +92,8 @@ def read_csv(stream: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | Ma
 
 
 def _without_mark(lines: io.TextIOWrapper) -> Iterator[str]:
-    yield next(lines, "").removeprefix("\ufeff")
+    for first in islice(lines, 1):
+        yield first.removeprefix("\ufeff")
     yield from lines
 
 
@@ -100,8 +105,7 @@ def read_tsv(stream: BinaryIO, width: int | None = None) -> Iterator[tuple[int, 
         if len(fields) == width:
             yield number, fields
         else:
-            expected = "text, tab, label" if width == 2 else width
-            yield number, Malformed(line, f"{len(fields)} field(s) instead of {expected}")
+            yield number, Malformed(line, f"{len(fields)} field(s) instead of {width}")
 
 
 def read_jsonl(

@@ -6,11 +6,10 @@ import io
 import json
 import re
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smsa.scoring import SentimentClassifier
+from smsa import SentimentClassifier
 
 HOSTILE = [
     "enak dan murah sekali !",
@@ -50,7 +49,7 @@ def make_classifier(model, tokenizer, window_rows: int = 8, **options) -> Sentim
 
 def write_file(path, rows: list[dict]) -> None:
     """Write rows of strings or None by libraries that are not the one under test."""
-    name = path.name.removesuffix(".gz")
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in rows[0]])), path)
         return
@@ -65,7 +64,11 @@ def write_file(path, rows: list[dict]) -> None:
     elif name.endswith(".txt"):
         text.write("".join(row["text"] + "\n" for row in rows))
     content = text.getvalue().encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    if path.suffix == ".zst":
+        with pa.output_stream(path, compression="zstd") as stream:
+            stream.write(content)
+    else:
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 def restore(cell: str) -> str:
@@ -75,10 +78,13 @@ def restore(cell: str) -> str:
 
 def read_file(path) -> list[dict]:
     """Read a scored file by libraries that are not the one under test; cells of CSV and TSV are strings."""
-    name = path.name.removesuffix(".gz")
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
         return pq.read_table(path).to_pylist()
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if path.suffix == ".zst":
+        content = pa.input_stream(path, compression="zstd").read()
+    else:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     text = content.decode()
     if name.endswith(".csv"):
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
@@ -87,8 +93,3 @@ def read_file(path) -> list[dict]:
         return [json.loads(line) for line in text.split("\n")[:-1]]
     lines = [line.split("\t") for line in text.split("\n")[:-1]]
     return [dict(zip(lines[0], map(restore, line), strict=True)) for line in lines[1:]]
-
-
-def read_with_pandas(path) -> pd.DataFrame:
-    """Read a scored CSV as a data scientist would, with nothing taken for a missing value but an empty cell."""
-    return pd.read_csv(path, dtype={"text": str}, keep_default_na=False, na_values={"score": [""]})

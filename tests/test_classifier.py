@@ -14,7 +14,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification, pipeli
 
 from smsa.data import load_splits
 from smsa.labels import label_maps
-from smsa.scoring import SentimentClassifier
+from smsa import SentimentClassifier
 from smsa.scoring.batching import pad_batch, plan_batches
 from smsa.scoring.engine import Engine
 
@@ -55,7 +55,7 @@ def test_another_architecture_gives_the_same_probabilities(tokenizer, real_texts
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_neither_threads_nor_batch_mates_outside_the_window_change_a_bit(tiny_model, tokenizer, real_texts, backend):
+def test_the_number_of_threads_does_not_change_a_bit(tiny_model, tokenizer, real_texts, backend):
     one = make_classifier(copy.deepcopy(tiny_model), tokenizer, backend=backend, num_threads=1)
     three = make_classifier(tiny_model, tokenizer, backend=backend, num_threads=3)
     first, second = (c.score(pa.array(real_texts)).probabilities for c in (one, three))
@@ -82,7 +82,7 @@ def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
     assert classifier([]) == []
 
 
-@pytest.mark.parametrize("text", ["", "  ", "\n\t", "\u200b", "\u3000", None])
+@pytest.mark.parametrize("text", ["", "  ", "\n\t", "\u200b", "\u3000", None, float("nan")])
 def test_a_text_without_anything_in_it_gets_no_label(tiny_model, tokenizer, text):
     (answer,) = make_classifier(tiny_model, tokenizer)([text])
     assert answer == dict.fromkeys(ADDED) | {"truncated": False, "empty": True}

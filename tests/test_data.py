@@ -73,7 +73,7 @@ def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
 
 
 BAD_LINES = {
-    "one field": (b"hanya teks", "1 field(s) instead of text, tab, label"),
+    "one field": (b"hanya teks", "1 field(s) instead of 2"),
     "three fields": (b"a\tb\tpositive", "3 field(s)"),
     "blank line": (b"", "1 field(s)"),
     "empty text": (b"\tpositive", "the text is empty"),

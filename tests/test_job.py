@@ -3,20 +3,20 @@
 import csv
 import json
 import os
-import shutil
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import make_model
 from scoring import ADDED, HOSTILE, make_classifier, read_file, write_file
 
 from smsa.rows import BadRowsError
 from smsa.scoring import job as job_module
-from smsa.scoring import score_files, score_paths
+from smsa import score_files, score_paths
 from smsa.scoring.paths import find_inputs, pair_outputs
 
-FORMATS = ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet", "tsv", "tsv.gz"]
+FORMATS = ["csv", "csv.gz", "jsonl", "jsonl.zst", "parquet", "tsv", "tsv.zst"]
 
 
 @pytest.fixture
@@ -144,10 +144,17 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(tmp_path):
         find_inputs([str(tmp_path / "nothing.csv")], tmp_path / "out.csv")
     with pytest.raises(ValueError, match="would be read as input"):
         find_inputs([str(tmp_path / "in")], tmp_path / "in" / "out.csv")
-    with pytest.raises(ValueError, match="is one of the inputs"):
+    with pytest.raises(ValueError, match="is the output, too"):
         find_inputs([str(tmp_path / "a.csv")], tmp_path / "in" / ".." / "a.csv")
     with pytest.raises(ValueError, match="would both go to"):
-        pair_outputs([tmp_path / "a.csv", tmp_path / "in" / "a.csv"], tmp_path / "o")
+        pair_outputs([tmp_path / "a.csv", tmp_path / "in" / "a.csv"], str(tmp_path / "o"))
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+    for names in (["a.csv", "*.csv"], ["link.csv", "a.csv"]):
+        with pytest.raises(ValueError, match="is named twice"):
+            find_inputs([str(tmp_path / name) for name in names], tmp_path / "out.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ValueError, match="is a pipe.*give -"):
+        find_inputs([str(tmp_path / "pipe.csv")], tmp_path / "out.csv")
 
 
 def test_submission_is_the_benchmarks(classifier, tmp_path):
@@ -181,7 +188,8 @@ def test_bad_rows_can_be_set_apart_and_the_counts_reconcile(classifier, tmp_path
     assert [row["line"] for row in rejects] == [line for i in range(5) for line in (5 * i + 2, 5 * i + 4)]
     assert [row["row"] for row in rejects] == [row["line"] - 1 for row in rejects]
     assert rejects[0] == {
-        "file": str(tmp_path / "in.jsonl"), "line": 2, "row": 1, "value": 1, "reason": "the text is not a string",
+        "file": str(tmp_path / "in.jsonl"), "line": 2, "row": 1, "value": {"text": 1},
+        "reason": "the text is not a string",
     }  # fmt: skip
     assert [row["text"] for row in read_file(tmp_path / "out.jsonl")] == ["enak", "", "kotor"] * 5
     assert json.loads((tmp_path / "out.jsonl.summary.json").read_text()) == summary
@@ -217,9 +225,9 @@ def test_a_stopped_job_goes_on_from_its_parts_to_the_same_bytes(classifier, tmp_
     assert not target.exists()
     parts = {part: part.stat().st_mtime_ns for part in (tmp_path / f"out.{suffix}.parts").glob("rows-*.json")}
     assert len(parts) == n_parts
-    classify, n_scored = classifier.classify, []
+    write_part, n_scored = job_module.Job._write_part, []
     monkeypatch.setattr(
-        classifier, "classify", lambda encoded: n_scored.append(len(encoded.index)) or classify(encoded)
+        job_module.Job, "_write_part", lambda *args: n_scored.append(args[2].n_read) or write_part(*args)
     )
     summary = score_files(classifier, [path], target)
     assert sum(n_scored) == 30 - 8 * n_parts
@@ -310,8 +318,62 @@ def test_a_row_that_is_lost_between_parts_is_noticed(classifier, stopped):
         score_files(classifier, [stopped / "in.csv"], stopped / "out.csv")
 
 
-def test_an_output_folder_that_is_not_there_is_named(classifier, tmp_path):
+def test_an_input_that_changes_meanwhile_is_noticed(classifier, tmp_path):
+    write_file(tmp_path / "in.csv", rows_of(30))
+    job = job_module.Job(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    job.check()
+    content = (tmp_path / "in.csv").read_bytes()
+    (tmp_path / "in.csv").write_bytes(content.replace(b"enak", b"anak"))
+    with pytest.raises(ValueError, match="in.csv was changed while it was scored"):
+        job.run()
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_job_that_failed_can_be_run_again_in_the_same_process(classifier, tmp_path, monkeypatch):
+    write_file(tmp_path / "in.csv", rows_of(30))
+    failures = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 1)
+            with pytest.raises(Stopped) as failure:
+                score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv")
+        failures.append(failure)  # as a notebook keeps the last traceback, and with it the job
+    assert score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv")["read"] == 30
+
+
+def test_a_bad_row_in_the_last_file_stops_before_the_first_is_scored(classifier, tmp_path):
+    for name, content in (("a.csv", b"id,text\n1,a\n"), ("b.csv", b"id,text\n1\n")):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadRowsError, match="b.csv:2"):
+        score_paths(classifier, [str(tmp_path / "*.csv")], str(tmp_path / "scored"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_what_a_glob_finds_of_its_own_output_is_no_input(classifier, tmp_path, monkeypatch):
+    (tmp_path / "in.jsonl").write_text('{"text":"enak"}\n{"text":1}\n')
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        (summary,) = score_paths(classifier, [str(tmp_path / "*")], "out.jsonl", on_bad_row="skip")
+        assert (summary["read"], summary["rejected"]) == (2, 1)
+    assert (tmp_path / "out.jsonl.rejects.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "", '{"job": 1}'])
+def test_a_summary_of_someone_else_is_no_proof(classifier, tmp_path, content):
     write_file(tmp_path / "in.csv", rows_of(3))
-    with pytest.raises(FileNotFoundError, match="gone does not exist"):
-        score_files(classifier, [tmp_path / "in.csv"], tmp_path / "gone" / "out.csv")
-    shutil.rmtree(tmp_path)
+    (tmp_path / "out.csv").write_text("mine")
+    (tmp_path / "out.csv.summary.json").write_text(content)
+    with pytest.raises(FileExistsError, match="out.csv exists already"):
+        score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "mine"
+
+
+def test_a_label_with_a_comma_stays_one_field_of_a_submission(tokenizer, tmp_path):
+    labels = ("very good, yes", "so so", "bad")
+    classifier = make_classifier(make_model(labels), tokenizer)
+    write_file(tmp_path / "in.csv", [{"text": text} for text in ("enak", "kotor", "", "murah")])
+    score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", output_format="submission")
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert {len(row) for row in rows} == {2} and rows[3] == ["2", ""]
+    with pytest.raises(ValueError, match="two labels the same name"):
+        make_classifier(make_model(("x", "y", "x")), tokenizer)

@@ -214,7 +214,7 @@ POINTS = ["encode:1", "classify:1", "before rename:1", "after rename:1", "synced
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("n_processes, points, n_by_clock, target", [
-    (1, POINTS, 10, "out.csv"), (2, POINTS[2:14:2], 6, "out.parquet"),
+    (1, POINTS, 10, "out.csv"), (2, POINTS[2:14:2], 8, "out.parquet"),
 ])  # fmt: skip
 def test_kills_at_any_moment_leave_the_same_bytes(model, tmp_path, n_processes, points, n_by_clock, target):
     write_file(tmp_path / "in.csv", [{"id": str(i), "text": HOSTILE[i % len(HOSTILE)]} for i in range(70)])
@@ -245,7 +245,7 @@ def test_kills_at_any_moment_leave_the_same_bytes(model, tmp_path, n_processes, 
             output = tmp_path / str(n_jobs) / target
         else:
             n_kills += 1
-    assert n_kills >= (24 if n_processes == 1 else 8)
+    assert n_kills >= (24 if n_processes == 1 else 9)
     assert status == 0
 
 
@@ -297,7 +297,11 @@ def find_processes(word: str) -> list[int]:
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "parquet"])
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
     peaks = {}
-    for name, n_rows, long_text in (("short", 20_000, ""), ("long", 200_000, ""), ("wide", 20_000, "enak " * 2_000_000)):
+    for name, n_rows, long_text in (
+        ("short", 20_000, ""),
+        ("long", 200_000, ""),
+        ("wide", 20_000, "enak " * 2_000_000),
+    ):
         path = tmp_path / f"{name}.{suffix}"
         rows = [{"id": str(i), "text": f"pergi ke pasar {i}"} for i in range(n_rows)]
         write_file(path, [*rows, {"id": "long", "text": long_text}])
@@ -307,5 +311,5 @@ def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
         assert status == 0
         assert json.loads((tmp_path / f"{name}.out.{suffix}.summary.json").read_text())["read"] == n_rows + 1
         peaks[name] = usage.ru_maxrss  # KiB
-    assert peaks["long"] < 1.1 * peaks["short"], peaks
+    assert peaks["long"] < peaks["short"] + 30 * 1024, peaks  # Python lists of all rows would take 60 MiB
     assert peaks["wide"] < peaks["short"] + 200 * 1024, peaks

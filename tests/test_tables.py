@@ -1,5 +1,7 @@
 """Files of every format: what goes in comes back, and what cannot be trusted is named by file and line."""
 
+import datetime
+import decimal
 import json
 
 import pyarrow as pa
@@ -131,8 +133,10 @@ def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
 @pytest.mark.parametrize("name, content, options, message", [
     ("a.csv", b"id,judul\n1,x\n", {}, "which column holds the texts.*The columns are: 'id', 'judul'"),
     ("a.csv", b"text,review\n1,x\n", {}, "which column holds the texts"),
-    ("a.csv", b"id;text;n\n1;x;2\n", {"text_column": "text"}, "no column named 'text'"),
-    ("a.csv", b"text,text\n1,x\n", {}, "which column holds the texts|2 columns named"),
+    ("a.csv", b"id;text;n\n1;x;2\n", {}, "separated by ';'. Save them with commas"),
+    ("a.csv", b"\nid,text\n1,x\n", {}, "a.csv:1: the line that should name the columns is blank"),
+    ("a.csv", b"text,text\n1,x\n", {}, "which column holds the texts"),
+    ("a.csv", b"text,a,a\n1,x,y\n", {"output_format": "jsonl"}, "two columns are named 'a', which jsonl cannot hold"),
     ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
     ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
     ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
@@ -146,21 +150,22 @@ def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, con
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        list(open_source(path, "jsonl" if "jsonl" in name else "csv", **options).windows(9))
+        list(open_source(path, **{"output_format": "jsonl" if "jsonl" in name else "csv"} | options).windows(9))
 
 
 def test_a_number_is_no_text(tmp_path):
     path = tmp_path / "a.parquet"
     pa.parquet.write_table(pa.table({"text": [1, 2], "x": ["a", "b"]}), path)
-    with pytest.raises(ValueError, match="'text' does not hold text"):
-        open_source(path, text_column="text")
-    assert open_source(path).text_column == "x"
+    for text_column in ("text", None):
+        with pytest.raises(ValueError, match="'text' does not hold text"):
+            open_source(path, text_column=text_column)
+    assert open_source(path, text_column="x").text_column == "x"
 
 
 BAD = {
     "csv": (b'id,text\n1,"a\nb"\n2\n3,c\n', 4, "1 field(s) instead of 2"),
     "csv not UTF-8": (b"id,text\n1,a\n2,b\xff\n3,c\n", 3, "not valid UTF-8"),
-    "tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", 3, "3 field(s) instead of text, tab, label"),
+    "tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", 3, "3 field(s) instead of 2"),
     "jsonl": (b'{"text":"a"}\n{"text":1}\n{"text":"c"}\n', 2, "the text is not a string"),
     "jsonl no object": (b'{"text":"a"}\n[]\n{"text":"c"}\n', 2, "not an object"),
     "jsonl without": (b'{"text":"a"}\n{}\n{"text":"c"}\n', 2, "no 'text'"),
@@ -189,7 +194,9 @@ def test_tsv_cannot_hold_a_tab_or_a_line_break(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'id,text\n1,a\n2,"b\tc"\n"3\n",d\n4,e\n')
     (window,) = open_source(path, "tsv").windows(9)
-    assert [(number, bad.value) for number, bad in window.bad_rows] == [(1, "b\tc"), (2, "3\n")]
+    assert [(number, bad.value) for number, bad in window.bad_rows] == [
+        (1, {"id": "2", "text": "b\tc"}), (2, {"id": "3\n", "text": "d"}),
+    ]  # fmt: skip
     assert window.texts.to_pylist() == ["a", "e"]
 
 
@@ -207,6 +214,43 @@ def test_a_truncated_gzip_is_not_a_short_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="a.csv.gz cannot be read"):
         list(open_source(path).windows(9))
+
+
+@pytest.mark.parametrize("head", ["{}", "[]", '{"text":1,"id":"x"}', '{"id":"x"}'])
+@pytest.mark.parametrize("text_column", [None, "text"])
+def test_an_odd_first_line_of_jsonl_decides_nothing(tmp_path, head, text_column):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{head}\n{{"id":"1","text":"a"}}\n{{"id":"2","text":"b"}}\n', encoding="utf-8")
+    for output_format in ("jsonl", "csv"):
+        (window,) = open_source(path, output_format, text_column=text_column).windows(9)
+        assert window.texts.to_pylist() == ["a", "b"]
+        assert [number for number, _ in window.bad_rows] == [0]
+
+
+def test_parquet_of_every_type_goes_to_text_by_one_rule(tmp_path):
+    columns = {
+        "n": pa.array([1, None]), "x": pa.array([1.5, float("nan")]), "b": pa.array([True, None]),
+        "l": pa.array([[1, 2], None]), "s": pa.array([{"a": "x"}, None]), "raw": pa.array([b"ab\xff", None]),
+        "day": pa.array([datetime.date(2026, 11, 22), None]), "d": pa.array([decimal.Decimal("1.10"), None]),
+        "at": pa.array([datetime.datetime(2026, 11, 22, 1, 2, 3), None]), "none": pa.nulls(2),
+        "cat": pa.array(["k", None]).dictionary_encode(), "text": pa.array(["enak", None]),
+    }  # fmt: skip
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table(columns), path, row_group_size=1)
+    expected = {"l": "[1, 2]", "s": '{"a": "x"}', "raw": "YWL/", "day": "2026-11-22", "d": "1.10",
+                "at": "2026-11-22 01:02:03.000000", "none": "", "cat": "k", "text": "enak"}  # fmt: skip
+    for suffix, first, second in (
+        ("csv", {"n": "1", "x": "1.5", "b": "true"}, {"x": "nan"}),
+        ("tsv", {"n": "1", "x": "1.5", "b": "true"}, {"x": "nan"}),
+        ("jsonl", {"n": 1, "x": 1.5, "b": True, "l": [1, 2], "s": {"a": "x"}, "none": None}, {}),
+    ):
+        target = tmp_path / f"out.{suffix}"
+        (window,) = open_source(path, suffix).windows(9)
+        rows = render_rows(suffix, window.table, pa.table({"label": ["positive"] * 2}))
+        target.write_bytes(render_header(suffix, [*window.table.column_names, "label"]) + rows)
+        nothing = dict.fromkeys(columns, None if suffix == "jsonl" else "")
+        assert read_file(target) == [expected | first | {"label": "positive"}, nothing | second | {"label": "positive"}]
+        assert "NaN" not in target.read_text()
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a", "a.gz", "a.parquet.gz"])

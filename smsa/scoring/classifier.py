@@ -38,12 +38,17 @@ class Scores:
     truncated: np.ndarray  # (n_texts,) of bool
     empty: np.ndarray  # (n_texts,) of bool
 
+    @property
+    def label_ids(self) -> np.ndarray:
+        """Id of the most probable label, of shape (n_texts,); 0 where the text is empty."""
+        return np.where(self.empty, 0, self.probabilities.argmax(-1))
+
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
         """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone.
 
         An empty text has no label, score or probabilities: they are null.
         """
-        best = np.where(self.empty, 0, self.probabilities.argmax(-1))
+        best = self.label_ids
         names = pa.DictionaryArray.from_arrays(pa.array(best, mask=self.empty), list(self.labels))
         columns = {"label": names.cast(pa.string())}
         if not labels_only:
@@ -79,6 +84,8 @@ class SentimentClassifier:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int = 512, **engine: object
     ):
         self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         self.sha256 = _hash_model(model, tokenizer)
         self.engine = Engine(model, **engine)
         self.max_length = min(max_length, tokenizer.model_max_length)
@@ -123,7 +130,7 @@ class SentimentClassifier:
         """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number."""
         texts = iter(texts)
         while window := list(islice(texts, self.engine.window_rows)):
-            yield from self.score(pa.array(window, pa.string())).to_table().to_pylist()
+            yield from self.score(pa.array(window, pa.string(), from_pandas=True)).to_table().to_pylist()
 
     def score(self, texts: pa.Array) -> Scores:
         """Label one window of texts; probabilities depend on the window, in the last bits, but on nothing else."""
@@ -187,7 +194,7 @@ class SentimentClassifier:
 def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     config = model.config.to_dict()
     described = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
-    digest = hashlib.sha256(json.dumps(described, default=str).encode())
+    digest = hashlib.sha256(json.dumps([described, tokenizer.truncation_side], default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for name, weights in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -73,7 +73,9 @@ class Engine:
             self.device = torch.device(device or (own_gpu if torch.cuda.is_available() else "cpu"))
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
-            raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"device {device or own_gpu!r} cannot be used here: {str(error).splitlines()[0]}"
+            ) from error
         on_cpu = self.device.type == "cpu"
         if backend == "openvino" and not on_cpu:
             raise ValueError("the openvino backend runs on the CPU: give --device cpu.")

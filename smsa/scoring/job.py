@@ -24,7 +24,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
@@ -50,6 +49,7 @@ from smsa.scoring.tables import (
 
 logger = logging.getLogger(__name__)
 
+_EXISTS = "{} exists already: choose another --output, or remove it first."
 ON_BAD_ROW = ("strict", "skip")
 LIBRARIES = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")  # that the bytes may depend on
 _T = TypeVar("_T")
@@ -75,7 +75,10 @@ def score_files(classifier: SentimentClassifier, inputs: list[Path], output: Pat
         FileExistsError: if the output exists but is not what this job wrote, or another run is at work.
         ValueError: if inputs or options do not fit together, or parts were made by another job.
     """
-    return Job(classifier, inputs, output, **options).run()
+    with joined():
+        job = Job(classifier, inputs, output, **options)
+        job.check()
+        return job.run()
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,9 @@ class Job:
         self.summary_path = output.with_name(f"{output.name}.summary.json")
         self.rejects_path = output.with_name(f"{output.name}.rejects.jsonl")
         self.rank, self.n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self._lock = FileLock(self.parts / "lock")
+        self._inputs: list[dict] = []
+        self._modified: dict[Path, int] = {}
 
     def _common_schema(self) -> pa.Schema:
         """Columns of the output."""
@@ -159,51 +165,47 @@ class Job:
             return pa.schema([("index", pa.int64()), ("label", pa.string())])
         return join_columns(first.schema.empty_table(), self.added.empty_table()).schema
 
+    def check(self) -> None:
+        """Read all inputs once, on the first process: count rows, and refuse bad ones. Nothing is written.
+
+        Raises:
+            BadRowsError: unless `on_bad_row` is `skip`.
+            FileExistsError: if the output exists and nothing says that this job wrote it.
+        """
+        self._inputs = on_first(self._describe_inputs)
+
     def run(self) -> dict:
-        """Do all of it; see `score_files`."""
+        """Do the rest; see `score_files`."""
         started = time.monotonic()
-        with joined(self.n_processes):
-            spec, finished = self._on_first(self._prepare)
+        try:
+            spec, finished = on_first(self._prepare)
             if finished is None:
                 if self.rank == 0:
                     logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_text(encoding="utf-8"))
-            try:
-                self._score_parts(spec, set(finished))
-                if self.n_processes > 1:
-                    dist.barrier()
-                return self._on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
-            except OSError as error:
-                kept = "the finished parts are kept, and the same command goes on from them"
-                raise OSError(error.errno, f"{error.strerror or error} ({kept})", error.filename) from error
-
-    def _on_first(self, task: Callable[[], _T]) -> _T:
-        """Let the first process do `task` while the others wait; its result, or its error, is everyone's."""
-        if self.n_processes == 1:
-            return task()
-        shared, failure = [None, None], None
-        if self.rank == 0:
-            try:
-                shared[0] = task()
-            except (ValueError, OSError) as error:
-                failure = error
-                shared[1] = str(error)
-        dist.broadcast_object_list(shared, src=0)
-        if shared[1] is not None:
-            raise failure or ValueError(shared[1])
-        return shared[0]
+            self._score_parts(spec, set(finished))
+            wait_for_all()
+            return on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
+        except OSError as error:
+            if not self.parts.is_dir():
+                raise
+            kept = "the finished parts are kept, and the same command goes on from them"
+            raise type(error)(error.errno, f"{error.strerror or error} ({kept})", error.filename) from error
+        finally:
+            self._lock.release()
 
     def _prepare(self) -> tuple[dict, list[str] | None]:
         """Read all inputs once, and get the job and the names of its finished parts; None if all is done already."""
-        self._check_folder()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.output.parent, os.W_OK):
+            raise PermissionError(f"the folder {self.output.parent} cannot be written.")
         spec = json.loads(json.dumps(self._describe()))
         if self.output.exists():
             if self._wrote_output(spec):
                 shutil.rmtree(self.parts, ignore_errors=True)
                 return spec, None
-            raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+            raise FileExistsError(_EXISTS.format(self.output))
         self.parts.mkdir(exist_ok=True)
-        self._lock = FileLock(self.parts / "lock")
         try:
             self._lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
@@ -212,21 +214,17 @@ class Job:
             ) from error
         job_path = self.parts / "job.json"
         if job_path.exists():
-            _refuse_another_job(job_path, json.loads(job_path.read_text(encoding="utf-8")), spec)
+            _refuse_another_job(job_path, spec)
         else:
             write_whole(job_path, _to_json(spec))
         for leftover in self.parts.glob("*.tmp"):
             leftover.unlink()
         return spec, [name for name in (path.stem for path in self.parts.glob("rows-*.json")) if self._is_whole(name)]
 
-    def _check_folder(self) -> None:
-        if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"the folder {self.output.parent} does not exist.")
-        if not os.access(self.output.parent, os.W_OK):
-            raise PermissionError(f"the folder {self.output.parent} cannot be written.")
-
-    def _describe(self) -> dict:
-        """Get all that the output depends on, as plain values; refuses bad rows."""
+    def _describe_inputs(self) -> list[dict]:
+        """Get name, text column, rows, size and sha256 of each input; refuses bad rows."""
+        if self.output.exists() and not self.summary_path.exists():
+            raise FileExistsError(_EXISTS.format(self.output))
         bad_rows, n_bad_rows, inputs = [], 0, []
         for source in self.sources:
             n_rows = 0
@@ -237,13 +235,28 @@ class Job:
             sha256, size = hash_file(source.path)
             described = {"file": source.path.name, "format": source.layout.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
+            self._modified[source.path] = source.path.stat().st_mtime_ns
         if bad_rows and self.options["on_bad_row"] == "strict":
             way_out = "Mend them, or set them apart with --on_bad_row skip. Nothing has been written."
             raise BadRowsError(bad_rows, way_out, n_bad_rows)
+        return inputs
+
+    def _refuse_changed_inputs(self) -> None:
+        """Refuse files that are not those that were checked; another machine may have a copy of its own."""
+        for source, checked in zip(self.sources, self._inputs, strict=True):
+            found = source.path.stat()
+            if (
+                found.st_size != checked["bytes"]
+                or self._modified.get(source.path, found.st_mtime_ns) != found.st_mtime_ns
+            ):
+                raise ValueError(f"{source.path} was changed while it was scored: run the same command again.")
+
+    def _describe(self) -> dict:
+        """Get all that the output depends on, as plain values."""
         engine = self.classifier.engine
         libraries = (*LIBRARIES, "openvino") if engine.backend == "openvino" else LIBRARIES
         return {
-            "inputs": inputs,
+            "inputs": self._inputs,
             "model": self.classifier.sha256,
             "labels": list(self.classifier.labels),
             "max_length": self.classifier.max_length,
@@ -264,7 +277,8 @@ class Job:
         except (OSError, ValueError):
             return False
         sha256, size = hash_file(self.output)
-        return summary["job"] == spec and summary["output"] == {"bytes": size, "sha256": sha256}
+        wrote = {"job": spec, "output": {"bytes": size, "sha256": sha256}}
+        return isinstance(summary, dict) and {name: summary.get(name) for name in wrote} == wrote
 
     def _is_whole(self, name: str) -> bool:
         try:
@@ -281,13 +295,17 @@ class Job:
     def _score_parts(self, spec: dict, finished: set[str]) -> None:
         """Score this process's share of the parts that are not finished."""
         n_rows, n_finished = sum(source["rows"] for source in spec["inputs"]), sum(map(_rows_of, finished))
-        name, is_quiet = self.output.name, self.rank != 0
+        name, is_quiet, next_look = self.output.name, self.rank != 0, 0.0
+        self._refuse_changed_inputs()
         with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=name, disable=is_quiet, mininterval=1) as bar:
             encoded = _ahead(self._encode(self._share(finished)))
             for part, window, scores in _ahead(self._classify(encoded)):
                 self._write_part(part, window, scores)
-                if not is_quiet:  # the parts of the other processes count, too
+                if not is_quiet and time.monotonic() > next_look:  # the parts of the other processes count, too
                     bar.update(sum(_rows_of(path.stem) for path in self.parts.glob("rows-*.json")) - bar.n)
+                    next_look = time.monotonic() + 1
+            if not is_quiet:
+                bar.update(n_rows - bar.n if self.n_processes == 1 else 0)
 
     def _share(self, finished: set[str]) -> Iterator[tuple[Part, Window]]:
         """Yield the windows that fall to this process: every n-th of those that are not finished."""
@@ -324,8 +342,8 @@ class Job:
         else:
             content = render_rows(self.layout.format, table, added, part.source.stays_whole)
             content = compress(content, self.layout.compression)
-        best = np.where(scores.empty, -1, np.nan_to_num(scores.probabilities).argmax(-1))
-        counts = {label: int((best == i).sum()) for i, label in enumerate(scores.labels)}
+        label_ids = scores.label_ids[~scores.empty]
+        counts = {label: int((label_ids == i).sum()) for i, label in enumerate(scores.labels)}
         record = {
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -351,7 +369,12 @@ class Job:
                 stream.writelines(f"{json.dumps(row, default=str)}\n" for row in record["rejected"])
         n_expected = sum(source["rows"] for source in spec["inputs"])
         if counts["read"] != n_expected:
-            raise ValueError(f"{self.parts} holds {counts['read']:,} rows, not {n_expected:,}: did an input change?")
+            raise ValueError(
+                f"{self.parts} holds {counts['read']:,} rows, not {n_expected:,}: remove it and start anew."
+            )
+        if counts["read"] != sum(labels.values()) + counts["empty"] + counts["rejected"]:
+            raise ValueError(f"{self.parts}: of {n_expected:,} rows, some are neither scored nor empty nor rejected.")
+        self._refuse_changed_inputs()
         self._merge(merged, names)
         sha256, size = hash_file(merged)
         seconds = time.monotonic() - started
@@ -365,12 +388,12 @@ class Job:
             "output": {"bytes": size, "sha256": sha256},
             "job": spec,
         }
+        self.rejects_path.unlink(missing_ok=True)  # of an earlier job
         if counts["rejected"]:
             os.replace(rejects, self.rejects_path)
         write_whole(self.summary_path, _to_json(summary))
         os.replace(merged, self.output)
         sync_folder(self.output.parent)
-        self._lock.release()
         shutil.rmtree(self.parts, ignore_errors=True)
         return summary
 
@@ -402,14 +425,18 @@ def _listed(source: Source) -> str:
     return ", ".join(source.schema.names)
 
 
-def _refuse_another_job(job_path: Path, before: dict, now: dict) -> None:
+def _refuse_another_job(job_path: Path, now: dict) -> None:
     """Refuse to go on from parts that another input, model or option made."""
+    way_out = "choose another --output, or remove that folder to start anew"
+    try:
+        before = json.loads(job_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{job_path} is damaged: {way_out}.") from error
     if before != now:
         changed = [key for key in now if before.get(key) != now[key]]
         listed = "; ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in changed)
         raise ValueError(
-            f"{job_path.parent} holds finished parts of another job: {listed}. "
-            "Run it as before to go on, choose another --output, or remove that folder to start anew."
+            f"{job_path.parent} holds finished parts of another job: {listed}. Run it as before to go on, {way_out}."
         )
 
 
@@ -424,12 +451,51 @@ def _to_json(values: object) -> bytes:
 
 def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
     """Yield `items`, made in a thread of its own, at most `depth` of them before they are asked for."""
-    end, iterator = object(), iter(items)
-    with ThreadPoolExecutor(1) as pool:
+    end, iterator, pool = object(), iter(items), ThreadPoolExecutor(1)
+    try:
         pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
         while (item := pending.popleft().result()) is not end:
             pending.append(pool.submit(next, iterator, end))
             yield item
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the next ones
+
+
+class FailedElsewhere(ValueError):
+    """The first process has failed, and says why."""
+
+
+def on_first(task: Callable[[], _T]) -> _T:
+    """Let the first process do `task` while the others wait; its result is everyone's.
+
+    Raises:
+        FailedElsewhere: on the others, where the first process raises what `task` raised.
+    """
+    if not dist.is_initialized():
+        return task()
+    shared, failure = [None, False], None
+    if dist.get_rank() == 0:
+        try:
+            shared[0] = task()
+        except (ValueError, OSError) as error:
+            failure, shared[1] = error, True
+    dist.broadcast_object_list(shared, src=0)
+    if shared[1]:
+        raise failure or FailedElsewhere("the first process has failed")
+    return shared[0]
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here.
+
+    Raises:
+        FailedElsewhere: if one of them is gone.
+    """
+    if dist.is_initialized():
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise FailedElsewhere("another process has failed") from error
 
 
 def _end_with_launcher() -> None:
@@ -444,9 +510,9 @@ def _end_with_launcher() -> None:
 
 
 @contextmanager
-def joined(n_processes: int) -> Iterator[None]:
+def joined() -> Iterator[None]:
     """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
-    if n_processes == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
     _end_with_launcher()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from smsa.files import naming
 from smsa.scoring.classifier import SentimentClassifier
-from smsa.scoring.job import joined, score_files
+from smsa.scoring.job import Job, joined
 from smsa.scoring.tables import INPUT_FORMATS, find_layout
 
 logger = logging.getLogger(__name__)
@@ -39,42 +39,44 @@ def score_paths(
     Returns:
         The summary of each output, as `score_files`; raises what it raises.
     """
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))
     reads_stdin, writes_stdout = "-" in inputs, output == "-"
     if reads_stdin and len(inputs) > 1:
         raise ValueError("--input - is stdin alone; give no other file beside it.")
-    if (reads_stdin or writes_stdout) and n_processes > 1:
+    if (reads_stdin or writes_stdout) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and options.get("on_bad_row") == "skip":
         raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
-    with TemporaryDirectory(prefix="smsa-") as folder, joined(n_processes):
-        output_path = Path(folder, f"stdout.{output_format or 'jsonl'}") if writes_stdout else Path(output)
+    with TemporaryDirectory(prefix="smsa-") as folder, joined():
+        if writes_stdout:
+            output = str(Path(folder, f"stdout.{output_format or 'jsonl'}"))
         if reads_stdin:
             files = [Path(folder, f"stdin.{input_format or 'txt'}")]
             with naming(files[0]), files[0].open("wb") as stream:
                 shutil.copyfileobj(sys.stdin.buffer, stream)
         else:
-            files = find_inputs(inputs, output_path)
-        pairs = pair_outputs(files, output_path, output_format)
-        for _, target in pairs:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            files = find_inputs(inputs, Path(output), input_format)
         formats = {"input_format": input_format, "output_format": output_format}
-        summaries = [score_files(classifier, paths, target, **formats, **options) for paths, target in pairs]
+        pairs = pair_outputs(files, output, **formats)
+        jobs = [Job(classifier, paths, target, **formats, **options) for paths, target in pairs]
+        for job in jobs:  # a bad row in the last file is told before the first is scored
+            job.check()
+        summaries = [job.run() for job in jobs]
         if writes_stdout:
-            with output_path.open("rb") as stream:
+            with Path(output).open("rb") as stream:
                 shutil.copyfileobj(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         return summaries
 
 
-def find_inputs(names: Iterable[str], output: Path) -> list[Path]:
+def find_inputs(names: Iterable[str], output: Path, input_format: str | None = None) -> list[Path]:
     """Get the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
 
-    Of a folder, the files that have one of the known suffixes are taken, and the others are named in the log.
+    Of a folder, the files that have one of the known suffixes are taken, and the others are named in the log. A glob
+    does not match what the same command wrote before.
 
     Raises:
-        FileNotFoundError: for a name that matches nothing.
-        ValueError: if the output lies among the inputs.
+        FileNotFoundError: for a name that matches no file.
+        ValueError: if a file is named twice, is a pipe, or is the output.
     """
     files: list[Path] = []
     for name in names:
@@ -82,22 +84,35 @@ def find_inputs(names: Iterable[str], output: Path) -> list[Path]:
         if path.is_dir():
             if path.resolve() in (output.resolve(), output.resolve().parent if output.suffix else None):
                 raise ValueError(
-                    f"{output} lies in the input folder {path} and would be read as input: write elsewhere."
+                    f"{output} lies in the input folder {path}, and would be read as input: write elsewhere."
                 )
             found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            known = [file for file in found if _is_known(file)]
+            known = [file for file in found if input_format or _is_known(file)]
             if passed_over := [file.name for file in found if file not in known]:
                 logger.info("%s: not read, for their suffixes: %s", path, ", ".join(passed_over))
+        elif path.exists():
+            if not path.is_file():
+                raise ValueError(
+                    f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin."
+                )
+            if path.resolve() == output.resolve():
+                raise ValueError(f"{name} is the output, too: name another one.")
+            known = [path]
         else:
-            known = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
-            if output in known and path != output:
-                known.remove(output)  # a glob that matches what the same command wrote
+            matches = (Path(match) for match in sorted(glob.glob(name, recursive=True)))
+            known = [file for file in matches if file.is_file() and not _is_written_for(file, output)]
         if not known:
             raise FileNotFoundError(f"{name} does not exist, or holds no file to score.")
         files += known
-    if output.resolve() in [file.resolve() for file in files]:
-        raise ValueError(f"{output} is one of the inputs: name another output.")
+    if len({file.resolve() for file in files}) < len(files):
+        twice = next(file for i, file in enumerate(files) if file.resolve() in {f.resolve() for f in files[:i]})
+        raise ValueError(f"{twice} is named twice: its rows would be scored twice.")
     return files
+
+
+def _is_written_for(file: Path, output: Path) -> bool:
+    names = [f"{output.name}{suffix}" for suffix in ("", ".summary.json", ".rejects.jsonl")]
+    return file.name in names and file.resolve().parent == output.resolve().parent
 
 
 def _is_known(path: Path) -> bool:
@@ -108,23 +123,27 @@ def _is_known(path: Path) -> bool:
     return True
 
 
-def pair_outputs(files: list[Path], output: Path, output_format: str | None = None) -> list[tuple[list[Path], Path]]:
+def pair_outputs(
+    files: list[Path], output: str, input_format: str | None = None, output_format: str | None = None
+) -> list[tuple[list[Path], Path]]:
     """Get which files go into which output: all into one, or each into a file of its name if `output` is a folder.
 
-    `output` is a folder if it is one already, or has no suffix. There a .txt becomes a .csv, for lines hold no columns.
+    `output` is a folder if it is one already, ends with a slash, or has no suffix. There a .txt becomes a .csv, for
+    lines hold no columns.
 
     Raises:
         ValueError: if two files would go to the same name.
     """
-    if not output.is_dir() and (output.suffix or output_format):
-        return [(files, output)]
+    folder = Path(output)
+    if not folder.is_dir() and folder.suffix and not output.endswith("/"):
+        return [(files, folder)]
     pairs: dict[Path, list[Path]] = {}
     for file in files:
-        layout = find_layout(file, INPUT_FORMATS)
+        layout = find_layout(file, INPUT_FORMATS, input_format)
         chosen = output_format or ("csv" if layout.format == "txt" else layout.format)
-        stem = file.name[: -len("".join(file.suffixes[-2:] if layout.compression else file.suffixes[-1:]))]
+        stem = file.name[: -len("".join(file.suffixes[-2:] if layout.compression else file.suffixes[-1:])) or None]
         compression = "".join(file.suffixes[-1:]) if layout.compression and chosen != "parquet" else ""
-        target = output / f"{stem}.{'csv' if chosen == 'submission' else chosen}{compression}"
+        target = folder / f"{stem}.{'csv' if chosen == 'submission' else chosen}{compression}"
         if target in pairs:
             raise ValueError(f"{pairs[target][0]} and {file} would both go to {target}: score them apart.")
         pairs[target] = [file]

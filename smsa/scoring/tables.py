@@ -4,12 +4,14 @@ Every value comes back as it was. Text formats carry no types, so all their colu
 that goes to JSONL again is not taken apart at all.
 """
 
+import base64
+import csv
 import io
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,8 @@ import pyarrow.parquet as pq
 
 from smsa.rows import BadRow, Malformed, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
 
+logger = logging.getLogger(__name__)
+
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "submission")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -32,6 +36,8 @@ TEXT_NAMES = (
     *("teks", "kalimat", "isi", "ulasan", "komentar", "pesan", "review_text", "tweet_text"),
 )
 SMSA_COLUMNS = ("text", "gold")  # of a .tsv without header
+
+_ROWS_LOOKED_AT = 1000  # of JSONL, for one that shows which key holds the texts
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
@@ -110,6 +116,9 @@ class Source:
         self.stays_whole = layout.format == "jsonl" and output_format == "jsonl"
         self._has_header = layout.format == "csv"
         names, candidates = self._read_names(text_column)
+        if len(set(names)) < len(names) and output_format in ("jsonl", "parquet"):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{path}: two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
         self.text_column = _choose_column(path, names, text_column, candidates) if names else None
         if not self.stays_whole:
             self._refuse_reserved(names, path)
@@ -129,15 +138,18 @@ class Source:
             if self.layout.format == "txt":
                 return ["text"], ["text"]
             if self.layout.format == "jsonl":
-                rows = (row for _, _, row in read_jsonl(stream) if isinstance(row, dict))
-                first = next(rows, {})
-                return list(first), [key for key, value in first.items() if isinstance(value, str | None)]
+                head = (row for _, _, row in islice(read_jsonl(stream), _ROWS_LOOKED_AT))
+                rows = [row for row in head if isinstance(row, dict) and row]
+                typical = (row for row in rows for key in row if _is_wanted(key, text_column) and _is_string(row[key]))
+                first = next(typical, rows[0] if rows else {})
+                return list(first), [key for key, value in first.items() if value is None or _is_string(value)]
             rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream)
             _, names = next(rows, (1, []))
         if not all(map(is_unicode, names)):
             raise ValueError(f"{self.path}:1: the names of the columns are not valid UTF-8.")
         if self.layout.format == "tsv" and names:
-            self._has_header = text_column in names or any(name.strip().lower() in TEXT_NAMES for name in names)
+            self._has_header = any(_is_wanted(name, text_column) for name in names)
+            logger.info("%s: the first line is %s header", self.path, "a" if self._has_header else "a row, there is no")
             if not self._has_header and len(names) > 2:
                 raise ValueError(
                     f"{self.path}:1: {len(names)} fields, and none of them names a column of texts. A .tsv without "
@@ -193,13 +205,12 @@ class Source:
 
     def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | Malformed]]:
         names = self.schema.names
-        for number, line, row in read_jsonl(stream, parse_float=float if self.stays_whole else Decimal):
+        for number, line, row in read_jsonl(stream, parse_float=float if self.stays_whole else _Digits):
             if isinstance(row, dict):
                 text = row.get(self.text_column, self)  # `self` stands for none at all
                 if not isinstance(text, str | None):
-                    found = row if text is self else text
                     reason = f"no {self.text_column!r}" if text is self else "the text is not a string"
-                    row = Malformed(found, reason)
+                    row = Malformed(row, reason)
                 elif self.stays_whole:
                     self._refuse_reserved(list(row), f"{self.path}:{number}")
                     row = [line, text]
@@ -216,8 +227,8 @@ class Source:
             columns = _to_columns([row for i, row in enumerate(rows) if i not in faults])
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
             for i, row in enumerate(rows):
-                if i not in faults and (values := [value for value in row if value and not is_unicode(value)]):
-                    faults[i] = Malformed(values[0], "not valid UTF-8")
+                if i not in faults and not all(is_unicode(value) for value in row if value):
+                    faults[i] = Malformed(row, "not valid UTF-8")
             columns = _to_columns([row for i, row in enumerate(rows) if i not in faults])
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.stays_whole)
         table = pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema)
@@ -239,7 +250,7 @@ class Source:
             for name, column in zip(table.column_names, table.columns, strict=True):
                 for i in np.flatnonzero(pc.match_substring_regex(column, "[\t\n]").fill_null(False)):
                     reason = f"{name!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
-                    faults[int(numbers[i])] = Malformed(column[i].as_py(), reason)
+                    faults[int(numbers[i])] = Malformed(table.slice(i, 1).to_pylist()[0], reason)
                     fits[i] = False
             numbers, texts, table = numbers[fits], texts.filter(pa.array(fits)), table.filter(pa.array(fits))
         bad_rows = [
@@ -258,14 +269,26 @@ def _choose_column(path: Path, names: list[str], named: str | None, candidates: 
         if named not in candidates:
             raise ValueError(f"{path}: the column {named!r} does not hold text.")
         return named
-    known = [name for name in candidates if name.strip().lower() in TEXT_NAMES]
+    if len(names) == 1 and (separator := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise ValueError(f"{path}: are the columns {listed} separated by {separator!r}? Save them with commas.")
+    known = [name for name in names if _is_wanted(name)]
     sensible = known or (candidates if len(candidates) == 1 else [])
     if len(sensible) != 1:
-        hint = " Is it separated by ';'? Save it with commas." if len(names) == 1 and ";" in names[0] else ""
         raise ValueError(
-            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}.{hint}"
+            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}."
         )
+    if sensible[0] not in candidates:
+        raise ValueError(f"{path}: the column {sensible[0]!r} does not hold text. Name another with --text_column.")
     return sensible[0]
+
+
+def _is_wanted(name: str, text_column: str | None = None) -> bool:
+    """Whether the name is that of the column of texts, by what was named, else by what is common."""
+    return name == text_column if text_column else name.strip().lower() in TEXT_NAMES
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -283,25 +306,54 @@ def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _to_text(value: object) -> str | None:
-    """A JSON value as text: strings as they are, numbers with their own digits, lists and objects as JSON."""
+    """A JSON value as text: strings as they are, numbers with their own digits, lists and objects as JSON again."""
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=float)
+    return (
+        value.digits if isinstance(value, _Digits) else json.dumps(value, ensure_ascii=False, default=_Digits.__float__)
+    )
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """A number of JSON that is not whole, as it was written."""
+
+    digits: str
+
+    def __float__(self) -> float:
+        return float(self.digits)
 
 
 def _to_plain(table: pa.Table, output_format: str) -> pa.Table:
-    """Turn what CSV or TSV cannot hold into text: lists and the like as JSON, and for TSV everything."""
-    if output_format not in ("csv", "tsv"):
+    """Turn what a text format cannot hold into text, column by column; README.md says how."""
+    if output_format in ("parquet", "submission"):
         return table
     for i, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            values = [
-                None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in table[i].to_pylist()
-            ]
-            table = table.set_column(i, field.name, pa.array(values, pa.string()))
-        elif output_format == "tsv" or _is_text(field.type):
-            table = table.set_column(i, field.name, table[i].cast(pa.string()))
+        column = _to_plain_column(table[i], field.type, output_format)
+        table = table.set_column(i, pa.field(field.name, column.type), column)
     return table
+
+
+def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if pa.types.is_floating(kind) and output_format == "jsonl":
+        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # JSON knows no NaN
+    if is_number and output_format != "tsv":
+        return column
+    if pa.types.is_nested(kind):
+        if output_format == "jsonl":
+            return column
+        return _texts_of(column, lambda value: json.dumps(value, ensure_ascii=False, default=str))
+    if any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)):
+        return _texts_of(column, lambda value: base64.b64encode(value).decode())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _texts_of(column, str)
+
+
+def _texts_of(column: pa.ChunkedArray, to_text: Callable[[object], str]) -> pa.Array:
+    return pa.array([None if value is None else to_text(value) for value in column.to_pylist()], pa.string())
 
 
 def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
@@ -347,8 +399,9 @@ def render_rows(output_format: str, table: pa.Table, added: pa.Table, stays_whol
         stays_whole: `table` is lines of JSONL.
     """
     if output_format == "submission":
-        lines = zip(table[0].to_pylist(), added[0].to_pylist(), strict=True)
-        return "".join(f"{number},{label or ''}\n" for number, label in lines).encode()
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(zip(table[0].to_pylist(), added[0].to_pylist(), strict=True))
+        return lines.getvalue().encode()
     if stays_whole:
         extra = (json.dumps(row, ensure_ascii=False)[1:] for row in added.to_pylist())
         heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
