@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_origin, get_type_hints
 
 import torch
 import yaml
@@ -355,13 +355,19 @@ def parse_arguments(
 
     argv = sys.argv[1:] if argv is None else argv
     known = [name for _, names in options.values() for name in names]
+    lists = [name for name in known if any(get_origin(hints[kind].get(name)) is list for kind in hints)]
     try:
-        recipe, unknown = parser.parse_known_args(argv)
+        for name in lists:
+            if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
+                raise ValueError(f"--{name} is given twice; write --{name} A B.")
+        if argv and not argv[0].startswith("-"):
+            argv = _recipe_words(Path(argv[0]), known, lists) + argv[1:]
+        values, unknown = parser.parse_known_args(argv)
         for word in unknown:
             raise ValueError(f"{word.split('=')[0]} is not an option{_nearest(word, known)}")
-        if recipe.recipe:
-            argv = _recipe_words(Path(recipe.recipe), known) + argv
-        values = vars(parser.parse_args(argv))
+        if values.recipe:
+            raise ValueError(f"{values.recipe!r} belongs to no option; a recipe stands before all options.")
+        values = vars(values)
         chosen: dict[type, dict] = {}
         for kind, group in groups:
             chosen.setdefault(kind, {}).update({f.name: values[f.name] for f in dataclasses.fields(group)})
@@ -370,7 +376,7 @@ def parse_arguments(
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
-def _recipe_words(path: Path, known: list[str]) -> list[str]:
+def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
     try:
         # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
         recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
@@ -381,8 +387,13 @@ def _recipe_words(path: Path, known: list[str]) -> list[str]:
     for key in recipe:
         if key not in known:
             raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
-    words = {key: ",".join(value) if isinstance(value, list) else value for key, value in recipe.items()}
-    return [f"--{key}={value}" for key, value in words.items() if value not in ("", "null")]
+    words = []
+    for key, value in recipe.items():
+        if key in lists and isinstance(value, list):
+            words += [f"--{key}", *value]
+        elif value not in ("", "null"):
+            words.append(f"--{key}={','.join(value) if isinstance(value, list) else value}")
+    return words
 
 
 def _nearest(name: str, known: list[str]) -> str:

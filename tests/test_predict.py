@@ -103,6 +103,17 @@ def test_what_cannot_be_is_refused_in_one_line(model, tmp_path, monkeypatch, opt
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
+def test_a_recipe_may_hold_every_option(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ninput: [a.csv, b.csv]\noutput: c.csv\nlabels_only: true\n")
+    (args,) = parse_arguments(SCORING_OPTIONS, [str(tmp_path / "r.yaml"), "--output", "d.csv"])
+    assert (args.model, args.input, args.output, args.labels_only) == ("m", ["a.csv", "b.csv"], "d.csv", True)
+
+
+def test_inputs_are_not_dropped_when_the_option_is_repeated(capsys):
+    assert call("--model", "m", "--input", "a.csv", "--input", "b.csv", "--output", "c.csv") == 2
+    assert "--input is given twice; write --input A B" in capsys.readouterr().err
+
+
 def test_an_unknown_option_names_the_nearest(model, capsys):
     assert call("--model", model, "--input", "a.csv", "--output", "b.csv", "--on_bad_rows", "skip") == 2
     assert "--on_bad_rows is not an option; the nearest is on_bad_row" in capsys.readouterr().err
