@@ -36,7 +36,8 @@ def model(tmp_path_factory):
 
 def command(model, path, output, *options, program=WORKER, n_processes=1) -> list[str]:
     start = [sys.executable] if n_processes == 1 else [*LAUNCH, str(n_processes)]
-    return [*start, program, "--model", model, "--input", str(path), "--output", str(output), *FAST, *options]
+    what = [] if "--input" in options else ["--input", str(path)]
+    return [*start, program, "--model", model, *what, "--output", str(output), *FAST, *options]
 
 
 def test_a_file_is_scored_and_the_last_line_says_how(model, tmp_path):
