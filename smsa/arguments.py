@@ -242,10 +242,16 @@ class ScoringArguments:
         },
     )
     max_length: int = field(
-        default=512, metadata={"help": "Word pieces per text, special tokens included; longer texts are cut."}
+        default=512,
+        metadata={
+            "help": "Word pieces per text, special tokens included; longer texts are cut. Give that of training."
+        },
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or cuda:N; if not given, a GPU where there is one."}
+        default=None,
+        metadata={
+            "help": "cpu, cuda (in a launch, a GPU for each process) or cuda:N; if not given, cuda where there is one."
+        },
     )
     precision: str = field(
         default="auto",

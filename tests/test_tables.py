@@ -123,6 +123,12 @@ def test_tsv_with_and_without_header(tmp_path, first_line, columns, text_column,
     assert sum(window.n_read for window in source.windows(10)) == n_rows
 
 
+def test_tsv_of_other_labels_has_no_header_if_one_says_so(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("enak\tpositif\nkotor\tnegatif\n", encoding="utf-8")
+    assert [w.texts.to_pylist() for w in open_source(path, text_column="text").windows(9)] == [["enak", "kotor"]]
+
+
 @pytest.mark.parametrize("header, chosen", [("id,review,date", "review"), ("a", "a"), ("Teks,judul", "Teks")])
 def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
     path = tmp_path / "a.csv"
@@ -140,7 +146,8 @@ def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
     ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
     ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
     ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
-    ("a.tsv", b"a\tb\tc\n", {}, "3 fields, and none of them names a column of texts"),
+    ("a.tsv", b"a\tb\tc\n", {}, "none of 'a', 'b', 'c' is a known name for a column of texts"),
+    ("a.tsv", b"no\tulasan_pembeli\n1\tx\n", {}, "none of 'no', 'ulasan_pembeli' is a known name"),
     ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
     ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),
     ("a.jsonl.zst", b"text\nx\n", {}, "a.jsonl.zst cannot be read"),

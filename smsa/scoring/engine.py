@@ -41,7 +41,8 @@ class Engine:
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
-        device: `cpu`, `cuda`, `cuda:1`, or None for the GPU of this process where there is one.
+        device: `cpu`; `cuda` for the GPU that falls to this process of a launch; `cuda:1`; None for `cuda` where it is
+            there, else `cpu`.
         precision: one of `SCORING_PRECISIONS`; `auto` is that of `precision_for_scoring`.
         backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
         num_threads: CPU cores to use; None for all that fall to this process.
@@ -70,12 +71,11 @@ class Engine:
             raise ValueError(f"num_threads is {num_threads}; it must be at least 1.")
         own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         try:
-            self.device = torch.device(device or (own_gpu if torch.cuda.is_available() else "cpu"))
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self.device = torch.device(own_gpu if device == "cuda" else device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
-            raise ValueError(
-                f"device {device or own_gpu!r} cannot be used here: {str(error).splitlines()[0]}"
-            ) from error
+            raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
         on_cpu = self.device.type == "cpu"
         if backend == "openvino" and not on_cpu:
             raise ValueError("the openvino backend runs on the CPU: give --device cpu.")

@@ -187,7 +187,7 @@ class Job:
             wait_for_all()
             return on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
         except OSError as error:
-            if not self.parts.is_dir():
+            if error.errno is None or not self.parts.is_dir():  # one of our own, or nothing was begun
                 raise
             kept = "the finished parts are kept, and the same command goes on from them"
             raise type(error)(error.errno, f"{error.strerror or error} ({kept})", error.filename) from error
@@ -195,7 +195,7 @@ class Job:
             self._lock.release()
 
     def _prepare(self) -> tuple[dict, list[str] | None]:
-        """Read all inputs once, and get the job and the names of its finished parts; None if all is done already."""
+        """Take the output, and get the job and the names of its finished parts; None if all is done already."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(self.output.parent, os.W_OK):
             raise PermissionError(f"the folder {self.output.parent} cannot be written.")

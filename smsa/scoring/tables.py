@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from smsa.labels import LABELS
 from smsa.rows import BadRow, Malformed, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
 
 logger = logging.getLogger(__name__)
@@ -150,10 +151,12 @@ class Source:
         if self.layout.format == "tsv" and names:
             self._has_header = any(_is_wanted(name, text_column) for name in names)
             logger.info("%s: the first line is %s header", self.path, "a" if self._has_header else "a row, there is no")
-            if not self._has_header and len(names) > 2:
+            is_smsa = len(names) == 1 or (len(names) == 2 and (names[1] in LABELS or text_column == SMSA_COLUMNS[0]))
+            if not self._has_header and not is_smsa:
                 raise ValueError(
-                    f"{self.path}:1: {len(names)} fields, and none of them names a column of texts. A .tsv without "
-                    "header is text, or text and label as SmSA's; else name the column with --text_column."
+                    f"{self.path}:1: none of {', '.join(map(repr, names))} is a known name for a column of texts. If "
+                    "this is a header, name the column with --text_column; a .tsv without header is a text a line, or text "
+                    "and label as SmSA's, and --text_column text says so for labels other than SmSA's."
                 )
             names = names if self._has_header else list(SMSA_COLUMNS[: len(names)])
         return names, names
