@@ -146,7 +146,7 @@ def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
     ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
     ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
     ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
-    ("a.tsv", b"a\tb\tc\n", {}, "none of 'a', 'b', 'c' is a known name for a column of texts"),
+    ("a.tsv", b"a\tb\tc\n", {}, "none of 'a', 'b', 'c' is a known name for a text column"),
     ("a.tsv", b"no\tulasan_pembeli\n1\tx\n", {}, "none of 'no', 'ulasan_pembeli' is a known name"),
     ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
     ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),

@@ -154,9 +154,9 @@ class Source:
             is_smsa = len(names) == 1 or (len(names) == 2 and (names[1] in LABELS or text_column == SMSA_COLUMNS[0]))
             if not self._has_header and not is_smsa:
                 raise ValueError(
-                    f"{self.path}:1: none of {', '.join(map(repr, names))} is a known name for a column of texts. If "
-                    "this is a header, name the column with --text_column; a .tsv without header is a text a line, or text "
-                    "and label as SmSA's, and --text_column text says so for labels other than SmSA's."
+                    f"{self.path}:1: none of {', '.join(map(repr, names))} is a known name for a text column. If this "
+                    "is a header, name the column with --text_column. A .tsv without header is a text a line, or text "
+                    "and label as SmSA's; for other labels than SmSA's say so by --text_column text."
                 )
             names = names if self._has_header else list(SMSA_COLUMNS[: len(names)])
         return names, names
