@@ -19,6 +19,7 @@ from smsa.arguments import (
     parse_arguments,
 )
 from smsa.data import encode_splits, find_files, load_splits
+from smsa.hardware import end_process
 from smsa.model import choose_labels, freeze_layers, load_model
 from smsa.report import label_table, require_empty, write_run
 from smsa.trainer import SentimentTrainer
@@ -81,3 +82,4 @@ def set_up_logging() -> None:
 if __name__ == "__main__":
     set_up_logging()
     main(*parse_arguments(FINETUNE_OPTIONS, description=__doc__.split("\n")[0]))
+    end_process()

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -84,6 +85,21 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
         n_threads = share_of_cores()
     if n_threads is not None:
         torch.set_num_threads(n_threads)
+
+
+def end_process() -> None:
+    """End a process of a launch that has done its work, past the destructors of its process group.
+
+    torch 2.13 with gloo: threads of a group that is still there may abort the process at its exit ("terminate called
+    without an active exception", one run in dozens), and destroying the group hangs while a model wrapped for
+    distributed training holds it.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def describe_hardware() -> dict[str, object]:

@@ -13,6 +13,7 @@ from training import encode_real_rows, make_trainer
 from transformers import TrainerCallback
 
 from smsa.data import find_smsa
+from smsa.hardware import end_process
 
 
 def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> None:
@@ -48,3 +49,4 @@ def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> Non
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    end_process()
