@@ -6,41 +6,61 @@ Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
 import logging
-import os
+from pathlib import Path
 
-import datasets
-import transformers
-
-from smsa.arguments import (
+from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
+    CHANGEABLE,
     FINETUNE_OPTIONS,
     DataArguments,
     ModelArguments,
     SentimentTrainingArguments,
+    describe_settings,
     parse_arguments,
 )
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, sole_run
 from smsa.data import encode_splits, find_files, load_splits
-from smsa.hardware import end_process
+from smsa.files import hash_file
+from smsa.hardware import describe_environment
 from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.report import label_table, require_empty, write_run
+from smsa.processes import STOP, FailedElsewhere, Stopped, end_process, on_first, process_rank
+from smsa.report import label_table, write_run
 from smsa.trainer import SentimentTrainer
 
-IS_MAIN = int(os.environ.get("RANK", 0)) == 0  # of the processes of a launch
+import datasets  # isort: skip
+import transformers  # isort: skip
+
+IS_MAIN = process_rank() == 0
 
 logger = logging.getLogger("smsa.finetune")
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
-    """Run the whole recipe; every process of a launch calls it.
+    """Run the whole recipe, or what is left of it; every process of a launch calls it.
 
     Raises:
-        SystemExit: with status 1 and the reason, if the data, the model or the output folder cannot be used.
+        SystemExit: with status 1 and the reason, if the data, the model or the output folder cannot be used; with 128
+            and the number of the signal when asked to stop, after a checkpoint.
     """
+    arguments = (model_args, data_args, training_args)
     try:
-        trainer, splits, files = prepare(model_args, data_args, training_args)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
-    trainer.train()
-    metrics = write_run(trainer, splits, files, (model_args, data_args, training_args))
+        with sole_run(training_args.output_dir, resume=training_args.resume is not None):
+            try:
+                trainer, splits, files = prepare(*arguments)
+                checkpoint, is_finished = on_first(lambda: find_start(trainer))
+            except (ValueError, OSError) as error:  # in every process alike, so that one speaks
+                raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+            if is_finished:
+                logger.info("%s is finished: nothing to do.", training_args.output_dir)
+                return
+            trainer.train(resume_from_checkpoint=checkpoint)
+            metrics = write_run(trainer, splits, files, arguments)
+    except Stopped:
+        logger.info("Stopped; the same command with --resume auto goes on from the last checkpoint.")
+        raise
+    except FailedElsewhere as error:
+        raise SystemExit(1) from error
+    except (OSError, FloatingPointError, DamagedCheckpointError) as error:
+        raise SystemExit(f"error: {error}") from error
     for split in [split for split in ("valid", "test") if split in metrics]:
         logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], trainer.labels))
     logger.info("The model is in %s", training_args.output_dir)
@@ -48,7 +68,6 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
 
 def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, datasets.DatasetDict, dict]:
     """Get the trainer, the encoded splits and the file of each; nothing is written yet."""
-    require_empty(training_args.output_dir)
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
     name, revision = model_args.model_name_or_path, model_args.model_revision
@@ -59,14 +78,26 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
     freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
+    hashes = {split: hash_file(path)[0] for split, path in files.items()}
+    settings = describe_settings(model_args, data_args, training_args, hashes)
     trainer = SentimentTrainer(
         model=model,
         args=training_args,
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
         processing_class=tokenizer,
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
     )
     return trainer, splits, files
+
+
+def find_start(trainer: SentimentTrainer) -> tuple[Path | None, bool]:
+    """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
+    allowed = tuple(name.strip() for name in (trainer.args.allow_changes or "").split(",") if name)
+    checkpoint, is_finished = trainer.checkpoints.find_start(CHANGEABLE, allowed)
+    if not is_finished:
+        trainer.require_space()
+    return checkpoint, is_finished
 
 
 def set_up_logging() -> None:
@@ -80,6 +111,10 @@ def set_up_logging() -> None:
 
 
 if __name__ == "__main__":
+    STOP.listen()
     set_up_logging()
-    main(*parse_arguments(FINETUNE_OPTIONS, description=__doc__.split("\n")[0]))
+    try:
+        main(*parse_arguments(FINETUNE_OPTIONS, description=__doc__.split("\n")[0]))
+    except SystemExit as ended:
+        end_process(ended.code)
     end_process()

@@ -10,11 +10,11 @@ import os
 
 from smsa import SentimentClassifier, score_paths
 from smsa.arguments import SCORING_OPTIONS, ScoringArguments, parse_arguments  # first: see smsa.LAUNCHER_PID
-from smsa.scoring.job import FailedElsewhere
+from smsa.processes import FailedElsewhere, process_rank
 
 import transformers  # isort: skip
 
-IS_MAIN = int(os.environ.get("RANK", 0)) == 0  # of the processes of a launch
+IS_MAIN = process_rank() == 0
 
 logger = logging.getLogger("smsa.predict")
 

@@ -20,6 +20,21 @@ from transformers import HfArgumentParser, TrainingArguments
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
 
 
+# What --allow_changes may name: options that take effect in the middle of a run. Others would not (the checkpoint's rate
+# and schedule win), or would mix two runs.
+CHANGEABLE = (
+    "num_train_epochs",
+    "max_steps",
+    "early_stopping_patience",
+    "class_weights",
+    "max_grad_norm",
+    "per_device_eval_batch_size",
+    "precision",
+    "model_name_or_path",
+    "model_revision",
+)
+
+
 @dataclass
 class ModelArguments:
     """Which encoder to start from, and which of its weights stay as they are."""
@@ -88,7 +103,21 @@ class SentimentTrainingArguments(TrainingArguments):
 
     output_dir: str = field(
         default="runs/indonlu",
-        metadata={"help": "Folder for all that the run leaves; new or empty."},
+        metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
+    )
+    resume: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto: go on from the newest whole checkpoint in --output_dir; where there is none yet, start.",
+            "choices": ["auto"],
+        },
+    )
+    allow_changes: str | None = field(
+        default=None,
+        metadata={
+            "help": "Options, comma-separated, that may differ from those the run was started with: "
+            f"{', '.join(CHANGEABLE)}."
+        },
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
     lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
@@ -152,7 +181,7 @@ class SentimentTrainingArguments(TrainingArguments):
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     logging_strategy: str = "epoch"
-    save_total_limit: int = 1  # the best and the newest checkpoint are kept all the same
+    save_total_limit: int | None = None  # smsa.checkpoints keeps those that are needed
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     average_tokens_across_devices: bool = True  # the loss is the mean over the texts of all processes
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
@@ -302,8 +331,28 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("evaluate_every", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end"),
     ),
     "hardware": (SentimentTrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
-    "output": (SentimentTrainingArguments, ("output_dir",)),
+    "output": (SentimentTrainingArguments, ("output_dir", "resume", "allow_changes")),
 }
+
+
+_NOT_SETTINGS = {"data_dir", "train_file", "valid_file", "test_file"}  # the content of the files counts, not where it is
+
+
+def describe_settings(
+    model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments, hashes: dict
+) -> dict[str, object]:
+    """Get all on which the result of a run depends, but for hardware and versions, as plain values by name.
+
+    Args:
+        model_args, data_args, training_args: the options.
+        hashes: sha256 of the file of each split.
+    """
+    groups = [(model_args, "model"), (data_args, "data")]
+    groups += [(training_args, title) for title in ("optimiser and schedule", "batches", "choosing the epoch")]
+    settings = {name: getattr(group, name) for group, title in groups for name in FINETUNE_OPTIONS[title][1]}
+    settings = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
+    settings |= {f"{split}_data": digest for split, digest in hashes.items()}
+    return settings | {"precision": training_args.mixed_precision, "n_processes": training_args.world_size}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -2,20 +2,151 @@
 
 import math
 import time
+from itertools import islice
+from signal import SIGTERM
 
 import numpy as np
 import torch
+from accelerate.utils import gather
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from smsa.metrics import REFERENCE_NAMES, score_label_ids
+from smsa.processes import STOP, FailedElsewhere, Stopped, any_process
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
+ROWS_NAMED = 20  # of a batch whose loss is not finite
 
 
 def epoch_number(epoch: float) -> int:
     """Get the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
     return math.ceil(epoch)
+
+
+def _steps_an_epoch(args, train_dataloader) -> int:
+    return math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+
+
+def restore(callback: ExportableState, state) -> dict:
+    """Get the attributes that `callback` had when the checkpoint was taken; without a checkpoint, its own.
+
+    Trainer 5.23 would build the callback anew, with its arguments of then, or, where a checkpoint does not know it,
+    fail at the next save.
+    """
+    name = type(callback).__name__
+    return state.stateful_callbacks.setdefault(name, callback.state())["attributes"]
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """EarlyStoppingCallback that goes on counting after a resume."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = restore(self, state)["early_stopping_patience_counter"]
+
+    def is_over(self) -> bool:
+        """Whether training is to stop."""
+        return self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Seconds of training, over all parts of a run that was gone on with."""
+
+    def __init__(self):
+        self.seconds_before, self.started = 0.0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.seconds_before = restore(self, state)["seconds"] if state.global_step else 0.0
+        self.started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds_before, self.started = self.seconds(), None
+
+    def seconds(self) -> float:
+        """Get the seconds of training so far; what came after a checkpoint and was lost does not count."""
+        return self.seconds_before + (time.monotonic() - self.started if self.started is not None else 0)
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"seconds": self.seconds()}}
+
+
+class EndAtStep(TrainerCallback):
+    """Ends training at a step, in all processes at the same: when asked, after a checkpoint; or for a bad loss.
+
+    Under fp16 the scaler skips a step whose gradients are not finite, so that such a loss is an error only when the
+    scale has fallen below 1, which takes more than 16 skipped steps.
+
+    Args:
+        accelerator: Trainer's, which knows the device and the scaler.
+    """
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.n_batches = 0  # of this epoch, in this process
+        self.bad_batch = torch.full((), -1, device=accelerator.device)  # the first one whose loss is not finite
+        self.looked_at = 0.0
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Look at the loss of the next batch; what was seen stays on the device until the step ends."""
+        is_first = (self.bad_batch < 0) & ~loss.isfinite()
+        self.bad_batch = torch.where(is_first, self.n_batches, self.bad_batch)
+        self.n_batches += 1
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        STOP.deferred = True
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        steps_done = state.global_step % _steps_an_epoch(args, train_dataloader)
+        self.n_batches = steps_done * args.gradient_accumulation_steps
+        self.bad_batch.fill_(-1)
+
+    def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
+        ends_epoch = control.should_training_stop or float(state.epoch).is_integer()
+        is_bad = self._finds_bad_loss(at_once=ends_epoch)
+        must_stop, any_bad = any_process(STOP.signum is not None, is_bad)
+        if is_bad:
+            raise FloatingPointError(self._describe(args, state, train_dataloader))
+        if any_bad:
+            raise FailedElsewhere("the loss of another process is not finite")
+        if must_stop and not ends_epoch:  # the end of an epoch saves anyway, when it has been evaluated
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self._stop_if_asked()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        STOP.deferred = False
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if any_process(STOP.signum is not None)[0]:
+            raise Stopped(128 + (STOP.signum or SIGTERM))
+
+    def _finds_bad_loss(self, at_once: bool) -> bool:
+        now = time.monotonic()
+        if self.bad_batch.device.type != "cpu" and not at_once and now - self.looked_at < REFRESH_SECONDS:
+            return False
+        self.looked_at = now
+        if self.bad_batch.item() < 0:
+            return False
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and scaler.get_scale() >= 1:
+            self.bad_batch.fill_(-1)
+            return False
+        return True
+
+    def _describe(self, args, state, train_dataloader) -> str:
+        batch = self.bad_batch.item()
+        train_dataloader.set_epoch(epoch_number(state.epoch) - 1)  # it may have moved on, one batch ahead
+        rows = next(islice(train_dataloader.batch_sampler, batch, None))
+        listed = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + (", ..." if len(rows) > ROWS_NAMED else "")
+        step = batch // args.gradient_accumulation_steps + 1
+        return (
+            f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, step {step} of the epoch, "
+            f"batch {batch + 1} of process {args.process_index + 1}: training rows {listed}. Nothing was saved since. A "
+            "lower --learning_rate, a lower --max_grad_norm or --precision no may help."
+        )
 
 
 class EpochRate(TrainerCallback):
@@ -36,10 +167,11 @@ class EvaluateEvery(TrainerCallback):
             control.should_evaluate = False
 
 
-class EpochScores(TrainerCallback):
+class EpochScores(TrainerCallback, ExportableState):
     """Loss and confusion matrix of the epoch so far, from the logits that training makes anyway.
 
-    Both stay on the device, so that counting them makes no GPU wait.
+    Both stay on the device, so that counting them makes no GPU wait. A checkpoint within an epoch keeps those of each
+    process, for their sum to be made in the same order after a resume.
 
     Args:
         labels: label names in the order of their ids.
@@ -50,10 +182,29 @@ class EpochScores(TrainerCallback):
         self.labels = labels
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.confusion = torch.zeros(len(labels) ** 2, dtype=torch.int64, device=device)  # gold by predicted, in rows
+        self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each process; none where all is 0
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def reset(self) -> None:
+        """Start anew, for the next epoch."""
         self.loss_sum.zero_()
         self.confusion.zero_()
+        self.shares = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        shares = restore(self, state)["shares"] if state.global_step else []
+        self.reset()
+        if shares:
+            loss_sum, *confusion = shares[args.process_index]
+            self.loss_sum.fill_(loss_sum)
+            self.confusion.copy_(torch.tensor(confusion, dtype=torch.int64))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
+            self.shares = gather(share).view(args.world_size, -1).tolist()
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"shares": self.shares}}
 
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, label_ids: torch.Tensor) -> None:
         """Count one batch: its summed loss, logits of shape (batch, n_labels), gold label ids of shape (batch,)."""
@@ -88,7 +239,7 @@ class ReferenceProgress(TrainerCallback):
     def on_step_end(self, args, state, control, lr_scheduler=None, train_dataloader=None, **kwargs):
         if not state.is_world_process_zero:
             return
-        n_steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        n_steps = _steps_an_epoch(args, train_dataloader)
         step = (state.global_step - 1) % n_steps + 1
         self._show(step, n_steps)
         if step == n_steps or time.monotonic() - self.refreshed_at > REFRESH_SECONDS:

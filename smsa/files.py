@@ -1,10 +1,14 @@
-"""A file is whole or absent: written beside its place, synced to the disk, then renamed."""
+"""A file or a folder is whole or absent: written beside its place, synced to the disk, then renamed."""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+STAGING = ".staging"  # what is being written; no pattern of checkpoints or outputs matches it
+_REMOVED = ".removed-"
 
 
 def hash_file(path: Path) -> tuple[str, int]:
@@ -49,3 +53,36 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def stage(folder: Path) -> Path:
+    """Get a new, empty folder inside `folder`, for files to be written before they are moved to their place."""
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    with naming(staging):
+        staging.mkdir()
+    return staging
+
+
+def sync_files(folder: Path) -> None:
+    """See to it that the files of a folder are on the disk."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that at no moment half of it is to be seen."""
+    doomed = folder.with_name(f"{_REMOVED}{folder.name}")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed was writing or removing in `folder`."""
+    for leftover in (folder / STAGING, *folder.glob(f"{_REMOVED}*")):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -3,14 +3,26 @@
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from smsa.processes import is_launched
+
 logger = logging.getLogger(__name__)
 
+LIBRARIES = (
+    "smsa",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "tokenizers",
+    "scikit-learn",
+    "numpy",
+)
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
@@ -80,26 +92,10 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
     process takes its share unless OMP_NUM_THREADS is something else. A process started by plain `python` keeps torch's
     own choice.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
-    if n_threads is None and launched and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    if n_threads is None and is_launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         n_threads = share_of_cores()
     if n_threads is not None:
         torch.set_num_threads(n_threads)
-
-
-def end_process() -> None:
-    """End a process of a launch that has done its work, past the destructors of its process group.
-
-    torch 2.13 with gloo: threads of a group that is still there may abort the process at its exit ("terminate called
-    without an active exception", one run in dozens), and destroying the group hangs while a model wrapped for
-    distributed training holds it.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def describe_hardware() -> dict[str, object]:
@@ -111,6 +107,13 @@ def describe_hardware() -> dict[str, object]:
         "n_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def describe_environment() -> dict[str, object]:
+    """Get what can move the last bits of a result: versions of the libraries, the processor and its threads."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    machine = {"processor": ", ".join(gpus) or _cpu_name(), "n_threads": torch.get_num_threads()}
+    return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES} | machine
 
 
 def find_version(library: str) -> str | None:

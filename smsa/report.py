@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -15,22 +16,14 @@ import torch
 from datasets import DatasetDict
 
 from smsa.callbacks import epoch_number
-from smsa.hardware import describe_hardware, find_version
+from smsa.checkpoints import RECORD, explain_failure
+from smsa.files import stage, sync_files, sync_folder
+from smsa.hardware import LIBRARIES, describe_hardware, find_version
+from smsa.processes import on_first
 from smsa.trainer import SentimentTrainer
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = (
-    "smsa",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "tokenizers",
-    "scikit-learn",
-    "numpy",
-)
 MACRO_SCORES = ("loss", "accuracy", "f1", "recall", "precision")
 
 
@@ -125,17 +118,6 @@ def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
     return "\n".join([*lines, f"accuracy {100 * scores['accuracy']:.2f}, loss {scores['loss']:.4f}"])
 
 
-def require_empty(output_dir: str | Path) -> None:
-    """Refuse an output folder that holds anything already.
-
-    Raises:
-        FileExistsError: with the ways out.
-    """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} is not empty. Choose another --output_dir, or remove this one first.")
-
-
 def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, Path], arguments: tuple) -> dict:
     """Score valid and test with the trainer's model, and leave the whole run in its output folder.
 
@@ -163,18 +145,34 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         output = trainer.predict(splits[split], metric_key_prefix=split)
         metrics[split] = _scores_of_split(output.metrics, split, labels)
         predictions[split] = predictions_table(splits[split]["text"], output.label_ids, output.predictions, labels)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
+
+    def write() -> None:
+        staging = stage(output_dir)
+        trainer.save_model(staging)
         for split, table in predictions.items():
-            write_predictions(table, output_dir / f"predictions_{split}.csv")
+            write_predictions(table, staging / f"predictions_{split}.csv")
         if "test" in predictions:
-            write_submission(predictions["test"], output_dir / "submission.csv")
-        write_json(metrics, output_dir / "metrics.json")
-        write_json(describe_run(trainer, splits, files, arguments), output_dir / "run.json")
+            write_submission(predictions["test"], staging / "submission.csv")
+        write_json(metrics, staging / "metrics.json")
         epochs = history_table(history)
-        epochs.to_csv(output_dir / "history.csv", index=False)
-        draw_history(epochs, metrics["epoch"], output_dir / "history.png")
+        epochs.to_csv(staging / "history.csv", index=False)
+        draw_history(epochs, metrics["epoch"], staging / "history.png")
+        write_json(describe_run(trainer, splits, files, arguments), staging / RECORD)
+        _publish(staging, output_dir)
+        trainer.checkpoints.rotate(n_kept=1)
+
+    with explain_failure("The result", output_dir):
+        on_first(write)
     return metrics
+
+
+def _publish(staging: Path, output_dir: Path) -> None:
+    """Move files that have been written to their place, `RECORD` last: with it, all others are there."""
+    sync_files(staging)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == RECORD):
+        os.replace(path, output_dir / path.name)
+    sync_folder(output_dir)
+    staging.rmdir()
 
 
 def _scores_of_split(metrics: dict[str, float], prefix: str, labels: tuple[str, ...]) -> dict[str, float]:
@@ -201,7 +199,8 @@ def describe_run(
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "n_processes": trainer.args.world_size,
         "n_parameters": trainer.model.num_parameters(),
-        "train_runtime_seconds": next(e["train_runtime"] for e in trainer.state.log_history if "train_runtime" in e),
+        "train_runtime_seconds": trainer.stopwatch.seconds(),
+        "settings": trainer.checkpoints.settings,
         "data": {
             split: {
                 "file": str(path),

@@ -2,7 +2,6 @@
 
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,16 +9,12 @@ from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from smsa.arguments import SentimentTrainingArguments
-from smsa.batching import LengthGroupedSampler
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.metrics import compute_metrics
+from smsa.resumable import ResumableTrainer
 
 
 class EpochStepLR(StepLR):
@@ -72,7 +67,7 @@ def resolve_class_weights(spec: str, label_ids: list[int], n_labels: int) -> tor
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class SentimentTrainer(Trainer):
+class SentimentTrainer(ResumableTrainer):
     """Trainer that computes what IndoNLU's loop computes, on one or many processes.
 
     Adam without weight decay on every trained parameter; the rate constant within an epoch and stepped between them;
@@ -83,7 +78,7 @@ class SentimentTrainer(Trainer):
         model: a sequence classifier whose configuration names its labels.
         args: recipe and hardware.
         train_dataset, eval_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
-        **kwargs: passed to Trainer; give `processing_class=tokenizer`, which also pads the batches.
+        **kwargs: passed to Trainer and ResumableTrainer; give `processing_class=tokenizer`, which also pads the batches.
 
     Reference: the loop in the tutorial and IndoNLU's main.py, https://github.com/IndoNLP/indonlu
     """
@@ -112,22 +107,10 @@ class SentimentTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
-        for shown_by_default in (ProgressCallback, PrinterCallback):
-            self.remove_callback(shown_by_default)
         self.add_callback(self.epoch_scores)
         self.add_callback(EpochRate())
         self.add_callback(EvaluateEvery(args.evaluate_every))
-        if args.early_stopping_patience:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         self.add_callback(ReferenceProgress(self.epoch_scores))
-
-    def train(self, *args, **kwargs):
-        """Train as Trainer does, also where `evaluate` or `predict` came first."""
-        if self.model_wrapped is self.model:
-            # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
-            # and each would train on its own share of the texts without ever meeting the others.
-            self.model._is_accelerate_prepared = False
-        return super().train(*args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Get Adam over every parameter that is trained, without weight decay."""
@@ -191,29 +174,6 @@ class SentimentTrainer(Trainer):
         """Log; the record of an epoch gets the scores of training in place of Trainer's windowed loss."""
         if "loss" in logs:
             scores = self.epoch_scores.compute(self.accelerator)
+            self.epoch_scores.reset()
             logs = {f"train_{name}": score for name, score in scores.items()} | {"learning_rate": logs["learning_rate"]}
         super().log(logs, start_time)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save weights, configuration and tokenizer, without training_args.bin, a pickle of what run.json says."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _load_best_model(self) -> None:
-        # Trainer 5.23 only warns where this machine does not see the file, and goes on with the last epoch's weights.
-        weights = Path(self.state.best_model_checkpoint, SAFE_WEIGHTS_NAME)
-        if not weights.is_file():
-            raise FileNotFoundError(f"{weights} does not exist here: output_dir must be on a disk all machines share.")
-        super()._load_best_model()
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        train_dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler([len(ids) for ids in train_dataset["input_ids"]], step_size, self.args.seed)
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
-        # Trainer 5.23 would group evaluation by length as well, and so give predictions in another order than rows.
-        return SequentialSampler(eval_dataset)

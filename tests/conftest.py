@@ -9,10 +9,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; ch
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
 from smsa.data import find_smsa  # noqa: E402
-from smsa.labels import label_maps  # noqa: E402
+from smsa.labels import LABELS, label_maps  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
 
@@ -91,6 +92,18 @@ def tiny_model(_tiny):
 @pytest.fixture
 def tokenizer(_tiny):
     return copy.deepcopy(_tiny[1])
+
+
+@pytest.fixture
+def rows(tokenizer):
+    """A function that gets n encoded rows, of different lengths."""
+
+    def make(n: int) -> Dataset:
+        picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
+        encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
+        return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
+
+    return make
 
 
 @pytest.fixture

@@ -13,26 +13,22 @@ import logging
 import os
 import platform
 import shutil
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from smsa import LAUNCHER_PID
 from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.hardware import find_version
+from smsa.processes import joined, on_first, process_rank, wait_for_all
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
 from smsa.scoring.tables import (
@@ -146,7 +142,7 @@ class Job:
         self.parts = output.with_name(f"{output.name}.parts")
         self.summary_path = output.with_name(f"{output.name}.summary.json")
         self.rejects_path = output.with_name(f"{output.name}.rejects.jsonl")
-        self.rank, self.n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.n_processes = process_rank(), int(os.environ.get("WORLD_SIZE", 1))
         self._lock = FileLock(self.parts / "lock")
         self._inputs: list[dict] = []
         self._modified: dict[Path, int] = {}
@@ -459,63 +455,3 @@ def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
             yield item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the next ones
-
-
-class FailedElsewhere(ValueError):
-    """The first process has failed, and says why."""
-
-
-def on_first(task: Callable[[], _T]) -> _T:
-    """Let the first process do `task` while the others wait; its result is everyone's.
-
-    Raises:
-        FailedElsewhere: on the others, where the first process raises what `task` raised.
-    """
-    if not dist.is_initialized():
-        return task()
-    shared, failure = [None, False], None
-    if dist.get_rank() == 0:
-        try:
-            shared[0] = task()
-        except (ValueError, OSError) as error:
-            failure, shared[1] = error, True
-    dist.broadcast_object_list(shared, src=0)
-    if shared[1]:
-        raise failure or FailedElsewhere("the first process has failed")
-    return shared[0]
-
-
-def wait_for_all() -> None:
-    """Wait until every process has come here.
-
-    Raises:
-        FailedElsewhere: if one of them is gone.
-    """
-    if dist.is_initialized():
-        try:
-            dist.barrier()
-        except RuntimeError as error:
-            raise FailedElsewhere("another process has failed") from error
-
-
-def _end_with_launcher() -> None:
-    """End this process when its launcher is gone: each runs in a session of its own, and would wait for the others."""
-
-    def watch() -> None:
-        while os.getppid() == LAUNCHER_PID:
-            time.sleep(0.2)
-        os._exit(1)  # parts are whole or absent, so that there is nothing to put in order
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        yield
-        return
-    _end_with_launcher()
-    dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
-    yield
-    dist.destroy_process_group()

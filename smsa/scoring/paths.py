@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smsa.files import naming
+from smsa.processes import joined
 from smsa.scoring.classifier import SentimentClassifier
-from smsa.scoring.job import Job, joined
+from smsa.scoring.job import Job
 from smsa.scoring.tables import INPUT_FORMATS, find_layout
 
 logger = logging.getLogger(__name__)

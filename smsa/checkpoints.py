@@ -1,0 +1,358 @@
+"""A checkpoint is whole or absent: written aside, hashed, put on the disk, and only then given its name.
+
+    OUTPUT/checkpoint-<step>/manifest.json  size and sha256 of each file, the settings, and what it was made with
+    OUTPUT/damaged-checkpoint-<step>/       one that is not what its manifest says, kept out of the way
+    OUTPUT/run.lock, OUTPUT/running.json    the run that writes here now
+    OUTPUT/.staging/                        what is being written
+    OUTPUT/run.json                         the run is finished
+"""
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from smsa.files import STAGING, hash_file, remove_folder, remove_leftovers, sync_files, sync_folder, write_whole
+from smsa.processes import on_first
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+RECORD = "run.json"  # written last: with it, the run is finished
+N_KEPT = 2  # the newest, and one to fall back on; the best epoch of each is kept besides
+N_ON_DISK = 4  # at the most at a time: two, the best of both (which is then a third), and one being written
+_PREFIX, _DAMAGED, _LOCK, _OWNER = "checkpoint-", "damaged-", "run.lock", "running.json"
+_OF_NO_RUN = {_LOCK, _OWNER, STAGING}  # what a run leaves that was killed before it had anything to keep
+_WAY_OUT = "go on with it by --resume auto, or choose another --output_dir"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint is not what was written, or none of a run is whole."""
+
+
+class NotWrittenError(OSError):
+    """Something could not be written; what was there before is as it was."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in its output folder; one process at a time may write them.
+
+    Args:
+        output_dir: the folder.
+        settings: plain values on which the result of the run depends, by name.
+        environment: plain values that may change within a run but can move the last bits of its result.
+    """
+
+    def __init__(self, output_dir: str | Path, settings: dict | None = None, environment: dict | None = None):
+        self.output_dir = Path(output_dir)
+        self.settings, self.environment = settings or {}, environment or {}
+
+    def path_of(self, step: int) -> Path:
+        """Get the folder of the checkpoint that was, or will be, taken after `step` steps."""
+        return self.output_dir / f"{_PREFIX}{step}"
+
+    def commit(self, staged: Path, step: int, best_step: int | None, n_processes: int) -> None:
+        """Let a folder that has been written appear as the checkpoint of `step`; then remove those no longer needed.
+
+        Args:
+            staged: the folder, on the same disk.
+            step: optimiser steps that were made.
+            best_step: step of the checkpoint that is best so far; None if that does not matter.
+            n_processes: whose random states must be there.
+        """
+        hashes = {path.name: hash_file(path) for path in sorted(staged.iterdir())}
+        n_states = sum(name.startswith("rng_state") for name in hashes)
+        if n_states != n_processes:
+            raise OSError(
+                f"{n_states} of {n_processes} processes wrote to {staged}: output_dir must be on a disk all share."
+            )
+        manifest = {
+            "step": step,
+            "best_step": best_step,
+            "n_processes": n_processes,
+            "files": {name: {"bytes": size, "sha256": digest} for name, (digest, size) in hashes.items()},
+            "settings": self.settings,
+            "environment": self.environment,
+        }
+        write_whole(staged / MANIFEST, _render(manifest))
+        sync_files(staged)
+        os.rename(staged, self.path_of(step))
+        sync_folder(self.output_dir)
+        self.rotate()
+
+    def rotate(self, n_kept: int = N_KEPT) -> None:
+        """Remove all but the newest `n_kept` checkpoints and the best one as each of these knows it."""
+        steps = self._steps()
+        needed = set(steps[:n_kept])
+        for step in steps[:n_kept]:
+            needed.add(_read_manifest(self.path_of(step))["best_step"])
+        for step in steps:
+            if step not in needed:
+                remove_folder(self.path_of(step))
+
+    def find_start(self, changeable: tuple[str, ...] = (), allowed: tuple[str, ...] = ()) -> tuple[Path | None, bool]:
+        """Get the checkpoint to go on from, None to start at the beginning; and whether the run is finished already.
+
+        Args:
+            changeable, allowed: as in `require_same_settings`.
+
+        Raises:
+            DamagedCheckpointError: if there are checkpoints, but none is whole.
+            FileExistsError: if there is none, but the folder holds something else.
+            ValueError: as `require_same_settings`.
+        """
+        record = self.output_dir / RECORD
+        if record.is_file():
+            before = json.loads(record.read_bytes()).get("settings", {})
+            require_same_settings(before, self.settings, changeable, allowed)
+            if before == self.settings:
+                return None, True
+        newest = self.find_newest()
+        if newest is None:
+            require_empty(self.output_dir, "it holds no checkpoint to go on from: choose another --output_dir")
+            return None, False
+        manifest = _read_manifest(newest)
+        require_same_settings(manifest["settings"], self.settings, changeable, allowed)
+        before = manifest["environment"]
+        moved = [name for name, value in self.environment.items() if before.get(name) != value]
+        if moved:
+            listed = "; ".join(f"{name} was {before.get(name)}, is {self.environment[name]}" for name in moved)
+            logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", listed)
+        record.unlink(missing_ok=True)  # with a setting that was allowed to change, the run is no longer finished
+        logger.info("Goes on from %s", newest)
+        return newest, False
+
+    def find_newest(self) -> Path | None:
+        """Get the newest checkpoint that is whole, as is the best one it knows; None if there has never been one.
+
+        Newer ones are renamed to `damaged-checkpoint-<step>`, and the log says what is wrong with each.
+
+        Raises:
+            DamagedCheckpointError: if there are checkpoints, but none is whole.
+        """
+        for step in self._steps():
+            path = self.path_of(step)
+            try:
+                best_step = verify(path)["best_step"]
+                if best_step not in (None, step):
+                    verify(self.path_of(best_step))
+                return path
+            except DamagedCheckpointError as error:
+                aside = _free_name(self.output_dir / f"{_DAMAGED}{path.name}")
+                os.rename(path, aside)
+                logger.warning("%s cannot be used and is now %s: %s.", path.name, aside.name, error)
+        damaged = sorted(path.name for path in self.output_dir.glob(f"{_DAMAGED}*"))
+        if damaged:
+            raise DamagedCheckpointError(
+                f"{self.output_dir}: no checkpoint is whole ({', '.join(damaged)}). Start anew in another "
+                "--output_dir, or remove this one."
+            )
+        return None
+
+    def require_space(self, checkpoint_bytes: int, model_bytes: int) -> None:
+        """Refuse to start a run that the disk cannot hold.
+
+        Raises:
+            NotWrittenError: with the bytes that are needed and free.
+        """
+        present = sum(file.stat().st_size for step in self._steps() for file in self.path_of(step).iterdir())
+        needed = N_ON_DISK * checkpoint_bytes + model_bytes - present
+        free = shutil.disk_usage(self.output_dir).free
+        if free < needed:
+            raise NotWrittenError(
+                f"The disk of {self.output_dir} has {_in_megabytes(free)} free; the run needs {_in_megabytes(needed)} "
+                f"({N_ON_DISK} checkpoints of {_in_megabytes(checkpoint_bytes)} and the model). Make space, or choose "
+                "another --output_dir."
+            )
+
+    def _steps(self) -> list[int]:
+        """Steps of the checkpoints, newest first."""
+        names = [path.name.removeprefix(_PREFIX) for path in self.output_dir.glob(f"{_PREFIX}*")]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def verify(checkpoint: Path) -> dict:
+    """Get the manifest of a checkpoint whose files are all as they were written.
+
+    Raises:
+        DamagedCheckpointError: saying what is wrong with which file.
+    """
+    manifest = _read_manifest(checkpoint)
+    for name, written in manifest["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise DamagedCheckpointError(f"{checkpoint.name}/{name} is missing")
+        if path.stat().st_size != written["bytes"]:
+            raise DamagedCheckpointError(
+                f"{checkpoint.name}/{name} has {path.stat().st_size:,} bytes, not {written['bytes']:,}"
+            )
+        if hash_file(path)[0] != written["sha256"]:
+            raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written (its sha256 differs)")
+    return manifest
+
+
+def _read_manifest(checkpoint: Path) -> dict:
+    path = checkpoint / MANIFEST
+    try:
+        content = path.read_bytes()
+        manifest = json.loads(content)
+        del manifest["sha256"]
+        is_whole = content == _render(manifest)
+    except FileNotFoundError as error:
+        raise DamagedCheckpointError(f"{checkpoint.name}/{MANIFEST} is missing") from error
+    except (ValueError, TypeError, KeyError):
+        is_whole = False
+    if not is_whole:
+        raise DamagedCheckpointError(f"{checkpoint.name}/{MANIFEST} is not what was written")
+    return manifest
+
+
+def _render(manifest: dict) -> bytes:
+    """Get the bytes of a manifest, its own sha256 with it."""
+    digest = sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps(manifest | {"sha256": digest}, indent=1).encode()
+
+
+def require_same_settings(before: dict, now: dict, changeable: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """Refuse to go on with a run under settings that would change its result.
+
+    Args:
+        before, now: settings by name.
+        changeable: names that may change within a run at all.
+        allowed: names among them that the user lets change.
+
+    Raises:
+        ValueError: naming each setting, its two values and the way out.
+    """
+    unknown = [name for name in allowed if name not in changeable]
+    if unknown:
+        raise ValueError(f"--allow_changes {','.join(unknown)}: only {', '.join(changeable)} can change within a run.")
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    refused = [name for name in changed if name not in allowed]
+    if refused:
+        listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)
+        could = [name for name in refused if name in changeable]
+        hint = f", allow it with --allow_changes {','.join(changed)}" if could == refused else ""
+        raise ValueError(
+            f"The run was started with other settings: {listed}. Give them as before{hint}, or start a new run in "
+            "another --output_dir."
+        )
+
+
+@contextmanager
+def sole_run(output_dir: str | Path, resume: bool) -> Iterator[None]:
+    """Keep an output folder for this run until it ends; every process of a launch enters.
+
+    Raises:
+        FileExistsError: if another run is at work there, or, unless `resume`, if the folder is not empty.
+    """
+    lock = _RunLock(Path(output_dir))
+    on_first(lambda: lock.take(resume))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _RunLock:
+    """A lock of the system, which ends with the process that has it, and a file that says who that is."""
+
+    def __init__(self, output_dir: Path):
+        self.output_dir, self.owner_path = output_dir, output_dir / _OWNER
+        self.lock = FileLock(output_dir / _LOCK)
+        self.made_folder = False
+
+    def take(self, resume: bool) -> None:
+        if not resume:
+            require_empty(self.output_dir)
+        self.made_folder = not self.output_dir.exists()
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout as error:
+            raise FileExistsError(
+                f"{self.output_dir} is in use by another run, {self._describe_owner()}. Wait for it, stop it, or choose "
+                "another --output_dir."
+            ) from error
+        try:
+            if not resume:
+                require_empty(self.output_dir)  # again: another run may have ended just now
+            if self.owner_path.exists():
+                logger.info("The run before did not end by itself (%s); this one takes over.", self._describe_owner())
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            owner = {"pid": os.getpid(), "host": platform.node(), "started": started}
+            write_whole(self.owner_path, json.dumps(owner).encode())
+            remove_leftovers(self.output_dir)
+        except BaseException:
+            self.release()
+            raise
+
+    def _describe_owner(self) -> str:
+        try:
+            owner = json.loads(self.owner_path.read_bytes())
+            return f"process {owner['pid']} on {owner['host']}, started {owner['started']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "which has just started"
+
+    def release(self) -> None:
+        if not self.lock.is_locked:  # another process of the launch has it
+            return
+        self.owner_path.unlink(missing_ok=True)
+        (self.output_dir / _LOCK).unlink(missing_ok=True)
+        self.lock.release()
+        if self.made_folder and not any(self.output_dir.iterdir()):
+            self.output_dir.rmdir()
+
+
+def require_empty(output_dir: str | Path, way_out: str = _WAY_OUT) -> None:
+    """Refuse an output folder that holds anything but what a run leaves that had nothing to keep.
+
+    Raises:
+        FileExistsError: with the ways out.
+    """
+    output_dir = Path(output_dir)
+    if not output_dir.exists():
+        return
+    if not output_dir.is_dir():
+        raise FileExistsError(f"{output_dir} is a file: choose another --output_dir.")
+    if any(path.name not in _OF_NO_RUN for path in output_dir.iterdir()):
+        raise FileExistsError(f"{output_dir} is not empty: {way_out}.")
+
+
+@contextmanager
+def explain_failure(what: str, output_dir: Path) -> Iterator[None]:
+    """Let errors of writing say what could not be written, and that nothing was lost.
+
+    Raises:
+        NotWrittenError: in place of the errors of torch and safetensors, which do not say that a disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        try:
+            free = f"{_in_megabytes(shutil.disk_usage(output_dir).free)} free on its disk"
+        except OSError:
+            free = f"{output_dir} is gone"
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise NotWrittenError(
+            f"{what} could not be written to {output_dir}: {reason} ({free}). What was there before is as it was: put "
+            "the disk in order, and the same command with --resume auto goes on."
+        ) from error
+
+
+def _in_megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _free_name(path: Path) -> Path:
+    candidates = (path.with_name(f"{path.name}{suffix}") for suffix in ("", *(f".{n}" for n in range(2, 1000))))
+    return next(candidate for candidate in candidates if not candidate.exists())

@@ -1,0 +1,189 @@
+"""The processes of one launch: doing things on the first, agreeing, a wish to stop, and the end of all."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from smsa import LAUNCHER_PID
+
+SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
+_T = TypeVar("_T")
+
+
+class FailedElsewhere(ValueError):
+    """Another process has failed, and says why."""
+
+
+class Stopped(SystemExit):
+    """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
+
+
+def process_rank() -> int:
+    """Get this process's number within the launch; 0 is the first, which writes and speaks."""
+    return int(os.environ.get("RANK", 0))
+
+
+def is_launched() -> bool:
+    """Whether `accelerate launch` or `torchrun` started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+
+
+def on_first(task: Callable[[], _T]) -> _T:
+    """Let the first process do `task` while the others wait; its result is everyone's.
+
+    Raises:
+        FailedElsewhere: on the others, where the first process raises what `task` raised.
+    """
+    if not dist.is_initialized():
+        return task()
+    shared, failure = [None, False], None
+    if dist.get_rank() == 0:
+        try:
+            shared[0] = task()
+        except (ValueError, OSError) as error:
+            failure, shared[1] = error, True
+    dist.broadcast_object_list(shared, src=0)
+    if shared[1]:
+        raise failure or FailedElsewhere("the first process has failed")
+    return shared[0]
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here.
+
+    Raises:
+        FailedElsewhere: if one of them is gone.
+    """
+    if dist.is_initialized():
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise FailedElsewhere("another process has failed") from error
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Get for each flag whether it is set in any process of the launch; all must ask together."""
+    if not dist.is_initialized():
+        return list(flags)
+    counts = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(counts, group=_cpu_group())
+    return [count > 0 for count in counts.tolist()]
+
+
+@cache
+def _cpu_group() -> dist.ProcessGroup | None:
+    """A group that makes no GPU wait; None is the default one."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield
+        return
+    # what they leave is whole or absent, so that there is nothing to put in order
+    watch_launcher(lambda: os._exit(1))
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
+    yield
+    dist.destroy_process_group()
+
+
+def watch_launcher(when_gone: Callable[[], None]) -> None:
+    """Call `when_gone`, in a thread, when the launcher has ended before this process.
+
+    torchrun starts each process in a session of its own, and `accelerate launch` of one process passes no signal on: a
+    signal to the launcher would leave them behind, to train or wait for ever.
+    """
+
+    def watch() -> None:
+        while os.getppid() == LAUNCHER_PID:
+            time.sleep(0.2)
+        when_gone()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class StopRequest:
+    """A wish to end: SIGTERM, SIGINT (Ctrl-C), SIGHUP, or a launcher that is gone.
+
+    While `deferred` is set, the first one is noted in `signum`, for training to end at its next step, and a second
+    Ctrl-C ends the process at once; without it, any of them does. Whatever is on the disk then is whole.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+        self.deferred = False
+        self._received_at = 0.0
+
+    def listen(self) -> None:
+        """Take the signals of this process."""
+        signal.signal(signal.SIGTERM, self._receive)
+        signal.signal(signal.SIGINT, self._receive)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(signal.SIGHUP, self._receive)
+        if is_launched():
+            watch_launcher(self._receive_end_of_launcher)
+
+    def _receive(self, signum: int, frame: object) -> None:
+        name = signal.Signals(signum).name
+        if not self.deferred:
+            _end_at_once(signum, f"{name}: stopped. The same command with --resume auto goes on.")
+        if self.signum is None:
+            self.signum, self._received_at = signum, time.monotonic()
+            _say(f"{name}: stopping after this step, with a checkpoint. Ctrl-C once more stops at once.")
+        elif signum == signal.SIGINT and time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
+            _end_at_once(signum, "Stopped at once: what was trained since the last checkpoint is lost.")
+
+    def _receive_end_of_launcher(self) -> None:
+        if self.signum is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif "LOCAL_WORLD_SIZE" in os.environ:  # torchrun ends before its processes only if it is hurried
+            _end_at_once(self.signum, "The launcher is gone: stopped at once.")
+
+
+STOP = StopRequest()  # one a process, as signals are
+
+
+def _say(line: str) -> None:
+    if process_rank() == 0:
+        os.write(2, f"\n{line}\n".encode())  # a handler must not enter a stream that it may have interrupted
+
+
+def _end_at_once(signum: int, line: str) -> None:
+    _say(line)
+    os._exit(128 + signum)
+
+
+def end_process(status: int | str | None = 0) -> None:
+    """End a process of a launch that has done its work or failed, past the destructors of its process group.
+
+    torch 2.13 with gloo: threads of a group that is still there may abort the process at its exit ("terminate called
+    without an active exception", one run in dozens), and destroying the group hangs while a model wrapped for
+    distributed training holds it. A process on its own is left to end as usual.
+
+    Args:
+        status: as that of `SystemExit`: a number, or a message that stands for 1.
+    """
+    if dist.is_initialized():
+        if not status:
+            dist.barrier()
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1 if isinstance(status, str) else status or 0)
+    if status:
+        raise SystemExit(status)

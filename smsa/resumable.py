@@ -1,0 +1,165 @@
+"""A Trainer that may be killed at any moment: whole checkpoints, an exact resume, and an end at a step when asked.
+
+All that smsa changes in methods that are private to Trainer 5.23 stands here, each with its reason.
+tests/test_resumable.py names the one that an upgrade has moved.
+"""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from smsa.batching import LengthGroupedSampler
+from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
+from smsa.files import stage
+from smsa.processes import on_first, wait_for_all
+
+
+class ResumableTrainer(Trainer):
+    """Trainer whose run, ended anyhow and gone on with, has the result of one that was never disturbed.
+
+    To the bit on CPUs with the same number of threads, as tests/test_kills.py holds.
+
+    Args:
+        *args, **kwargs: passed to Trainer.
+        checkpoints: where they are kept; None stands for `args.output_dir`, with no settings to compare.
+    """
+
+    def __init__(self, *args, checkpoints: Checkpoints | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpoints = checkpoints or Checkpoints(self.args.output_dir)
+        self.stopwatch = Stopwatch()
+        self.end_at_step = EndAtStep(self.accelerator)
+        patience = self.args.early_stopping_patience
+        self.early_stopping = EarlyStopping(patience) if patience else None
+        self._staging: Path | None = None  # the folder into which a checkpoint is being written
+        for shown_by_default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown_by_default)
+        for callback in (self.stopwatch, self.end_at_step, self.early_stopping):
+            if callback is not None:
+                self.add_callback(callback)
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
+        """Train as Trainer does, also where `evaluate` or `predict` came first.
+
+        Args:
+            resume_from_checkpoint: the one to go on from; True is the newest that is whole.
+            **kwargs: passed to Trainer.
+
+        Raises:
+            Stopped: when asked to end, after a checkpoint.
+            FloatingPointError: for a loss that is not finite.
+            NotWrittenError: for a checkpoint that could not be written.
+            DamagedCheckpointError: for a checkpoint that is not whole, or has more than tensors where they belong.
+            ValueError: for a checkpoint of another number of processes, or none to go on from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = on_first(self.checkpoints.find_newest)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.checkpoints.output_dir} has no checkpoint to go on from.")
+        if resume_from_checkpoint:
+            n_processes = on_first(lambda: verify(Path(resume_from_checkpoint)))["n_processes"]
+            if n_processes != self.args.world_size:
+                raise ValueError(
+                    f"{resume_from_checkpoint} was made by {n_processes} processes, these are {self.args.world_size}."
+                )
+        if self.model_wrapped is self.model:
+            # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
+            # and each would train on its own share of the texts without ever meeting the others.
+            self.model._is_accelerate_prepared = False
+        try:
+            return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+        except pickle.UnpicklingError as error:
+            raise DamagedCheckpointError(
+                f"{resume_from_checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
+                "run code when it is read."
+            ) from error
+
+    def require_space(self) -> None:
+        """Refuse to start where the disk cannot hold the run's checkpoints.
+
+        Raises:
+            NotWrittenError: with the bytes that are needed and free.
+        """
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        moments = sum(2 * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)  # of Adam
+        self.checkpoints.require_space(weights + moments, weights)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Train on one batch, and have its loss looked at."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.end_at_step.add(loss)
+        return loss
+
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Save weights, configuration and tokenizer, without training_args.bin, a pickle of what run.json says."""
+        output_dir = Path(output_dir or self.args.output_dir)
+        super().save_model(str(output_dir), _internal_call)
+        if self.args.should_save:
+            (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        # Trainer writes into checkpoint-<step> itself, so that a kill leaves half of one, and rotates by time of change.
+        step, target = self.state.global_step, self.checkpoints.path_of(self.state.global_step)
+        best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
+        with explain_failure(target.name, self.checkpoints.output_dir):
+            self._staging = on_first(lambda: stage(self.checkpoints.output_dir))
+            try:
+                super()._save_checkpoint(model, trial)
+                wait_for_all()
+                staged = self._staging / target.name
+                on_first(lambda: self.checkpoints.commit(staged, step, best_step, self.args.world_size))
+            except BaseException:
+                if self.args.should_save:
+                    shutil.rmtree(self._staging, ignore_errors=True)  # which may be what fills the disk
+                raise
+            finally:
+                self._staging = None
+        self._point_at_best()
+
+    def _get_output_dir(self, trial=None) -> str:
+        return str(self._staging or self.args.output_dir)  # the way to have _save_checkpoint write elsewhere
+
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        position = super()._init_training_state(*args, **kwargs)
+        self._point_at_best()
+        return position
+
+    def _point_at_best(self) -> None:
+        """Name the best checkpoint by where the run is now: Trainer keeps the path that it once had."""
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self.checkpoints.path_of(self.state.best_global_step))
+
+    def _run_epoch(self, **kwargs) -> None:
+        # Trainer does not keep that training was over: gone on with, a run that stopped early, or in the middle of an
+        # epoch by max_steps, would train on.
+        stopped_early = self.early_stopping is not None and self.early_stopping.is_over()
+        if stopped_early or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
+    def _load_best_model(self) -> None:
+        # Trainer only warns where this machine does not see the file, and goes on with the last epoch's weights.
+        best = Path(self.state.best_model_checkpoint)
+        if not best.is_dir():
+            raise FileNotFoundError(f"{best} does not exist here: output_dir must be on a disk all machines share.")
+        on_first(lambda: verify(best))
+        super()._load_best_model()
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        # Trainer's own grouping by length runs through each pool from long to short: see LengthGroupedSampler.
+        train_dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler([len(ids) for ids in train_dataset["input_ids"]], step_size, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset) -> SequentialSampler:
+        # Trainer would group evaluation by length as well, and so give predictions in another order than rows.
+        return SequentialSampler(eval_dataset)

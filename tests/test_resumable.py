@@ -1,0 +1,394 @@
+"""Whatever ends a run, going on with it gives what an undisturbed run gives, to the bit."""
+
+import inspect
+import json
+import pickle
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from training import make_trainer
+from transformers import Trainer, TrainerCallback
+
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, verify
+from smsa.files import hash_file
+from smsa.processes import STOP, Stopped
+
+N_ROWS, STEPS_AN_EPOCH = 37, 5
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks():
+    yield
+    STOP.signum, STOP.deferred = None, False
+
+
+class AskAt(TrainerCallback):
+    """Asks for a stop, as a signal does, in the middle of a step."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.steps:
+            STOP.signum = signal.SIGTERM
+
+
+class AskAtEvaluation(TrainerCallback):
+    """Asks for a stop while valid is scored after some epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.epoch == self.epoch:
+            STOP.signum = signal.SIGINT
+
+
+@pytest.fixture
+def make(rows, tokenizer):
+    """A function that gets a trainer over a model with dropout, which stops early in epoch 5 of 9, the best being 3."""
+
+    def make(output_dir, ask=None, **changes):
+        values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
+        model = make_model(dropout=0.3, seed=1)
+        trainer = make_trainer(model, tokenizer, rows(N_ROWS), rows(20), output_dir, **values | changes)
+        if ask is not None:
+            trainer.add_callback(ask)
+        return trainer
+
+    return make
+
+
+def seen(trainer) -> dict:
+    """All that must not depend on interruptions."""
+    history = [
+        {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second", "_flos"))}
+        for entry in trainer.state.log_history
+        if "train_f1" in entry or "eval_f1" in entry
+    ]
+    last = max(Path(trainer.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    files = sorted(path for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth"))
+    return {
+        "weights": [p.detach().clone() for p in trainer.model.parameters()],
+        "history": history,
+        "stopped": trainer.state.global_step,
+        "best": (trainer.state.best_global_step, trainer.state.best_metric),
+        "files": {path.name: hash_file(path) for path in files},
+    }
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(found.pop("weights"), expected["weights"], strict=True))
+    assert found == {name: value for name, value in expected.items() if name != "weights"}
+
+
+@pytest.fixture
+def undisturbed(make, tmp_path):
+    trainer = make(tmp_path / "undisturbed")
+    trainer.train()
+    result = seen(trainer)
+    assert (result["stopped"], result["best"][0]) == (5 * STEPS_AN_EPOCH, 3 * STEPS_AN_EPOCH)  # it did stop early
+    assert result["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    return result
+
+
+ASKED = {
+    "in epoch 1": [AskAt(2)],
+    "in epoch 2": [AskAt(8)],
+    "last step of an epoch": [AskAt(10)],
+    "while valid is scored": [AskAtEvaluation(2.0)],
+    "three times": [AskAt(3), AskAt(4), AskAt(11)],
+    "last step of all": [AskAtEvaluation(5.0)],
+}
+
+
+@pytest.mark.parametrize("asks", ASKED.values(), ids=ASKED)
+def test_stopped_and_gone_on_with_equals_undisturbed(make, undisturbed, tmp_path, asks):
+    resume = None
+    for ask in asks:
+        trainer = make(tmp_path / "run", ask)
+        with pytest.raises(Stopped) as stopped:
+            trainer.train(resume_from_checkpoint=resume)
+        assert stopped.value.code in (143, 130)
+        STOP.signum, resume = None, True
+        assert (tmp_path / "run" / f"checkpoint-{trainer.state.global_step}").is_dir()
+    trainer = make(tmp_path / "run")
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), undisturbed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_accumulation_steps": 2},
+        {"train_sampling_strategy": "group_by_length"},
+        {"dataloader_num_workers": 1},
+        {"class_weights": "1,3,2", "max_grad_norm": 0.3},
+        {"evaluate_every": 2},
+        {"load_best_model_at_end": False, "early_stopping_patience": 0, "max_steps": 13},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
+    changes = {"num_train_epochs": 3, **changes}
+    plain = make(tmp_path / "plain", **changes)
+    plain.train()
+    trainer = make(tmp_path / "run", AskAt(2), **changes)
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    STOP.signum = None
+    trainer = make(tmp_path / "run", **changes)
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), seen(plain))
+
+
+def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path):
+    trainer = make(tmp_path / "undisturbed")
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.losses == []
+    assert_same(seen(trainer), undisturbed)
+    halfway = {"max_steps": 7, "early_stopping_patience": 0}
+    make(tmp_path / "run", **halfway).train()
+    trainer = make(tmp_path / "run", **halfway)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.losses == [] and trainer.state.global_step == 7
+
+
+def test_a_run_that_stopped_early_goes_on_under_more_patience(make, undisturbed, tmp_path):
+    patient = make(tmp_path / "patient", early_stopping_patience=4)
+    patient.train()
+    assert patient.state.global_step > undisturbed["stopped"]
+    trainer = make(tmp_path / "undisturbed", early_stopping_patience=4)
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), seen(patient))
+
+
+def test_a_callback_that_the_checkpoint_does_not_know_is_no_obstacle(make, tmp_path):
+    make(tmp_path / "run", early_stopping_patience=0, num_train_epochs=1).train()
+    trainer = make(tmp_path / "run", early_stopping_patience=2, num_train_epochs=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 2 * STEPS_AN_EPOCH
+
+
+def test_the_folder_may_move_between_two_parts_of_a_run(make, undisturbed, tmp_path):
+    with pytest.raises(Stopped):
+        make(tmp_path / "run", AskAt(18)).train()
+    STOP.signum = None
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    trainer = make(tmp_path / "moved")
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), undisturbed)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(make, undisturbed, tmp_path, caplog):
+    with pytest.raises(Stopped):
+        make(tmp_path / "run", AskAt(13)).train()
+    STOP.signum = None
+    newest = tmp_path / "run" / "checkpoint-13"
+    names = sorted(path.name for path in newest.iterdir())
+    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < set(names) and len(names) == 9
+    n_cases = 0
+    for name in names:
+        for damage in (truncate, flip, Path.unlink, lambda path: path.write_bytes(b"")):
+            case = tmp_path / "case"
+            shutil.copytree(tmp_path / "run", case)
+            damage(case / "checkpoint-13" / name)
+            caplog.clear()
+            found = Checkpoints(case).find_newest()
+            assert found == case / "checkpoint-10"
+            assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
+            assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
+            trainer = make(case)
+            trainer.train(resume_from_checkpoint=True)
+            assert_same(seen(trainer), undisturbed)
+            shutil.rmtree(case)
+            n_cases += 1
+    assert n_cases == 36
+
+
+def test_a_damaged_best_checkpoint_is_not_trained_past(make, tmp_path, caplog):
+    trainer = make(tmp_path / "run", AskAt(23))
+    with pytest.raises(Stopped):
+        trainer.train()
+    best = tmp_path / "run" / f"checkpoint-{trainer.state.best_global_step}"
+    flip(best / "model.safetensors")
+    with pytest.raises(DamagedCheckpointError, match="no checkpoint is whole"):
+        Checkpoints(tmp_path / "run").find_newest()
+    with pytest.raises(DamagedCheckpointError):  # and it stays so: the run never starts from nothing by itself
+        Checkpoints(tmp_path / "run").find_start()
+
+
+class Canary:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("is_forged", [False, True])
+def test_a_pickle_in_a_checkpoint_never_runs(make, tmp_path, name, is_forged):
+    with pytest.raises(Stopped):
+        make(tmp_path / "run", AskAt(2)).train()
+    STOP.signum = None
+    checkpoint, ran = tmp_path / "run" / "checkpoint-2", tmp_path / "ran"
+    if name == "rng_state.pth":
+        torch.save({"python": Canary(ran)}, checkpoint / name)
+    else:
+        (checkpoint / name).write_bytes(pickle.dumps(Canary(ran)))
+    if is_forged:  # by someone who knows how a manifest is made
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        (checkpoint / "manifest.json").unlink()
+        forger = Checkpoints(tmp_path / "forged")
+        forger.output_dir.mkdir()
+        forger.commit(checkpoint, manifest["step"], manifest["best_step"], 1)
+        shutil.move(forger.path_of(2), checkpoint)
+        verify(checkpoint)
+    with pytest.raises(DamagedCheckpointError, match="pickle of more than tensors" if is_forged else "is whole"):
+        make(tmp_path / "run").train(resume_from_checkpoint=True)
+    assert not ran.exists()
+
+
+def test_a_checkpoint_of_more_processes_is_refused(make, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    for rank in range(2):
+        (staged / f"rng_state_{rank}.pth").touch()
+    checkpoints.commit(staged, 5, None, n_processes=2)
+    with pytest.raises(ValueError, match="was made by 2 processes, these are 1"):
+        make(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_training_seconds_add_up(make, tmp_path):
+    with pytest.raises(Stopped):
+        make(tmp_path / "run", AskAt(7)).train()
+    STOP.signum = None
+    state = json.loads((tmp_path / "run" / "checkpoint-7" / "trainer_state.json").read_text())
+    before = state["stateful_callbacks"]["Stopwatch"]["attributes"]["seconds"]
+    trainer = make(tmp_path / "run")
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.stopwatch.seconds() > before > 0
+    assert trainer.stopwatch.seconds() == trainer.stopwatch.seconds()  # it stands still when training has ended
+
+
+@pytest.mark.parametrize("text_of", ["first batch", "last batch"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(make, rows, tokenizer, tmp_path, text_of):
+    """One row holds a word of its own, whose embedding is poisoned after epoch 1."""
+    trainer = make(tmp_path / "run")
+    loader = trainer.get_train_dataloader()
+    loader.set_epoch(1)
+    order = list(loader.batch_sampler)
+    batch = order[0] if text_of == "first batch" else order[-1]
+    word = tokenizer.convert_tokens_to_ids("rapat")
+    dataset = trainer.train_dataset.to_list()
+    for row in dataset:
+        row["input_ids"] = [1 if piece == word else piece for piece in row["input_ids"]]
+    dataset[batch[0]]["input_ids"][1] = word
+    trainer.train_dataset = type(trainer.train_dataset).from_list(dataset)
+
+    class Poison(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+            if state.epoch == 1:
+                with torch.no_grad():
+                    model.get_input_embeddings().weight[word] = float("nan")
+
+    trainer.add_callback(Poison())
+    with pytest.raises(FloatingPointError) as stopped:
+        trainer.train()
+    number = 1 if text_of == "first batch" else STEPS_AN_EPOCH
+    listed = ", ".join(str(row + 1) for row in batch)
+    assert f"in epoch 2, step {number} of the epoch, batch {number} of process 1: training rows {listed}." in str(
+        stopped.value
+    )
+    assert trainer.state.global_step == STEPS_AN_EPOCH + number
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+def test_fp16_may_skip_a_step_but_not_all(make, tmp_path):
+    """A real gradient scaler on the CPU, as in fp16 on a GPU, and a loss that is infinite once, then always."""
+
+    class Overflowing(type(make(tmp_path / "x"))):
+        def compute_loss(self, *args, num_items_in_batch=None, **kwargs):
+            loss = super().compute_loss(*args, num_items_in_batch=num_items_in_batch, **kwargs)
+            return loss * float("inf") if self.overflows(self.state.global_step) and self.model.training else loss
+
+    def train(name, overflows):
+        trainer = make(tmp_path / name, num_train_epochs=6, early_stopping_patience=0)
+        trainer.__class__ = Overflowing
+        trainer.overflows = overflows
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+        trainer.train()
+        return trainer
+
+    assert train("once", lambda step: step == 3).state.global_step == 30
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train("always", lambda step: True)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_training(make, tmp_path, monkeypatch):
+    trainer = make(tmp_path / "run")
+    trainer.checkpoints.output_dir.mkdir(exist_ok=True)
+    weights = sum(p.numel() for p in trainer.model.parameters()) * 4
+    needed = 4 * 3 * weights + weights  # four checkpoints with Adam's two moments, and the model
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, needed))
+    trainer.require_space()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, needed - 1))
+    with pytest.raises(NotWrittenError, match="MB free; the run needs"):
+        trainer.require_space()
+
+
+# What smsa overrides or sets of Trainer that is private to it, with the parameters it has in 5.23.
+PRIVATE = {
+    "_save_checkpoint": ["model", "trial"],
+    "_get_output_dir": ["trial"],
+    "_init_training_state": [
+        *("max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial")
+    ],
+    "_run_epoch": [
+        *("model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial"),
+        *("ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained"),
+        "steps_trained_in_current_epoch",
+    ],
+    "_load_best_model": [],
+    "_get_train_sampler": ["train_dataset"],
+    "_get_eval_sampler": ["eval_dataset"],
+}
+USED = {
+    "_save_checkpoint": ["self._get_output_dir(", "self.save_model(output_dir", "rng_state", "self.args.save_total_limit"],
+    "_inner_training_loop": ["self._init_training_state(", "self._run_epoch(\n                model=model,"],
+    "_prepare_for_training": ["self._created_lr_scheduler"],
+    "_finalize_training": ["self._load_best_model()", "self.state.best_model_checkpoint is not None"],
+}
+
+
+def test_an_upgrade_of_transformers_has_not_moved_what_is_overridden():
+    from smsa.resumable import ResumableTrainer
+
+    overridden = {name for name in vars(ResumableTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert overridden - {"_point_at_best"} == PRIVATE.keys()
+    for name, parameters in PRIVATE.items():
+        assert hasattr(Trainer, name), f"Trainer.{name} is gone: see smsa/resumable.py"
+        assert list(inspect.signature(getattr(Trainer, name)).parameters)[1:] == parameters, f"Trainer.{name} changed"
+    for name, pieces in USED.items():
+        source = inspect.getsource(getattr(Trainer, name))
+        for piece in pieces:
+            assert piece in source, f"Trainer.{name} no longer has {piece!r}: see smsa/resumable.py"
