@@ -20,8 +20,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
 
 
-# What --allow_changes may name: options that take effect in the middle of a run. Others would not (the checkpoint's rate
-# and schedule win), or would mix two runs.
+# What --allow_changes may name: options that take effect in the middle of a run. Others would not, as the rate of the
+# checkpoint wins, or would mix two runs.
 CHANGEABLE = (
     "num_train_epochs",
     "max_steps",
@@ -335,7 +335,8 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
 }
 
 
-_NOT_SETTINGS = {"data_dir", "train_file", "valid_file", "test_file"}  # the content of the files counts, not where it is
+# The content of the files counts, not where they are.
+_NOT_SETTINGS = {"data_dir", "train_file", "valid_file", "test_file"}
 
 
 def describe_settings(

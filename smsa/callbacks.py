@@ -144,8 +144,8 @@ class EndAtStep(TrainerCallback):
         step = batch // args.gradient_accumulation_steps + 1
         return (
             f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, step {step} of the epoch, "
-            f"batch {batch + 1} of process {args.process_index + 1}: training rows {listed}. Nothing was saved since. A "
-            "lower --learning_rate, a lower --max_grad_norm or --precision no may help."
+            f"batch {batch + 1} of process {args.process_index + 1}: training rows {listed}. Nothing was saved since. "
+            "A lower --learning_rate, a lower --max_grad_norm or --precision no may help."
         )
 
 

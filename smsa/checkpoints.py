@@ -1,10 +1,10 @@
 """A checkpoint is whole or absent: written aside, hashed, put on the disk, and only then given its name.
 
-    OUTPUT/checkpoint-<step>/manifest.json  size and sha256 of each file, the settings, and what it was made with
-    OUTPUT/damaged-checkpoint-<step>/       one that is not what its manifest says, kept out of the way
-    OUTPUT/run.lock, OUTPUT/running.json    the run that writes here now
-    OUTPUT/.staging/                        what is being written
-    OUTPUT/run.json                         the run is finished
+OUTPUT/checkpoint-<step>/manifest.json  size and sha256 of each file, the settings, and what it was made with
+OUTPUT/damaged-checkpoint-<step>/       one that is not what its manifest says, kept out of the way
+OUTPUT/run.lock, OUTPUT/running.json    the run that writes here now
+OUTPUT/.staging/                        what is being written
+OUTPUT/run.json                         the run is finished
 """
 
 import json
@@ -158,6 +158,18 @@ class Checkpoints:
             )
         return None
 
+    def require_none(self) -> None:
+        """Refuse to start from the beginning beside the checkpoints of an earlier run.
+
+        Raises:
+            FileExistsError: with the ways out.
+        """
+        if self._steps():
+            raise FileExistsError(
+                f"{self.output_dir} holds checkpoints of an earlier run: go on from them with "
+                "resume_from_checkpoint=True, choose another output_dir, or remove this one."
+            )
+
     def require_space(self, checkpoint_bytes: int, model_bytes: int) -> None:
         """Refuse to start a run that the disk cannot hold.
 
@@ -280,8 +292,8 @@ class _RunLock:
             self.lock.acquire(blocking=False)
         except Timeout as error:
             raise FileExistsError(
-                f"{self.output_dir} is in use by another run, {self._describe_owner()}. Wait for it, stop it, or choose "
-                "another --output_dir."
+                f"{self.output_dir} is in use by another run, {self._describe_owner()}. Wait for it, stop it, or "
+                "choose another --output_dir."
             ) from error
         try:
             if not resume:
@@ -290,7 +302,7 @@ class _RunLock:
                 logger.info("The run before did not end by itself (%s); this one takes over.", self._describe_owner())
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             owner = {"pid": os.getpid(), "host": platform.node(), "started": started}
-            write_whole(self.owner_path, json.dumps(owner).encode())
+            self.owner_path.write_text(json.dumps(owner), encoding="utf-8")
             remove_leftovers(self.output_dir)
         except BaseException:
             self.release()

@@ -58,8 +58,9 @@ def sync_folder(folder: Path) -> None:
 def stage(folder: Path) -> Path:
     """Get a new, empty folder inside `folder`, for files to be written before they are moved to their place."""
     staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
     with naming(staging):
+        if staging.exists():
+            shutil.rmtree(staging)
         staging.mkdir()
     return staging
 

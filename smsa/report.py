@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -148,17 +149,20 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
 
     def write() -> None:
         staging = stage(output_dir)
-        trainer.save_model(staging)
-        for split, table in predictions.items():
-            write_predictions(table, staging / f"predictions_{split}.csv")
-        if "test" in predictions:
-            write_submission(predictions["test"], staging / "submission.csv")
-        write_json(metrics, staging / "metrics.json")
-        epochs = history_table(history)
-        epochs.to_csv(staging / "history.csv", index=False)
-        draw_history(epochs, metrics["epoch"], staging / "history.png")
-        write_json(describe_run(trainer, splits, files, arguments), staging / RECORD)
-        _publish(staging, output_dir)
+        try:
+            trainer.save_model(staging)
+            for split, table in predictions.items():
+                write_predictions(table, staging / f"predictions_{split}.csv")
+            if "test" in predictions:
+                write_submission(predictions["test"], staging / "submission.csv")
+            write_json(metrics, staging / "metrics.json")
+            epochs = history_table(history)
+            epochs.to_csv(staging / "history.csv", index=False)
+            draw_history(epochs, metrics["epoch"], staging / "history.png")
+            write_json(describe_run(trainer, splits, files, arguments), staging / RECORD)
+            _publish(staging, output_dir)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk
         trainer.checkpoints.rotate(n_kept=1)
 
     with explain_failure("The result", output_dir):
@@ -172,7 +176,6 @@ def _publish(staging: Path, output_dir: Path) -> None:
     for path in sorted(staging.iterdir(), key=lambda path: path.name == RECORD):
         os.replace(path, output_dir / path.name)
     sync_folder(output_dir)
-    staging.rmdir()
 
 
 def _scores_of_split(metrics: dict[str, float], prefix: str, labels: tuple[str, ...]) -> dict[str, float]:

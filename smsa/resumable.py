@@ -62,7 +62,9 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = on_first(self.checkpoints.find_newest)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.checkpoints.output_dir} has no checkpoint to go on from.")
-        if resume_from_checkpoint:
+        if not resume_from_checkpoint:
+            on_first(self.checkpoints.require_none)
+        else:
             n_processes = on_first(lambda: verify(Path(resume_from_checkpoint)))["n_processes"]
             if n_processes != self.args.world_size:
                 raise ValueError(
@@ -104,7 +106,7 @@ class ResumableTrainer(Trainer):
             (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model, trial) -> None:
-        # Trainer writes into checkpoint-<step> itself, so that a kill leaves half of one, and rotates by time of change.
+        # Trainer writes into checkpoint-<step> itself: a kill would leave half of one, after older ones were removed.
         step, target = self.state.global_step, self.checkpoints.path_of(self.state.global_step)
         best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
         with explain_failure(target.name, self.checkpoints.output_dir):
@@ -114,11 +116,9 @@ class ResumableTrainer(Trainer):
                 wait_for_all()
                 staged = self._staging / target.name
                 on_first(lambda: self.checkpoints.commit(staged, step, best_step, self.args.world_size))
-            except BaseException:
-                if self.args.should_save:
-                    shutil.rmtree(self._staging, ignore_errors=True)  # which may be what fills the disk
-                raise
             finally:
+                if self.args.should_save:
+                    shutil.rmtree(self._staging, ignore_errors=True)  # after a failure, it may be what fills the disk
                 self._staging = None
         self._point_at_best()
 

@@ -78,7 +78,7 @@ class SentimentTrainer(ResumableTrainer):
         model: a sequence classifier whose configuration names its labels.
         args: recipe and hardware.
         train_dataset, eval_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
-        **kwargs: passed to Trainer and ResumableTrainer; give `processing_class=tokenizer`, which also pads the batches.
+        **kwargs: passed to ResumableTrainer; give `processing_class=tokenizer`, which also pads the batches.
 
     Reference: the loop in the tutorial and IndoNLU's main.py, https://github.com/IndoNLP/indonlu
     """

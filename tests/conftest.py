@@ -3,6 +3,7 @@
 import copy
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
@@ -132,3 +133,14 @@ def smsa_files():
     if not os.environ.get("SMSA_DATA_DIR"):
         pytest.skip("needs the real SmSA: set SMSA_DATA_DIR to its folder")
     return find_smsa(os.environ["SMSA_DATA_DIR"])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -154,17 +154,6 @@ def test_processes_stop_together_at_a_bad_row(model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 96 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
     rows = [{"id": str(i), "text": "enak dan murah sekali " * 40} for i in range(100)]

@@ -79,16 +79,6 @@ def test_label_table_reads_as_a_table():
     assert len({len(line) for line in lines[:5]}) == 1
 
 
-def test_an_output_folder_must_be_empty(tmp_path):
-    report.require_empty(tmp_path)
-    report.require_empty(tmp_path / "new")
-    (tmp_path / "metrics.json").touch()
-    with pytest.raises(FileExistsError, match="is not empty. Choose another --output_dir, or remove this one"):
-        report.require_empty(tmp_path)
-    with pytest.raises(FileExistsError):
-        report.require_empty(tmp_path / "metrics.json")
-
-
 def test_json_is_readable_and_keeps_letters(tmp_path):
     report.write_json({"text": "é👍"}, tmp_path / "a.json")
     assert io.open(tmp_path / "a.json", encoding="utf-8").read() == '{\n  "text": "é👍"\n}\n'

@@ -1,10 +1,13 @@
 """Whatever ends a run, going on with it gives what an undisturbed run gives, to the bit."""
 
+import contextlib
 import inspect
 import json
+import os
 import pickle
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -195,6 +198,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(make, undisturbed, tmp_path, caplog):
     with pytest.raises(Stopped):
         make(tmp_path / "run", AskAt(13)).train()
@@ -356,6 +360,65 @@ def test_a_disk_that_is_too_small_is_refused_before_training(make, tmp_path, mon
         trainer.require_space()
 
 
+class AtEpoch(TrainerCallback):
+    """Does something when an epoch begins."""
+
+    def __init__(self, epoch, action):
+        self.epoch, self.action = epoch, action
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if round(state.epoch or 0) == self.epoch:
+            self.action()
+
+
+def fill(folder):
+    """Leave no byte free on the disk of a folder."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(1 << 12))
+
+
+def contents(folder) -> dict:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_disk_that_fills_up_leaves_what_was_there(make, undisturbed, small_disk):
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    run, before = small_disk / "run", {}
+
+    def fill_up():
+        before.update(contents(run))
+        fill(small_disk)
+
+    with pytest.raises(NotWrittenError, match=r"checkpoint-15 could not be written to .* MB free on its disk\)"):
+        make(run, AtEpoch(2, fill_up)).train()
+    assert "checkpoint-10/manifest.json" in before and contents(run) == before
+    (small_disk / "filler").unlink()
+    trainer = make(run)
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), undisturbed)
+
+
+@pytest.mark.parametrize("trouble", ["read-only", "vanished"])
+def test_a_folder_that_is_taken_away_ends_the_run_with_a_reason(make, small_disk, trouble):
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    run, before = small_disk / "run", {}
+
+    def take_away():
+        before.update(contents(run))
+        if trouble == "vanished":
+            os.rename(run, small_disk / "elsewhere")
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+
+    reason = "is gone" if trouble == "vanished" else "Read-only file system"
+    with pytest.raises(NotWrittenError, match=f"checkpoint-10 could not be written to .*{reason}"):
+        make(run, AtEpoch(1, take_away)).train()
+    assert "checkpoint-5/manifest.json" in before
+    assert contents(small_disk / "elsewhere" if trouble == "vanished" else run) == before
+    assert trouble != "vanished" or not run.exists()
+
+
 # What smsa overrides or sets of Trainer that is private to it, with the parameters it has in 5.23.
 PRIVATE = {
     "_save_checkpoint": ["model", "trial"],
@@ -373,7 +436,12 @@ PRIVATE = {
     "_get_eval_sampler": ["eval_dataset"],
 }
 USED = {
-    "_save_checkpoint": ["self._get_output_dir(", "self.save_model(output_dir", "rng_state", "self.args.save_total_limit"],
+    "_save_checkpoint": [
+        "self._get_output_dir(",
+        "self.save_model(output_dir",
+        "rng_state",
+        "self.args.save_total_limit",
+    ],
     "_inner_training_loop": ["self._init_training_state(", "self._run_epoch(\n                model=model,"],
     "_prepare_for_training": ["self._created_lr_scheduler"],
     "_finalize_training": ["self._load_best_model()", "self.state.best_model_checkpoint is not None"],

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SAMPLE_DIR
+from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
 from test_data import DAMAGED, DAMAGED_NAMES, FAULTY_FILES
+from test_resumable import fill
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
+from smsa import report
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
 from smsa.labels import LABELS
 
@@ -98,7 +100,55 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
 
     status, text = launch(*options)
     assert status == 1
-    assert f"error: {output_dir} is not empty. Choose another --output_dir" in text
+    assert f"error: {output_dir} is not empty: go on with it by --resume auto, or choose another" in text
+    status, text = launch(*options, "--resume", "auto")
+    assert status == 0
+    assert f"{output_dir} is finished: nothing to do." in text and "Epoch" not in text
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_no_checkpoint(tmp_path, small_disk, monkeypatch):
+    make_model(dropout=0.1).save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
+    options += ["--num_train_epochs", 2, "--precision", "no", "--output_dir"]
+    call(*options, tmp_path / "plain")
+
+    def write_run(*args):
+        fill(small_disk)
+        return report.write_run(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(finetune, "write_run", write_run)
+        call(*options, small_disk / "run")
+    assert "error: The result could not be written" in stopped.value.code and "MB free" in stopped.value.code
+    left = {path.name for path in (small_disk / "run").iterdir()}
+    assert left == {"checkpoint-9", "checkpoint-18"}
+    (small_disk / "filler").unlink()
+    with pytest.raises(SystemExit, match="is not empty: go on with it by --resume auto"):
+        call(*options, small_disk / "run")
+    call(*options, small_disk / "run", "--resume", "auto")
+    for name in LEFT_BY_A_RUN - {"run.json"}:
+        assert (small_disk / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+
+
+def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path):
+    make_model().save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
+    options += ["--precision", "no", "--resume", "auto", "--num_train_epochs"]
+    call(*options, 3, "--output_dir", tmp_path / "plain")
+    call(*options, 2, "--output_dir", tmp_path / "run")
+    with pytest.raises(SystemExit, match="num_train_epochs was 2.0, is 3.0. .* allow it with --allow_changes"):
+        call(*options, 3, "--output_dir", tmp_path / "run")
+    call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
+    for name in LEFT_BY_A_RUN - {"run.json"}:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    shutil.copytree(SAMPLE_DIR, tmp_path / "data")
+    with (tmp_path / "data" / "train_preprocess.tsv").open("a") as lines:
+        lines.write("enak\tpositive\n")
+    with pytest.raises(SystemExit, match="train_data was"):
+        call(*options, 3, "--output_dir", tmp_path / "run", "--data_dir", tmp_path / "data")
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

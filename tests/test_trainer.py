@@ -5,14 +5,12 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_ROWS, make_model
-from datasets import Dataset
+from conftest import make_model
 from torch.nn import functional
 from training import make_trainer
 from transformers import TrainerCallback, pipeline
 
 from smsa.batching import LengthGroupedSampler
-from smsa.labels import LABELS
 from smsa.trainer import resolve_class_weights
 
 

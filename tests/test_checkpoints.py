@@ -1,0 +1,250 @@
+"""What is in the output folder of a run, who may write there, and which settings may change."""
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+
+from smsa import checkpoints
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, require_empty, sole_run
+
+SETTINGS = {"learning_rate": 1e-5, "num_train_epochs": 3, "train_data": "aa"}
+
+
+@pytest.fixture
+def commit(tmp_path):
+    """A function that leaves a checkpoint as a run would, and gets its folder."""
+
+    def commit(step, best_step=None, settings=SETTINGS, environment=None):
+        staged = tmp_path / "run" / ".staging" / f"checkpoint-{step}"
+        staged.mkdir(parents=True)
+        for name in ("model.safetensors", "optimizer.pt", "rng_state.pth"):
+            (staged / name).write_text(f"{name} after {step} steps")
+        Checkpoints(tmp_path / "run", settings, environment).commit(staged, step, best_step, n_processes=1)
+        return tmp_path / "run" / f"checkpoint-{step}"
+
+    return commit
+
+
+def steps_in(folder) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+def test_the_newest_the_one_before_and_their_best_are_kept(commit, tmp_path):
+    kept = []
+    for step, best in ((5, 5), (10, 5), (15, 5), (20, 20), (23, 20), (25, 25), (30, 25)):
+        commit(step, best)
+        kept.append(steps_in(tmp_path / "run"))
+    assert kept == [[5], [5, 10], [5, 10, 15], [5, 15, 20], [20, 23], [20, 23, 25], [25, 30]]
+    Checkpoints(tmp_path / "run").rotate(n_kept=1)
+    assert steps_in(tmp_path / "run") == [25, 30]
+    assert max(map(len, kept)) < checkpoints.N_ON_DISK
+
+
+def test_checkpoints_are_found_by_number_and_nothing_else_is_taken_for_one(commit, tmp_path):
+    assert Checkpoints(tmp_path / "run").find_newest() is None
+    commit(9)
+    commit(10)
+    for name in ("checkpoint-11.tmp", "checkpoint-", "checkpoint-x", ".removed-checkpoint-12", "checkpoint-+13"):
+        (tmp_path / "run" / name).mkdir()
+    assert Checkpoints(tmp_path / "run").find_newest() == tmp_path / "run" / "checkpoint-10"
+
+
+def test_each_change_of_a_manifest_is_found(commit, tmp_path):
+    path = commit(5) / "manifest.json"
+    whole = path.read_bytes()
+    for i in range(0, len(whole), 7):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        with pytest.raises(DamagedCheckpointError, match="checkpoint-5/manifest.json is not what was written"):
+            checkpoints.verify(path.parent)
+    for content in (b"", b"[]", b"{}", b"3", whole[:-1], whole + b"\n"):
+        path.write_bytes(content)
+        with pytest.raises(DamagedCheckpointError):
+            checkpoints.verify(path.parent)
+    path.write_bytes(whole)
+    assert checkpoints.verify(path.parent)["settings"] == SETTINGS
+
+
+def test_two_checkpoints_damaged_at_one_step_are_both_kept_aside(commit, tmp_path):
+    for _ in range(2):
+        (commit(5) / "optimizer.pt").write_text("x")
+        with pytest.raises(DamagedCheckpointError, match="no checkpoint is whole"):
+            Checkpoints(tmp_path / "run").find_newest()
+    assert {path.name for path in (tmp_path / "run").glob("damaged-*")} == {
+        "damaged-checkpoint-5",
+        "damaged-checkpoint-5.2",
+    }
+
+
+def test_a_process_whose_random_state_is_missing_is_an_error(commit, tmp_path):
+    staged = tmp_path / "run" / "staged"
+    staged.mkdir(parents=True)
+    (staged / "rng_state_0.pth").touch()
+    with pytest.raises(OSError, match="1 of 2 processes .* must be on a disk all share"):
+        Checkpoints(tmp_path / "run").commit(staged, 5, None, n_processes=2)
+    assert steps_in(tmp_path / "run") == []
+
+
+def start(tmp_path, settings, allowed=()):
+    return Checkpoints(tmp_path / "run", settings).find_start(("num_train_epochs",), tuple(allowed))
+
+
+def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):
+    newest = commit(5)
+    assert start(tmp_path, SETTINGS) == (newest, False)
+    longer = SETTINGS | {"num_train_epochs": 5}
+    with pytest.raises(ValueError, match="num_train_epochs was 3, is 5. .*with --allow_changes num_train_epochs, or"):
+        start(tmp_path, longer)
+    assert start(tmp_path, longer, ["num_train_epochs"]) == (newest, False)
+    with pytest.raises(ValueError, match=r"learning_rate was 1e-05, is 1e-06; .*Give them as before, or start"):
+        start(tmp_path, longer | {"learning_rate": 1e-6})
+    with pytest.raises(ValueError, match="learning_rate was 1e-05, is 1e-06. Give"):
+        start(tmp_path, longer | {"learning_rate": 1e-6}, ["num_train_epochs"])
+    with pytest.raises(ValueError, match="--allow_changes learning_rate: only num_train_epochs can change"):
+        start(tmp_path, SETTINGS, ["learning_rate"])
+    with pytest.raises(ValueError, match="new was None, is 1"):
+        start(tmp_path, SETTINGS | {"new": 1})
+
+
+def test_a_finished_run_is_finished_until_a_setting_is_allowed_to_change(commit, tmp_path):
+    newest = commit(5)
+    record = tmp_path / "run" / "run.json"
+    record.write_text(json.dumps({"settings": SETTINGS}))
+    assert start(tmp_path, SETTINGS) == (None, True)
+    longer = SETTINGS | {"num_train_epochs": 5}
+    with pytest.raises(ValueError, match="num_train_epochs was 3, is 5"):
+        start(tmp_path, longer)
+    assert record.exists()
+    assert start(tmp_path, longer, ["num_train_epochs"]) == (newest, False)
+    assert not record.exists()
+
+
+def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path):
+    (tmp_path / "run" / ".staging").mkdir(parents=True)
+    assert start(tmp_path, SETTINGS) == (None, False)
+    (tmp_path / "run" / "thesis.docx").touch()
+    with pytest.raises(FileExistsError, match="holds no checkpoint to go on from"):
+        start(tmp_path, SETTINGS)
+
+
+def test_another_machine_is_told_but_not_refused(commit, tmp_path, caplog):
+    newest = commit(5, environment={"n_threads": 2, "torch": "2.13.0"})
+    now = Checkpoints(tmp_path / "run", SETTINGS, {"n_threads": 8, "torch": "2.13.0"})
+    assert now.find_start() == (newest, False)
+    assert "last bits of the result may differ" in caplog.text and "n_threads was 2, is 8." in caplog.text
+
+
+def test_what_was_being_written_or_removed_is_cleared_away(commit, tmp_path):
+    commit(5)
+    for name in (".staging/checkpoint-10", ".removed-checkpoint-1"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "model.safetensors").touch()
+    with sole_run(tmp_path / "run", resume=True):
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-5", "run.lock", "running.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-5"}
+
+
+def test_an_output_folder_must_be_empty(tmp_path):
+    require_empty(tmp_path)
+    require_empty(tmp_path / "new")
+    (tmp_path / "run.lock").touch()
+    require_empty(tmp_path)
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(FileExistsError, match="is not empty: go on with it by --resume auto, or choose another"):
+        require_empty(tmp_path)
+    with pytest.raises(FileExistsError, match="is a file"):
+        require_empty(tmp_path / "metrics.json")
+
+
+def test_a_run_that_fails_before_it_has_anything_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError), sole_run(tmp_path / "run", resume=False):
+        assert (tmp_path / "run").is_dir()
+        raise ValueError
+    assert not (tmp_path / "run").exists()
+
+
+HOLD = """
+import sys, time
+from smsa.checkpoints import sole_run
+with sole_run(sys.argv[1], resume=False):
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def first_run(tmp_path):
+    """Another process that is at work in the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "at work\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_second_run_names_the_first_and_touches_nothing(first_run, tmp_path, resume):
+    before = (tmp_path / "run" / "running.json").read_bytes()
+    with pytest.raises(FileExistsError, match=f"in use by another run, process {first_run.pid} on {platform.node()}, "):
+        with sole_run(tmp_path / "run", resume):
+            pass
+    assert (tmp_path / "run" / "running.json").read_bytes() == before
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_with_a_note(first_run, tmp_path, caplog):
+    first_run.kill()
+    first_run.wait()
+    caplog.set_level("INFO")
+    with sole_run(tmp_path / "run", resume=False):  # it had nothing to keep
+        assert json.loads((tmp_path / "run" / "running.json").read_text())["pid"] == os.getpid()
+    assert f"did not end by itself (process {first_run.pid} on" in caplog.text
+
+
+def _race(folder, at, results):
+    time.sleep(max(0, at - time.time()))
+    try:
+        with sole_run(folder, resume=False):
+            time.sleep(0.3)
+            (folder / "checkpoint-1").mkdir(exist_ok=True)
+            results.put("trained")
+    except FileExistsError as error:
+        results.put(str(error))
+
+
+def test_of_runs_that_start_at_once_exactly_one_is_at_work(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for i in range(20):
+        results, at = context.Queue(), time.time() + 0.05
+        racers = [context.Process(target=_race, args=(tmp_path / str(i), at, results)) for _ in range(3)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        outcomes = [results.get() for _ in racers]
+        assert outcomes.count("trained") == 1, outcomes
+        assert all("in use by another run" in o or "is not empty" in o for o in outcomes if o != "trained"), outcomes
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(
+        NotWrittenError, match=r"checkpoint-5 could not be written to .*: Error while serializing \(.* MB"
+    ):
+        with checkpoints.explain_failure("checkpoint-5", tmp_path):
+            raise RuntimeError("Error while serializing\nmore of it")
+    with pytest.raises(NotWrittenError, match="is gone"):
+        with checkpoints.explain_failure("checkpoint-5", tmp_path / "vanished"):
+            raise OSError("x")
+
+
+def test_a_lock_that_is_free_but_there_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / "run.lock"):
+        pass
+    with sole_run(tmp_path / "run", resume=False):
+        pass
