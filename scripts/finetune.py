@@ -6,10 +6,10 @@ Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
 import logging
+import os
 from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
-    CHANGEABLE,
     FINETUNE_OPTIONS,
     DataArguments,
     ModelArguments,
@@ -47,8 +47,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
             try:
                 trainer, splits, files = prepare(*arguments)
                 checkpoint, is_finished = on_first(lambda: find_start(trainer))
-            except (ValueError, OSError) as error:  # in every process alike, so that one speaks
-                raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+            except (ValueError, OSError) as error:  # in every process alike, so that one of a machine speaks
+                raise SystemExit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {error}") from error
             if is_finished:
                 logger.info("%s is finished: nothing to do.", training_args.output_dir)
                 return
@@ -93,8 +93,7 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
 
 def find_start(trainer: SentimentTrainer) -> tuple[Path | None, bool]:
     """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
-    allowed = tuple(name.strip() for name in (trainer.args.allow_changes or "").split(",") if name)
-    checkpoint, is_finished = trainer.checkpoints.find_start(CHANGEABLE, allowed)
+    checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
     if not is_finished:
         trainer.require_space()
     return checkpoint, is_finished

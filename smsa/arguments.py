@@ -24,7 +24,6 @@ from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
 # checkpoint wins, or would mix two runs.
 CHANGEABLE = (
     "num_train_epochs",
-    "max_steps",
     "early_stopping_patience",
     "class_weights",
     "max_grad_norm",
@@ -186,6 +185,11 @@ class SentimentTrainingArguments(TrainingArguments):
     average_tokens_across_devices: bool = True  # the loss is the mean over the texts of all processes
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
+    @property
+    def allowed_changes(self) -> tuple[str, ...]:
+        """Names in `allow_changes`."""
+        return tuple(name.strip() for name in (self.allow_changes or "").split(",") if name.strip())
+
     def __post_init__(self) -> None:
         if self.hub_token or self.push_to_hub:
             raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
@@ -197,6 +201,13 @@ class SentimentTrainingArguments(TrainingArguments):
 
         if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+        if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
+            raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
+        if self.restore_callback_states_from_checkpoint:
+            raise ValueError("restore_callback_states_from_checkpoint must stay off: smsa restores them itself.")
+        fixed = [name for name in self.allowed_changes if name not in CHANGEABLE]
+        if fixed:
+            raise ValueError(f"allow_changes {','.join(fixed)}: only {', '.join(CHANGEABLE)} can change within a run.")
         if not self.average_tokens_across_devices:
             raise ValueError("average_tokens_across_devices must stay on: the loss is the mean over all processes.")
         if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):

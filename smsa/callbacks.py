@@ -29,13 +29,13 @@ def _steps_an_epoch(args, train_dataloader) -> int:
 
 
 def restore(callback: ExportableState, state) -> dict:
-    """Get the attributes that `callback` had when the checkpoint was taken; without a checkpoint, its own.
+    """Get the attributes that `callback` had when the checkpoint was taken; none at the start of a run.
 
     Trainer 5.23 would build the callback anew, with its arguments of then, or, where a checkpoint does not know it,
     fail at the next save.
     """
-    name = type(callback).__name__
-    return state.stateful_callbacks.setdefault(name, callback.state())["attributes"]
+    stored = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())["attributes"]
+    return stored if state.global_step else {}
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -43,7 +43,8 @@ class EarlyStopping(EarlyStoppingCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        self.early_stopping_patience_counter = restore(self, state)["early_stopping_patience_counter"]
+        counter = "early_stopping_patience_counter"
+        self.early_stopping_patience_counter = restore(self, state).get(counter, 0)
 
     def is_over(self) -> bool:
         """Whether training is to stop."""
@@ -57,7 +58,7 @@ class Stopwatch(TrainerCallback, ExportableState):
         self.seconds_before, self.started = 0.0, None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.seconds_before = restore(self, state)["seconds"] if state.global_step else 0.0
+        self.seconds_before = restore(self, state).get("seconds", 0.0)
         self.started = time.monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -191,7 +192,7 @@ class EpochScores(TrainerCallback, ExportableState):
         self.shares = []
 
     def on_train_begin(self, args, state, control, **kwargs):
-        shares = restore(self, state)["shares"] if state.global_step else []
+        shares = restore(self, state).get("shares")
         self.reset()
         if shares:
             loss_sum, *confusion = shares[args.process_index]

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,8 +21,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from smsa.files import STAGING, hash_file, remove_folder, remove_leftovers, sync_files, sync_folder, write_whole
-from smsa.processes import on_first
+from smsa.files import (
+    STAGING,
+    hash_file,
+    naming,
+    remove_folder,
+    remove_leftovers,
+    sync_files,
+    sync_folder,
+    write_whole,
+)
+from smsa.processes import FailedElsewhere, is_of_network, on_first
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +102,20 @@ class Checkpoints:
         """Remove all but the newest `n_kept` checkpoints and the best one as each of these knows it."""
         steps = self._steps()
         needed = set(steps[:n_kept])
-        for step in steps[:n_kept]:
-            needed.add(_read_manifest(self.path_of(step))["best_step"])
+        try:
+            needed |= {_read_manifest(self.path_of(step))["best_step"] for step in steps[:n_kept]}
+        except DamagedCheckpointError as error:
+            logger.warning("No checkpoint was removed: %s.", error)
+            return
         for step in steps:
             if step not in needed:
                 remove_folder(self.path_of(step))
 
-    def find_start(self, changeable: tuple[str, ...] = (), allowed: tuple[str, ...] = ()) -> tuple[Path | None, bool]:
+    def find_start(self, allowed: tuple[str, ...] = ()) -> tuple[Path | None, bool]:
         """Get the checkpoint to go on from, None to start at the beginning; and whether the run is finished already.
 
         Args:
-            changeable, allowed: as in `require_same_settings`.
+            allowed: as in `require_same_settings`.
 
         Raises:
             DamagedCheckpointError: if there are checkpoints, but none is whole.
@@ -112,62 +124,71 @@ class Checkpoints:
         """
         record = self.output_dir / RECORD
         if record.is_file():
-            before = json.loads(record.read_bytes()).get("settings", {})
-            require_same_settings(before, self.settings, changeable, allowed)
+            try:
+                before = dict(json.loads(record.read_bytes())["settings"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{record} is not what a finished run leaves: remove it, or start anew.") from error
+            require_same_settings(before, self.settings, allowed)
             if before == self.settings:
                 return None, True
-        newest = self.find_newest()
+        newest = self.choose_newest()
         if newest is None:
             require_empty(self.output_dir, "it holds no checkpoint to go on from: choose another --output_dir")
             return None, False
         manifest = _read_manifest(newest)
-        require_same_settings(manifest["settings"], self.settings, changeable, allowed)
+        require_same_settings(manifest["settings"], self.settings, allowed)
         before = manifest["environment"]
         moved = [name for name, value in self.environment.items() if before.get(name) != value]
         if moved:
             listed = "; ".join(f"{name} was {before.get(name)}, is {self.environment[name]}" for name in moved)
             logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", listed)
-        record.unlink(missing_ok=True)  # with a setting that was allowed to change, the run is no longer finished
         logger.info("Goes on from %s", newest)
         return newest, False
 
-    def find_newest(self) -> Path | None:
+    def choose_newest(self) -> Path | None:
         """Get the newest checkpoint that is whole, as is the best one it knows; None if there has never been one.
 
-        Newer ones are renamed to `damaged-checkpoint-<step>`, and the log says what is wrong with each.
+        Newer ones, and only they, are renamed to `damaged-checkpoint-<step>`; the log says what is wrong with each.
 
         Raises:
             DamagedCheckpointError: if there are checkpoints, but none is whole.
         """
+        problems = {}
         for step in self._steps():
             path = self.path_of(step)
             try:
                 best_step = verify(path)["best_step"]
                 if best_step not in (None, step):
                     verify(self.path_of(best_step))
-                return path
             except DamagedCheckpointError as error:
-                aside = _free_name(self.output_dir / f"{_DAMAGED}{path.name}")
-                os.rename(path, aside)
-                logger.warning("%s cannot be used and is now %s: %s.", path.name, aside.name, error)
-        damaged = sorted(path.name for path in self.output_dir.glob(f"{_DAMAGED}*"))
-        if damaged:
-            raise DamagedCheckpointError(
-                f"{self.output_dir}: no checkpoint is whole ({', '.join(damaged)}). Start anew in another "
-                "--output_dir, or remove this one."
-            )
-        return None
+                problems[path] = error
+                continue
+            for damaged, problem in problems.items():
+                aside = _free_name(self.output_dir / f"{_DAMAGED}{damaged.name}")
+                os.rename(damaged, aside)
+                logger.warning("%s cannot be used and is now %s: %s.", damaged.name, aside.name, problem)
+            return path
+        if not problems and not any(self.output_dir.glob(f"{_DAMAGED}*")):
+            return None
+        listed = (
+            "; ".join(f"{path.name}: {problem}" for path, problem in problems.items()) or "those there were damaged"
+        )
+        raise DamagedCheckpointError(
+            f"{self.output_dir} holds no checkpoint that is whole ({listed}). Put the files back if you can, or start "
+            "anew in another --output_dir."
+        )
 
-    def require_none(self) -> None:
-        """Refuse to start from the beginning beside the checkpoints of an earlier run.
+    def require_none_after(self, step: int) -> None:
+        """Refuse to train from `step` on beside checkpoints that are newer: they would win over those to come.
 
         Raises:
             FileExistsError: with the ways out.
         """
-        if self._steps():
+        newer = [self.path_of(other).name for other in self._steps() if other > step]
+        if newer:
             raise FileExistsError(
-                f"{self.output_dir} holds checkpoints of an earlier run: go on from them with "
-                "resume_from_checkpoint=True, choose another output_dir, or remove this one."
+                f"{self.output_dir} holds {', '.join(newer)}: go on from the newest with resume_from_checkpoint=True, "
+                "choose another output_dir, or remove them."
             )
 
     def require_space(self, checkpoint_bytes: int, model_bytes: int) -> None:
@@ -203,11 +224,13 @@ def verify(checkpoint: Path) -> dict:
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpointError(f"{checkpoint.name}/{name} is missing")
-        if path.stat().st_size != written["bytes"]:
-            raise DamagedCheckpointError(
-                f"{checkpoint.name}/{name} has {path.stat().st_size:,} bytes, not {written['bytes']:,}"
-            )
-        if hash_file(path)[0] != written["sha256"]:
+        try:
+            digest, size = hash_file(path)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{checkpoint.name}/{name} cannot be read: {error}") from error
+        if size != written["bytes"]:
+            raise DamagedCheckpointError(f"{checkpoint.name}/{name} has {size:,} bytes, not {written['bytes']:,}")
+        if digest != written["sha256"]:
             raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written (its sha256 differs)")
     return manifest
 
@@ -234,29 +257,23 @@ def _render(manifest: dict) -> bytes:
     return json.dumps(manifest | {"sha256": digest}, indent=1).encode()
 
 
-def require_same_settings(before: dict, now: dict, changeable: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...]) -> None:
     """Refuse to go on with a run under settings that would change its result.
 
     Args:
         before, now: settings by name.
-        changeable: names that may change within a run at all.
-        allowed: names among them that the user lets change.
+        allowed: names of those that the user lets change.
 
     Raises:
         ValueError: naming each setting, its two values and the way out.
     """
-    unknown = [name for name in allowed if name not in changeable]
-    if unknown:
-        raise ValueError(f"--allow_changes {','.join(unknown)}: only {', '.join(changeable)} can change within a run.")
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)
-        could = [name for name in refused if name in changeable]
-        hint = f", allow it with --allow_changes {','.join(changed)}" if could == refused else ""
         raise ValueError(
-            f"The run was started with other settings: {listed}. Give them as before{hint}, or start a new run in "
-            "another --output_dir."
+            f"The run was started with other settings: {listed}. Give them as before, start a new run in another "
+            "--output_dir, or allow the change by --allow_changes (--help lists the options that can)."
         )
 
 
@@ -284,8 +301,8 @@ class _RunLock:
         self.made_folder = False
 
     def take(self, resume: bool) -> None:
-        if not resume:
-            require_empty(self.output_dir)
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise FileExistsError(f"{self.output_dir} is a file: choose another --output_dir.")
         self.made_folder = not self.output_dir.exists()
         self.output_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -297,13 +314,14 @@ class _RunLock:
             ) from error
         try:
             if not resume:
-                require_empty(self.output_dir)  # again: another run may have ended just now
+                require_empty(self.output_dir)
             if self.owner_path.exists():
                 logger.info("The run before did not end by itself (%s); this one takes over.", self._describe_owner())
+            remove_leftovers(self.output_dir)  # which may be what fills the disk
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             owner = {"pid": os.getpid(), "host": platform.node(), "started": started}
-            self.owner_path.write_text(json.dumps(owner), encoding="utf-8")
-            remove_leftovers(self.output_dir)
+            with naming(self.owner_path):
+                self.owner_path.write_text(json.dumps(owner), encoding="utf-8")
         except BaseException:
             self.release()
             raise
@@ -318,11 +336,13 @@ class _RunLock:
     def release(self) -> None:
         if not self.lock.is_locked:  # another process of the launch has it
             return
-        self.owner_path.unlink(missing_ok=True)
-        (self.output_dir / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is gone or can no longer be written, which has been said
+            self.owner_path.unlink(missing_ok=True)
+            (self.output_dir / _LOCK).unlink(missing_ok=True)
         self.lock.release()
-        if self.made_folder and not any(self.output_dir.iterdir()):
-            self.output_dir.rmdir()
+        with suppress(OSError):
+            if self.made_folder and not any(self.output_dir.iterdir()):
+                self.output_dir.rmdir()
 
 
 def require_empty(output_dir: str | Path, way_out: str = _WAY_OUT) -> None:
@@ -332,11 +352,7 @@ def require_empty(output_dir: str | Path, way_out: str = _WAY_OUT) -> None:
         FileExistsError: with the ways out.
     """
     output_dir = Path(output_dir)
-    if not output_dir.exists():
-        return
-    if not output_dir.is_dir():
-        raise FileExistsError(f"{output_dir} is a file: choose another --output_dir.")
-    if any(path.name not in _OF_NO_RUN for path in output_dir.iterdir()):
+    if output_dir.exists() and any(path.name not in _OF_NO_RUN for path in output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} is not empty: {way_out}.")
 
 
@@ -346,10 +362,13 @@ def explain_failure(what: str, output_dir: Path) -> Iterator[None]:
 
     Raises:
         NotWrittenError: in place of the errors of torch and safetensors, which do not say that a disk is full.
+        FailedElsewhere: if another process is gone.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if is_of_network(error):
+            raise FailedElsewhere("another process has failed") from error
         try:
             free = f"{_in_megabytes(shutil.disk_usage(output_dir).free)} free on its disk"
         except OSError:

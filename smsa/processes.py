@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from smsa import LAUNCHER_PID
 
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
+ORPHAN_SECONDS = 30  # that processes have to end when their launcher is gone: as many as torchrun gives
 _T = TypeVar("_T")
 
 
@@ -51,9 +53,12 @@ def on_first(task: Callable[[], _T]) -> _T:
     if dist.get_rank() == 0:
         try:
             shared[0] = task()
-        except (ValueError, OSError) as error:
+        except Exception as error:  # the others wait, whatever it is
             failure, shared[1] = error, True
-    dist.broadcast_object_list(shared, src=0)
+    try:
+        dist.broadcast_object_list(shared, src=0)
+    except RuntimeError as error:
+        raise failure or FailedElsewhere("another process has failed") from error
     if shared[1]:
         raise failure or FailedElsewhere("the first process has failed")
     return shared[0]
@@ -70,6 +75,11 @@ def wait_for_all() -> None:
             dist.barrier()
         except RuntimeError as error:
             raise FailedElsewhere("another process has failed") from error
+
+
+def is_of_network(error: Exception) -> bool:
+    """Whether an error says that another process could not be reached."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def any_process(*flags: bool) -> list[bool]:
@@ -128,27 +138,45 @@ class StopRequest:
         self._received_at = 0.0
 
     def listen(self) -> None:
-        """Take the signals of this process."""
-        signal.signal(signal.SIGTERM, self._receive)
-        signal.signal(signal.SIGINT, self._receive)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(signal.SIGHUP, self._receive)
+        """Take the signals of this process, in a thread: Python's own handlers wait for the end of a backward pass."""
+        reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno())
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # processes that load data
+        signums = [signal.SIGTERM, signal.SIGINT]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            signums.append(signal.SIGHUP)
+        for signum in signums:
+            signal.signal(signum, lambda *_: None)  # so that it is written to the socket
+
+        def receive() -> None:
+            while True:
+                for signum in reader.recv(64):
+                    if signum in signums:
+                        self._receive(signum)
+
+        threading.Thread(target=receive, daemon=True).start()
         if is_launched():
             watch_launcher(self._receive_end_of_launcher)
 
-    def _receive(self, signum: int, frame: object) -> None:
+    def _receive(self, signum: int) -> None:
         name = signal.Signals(signum).name
         if not self.deferred:
             _end_at_once(signum, f"{name}: stopped. The same command with --resume auto goes on.")
         if self.signum is None:
             self.signum, self._received_at = signum, time.monotonic()
-            _say(f"{name}: stopping after this step, with a checkpoint. Ctrl-C once more stops at once.")
-        elif signum == signal.SIGINT and time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
+            once_more = f"Ctrl-C once more, or kill -INT {os.getpid()}, stops at once."
+            _say(f"{name}: stopping after this step, with a checkpoint. {once_more}")
+        elif signal.SIGINT in (signum, self.signum) and time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
+            # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
             _end_at_once(signum, "Stopped at once: what was trained since the last checkpoint is lost.")
 
     def _receive_end_of_launcher(self) -> None:
         if self.signum is None:
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._receive(signal.SIGTERM)
+            if "LOCAL_WORLD_SIZE" in os.environ:  # this one may be waiting for another that is no more
+                time.sleep(ORPHAN_SECONDS)
+                _end_at_once(signal.SIGTERM, "The launcher is gone, and another process, too: stopped.")
         elif "LOCAL_WORLD_SIZE" in os.environ:  # torchrun ends before its processes only if it is hurried
             _end_at_once(self.signum, "The launcher is gone: stopped at once.")
 
@@ -158,7 +186,7 @@ STOP = StopRequest()  # one a process, as signals are
 
 def _say(line: str) -> None:
     if process_rank() == 0:
-        os.write(2, f"\n{line}\n".encode())  # a handler must not enter a stream that it may have interrupted
+        os.write(2, f"\n{line}\n".encode())
 
 
 def _end_at_once(signum: int, line: str) -> None:

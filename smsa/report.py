@@ -173,6 +173,7 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
 def _publish(staging: Path, output_dir: Path) -> None:
     """Move files that have been written to their place, `RECORD` last: with it, all others are there."""
     sync_files(staging)
+    (output_dir / RECORD).unlink(missing_ok=True)  # from here on the result of before, if any, is no longer whole
     for path in sorted(staging.iterdir(), key=lambda path: path.name == RECORD):
         os.replace(path, output_dir / path.name)
     sync_folder(output_dir)

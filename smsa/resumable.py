@@ -53,23 +53,25 @@ class ResumableTrainer(Trainer):
 
         Raises:
             Stopped: when asked to end, after a checkpoint.
-            FloatingPointError: for a loss that is not finite.
+            FloatingPointError: for a loss or weights that are not finite.
             NotWrittenError: for a checkpoint that could not be written.
             DamagedCheckpointError: for a checkpoint that is not whole, or has more than tensors where they belong.
+            FileExistsError: where there are newer checkpoints than the one to go on from.
             ValueError: for a checkpoint of another number of processes, or none to go on from.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = on_first(self.checkpoints.find_newest)
+            resume_from_checkpoint = on_first(self.checkpoints.choose_newest)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.checkpoints.output_dir} has no checkpoint to go on from.")
-        if not resume_from_checkpoint:
-            on_first(self.checkpoints.require_none)
-        else:
-            n_processes = on_first(lambda: verify(Path(resume_from_checkpoint)))["n_processes"]
+        step = 0
+        if resume_from_checkpoint:
+            manifest = on_first(lambda: verify(Path(resume_from_checkpoint)))
+            step, n_processes = manifest["step"], manifest["n_processes"]
             if n_processes != self.args.world_size:
                 raise ValueError(
                     f"{resume_from_checkpoint} was made by {n_processes} processes, these are {self.args.world_size}."
                 )
+        on_first(lambda: self.checkpoints.require_none_after(step))
         if self.model_wrapped is self.model:
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
@@ -108,6 +110,8 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         # Trainer writes into checkpoint-<step> itself: a kill would leave half of one, after older ones were removed.
         step, target = self.state.global_step, self.checkpoints.path_of(self.state.global_step)
+        if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
+            raise FloatingPointError(f"The weights are not finite after step {step}, so no checkpoint of it was kept.")
         best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
         with explain_failure(target.name, self.checkpoints.output_dir):
             self._staging = on_first(lambda: stage(self.checkpoints.output_dir))
@@ -143,6 +147,10 @@ class ResumableTrainer(Trainer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if getattr(self.accelerator, "scaler", None) is not None:  # the precision may be another now, without a scaler
+            super()._load_scaler(checkpoint)
 
     def _load_best_model(self) -> None:
         # Trainer only warns where this machine does not see the file, and goes on with the last epoch's weights.

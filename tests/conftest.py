@@ -1,5 +1,6 @@
 """A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
 
+import contextlib
 import copy
 import os
 import socket
@@ -144,3 +145,10 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    """Leave no byte free on the disk of a folder."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(1 << 12))

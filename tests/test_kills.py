@@ -218,30 +218,27 @@ INJECTED = [
 
 
 def test_killed_on_two_processes(tiny, two_in_peace, tmp_path):
-    """One of them at a point; both and the launcher at once, or the launcher alone, at a random moment."""
-    n_kills, moments = 0, random.Random(1)
+    """One of them at a point; both and the launcher at once at a random moment."""
+    moments = random.Random(1)
     for point in INJECTED:
         run = launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point)
         status, text = run.end()
         assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
-        n_kills += 1
     assert launch(tiny, tmp_path / "run", DOUBLE).end()[0] == 0
     assert result(tmp_path / "run") == two_in_peace
     assert_nothing_is_left_over(tmp_path / "run")
 
-    whole, status = launch(LONG, tmp_path / "plain", DOUBLE), None
-    assert whole.end()[0] == 0
+    assert launch(LONG, tmp_path / "plain", DOUBLE).end()[0] == 0
     output_dir = tmp_path / "random"
-    for checkpoint in ("checkpoint-9", "checkpoint-18", "checkpoint-27"):
+    for n_checkpoints in (1, 2, 2):
         run = launch(LONG, output_dir, DOUBLE)
-        run.wait_for((output_dir / checkpoint).exists)
+        run.wait_for(lambda: len(run.look()) >= 2 and len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints)
         time.sleep(moments.uniform(0, 0.8))
+        assert len(run.look()) >= 2 and not (output_dir / "run.json").exists()
         run.kill()
         run.end()
-        n_kills += 1
     assert launch(LONG, output_dir, DOUBLE).end()[0] == 0
     assert result(output_dir) == result(tmp_path / "plain")
-    assert n_kills == 10
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +283,6 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(request, in_peace, tmp_pa
     status, text = run.end(seconds=10)
     assert status != 0
     steps = sorted(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
-    assert steps[-1] % steps_an_epoch, f"no checkpoint within an epoch: {steps}"
     state = json.loads((output_dir / f"checkpoint-{steps[-1]}" / "trainer_state.json").read_text())
     assert sum("eval_f1" in entry for entry in state["log_history"]) == steps[-1] // steps_an_epoch
     if "one of two" not in request.node.name:  # the first process speaks, if it was told
@@ -302,7 +298,7 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(request, in_peace, tmp_pa
 
 
 def test_the_exit_status_of_the_trainer_names_the_signal(tmp_path):
-    for signum, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for signum, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         output_dir = tmp_path / str(status)
         words = [sys.executable, "scripts/finetune.py", *LONG, "--output_dir", str(output_dir)]
         trainer = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -316,21 +312,23 @@ def test_the_exit_status_of_the_trainer_names_the_signal(tmp_path):
 
 @pytest.mark.parametrize("config", [SINGLE, DOUBLE])
 def test_a_second_ctrl_c_ends_at_once(tmp_path, config):
+    """In a step that takes seconds, so that the first one is still being answered."""
+    for split, n_rows in (("train", 32), ("valid", 3)):
+        rows = "".join(f"{'enak sekali ' * 250}\t{('positive', 'neutral', 'negative')[i % 3]}\n" for i in range(n_rows))
+        (tmp_path / f"{split}_preprocess.tsv").write_text(rows, encoding="utf-8")
+    options = [*LONG, "--data_dir", str(tmp_path), "--max_length", "512", "--num_train_epochs", "30"]
+    options += ["--per_device_train_batch_size", "16" if config == SINGLE else "8"]
     output_dir = tmp_path / "run"
-    # steps that take seconds, so that the first signal is still being answered
-    slow = [*LONG, "--per_device_train_batch_size", "137", "--max_length", "512", "--num_train_epochs", "30"]
-    run = launch(slow, output_dir, config)
-    n_steps = 2 if config == SINGLE else 1
-    run.wait_for((output_dir / f"checkpoint-{n_steps}").exists)
-    before = sorted(path.name for path in output_dir.glob("checkpoint-*"))
+    run = launch(options, output_dir, config)
+    run.wait_for((output_dir / "checkpoint-2").exists)
+    time.sleep(0.3)
     pid = run.launcher.pid if config == DOUBLE else run.look()[-1].pid
     os.kill(pid, signal.SIGINT)
-    time.sleep(0.4)
-    if psutil.pid_exists(pid):
-        os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGINT)
     status, text = run.end(seconds=10)
-    assert status != 0
-    assert set(before) <= {path.name for path in output_dir.glob("checkpoint-*")}
+    assert status != 0 and "stopping after this step" in text and re.search("[Ss]topped at once", text), text[-3000:]
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_of_two_runs_at_once_exactly_one_trains(tiny, server, tmp_path):

@@ -1,6 +1,5 @@
 """Whatever ends a run, going on with it gives what an undisturbed run gives, to the bit."""
 
-import contextlib
 import inspect
 import json
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import fill, make_model
 from training import make_trainer
 from transformers import Trainer, TrainerCallback
 
@@ -213,7 +212,7 @@ def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(mak
             shutil.copytree(tmp_path / "run", case)
             damage(case / "checkpoint-13" / name)
             caplog.clear()
-            found = Checkpoints(case).find_newest()
+            found = Checkpoints(case).choose_newest()
             assert found == case / "checkpoint-10"
             assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
             assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
@@ -231,10 +230,15 @@ def test_a_damaged_best_checkpoint_is_not_trained_past(make, tmp_path, caplog):
         trainer.train()
     best = tmp_path / "run" / f"checkpoint-{trainer.state.best_global_step}"
     flip(best / "model.safetensors")
-    with pytest.raises(DamagedCheckpointError, match="no checkpoint is whole"):
-        Checkpoints(tmp_path / "run").find_newest()
-    with pytest.raises(DamagedCheckpointError):  # and it stays so: the run never starts from nothing by itself
-        Checkpoints(tmp_path / "run").find_start()
+    before = contents(tmp_path / "run")
+    for _ in range(2):  # and it stays so: the run never starts from nothing by itself
+        with pytest.raises(
+            DamagedCheckpointError, match="holds no checkpoint that is whole .checkpoint-23: checkpoint-15"
+        ):
+            Checkpoints(tmp_path / "run").find_start()
+        assert contents(tmp_path / "run") == before
+    flip(best / "model.safetensors")  # put back
+    assert Checkpoints(tmp_path / "run").choose_newest() == tmp_path / "run" / "checkpoint-23"
 
 
 class Canary:
@@ -266,7 +270,7 @@ def test_a_pickle_in_a_checkpoint_never_runs(make, tmp_path, name, is_forged):
         forger.commit(checkpoint, manifest["step"], manifest["best_step"], 1)
         shutil.move(forger.path_of(2), checkpoint)
         verify(checkpoint)
-    with pytest.raises(DamagedCheckpointError, match="pickle of more than tensors" if is_forged else "is whole"):
+    with pytest.raises(DamagedCheckpointError, match="pickle of more than tensors" if is_forged else "that is whole"):
         make(tmp_path / "run").train(resume_from_checkpoint=True)
     assert not ran.exists()
 
@@ -280,6 +284,30 @@ def test_a_checkpoint_of_more_processes_is_refused(make, tmp_path):
     checkpoints.commit(staged, 5, None, n_processes=2)
     with pytest.raises(ValueError, match="was made by 2 processes, these are 1"):
         make(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_training_again_from_the_beginning_needs_a_folder_without_checkpoints(make, undisturbed, tmp_path):
+    trainer = make(tmp_path / "undisturbed")
+    with pytest.raises(
+        FileExistsError, match="holds checkpoint-25, checkpoint-20, checkpoint-15: go on from the newest"
+    ):
+        trainer.train()
+    with pytest.raises(FileExistsError, match="holds checkpoint-25, checkpoint-20: go on"):
+        trainer.train(resume_from_checkpoint=tmp_path / "undisturbed" / "checkpoint-15")
+    for newer in (20, 25):
+        shutil.rmtree(tmp_path / "undisturbed" / f"checkpoint-{newer}")
+    trainer.train(resume_from_checkpoint=tmp_path / "undisturbed" / "checkpoint-15")
+    assert_same(seen(trainer), undisturbed)
+
+
+def test_a_trainer_that_stopped_early_can_train_once_more(make, tmp_path):
+    trainer = make(tmp_path / "run")
+    trainer.train()
+    n_steps = len(trainer.losses)
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    trainer.train()
+    assert n_steps == 5 * STEPS_AN_EPOCH and len(trainer.losses) > n_steps
 
 
 def test_training_seconds_add_up(make, tmp_path):
@@ -348,6 +376,43 @@ def test_fp16_may_skip_a_step_but_not_all(make, tmp_path):
         train("always", lambda step: True)
 
 
+def test_weights_that_are_not_finite_are_never_kept(make, tmp_path):
+    """The update of the last step of epoch 2 breaks them, which no loss has seen yet."""
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2 * STEPS_AN_EPOCH:
+                with torch.no_grad():
+                    model.classifier.weight[0, 0] = float("inf")
+
+    trainer = make(tmp_path / "run", Break())
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 10"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+def with_scaler(trainer):
+    """Give a trainer what fp16 has on a GPU."""
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
+    return trainer
+
+
+def test_the_scaler_of_fp16_goes_on_too_or_is_left_behind(make, tmp_path):
+    plain = with_scaler(make(tmp_path / "plain"))
+    plain.train()
+    assert "scaler.pt" in seen(plain)["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
+    for name in ("run", "other"):
+        with pytest.raises(Stopped):
+            with_scaler(make(tmp_path / name, AskAt(8))).train()
+        STOP.signum = None
+    trainer = with_scaler(make(tmp_path / "run"))
+    trainer.train(resume_from_checkpoint=True)
+    assert_same(seen(trainer), seen(plain))
+    trainer = make(tmp_path / "other")  # now in fp32
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step > 8
+
+
 def test_a_disk_that_is_too_small_is_refused_before_training(make, tmp_path, monkeypatch):
     trainer = make(tmp_path / "run")
     trainer.checkpoints.output_dir.mkdir(exist_ok=True)
@@ -369,13 +434,6 @@ class AtEpoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         if round(state.epoch or 0) == self.epoch:
             self.action()
-
-
-def fill(folder):
-    """Leave no byte free on the disk of a folder."""
-    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(1 << 12))
 
 
 def contents(folder) -> dict:
@@ -432,6 +490,7 @@ PRIVATE = {
         "steps_trained_in_current_epoch",
     ],
     "_load_best_model": [],
+    "_load_scaler": ["checkpoint"],
     "_get_train_sampler": ["train_dataset"],
     "_get_eval_sampler": ["eval_dataset"],
 }

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
+from conftest import ROOT, SAMPLE_DIR, fill, make_model, make_tokenizer
 from test_data import DAMAGED, DAMAGED_NAMES, FAULTY_FILES
-from test_resumable import fill
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
@@ -106,41 +106,58 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert f"{output_dir} is finished: nothing to do." in text and "Epoch" not in text
 
 
-def test_a_disk_that_fills_up_at_the_end_loses_no_checkpoint(tmp_path, small_disk, monkeypatch):
+@pytest.mark.parametrize("trouble", ["No space left", "Read-only file system", "is gone"])
+def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, monkeypatch, trouble):
     make_model(dropout=0.1).save_pretrained(tmp_path / "encoder")
     make_tokenizer().save_pretrained(tmp_path / "encoder")
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
     options += ["--num_train_epochs", 2, "--precision", "no", "--output_dir"]
     call(*options, tmp_path / "plain")
+    run, elsewhere = small_disk / "run", small_disk / "elsewhere"
 
     def write_run(*args):
-        fill(small_disk)
+        if trouble == "No space left":
+            fill(small_disk)
+        elif trouble == "is gone":
+            run.rename(elsewhere)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
         return report.write_run(*args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(finetune, "write_run", write_run)
-        call(*options, small_disk / "run")
-    assert "error: The result could not be written" in stopped.value.code and "MB free" in stopped.value.code
-    left = {path.name for path in (small_disk / "run").iterdir()}
+        call(*options, run)
+    assert re.search(f"^error: The result could not be written to .*{trouble}", stopped.value.code)
+    if trouble == "is gone":
+        assert not run.exists()
+        elsewhere.rename(run)
+    elif trouble == "No space left":
+        (small_disk / "filler").unlink()
+    else:
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    left = {path.name for path in run.iterdir()} - {"run.lock", "running.json"}
     assert left == {"checkpoint-9", "checkpoint-18"}
-    (small_disk / "filler").unlink()
     with pytest.raises(SystemExit, match="is not empty: go on with it by --resume auto"):
-        call(*options, small_disk / "run")
-    call(*options, small_disk / "run", "--resume", "auto")
+        call(*options, run)
+    call(*options, run, "--resume", "auto")
     for name in LEFT_BY_A_RUN - {"run.json"}:
-        assert (small_disk / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+        assert (run / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
 
 
-def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path):
+def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path, monkeypatch):
     make_model().save_pretrained(tmp_path / "encoder")
     make_tokenizer().save_pretrained(tmp_path / "encoder")
     options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
     options += ["--precision", "no", "--resume", "auto", "--num_train_epochs"]
     call(*options, 3, "--output_dir", tmp_path / "plain")
     call(*options, 2, "--output_dir", tmp_path / "run")
-    with pytest.raises(SystemExit, match="num_train_epochs was 2.0, is 3.0. .* allow it with --allow_changes"):
+    with pytest.raises(SystemExit, match="num_train_epochs was 2.0, is 3.0. .* allow the change by --allow_changes"):
         call(*options, 3, "--output_dir", tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="error: The disk of .* has 0.0 MB free"):
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
+    assert (tmp_path / "run" / "run.json").exists()  # refused, the finished run is as it was
     call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
     for name in LEFT_BY_A_RUN - {"run.json"}:
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
