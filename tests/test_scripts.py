@@ -106,7 +106,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert f"{output_dir} is finished: nothing to do." in text and "Epoch" not in text
 
 
-@pytest.mark.parametrize("trouble", ["No space left", "Read-only file system", "is gone"])
+@pytest.mark.parametrize("trouble", ["No space left", "is gone"])
 def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, monkeypatch, trouble):
     make_model(dropout=0.1).save_pretrained(tmp_path / "encoder")
     make_tokenizer().save_pretrained(tmp_path / "encoder")
@@ -119,10 +119,8 @@ def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, 
     def write_run(*args):
         if trouble == "No space left":
             fill(small_disk)
-        elif trouble == "is gone":
-            run.rename(elsewhere)
         else:
-            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+            run.rename(elsewhere)
         return report.write_run(*args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
@@ -132,10 +130,8 @@ def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, 
     if trouble == "is gone":
         assert not run.exists()
         elsewhere.rename(run)
-    elif trouble == "No space left":
-        (small_disk / "filler").unlink()
     else:
-        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+        (small_disk / "filler").unlink()
     left = {path.name for path in run.iterdir()} - {"run.lock", "running.json"}
     assert left == {"checkpoint-9", "checkpoint-18"}
     with pytest.raises(SystemExit, match="is not empty: go on with it by --resume auto"):
