@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
+    CHANGEABLE,
     FINETUNE_OPTIONS,
     DataArguments,
     ModelArguments,
@@ -22,12 +23,14 @@ from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.processes import STOP, FailedElsewhere, Stopped, end_process, on_first, process_rank
+from smsa.processes import STOP, FailedElsewhere, ProcessLost, Stopped, end_process, on_first, process_rank
 from smsa.report import label_table, write_run
 from smsa.trainer import SentimentTrainer
 
 import datasets  # isort: skip
 import transformers  # isort: skip
+from transformers.trainer import TRAINER_STATE_NAME  # isort: skip
+from transformers.trainer_callback import TrainerState  # isort: skip
 
 IS_MAIN = process_rank() == 0
 
@@ -55,8 +58,10 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
             trainer.train(resume_from_checkpoint=checkpoint)
             metrics = write_run(trainer, splits, files, arguments)
     except Stopped:
-        logger.info("Stopped; the same command with --resume auto goes on from the last checkpoint.")
+        logger.info("\nStopped; the same command with --resume auto goes on from the last checkpoint.")
         raise
+    except ProcessLost as error:
+        raise SystemExit(f"error: {error}") from error
     except FailedElsewhere as error:
         raise SystemExit(1) from error
     except (OSError, FloatingPointError, DamagedCheckpointError) as error:
@@ -86,7 +91,7 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
         processing_class=tokenizer,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(), CHANGEABLE),
     )
     return trainer, splits, files
 
@@ -94,6 +99,10 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
 def find_start(trainer: SentimentTrainer) -> tuple[Path | None, bool]:
     """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
     checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
+    if checkpoint is not None:
+        n_trained = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch
+        if trainer.args.max_steps <= 0 and n_trained > trainer.args.num_train_epochs:
+            raise ValueError(f"{checkpoint} has trained for {n_trained:g} epochs: --num_train_epochs cannot be less.")
     if not is_finished:
         trainer.require_space()
     return checkpoint, is_finished

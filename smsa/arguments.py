@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_origin, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -107,15 +107,16 @@ class SentimentTrainingArguments(TrainingArguments):
     resume: str | None = field(
         default=None,
         metadata={
-            "help": "auto: go on from the newest whole checkpoint in --output_dir; where there is none yet, start.",
+            "help": "auto: go on from the newest whole checkpoint in --output_dir; start where there is none yet; do "
+            "nothing where the run is finished.",
             "choices": ["auto"],
         },
     )
     allow_changes: str | None = field(
         default=None,
         metadata={
-            "help": "Options, comma-separated, that may differ from those the run was started with: "
-            f"{', '.join(CHANGEABLE)}."
+            "help": "Options, comma-separated, that may differ from those the run was started with, for instance "
+            f"num_train_epochs to train for longer. These can: {', '.join(CHANGEABLE)}."
         },
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
@@ -181,6 +182,7 @@ class SentimentTrainingArguments(TrainingArguments):
     save_strategy: str = "epoch"
     logging_strategy: str = "epoch"
     save_total_limit: int | None = None  # smsa.checkpoints keeps those that are needed
+    log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     average_tokens_across_devices: bool = True  # the loss is the mean over the texts of all processes
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
@@ -313,6 +315,97 @@ class ScoringArguments:
     )
 
 
+@dataclass
+class JudgingArguments:
+    """Which systems to judge by which labelled file."""
+
+    data: str = field(metadata={"help": "Labelled file: .tsv (no header: text, tab, label), .csv, .jsonl or .parquet."})
+    output: str = field(
+        metadata={"help": "Folder for report.json, report.md and the pictures; new, or an earlier report."}
+    )
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Fine-tuned model (a folder, a name on the Hub) or a folder of scripts/baseline.py."},
+    )
+    compare: list[str] | None = field(
+        default=None, metadata={"help": "Several of them, side by side on the same texts, in place of --model."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of --model on the Hub; its main branch if not given."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
+    label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
+    label_map: str | None = field(
+        default=None,
+        metadata={"help": "Names for the labels of all systems, where theirs are not the file's: LABEL_0=positive,..."},
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Texts the systems were trained on, to tell apart which they have seen."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+    max_length: int = field(
+        default=512, metadata={"help": "Word pieces per text, special tokens included. Give that of training."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda or cuda:N; if not given, cuda where there is one."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: fp16 on a GPU, bf16 on a CPU with AMX, no (fp32) elsewhere.",
+            "choices": [*PRECISIONS, "int8"],
+        },
+    )
+    backend: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: OpenVINO on a CPU where it is installed, else torch.",
+            "choices": ["auto", "torch", "openvino"],
+        },
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU cores; all if not given."})
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.compare is None):
+            raise ValueError("give --model for one system, or --compare for several.")
+
+
+@dataclass
+class BaselineArguments:
+    """Which baseline to make, and where it goes."""
+
+    output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with SmSA's train_preprocess.tsv and valid_preprocess.tsv. If not given: $SMSA_DATA_DIR if "
+            "set, else ./data/smsa if there, else a download."
+        },
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Your own training file in place of SmSA; needs --valid_file too."}
+    )
+    valid_file: str | None = field(default=None, metadata={"help": "Your own validation file, by which it is judged."})
+    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
+    label_column: str = field(default="label", metadata={"help": "Column of labels in those files."})
+    labels: str | None = field(
+        default=None, metadata={"help": "Label names, comma-separated; positive,neutral,negative if not given."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+
+
+# The options of scripts/score.py.
+JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "what": (JudgingArguments, ("data", "output", "model", "compare", "model_revision")),
+    "how it is read": (JudgingArguments, ("text_column", "label_column", "label_map", "train_file", "seed")),
+    "model and hardware": (JudgingArguments, ("max_length", "device", "precision", "backend", "num_threads")),
+}
+
+# The options of scripts/baseline.py.
+BASELINE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "options": (BaselineArguments, tuple(f.name for f in dataclasses.fields(BaselineArguments))),
+}
+
 # The options of scripts/predict.py.
 SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "what": (ScoringArguments, ("model", "input", "output", "model_revision", "text_column")),
@@ -363,7 +456,7 @@ def describe_settings(
     groups += [(training_args, title) for title in ("optimiser and schedule", "batches", "choosing the epoch")]
     settings = {name: getattr(group, name) for group, title in groups for name in FINETUNE_OPTIONS[title][1]}
     settings = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
-    settings |= {f"{split}_data": digest for split, digest in hashes.items()}
+    settings |= {f"sha256 of the {split} file": digest for split, digest in hashes.items()}
     return settings | {"precision": training_args.mixed_precision, "n_processes": training_args.world_size}
 
 
@@ -422,7 +515,7 @@ def parse_arguments(
 
     argv = sys.argv[1:] if argv is None else argv
     known = [name for _, names in options.values() for name in names]
-    lists = [name for name in known if any(get_origin(hints[kind].get(name)) is list for kind in hints)]
+    lists = [name for name in known if any(_is_list(hints[kind].get(name)) for kind in hints)]
     try:
         for name in lists:
             if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
@@ -441,6 +534,10 @@ def parse_arguments(
         return tuple(kind(**kwargs) for kind, kwargs in chosen.items())
     except (ValueError, OSError, RuntimeError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _is_list(hint: object) -> bool:
+    return get_origin(hint) is list or any(get_origin(option) is list for option in get_args(hint))
 
 
 def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:

@@ -31,7 +31,7 @@ from smsa.files import (
     sync_folder,
     write_whole,
 )
-from smsa.processes import FailedElsewhere, is_of_network, on_first
+from smsa.processes import noticing_loss, on_first
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,18 @@ class Checkpoints:
         output_dir: the folder.
         settings: plain values on which the result of the run depends, by name.
         environment: plain values that may change within a run but can move the last bits of its result.
+        changeable: names of the settings that a user may let change within a run.
     """
 
-    def __init__(self, output_dir: str | Path, settings: dict | None = None, environment: dict | None = None):
+    def __init__(
+        self,
+        output_dir: str | Path,
+        settings: dict | None = None,
+        environment: dict | None = None,
+        changeable: tuple[str, ...] = (),
+    ):
         self.output_dir = Path(output_dir)
-        self.settings, self.environment = settings or {}, environment or {}
+        self.settings, self.environment, self.changeable = settings or {}, environment or {}, changeable
 
     def path_of(self, step: int) -> Path:
         """Get the folder of the checkpoint that was, or will be, taken after `step` steps."""
@@ -122,21 +129,18 @@ class Checkpoints:
             FileExistsError: if there is none, but the folder holds something else.
             ValueError: as `require_same_settings`.
         """
-        record = self.output_dir / RECORD
-        if record.is_file():
-            try:
-                before = dict(json.loads(record.read_bytes())["settings"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{record} is not what a finished run leaves: remove it, or start anew.") from error
-            require_same_settings(before, self.settings, allowed)
-            if before == self.settings:
+        record = self._read_record()
+        if record is not None and record["settings"] == self.settings:
+            missing = [name for name in record["outputs"] if not (self.output_dir / name).is_file()]
+            if not missing:
                 return None, True
+            logger.warning("%s has lost %s: the result is written again.", self.output_dir, ", ".join(missing))
         newest = self.choose_newest()
         if newest is None:
-            require_empty(self.output_dir, "it holds no checkpoint to go on from: choose another --output_dir")
+            require_empty(self.output_dir, "there is no checkpoint to go on from, so choose another --output_dir")
             return None, False
         manifest = _read_manifest(newest)
-        require_same_settings(manifest["settings"], self.settings, allowed)
+        require_same_settings(manifest["settings"], self.settings, allowed, self.changeable)
         before = manifest["environment"]
         moved = [name for name, value in self.environment.items() if before.get(name) != value]
         if moved:
@@ -144,6 +148,17 @@ class Checkpoints:
             logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", listed)
         logger.info("Goes on from %s", newest)
         return newest, False
+
+    def _read_record(self) -> dict | None:
+        """What a finished run has left to say; None where none has."""
+        path = self.output_dir / RECORD
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_bytes())
+            return {"settings": dict(record["settings"]), "outputs": list(record["outputs"])}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not what a finished run leaves: remove it, or start anew.") from error
 
     def choose_newest(self) -> Path | None:
         """Get the newest checkpoint that is whole, as is the best one it knows; None if there has never been one.
@@ -257,12 +272,13 @@ def _render(manifest: dict) -> bytes:
     return json.dumps(manifest | {"sha256": digest}, indent=1).encode()
 
 
-def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...]) -> None:
+def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], changeable: tuple[str, ...]) -> None:
     """Refuse to go on with a run under settings that would change its result.
 
     Args:
         before, now: settings by name.
         allowed: names of those that the user lets change.
+        changeable: names of those that can change within a run at all.
 
     Raises:
         ValueError: naming each setting, its two values and the way out.
@@ -271,9 +287,10 @@ def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...]) -> 
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)
+        can_change = f", allow it by --allow_changes {','.join(changed)}" if set(refused) <= set(changeable) else ""
         raise ValueError(
-            f"The run was started with other settings: {listed}. Give them as before, start a new run in another "
-            "--output_dir, or allow the change by --allow_changes (--help lists the options that can)."
+            f"The checkpoints were made with other settings: {listed}. Give them as before{can_change}, or start a new "
+            "run in another --output_dir."
         )
 
 
@@ -352,8 +369,10 @@ def require_empty(output_dir: str | Path, way_out: str = _WAY_OUT) -> None:
         FileExistsError: with the ways out.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists() and any(path.name not in _OF_NO_RUN for path in output_dir.iterdir()):
-        raise FileExistsError(f"{output_dir} is not empty: {way_out}.")
+    names = sorted({path.name for path in output_dir.iterdir()} - _OF_NO_RUN) if output_dir.exists() else []
+    if names:
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise FileExistsError(f"{output_dir} is not empty ({listed}): {way_out}.")
 
 
 @contextmanager
@@ -362,13 +381,12 @@ def explain_failure(what: str, output_dir: Path) -> Iterator[None]:
 
     Raises:
         NotWrittenError: in place of the errors of torch and safetensors, which do not say that a disk is full.
-        FailedElsewhere: if another process is gone.
+        ProcessLost: if another process is gone.
     """
     try:
-        yield
+        with noticing_loss():
+            yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if is_of_network(error):
-            raise FailedElsewhere("another process has failed") from error
         try:
             free = f"{_in_megabytes(shutil.disk_usage(output_dir).free)} free on its disk"
         except OSError:

@@ -91,7 +91,7 @@ def _download(split: str) -> Path:
 
 def read_rows(
     path: str | Path, labels: tuple[str, ...] = LABELS, text_column: str = "text", label_column: str = "label"
-) -> tuple[list[str], list[int], list[BadRow]]:
+) -> tuple[list[str], list[int], list[int], list[BadRow]]:
     """Read one labelled file, by its suffix: .tsv (headerless, text then label), .csv, .jsonl or .parquet.
 
     Args:
@@ -100,7 +100,7 @@ def read_rows(
         text_column, label_column: where to read in files that name their columns.
 
     Returns:
-        Texts exactly as written, one label id each, and the rows that were refused instead of these.
+        Texts exactly as written, the label id and the line of each, and the rows that were refused instead of these.
         "NA", "null", quotes in a .tsv and "#" are ordinary text.
 
     Raises:
@@ -114,7 +114,7 @@ def read_rows(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     label_ids = label_maps(labels)["label2id"]
-    good_texts, good_ids, bad_rows = [], [], []
+    good_texts, good_ids, good_lines, bad_rows = [], [], [], []
     for line, text, label in readers[path.suffix](path, text_column, label_column):
         reason, value = _find_fault(text, label, label_ids)
         if reason:
@@ -122,7 +122,8 @@ def read_rows(
         else:
             good_texts.append(text)
             good_ids.append(label_ids[label])
-    return good_texts, good_ids, bad_rows
+            good_lines.append(line)
+    return good_texts, good_ids, good_lines, bad_rows
 
 
 def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple[str | None, object]:
@@ -201,7 +202,7 @@ def load_splits(
     text_column: str = "text",
     label_column: str = "label",
 ) -> DatasetDict:
-    """Read and check labelled files into a dataset with a string `text` and a ClassLabel `label` per split.
+    """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
 
     Args:
         files: a path for each split, for instance what `find_smsa()` returns.
@@ -217,11 +218,11 @@ def load_splits(
         FileNotFoundError: if a file is missing.
     """
     splits, bad_rows = DatasetDict(), []
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels))})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
     for split, path in files.items():
-        texts, label_ids, bad = read_rows(path, labels, text_column, label_column)
+        texts, label_ids, lines, bad = read_rows(path, labels, text_column, label_column)
         bad_rows += bad
-        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids}, features=features)
+        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     if bad_rows:
         raise BadRowsError(bad_rows, "Mend or remove them; name other labels with --labels.")
     for split, rows in splits.items():

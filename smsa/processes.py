@@ -27,6 +27,13 @@ class FailedElsewhere(ValueError):
     """Another process has failed, and says why."""
 
 
+class ProcessLost(FailedElsewhere):
+    """Another process is gone without a word."""
+
+    def __init__(self):
+        super().__init__("another process of this launch is gone. The same command with --resume auto goes on.")
+
+
 class Stopped(SystemExit):
     """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
 
@@ -58,7 +65,7 @@ def on_first(task: Callable[[], _T]) -> _T:
     try:
         dist.broadcast_object_list(shared, src=0)
     except RuntimeError as error:
-        raise failure or FailedElsewhere("another process has failed") from error
+        raise failure or ProcessLost from error
     if shared[1]:
         raise failure or FailedElsewhere("the first process has failed")
     return shared[0]
@@ -68,18 +75,26 @@ def wait_for_all() -> None:
     """Wait until every process has come here.
 
     Raises:
-        FailedElsewhere: if one of them is gone.
+        ProcessLost: if one of them is gone.
     """
     if dist.is_initialized():
-        try:
+        with noticing_loss():
             dist.barrier()
-        except RuntimeError as error:
-            raise FailedElsewhere("another process has failed") from error
 
 
-def is_of_network(error: Exception) -> bool:
-    """Whether an error says that another process could not be reached."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+@contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Let errors of the network between the processes say so.
+
+    Raises:
+        ProcessLost: in their place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ProcessLost from error
+        raise
 
 
 def any_process(*flags: bool) -> list[bool]:
@@ -87,7 +102,8 @@ def any_process(*flags: bool) -> list[bool]:
     if not dist.is_initialized():
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(counts, group=_cpu_group())
+    with noticing_loss():
+        dist.all_reduce(counts, group=_cpu_group())
     return [count > 0 for count in counts.tolist()]
 
 
@@ -165,11 +181,12 @@ class StopRequest:
             _end_at_once(signum, f"{name}: stopped. The same command with --resume auto goes on.")
         if self.signum is None:
             self.signum, self._received_at = signum, time.monotonic()
-            once_more = f"Ctrl-C once more, or kill -INT {os.getpid()}, stops at once."
+            whom = LAUNCHER_PID if "LOCAL_WORLD_SIZE" in os.environ else os.getpid()
+            once_more = f"Ctrl-C once more, or kill -INT {whom}, stops at once."
             _say(f"{name}: stopping after this step, with a checkpoint. {once_more}")
         elif signal.SIGINT in (signum, self.signum) and time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
             # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
-            _end_at_once(signum, "Stopped at once: what was trained since the last checkpoint is lost.")
+            _end_at_once(signum, "Stopped at once, without a checkpoint; --resume auto goes on from the last one.")
 
     def _receive_end_of_launcher(self) -> None:
         if self.signum is None:

@@ -159,7 +159,8 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             epochs = history_table(history)
             epochs.to_csv(staging / "history.csv", index=False)
             draw_history(epochs, metrics["epoch"], staging / "history.png")
-            write_json(describe_run(trainer, splits, files, arguments), staging / RECORD)
+            outputs = sorted(path.name for path in staging.iterdir())
+            write_json(describe_run(trainer, splits, files, arguments) | {"outputs": outputs}, staging / RECORD)
             _publish(staging, output_dir)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk
@@ -172,6 +173,10 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
 
 def _publish(staging: Path, output_dir: Path) -> None:
     """Move files that have been written to their place, `RECORD` last: with it, all others are there."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in staging.iterdir():
+        path.chmod(0o666 & ~umask)  # safetensors lets its owner alone read a file
     sync_files(staging)
     (output_dir / RECORD).unlink(missing_ok=True)  # from here on the result of before, if any, is no longer whole
     for path in sorted(staging.iterdir(), key=lambda path: path.name == RECORD):

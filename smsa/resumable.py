@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from smsa.batching import LengthGroupedSampler
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
-from smsa.processes import on_first, wait_for_all
+from smsa.processes import noticing_loss, on_first, wait_for_all
 
 
 class ResumableTrainer(Trainer):
@@ -53,6 +53,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             Stopped: when asked to end, after a checkpoint.
+            ProcessLost: if another process of the launch is gone.
             FloatingPointError: for a loss or weights that are not finite.
             NotWrittenError: for a checkpoint that could not be written.
             DamagedCheckpointError: for a checkpoint that is not whole, or has more than tensors where they belong.
@@ -77,7 +78,8 @@ class ResumableTrainer(Trainer):
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
         try:
-            return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+            with noticing_loss():
+                return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
         except pickle.UnpicklingError as error:
             raise DamagedCheckpointError(
                 f"{resume_from_checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
@@ -119,12 +121,14 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 wait_for_all()
                 staged = self._staging / target.name
+                self._point_at_best()
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # without the path of the staging folder
                 on_first(lambda: self.checkpoints.commit(staged, step, best_step, self.args.world_size))
             finally:
                 if self.args.should_save:
                     shutil.rmtree(self._staging, ignore_errors=True)  # after a failure, it may be what fills the disk
                 self._staging = None
-        self._point_at_best()
 
     def _get_output_dir(self, trial=None) -> str:
         return str(self._staging or self.args.output_dir)  # the way to have _save_checkpoint write elsewhere

@@ -94,19 +94,25 @@ def test_a_process_whose_random_state_is_missing_is_an_error(commit, tmp_path):
 
 
 def start(tmp_path, settings, allowed=()):
-    return Checkpoints(tmp_path / "run", settings).find_start(tuple(allowed))
+    checkpoints = Checkpoints(tmp_path / "run", settings, changeable=("num_train_epochs",))
+    return checkpoints.find_start(tuple(allowed))
 
 
 def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):
     newest = commit(5)
     assert start(tmp_path, SETTINGS) == (newest, False)
     longer = SETTINGS | {"num_train_epochs": 5}
-    with pytest.raises(ValueError, match="num_train_epochs was 3, is 5. Give them as before, .* by --allow_changes"):
+    with pytest.raises(
+        ValueError, match="num_train_epochs was 3, is 5. Give .* before, allow it by --allow_changes num_train"
+    ):
         start(tmp_path, longer)
     assert start(tmp_path, longer, ["num_train_epochs"]) == (newest, False)
-    with pytest.raises(ValueError, match="learning_rate was 1e-05, is 1e-06; num_train_epochs was 3, is 5. Give"):
+    with pytest.raises(
+        ValueError,
+        match="learning_rate was 1e-05, is 1e-06; num_train_epochs was 3, is 5. Give them as before, or start",
+    ):
         start(tmp_path, longer | {"learning_rate": 1e-6})
-    with pytest.raises(ValueError, match="learning_rate was 1e-05, is 1e-06. Give"):
+    with pytest.raises(ValueError, match="learning_rate was 1e-05, is 1e-06. Give them as before, or start"):
         start(tmp_path, longer | {"learning_rate": 1e-6}, ["num_train_epochs"])
     with pytest.raises(ValueError, match="new was None, is 1"):
         start(tmp_path, SETTINGS | {"new": 1})
@@ -115,7 +121,7 @@ def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):
 def test_a_finished_run_is_finished_until_a_setting_is_allowed_to_change(commit, tmp_path):
     newest = commit(5)
     record = tmp_path / "run" / "run.json"
-    record.write_text(json.dumps({"settings": SETTINGS}))
+    record.write_text(json.dumps({"settings": SETTINGS, "outputs": []}))
     assert start(tmp_path, SETTINGS) == (None, True)
     longer = SETTINGS | {"num_train_epochs": 5}
     with pytest.raises(ValueError, match="num_train_epochs was 3, is 5"):
@@ -129,11 +135,31 @@ def test_a_finished_run_is_finished_until_a_setting_is_allowed_to_change(commit,
             start(tmp_path, SETTINGS)
 
 
+def test_a_finished_run_that_lost_an_output_goes_on_from_its_checkpoint(commit, tmp_path, caplog):
+    newest = commit(5)
+    (tmp_path / "run" / "metrics.json").touch()
+    outputs = ["metrics.json", "model.safetensors"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": SETTINGS, "outputs": outputs}))
+    assert start(tmp_path, SETTINGS) == (newest, False)
+    assert "has lost model.safetensors: the result is written again" in caplog.text
+    (tmp_path / "run" / "model.safetensors").touch()
+    assert start(tmp_path, SETTINGS) == (None, True)
+
+
+def test_a_run_that_was_extended_goes_on_without_being_allowed_again(commit, tmp_path):
+    commit(5)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": SETTINGS, "outputs": []}))
+    longer = SETTINGS | {"num_train_epochs": 5}
+    newest = commit(7, settings=longer)  # interrupted on the way
+    assert start(tmp_path, longer) == (newest, False)
+    assert start(tmp_path, SETTINGS) == (None, True)  # the result of before is still there
+
+
 def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path):
     (tmp_path / "run" / ".staging").mkdir(parents=True)
     assert start(tmp_path, SETTINGS) == (None, False)
     (tmp_path / "run" / "thesis.docx").touch()
-    with pytest.raises(FileExistsError, match="holds no checkpoint to go on from"):
+    with pytest.raises(FileExistsError, match=r"is not empty \(thesis.docx\): there is no checkpoint to go on from"):
         start(tmp_path, SETTINGS)
 
 
@@ -160,7 +186,9 @@ def test_an_output_folder_must_be_empty(tmp_path):
     (tmp_path / "run.lock").touch()
     require_empty(tmp_path)
     (tmp_path / "metrics.json").touch()
-    with pytest.raises(FileExistsError, match="is not empty: go on with it by --resume auto, or choose another"):
+    with pytest.raises(
+        FileExistsError, match=r"is not empty \(metrics.json\): go on with it by --resume auto, or choose"
+    ):
         require_empty(tmp_path)
     with pytest.raises(FileExistsError, match="is a file"), sole_run(tmp_path / "metrics.json", resume=False):
         pass

@@ -50,8 +50,8 @@ def write_parquet(path, rows):
 def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, write, rows):
     path = tmp_path_factory.mktemp("rows") / f"rows{suffix}"
     write(path, rows)
-    texts, label_ids, bad_rows = read_rows(path)
-    assert bad_rows == []
+    texts, label_ids, lines, bad_rows = read_rows(path)
+    assert bad_rows == [] and lines == sorted(set(lines)) and len(lines) == len(texts)
     assert texts == [text for text, _ in rows]
     assert [data.LABELS[label_id] for label_id in label_ids] == [label for _, label in rows]
 
@@ -59,14 +59,14 @@ def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, write, rows):
 def test_bom_and_crlf_are_read(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
-    assert read_rows(path) == (["enak", "biasa", "buruk"], [0, 1, 2], [])
+    assert read_rows(path) == (["enak", "biasa", "buruk"], [0, 1, 2], [1, 2, 3], [])
 
 
 def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text,label\n"satu\ndua",positive\n"tiga\nempat",baik\nlima,negative\n', encoding="utf-8")
-    texts, label_ids, bad_rows = read_rows(path)
-    assert texts == ["satu\ndua", "lima"]
+    texts, label_ids, lines, bad_rows = read_rows(path)
+    assert texts == ["satu\ndua", "lima"] and lines == [2, 6]
     assert [str(bad) for bad in bad_rows] == [
         f"{path}:4: the label is not one of positive, neutral, negative; found 'baik'"
     ]
@@ -144,7 +144,7 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
 
 def test_a_long_bad_value_is_shortened(tmp_path):
     (tmp_path / "a.tsv").write_text("x" * 10_000_000, encoding="utf-8")
-    _, _, (bad,) = read_rows(tmp_path / "a.tsv")
+    *_, (bad,) = read_rows(tmp_path / "a.tsv")
     assert len(str(bad)) < 300
     assert "10000002 characters" in str(bad)
 

@@ -224,6 +224,7 @@ def test_killed_on_two_processes(tiny, two_in_peace, tmp_path):
         run = launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point)
         status, text = run.end()
         assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
+        assert "error: another process of this launch is gone" in text and 'finetune.py", line' not in text
     assert launch(tiny, tmp_path / "run", DOUBLE).end()[0] == 0
     assert result(tmp_path / "run") == two_in_peace
     assert_nothing_is_left_over(tmp_path / "run")

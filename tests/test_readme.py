@@ -13,7 +13,7 @@ from test_scripts import run
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
 
 BLOCKS = read_blocks()
-FOLDERS = ("smsa", "smsa/scoring", "scripts", "benchmarks")
+FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks")
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
 
     status, text = launch(*options)
     assert status == 1
-    assert f"error: {output_dir} is not empty: go on with it by --resume auto, or choose another" in text
+    assert re.search(rf"error: {output_dir} is not empty \(checkpoint-\d+, .*, \.\.\.\): go on with it by", text)
     status, text = launch(*options, "--resume", "auto")
     assert status == 0
     assert f"{output_dir} is finished: nothing to do." in text and "Epoch" not in text
@@ -134,7 +134,7 @@ def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, 
         (small_disk / "filler").unlink()
     left = {path.name for path in run.iterdir()} - {"run.lock", "running.json"}
     assert left == {"checkpoint-9", "checkpoint-18"}
-    with pytest.raises(SystemExit, match="is not empty: go on with it by --resume auto"):
+    with pytest.raises(SystemExit, match="is not empty .checkpoint-18, checkpoint-9.: go on with it by --resume auto"):
         call(*options, run)
     call(*options, run, "--resume", "auto")
     for name in LEFT_BY_A_RUN - {"run.json"}:
@@ -148,7 +148,7 @@ def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path, monkeypatch):
     options += ["--precision", "no", "--resume", "auto", "--num_train_epochs"]
     call(*options, 3, "--output_dir", tmp_path / "plain")
     call(*options, 2, "--output_dir", tmp_path / "run")
-    with pytest.raises(SystemExit, match="num_train_epochs was 2.0, is 3.0. .* allow the change by --allow_changes"):
+    with pytest.raises(SystemExit, match="num_train_epochs was 2.0, is 3.0. .* allow it by --allow_changes num"):
         call(*options, 3, "--output_dir", tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="error: The disk of .* has 0.0 MB free"):
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
@@ -157,10 +157,17 @@ def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path, monkeypatch):
     call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
     for name in LEFT_BY_A_RUN - {"run.json"}:
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    with pytest.raises(SystemExit, match="checkpoint-27 has trained for 3 epochs: --num_train_epochs cannot be less"):
+        call(*options, 1, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    call(*options, 3, "--output_dir", tmp_path / "run")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "plain")]
+    assert weights[0] == weights[1]
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
     shutil.copytree(SAMPLE_DIR, tmp_path / "data")
     with (tmp_path / "data" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")
-    with pytest.raises(SystemExit, match="train_data was"):
+    with pytest.raises(SystemExit, match="sha256 of the train file was"):
         call(*options, 3, "--output_dir", tmp_path / "run", "--data_dir", tmp_path / "data")
 
 

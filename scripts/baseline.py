@@ -1,0 +1,58 @@
+"""Make a baseline that an encoder is measured against, and judge it by valid: keyword, tfidf or majority.
+
+python scripts/baseline.py tfidf --output runs/tfidf
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, parse_arguments
+from smsa.checkpoints import require_empty
+from smsa.data import find_files, load_splits
+from smsa.judging.baselines import BASELINES
+from smsa.judging.judgement import LabelledFile, judge, write_report
+from smsa.labels import LABELS
+
+logger = logging.getLogger("smsa.baseline")
+
+
+def main(kind: str, args: BaselineArguments) -> dict:
+    """Train it on train, save it, and leave its report on valid beside it; get the content of report.json.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if the data or the output cannot be used.
+    """
+    output = Path(args.output)
+    labels = tuple(name.strip() for name in args.labels.split(",")) if args.labels else LABELS
+    try:
+        require_empty(output, "choose another --output")
+        files = find_files(args.data_dir, args.train_file, args.valid_file)
+        splits = load_splits(
+            {name: files[name] for name in ("train", "valid")}, labels, args.text_column, args.label_column
+        )
+        system = BASELINES[kind].fit(list(splits["train"]["text"]), list(splits["train"]["label"]), labels)
+        data = LabelledFile.read(files["valid"], labels, args.text_column, args.label_column, files["train"])
+        judged = judge(kind, system, data, seed=args.seed)
+        report = write_report(data, [judged], output, args.seed)
+        system.save(output)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    f1 = report["systems"][0]["scores"]["f1"]
+    logger.info(
+        "%s: macro F1 %.2f (%.1f to %.1f) on %s", kind, *(100 * f1[end] for end in ("value", "low", "high")), data.path
+    )
+    logger.info("The baseline and its report are in %s", output)
+    return report
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO)
+    words = sys.argv[1:]
+    if words and words[0] in BASELINES:
+        main(words[0], *parse_arguments(BASELINE_OPTIONS, words[1:], __doc__.split("\n")[0]))
+    elif words and words[0] not in ("-h", "--help"):
+        sys.exit(f"error: {words[0]!r} is not one of {', '.join(BASELINES)}; it comes first.")
+    else:
+        parse_arguments(BASELINE_OPTIONS, ["--help"], __doc__.split("\n")[0])

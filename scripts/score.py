@@ -1,0 +1,87 @@
+"""Judge a model by a labelled file: scores with intervals, per-label tables, calibration, mistakes, pictures.
+
+python scripts/score.py --model runs/indonlu --data data/smsa/test_preprocess.tsv --output report
+python scripts/score.py --compare runs/indonlu runs/tfidf --data data/smsa/test_preprocess.tsv --output report
+"""
+
+import logging
+import os
+
+from smsa.arguments import JUDGING_OPTIONS, JudgingArguments, parse_arguments
+from smsa.judging.judgement import (
+    LabelledFile,
+    judge,
+    load_system,
+    name_labels,
+    read_label_map,
+    require_report_folder,
+    write_report,
+)
+
+import transformers  # isort: skip
+
+ENGINE_OPTIONS = ("device", "precision", "backend", "num_threads", "max_length")
+
+logger = logging.getLogger("smsa.score")
+
+
+def main(args: JudgingArguments) -> dict:
+    """Judge, write the report, and log the scores; get the content of report.json.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if a system, the file or the output cannot be used; then nothing is
+            written.
+    """
+    try:
+        require_report_folder(args.output)
+        names = name_systems(args.compare or [args.model])
+        engine = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+        revision = args.model_revision if args.model else None
+        systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
+        label_names = read_label_map(args.label_map)
+        if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
+            raise ValueError(f"--label_map {args.label_map!r} names no label of {', '.join(systems)}.")
+        first, system = next(iter(systems.items()))
+        labels = name_labels(first, system.labels, label_names)
+        data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
+        judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
+        report = write_report(data, judgements, args.output, args.seed)
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
+    for judged in report["systems"]:
+        logger.info("%s", describe(judged))
+    for compared in report["comparisons"]:
+        logger.info("%s", compared["sentence"])
+    logger.info("The report is in %s", os.path.join(args.output, "report.md"))
+    return report
+
+
+def name_systems(paths: list[str]) -> dict[str, str]:
+    """Get a short name for each path, its last part where that tells them apart.
+
+    Raises:
+        ValueError: if a system is given twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise ValueError("--compare: a system is given twice.")
+    short = [os.path.basename(os.path.normpath(path)) for path in paths]
+    return dict(zip(short if len(set(short)) == len(paths) else paths, paths, strict=True))
+
+
+def describe(judged: dict) -> str:
+    """Get the line that says how good a system is."""
+    f1, accuracy = judged["scores"]["f1"], judged["scores"]["accuracy"]
+    by_label = ", ".join(f"{label} {100 * scores['f1']['value']:.1f}" for label, scores in judged["labels"].items())
+    ends = f"{100 * f1['low']:.1f} to {100 * f1['high']:.1f}"
+    return (
+        f"{judged['name']}: macro F1 {100 * f1['value']:.2f} ({ends}), accuracy {100 * accuracy['value']:.2f}; "
+        f"F1 of {by_label}"
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    main(*parse_arguments(JUDGING_OPTIONS, description=__doc__.split("\n")[0]))

@@ -1,0 +1,110 @@
+"""Pictures of a report: scores with intervals, confusion, reliability; on white, so that dark pages show them, too."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for the colour-blind, too
+MARKERS = "osD^vP"
+
+
+def draw(report: dict, folder: Path) -> list[str]:
+    """Draw scores.png, confusion.png and reliability.png; get their names, none where matplotlib is not installed.
+
+    Args:
+        report: the content of report.json.
+        folder: where they go.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    pictures = {"scores.png": _draw_scores, "confusion.png": _draw_confusion, "reliability.png": _draw_reliability}
+    for name, draw_one in pictures.items():
+        draw_one(report, Figure).savefig(folder / name, dpi=150)
+    return list(pictures)
+
+
+def _draw_scores(report: dict, figure_class: type):
+    """Macro F1 and the F1 of each label, a dot and its interval for each system."""
+    labels = list(report["data"]["labels"])
+    rows = ["macro", *labels]
+    n_systems = len(report["systems"])
+    figure = figure_class(
+        figsize=(7, 1.2 + 0.32 * len(rows) * (n_systems + 0.8)), layout="constrained", facecolor="white"
+    )
+    axes = figure.subplots()
+    for k, system in enumerate(report["systems"]):
+        scores = [system["scores"]["f1"], *(system["labels"][label]["f1"] for label in labels)]
+        values = np.array([100 * score["value"] for score in scores])
+        ends = np.array([[100 * score["low"], 100 * score["high"]] for score in scores]).T  # (2, n_rows)
+        heights = np.arange(len(rows)) + (k - (n_systems - 1) / 2) * 0.8 / n_systems
+        axes.errorbar(
+            values, heights, xerr=np.abs(ends - values), fmt=MARKERS[k % len(MARKERS)], markersize=5, capsize=3,
+            color=COLORS[k % len(COLORS)], label=system["name"],
+        )  # fmt: skip
+        for value, height, end in zip(values, heights, ends[1], strict=True):
+            axes.annotate(
+                f"{value:.1f}", (max(end, value), height), (5, 0), textcoords="offset points", va="center", fontsize=8
+            )
+    axes.set_yticks(range(len(rows)), ["all (macro)", *labels])
+    axes.invert_yaxis()
+    axes.set(xlabel="F1, %, with its 95 % interval")
+    axes.margins(x=0.12)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if n_systems > 1:
+        figure.legend(frameon=False, loc="outside upper center", ncols=min(n_systems, 3))
+    return figure
+
+
+def _draw_confusion(report: dict, figure_class: type):
+    """Counts, and shares of the gold label, for each system."""
+    labels, systems = list(report["data"]["labels"]), report["systems"]
+    n_columns = min(len(systems), 3)
+    n_rows = math.ceil(len(systems) / n_columns)
+    figure = figure_class(figsize=(3.9 * n_columns + 0.4, 3.7 * n_rows), layout="constrained", facecolor="white")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
+    for axes, system in zip(panels, systems, strict=False):
+        confusion = np.array(system["confusion"])
+        shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(*confusion.shape):
+            color = "white" if shares[i, j] > 0.55 else "#222222"
+            axes.text(
+                j, i, f"{confusion[i, j]:,}\n{shares[i, j]:.0%}", ha="center", va="center", color=color, fontsize=10
+            )
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(labels)), labels, rotation=90, va="center")
+        axes.set(xlabel="given", ylabel="gold", title=system["name"] if len(systems) > 1 else None)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    for axes in list(panels)[len(systems) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_reliability(report: dict, figure_class: type):
+    """Accuracy by confidence, the area of a mark showing how many texts stand behind it."""
+    figure = figure_class(figsize=(5.2, 4.8), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="as sure as right")
+    for k, system in enumerate(report["systems"]):
+        bins = system["calibration"]["bins"]
+        sizes = np.array([bin_["n"] for bin_ in bins])
+        error = 100 * system["calibration"]["expected_calibration_error"]
+        x, y = [bin_["confidence"] for bin_ in bins], [bin_["accuracy"] for bin_ in bins]
+        axes.plot(x, y, color=COLORS[k % len(COLORS)], linewidth=1, alpha=0.6)
+        axes.scatter(
+            x, y, s=20 + 180 * sizes / sizes.max(), color=COLORS[k % len(COLORS)], marker=MARKERS[k % len(MARKERS)],
+            alpha=0.8, edgecolor="white", label=f"{system['name']}: off by {error:.1f} points",
+        )  # fmt: skip
+    axes.set(xlabel="Probability of the given label", ylabel="Share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(frameon=False, loc="upper left", fontsize=8)
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([36])
+    return figure

@@ -1,0 +1,393 @@
+"""A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from smsa.data import count_seen, load_splits
+from smsa.files import stage, sync_files, sync_folder
+from smsa.judging import figures
+from smsa.judging.baselines import DESCRIPTION, System, load_baseline
+from smsa.judging.statistics import (
+    LEVEL,
+    N_RESAMPLES,
+    SCORES,
+    bootstrap,
+    compare,
+    count_confusion,
+    interval,
+    measure_calibration,
+    resample,
+    score_confusion,
+    score_labels,
+)
+from smsa.scoring.classifier import SentimentClassifier
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.json"
+N_MISTAKES = 20
+# The tutorial opens with these: who only counts words takes the second, a disappointment, for joy.
+OPENING_SENTENCES = (
+    "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
+    "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.",
+)
+OPENING_LABELS = ("positive", "negative")
+LENGTHS = ((1, 10), (11, 25), (26, None))  # words
+_LABEL_N = re.compile(r"LABEL_\d+")
+
+
+class ModelSystem:
+    """A fine-tuned model as a `System`; an empty text gets equal probabilities."""
+
+    kind = "model"
+
+    def __init__(self, classifier: SentimentClassifier):
+        self.classifier, self.labels = classifier, classifier.labels
+
+    def predict(self, texts: list[str]) -> np.ndarray:
+        window = self.classifier.engine.window_rows
+        parts = [
+            self.classifier.score(pa.array(texts[i : i + window], pa.string())).probabilities
+            for i in range(0, len(texts), window)
+        ]
+        probabilities = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
+        return np.where(np.isnan(probabilities), 1 / len(self.labels), probabilities)
+
+
+def load_system(name: str, revision: str | None = None, **options: object) -> System:
+    """Load a baseline's folder, or a model as `SentimentClassifier.from_pretrained` does."""
+    if (Path(name) / DESCRIPTION).is_file():
+        return load_baseline(name)
+    return ModelSystem(SentimentClassifier.from_pretrained(name, revision, **options))
+
+
+def read_label_map(label_map: str | None) -> dict[str, str]:
+    """Get the names in `LABEL_0=positive,LABEL_1=neutral,...`; none for None.
+
+    Raises:
+        ValueError: if it is something else, or gives two labels one name.
+    """
+    pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
+    names = {label.strip(): name.strip() for label, _, name in pairs}
+    if "" in names or "" in names.values() or len({*names.values()}) < len(pairs):
+        raise ValueError(f"--label_map {label_map!r}: write LABEL_0=positive,LABEL_1=neutral,... with different names.")
+    return names
+
+
+def name_labels(name: str, labels: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
+    """Get what a system's labels are called in the file, in the system's order.
+
+    Args:
+        name: of the system, for messages.
+        labels: as the system calls them.
+        names: as `read_label_map` gives them; a system that has none of these labels keeps its own.
+
+    Raises:
+        ValueError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
+    """
+    if names.keys() & set(labels):
+        labels = tuple(names.get(label, "LABEL_0") for label in labels)
+    if any(_LABEL_N.fullmatch(label) for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError(
+            f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
+            f"--label_map {','.join(f'{label}=...' for label in labels)}."
+        )
+    return labels
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """Rows to judge by: n_texts texts, their gold label ids and lines, and which of them stand in train."""
+
+    path: Path
+    labels: tuple[str, ...]
+    texts: list[str]
+    gold: np.ndarray
+    lines: np.ndarray
+    seen: np.ndarray | None
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        labels: tuple[str, ...],
+        text_column: str = "text",
+        label_column: str = "label",
+        train_path: str | Path | None = None,
+    ) -> "LabelledFile":
+        """Read a file, as `load_splits` does, which also says what is refused."""
+        rows = load_splits({"data": path}, labels, text_column, label_column)["data"]
+        texts, seen = list(rows["text"]), None
+        if train_path is not None:
+            train_texts = set(load_splits({"train": train_path}, labels, text_column, label_column)["train"]["text"])
+            seen = np.array([count_seen([text], train_texts) for text in texts], dtype=bool)
+        return cls(Path(path), labels, texts, np.array(rows["label"]), np.array(rows["line"]), seen)
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """Get masks of shape (n_texts,) by length in words, by style and, where train is known, by having been seen."""
+        n_words = np.array([len(text.split()) for text in self.texts])
+        masks = {
+            f"{low} to {high} words" if high else f"{low} words or more": (n_words >= low)
+            & (n_words <= (high or np.inf))
+            for low, high in LENGTHS
+        }
+        is_plain = np.array([is_smsa_style(text) for text in self.texts])
+        masks |= {"in SmSA's style": is_plain, "raw": ~is_plain}
+        if self.seen is not None:
+            masks |= {"also in train": self.seen, "not in train": ~self.seen}
+        return masks
+
+
+def is_smsa_style(text: str) -> bool:
+    """Whether a text is in lower case with its punctuation apart, as SmSA's texts are."""
+    return text == text.lower() and not re.search(r"\w[,.!?]|[,.!?]\w", text)
+
+
+def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] | None = None, seed: int = 0) -> dict:
+    """Get all that report.json says of one system, as plain values, and its `probabilities` in the file's order.
+
+    Args:
+        name: how the report calls it.
+        system: what labels the texts.
+        data: what it is judged by.
+        names: as in `name_labels`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the system's labels are not those of the file.
+    """
+    named = name_labels(name, system.labels, names or {})
+    if set(named) != set(data.labels):
+        raise ValueError(
+            f"{name} has the labels {', '.join(named)}, {data.path} is read with {', '.join(data.labels)}: they do not "
+            "match. Give --label_map, or another model."
+        )
+    order = [named.index(label) for label in data.labels]
+    probabilities = system.predict(data.texts)[:, order]  # (n_texts, n_labels)
+    predicted, n_labels = probabilities.argmax(-1), len(data.labels)
+    confusion = count_confusion(data.gold, predicted, n_labels)
+    scores, ends = score_confusion(confusion), bootstrap(confusion, seed)
+    by_label = score_labels(confusion)
+    label_ends = score_labels(resample(confusion, seed))["f1"]
+    calibration = measure_calibration(data.gold, probabilities)
+    opening = system.predict(list(OPENING_SENTENCES))[:, order]
+    return {
+        "name": name,
+        "kind": system.kind,
+        "scores": {score: _bounded(scores[score], ends[score]) for score in SCORES},
+        "labels": {
+            label: {
+                "f1": _bounded(by_label["f1"][i], interval(label_ends[:, i])),
+                "recall": float(by_label["recall"][i]),
+                "precision": float(by_label["precision"][i]),
+                "n": int(confusion[i].sum()),
+            }
+            for i, label in enumerate(data.labels)
+        },
+        "confusion": confusion.tolist(),
+        "calibration": {
+            "expected_calibration_error": calibration.error,
+            "bins": [
+                {"confidence": float(c), "accuracy": float(a), "n": int(n)}
+                for c, a, n in zip(calibration.confidence, calibration.accuracy, calibration.n_texts, strict=True)
+                if n
+            ],
+        },
+        "slices": {
+            title: {"n": int(mask.sum()), "f1": float(score_confusion(_confusion_of(data, predicted, mask))["f1"])}
+            for title, mask in data.slices().items()
+            if mask.any()
+        },
+        "opening_sentences": [
+            {"text": text, "label": data.labels[row.argmax()], "score": float(row.max())}
+            for text, row in zip(OPENING_SENTENCES, opening, strict=True)
+        ],
+        "mistakes": _find_mistakes(data, probabilities),
+        "probabilities": probabilities,
+    }
+
+
+def _bounded(value: float, ends: tuple[float, float]) -> dict[str, float]:
+    return {"value": float(value), "low": ends[0], "high": ends[1]}
+
+
+def _confusion_of(data: LabelledFile, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return count_confusion(data.gold[mask], predicted[mask], len(data.labels))
+
+
+def _find_mistakes(data: LabelledFile, probabilities: np.ndarray) -> list[dict]:
+    """The most confident wrong answers first."""
+    predicted, confidence = probabilities.argmax(-1), probabilities.max(-1)
+    wrong = np.flatnonzero(predicted != data.gold)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:N_MISTAKES]
+    return [
+        {
+            "file": data.path.name,
+            "line": int(data.lines[i]),
+            "gold": data.labels[data.gold[i]],
+            "label": data.labels[predicted[i]],
+            "score": float(confidence[i]),
+            "text": data.texts[i],
+        }
+        for i in wrong
+    ]
+
+
+def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
+    """Get the content of report.json: the file, each judgement, and each pair of systems compared."""
+    predicted = {judgement["name"]: judgement["probabilities"].argmax(-1) for judgement in judgements}
+    comparisons = []
+    for a, b in combinations(predicted, 2):
+        compared = compare(data.gold, predicted[a], predicted[b], len(data.labels), seed)
+        comparisons.append(
+            {
+                "a": a,
+                "b": b,
+                "differences": {
+                    score: _bounded(compared.differences[score], compared.intervals[score]) for score in SCORES
+                },
+                "mcnemar": {
+                    "only_a_right": compared.only_a_right,
+                    "only_b_right": compared.only_b_right,
+                    "p_value": compared.p_value,
+                },
+                "sentence": compared.describe(a, b),
+            }
+        )
+    return {
+        "data": {
+            "file": str(data.path),
+            "sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+            "n_texts": len(data.texts),
+            "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
+        },
+        "intervals": {
+            "level": LEVEL,
+            "method": "stratified percentile bootstrap",
+            "resamples": N_RESAMPLES,
+            "seed": seed,
+        },
+        "systems": [{key: judgement[key] for key in judgement if key != "probabilities"} for judgement in judgements],
+        "comparisons": comparisons,
+    }
+
+
+def write_report(data: LabelledFile, judgements: list[dict], output_dir: str | Path, seed: int = 0) -> dict:
+    """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        FileExistsError: if the folder holds anything but an earlier report.
+    """
+    output_dir = Path(output_dir)
+    require_report_folder(output_dir)
+    report = describe(data, judgements, seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    staging = stage(output_dir)
+    try:
+        pictures = figures.draw(report, staging)
+        (staging / "report.md").write_text(render(report, pictures), encoding="utf-8")
+        (staging / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync_files(staging)
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == REPORT):
+            os.replace(path, output_dir / path.name)
+        sync_folder(output_dir)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return report
+
+
+def require_report_folder(output_dir: str | Path) -> None:
+    """Refuse an output folder that holds something other than an earlier report.
+
+    Raises:
+        FileExistsError: with the way out.
+    """
+    output_dir = Path(output_dir)
+    if (
+        output_dir.exists()
+        and not (output_dir / REPORT).is_file()
+        and (not output_dir.is_dir() or any(output_dir.iterdir()))
+    ):
+        raise FileExistsError(f"{output_dir} is not empty and holds no earlier report: choose another --output.")
+
+
+def render(report: dict, pictures: list[str]) -> str:
+    """Get the report as Markdown; fractions become per cent."""
+    data = report["data"]
+    counts = ", ".join(f"{n:,} {label}" for label, n in data["labels"].items())
+    lines = [
+        f"# How good on {Path(data['file']).name}",
+        "",
+        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap.",
+        "",
+        "| | accuracy | macro F1 | macro recall | macro precision | calibration error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for system in report["systems"]:
+        cells = [_cell(system["scores"][score]) for score in SCORES]
+        error = f"{100 * system['calibration']['expected_calibration_error']:.1f}"
+        lines.append(f"| {system['name']} | {' | '.join(cells)} | {error} |")
+    lines += ["", "F1 by label:", "", f"| | {' | '.join(data['labels'])} |", "|---" * (len(data["labels"]) + 1) + "|"]
+    for system in report["systems"]:
+        cells = [_cell(system["labels"][label]["f1"]) for label in data["labels"]]
+        lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    if report["comparisons"]:
+        lines += ["", "## Side by side", ""]
+        for compared in report["comparisons"]:
+            split = compared["mcnemar"]
+            lines.append(
+                f"- {compared['sentence']} {compared['a']} alone is right on {split['only_a_right']:,} texts, "
+                f"{compared['b']} alone on {split['only_b_right']:,} (McNemar, exact: p = {split['p_value']:.2g})."
+            )
+    lines += ["", "## Macro F1 by kind of text", ""]
+    titles = list(report["systems"][0]["slices"])
+    lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    sizes = [f"{report['systems'][0]['slices'][title]['n']:,}" for title in titles]
+    lines.append(f"| texts | {' | '.join(sizes)} |")
+    for system in report["systems"]:
+        lines.append(
+            f"| {system['name']} | {' | '.join(f'''{100 * s['f1']:.1f}''' for s in system['slices'].values())} |"
+        )
+    lines += ["", "## The tutorial's opening sentences", ""]
+    for i, text in enumerate(OPENING_SENTENCES):
+        lines.append(f"> {text}")
+        lines.append("")
+        for system in report["systems"]:
+            answer = system["opening_sentences"][i]
+            verdict = "" if answer["label"] == OPENING_LABELS[i] else f" (a person would say {OPENING_LABELS[i]})"
+            lines.append(f"- {system['name']}: {answer['label']}, {100 * answer['score']:.0f} %{verdict}")
+        lines.append("")
+    lines += [f"![{picture.removesuffix('.png')}]({picture})" for picture in pictures]
+    for system in report["systems"]:
+        lines += ["", f"## The most confident mistakes of {system['name']}", ""]
+        for mistake in system["mistakes"]:
+            lines.append(
+                f"- {mistake['file']}:{mistake['line']}: gold {mistake['gold']}, given {mistake['label']} "
+                f"({100 * mistake['score']:.0f} %): {_shorten(mistake['text'])}"
+            )
+        if not system["mistakes"]:
+            lines.append("None.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(score: dict[str, float]) -> str:
+    return f"{100 * score['value']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def _shorten(text: str, limit: int = 200) -> str:
+    """One line that Markdown leaves alone."""
+    line = re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
+    return line if len(line) <= limit else f"{line[:limit]}..."

@@ -1,0 +1,225 @@
+"""From a labelled file to report.json, report.md and pictures: real files, real scripts, hand-made systems."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from PIL import Image
+from sklearn.metrics import confusion_matrix, f1_score
+
+from scripts import baseline, score
+from smsa.arguments import BASELINE_OPTIONS, JUDGING_OPTIONS, parse_arguments
+from smsa.judging.judgement import (
+    LabelledFile,
+    is_smsa_style,
+    judge,
+    name_labels,
+    read_label_map,
+    render,
+    write_report,
+)
+from smsa.labels import LABELS
+
+VALID = SAMPLE_DIR / "valid_preprocess.tsv"
+
+
+class Stub:
+    """A system whose answers are written down."""
+
+    kind = "stub"
+
+    def __init__(self, probabilities, labels=LABELS):
+        self.labels, self.probabilities = labels, np.asarray(probabilities, dtype=float)
+
+    def predict(self, texts):
+        return np.resize(self.probabilities, (len(texts), len(self.labels)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "six.tsv"
+    rows = [
+        *(("Enak banget!", "positive"), ("murah dan ramah .", "positive"), ("pergi ke pasar", "neutral")),
+        *(("kotor", "negative"), ("mahal sekali", "negative"), ("lambat ,[link] | *kecewa*", "negative")),
+    ]
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8")
+    return LabelledFile.read(path, LABELS)
+
+
+ANSWERS = [
+    *([0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]),
+    *([0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.95, 0.03, 0.02]),
+]
+
+
+def test_a_judgement_is_right_by_hand(data):
+    found = judge("stub", Stub(ANSWERS), data)
+    gold, predicted = [0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 0]
+    assert found["confusion"] == confusion_matrix(gold, predicted).tolist()
+    assert found["scores"]["accuracy"]["value"] == 0.5
+    assert found["scores"]["f1"]["value"] == pytest.approx(f1_score(gold, predicted, average="macro"))
+    assert found["labels"]["negative"]["f1"]["value"] == 0.5 and found["labels"]["negative"]["n"] == 3
+    for scored in (*found["scores"].values(), *(label["f1"] for label in found["labels"].values())):
+        assert scored["low"] <= scored["value"] <= scored["high"]
+    # most confident first, each with its line
+    assert [(mistake["line"], mistake["label"]) for mistake in found["mistakes"]] == [
+        (6, "positive"),
+        (2, "neutral"),
+        (5, "positive"),
+    ]
+    assert found["mistakes"][0] == {
+        "file": "six.tsv",
+        "line": 6,
+        "gold": "negative",
+        "label": "positive",
+        "score": 0.95,
+        "text": "lambat ,[link] | *kecewa*",
+    }
+    assert {title: part["n"] for title, part in found["slices"].items()} == {
+        "1 to 10 words": 6,
+        "in SmSA's style": 5,
+        "raw": 1,
+    }
+
+
+def test_labels_are_matched_by_name_in_any_order(data):
+    order = [2, 0, 1]
+    shuffled = Stub(np.array(ANSWERS)[:, order], tuple(LABELS[i] for i in order))
+    assert judge("x", shuffled, data)["confusion"] == judge("x", Stub(ANSWERS), data)["confusion"]
+    unnamed = Stub(ANSWERS, ("LABEL_0", "LABEL_1", "LABEL_2"))
+    with pytest.raises(ValueError, match="say what each of them means, for example --label_map LABEL_0=..."):
+        judge("x", unnamed, data)
+    names = read_label_map("LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative")
+    mapped = judge("x", unnamed, data, names)
+    assert judge("x", Stub(ANSWERS), data, names)["confusion"] == mapped["confusion"]  # names it has already
+    assert mapped["confusion"] == judge("x", Stub(ANSWERS), data)["confusion"]
+    with pytest.raises(ValueError, match="has the labels good, neutral, bad, .* do not match"):
+        judge("x", Stub(ANSWERS, ("good", "neutral", "bad")), data)
+    with pytest.raises(ValueError, match="say what each"):
+        name_labels("x", unnamed.labels, {"LABEL_0": "positive", "LABEL_1": "neutral"})
+    for label_map in ("LABEL_0=a,LABEL_1=a", "nonsense", "a=", "=b", "a=b,"):
+        with pytest.raises(ValueError, match="with different names"):
+            read_label_map(label_map)
+
+
+def test_style_and_seen_texts_are_told_apart(tmp_path, data):
+    assert [
+        is_smsa_style(text) for text in ("enak , murah .", "Enak", "enak,murah", "enak!", "a.b", "12 : 30", "")
+    ] == [*(True, False, False, False, False, True, True)]
+    (tmp_path / "train.tsv").write_text("kotor\tnegative\nlain\tneutral\n", encoding="utf-8")
+    again = LabelledFile.read(data.path, LABELS, train_path=tmp_path / "train.tsv")
+    assert again.slices()["also in train"].tolist() == [False, False, False, True, False, False]
+
+
+def test_a_report_has_every_number_and_every_picture(tmp_path, data):
+    judgements = [judge(name, Stub(np.roll(ANSWERS, k, axis=0)), data) for k, name in enumerate(("first", "second"))]
+    report = write_report(data, judgements, tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        *("report.json", "report.md", "scores.png", "confusion.png", "reliability.png")
+    }
+    for picture in (tmp_path / "report").glob("*.png"):
+        pixels = np.asarray(Image.open(picture).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+        assert (pixels[0, 0] == 255).all()  # on white
+    text = (tmp_path / "report" / "report.md").read_text()
+    for system in report["systems"]:
+        for scored in system["scores"].values():
+            assert f"{100 * scored['value']:.1f} ({100 * scored['low']:.1f} to {100 * scored['high']:.1f})" in text
+        assert sum(map(sum, system["confusion"])) == sum(bin_["n"] for bin_ in system["calibration"]["bins"]) == 6
+    assert report["comparisons"][0]["sentence"] in text and "six.tsv:6: gold negative, given positive" in text
+    assert r"lambat ,\[link\] \| \*kecewa\*" in text
+    assert text == render(report, ["scores.png", "confusion.png", "reliability.png"])
+    write_report(data, judgements[:1], tmp_path / "report")  # an earlier report may be replaced
+    assert "second" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def run_score(*options) -> dict:
+    return score.main(*parse_arguments(JUDGING_OPTIONS, list(map(str, options))))
+
+
+def test_the_pictures_show_the_counts(data):
+    from matplotlib.figure import Figure
+
+    from smsa.judging import figures
+    from smsa.judging.judgement import describe
+
+    report = describe(data, [judge("stub", Stub(ANSWERS), data)])
+    drawn = figures._draw_confusion(report, Figure)
+    assert [text.get_text() for text in drawn.axes[0].texts] == [
+        *("1\n50%", "1\n50%", "0\n0%", "0\n0%", "1\n100%", "0\n0%", "2\n67%", "0\n0%", "1\n33%")
+    ]
+    reliability = figures._draw_reliability(report, Figure).axes[0]
+    assert len(reliability.collections[0].get_offsets()) == len(report["systems"][0]["calibration"]["bins"])
+    scores = figures._draw_scores(report, Figure).axes[0]
+    assert [text.get_text() for text in scores.texts][0] == f"{100 * report['systems'][0]['scores']['f1']['value']:.1f}"
+
+
+def test_the_scripts_judge_baselines_and_models_side_by_side(tmp_path):
+    for kind in ("keyword", "majority"):
+        options = ["--data_dir", str(SAMPLE_DIR), "--output", str(tmp_path / kind)]
+        baseline.main(kind, *parse_arguments(BASELINE_OPTIONS, options))
+        assert (tmp_path / kind / "report.json").is_file()
+    with pytest.raises(SystemExit, match="error: .* is not empty: choose another --output"):
+        baseline.main(kind, *parse_arguments(BASELINE_OPTIONS, options))
+    make_model().save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    systems = [tmp_path / name for name in ("keyword", "majority", "model")]
+    report = run_score("--compare", *systems, "--data", VALID, "--output", tmp_path / "report", "--backend", "torch")
+    assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
+    assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
+    own = json.loads((tmp_path / "keyword" / "report.json").read_text())
+    assert own["systems"][0]["scores"] == report["systems"][0]["scores"]
+
+    import smsa
+
+    texts, gold = LabelledFile.read(VALID, LABELS).texts, LabelledFile.read(VALID, LABELS).gold
+    classifier = smsa.SentimentClassifier.from_pretrained(str(tmp_path / "model"), backend="torch")
+    right = [row["label"] == LABELS[label_id] for row, label_id in zip(classifier(texts), gold, strict=True)]
+    assert report["systems"][2]["scores"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+
+
+REFUSED = {
+    "masked": (["--data", "MASKED"], "its real labels are in test_preprocess.tsv"),
+    "no file": (["--data", "nowhere.tsv"], "nowhere.tsv does not exist"),
+    "other labels": (["--data", "OTHER"], "found 'baik'"),
+    "twice": (["--compare", "KEYWORD", "KEYWORD", "--data", VALID], "a system is given twice"),
+    "no model": (["--model", "nowhere/nothing", "--data", VALID], "nowhere/nothing"),
+    "bad map": (["--data", VALID, "--label_map", "a=b"], "names no label of keyword"),
+}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_judged_leaves_no_report(tmp_path, options, message):
+    (tmp_path / "keyword").mkdir()
+    (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
+    (tmp_path / "masked.tsv").write_text("enak\tneutral\nkotor\tneutral\n")
+    (tmp_path / "other.tsv").write_text("enak\tbaik\nkotor\tneutral\n")
+    places = {"MASKED": tmp_path / "masked.tsv", "OTHER": tmp_path / "other.tsv", "KEYWORD": tmp_path / "keyword"}
+    options = [places.get(option, option) for option in options]
+    if not {"--model", "--compare"} & set(map(str, options)):
+        options += ["--model", tmp_path / "keyword"]
+    with pytest.raises(SystemExit) as stopped:
+        run_score(*options, "--output", tmp_path / "report")
+    assert str(stopped.value.code).startswith("error: ") and message in stopped.value.code
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_with_other_things_is_not_written_into(tmp_path, data):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "thesis.docx").touch()
+    with pytest.raises(FileExistsError, match="holds no earlier report"):
+        write_report(data, [judge("stub", Stub(ANSWERS), data)], tmp_path / "report")
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["thesis.docx"]
+
+
+def test_options_that_contradict_each_other_end_with_status_2(capsys):
+    for options in (
+        ["--data", "a", "--output", "b"],
+        ["--data", "a", "--output", "b", "--model", "c", "--compare", "d"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            parse_arguments(JUDGING_OPTIONS, options)
+        assert stopped.value.code == 2
+        assert "give --model for one system, or --compare for several" in capsys.readouterr().err
