@@ -12,6 +12,7 @@ from smsa.judging.judgement import (
     LabelledFile,
     judge,
     load_system,
+    measure_robustness,
     name_labels,
     read_label_map,
     require_report_folder,
@@ -45,6 +46,9 @@ def main(args: JudgingArguments) -> dict:
         labels = name_labels(first, system.labels, label_names)
         data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
         judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
+        if args.robustness:
+            for judged, system in zip(judgements, systems.values(), strict=True):
+                judged["robustness"] = measure_robustness(system, data, label_names, args.seed)
         report = write_report(data, judgements, args.output, args.seed)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error

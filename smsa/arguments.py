@@ -342,7 +342,14 @@ class JudgingArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "Texts the systems were trained on, to tell apart which they have seen."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+    robustness: bool = field(
+        default=False,
+        metadata={
+            "help": "Judge the same texts as people write them, too: capitals, punctuation and clitics attached, "
+            "drawn-out letters, slang. Takes six times as long."
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
     max_length: int = field(
         default=512, metadata={"help": "Word pieces per text, special tokens included. Give that of training."}
     )
@@ -397,7 +404,10 @@ class BaselineArguments:
 # The options of scripts/score.py.
 JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "what": (JudgingArguments, ("data", "output", "model", "compare", "model_revision")),
-    "how it is read": (JudgingArguments, ("text_column", "label_column", "label_map", "train_file", "seed")),
+    "how it is read": (
+        JudgingArguments,
+        ("text_column", "label_column", "label_map", "train_file", "robustness", "seed"),
+    ),
     "model and hardware": (JudgingArguments, ("max_length", "device", "precision", "backend", "num_threads")),
 }
 

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -39,6 +40,7 @@ MANIFEST = "manifest.json"
 RECORD = "run.json"  # written last: with it, the run is finished
 N_KEPT = 2  # the newest, and one to fall back on; the best epoch of each is kept besides
 N_ON_DISK = 4  # at the most at a time: two, the best of both (which is then a third), and one being written
+OWNER_SECONDS = 5  # that a run which has just taken the lock has to say who it is
 _PREFIX, _DAMAGED, _LOCK, _OWNER = "checkpoint-", "damaged-", "run.lock", "running.json"
 _OF_NO_RUN = {_LOCK, _OWNER, STAGING}  # what a run leaves that was killed before it had anything to keep
 _WAY_OUT = "go on with it by --resume auto, or choose another --output_dir"
@@ -326,7 +328,7 @@ class _RunLock:
             self.lock.acquire(blocking=False)
         except Timeout as error:
             raise FileExistsError(
-                f"{self.output_dir} is in use by another run, {self._describe_owner()}. Wait for it, stop it, or "
+                f"{self.output_dir} is in use by another run, {self._describe_owner(True)}. Wait for it, stop it, or "
                 "choose another --output_dir."
             ) from error
         try:
@@ -343,12 +345,19 @@ class _RunLock:
             self.release()
             raise
 
-    def _describe_owner(self) -> str:
-        try:
-            owner = json.loads(self.owner_path.read_bytes())
-            return f"process {owner['pid']} on {owner['host']}, started {owner['started']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "which has just started"
+    def _describe_owner(self, may_just_have_started: bool = False) -> str:
+        """Say who has the lock, or had it last; one that has just taken it gets a moment to write that down."""
+        deadline = time.monotonic() + (OWNER_SECONDS if may_just_have_started else 0)
+        while True:
+            try:
+                owner = json.loads(self.owner_path.read_bytes())
+                if not may_just_have_started or owner["host"] != platform.node() or _is_alive(owner["pid"]):
+                    return f"process {owner['pid']} on {owner['host']}, started {owner['started']}"
+            except (OSError, ValueError, KeyError, TypeError):
+                pass
+            if time.monotonic() > deadline:
+                return "which does not say who it is"
+            time.sleep(0.05)
 
     def release(self) -> None:
         if not self.lock.is_locked:  # another process of the launch has it
@@ -360,6 +369,16 @@ class _RunLock:
         with suppress(OSError):
             if self.made_folder and not any(self.output_dir.iterdir()):
                 self.output_dir.rmdir()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def require_empty(output_dir: str | Path, way_out: str = _WAY_OUT) -> None:

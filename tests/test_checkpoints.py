@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -237,6 +238,23 @@ def test_the_lock_of_a_dead_process_is_taken_over_with_a_note(first_run, tmp_pat
     with sole_run(tmp_path / "run", resume=False):  # it had nothing to keep
         assert json.loads((tmp_path / "run" / "running.json").read_text())["pid"] == os.getpid()
     assert f"did not end by itself (process {first_run.pid} on" in caplog.text
+
+
+def test_a_run_that_has_just_started_is_waited_for_to_say_who_it_is(tmp_path):
+    """Its lock is taken, and the file beside it is still that of a run that died."""
+    (tmp_path / "run").mkdir()
+    died = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    owner = {"pid": int(died.stdout), "host": platform.node(), "started": "yesterday"}
+    (tmp_path / "run" / "running.json").write_text(json.dumps(owner))
+
+    def write_down():
+        (tmp_path / "run" / "running.json").write_text(json.dumps(owner | {"pid": os.getpid(), "started": "today"}))
+
+    with FileLock(tmp_path / "run" / "run.lock"):
+        threading.Timer(0.3, write_down).start()
+        with pytest.raises(FileExistsError, match=f"process {os.getpid()} on .*, started today"):
+            with sole_run(tmp_path / "run", resume=True):
+                pass
 
 
 def _race(folder, at, results):

@@ -19,6 +19,7 @@ from smsa.judging.judgement import (
     render,
     write_report,
 )
+from smsa.judging.style import REWRITINGS
 from smsa.labels import LABELS
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
@@ -166,9 +167,18 @@ def test_the_scripts_judge_baselines_and_models_side_by_side(tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     systems = [tmp_path / name for name in ("keyword", "majority", "model")]
-    report = run_score("--compare", *systems, "--data", VALID, "--output", tmp_path / "report", "--backend", "torch")
+    options = ["--data", VALID, "--output", tmp_path / "report", "--backend", "torch", "--robustness"]
+    report = run_score("--compare", *systems, *options)
     assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
     assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
+    for system in report["systems"]:
+        assert system["robustness"].keys() == {"as it is", *REWRITINGS, "all of them"}
+        assert system["robustness"]["as it is"] == system["scores"]["f1"]["value"]
+    keyword, majority, _ = (system["robustness"] for system in report["systems"])
+    assert keyword["drawn out"] != keyword["as it is"] and len(set(majority.values())) == 1
+    assert "| as it is | capitals | attached | drawn out | slang | all of them |" in (
+        (tmp_path / "report" / "report.md").read_text()
+    )
     own = json.loads((tmp_path / "keyword" / "report.json").read_text())
     assert own["systems"][0]["scores"] == report["systems"][0]["scores"]
 

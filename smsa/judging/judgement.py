@@ -30,6 +30,7 @@ from smsa.judging.statistics import (
     score_confusion,
     score_labels,
 )
+from smsa.judging.style import REWRITINGS, rewrite
 from smsa.scoring.classifier import SentimentClassifier
 
 logger = logging.getLogger(__name__)
@@ -217,6 +218,23 @@ def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] |
     }
 
 
+def measure_robustness(system: System, data: LabelledFile, names: dict[str, str] | None = None, seed: int = 0) -> dict:
+    """Get macro F1 of a system on the same texts as people would write them: by each of `REWRITINGS`, and by all.
+
+    Args:
+        system, data, names: as in `judge`.
+        seed: of the rewriting.
+    """
+    named = name_labels("the system", system.labels, names or {})
+    order = [named.index(label) for label in data.labels]
+    kinds = {"as it is": (), **{name: (name,) for name in REWRITINGS}, "all of them": tuple(REWRITINGS)}
+    found = {}
+    for kind, rewritings in kinds.items():
+        predicted = system.predict(rewrite(data.texts, rewritings, seed))[:, order].argmax(-1)
+        found[kind] = float(score_confusion(count_confusion(data.gold, predicted, len(data.labels)))["f1"])
+    return found
+
+
 def _bounded(value: float, ends: tuple[float, float]) -> dict[str, float]:
     return {"value": float(value), "low": ends[0], "high": ends[1]}
 
@@ -361,6 +379,13 @@ def render(report: dict, pictures: list[str]) -> str:
         lines.append(
             f"| {system['name']} | {' | '.join(f'''{100 * s['f1']:.1f}''' for s in system['slices'].values())} |"
         )
+    if "robustness" in report["systems"][0]:
+        lines += ["", "## Macro F1 of the same texts as people write them", ""]
+        kinds = list(report["systems"][0]["robustness"])
+        lines += [f"| | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+        for system in report["systems"]:
+            cells = [f"{100 * f1:.1f}" for f1 in system["robustness"].values()]
+            lines.append(f"| {system['name']} | {' | '.join(cells)} |")
     lines += ["", "## The tutorial's opening sentences", ""]
     for i, text in enumerate(OPENING_SENTENCES):
         lines.append(f"> {text}")
