@@ -8,6 +8,7 @@ import logging
 import os
 
 from smsa.arguments import JUDGING_OPTIONS, JudgingArguments, parse_arguments
+from smsa.judging.calibration import Calibrated, require_model_folder, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
@@ -18,6 +19,7 @@ from smsa.judging.judgement import (
     require_report_folder,
     write_report,
 )
+from smsa.judging.statistics import fit_temperature
 
 import transformers  # isort: skip
 
@@ -49,7 +51,15 @@ def main(args: JudgingArguments) -> dict:
         if args.robustness:
             for judged, system in zip(judgements, systems.values(), strict=True):
                 judged["robustness"] = measure_robustness(system, data, label_names, args.seed)
-        report = write_report(data, judgements, args.output, args.seed)
+        temperature = None
+        if args.calibrate:
+            require_model_folder(args.model)
+            temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
+            calibrated = Calibrated(system, temperature)
+            judgements.append(judge(f"{first}, calibrated", calibrated, data, label_names, args.seed))
+        report = write_report(data, judgements, args.output, args.seed, temperature)
+        if temperature is not None:
+            store_temperature(args.model, temperature)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     for judged in report["systems"]:

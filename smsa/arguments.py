@@ -349,6 +349,13 @@ class JudgingArguments:
             "drawn-out letters, slang. Takes six times as long."
         },
     )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit a temperature on the file, which should be valid, and store it in the model: probabilities "
+            "change for every client, its labels do not."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
     max_length: int = field(
         default=512, metadata={"help": "Word pieces per text, special tokens included. Give that of training."}
@@ -375,6 +382,8 @@ class JudgingArguments:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.compare is None):
             raise ValueError("give --model for one system, or --compare for several.")
+        if self.calibrate and self.model is None:
+            raise ValueError("--calibrate changes one model: give it as --model.")
 
 
 @dataclass
@@ -406,7 +415,7 @@ JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "what": (JudgingArguments, ("data", "output", "model", "compare", "model_revision")),
     "how it is read": (
         JudgingArguments,
-        ("text_column", "label_column", "label_map", "train_file", "robustness", "seed"),
+        ("text_column", "label_column", "label_map", "train_file", "robustness", "calibrate", "seed"),
     ),
     "model and hardware": (JudgingArguments, ("max_length", "device", "precision", "backend", "num_threads")),
 }

@@ -300,8 +300,20 @@ def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
     }
 
 
-def write_report(data: LabelledFile, judgements: list[dict], output_dir: str | Path, seed: int = 0) -> dict:
+def write_report(
+    data: LabelledFile,
+    judgements: list[dict],
+    output_dir: str | Path,
+    seed: int = 0,
+    temperature: float | None = None,
+) -> dict:
     """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
+
+    Args:
+        data, judgements: the file, and what `judge` says of each system.
+        output_dir: the folder; new, empty, or an earlier report.
+        seed: of the bootstrap.
+        temperature: what the second system, the first one calibrated, divides logits by.
 
     Returns:
         The content of report.json.
@@ -311,7 +323,7 @@ def write_report(data: LabelledFile, judgements: list[dict], output_dir: str | P
     """
     output_dir = Path(output_dir)
     require_report_folder(output_dir)
-    report = describe(data, judgements, seed)
+    report = describe(data, judgements, seed) | ({} if temperature is None else {"temperature": temperature})
     output_dir.mkdir(parents=True, exist_ok=True)
     staging = stage(output_dir)
     try:
@@ -358,6 +370,8 @@ def render(report: dict, pictures: list[str]) -> str:
         cells = [_cell(system["scores"][score]) for score in SCORES]
         error = f"{100 * system['calibration']['expected_calibration_error']:.1f}"
         lines.append(f"| {system['name']} | {' | '.join(cells)} | {error} |")
+    if "temperature" in report:
+        lines += ["", f"Calibrated by a temperature of {report['temperature']:.3f}, fitted on these same texts."]
     lines += ["", "F1 by label:", "", f"| | {' | '.join(data['labels'])} |", "|---" * (len(data["labels"]) + 1) + "|"]
     for system in report["systems"]:
         cells = [_cell(system["labels"][label]["f1"]) for label in data["labels"]]

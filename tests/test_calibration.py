@@ -1,0 +1,109 @@
+"""Temperature folded into a model: every client gives the calibrated probabilities, and no label moves."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
+
+from scripts import score
+from smsa.arguments import JUDGING_OPTIONS, parse_arguments
+from smsa.judging.calibration import last_layer, store_temperature
+from smsa.judging.judgement import LabelledFile
+from smsa.labels import LABELS, label_maps
+
+VALID = SAMPLE_DIR / "valid_preprocess.tsv"
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model that is far too sure of itself."""
+    model = make_model()
+    last_layer(model).weight.data *= 40
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def run_score(*options) -> dict:
+    return score.main(*parse_arguments(JUDGING_OPTIONS, [*map(str, options), "--backend", "torch"]))
+
+
+def test_score_calibrates_a_model_for_every_client(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "before")
+    options = ("--model", folder, "--data", VALID)
+    report = run_score(*options, "--output", tmp_path / "report", "--calibrate")
+    before, after = report["systems"]
+    assert (before["name"], after["name"]) == ("model", "model, calibrated")
+    assert report["temperature"] > 1
+    errors = [system["calibration"]["expected_calibration_error"] for system in (before, after)]
+    assert errors[1] < errors[0]
+    assert before["confusion"] == after["confusion"]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"temperature of {report['temperature']:.3f}" in text
+
+    texts = LabelledFile.read(VALID, LABELS).texts
+    again = run_score(*options, "--output", tmp_path / "again")["systems"][0]
+    assert again["confusion"] == before["confusion"]
+    assert again["calibration"]["expected_calibration_error"] == pytest.approx(errors[1], abs=1e-6)
+    sure, calibrated = (
+        pipeline("text-classification", model=str(path), top_k=None)(texts) for path in (tmp_path / "before", folder)
+    )
+    for one, other in zip(sure, calibrated, strict=True):
+        assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
+        logits = np.log([answer["score"] for answer in one]) / report["temperature"]
+        expected = np.exp(logits) / np.exp(logits).sum()
+        assert [answer["score"] for answer in other] == pytest.approx(expected, abs=1e-4)
+    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == pytest.approx(report["temperature"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in (tmp_path / "before").iterdir()}
+
+
+def test_a_second_calibration_starts_from_the_first(folder):
+    assert store_temperature(folder, 2.0) == 2.0
+    assert store_temperature(folder, 1.5) == 3.0
+
+
+@pytest.mark.parametrize("kind", ["roberta", "albert"])
+def test_the_last_layer_is_found_whatever_the_head(tmp_path, kind):
+    torch.manual_seed(0)
+    if kind == "roberta":
+        model = RobertaForSequenceClassification(RobertaConfig(**SMALL, **label_maps(LABELS)))
+    else:
+        model = AlbertForSequenceClassification(AlbertConfig(embedding_size=8, **SMALL, **label_maps(LABELS)))
+    model.eval().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    batch = {"input_ids": torch.tensor([[2, 7, 8, 3]])}
+    with torch.no_grad():
+        before = model(**batch).logits
+        store_temperature(tmp_path, 4.0)
+        after = AutoModelForSequenceClassification.from_pretrained(tmp_path)(**batch).logits
+    assert after == pytest.approx(before / 4, abs=1e-6)
+
+
+def test_what_cannot_be_calibrated_is_refused_and_stays(tmp_path, folder):
+    (tmp_path / "keyword").mkdir()
+    (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
+    before = (folder / "model.safetensors").read_bytes()
+    for options, message in (
+        (["--model", tmp_path / "keyword"], "is none"),
+        (["--model", folder, "--data", tmp_path / "nowhere.tsv"], "does not exist"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run_score("--data", VALID, *options, "--output", tmp_path / "report", "--calibrate")
+        assert not (tmp_path / "report").exists()
+    assert (folder / "model.safetensors").read_bytes() == before
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(JUDGING_OPTIONS, ["--data", "a", "--output", "b", "--compare", "c", "d", "--calibrate"])
+    assert stopped.value.code == 2
