@@ -76,6 +76,19 @@ def sync_files(folder: Path) -> None:
     sync_folder(folder)
 
 
+def publish(staging: Path, folder: Path, last: str) -> None:
+    """Move files that have been written from `staging` to `folder`; the one called `last` says that all are there."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in staging.iterdir():
+        path.chmod(0o666 & ~umask)  # safetensors lets its owner alone read a file
+    sync_files(staging)
+    (folder / last).unlink(missing_ok=True)  # from here on, what stood there before is no longer whole
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == last):
+        os.replace(path, folder / path.name)
+    sync_folder(folder)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that at no moment half of it is to be seen."""
     doomed = folder.with_name(f"{_REMOVED}{folder.name}")

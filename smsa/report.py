@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from datasets import DatasetDict
 
 from smsa.callbacks import epoch_number
 from smsa.checkpoints import RECORD, explain_failure
-from smsa.files import stage, sync_files, sync_folder
+from smsa.files import publish, stage
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
 from smsa.processes import on_first
 from smsa.trainer import SentimentTrainer
@@ -161,7 +160,7 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             draw_history(epochs, metrics["epoch"], staging / "history.png")
             outputs = sorted(path.name for path in staging.iterdir())
             write_json(describe_run(trainer, splits, files, arguments) | {"outputs": outputs}, staging / RECORD)
-            _publish(staging, output_dir)
+            publish(staging, output_dir, last=RECORD)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk
         trainer.checkpoints.rotate(n_kept=1)
@@ -169,19 +168,6 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
     with explain_failure("The result", output_dir):
         on_first(write)
     return metrics
-
-
-def _publish(staging: Path, output_dir: Path) -> None:
-    """Move files that have been written to their place, `RECORD` last: with it, all others are there."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in staging.iterdir():
-        path.chmod(0o666 & ~umask)  # safetensors lets its owner alone read a file
-    sync_files(staging)
-    (output_dir / RECORD).unlink(missing_ok=True)  # from here on the result of before, if any, is no longer whole
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == RECORD):
-        os.replace(path, output_dir / path.name)
-    sync_folder(output_dir)
 
 
 def _scores_of_split(metrics: dict[str, float], prefix: str, labels: tuple[str, ...]) -> dict[str, float]:

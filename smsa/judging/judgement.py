@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from smsa.data import count_seen, load_splits
-from smsa.files import stage, sync_files, sync_folder
+from smsa.files import publish, stage
 from smsa.judging import figures
 from smsa.judging.baselines import DESCRIPTION, System, load_baseline
 from smsa.judging.statistics import (
@@ -330,10 +329,7 @@ def write_report(
         pictures = figures.draw(report, staging)
         (staging / "report.md").write_text(render(report, pictures), encoding="utf-8")
         (staging / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        sync_files(staging)
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == REPORT):
-            os.replace(path, output_dir / path.name)
-        sync_folder(output_dir)
+        publish(staging, output_dir, last=REPORT)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
