@@ -1,10 +1,13 @@
 """Fine-tune an Indonesian encoder on SmSA, keep the epoch that is best on valid, score it and leave a model folder.
 
 accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml
+accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml --seeds 1 2 3
 
 Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
+import copy
+import gc
 import logging
 import os
 from pathlib import Path
@@ -18,13 +21,13 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     describe_settings,
     parse_arguments,
 )
-from smsa.checkpoints import Checkpoints, DamagedCheckpointError, sole_run
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, require_empty, sole_run
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.model import choose_labels, freeze_layers, load_model
 from smsa.processes import STOP, FailedElsewhere, ProcessLost, Stopped, end_process, on_first, process_rank
-from smsa.report import label_table, write_run
+from smsa.report import label_table, seeds_table, write_run, write_seeds
 from smsa.trainer import SentimentTrainer
 
 import datasets  # isort: skip
@@ -38,6 +41,60 @@ logger = logging.getLogger("smsa.finetune")
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
+    """Run the recipe, once for each seed; every process of a launch calls it. Raises as `run` does."""
+    if training_args.seeds is None:
+        run(model_args, data_args, training_args)
+    else:
+        run_seeds(model_args, data_args, training_args)
+
+
+def run_seeds(model_args, data_args, training_args) -> None:
+    """Run the recipe into a folder of its own for each of `seeds`, and write seeds.json; a seed may fail alone.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if a seed has failed, when the others are done; and as `run` where
+            nothing more can be done.
+    """
+    output_dir = Path(training_args.output_dir)
+    folders = {seed: f"seed-{seed}" for seed in training_args.seeds}
+    failures = {}
+    try:
+        if training_args.resume is None:
+            on_first(lambda: require_empty(output_dir))
+    except OSError as error:
+        raise SystemExit(1 if process_rank() else f"error: {error}") from error
+    for seed, folder in folders.items():
+        logger.info("Seed %d, %d of %d", seed, list(folders).index(seed) + 1, len(folders))
+        seed_args = copy.copy(training_args)
+        seed_args.seeds, seed_args.seed, seed_args.output_dir = None, seed, str(output_dir / folder)
+        try:
+            run(model_args, data_args, seed_args)
+        except SystemExit as ended:
+            if isinstance(ended, Stopped) or isinstance(ended.__cause__, ProcessLost):
+                raise
+            if isinstance(ended.code, str):
+                logger.error("Seed %d: %s", seed, ended.code)
+                failures[seed] = ended.code.removeprefix("error: ")
+            else:
+                failures[seed] = "another process of its launch has failed"
+        except Exception as error:  # of this run alone, for instance too little memory for one of its batches
+            if training_args.world_size > 1:
+                raise  # the others would wait for this process
+            logger.exception("Seed %d", seed)
+            failures[seed] = repr(error)
+        gc.collect()  # the model and its optimiser go before the next ones come
+    if len(failures) < len(folders):
+        try:
+            summary = on_first(lambda: write_seeds(output_dir, folders, failures))
+        except (OSError, ValueError) as error:
+            raise SystemExit(1 if process_rank() else f"error: {error}") from error
+        logger.info("valid\n%s", seeds_table(summary))
+    if failures:
+        failed = f"seed{'s' * (len(failures) > 1)} {', '.join(map(str, failures))}"
+        raise SystemExit(f"error: {failed} failed; the same command with --resume auto tries again." if IS_MAIN else 1)
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
     """Run the whole recipe, or what is left of it; every process of a launch calls it.
 
     Raises:

@@ -153,6 +153,13 @@ class SentimentTrainingArguments(TrainingArguments):
         },
     )
     seed: int = field(default=42, metadata={"help": "Seed of the new head, the order of texts and dropout."})
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Several seeds in place of --seed: each has a folder OUTPUT_DIR/seed-<seed> of its own, and seeds.json "
+            "mean and standard deviation."
+        },
+    )
     evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
     metric_for_best_model: str = field(
         default="f1",
@@ -203,6 +210,8 @@ class SentimentTrainingArguments(TrainingArguments):
 
         if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: one is given twice.")
         if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
             raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
         if self.restore_callback_states_from_checkpoint:
@@ -454,7 +463,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("evaluate_every", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end"),
     ),
     "hardware": (SentimentTrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
-    "output": (SentimentTrainingArguments, ("output_dir", "resume", "allow_changes")),
+    "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
 }
 
 

@@ -17,7 +17,7 @@ from smsa.batching import LengthGroupedSampler
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
-from smsa.processes import noticing_loss, on_first, wait_for_all
+from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
 
 
 class ResumableTrainer(Trainer):
@@ -85,6 +85,8 @@ class ResumableTrainer(Trainer):
                 f"{resume_from_checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
                 "run code when it is read."
             ) from error
+        finally:
+            STOP.deferred = False  # also where training has failed
 
     def require_space(self) -> None:
         """Refuse to start where the disk cannot hold the run's checkpoints.

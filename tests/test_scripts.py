@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,49 @@ def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path, monkeypatch):
         call(*options, 3, "--output_dir", tmp_path / "run", "--data_dir", tmp_path / "data")
 
 
+def test_each_seed_is_a_run_of_its_own_and_one_that_fails_leaves_the_others(tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
+    make_model(dropout=0.1).save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
+    options += ["--num_train_epochs", 2, "--learning_rate", 1e-3, "--precision", "no", "--output_dir"]
+    seeds = [tmp_path / "seeds", "--seeds", 1, 2, 3]
+    call(*options, tmp_path / "alone", "--seed", 3)
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "seed-2").touch()
+    with pytest.raises(SystemExit, match="seeds is not empty .seed-2.: go on with it by --resume auto"):
+        call(*options, *seeds)
+    with pytest.raises(SystemExit, match="^error: seed 2 failed; the same command with --resume auto tries again"):
+        call(*options, *seeds, "--resume", "auto")
+    assert "seed-2 is a file" in caplog.text
+    summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert list(summary["runs"]) == ["1", "3"] and "seed-2 is a file" in summary["failed"]["2"]
+    (tmp_path / "seeds" / "seed-2").unlink()
+    written = (tmp_path / "seeds" / "seed-1" / "run.json").stat().st_mtime_ns
+    call(*options, *seeds, "--resume", "auto")
+    assert (tmp_path / "seeds" / "seed-1" / "run.json").stat().st_mtime_ns == written  # done before, and left alone
+
+    for name in LEFT_BY_A_RUN - {"run.json"}:
+        assert (tmp_path / "seeds" / "seed-3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+    record = json.loads((tmp_path / "seeds" / "seed-3" / "run.json").read_text())
+    assert record["seed"] == 3 and record["arguments"]["SentimentTrainingArguments"]["seeds"] is None
+    summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert summary["failed"] == {} and list(summary["runs"]) == ["1", "2", "3"]
+    for split in ("valid", "test"):
+        by_seed = [
+            json.loads((tmp_path / "seeds" / f"seed-{seed}" / "metrics.json").read_text())[split] for seed in (1, 2, 3)
+        ]
+        assert [run[split] for run in summary["runs"].values()] == by_seed
+        assert len({run["loss"] for run in by_seed}) == 3
+        for score in ("loss", "accuracy", "f1", "recall", "precision", "f1_neutral"):
+            values = [run[score] for run in by_seed]
+            assert summary["mean"][split][score] == pytest.approx(statistics.mean(values))
+            assert summary["std"][split][score] == pytest.approx(statistics.stdev(values))
+    assert re.search(
+        r"seed +macro F1 +accuracy +positive +neutral +negative\n1 .*\n2 .*\n3 .*\nmean .*\nstd ", caplog.text
+    )
+
+
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 @pytest.mark.parametrize("suffix, before, line, reason", DAMAGED, ids=DAMAGED_NAMES)
 def test_damaged_data_stops_the_script_before_it_writes(tmp_path, split, suffix, before, line, reason):
@@ -280,6 +324,20 @@ def test_two_processes_write_each_thing_once(tmp_path):
     rows = list(csv.DictReader((output_dir / "predictions_valid.csv").open(encoding="utf-8", newline="")))
     lines = (SAMPLE_DIR / "valid_preprocess.tsv").read_text(encoding="utf-8").splitlines()
     assert [row["text"] for row in rows] == [line.split("\t")[0] for line in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_train_each_seed_after_the_one_that_has_failed(tmp_path):
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "seed-1").touch()
+    status, text = launch(
+        "recipes/quickstart.yaml", *FAST, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "seeds"),
+        "--seeds", "1", "2", "--resume", "auto", config="configs/accelerate/cpu.yaml",
+    )  # fmt: skip
+    assert status == 1 and text.count("seed-1 is a file") == 1, text
+    summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert list(summary["runs"]) == ["2"] and list(summary["failed"]) == ["1"]
+    assert json.loads((tmp_path / "seeds" / "seed-2" / "run.json").read_text())["n_processes"] == 2
 
 
 @pytest.mark.slow
