@@ -12,6 +12,7 @@ from smsa.judging.calibration import Calibrated, require_model_folder, store_tem
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
+    load_normalised,
     load_system,
     measure_robustness,
     name_labels,
@@ -19,6 +20,7 @@ from smsa.judging.judgement import (
     require_report_folder,
     write_report,
 )
+from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
 
 import transformers  # isort: skip
@@ -38,28 +40,33 @@ def main(args: JudgingArguments) -> dict:
     try:
         require_report_folder(args.output)
         names = name_systems(args.compare or [args.model])
+        if args.calibrate or args.normalise:
+            require_model_folder(args.model)
         engine = {name: getattr(args, name) for name in ENGINE_OPTIONS}
         revision = args.model_revision if args.model else None
         systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
+        first, system = next(iter(systems.items()))
+        if args.normalise:
+            systems[f"{first}, normalised"] = load_normalised(args.model, **engine)
         label_names = read_label_map(args.label_map)
         if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
             raise ValueError(f"--label_map {args.label_map!r} names no label of {', '.join(systems)}.")
-        first, system = next(iter(systems.items()))
         labels = name_labels(first, system.labels, label_names)
         data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
         judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
-        if args.robustness:
+        if args.robustness or args.normalise:
             for judged, system in zip(judgements, systems.values(), strict=True):
                 judged["robustness"] = measure_robustness(system, data, label_names, args.seed)
         temperature = None
         if args.calibrate:
-            require_model_folder(args.model)
             temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
             calibrated = Calibrated(system, temperature)
             judgements.append(judge(f"{first}, calibrated", calibrated, data, label_names, args.seed))
         report = write_report(data, judgements, args.output, args.seed, temperature)
         if temperature is not None:
             store_temperature(args.model, temperature)
+        if args.normalise:
+            store_normaliser(args.model)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     for judged in report["systems"]:

@@ -156,7 +156,7 @@ class SentimentTrainingArguments(TrainingArguments):
     seeds: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Several seeds in place of --seed: each has a folder OUTPUT_DIR/seed-<seed> of its own, and seeds.json "
+            "help": "Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
             "mean and standard deviation."
         },
     )
@@ -365,6 +365,13 @@ class JudgingArguments:
             "change for every client, its labels do not."
         },
     )
+    normalise: bool = field(
+        default=False,
+        metadata={
+            "help": "Put a normaliser into the tokenizer of the model that writes drawn-out letters once, and judge "
+            "the model with and without it, as --robustness does."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
     max_length: int = field(
         default=512, metadata={"help": "Word pieces per text, special tokens included. Give that of training."}
@@ -391,8 +398,10 @@ class JudgingArguments:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.compare is None):
             raise ValueError("give --model for one system, or --compare for several.")
-        if self.calibrate and self.model is None:
-            raise ValueError("--calibrate changes one model: give it as --model.")
+        if (self.calibrate or self.normalise) and self.model is None:
+            raise ValueError("--calibrate and --normalise change one model: give it as --model.")
+        if self.calibrate and self.normalise:
+            raise ValueError("give --normalise first, and --calibrate in a run of its own: it shifts probabilities.")
 
 
 @dataclass
@@ -424,7 +433,7 @@ JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "what": (JudgingArguments, ("data", "output", "model", "compare", "model_revision")),
     "how it is read": (
         JudgingArguments,
-        ("text_column", "label_column", "label_map", "train_file", "robustness", "calibrate", "seed"),
+        ("text_column", "label_column", "label_map", "train_file", "robustness", "calibrate", "normalise", "seed"),
     ),
     "model and hardware": (JudgingArguments, ("max_length", "device", "precision", "backend", "num_threads")),
 }

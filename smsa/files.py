@@ -78,14 +78,28 @@ def sync_files(folder: Path) -> None:
 
 def publish(staging: Path, folder: Path, last: str) -> None:
     """Move files that have been written from `staging` to `folder`; the one called `last` says that all are there."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in staging.iterdir():
-        path.chmod(0o666 & ~umask)  # safetensors lets its owner alone read a file
+    _make_readable(staging)
     sync_files(staging)
     (folder / last).unlink(missing_ok=True)  # from here on, what stood there before is no longer whole
     for path in sorted(staging.iterdir(), key=lambda path: path.name == last):
         os.replace(path, folder / path.name)
+    sync_folder(folder)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give files the mode of new ones: safetensors lets its owner alone read a file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~umask)
+
+
+def replace_files(staging: Path, folder: Path, names: tuple[str, ...]) -> None:
+    """Put files that have been written to `staging` in place of those of `folder`, one by one in this order."""
+    _make_readable(staging)
+    sync_files(staging)
+    for name in names:
+        os.replace(staging / name, folder / name)
     sync_folder(folder)
 
 

@@ -1,6 +1,5 @@
 """Temperature scaling that every client applies: the division is folded into the weights of the model's last layer."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.files import stage, sync_files, sync_folder
+from smsa.files import replace_files, stage
 from smsa.judging.baselines import System
 from smsa.judging.statistics import apply_temperature
 from smsa.model import load_classifier
@@ -50,7 +49,7 @@ def require_model_folder(folder: str | Path) -> None:
         ValueError: if it is no folder with safetensors.
     """
     if not Path(folder, "model.safetensors").is_file():
-        raise ValueError(f"--calibrate changes a model folder with a model.safetensors; {folder} is none.")
+        raise ValueError(f"only a model folder with a model.safetensors can be changed; {folder} is none.")
 
 
 def store_temperature(folder: str | Path, temperature: float) -> float:
@@ -79,13 +78,7 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
     staging = stage(folder)
     try:
         model.save_pretrained(staging)
-        mode = (folder / "model.safetensors").stat().st_mode
-        for path in staging.iterdir():
-            path.chmod(mode)
-        sync_files(staging)
-        for name in ("model.safetensors", "config.json"):
-            os.replace(staging / name, folder / name)
-        sync_folder(folder)
+        replace_files(staging, folder, ("model.safetensors", "config.json"))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return model.config.smsa_temperature

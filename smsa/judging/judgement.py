@@ -16,6 +16,7 @@ from smsa.data import count_seen, load_splits
 from smsa.files import publish, stage
 from smsa.judging import figures
 from smsa.judging.baselines import DESCRIPTION, System, load_baseline
+from smsa.judging.normaliser import add_normaliser
 from smsa.judging.statistics import (
     LEVEL,
     N_RESAMPLES,
@@ -30,6 +31,7 @@ from smsa.judging.statistics import (
     score_labels,
 )
 from smsa.judging.style import REWRITINGS, rewrite
+from smsa.model import load_classifier
 from smsa.scoring.classifier import SentimentClassifier
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,12 @@ def load_system(name: str, revision: str | None = None, **options: object) -> Sy
     if (Path(name) / DESCRIPTION).is_file():
         return load_baseline(name)
     return ModelSystem(SentimentClassifier.from_pretrained(name, revision, **options))
+
+
+def load_normalised(name: str, **options: object) -> System:
+    """Load a model as `load_system` does, with `add_normaliser` put into its tokenizer; nothing is written."""
+    model, tokenizer = load_classifier(name)
+    return ModelSystem(SentimentClassifier(model, add_normaliser(tokenizer), **options))
 
 
 def read_label_map(label_map: str | None) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""A normaliser for texts as people write them that lives in a model's tokenizer, so that every client applies it."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, normalizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from smsa.files import replace_files, stage
+from smsa.model import load_classifier
+
+# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay.
+DRAWN_OUT = r"(\p{L})\1+(?=\1)"
+_LOADED_AS_IT_IS = "PreTrainedTokenizerFast"  # BertTokenizer and its like build their own normaliser anew
+
+
+def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """Get a tokenizer that writes drawn-out letters once ("enaaak" as "enak") and is `tokenizer` in all else.
+
+    Raises:
+        ValueError: if it does so already.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    before = backend.normalizer
+    if DRAWN_OUT in _normaliser_of(backend):
+        raise ValueError("the tokenizer has the normaliser already.")
+    shorten = normalizers.Replace(Regex(DRAWN_OUT), "")
+    backend.normalizer = normalizers.Sequence([before, shorten] if before else [shorten])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def _normaliser_of(backend: Tokenizer) -> str:
+    """All strings of the normaliser, as they are, one after the other."""
+    found, pending = [], [json.loads(backend.to_str())["normalizer"]]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            found.append(value)
+        pending += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return "\n".join(found)
+
+
+def store_normaliser(folder: str | Path) -> None:
+    """Put the normaliser into the tokenizer of a model folder, for good: pipeline, exports and smsa all apply it.
+
+    Args:
+        folder: a fine-tuned model on this machine.
+
+    Raises:
+        ValueError: as `add_normaliser`, and as `load_classifier`.
+    """
+    folder = Path(folder)
+    _, tokenizer = load_classifier(str(folder))
+    staging = stage(folder)
+    try:
+        add_normaliser(tokenizer).save_pretrained(staging)
+        config = json.loads((staging / "tokenizer_config.json").read_bytes())
+        config["tokenizer_class"] = _LOADED_AS_IT_IS  # transformers 5 calls it by a name that 4 does not know
+        (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # in this order: a tokenizer_class of before does not look at the normaliser
+        replace_files(staging, folder, ("tokenizer.json", "tokenizer_config.json"))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
