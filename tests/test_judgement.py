@@ -233,3 +233,15 @@ def test_options_that_contradict_each_other_end_with_status_2(capsys):
             parse_arguments(JUDGING_OPTIONS, options)
         assert stopped.value.code == 2
         assert "give --model for one system, or --compare for several" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_systems", range(1, 8))
+def test_a_picture_has_a_panel_for_each_system_and_no_empty_one(n_systems):
+    from matplotlib.figure import Figure
+
+    from smsa.judging import figures
+
+    systems = [{"name": f"s{i}", "confusion": [[i, 1], [2, 3]]} for i in range(n_systems)]
+    drawn = figures._draw_confusion({"data": {"labels": {"a": 1, "b": 1}}, "systems": systems}, Figure)
+    shown = [axes for axes in drawn.axes if axes.get_visible()]
+    assert [axes.texts[0].get_text().split("\n")[0] for axes in shown] == [str(i) for i in range(n_systems)]

@@ -52,6 +52,7 @@ def _draw_scores(report: dict, figure_class: type):
     axes.invert_yaxis()
     axes.set(xlabel="F1, %, with its 95 % interval")
     axes.margins(x=0.12)
+    axes.set_xlim(left=max(axes.get_xlim()[0], -3))
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if n_systems > 1:
@@ -62,10 +63,10 @@ def _draw_scores(report: dict, figure_class: type):
 def _draw_confusion(report: dict, figure_class: type):
     """Counts, and shares of the gold label, for each system."""
     labels, systems = list(report["data"]["labels"]), report["systems"]
-    n_columns = min(len(systems), 3)
+    n_columns = 2 if len(systems) == 4 else min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
     figure = figure_class(figsize=(3.9 * n_columns + 0.4, 3.7 * n_rows), layout="constrained", facecolor="white")
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for axes, system in zip(panels, systems, strict=False):
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
@@ -80,14 +81,14 @@ def _draw_confusion(report: dict, figure_class: type):
         axes.set(xlabel="given", ylabel="gold", title=system["name"] if len(systems) > 1 else None)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-    for axes in list(panels)[len(systems) :]:
+    for axes in panels[len(systems) :]:
         axes.set_visible(False)
     return figure
 
 
 def _draw_reliability(report: dict, figure_class: type):
     """Accuracy by confidence, the area of a mark showing how many texts stand behind it."""
-    figure = figure_class(figsize=(5.2, 4.8), layout="constrained", facecolor="white")
+    figure = figure_class(figsize=(5.2, 5.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="as sure as right")
     for k, system in enumerate(report["systems"]):
@@ -104,7 +105,7 @@ def _draw_reliability(report: dict, figure_class: type):
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(frameon=False, loc="upper left", fontsize=8)
+    legend = figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([36])
     return figure
