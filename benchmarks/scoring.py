@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from smsa.data import find_smsa, read_rows
 from smsa.hardware import describe_hardware
 from smsa.labels import LABELS, label_maps
-from smsa.model import train_vocabulary
+from smsa.scratch import train_vocabulary
 from smsa import SentimentClassifier, score_files
 from smsa.scoring.batching import pad_batch
 from smsa.scoring.engine import to_openvino

@@ -4,20 +4,15 @@ import logging
 import os
 import pickle
 import re
-from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,19 +20,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from smsa.labels import LABELS, label_maps
+from smsa.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
-
-# The shape of `scratch`, chosen on SmSA valid: see "From scratch" in README.md.
-SCRATCH_VOCAB_SIZE = 8_000
-SCRATCH_SHAPE = {
-    "num_hidden_layers": 4,
-    "hidden_size": 256,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "hidden_dropout_prob": 0.2,
-    "attention_probs_dropout_prob": 0.2,
-}
 
 # Weights that a checkpoint may have and a classifier does not take: heads of pre-training, buffers, and the pooler of
 # architectures whose classifier brings its own.
@@ -95,7 +80,7 @@ def load_model(
         model_name_or_path: a name on the Hub, a folder, or `scratch` (see `build_scratch`).
         labels: label names in the order of their ids.
         revision: branch, tag or commit on the Hub.
-        train_texts: what `scratch` trains its vocabulary on.
+        train_texts: what `scratch` learns its word pieces and their first vectors from.
 
     Raises:
         ValueError: if the checkpoint leaves a weight of the encoder unfilled, has one that is neither the encoder's nor
@@ -105,7 +90,7 @@ def load_model(
     labels = tuple(labels)
     if model_name_or_path == "scratch":
         if train_texts is None:
-            raise ValueError("'scratch' trains its vocabulary on train_texts; give them.")
+            raise ValueError("'scratch' learns its word pieces from train_texts; give them.")
         return build_scratch(train_texts, labels)
     config = _load_config(model_name_or_path, revision)
     keeps_head = _named_labels(config) == labels
@@ -242,46 +227,6 @@ def _check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
         # RoBERTa counts positions from padding_idx + 1; tokenizers of 2020 do not say how long a text may be
         n_positions = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
         tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
-
-
-def build_scratch(
-    train_texts: Iterable[str], labels: tuple[str, ...] = LABELS
-) -> tuple[BertForSequenceClassification, BertTokenizer]:
-    """Build a small random BERT and a lower-cased WordPiece vocabulary of the training texts; seed first.
-
-    Args:
-        train_texts: what the vocabulary is learned from; equal texts give an equal vocabulary.
-        labels: label names in the order of their ids.
-    """
-    vocabulary = train_vocabulary(train_texts, SCRATCH_VOCAB_SIZE)
-    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
-    config = BertConfig(vocab_size=len(vocabulary), **SCRATCH_SHAPE, **label_maps(labels))
-    logger.info("Encoder: scratch, %s, %s word pieces", SCRATCH_SHAPE, f"{len(vocabulary):,}")
-    return BertForSequenceClassification(config), tokenizer
-
-
-def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
-    """Learn lower-cased WordPieces; get the id of each, BERT's special tokens first.
-
-    At most `size` pieces come back, fewer for few texts, and the same ones for the same texts. Left alone, tokenizers
-    0.23 numbers the pieces of single characters in the order of a randomly seeded hash map, and breaks ties between
-    merges by number, so that each process would learn other pieces. Naming those pieces beforehand fixes the order.
-    """
-    texts = list(texts)
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    counts = Counter(character for text in texts for character in trainer.normalize(text) if not character.isspace())
-    alphabet = sorted(sorted(counts, key=lambda character: (-counts[character], character))[: size // 8])
-    special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer.train_from_iterator(
-        texts,
-        vocab_size=size,
-        min_frequency=2,
-        limit_alphabet=len(alphabet),
-        initial_alphabet=alphabet,
-        special_tokens=special_tokens + [f"##{character}" for character in alphabet],
-        show_progress=False,
-    )
-    return trainer.get_vocab()
 
 
 def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:

@@ -3,12 +3,10 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, VOCABULARY, make_model
+from conftest import VOCABULARY, make_model
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -24,7 +22,7 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
-from smsa.model import choose_labels, freeze_layers, load_model, train_vocabulary
+from smsa.model import choose_labels, freeze_layers, load_model
 
 SHAPE = {
     "vocab_size": len(VOCABULARY) + 11,  # larger than the tokenizer's, as in indobert-base-p1
@@ -245,50 +243,6 @@ def test_a_tokenizer_with_more_pieces_than_the_encoder_is_refused(classifier, to
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="the tokenizer has 55 word pieces, the encoder only 53"):
         load_model(folder)
-
-
-def test_the_vocabulary_is_the_same_in_every_process():
-    """tokenizers alone gives other pieces each time: its hash maps are seeded at random in each process."""
-    code = (
-        "from smsa.data import find_smsa, read_rows; from smsa.model import train_vocabulary; "
-        "print(sorted(train_vocabulary(read_rows(find_smsa('data/sample')['train'])[0], 2000).items()))"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
-    assert runs[0].stdout == runs[1].stdout
-    assert len(runs[0].stdout) > 10_000, runs[0].stderr
-
-
-def test_the_vocabulary_is_lower_case_within_its_size_and_spells_every_frequent_character():
-    texts = ["Enak SEKALI", "enak sekali 👍", "tidak enak", "sekali lagi"] * 3
-    vocabulary = train_vocabulary(texts, 80)
-    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
-    assert len(vocabulary) <= 80
-    assert {"enak", "sekali"} <= set(vocabulary)
-    assert not any(piece.lower() != piece for piece in vocabulary if not piece.startswith("["))
-    assert [piece for piece, i in sorted(vocabulary.items(), key=lambda item: item[1])][:3] == [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-    ]
-
-
-def test_scratch_reloads_with_the_same_logits_and_tokens(tmp_path):
-    from transformers import AutoTokenizer, set_seed
-
-    texts = ["makanan nya enak", "pelayanan nya lambat", "rapat hari ini"] * 5
-    set_seed(3)
-    model, tokenizer = load_model("scratch", train_texts=texts)
-    set_seed(3)
-    again, _ = load_model("scratch", train_texts=texts)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    batch = tokenizer("Makanan enak, lambat 👍", return_tensors="pt")
-    tokens_again = AutoTokenizer.from_pretrained(tmp_path)("Makanan enak, lambat 👍", return_tensors="pt")
-    assert torch.equal(tokens_again["input_ids"], batch["input_ids"])
-    with torch.no_grad():
-        assert torch.equal(reloaded(**batch).logits, model.eval()(**batch).logits)
 
 
 def frozen(model):

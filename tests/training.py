@@ -4,7 +4,7 @@ from datasets import DatasetDict
 
 from smsa.arguments import SentimentTrainingArguments
 from smsa.data import encode_splits, load_splits
-from smsa.model import build_scratch
+from smsa.scratch import train_tokenizer
 from smsa.trainer import SentimentTrainer
 
 
@@ -42,7 +42,7 @@ def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> Recor
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
     """Get the first rows of train and valid as word pieces, and their tokenizer."""
     splits = load_splits({split: files[split] for split in ("train", "valid")})
-    _, tokenizer = build_scratch(splits["train"]["text"])
+    tokenizer = train_tokenizer(splits["train"]["text"])
     splits["train"] = splits["train"].select(range(n_train))
     splits["valid"] = splits["valid"].select(range(n_valid))
     return encode_splits(splits, tokenizer), tokenizer
