@@ -8,10 +8,11 @@ import logging
 import os
 
 from smsa.arguments import JUDGING_OPTIONS, JudgingArguments, parse_arguments
-from smsa.judging.calibration import Calibrated, require_model_folder, store_temperature
+from smsa.judging.calibration import require_model_folder, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
+    judge_calibrated,
     load_normalised,
     load_system,
     measure_robustness,
@@ -34,7 +35,7 @@ def main(args: JudgingArguments) -> dict:
     """Judge, write the report, and log the scores; get the content of report.json.
 
     Raises:
-        SystemExit: with status 1 and the reason, if a system, the file or the output cannot be used; then nothing is
+        SystemExit: with status 1 and the reason, if a system, the file or the output cannot be used; then no report is
             written.
     """
     try:
@@ -47,7 +48,7 @@ def main(args: JudgingArguments) -> dict:
         systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
         first, system = next(iter(systems.items()))
         if args.normalise:
-            systems[f"{first}, normalised"] = load_normalised(args.model, **engine)
+            systems[f"{first} (normalised)"] = load_normalised(args.model, **engine)
         label_names = read_label_map(args.label_map)
         if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
             raise ValueError(f"--label_map {args.label_map!r} names no label of {', '.join(systems)}.")
@@ -56,21 +57,27 @@ def main(args: JudgingArguments) -> dict:
         judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
         if args.robustness or args.normalise:
             for judged, system in zip(judgements, systems.values(), strict=True):
-                judged["robustness"] = measure_robustness(system, data, label_names, args.seed)
+                judged["robustness"] = measure_robustness(judged, system, data, label_names, args.seed)
         temperature = None
         if args.calibrate:
             temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
-            calibrated = Calibrated(system, temperature)
-            judgements.append(judge(f"{first}, calibrated", calibrated, data, label_names, args.seed))
-        report = write_report(data, judgements, args.output, args.seed, temperature)
-        if temperature is not None:
+            judgements.append(judge_calibrated(f"{first} (calibrated)", judgements[0], data, temperature, args.seed))
             store_temperature(args.model, temperature)
         if args.normalise:
             store_normaliser(args.model)
+        report = write_report(data, judgements, args.output, args.seed, temperature)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     for judged in report["systems"]:
         logger.info("%s", describe(judged))
+        if "robustness" in judged:
+            by_kind = ", ".join(f"{kind} {100 * f1:.1f}" for kind, f1 in judged["robustness"].items())
+            logger.info("%s, macro F1 as people write: %s", judged["name"], by_kind)
+    if temperature is not None:
+        before, after = (judged["calibration"]["expected_calibration_error"] for judged in report["systems"])
+        logger.info("Temperature %.3f: off by %.1f points before, %.1f now", temperature, 100 * before, 100 * after)
+    if args.calibrate or args.normalise:
+        logger.info("%s has been changed", args.model)
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
     logger.info("The report is in %s", os.path.join(args.output, "report.md"))
@@ -83,9 +90,10 @@ def name_systems(paths: list[str]) -> dict[str, str]:
     Raises:
         ValueError: if a system is given twice.
     """
+    paths = [os.path.normpath(path) for path in paths]
     if len(set(paths)) < len(paths):
         raise ValueError("--compare: a system is given twice.")
-    short = [os.path.basename(os.path.normpath(path)) for path in paths]
+    short = [os.path.basename(path) for path in paths]
     return dict(zip(short if len(set(short)) == len(paths) else paths, paths, strict=True))
 
 

@@ -210,8 +210,8 @@ class SentimentTrainingArguments(TrainingArguments):
 
         if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
-        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: one is given twice.")
+        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
+            raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
         if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
             raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
         if self.restore_callback_states_from_checkpoint:
@@ -398,6 +398,8 @@ class JudgingArguments:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.compare is None):
             raise ValueError("give --model for one system, or --compare for several.")
+        if self.compare is not None and (len(self.compare) < 2 or self.model_revision):
+            raise ValueError("--compare takes two systems or more, and no --model_revision.")
         if (self.calibrate or self.normalise) and self.model is None:
             raise ValueError("--calibrate and --normalise change one model: give it as --model.")
         if self.calibrate and self.normalise:
@@ -506,7 +508,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.nargs in (0, "?"):  # switches
             return ", ".join(action.option_strings) if action.dest == "help" else action.option_strings[0]
         accepted = f"{{{','.join(action.choices)}}}" if action.choices else action.type.__name__.upper()
-        return f"{action.option_strings[0]} {accepted}"
+        return f"{action.option_strings[0]} {accepted}{' ...' * (action.nargs == '+')}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.nargs == 0 and action.dest != "help":

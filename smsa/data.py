@@ -234,14 +234,21 @@ def load_splits(
     return splits
 
 
+_MASKED = (
+    "IndoNLU's test_preprocess_masked_label.tsv is such a file: its real labels are in test_preprocess.tsv. Use that "
+    "file, or leave this one out."
+)
+
+
 def _check_labels_vary(path: Path, label_ids: Sequence[int], labels: tuple[str, ...]) -> None:
     if not label_ids:
         raise ValueError(f"{path} has no rows.")
+    if len(label_ids) == 1:
+        raise ValueError(f"{path} has one row: a score on it would mean nothing.")
     if len(set(label_ids)) == 1:
         raise ValueError(
             f"{path}: all {len(label_ids):,} rows are labelled {labels[label_ids[0]]!r}, so a score on it would mean "
-            "nothing. IndoNLU's test_preprocess_masked_label.tsv is such a file: its real labels are in "
-            "test_preprocess.tsv. Use that file, or leave this one out."
+            f"nothing. {_MASKED if labels[label_ids[0]] == 'neutral' else 'Give a file of two labels or more.'}"
         )
 
 

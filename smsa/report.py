@@ -194,8 +194,13 @@ def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[
         if len(table):
             table = table[[name for name in table if not name.startswith("n_")]]
             summary["mean"][split] = table.mean().to_dict()
-            summary["std"][split] = table.std().to_dict() if len(table) > 1 else dict.fromkeys(table)
-    write_whole(output_dir / "seeds.json", json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
+            summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
+    path = output_dir / "seeds.json"
+    if path.is_file():
+        left_out = [seed for seed in json.loads(path.read_bytes())["runs"] if int(seed) not in folders]
+        if left_out:
+            logger.warning("%s is no longer about seed %s: name all in one --seeds.", path, ", ".join(left_out))
+    write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
     return summary
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from safetensors.torch import load_file
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -19,8 +20,10 @@ from transformers import (
 from scripts import score
 from smsa.arguments import JUDGING_OPTIONS, parse_arguments
 from smsa.judging.calibration import last_layer, store_temperature
-from smsa.judging.judgement import LabelledFile
+from smsa.judging.judgement import LabelledFile, judge_calibrated
 from smsa.labels import LABELS, label_maps
+from smsa.model import load_classifier
+from smsa.scoring.classifier import SentimentClassifier
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
@@ -30,7 +33,9 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def folder(tmp_path):
     """A model that is far too sure of itself."""
     model = make_model()
-    last_layer(model).weight.data *= 40
+    _, layer = last_layer(model)
+    layer.weight.data *= 40
+    layer.bias.data = torch.tensor([0.3, -0.1, 0.05])
     model.save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -43,13 +48,17 @@ def run_score(*options) -> dict:
 def test_score_calibrates_a_model_for_every_client(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "before")
     options = ("--model", folder, "--data", VALID)
-    report = run_score(*options, "--output", tmp_path / "report", "--calibrate")
+    report = run_score(*options, "--output", tmp_path / "report", "--calibrate", "--robustness")
     before, after = report["systems"]
-    assert (before["name"], after["name"]) == ("model", "model, calibrated")
+    assert (before["name"], after["name"]) == ("model", "model (calibrated)")
     assert report["temperature"] > 1
     errors = [system["calibration"]["expected_calibration_error"] for system in (before, after)]
     assert errors[1] < errors[0]
-    assert before["confusion"] == after["confusion"]
+    assert before["confusion"] == after["confusion"] and before["robustness"] == after["robustness"]
+    for one, other in zip(before["opening_sentences"], after["opening_sentences"], strict=True):
+        assert one["label"] == other["label"] and one["probabilities"][one["label"]] > max(
+            *other["probabilities"].values()
+        )
     text = (tmp_path / "report" / "report.md").read_text()
     assert f"temperature of {report['temperature']:.3f}" in text
 
@@ -75,6 +84,39 @@ def test_a_second_calibration_starts_from_the_first(folder):
     assert store_temperature(folder, 1.5) == 3.0
 
 
+def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
+    model, _ = load_classifier(str(folder))
+    model.half().save_pretrained(folder)
+    before = load_file(folder / "model.safetensors")
+    store_temperature(folder, 2.0)  # exact in fp16
+    after = load_file(folder / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    assert all(tensor.dtype == torch.float16 for tensor in after.values())
+    assert torch.equal(after["classifier.weight"] * 2, before["classifier.weight"])
+
+
+def test_a_model_that_is_always_right_sets_no_temperature(folder, tmp_path):
+    texts = LabelledFile.read(VALID, LABELS).texts
+    given = [row["label"] for row in SentimentClassifier.from_pretrained(str(folder), backend="torch")(texts)]
+    assert len(set(given)) > 1
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, given, strict=True))
+    (tmp_path / "right.tsv").write_text(rows, encoding="utf-8")
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="texts of which 100% are labelled as gold set no temperature"):
+        run_score("--model", folder, "--data", tmp_path / "right.tsv", "--output", tmp_path / "report", "--calibrate")
+    assert not (tmp_path / "report").exists() and (folder / "model.safetensors").read_bytes() == before
+
+
+def test_ties_that_a_temperature_breaks_are_refused():
+    data = LabelledFile(VALID, LABELS, ["enak"], np.array([0]), np.array([1]), None)
+    opening = [{"probabilities": dict.fromkeys(LABELS, 1 / 3)}] * 2
+    judged = {"name": "tied", "kind": "stub", "opening_sentences": opening}
+    judged["probabilities"] = np.array([[0.49999999999999994, 0.5, 0]])
+    with pytest.raises(ValueError, match="tied has ties between labels, which a temperature of 20.000 breaks"):
+        judge_calibrated("x", judged, data, 20.0)
+
+
 @pytest.mark.parametrize("kind", ["roberta", "albert"])
 def test_the_last_layer_is_found_whatever_the_head(tmp_path, kind):
     torch.manual_seed(0)
@@ -82,6 +124,8 @@ def test_the_last_layer_is_found_whatever_the_head(tmp_path, kind):
         model = RobertaForSequenceClassification(RobertaConfig(**SMALL, **label_maps(LABELS)))
     else:
         model = AlbertForSequenceClassification(AlbertConfig(embedding_size=8, **SMALL, **label_maps(LABELS)))
+    _, layer = last_layer(model)
+    layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
     model.eval().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     batch = {"input_ids": torch.tensor([[2, 7, 8, 3]])}

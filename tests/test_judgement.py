@@ -1,22 +1,27 @@
 """From a labelled file to report.json, report.md and pictures: real files, real scripts, hand-made systems."""
 
+import hashlib
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 from conftest import SAMPLE_DIR, make_model, make_tokenizer
 from PIL import Image
+from scoring import make_classifier
 from sklearn.metrics import confusion_matrix, f1_score
 
 from scripts import baseline, score
 from smsa.arguments import BASELINE_OPTIONS, JUDGING_OPTIONS, parse_arguments
 from smsa.judging.judgement import (
     LabelledFile,
+    ModelSystem,
     is_smsa_style,
     judge,
+    measure_robustness,
     name_labels,
     read_label_map,
-    render,
     write_report,
 )
 from smsa.judging.style import REWRITINGS
@@ -77,11 +82,64 @@ def test_a_judgement_is_right_by_hand(data):
         "score": 0.95,
         "text": "lambat ,[link] | *kecewa*",
     }
-    assert {title: part["n"] for title, part in found["slices"].items()} == {
-        "1 to 10 words": 6,
-        "in SmSA's style": 5,
-        "raw": 1,
+    assert {title: (part["n"], part["n_labels"]) for title, part in found["slices"].items()} == {
+        "1 to 10 words": (6, 3),
+        "in SmSA's style": (5, 3),
+        "raw": (1, 1),
     }
+    by_label = f1_score(gold, predicted, average=None)
+    assert found["slices"]["1 to 10 words"]["f1"]["value"] == pytest.approx(by_label.mean())
+    without_first = f1_score(gold[1:], predicted[1:], average="macro")
+    assert found["slices"]["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
+    assert found["slices"]["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}  # the labels it lacks do not count
+    assert [part["recall"] for part in found["labels"].values()] == pytest.approx([1 / 2, 1, 1 / 3])
+    assert [part["precision"] for part in found["labels"].values()] == pytest.approx([1 / 3, 1 / 2, 1])
+    ends = [(part["f1"]["low"], part["f1"]["high"]) for part in found["labels"].values()]
+    assert len(set(ends)) == 3 and ends[1][0] >= 0.4 and ends[2][0] == 0  # one neutral text of 1 to 3 given ones
+    assert [answer["label"] for answer in found["opening_sentences"]] == ["positive", "neutral"]
+    assert found["opening_sentences"][1]["probabilities"] == pytest.approx(dict(zip(LABELS, ANSWERS[1], strict=True)))
+
+
+def test_robustness_is_measured_in_the_order_of_the_file(data):
+    class Reader:
+        """Knows what people write."""
+
+        kind, labels = "reader", ("negative", "positive", "neutral")
+
+        def predict(self, texts):
+            right = {"kotor": 0, "mahal": 0, "lamba": 0, "enak ": 1, "murah": 1, "pergi": 2}
+            return np.eye(3)[[right.get(text[:5].lower(), 0) for text in texts]]
+
+    judged = judge("reader", Reader(), data)
+    found = measure_robustness(judged, Reader(), data)
+    assert found.keys() == {"as it is", *REWRITINGS, "all of them"}
+    assert found["as it is"] == found["capitals"] == 1.0
+
+
+def test_the_seed_decides_the_intervals(tmp_path):
+    generator = np.random.default_rng(0)
+    path = tmp_path / "random.tsv"
+    path.write_text("".join(f"teks {i}\t{LABELS[k]}\n" for i, k in enumerate(generator.integers(0, 3, 301))))
+    data, system = LabelledFile.read(path, LABELS), Stub(generator.dirichlet([1, 1, 1], 301))
+    first, second, other = (judge("x", system, data, seed=seed)["scores"]["f1"] for seed in (1, 1, 2))
+    assert first == second != other and first["value"] == other["value"]
+
+
+def test_only_the_most_confident_mistakes_are_listed(tmp_path):
+    path = tmp_path / "many.tsv"
+    path.write_text("".join(f"teks {i}\t{'positive' if i else 'neutral'}\n" for i in range(30)))
+    wrong = Stub([[0.1, 0.9 - i / 100, i / 100] for i in range(30)])
+    mistakes = judge("wrong", wrong, LabelledFile.read(path, LABELS))["mistakes"]
+    assert [mistake["line"] for mistake in mistakes] == list(range(2, 22))
+
+
+def test_a_model_of_many_windows_keeps_the_order_and_answers_an_empty_text():
+    texts = [f"{'enak ' * (i % 7)}murah {i}" for i in range(20)] + [""]
+    classifier = make_classifier(make_model(), make_tokenizer(), window_rows=8)
+    found = ModelSystem(classifier).predict(texts)
+    alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
+    assert found[:-1] == pytest.approx(alone, abs=1e-6) and len(np.unique(found[:, 0])) > 10
+    assert found[-1].tolist() == [1 / 3] * 3
 
 
 def test_labels_are_matched_by_name_in_any_order(data):
@@ -113,7 +171,7 @@ def test_style_and_seen_texts_are_told_apart(tmp_path, data):
     assert again.slices()["also in train"].tolist() == [False, False, False, True, False, False]
 
 
-def test_a_report_has_every_number_and_every_picture(tmp_path, data):
+def test_a_report_has_every_number_and_every_picture(tmp_path, data, caplog):
     judgements = [judge(name, Stub(np.roll(ANSWERS, k, axis=0)), data) for k, name in enumerate(("first", "second"))]
     report = write_report(data, judgements, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
@@ -131,8 +189,35 @@ def test_a_report_has_every_number_and_every_picture(tmp_path, data):
         assert sum(map(sum, system["confusion"])) == sum(bin_["n"] for bin_ in system["calibration"]["bins"]) == 6
     assert report["comparisons"][0]["sentence"] in text and "six.tsv:6: gold negative, given positive" in text
     assert r"lambat ,\[link\] \| \*kecewa\*" in text
-    assert text == render(report, ["scores.png", "confusion.png", "reliability.png"])
-    write_report(data, judgements[:1], tmp_path / "report")  # an earlier report may be replaced
+    for line in (
+        "By gold label, first:",
+        "| | texts | precision | recall | F1 | given positive | given neutral | given negative |",
+        "| texts | 6 | 5 | 1, 1 of 3 labels |",
+        "> Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.",
+        "- first: neutral, 70 % (a person would say negative)",
+        "- second: positive, 90 % (a person would say negative)",
+        "![confusion](confusion.png)",
+    ):
+        assert line in text.splitlines(), line
+    assert re.search(r"^\| negative \| 3 \| 100.0 \| 33.3 \| 50.0 \(.*\) \| 2 \| 0 \| 1 \|$", text, re.MULTILINE)
+    assert report["data"]["sha256"] == hashlib.sha256(data.path.read_bytes()).hexdigest()
+    assert report["data"]["labels"] == {"positive": 2, "neutral": 1, "negative": 3}
+    compared = report["comparisons"][0]
+    gold, first, second = ([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 0], [0, 0, 1, 1, 2, 0])
+    assert (compared["a"], compared["b"]) == ("first", "second")
+    assert compared["mcnemar"]["only_a_right"] == sum(a == g != b for g, a, b in zip(gold, first, second, strict=True))
+    assert compared["mcnemar"]["only_b_right"] == sum(b == g != a for g, a, b in zip(gold, first, second, strict=True))
+    assert compared["sentence"].startswith("second is ahead of first by")
+    f1_ahead = f1_score(gold, first, average="macro") - f1_score(gold, second, average="macro")
+    assert compared["differences"]["f1"]["value"] == pytest.approx(f1_ahead)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)  # as where it is not installed
+        write_report(data, judgements[:1], tmp_path / "report")  # an earlier report may be replaced, pictures and all
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md"}
+    assert (
+        "were not drawn: pip install" in caplog.text and ".png" not in (tmp_path / "report" / "report.md").read_text()
+    )
+    write_report(data, judgements[:1], tmp_path / "report")
     assert "second" not in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -168,9 +253,11 @@ def test_the_scripts_judge_baselines_and_models_side_by_side(tmp_path):
     make_tokenizer().save_pretrained(tmp_path / "model")
     systems = [tmp_path / name for name in ("keyword", "majority", "model")]
     options = ["--data", VALID, "--output", tmp_path / "report", "--backend", "torch", "--robustness"]
+    options += ["--train_file", VALID, "--seed", "5"]
     report = run_score("--compare", *systems, *options)
     assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
     assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
+    assert report["intervals"]["seed"] == 5 and report["systems"][0]["slices"]["also in train"]["n"] == 66
     for system in report["systems"]:
         assert system["robustness"].keys() == {"as it is", *REWRITINGS, "all of them"}
         assert system["robustness"]["as it is"] == system["scores"]["f1"]["value"]
@@ -180,7 +267,7 @@ def test_the_scripts_judge_baselines_and_models_side_by_side(tmp_path):
         (tmp_path / "report" / "report.md").read_text()
     )
     own = json.loads((tmp_path / "keyword" / "report.json").read_text())
-    assert own["systems"][0]["scores"] == report["systems"][0]["scores"]
+    assert own["systems"][0]["confusion"] == report["systems"][0]["confusion"]
 
     import smsa
 
@@ -194,7 +281,10 @@ REFUSED = {
     "masked": (["--data", "MASKED"], "its real labels are in test_preprocess.tsv"),
     "no file": (["--data", "nowhere.tsv"], "nowhere.tsv does not exist"),
     "other labels": (["--data", "OTHER"], "found 'baik'"),
-    "twice": (["--compare", "KEYWORD", "KEYWORD", "--data", VALID], "a system is given twice"),
+    "twice": (["--compare", "KEYWORD", "KEYWORD/", "--data", VALID], "a system is given twice"),
+    "one row": (["--data", "ONE"], "one.tsv has one row"),
+    "a revision of a baseline": (["--data", VALID, "--model_revision", "main"], "keyword is a baseline, which has no"),
+    "some labels mapped": (["--data", VALID, "--label_map", "positive=a"], "--label_map positive=...,neutral=...,neg"),
     "no model": (["--model", "nowhere/nothing", "--data", VALID], "nowhere/nothing"),
     "bad map": (["--data", VALID, "--label_map", "a=b"], "names no label of keyword"),
 }
@@ -206,7 +296,9 @@ def test_what_cannot_be_judged_leaves_no_report(tmp_path, options, message):
     (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
     (tmp_path / "masked.tsv").write_text("enak\tneutral\nkotor\tneutral\n")
     (tmp_path / "other.tsv").write_text("enak\tbaik\nkotor\tneutral\n")
-    places = {"MASKED": tmp_path / "masked.tsv", "OTHER": tmp_path / "other.tsv", "KEYWORD": tmp_path / "keyword"}
+    (tmp_path / "one.tsv").write_text("enak\tpositive\n")
+    places = {"ONE": tmp_path / "one.tsv", "KEYWORD/": f"{tmp_path / 'keyword'}/"}
+    places |= {"MASKED": tmp_path / "masked.tsv", "OTHER": tmp_path / "other.tsv", "KEYWORD": tmp_path / "keyword"}
     options = [places.get(option, option) for option in options]
     if not {"--model", "--compare"} & set(map(str, options)):
         options += ["--model", tmp_path / "keyword"]
@@ -222,6 +314,11 @@ def test_a_folder_with_other_things_is_not_written_into(tmp_path, data):
     with pytest.raises(FileExistsError, match="holds no earlier report"):
         write_report(data, [judge("stub", Stub(ANSWERS), data)], tmp_path / "report")
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["thesis.docx"]
+    (tmp_path / "report" / "thesis.docx").unlink()
+    for name in ("report.json", "baseline.json"):  # a baseline with its own report
+        (tmp_path / "report" / name).touch()
+    with pytest.raises(FileExistsError, match="holds no earlier report"):
+        write_report(data, [judge("stub", Stub(ANSWERS), data)], tmp_path / "report")
 
 
 def test_options_that_contradict_each_other_end_with_status_2(capsys):
@@ -233,6 +330,10 @@ def test_options_that_contradict_each_other_end_with_status_2(capsys):
             parse_arguments(JUDGING_OPTIONS, options)
         assert stopped.value.code == 2
         assert "give --model for one system, or --compare for several" in capsys.readouterr().err
+    for options in (["--compare", "a"], ["--compare", "a", "b", "--model_revision", "main"]):
+        with pytest.raises(SystemExit):
+            parse_arguments(JUDGING_OPTIONS, ["--data", "a", "--output", "b", *options])
+        assert "--compare takes two systems or more, and no --model_revision" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("n_systems", range(1, 8))

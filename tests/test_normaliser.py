@@ -23,7 +23,9 @@ NORMALISED = add_normaliser(PLAIN)
 @pytest.fixture
 def folder(tmp_path):
     make_model().save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -50,10 +52,10 @@ def test_vowels_consonants_and_capitals_are_shortened_but_no_digits_dots_and_pai
 def test_score_puts_the_normaliser_where_every_client_finds_it(folder, tmp_path):
     plain = pipeline("text-classification", model=str(folder))
     report = run_score("--model", folder, "--data", VALID, "--output", tmp_path / "report", "--normalise")
-    assert [system["name"] for system in report["systems"]] == ["model", "model, normalised"]
+    assert [system["name"] for system in report["systems"]] == ["model", "model (normalised)"]
     before, after = (system["robustness"] for system in report["systems"])
     assert before["as it is"] == after["as it is"] == after["drawn out"]
-    assert "| model, normalised |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| model (normalised) |" in (tmp_path / "report" / "report.md").read_text()
 
     classify = pipeline("text-classification", model=str(folder))
     assert classify("enaaaak sekaliii") == classify("enak sekali") == plain("enak sekali")

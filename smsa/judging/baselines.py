@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -235,15 +236,18 @@ def load_baseline(folder: str | Path) -> System:
     """Load a baseline that `save` has left in a folder.
 
     Raises:
-        ValueError: if its description is not one.
+        ValueError: if its files are not those of one.
     """
     path = Path(folder) / DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        baseline = BASELINES[description["kind"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not describe a baseline ({', '.join(BASELINES)}).") from error
-    return baseline.load(Path(folder), description)
+        baseline = BASELINES[description["kind"]].load(Path(folder), description)
+        shape = baseline.predict(["enak"]).shape
+    except (ValueError, TypeError, KeyError, IndexError, SafetensorError) as error:
+        raise ValueError(f"{path.parent} is damaged, or no baseline ({', '.join(BASELINES)}): {error!r}") from error
+    if shape != (1, len(baseline.labels)):
+        raise ValueError(f"{path.parent} is damaged: it has not one probability for each of its labels.")
+    return baseline
 
 
 def _write_json(path: Path, values: object) -> None:

@@ -1,43 +1,25 @@
 """Temperature scaling that every client applies: the division is folded into the weights of the model's last layer."""
 
+import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from smsa.files import replace_files, stage
-from smsa.judging.baselines import System
-from smsa.judging.statistics import apply_temperature
 from smsa.model import load_classifier
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """A system whose logits are divided by a temperature; its labels are those of the system itself."""
-
-    system: System
-    temperature: float
-    kind = "calibrated"
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.system.labels
-
-    def predict(self, texts: list[str]) -> np.ndarray:
-        return apply_temperature(self.system.predict(texts), self.temperature)
-
-
-def last_layer(model: PreTrainedModel) -> nn.Linear:
-    """Get the layer whose outputs are the logits.
+def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """Get the layer whose outputs are the logits, and its name.
 
     Raises:
         ValueError: if the model does not end with a linear layer of one output a label.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear or linear[-1].out_features != model.config.num_labels:
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != model.config.num_labels:
         raise ValueError(f"{type(model).__name__} does not end with a linear layer, so it cannot be calibrated.")
     return linear[-1]
 
@@ -55,7 +37,8 @@ def require_model_folder(folder: str | Path) -> None:
 def store_temperature(folder: str | Path, temperature: float) -> float:
     """Divide the logits of a model folder by a temperature, for good: pipeline, ONNX and smsa all give what comes out.
 
-    Weights and configuration are replaced together, from a folder beside them. config.json keeps the temperature.
+    Two tensors change, in the precision in which they are stored, and `smsa_temperature` in config.json keeps the
+    temperature. Each file is replaced whole, the weights first.
 
     Args:
         folder: a fine-tuned model on this machine.
@@ -70,15 +53,17 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
     folder = Path(folder)
     require_model_folder(folder)
     model, _ = load_classifier(str(folder))
-    layer = last_layer(model)
-    layer.weight.data /= temperature
-    if layer.bias is not None:
-        layer.bias.data /= temperature
-    model.config.smsa_temperature = getattr(model.config, "smsa_temperature", 1.0) * temperature
+    name, layer = last_layer(model)
+    tensors = load_file(folder / "model.safetensors")
+    for part in ("weight",) if layer.bias is None else ("weight", "bias"):
+        tensors[f"{name}.{part}"] /= temperature
+    config = json.loads((folder / "config.json").read_bytes())
+    config["smsa_temperature"] = config.get("smsa_temperature", 1.0) * temperature
     staging = stage(folder)
     try:
-        model.save_pretrained(staging)
+        save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
+        (staging / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         replace_files(staging, folder, ("model.safetensors", "config.json"))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return model.config.smsa_temperature
+    return config["smsa_temperature"]

@@ -1,10 +1,15 @@
 """Pictures of a report: scores with intervals, confusion, reliability; on white, so that dark pages show them, too."""
 
+import logging
 import math
 from pathlib import Path
 
 import numpy as np
 
+logger = logging.getLogger(__name__)
+
+N_TELLING = 10  # texts in a bin, below which its share is mostly chance
+PICTURES = ("scores.png", "confusion.png", "reliability.png")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for the colour-blind, too
 MARKERS = "osD^vP"
 
@@ -19,11 +24,11 @@ def draw(report: dict, folder: Path) -> list[str]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
+        logger.warning("%s were not drawn: pip install 'smsa[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
-    pictures = {"scores.png": _draw_scores, "confusion.png": _draw_confusion, "reliability.png": _draw_reliability}
-    for name, draw_one in pictures.items():
+    for name, draw_one in zip(PICTURES, (_draw_scores, _draw_confusion, _draw_reliability), strict=True):
         draw_one(report, Figure).savefig(folder / name, dpi=150)
-    return list(pictures)
+    return list(PICTURES)
 
 
 def _draw_scores(report: dict, figure_class: type):
@@ -87,25 +92,32 @@ def _draw_confusion(report: dict, figure_class: type):
 
 
 def _draw_reliability(report: dict, figure_class: type):
-    """Accuracy by confidence, the area of a mark showing how many texts stand behind it."""
+    """Accuracy by confidence, the area of a mark showing how many texts stand behind it; those of few are faint."""
     figure = figure_class(figsize=(5.2, 5.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="perfectly calibrated")
     for k, system in enumerate(report["systems"]):
         bins = system["calibration"]["bins"]
         sizes = np.array([bin_["n"] for bin_ in bins])
         error = 100 * system["calibration"]["expected_calibration_error"]
         x, y = [bin_["confidence"] for bin_ in bins], [bin_["accuracy"] for bin_ in bins]
-        axes.plot(x, y, color=COLORS[k % len(COLORS)], linewidth=1, alpha=0.6)
+        many = sizes >= N_TELLING
+        axes.plot(np.array(x)[many], np.array(y)[many], color=COLORS[k % len(COLORS)], linewidth=1, alpha=0.6)
         axes.scatter(
             x, y, s=20 + 180 * sizes / sizes.max(), color=COLORS[k % len(COLORS)], marker=MARKERS[k % len(MARKERS)],
-            alpha=0.8, edgecolor="white", label=f"{system['name']}: off by {error:.1f} points",
+            alpha=np.where(many, 0.8, 0.25), edgecolor="white", clip_on=False, label=f"{system['name']}: off by {error:.1f} points",
         )  # fmt: skip
-    axes.set(xlabel="Probability of the given label", ylabel="Share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(
+        xlabel="Probability of the given label (larger marks: more texts)",
+        ylabel="Share that is right",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     legend = figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([36])
+        handle.set_alpha(0.8)
     return figure

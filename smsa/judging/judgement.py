@@ -21,6 +21,7 @@ from smsa.judging.statistics import (
     LEVEL,
     N_RESAMPLES,
     SCORES,
+    apply_temperature,
     bootstrap,
     compare,
     count_confusion,
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 N_MISTAKES = 20
-# The tutorial opens with these: who only counts words takes the second, a disappointment, for joy.
+# The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
 OPENING_SENTENCES = (
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
     "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.",
@@ -67,8 +68,15 @@ class ModelSystem:
 
 
 def load_system(name: str, revision: str | None = None, **options: object) -> System:
-    """Load a baseline's folder, or a model as `SentimentClassifier.from_pretrained` does."""
+    """Load a baseline's folder, or a model as `SentimentClassifier.from_pretrained` does.
+
+    Raises:
+        ValueError: for a revision of a baseline; and as `load_baseline` and `load_classifier`.
+        OSError: as `load_classifier`.
+    """
     if (Path(name) / DESCRIPTION).is_file():
+        if revision is not None:
+            raise ValueError(f"{name} is a baseline, which has no --model_revision.")
         return load_baseline(name)
     return ModelSystem(SentimentClassifier.from_pretrained(name, revision, **options))
 
@@ -103,14 +111,13 @@ def name_labels(name: str, labels: tuple[str, ...], names: dict[str, str]) -> tu
     Raises:
         ValueError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
     """
-    if names.keys() & set(labels):
-        labels = tuple(names.get(label, "LABEL_0") for label in labels)
-    if any(_LABEL_N.fullmatch(label) for label in labels) or len(set(labels)) < len(labels):
+    named = tuple(names.get(label, "LABEL_0") for label in labels) if names.keys() & set(labels) else labels
+    if any(_LABEL_N.fullmatch(label) for label in named) or len(set(named)) < len(named):
         raise ValueError(
             f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
             f"--label_map {','.join(f'{label}=...' for label in labels)}."
         )
-    return labels
+    return named
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,9 @@ class LabelledFile:
         if train_path is not None:
             train_texts = set(load_splits({"train": train_path}, labels, text_column, label_column)["train"]["text"])
             seen = np.array([count_seen([text], train_texts) for text in texts], dtype=bool)
+        absent = sorted({*labels} - {labels[i] for i in rows["label"]})
+        if absent:
+            logger.warning("%s has no %s text: the macro scores count it as 0.", path, " and no ".join(absent))
         return cls(Path(path), labels, texts, np.array(rows["label"]), np.array(rows["line"]), seen)
 
     def slices(self) -> dict[str, np.ndarray]:
@@ -182,16 +192,37 @@ def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] |
         )
     order = [named.index(label) for label in data.labels]
     probabilities = system.predict(data.texts)[:, order]  # (n_texts, n_labels)
+    opening = system.predict(list(OPENING_SENTENCES))[:, order]
+    return _describe_answers(name, system.kind, data, probabilities, opening, seed)
+
+
+def judge_calibrated(name: str, judged: dict, data: LabelledFile, temperature: float, seed: int = 0) -> dict:
+    """Get the judgement of a system whose logits are divided by a temperature, from that of the system itself.
+
+    Raises:
+        ValueError: if a label changed, which only a tie can do that rounding breaks the other way.
+    """
+    opening = np.array([list(answer["probabilities"].values()) for answer in judged["opening_sentences"]])
+    probabilities = apply_temperature(judged["probabilities"], temperature)
+    if (probabilities.argmax(-1) != judged["probabilities"].argmax(-1)).any():
+        raise ValueError(f"{judged['name']} has ties between labels, which a temperature of {temperature:.3f} breaks.")
+    opening = apply_temperature(opening, temperature)
+    answers = _describe_answers(name, judged["kind"], data, probabilities, opening, seed)
+    return answers | {key: judged[key] for key in ("robustness",) if key in judged}
+
+
+def _describe_answers(
+    name: str, kind: str, data: LabelledFile, probabilities: np.ndarray, opening: np.ndarray, seed: int
+) -> dict:
     predicted, n_labels = probabilities.argmax(-1), len(data.labels)
     confusion = count_confusion(data.gold, predicted, n_labels)
     scores, ends = score_confusion(confusion), bootstrap(confusion, seed)
     by_label = score_labels(confusion)
     label_ends = score_labels(resample(confusion, seed))["f1"]
     calibration = measure_calibration(data.gold, probabilities)
-    opening = system.predict(list(OPENING_SENTENCES))[:, order]
     return {
         "name": name,
-        "kind": system.kind,
+        "kind": kind,
         "scores": {score: _bounded(scores[score], ends[score]) for score in SCORES},
         "labels": {
             label: {
@@ -212,12 +243,16 @@ def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] |
             ],
         },
         "slices": {
-            title: {"n": int(mask.sum()), "f1": float(score_confusion(_confusion_of(data, predicted, mask))["f1"])}
+            title: _score_slice(count_confusion(data.gold[mask], predicted[mask], n_labels), seed)
             for title, mask in data.slices().items()
             if mask.any()
         },
         "opening_sentences": [
-            {"text": text, "label": data.labels[row.argmax()], "score": float(row.max())}
+            {
+                "text": text,
+                "label": data.labels[row.argmax()],
+                "probabilities": dict(zip(data.labels, row.tolist(), strict=True)),
+            }
             for text, row in zip(OPENING_SENTENCES, opening, strict=True)
         ],
         "mistakes": _find_mistakes(data, probabilities),
@@ -225,18 +260,31 @@ def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] |
     }
 
 
-def measure_robustness(system: System, data: LabelledFile, names: dict[str, str] | None = None, seed: int = 0) -> dict:
+def _score_slice(confusion: np.ndarray, seed: int) -> dict:
+    """Macro F1 over the labels that the slice has: one that it lacks would count as 0."""
+    present = confusion.sum(-1) > 0
+    f1, resampled = score_labels(confusion)["f1"], score_labels(resample(confusion, seed))["f1"]
+    return {
+        "n": int(confusion.sum()),
+        "n_labels": int(present.sum()),
+        "f1": _bounded(f1[present].mean(), interval(resampled[:, present].mean(-1))),
+    }
+
+
+def measure_robustness(
+    judged: dict, system: System, data: LabelledFile, names: dict[str, str] | None = None, seed: int = 0
+) -> dict:
     """Get macro F1 of a system on the same texts as people would write them: by each of `REWRITINGS`, and by all.
 
     Args:
+        judged: what `judge` says of the system.
         system, data, names: as in `judge`.
         seed: of the rewriting.
     """
-    named = name_labels("the system", system.labels, names or {})
+    named = name_labels(judged["name"], system.labels, names or {})
     order = [named.index(label) for label in data.labels]
-    kinds = {"as it is": (), **{name: (name,) for name in REWRITINGS}, "all of them": tuple(REWRITINGS)}
-    found = {}
-    for kind, rewritings in kinds.items():
+    found = {"as it is": judged["scores"]["f1"]["value"]}
+    for kind, rewritings in {**{name: (name,) for name in REWRITINGS}, "all of them": tuple(REWRITINGS)}.items():
         predicted = system.predict(rewrite(data.texts, rewritings, seed))[:, order].argmax(-1)
         found[kind] = float(score_confusion(count_confusion(data.gold, predicted, len(data.labels)))["f1"])
     return found
@@ -244,10 +292,6 @@ def measure_robustness(system: System, data: LabelledFile, names: dict[str, str]
 
 def _bounded(value: float, ends: tuple[float, float]) -> dict[str, float]:
     return {"value": float(value), "low": ends[0], "high": ends[1]}
-
-
-def _confusion_of(data: LabelledFile, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return count_confusion(data.gold[mask], predicted[mask], len(data.labels))
 
 
 def _find_mistakes(data: LabelledFile, probabilities: np.ndarray) -> list[dict]:
@@ -320,7 +364,7 @@ def write_report(
         data, judgements: the file, and what `judge` says of each system.
         output_dir: the folder; new, empty, or an earlier report.
         seed: of the bootstrap.
-        temperature: what the second system, the first one calibrated, divides logits by.
+        temperature: what the last system, a calibrated one, divides logits by.
 
     Returns:
         The content of report.json.
@@ -337,6 +381,8 @@ def write_report(
         pictures = figures.draw(report, staging)
         (staging / "report.md").write_text(render(report, pictures), encoding="utf-8")
         (staging / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name in set(figures.PICTURES) - set(pictures):  # of an earlier report
+            (output_dir / name).unlink(missing_ok=True)
         publish(staging, output_dir, last=REPORT)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -344,17 +390,14 @@ def write_report(
 
 
 def require_report_folder(output_dir: str | Path) -> None:
-    """Refuse an output folder that holds something other than an earlier report.
+    """Refuse an output folder that holds something other than an earlier report, as those of baselines do.
 
     Raises:
         FileExistsError: with the way out.
     """
     output_dir = Path(output_dir)
-    if (
-        output_dir.exists()
-        and not (output_dir / REPORT).is_file()
-        and (not output_dir.is_dir() or any(output_dir.iterdir()))
-    ):
+    is_report = (output_dir / REPORT).is_file() and not (output_dir / DESCRIPTION).exists()
+    if output_dir.exists() and not is_report and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} is not empty and holds no earlier report: choose another --output.")
 
 
@@ -362,10 +405,12 @@ def render(report: dict, pictures: list[str]) -> str:
     """Get the report as Markdown; fractions become per cent."""
     data = report["data"]
     counts = ", ".join(f"{n:,} {label}" for label, n in data["labels"].items())
+    absent = [label for label, n in data["labels"].items() if not n]
+    note = f" The macro scores count {', '.join(absent)}, which no text has, as 0." if absent else ""
     lines = [
         f"# How good on {Path(data['file']).name}",
         "",
-        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap.",
+        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap.{note}",
         "",
         "| | accuracy | macro F1 | macro recall | macro precision | calibration error |",
         "|---|---|---|---|---|---|",
@@ -380,23 +425,40 @@ def render(report: dict, pictures: list[str]) -> str:
     for system in report["systems"]:
         cells = [_cell(system["labels"][label]["f1"]) for label in data["labels"]]
         lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    for system in report["systems"]:
+        titles = ["texts", "precision", "recall", "F1", *(f"given {label}" for label in data["labels"])]
+        lines += ["", f"By gold label, {system['name']}:", "", f"| | {' | '.join(titles)} |"]
+        lines.append("|---" * (len(titles) + 1) + "|")
+        for (label, scores), given in zip(system["labels"].items(), system["confusion"], strict=True):
+            cells = [f"{scores['n']:,}", f"{100 * scores['precision']:.1f}", f"{100 * scores['recall']:.1f}"]
+            cells += [_cell(scores["f1"]), *(f"{n:,}" for n in given)]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
     if report["comparisons"]:
         lines += ["", "## Side by side", ""]
         for compared in report["comparisons"]:
             split = compared["mcnemar"]
             lines.append(
                 f"- {compared['sentence']} {compared['a']} alone is right on {split['only_a_right']:,} texts, "
-                f"{compared['b']} alone on {split['only_b_right']:,} (McNemar, exact: p = {split['p_value']:.2g})."
+                f"{compared['b']} alone on {split['only_b_right']:,} (accuracy by McNemar's exact test: "
+                f"p = {split['p_value']:.2g})."
             )
-    lines += ["", "## Macro F1 by kind of text", ""]
+    lines += [
+        "",
+        "## Macro F1 by kind of text",
+        "",
+        "Over the labels that such texts have, all but where it is said.",
+        "",
+    ]
     titles = list(report["systems"][0]["slices"])
     lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    sizes = [f"{report['systems'][0]['slices'][title]['n']:,}" for title in titles]
+    sizes = [
+        f"{part['n']:,}"
+        + f", {part['n_labels']} of {len(data['labels'])} labels" * (part["n_labels"] < len(data["labels"]))
+        for part in report["systems"][0]["slices"].values()
+    ]
     lines.append(f"| texts | {' | '.join(sizes)} |")
     for system in report["systems"]:
-        lines.append(
-            f"| {system['name']} | {' | '.join(f'''{100 * s['f1']:.1f}''' for s in system['slices'].values())} |"
-        )
+        lines.append(f"| {system['name']} | {' | '.join(_cell(s['f1']) for s in system['slices'].values())} |")
     if "robustness" in report["systems"][0]:
         lines += ["", "## Macro F1 of the same texts as people write them", ""]
         kinds = list(report["systems"][0]["robustness"])
@@ -411,7 +473,8 @@ def render(report: dict, pictures: list[str]) -> str:
         for system in report["systems"]:
             answer = system["opening_sentences"][i]
             verdict = "" if answer["label"] == OPENING_LABELS[i] else f" (a person would say {OPENING_LABELS[i]})"
-            lines.append(f"- {system['name']}: {answer['label']}, {100 * answer['score']:.0f} %{verdict}")
+            share = 100 * answer["probabilities"][answer["label"]]
+            lines.append(f"- {system['name']}: {answer['label']}, {share:.0f} %{verdict}")
         lines.append("")
     lines += [f"![{picture.removesuffix('.png')}]({picture})" for picture in pictures]
     for system in report["systems"]:

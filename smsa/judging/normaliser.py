@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from smsa.files import replace_files, stage
 from smsa.model import load_classifier
 
-# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay.
+# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
+# by Roman numerals (III) and www.
 DRAWN_OUT = r"(\p{L})\1+(?=\1)"
 _LOADED_AS_IT_IS = "PreTrainedTokenizerFast"  # BertTokenizer and its like build their own normaliser anew
 

@@ -114,6 +114,8 @@ class Comparison:
         ahead, behind = (a, b) if points >= 0 else (b, a)
         if points < 0:
             points, low, high = -points, -high, -low
+        if round(points, 1) == 0 and low < high:
+            return f"{a} and {b} have the same {name}, within {max(-low, high):.1f} points (95 % interval)."
         verdict = "" if low > 0 else f": not told apart by these {self.n_texts:,} texts"
         if points == 0 and low == high == 0:
             return f"{a} and {b} have the same {name} on these {self.n_texts:,} texts."
@@ -192,6 +194,9 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
         gold: label ids of shape (n_texts,), of texts the model was not trained on.
         probabilities: of shape (n_texts, n_labels); their logarithms serve as logits.
 
+    Raises:
+        ValueError: if the texts set no such temperature, as when all of them are labelled as gold.
+
     Source: Guo et al. 2017, section 4.2
     """
     logits = np.log(np.clip(probabilities, 1e-30, None))
@@ -202,7 +207,13 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
         log_sum = peak + np.log(np.exp(scaled - peak[:, None]).sum(-1))
         return float((log_sum - scaled[np.arange(len(gold)), gold]).mean())
 
-    best = minimize_scalar(mean_loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    bounds = np.log([0.05, 20])
+    best = minimize_scalar(mean_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    if np.abs(best.x - bounds).min() < 0.01:
+        raise ValueError(
+            f"{len(gold):,} texts of which {np.mean(probabilities.argmax(-1) == gold):.0%} are labelled as gold set no "
+            "temperature between 0.05 and 20: calibrate by a larger file that the model was not trained on."
+        )
     return float(np.exp(best.x))
 
 
