@@ -96,15 +96,15 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
     assert torch.equal(after["classifier.weight"] * 2, before["classifier.weight"])
 
 
-def test_a_model_that_is_always_right_sets_no_temperature(folder, tmp_path):
+def test_a_model_that_is_always_wrong_sets_no_temperature(folder, tmp_path):
     texts = LabelledFile.read(VALID, LABELS).texts
     given = [row["label"] for row in SentimentClassifier.from_pretrained(str(folder), backend="torch")(texts)]
-    assert len(set(given)) > 1
-    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, given, strict=True))
-    (tmp_path / "right.tsv").write_text(rows, encoding="utf-8")
+    wrong = [[label for label in LABELS if label != answer][i % 2] for i, answer in enumerate(given)]
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, wrong, strict=True))
+    (tmp_path / "wrong.tsv").write_text(rows, encoding="utf-8")
     before = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match="texts of which 100% are labelled as gold set no temperature"):
-        run_score("--model", folder, "--data", tmp_path / "right.tsv", "--output", tmp_path / "report", "--calibrate")
+    with pytest.raises(SystemExit, match="texts of which 0% are labelled as gold set no temperature"):
+        run_score("--model", folder, "--data", tmp_path / "wrong.tsv", "--output", tmp_path / "report", "--calibrate")
     assert not (tmp_path / "report").exists() and (folder / "model.safetensors").read_bytes() == before
 
 

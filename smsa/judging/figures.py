@@ -104,8 +104,9 @@ def _draw_reliability(report: dict, figure_class: type):
         many = sizes >= N_TELLING
         axes.plot(np.array(x)[many], np.array(y)[many], color=COLORS[k % len(COLORS)], linewidth=1, alpha=0.6)
         axes.scatter(
-            x, y, s=20 + 180 * sizes / sizes.max(), color=COLORS[k % len(COLORS)], marker=MARKERS[k % len(MARKERS)],
-            alpha=np.where(many, 0.8, 0.25), edgecolor="white", clip_on=False, label=f"{system['name']}: off by {error:.1f} points",
+            x, y, s=20 + 180 * sizes / sizes.max(), marker=MARKERS[k % len(MARKERS)], edgecolor="white", clip_on=False,
+            color=[(COLORS[k % len(COLORS)], 0.8 if enough else 0.25) for enough in many],
+            label=f"{system['name']}: off by {error:.1f} points",
         )  # fmt: skip
     axes.set(
         xlabel="Probability of the given label (larger marks: more texts)",
@@ -117,7 +118,6 @@ def _draw_reliability(report: dict, figure_class: type):
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     legend = figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
-    for handle in legend.legend_handles[1:]:
-        handle.set_sizes([36])
-        handle.set_alpha(0.8)
+    for k, handle in enumerate(legend.legend_handles[1:]):
+        handle.set(sizes=[36], facecolor=COLORS[k % len(COLORS)])
     return figure

@@ -209,9 +209,10 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
 
     bounds = np.log([0.05, 20])
     best = minimize_scalar(mean_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    if np.abs(best.x - bounds).min() < 0.01:
+    share_right = np.mean(probabilities.argmax(-1) == gold)
+    if share_right == 1 or np.abs(best.x - bounds).min() < 0.01:
         raise ValueError(
-            f"{len(gold):,} texts of which {np.mean(probabilities.argmax(-1) == gold):.0%} are labelled as gold set no "
+            f"{len(gold):,} texts of which {share_right:.0%} are labelled as gold set no "
             "temperature between 0.05 and 20: calibrate by a larger file that the model was not trained on."
         )
     return float(np.exp(best.x))
