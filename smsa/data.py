@@ -224,7 +224,9 @@ def load_splits(
         bad_rows += bad
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     if bad_rows:
-        raise BadRowsError(bad_rows, "Mend or remove them; name other labels with --labels.")
+        raise BadRowsError(
+            bad_rows, "Mend or remove them; name other labels with --labels, in score.py with --label_map."
+        )
     for split, rows in splits.items():
         _check_labels_vary(Path(files[split]), rows["label"], labels)
         counts = ", ".join(f"{rows['label'].count(i):,} {label}" for i, label in enumerate(labels))

@@ -114,12 +114,13 @@ class Comparison:
         ahead, behind = (a, b) if points >= 0 else (b, a)
         if points < 0:
             points, low, high = -points, -high, -low
+        rounded = f"95 % interval {round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"  # no -0.0
         if round(points, 1) == 0 and low < high:
             return f"{a} and {b} have the same {name}, within {max(-low, high):.1f} points (95 % interval)."
         verdict = "" if low > 0 else f": not told apart by these {self.n_texts:,} texts"
         if points == 0 and low == high == 0:
             return f"{a} and {b} have the same {name} on these {self.n_texts:,} texts."
-        lead = f"{points:.1f} points of {name} (95 % interval {low:.1f} to {high:.1f})"
+        lead = f"{points:.1f} points of {name} ({rounded})"
         return f"{ahead} is ahead of {behind} by {lead}{verdict}."
 
 
