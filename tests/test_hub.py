@@ -1,0 +1,216 @@
+"""Pushing to a Hub: the real client over HTTP, in a process of its own as a user runs it, against hub_double.py."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, make_model, make_tokenizer
+from hub_double import TOKEN, Fault, run_hub
+
+from smsa.hub import list_uploads
+
+CARD = "---\nlanguage: id\n---\n\n# A model\n"
+GOES_UP = {
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"),
+    *("metrics.json", "history.csv", "history.png"),
+}
+STAYS = {
+    *("run.json", "predictions_valid.csv", "submission.csv", "running.json", "run.lock", "training_args.bin"),
+    *("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", ".env", "train.tsv", "notes.log"),
+}
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "run"
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+    for name in GOES_UP | STAYS:
+        if not (folder / name).exists():
+            (folder / name).write_text(f"{name} of a run")
+    (folder / "checkpoint-9").mkdir()
+    for name in ("model.safetensors", "config.json", "optimizer.pt"):
+        (folder / "checkpoint-9" / name).write_text("of a checkpoint")
+    return folder
+
+
+@pytest.fixture
+def folder(_finished):
+    yield _finished
+    (_finished / "README.md").write_text(CARD)
+
+
+@pytest.fixture
+def hub():
+    with run_hub() as running:
+        yield running
+
+
+def environment(hub, home, token=TOKEN):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    return kept | ({"HF_TOKEN": token} if token else {})
+
+
+def push(hub, home, *words, token=TOKEN) -> tuple[int, str]:
+    command = [sys.executable, "scripts/push.py", *map(str, words)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(hub, home, token) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def hash_all(folder) -> dict:
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_goes_up_is_named_and_nothing_else_does(hub, folder, tmp_path):
+    before = hash_all(folder)
+    status, text = push(hub, tmp_path, folder, "me/model", "--private")
+    assert status == 0, text
+    repository = hub.repositories["me/model"]
+    assert repository.private
+    assert [set(paths) for paths in repository.committed] == [GOES_UP]  # one commit
+    files = repository.commits[repository.branches["main"]]
+    assert {name: files[name] for name in GOES_UP} == {name: (folder / name).read_bytes() for name in GOES_UP}
+    assert "model.safetensors" in repository.lfs
+    assert f"{hub.url}/me/model/commit/{repository.branches['main']}" in text
+    assert hash_all(folder) == before
+    assert TOKEN not in text and TOKEN.encode() not in hub.received
+    for path in (*tmp_path.rglob("*"), *folder.rglob("*")):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+    status, text = push(hub, tmp_path, folder, "model")  # in one's own namespace, and unchanged: no commit
+    assert status == 0 and len(repository.committed) == 1, text
+    assert f"commit/{repository.branches['main']}" in text
+    (folder / "README.md").write_text(CARD + "More.\n")
+    status, text = push(hub, tmp_path, folder, "me/model")
+    assert status == 0 and repository.committed[1:] == [["README.md"]], text
+
+
+def test_branches_tags_and_pull_requests(hub, folder, tmp_path):
+    status, text = push(hub, tmp_path, folder, "team/model", "--revision", "v2", "--tag", "first")
+    assert status == 0, text
+    repository = hub.repositories["team/model"]
+    assert set(repository.commits[repository.branches["v2"]]) >= GOES_UP
+    assert set(repository.commits[repository.branches["main"]]) == {".gitattributes"}
+    assert repository.tags == {"first": repository.branches["v2"]}
+    status, text = push(hub, tmp_path, folder, "team/model", "--pull_request")
+    assert status == 0 and f"{hub.url}/team/model/discussions/1" in text
+    assert set(repository.commits[repository.branches["main"]]) == {".gitattributes"}
+    assert set(repository.pull_requests[0]) >= GOES_UP
+
+
+def test_a_pushed_model_loads_with_equal_logits(hub, folder, tmp_path):
+    status, text = push(hub, tmp_path, folder, "me/model")
+    assert status == 0, text
+    code = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T, pipeline\n"
+        "tokens = T.from_pretrained('me/model')(['enak dan murah'], return_tensors='pt')\n"
+        "logits = [M.from_pretrained(name).eval()(**tokens).logits for name in ('me/model', sys.argv[1])]\n"
+        "assert torch.equal(*logits)\n"
+        "print(pipeline('text-classification', model='me/model')('enak')[0]['label'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], env=environment(hub, tmp_path / "home"), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.split()[-1] in ("positive", "neutral", "negative"), done.stderr
+    (tmp_path / "texts.txt").write_text("enak dan murah\nkotor sekali\n")
+    scored = []
+    for model, extra in ((str(folder), {}), ("me/model", {}), ("me/model", {"HF_HUB_OFFLINE": "1"})):
+        output = tmp_path / f"{len(scored)}.csv"
+        words = ["--model", model, "--input", tmp_path / "texts.txt", "--output", output, "--backend", "torch"]
+        done = subprocess.run(
+            [sys.executable, "scripts/predict.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+            env=environment(hub, tmp_path / "home") | {"PYTHONPATH": str(ROOT)} | extra,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        scored.append(output.read_bytes())
+    assert scored[0] == scored[1] == scored[2]
+
+
+TROUBLE = {
+    "429 with Retry-After": Fault("POST", "/commit/", 429, {"Retry-After": "1"}, times=1),
+    "500 once": Fault("POST", "/preupload/", 500, times=1),
+    "500 from the storage": Fault("PUT", "/storage/", 500, times=1),
+    "a cut upload": Fault("PUT", "/storage/", times=1, cut_after=10),
+    "a cut commit": Fault("POST", "/commit/", times=1, cut_after=100),
+}
+
+
+@pytest.mark.parametrize("fault", TROUBLE.values(), ids=TROUBLE)
+def test_trouble_that_passes_is_waited_for(hub, folder, tmp_path, fault):
+    hub.faults.append(fault)
+    status, text = push(hub, tmp_path, folder, "me/model")
+    assert status == 0 and fault.times == 0, text
+    assert [set(paths) for paths in hub.repositories["me/model"].committed] == [GOES_UP]
+
+
+REFUSED = {
+    "no token": (
+        {"token": None},
+        "me/model",
+        None,
+        "There is no token of the Hub: run `hf auth login`, or set HF_TOKEN",
+    ),
+    "a refused token": ({"token": "hf_wrong"}, "me/model", None, r"refuses the token for me/model \(401\)"),
+    "another's namespace": ({}, "you/model", None, "has no namespace 'you' .only me, team."),
+    "no right to write": ({}, "me/model", Fault("GET", "auth-check", 403), r"refuses the token for me/model \(403\)"),
+    "no name": ({}, "me/a/b", None, "'me/a/b' is no name on the Hub"),
+    "409 of another kind": ({}, "me/model", Fault("POST", "/commit/", 409), "me/model on the Hub: "),
+    "404 while it is pushed": (
+        {},
+        "me/model",
+        Fault("POST", "/preupload/", 404, {"X-Error-Code": "RepoNotFound"}),
+        "The Hub has no me/model",
+    ),
+}
+
+
+@pytest.mark.parametrize("options, name, fault, message", REFUSED.values(), ids=REFUSED)
+def test_what_the_hub_refuses_is_said_with_the_way_out(hub, folder, tmp_path, options, name, fault, message):
+    hub.faults += [fault] if fault else []
+    before = hash_all(folder)
+    status, text = push(hub, tmp_path, folder, name, **options)
+    assert status == 1 and re.search(rf"^error: .*{message}", text, re.MULTILINE), text
+    assert "Traceback" not in text and "hf_wrong" not in text and TOKEN not in text
+    assert hash_all(folder) == before
+    assert not any(repository.committed for repository in hub.repositories.values())
+
+
+def test_a_hub_that_stays_broken_is_given_up(hub, folder, tmp_path):
+    hub.faults.append(Fault("POST", "/api/repos/create", 429, {"Retry-After": "0"}))
+    status, text = push(hub, tmp_path, folder, "me/model")
+    assert status == 1 and "error: me/model on the Hub: " in text
+    assert hub.requests_of("POST", "/api/repos/create") == 5
+
+
+def test_a_tag_that_is_there_stays_and_says_so(hub, folder, tmp_path):
+    assert push(hub, tmp_path, folder, "me/model", "--tag", "v1")[0] == 0
+    first = dict(hub.repositories["me/model"].tags)
+    (folder / "README.md").write_text(CARD + "More.\n")
+    status, text = push(hub, tmp_path, folder, "me/model", "--tag", "v1")
+    assert status == 1 and "error: me/model on the Hub: " in text
+    assert hub.repositories["me/model"].tags == first
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    for names in ((), ("config.json", "pytorch_model.bin"), ("model.safetensors",)):
+        for name in names:
+            (tmp_path / name).touch()
+        with pytest.raises(FileNotFoundError, match="is no finished model: it lacks config.json or model.safetensors"):
+            list_uploads(tmp_path)
+        for name in names:
+            (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError):
+        list_uploads(tmp_path / "nowhere")
