@@ -16,6 +16,7 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     CHANGEABLE,
     FINETUNE_OPTIONS,
     DataArguments,
+    HubArguments,
     ModelArguments,
     SentimentTrainingArguments,
     describe_settings,
@@ -25,6 +26,7 @@ from smsa.checkpoints import Checkpoints, DamagedCheckpointError, require_empty,
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
+from smsa.hub import push, require_access
 from smsa.model import choose_labels, freeze_layers, load_model
 from smsa.processes import STOP, FailedElsewhere, ProcessLost, Stopped, end_process, on_first, process_rank
 from smsa.report import label_table, seeds_table, write_run, write_seeds
@@ -40,12 +42,34 @@ IS_MAIN = process_rank() == 0
 logger = logging.getLogger("smsa.finetune")
 
 
-def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
-    """Run the recipe, once for each seed; every process of a launch calls it. Raises as `run` does."""
-    if training_args.seeds is None:
-        run(model_args, data_args, training_args)
-    else:
-        run_seeds(model_args, data_args, training_args)
+def main(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: SentimentTrainingArguments,
+    hub_args: HubArguments | None = None,
+) -> None:
+    """Run the recipe, once for each seed, and push what it leaves; every process of a launch calls it.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run`.
+    """
+    if hub_args is None or not hub_args.push_to_hub:
+        train = run if training_args.seeds is None else run_seeds
+        return train(model_args, data_args, training_args)
+    name, folder = hub_args.hub_model_id, training_args.output_dir
+    try:
+        if training_args.seeds is not None:
+            raise ValueError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
+        on_first(lambda: require_access(name))
+    except (ValueError, OSError) as error:
+        raise SystemExit(1 if process_rank() else f"error: {error}") from error
+    run(model_args, data_args, training_args)
+    if IS_MAIN:
+        try:
+            logger.info("It is on the Hub: %s", push(folder, name, hub_args.hub_private_repo))
+        except OSError as error:
+            again = f"python scripts/push.py {folder} {name}{' --private' * hub_args.hub_private_repo}"
+            raise SystemExit(f"error: {error}\n{folder} is finished and whole; this pushes it: {again}") from error
 
 
 def run_seeds(model_args, data_args, training_args) -> None:

@@ -9,11 +9,7 @@ from pathlib import Path
 
 from transformers import logging, pipeline
 
-SENTENCES = (
-    "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
-    "Budi pergi ke pondok indah mall membeli cakwe",
-    "Dasar anak sialan!! Kurang ajar!!",
-)
+from smsa.card import EXAMPLES
 
 
 def main(model: str) -> None:
@@ -21,7 +17,7 @@ def main(model: str) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     classify = pipeline("text-classification", model=model, device="cpu")
-    for sentence, answer in zip(SENTENCES, classify(list(SENTENCES)), strict=True):
+    for sentence, answer in zip(EXAMPLES, classify(list(EXAMPLES)), strict=True):
         print(f"{answer['label']:9} {answer['score']:.3f}  {sentence}")
     print("A model that saw so few sentences errs often. This one learns the 11,000 of SmSA, without the Hub:")
     print("  .venv/bin/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/scratch.yaml")

@@ -23,6 +23,7 @@ from smsa.judging.judgement import (
 )
 from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
+from smsa.report import update_card
 
 import transformers  # isort: skip
 
@@ -65,6 +66,8 @@ def main(args: JudgingArguments) -> dict:
             store_temperature(args.model, temperature)
         if args.normalise:
             store_normaliser(args.model)
+        if args.calibrate or args.normalise:
+            update_card(args.model)
         report = write_report(data, judgements, args.output, args.seed, temperature)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -201,7 +201,9 @@ class SentimentTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.hub_token or self.push_to_hub:
-            raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
+            raise ValueError(
+                "hub_token and push_to_hub are not taken here, where Trainer would act on them: HubArguments."
+            )
         if self.fp16 or self.bf16:
             raise ValueError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
         for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
@@ -243,6 +245,27 @@ class SentimentTrainingArguments(TrainingArguments):
                 "or one of them with CUDA_VISIBLE_DEVICES=0."
             )
         set_cpu_threads(self.num_threads)
+
+
+@dataclass
+class HubArguments:
+    """Where the finished model goes. These are not Trainer's own, which would push checkpoints and pickles, too."""
+
+    push_to_hub: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the finished model on the Hugging Face Hub, as scripts/push.py does; access is checked before "
+            "training. The token is that of `hf auth login`, or HF_TOKEN."
+        },
+    )
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Its name there: NAMESPACE/NAME, or a name in your own namespace."}
+    )
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new repository private."})
+
+    def __post_init__(self) -> None:
+        if self.push_to_hub != (self.hub_model_id is not None):
+            raise ValueError("--push_to_hub and --hub_model_id NAME go together.")
 
 
 @dataclass
@@ -475,6 +498,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     ),
     "hardware": (SentimentTrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
     "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
+    "Hub": (HubArguments, tuple(f.name for f in dataclasses.fields(HubArguments))),
 }
 
 

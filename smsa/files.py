@@ -1,6 +1,7 @@
 """A file or a folder is whole or absent: written beside its place, synced to the disk, then renamed."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,16 @@ def hash_file(path: Path) -> tuple[str, int]:
             digest.update(block)
             size += len(block)
     return digest.hexdigest(), size
+
+
+def dump_json(values: dict) -> bytes:
+    """Render plain values as indented UTF-8 JSON."""
+    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def write_json(values: dict, path: str | Path) -> None:
+    """Write plain values as `dump_json` renders them."""
+    Path(path).write_bytes(dump_json(values))
 
 
 @contextmanager
@@ -66,18 +77,21 @@ def stage(folder: Path) -> Path:
 
 
 def sync_files(folder: Path) -> None:
-    """See to it that the files of a folder are on the disk."""
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """See to it that all in a folder is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        else:
+            sync_folder(path)
     sync_folder(folder)
 
 
 def publish(staging: Path, folder: Path, last: str) -> None:
-    """Move files that have been written from `staging` to `folder`; the one called `last` says that all are there."""
+    """Move what has been written from `staging` to `folder`; the file called `last` says that all is there."""
     _make_readable(staging)
     sync_files(staging)
     (folder / last).unlink(missing_ok=True)  # from here on, what stood there before is no longer whole
@@ -90,8 +104,9 @@ def _make_readable(folder: Path) -> None:
     """Give files the mode of new ones: safetensors lets its owner alone read a file."""
     umask = os.umask(0)
     os.umask(umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def replace_files(staging: Path, folder: Path, names: tuple[str, ...]) -> None:

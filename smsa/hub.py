@@ -14,6 +14,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from smsa.card import CARD, OURS, read_card, render_card
+
 logger = logging.getLogger(__name__)
 
 UPLOADED = (
@@ -87,7 +89,8 @@ def push(
 ) -> str:
     """Put a finished model folder on the Hub as one commit, and make the repository if there is none.
 
-    What fails for a while (429, 5xx, a cut connection) is tried again, up to `N_TRIES` times in all.
+    What fails for a while (429, 5xx, a cut connection) is tried again, up to `N_TRIES` times in all. A model card that
+    smsa wrote goes up as that of `repo_id`; one that its owner took over, as it stands.
 
     Args:
         folder: the model; of its files, those that match `UPLOADED` go up.
@@ -109,11 +112,13 @@ def push(
     api = HfApi()
     try:
         repo_id = _ask(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True), repo_id).repo_id
+        card = render_card(folder, repo_id).encode() if OURS in (read_card(folder) or "") else None
         if revision is not None and not pull_request:
             _ask(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
 
         def commit():
-            operations = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in paths]
+            contents = {path.name: path for path in paths} | ({CARD: card} if card else {})
+            operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
             return api.create_commit(
                 repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
             )
@@ -123,6 +128,8 @@ def push(
             _ask(lambda: api.create_tag(repo_id, tag=tag, revision=made.oid), repo_id)
     except RepositoryNotFoundError as error:
         raise HubError(f"The Hub has no {repo_id}, or does not show it to this token: {_first_line(error)}") from error
+    if not (Path(folder) / CARD).exists():
+        logger.warning("%s has no %s: the model is on the Hub without a card.", folder, CARD)
     return made.pr_url or made.commit_url
 
 

@@ -1,10 +1,12 @@
 """Tokenizer and encoder with our labels attached; loading that runs no code from the model and lets nothing pass."""
 
+import json
 import logging
 import os
 import pickle
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from smsa.files import write_json
 from smsa.labels import LABELS, label_maps
 from smsa.scratch import build_scratch
 
@@ -161,6 +164,15 @@ def _load_tokenizer(name: str, model: PreTrainedModel, revision: str | None) -> 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     _check_tokenizer(name, model, tokenizer)
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Save a tokenizer so that transformers 4 and transformers.js find its class, too."""
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_bytes())
+    if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a tokenizer.json as it is
+        write_json(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
 
 
 def _load_config(name: str, revision: str | None) -> PretrainedConfig:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import json
 import logging
 import platform
@@ -14,12 +13,26 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
+from smsa.card import CARD, EXAMPLES, OURS, describe_base, read_card, render_card
 from smsa.checkpoints import RECORD, explain_failure
-from smsa.files import publish, stage, write_whole
+from smsa.data import SMSA_SHA256
+from smsa.files import dump_json, hash_file, publish, stage, write_json, write_whole
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
+from smsa.judging.statistics import (
+    SCORES,
+    count_confusion,
+    interval,
+    measure_calibration,
+    resample,
+    score_confusion,
+    score_labels,
+)
+from smsa.model import load_classifier
 from smsa.processes import on_first
+from smsa.scoring.classifier import softmax
 from smsa.trainer import SentimentTrainer
 
 logger = logging.getLogger(__name__)
@@ -80,6 +93,57 @@ def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> No
     figure.savefig(path, dpi=150)
 
 
+def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
+    """Get how far the scores of a split may be trusted, as plain values.
+
+    Args:
+        label_ids: gold label ids of shape (n_texts,).
+        logits: of shape (n_texts, n_labels).
+        labels: label names in the order of their ids.
+
+    Returns:
+        `intervals`: the ends of the 95 % interval of accuracy, the macro scores and `f1_<label>`, by stratified
+        bootstrap; `confusion`: texts by gold label (rows) and given label; `expected_calibration_error`. Fractions.
+    """
+    confusion = count_confusion(label_ids, logits.argmax(-1), len(labels))
+    resampled = resample(confusion, seed=0)  # (n_resamples, n_labels, n_labels)
+    f1 = score_labels(resampled)["f1"]
+    values = score_confusion(resampled) | {f"f1_{label}": f1[:, i] for i, label in enumerate(labels)}
+    return {
+        "intervals": {score: interval(values[score]) for score in (*SCORES, *(f"f1_{label}" for label in labels))},
+        "confusion": confusion.tolist(),
+        "expected_calibration_error": measure_calibration(label_ids, softmax(logits)).error,
+    }
+
+
+def answer_examples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, object]]:
+    """Get the model's `label`, its `score` and `p_<label>` for each `text` of `EXAMPLES`, one text at a time."""
+    labels, answers = [model.config.id2label[i] for i in range(model.config.num_labels)], []
+    model.eval()
+    for text in EXAMPLES:
+        with torch.inference_mode():
+            logits = model(**tokenizer(text, return_tensors="pt").to(model.device)).logits[0]
+        probabilities = dict(zip(labels, logits.double().softmax(-1).tolist(), strict=True))
+        label = max(probabilities, key=probabilities.get)
+        shares = {f"p_{name}": share for name, share in probabilities.items()}
+        answers.append({"text": text, "label": label, "score": probabilities[label], **shares})
+    return answers
+
+
+def update_card(folder: str | Path) -> None:
+    """Let metrics.json and the card of a finished run say what the model answers now that it has been changed.
+
+    A folder of another origin, or a card that its owner has taken over, is left alone.
+    """
+    folder = Path(folder)
+    if OURS not in (read_card(folder) or ""):
+        return
+    metrics = json.loads((folder / "metrics.json").read_bytes())
+    metrics["examples"] = answer_examples(*load_classifier(str(folder)))
+    write_whole(folder / "metrics.json", dump_json(metrics))
+    write_whole(folder / CARD, render_card(folder, str(folder)).encode())
+
+
 def predictions_table(
     texts: list[str], label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]
 ) -> pd.DataFrame:
@@ -91,7 +155,7 @@ def predictions_table(
         logits: of shape (n_texts, n_labels).
         labels: label names in the order of their ids.
     """
-    probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()  # (n_texts, n_labels)
+    probabilities = softmax(logits)
     names = np.array(labels)
     table = pd.DataFrame({"text": texts, "gold": names[label_ids], "label": names[logits.argmax(-1)]})
     return table.assign(**{f"p_{label}": probabilities[:, i] for i, label in enumerate(labels)})
@@ -121,8 +185,8 @@ def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
 def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, Path], arguments: tuple) -> dict:
     """Score valid and test with the trainer's model, and leave the whole run in its output folder.
 
-    Writes the model, metrics.json, history.csv, history.png, predictions_<split>.csv, submission.csv (where there is a
-    test split) and run.json; README.md describes them. Every process must call it; the main one writes.
+    Writes the model, its card, metrics.json, history.csv, history.png, predictions_<split>.csv, submission.csv (where
+    there is a test split) and run.json; README.md describes them. Every process must call it; the main one writes.
 
     Args:
         trainer: after `train()`.
@@ -131,8 +195,8 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         arguments: the arguments objects of the run, for run.json.
 
     Returns:
-        What metrics.json holds: the `epoch` that was kept, and the scores of `train` (made while that epoch trained),
-        `valid` and `test`.
+        What metrics.json holds: the `epoch` that was kept, the scores of `train` (made while that epoch trained), those
+        of `valid` and `test` with what `measure_certainty` gets, and the model's answers to `examples`.
     """
     output_dir, labels = Path(trainer.args.output_dir), trainer.labels
     history = trainer.state.log_history
@@ -144,12 +208,14 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
     for split in [split for split in ("valid", "test") if split in splits]:
         output = trainer.predict(splits[split], metric_key_prefix=split)
         metrics[split] = _scores_of_split(output.metrics, split, labels)
+        metrics[split] |= measure_certainty(output.label_ids, output.predictions, labels)
         predictions[split] = predictions_table(splits[split]["text"], output.label_ids, output.predictions, labels)
 
     def write() -> None:
         staging = stage(output_dir)
         try:
             trainer.save_model(staging)
+            metrics["examples"] = answer_examples(trainer.model, trainer.processing_class)
             for split, table in predictions.items():
                 write_predictions(table, staging / f"predictions_{split}.csv")
             if "test" in predictions:
@@ -158,8 +224,9 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             epochs = history_table(history)
             epochs.to_csv(staging / "history.csv", index=False)
             draw_history(epochs, metrics["epoch"], staging / "history.png")
-            outputs = sorted(path.name for path in staging.iterdir())
+            outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
             write_json(describe_run(trainer, splits, files, arguments) | {"outputs": outputs}, staging / RECORD)
+            (staging / CARD).write_text(render_card(staging, str(output_dir)), encoding="utf-8")
             publish(staging, output_dir, last=RECORD)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk
@@ -192,7 +259,7 @@ def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[
     for split in ("valid", "test"):
         table = pd.DataFrame([run[split] for run in runs.values() if split in run])
         if len(table):
-            table = table[[name for name in table if not name.startswith("n_")]]
+            table = table[[name for name in table.select_dtypes("number") if not name.startswith("n_")]]
             summary["mean"][split] = table.mean().to_dict()
             summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
     path = output_dir / "seeds.json"
@@ -200,7 +267,7 @@ def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[
         left_out = [seed for seed in json.loads(path.read_bytes())["runs"] if int(seed) not in folders]
         if left_out:
             logger.warning("%s is no longer about seed %s: name all in one --seeds.", path, ", ".join(left_out))
-    write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_whole(path, dump_json(summary))
     return summary
 
 
@@ -238,6 +305,7 @@ def describe_run(
         "seed": trainer.args.seed,
         "labels": list(trainer.labels),
         "class_weights": None if trainer.class_weights is None else trainer.class_weights.tolist(),
+        "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
         "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "n_processes": trainer.args.world_size,
@@ -247,10 +315,11 @@ def describe_run(
         "data": {
             split: {
                 "file": str(path),
-                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "sha256": sha256,
                 "n_texts": len(splits[split]),
+                "is_smsa": sha256 == SMSA_SHA256[split],
             }
-            for split, path in files.items()
+            for split, path, sha256 in ((split, path, hash_file(path)[0]) for split, path in files.items())
         },
         "versions": {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES},
         "hardware": describe_hardware(),
@@ -268,8 +337,3 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_json(values: dict, path: str | Path) -> None:
-    """Write plain values as indented UTF-8 JSON."""
-    Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

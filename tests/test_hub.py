@@ -1,15 +1,20 @@
 """Pushing to a Hub: the real client over HTTP, in a process of its own as a user runs it, against hub_double.py."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_model, make_tokenizer
 from hub_double import TOKEN, Fault, run_hub
+from test_card import check_card
+from test_scripts import call as call_finetune
 
+from smsa.card import render_card
 from smsa.hub import list_uploads
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
@@ -186,6 +191,96 @@ def test_what_the_hub_refuses_is_said_with_the_way_out(hub, folder, tmp_path, op
     assert "Traceback" not in text and "hf_wrong" not in text and TOKEN not in text
     assert hash_all(folder) == before
     assert not any(repository.committed for repository in hub.repositories.values())
+
+
+def finetune(hub, home, encoder, data_dir, output_dir, *words, n_processes=1, token=TOKEN) -> tuple[int, str]:
+    """Run scripts/finetune.py for two epochs, as a launch of one process or two, to be pushed to me/model."""
+    config = "accelerate_config.yaml" if n_processes == 1 else "configs/accelerate/cpu.yaml"
+    command = ["accelerate", "launch", "--config_file", config, "--num_processes", n_processes, "scripts/finetune.py"]
+    command += ["--model_name_or_path", encoder, "--data_dir", data_dir, "--output_dir", output_dir, "--max_length", 64]
+    command += ["--num_train_epochs", 2, "--precision", "no", "--push_to_hub", "--hub_model_id", "me/model", *words]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment(hub, home, token) | {"PATH": path}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    make_model().save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_ends_on_the_hub_as_one_commit(hub, encoder, smsa_dir, tmp_path, n_processes):
+    home, run = tmp_path / "home", tmp_path / "run"
+    status, text = finetune(hub, home, encoder, smsa_dir, run, n_processes=n_processes)
+    assert status == 0, text
+    repository = hub.repositories["me/model"]
+    assert [set(paths) for paths in repository.committed] == [GOES_UP]
+    assert f"It is on the Hub: {hub.url}/me/model/commit/{repository.branches['main']}" in text
+    files = repository.commits[repository.branches["main"]]
+    for name in GOES_UP - {"README.md"}:
+        assert files[name] == (run / name).read_bytes(), name
+    card = files["README.md"].decode()
+    assert card == render_card(run, "me/model") and str(tmp_path) not in card
+    check_card(card, *(json.loads((run / name).read_bytes()) for name in ("metrics.json", "run.json")))
+    assert TOKEN not in text and TOKEN.encode() not in hub.received
+    for path in (*home.rglob("*"), *run.rglob("*")):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    if n_processes == 1:  # a finished run: nothing is trained, and nothing new is there to push
+        status, text = finetune(hub, home, encoder, smsa_dir, run, "--resume", "auto")
+        assert status == 0 and "is finished: nothing to do" in text and len(repository.committed) == 1, text
+
+
+@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_refused_token_stops_a_run_before_it_starts(hub, encoder, smsa_dir, tmp_path, n_processes):
+    run = tmp_path / "run"
+    status, text = finetune(hub, tmp_path / "home", encoder, smsa_dir, run, n_processes=n_processes, token="hf_wrong")
+    assert status != 0 and text.count("error: The Hub refuses the token for me/model (401)") == 1, text
+    assert "Epoch" not in text and "hf_wrong" not in text
+    assert not run.exists() and not hub.repositories
+
+
+def test_an_upload_that_fails_leaves_the_model_and_says_how_to_go_on(hub, encoder, smsa_dir, tmp_path):
+    fault = Fault("POST", "/commit/", 403)
+    hub.faults.append(fault)
+    run = tmp_path / "run"
+    status, text = finetune(hub, tmp_path / "home", encoder, smsa_dir, run, "--hub_private_repo")
+    assert status != 0 and "The Hub refuses the token for me/model (403)" in text
+    (again,) = re.findall(r"is finished and whole; this pushes it: python (.*)", text)
+    assert again == f"scripts/push.py {run} me/model --private"
+    assert {path.name for path in run.iterdir() if path.is_file()} >= GOES_UP | {"run.json"}
+    hub.faults.clear()
+    status, text = push(hub, tmp_path / "home", *again.split()[1:])
+    assert status == 0 and [set(paths) for paths in hub.repositories["me/model"].committed] == [GOES_UP], text
+
+
+def test_several_seeds_are_not_pushed():
+    with pytest.raises(SystemExit, match="--seeds leaves several models: choose one, and push it with scripts/push.py"):
+        call_finetune("--seeds", "1", "2", "--push_to_hub", "--hub_model_id", "me/model", "--output_dir", "nowhere")
+
+
+def test_the_hubs_options_go_together(capsys):
+    for words in (["--push_to_hub"], ["--hub_model_id", "me/model"]):
+        with pytest.raises(SystemExit) as stopped:
+            call_finetune(*words)
+        assert (
+            stopped.value.code == 2 and "--push_to_hub and --hub_model_id NAME go together" in capsys.readouterr().err
+        )
+
+
+def test_a_card_goes_up_under_the_name_of_the_repository_unless_its_owner_took_it_over(hub, folder, tmp_path):
+    for text in (CARD, None):
+        if text is None:
+            (folder / "README.md").unlink()
+        status, said = push(hub, tmp_path, folder, "me/model")
+        assert status == 0 and ("the model is on the Hub without a card" in said) == (text is None), said
+    repository = hub.repositories["me/model"]
+    assert repository.commits[repository.branches["main"]]["README.md"].decode() == CARD
 
 
 def test_a_hub_that_stays_broken_is_given_up(hub, folder, tmp_path):

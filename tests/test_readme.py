@@ -102,7 +102,7 @@ def test_the_table_of_recipes_holds_their_values():
     lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| `")]
     rows = {cells[0].split("`")[1]: [cell.strip() for cell in cells[2:]] for cells in lines}
     for path in (ROOT / "recipes").glob("*.yaml"):
-        _, _, args = parse_arguments(FINETUNE_OPTIONS, [str(path)])
+        _, _, args, _ = parse_arguments(FINETUNE_OPTIONS, [str(path)])
         rate, batch, epochs, gamma, clip, patience, kept = rows[path.stem]
         assert float(rate) == args.learning_rate
         assert (int(batch), int(epochs)) == (args.per_device_train_batch_size, args.num_train_epochs)

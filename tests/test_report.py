@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from smsa import report
+from smsa.files import write_json
 from smsa.metrics import score_label_ids
 
 LABELS = ("positive", "neutral", "negative")
@@ -80,5 +81,5 @@ def test_label_table_reads_as_a_table():
 
 
 def test_json_is_readable_and_keeps_letters(tmp_path):
-    report.write_json({"text": "é👍"}, tmp_path / "a.json")
+    write_json({"text": "é👍"}, tmp_path / "a.json")
     assert io.open(tmp_path / "a.json", encoding="utf-8").read() == '{\n  "text": "é👍"\n}\n'

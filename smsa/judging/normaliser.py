@@ -8,12 +8,11 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from smsa.files import replace_files, stage
-from smsa.model import load_classifier
+from smsa.model import load_classifier, save_tokenizer
 
 # All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
 # by Roman numerals (III) and www.
 DRAWN_OUT = r"(\p{L})\1+(?=\1)"
-_LOADED_AS_IT_IS = "PreTrainedTokenizerFast"  # BertTokenizer and its like build their own normaliser anew
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
@@ -36,6 +35,12 @@ def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFas
         model_input_names=tokenizer.model_input_names,
         **tokenizer.special_tokens_map,
     )
+
+
+def has_normaliser(folder: str | Path) -> bool:
+    """Whether `store_normaliser` has put the normaliser into the tokenizer of a model folder."""
+    path = Path(folder) / "tokenizer.json"
+    return path.is_file() and DRAWN_OUT in _normaliser_of(Tokenizer.from_file(str(path)))
 
 
 def _normaliser_of(backend: Tokenizer) -> str:
@@ -62,10 +67,7 @@ def store_normaliser(folder: str | Path) -> None:
     _, tokenizer = load_classifier(str(folder))
     staging = stage(folder)
     try:
-        add_normaliser(tokenizer).save_pretrained(staging)
-        config = json.loads((staging / "tokenizer_config.json").read_bytes())
-        config["tokenizer_class"] = _LOADED_AS_IT_IS  # transformers 5 calls it by a name that 4 does not know
-        (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_tokenizer(add_normaliser(tokenizer), staging)
         # in this order: a tokenizer_class of before does not look at the normaliser
         replace_files(staging, folder, ("tokenizer.json", "tokenizer_config.json"))
     finally:

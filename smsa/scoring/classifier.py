@@ -186,7 +186,7 @@ class SentimentClassifier:
                     f"the model gave logits that are not finite in precision {self.engine.precision}; try another one, "
                     "for example --precision no, or check its weights."
                 )
-            probabilities[scored] = _softmax(logits)
+            probabilities[scored] = softmax(logits)
         index = encoded.index
         return Scores(self.labels, probabilities[index], encoded.truncated[index], encoded.empty[index])
 
@@ -202,6 +202,7 @@ def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     return digest.hexdigest()
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Get probabilities, in float64, of the shape of the logits."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)

@@ -149,8 +149,8 @@ def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-class _Logits(nn.Module):
-    """The model as OpenVINO takes it: two tensors in, one out."""
+class Logits(nn.Module):
+    """The model as exporters take it: two tensors in, logits out."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -170,7 +170,7 @@ def to_openvino(model: PreTrainedModel):
     frontend = FrontEndManager().load_by_framework("pytorch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
-        decoder = TorchScriptPythonDecoder(_Logits(model.eval()), example_input=example)  # must outlive the conversion
+        decoder = TorchScriptPythonDecoder(Logits(model.eval()), example_input=example)  # must outlive the conversion
         graph = frontend.convert(frontend.load(decoder))
     graph.validate_nodes_and_infer_types()
     return graph
@@ -187,7 +187,7 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
     }
     if precision == "int8":
-        _compress_weights(graph)
+        compress_weights(graph)
         config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(_INT8_GROUP)
     compiled = openvino.Core().compile_model(graph, "CPU", config)
     per_thread = threading.local()  # a request serves one thread
@@ -201,7 +201,7 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
     return forward
 
 
-def _compress_weights(graph) -> None:
+def compress_weights(graph) -> None:
     """Hold weights of linear layers as int8 with a scale a row; OpenVINO then quantises activations as they come.
 
     Symmetric: weight = int8 * scale, scale = max |weight| / 127 of an output's row.

@@ -1,0 +1,53 @@
+"""Export a fine-tuned model for ONNX Runtime, transformers.js or OpenVINO, and hold it against the original.
+
+python scripts/export.py runs/indonlu --to onnx
+python scripts/export.py runs/indonlu --to openvino --int8
+"""
+
+import argparse
+import logging
+import os
+
+from smsa.export import LARGEST_LOSS, LIBRARIES, describe, export_model, find_losses
+
+import transformers  # isort: skip
+
+LOSES = 3  # exit status
+
+
+def main(model: str, to: str, int8: bool = False, output: str | None = None, **options: object) -> dict:
+    """Export as `smsa.export.export_model` does, and print the comparison; get what export.json holds.
+
+    Raises:
+        SystemExit: with status 1 and the reason, and no folder; with 3 where the export is there and loses more than a
+            point of macro F1.
+    """
+    output = output or f"{os.path.normpath(model)}-{to}{'-int8' * int8}"
+    try:
+        record = export_model(model, output, to, int8, **options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{describe(record)}\nThe export is in {output}")
+    for name, loss in find_losses(record).items():
+        print(f"warning: {name} loses {100 * loss:.1f} points of macro F1; more than {100 * LARGEST_LOSS:.0f} is much.")
+    if find_losses(record):
+        raise SystemExit(LOSES)
+    return record
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
+    parser.add_argument(
+        "--to", choices=LIBRARIES, required=True, help="What it is for; onnx serves transformers.js, too."
+    )
+    parser.add_argument("--int8", action="store_true", help="Weights of linear layers in 8 bits: smaller and faster.")
+    parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")
+    parser.add_argument(
+        "--data", help="Labelled file to compare by; if not given, SmSA's valid as finetune.py finds it."
+    )
+    parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
+    main(**vars(parser.parse_args()))

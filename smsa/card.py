@@ -1,0 +1,308 @@
+"""The model card: what README.md beside a model says, every figure of it from metrics.json and run.json."""
+
+import json
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HTTPError
+
+CARD = "README.md"
+# With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
+OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
+# The tutorial tries these before and after training.
+EXAMPLES = (
+    "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
+    "Budi pergi ke pondok indah mall membeli cakwe",
+    "Dasar anak sialan!! Kurang ajar!!",
+)
+_SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
+_SPLITS = {"valid": "validation", "test": "test"}  # ours and the Hub's
+_SMSA = (
+    'SmSA (Purwarianti and Crisdayanti 2019, "Improving Bi-LSTM Performance for Indonesian Sentiment Analysis Using '
+    'Paragraph Vector", ICAICTA), as distributed with [IndoNLU](https://github.com/IndoNLP/indonlu) (Wilie et al. '
+    "2020, [arXiv 2009.05387](https://arxiv.org/abs/2009.05387); Apache-2.0). "
+    "[SEACrowd](https://huggingface.co/datasets/SEACrowd/smsa) lists it under CC BY-SA 4.0."
+)
+
+
+def describe_base(model_name_or_path: str) -> dict[str, str | None]:
+    """Get what a card says of the encoder that training started from.
+
+    Returns:
+        `kind`: `scratch`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its path; `license`:
+        what the encoder's own card states, smsa's for `scratch`, None where none is stated or no card can be had.
+    """
+    if model_name_or_path == "scratch":
+        return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
+    folder = Path(model_name_or_path)
+    kind, name, card = "hub", model_name_or_path, model_name_or_path
+    if folder.is_dir():
+        kind, name, card = "folder", folder.resolve().name, folder / CARD
+    try:
+        stated = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (OSError, HTTPError, ValueError, yaml.YAMLError):  # no card, no network, or none that can be read
+        stated = None
+    return {"kind": kind, "name": name, "license": stated if isinstance(stated, str) else None}
+
+
+def read_card(folder: str | Path) -> str | None:
+    """Get the card of a model folder as it stands there; None if there is none."""
+    path = Path(folder) / CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def render_card(folder: str | Path, name: str) -> str:
+    """Write the card of a finished run, from its metrics.json, run.json and the model's own files.
+
+    Args:
+        folder: what scripts/finetune.py has left.
+        name: what loads the model: its name on the Hub, or the path of its folder.
+
+    Returns:
+        Markdown, after metadata in the Hub's format, model-index included.
+
+    Raises:
+        OSError, KeyError: if the folder is not that of a finished run.
+    """
+    from smsa.judging.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
+
+    folder, title = Path(folder), Path(name).name
+    metrics, run, config = (
+        json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
+    )
+    sections = [
+        f"---\n{_metadata(metrics, run, title).to_yaml()}\n---",
+        _introduction(run, title),
+        _scores(metrics, run),
+        _answers(metrics),
+        _usage(name, run["labels"]),
+        _limits(metrics, run, config, has_normaliser(folder)),
+        _training(metrics, run),
+        _licence(run),
+        _summary(metrics, run),
+        OURS,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _data_name(run: dict, split: str) -> str:
+    return f"SmSA {split}" if run["data"][split]["is_smsa"] else Path(run["data"][split]["file"]).name
+
+
+def _judged(metrics: dict) -> list[str]:
+    """Splits with scores, the most telling one last."""
+    return [split for split in _SPLITS if split in metrics]
+
+
+def _metadata(metrics: dict, run: dict, title: str) -> ModelCardData:
+    results = []
+    for split in _judged(metrics):
+        data = {"dataset_type": "own", "dataset_name": _data_name(run, split)}
+        if run["data"][split]["is_smsa"]:
+            data = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
+        results += [
+            EvalResult(
+                task_type="text-classification",
+                task_name="Sentiment analysis",
+                **data,
+                dataset_split=_SPLITS[split],
+                metric_type=score,
+                metric_name=title,
+                metric_value=metrics[split][score],
+            )
+            for score, title in _SCORES.items()
+        ]
+    base = run["base_model"]
+    return ModelCardData(
+        language="id",
+        license=base["license"],
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["sentiment-analysis", "indonesian", "smsa"],
+        base_model=base["name"] if base["kind"] == "hub" else None,
+        datasets=["indonlp/indonlu"] if run["data"]["train"]["is_smsa"] else None,
+        metrics=list(_SCORES),
+        model_name=title,
+        eval_results=results,
+    )
+
+
+def _base_name(run: dict, scratch: str, folder: str) -> str:
+    base = run["base_model"]
+    commit = f" at commit `{run['model_commit']}`" if run["model_commit"] else ""
+    hub = f"[{base['name']}](https://huggingface.co/{base['name']}){commit}"
+    return {"scratch": scratch, "folder": f"{folder} `{base['name']}`", "hub": hub}[base["kind"]]
+
+
+def _introduction(run: dict, title: str) -> str:
+    base = _base_name(run, "a small BERT that starts from nothing", "an encoder in a folder called")
+    order = ", ".join(f"{i} `{label}`" for i, label in enumerate(run["labels"]))
+    return (
+        f"# {title}\n\nSays which of {len(run['labels'])} labels an Indonesian text has. It is {base}, fine-tuned on "
+        f"{_data_name(run, 'train')} by smsa, which follows the recipe of IndoNLU. It has "
+        f"{run['n_parameters']:,} parameters.\n\nLabels, in the order of their ids: {order}."
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _bounded(scores: dict, score: str) -> str:
+    low, high = scores["intervals"][score]
+    return f"{_percent(scores[score])} ({_percent(low)} to {_percent(high)})"
+
+
+def _scores(metrics: dict, run: dict) -> str:
+    labels, lines = run["labels"], ["## How good it is", ""]
+    splits = _judged(metrics)
+    lines += [
+        f"In per cent, with 95 % intervals (stratified bootstrap over the texts). The model is that of epoch "
+        f"{metrics['epoch']}"
+        + (
+            ", which was the best on valid: its scores on valid flatter it a little."
+            if run["settings"]["load_best_model_at_end"]
+            else "."
+        ),
+        "",
+        f"| | texts | {' | '.join(title[0].lower() + title[1:] for title in _SCORES.values())} | calibration error |",
+        "|---" * (len(_SCORES) + 3) + "|",
+    ]
+    for split in splits:
+        scores = metrics[split]
+        cells = " | ".join(_bounded(scores, score) for score in _SCORES)
+        error = _percent(scores["expected_calibration_error"])
+        lines.append(f"| {_data_name(run, split)} | {run['data'][split]['n_texts']:,} | {cells} | {error} |")
+    for split in splits:
+        scores = metrics[split]
+        titles = ["label", "texts", "F1", "recall", "precision", *(f"given {label}" for label in labels)]
+        lines += ["", f"By gold label, on {_data_name(run, split)}; the last columns are the confusion matrix:", ""]
+        lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        for label, given in zip(labels, scores["confusion"], strict=True):
+            cells = [label, f"{scores[f'n_{label}']:,}", _bounded(scores, f"f1_{label}")]
+            cells += [_percent(scores[f"{score}_{label}"]) for score in ("recall", "precision")]
+            lines.append(f"| {' | '.join([*cells, *(f'{n:,}' for n in given)])} |")
+    return "\n".join(lines)
+
+
+def _answers(metrics: dict) -> str:
+    lines = ["## What it answers", "", "| text | label | probability |", "|---|---|---|"]
+    for answer in metrics["examples"]:
+        lines.append(f"| {answer['text']} | {answer['label']} | {answer['score']:.3f} |")
+    return "\n".join(lines)
+
+
+def _usage(name: str, labels: list[str]) -> str:
+    return f"""## How to use it
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="{name}")
+print(classify("{EXAMPLES[0]}"))
+```
+
+`top_k=None` gives the probability of every label; `truncation=True` is needed for texts of more than 512 word pieces. With smsa:
+
+```python
+import smsa
+
+clf = smsa.SentimentClassifier.from_pretrained("{name}")
+print(clf("{EXAMPLES[0]}"))  # label, score, {", ".join(f"p_{label}" for label in labels)}
+```
+
+and for files of any size, CSV, TSV, JSONL or Parquet:
+
+```bash
+python scripts/predict.py --model {name} --input reviews.csv --output scored.csv
+```"""
+
+
+def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
+    scores = metrics[_judged(metrics)[-1]]
+    weakest = min(run["labels"], key=lambda label: scores[f"f1_{label}"])
+    lines = ["## Limits", ""]
+    if run["data"]["train"]["is_smsa"]:
+        lines.append(
+            "- SmSA's texts are reviews and comments in lower case, with punctuation and the clitic `nya` apart. Texts "
+            "as people type them, with slang, drawn-out letters and emoji, were not measured here; `scripts/score.py "
+            "--robustness` of smsa measures some of it."
+        )
+    else:
+        lines.append("- It was measured on texts like those that it learned from. Others may be labelled worse.")
+    lines += [
+        f"- `{weakest}` is the label that it tells worst: F1 {_percent(scores[f'f1_{weakest}'])}.",
+        "- Sarcasm, regional languages and texts that mix languages were not measured.",
+        "- A text gets one label, whatever it judges: a review that praises the food and curses the service has no "
+        "better answer. A text about nothing gets a label, too.",
+        "- A probability is not a certainty, as the calibration error above says.",
+    ]
+    if "smsa_temperature" in config:
+        lines.append(
+            f"- Its logits have been divided by a temperature of {config['smsa_temperature']:.3f} after the scores "
+            "above were measured. That changes probabilities and the calibration error, and no label."
+        )
+    if is_normalised:
+        lines.append(
+            "- Its tokenizer reads drawn-out letters as one (`enaaak` as `enak`). The scores above were measured before "
+            "that was so; `scripts/score.py` of smsa measures them again."
+        )
+    return "\n".join(lines)
+
+
+def _training(metrics: dict, run: dict) -> str:
+    lines = ["## How it was trained", ""]
+    hardware = run["hardware"]
+    place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
+    minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
+    n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
+    lines += [
+        f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate multiplied "
+        f"by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is {metrics['epoch']}. "
+        "Every option on which the result depends:",
+        "",
+        "| option | value |",
+        "|---|---|",
+    ]
+    base = {"model_name_or_path": run["base_model"]["name"]}  # without a path of the machine
+    lines += [f"| `{option}` | {value} |" for option, value in (run["settings"] | base).items()]
+    lines += ["", "| library | version |", "|---|---|"]
+    lines += [f"| {library} | {version} |" for library, version in run["versions"].items() if version]
+    return "\n".join(lines)
+
+
+def _licence(run: dict) -> str:
+    base = run["base_model"]
+    stated = (
+        f"is under the licence `{base['license']}`" if base["license"] else "states no licence that smsa could read"
+    )
+    where = _base_name(run, "The code that this model started from", "The encoder in")
+    lines = ["## Licence and sources", "", f"{where} {stated}. The weights come from it and from the training texts."]
+    if any(run["data"][split]["is_smsa"] for split in run["data"]):
+        lines += ["", f"The data: {_SMSA}"]
+    own = [split for split in run["data"] if not run["data"][split]["is_smsa"]]
+    if own:
+        listed = "; ".join(
+            f"{split}: `{_data_name(run, split)}`, {run['data'][split]['n_texts']:,} texts, sha256 "
+            f"`{run['data'][split]['sha256']}`"
+            for split in own
+        )
+        lines += ["", f"Data that is not SmSA's, whose licence its owner knows: {listed}."]
+    return "\n".join(lines)
+
+
+def _summary(metrics: dict, run: dict) -> str:
+    split = _judged(metrics)[-1]
+    scores = metrics[split]
+    base = _base_name(run, "BERT kecil yang dilatih dari nol", "encoder dalam folder")
+    low, high = scores["intervals"]["f1"]
+    by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}" for label in run["labels"])
+    return (
+        f"## Ringkasan\n\nModel ini memberi satu dari {len(run['labels'])} label ({', '.join(run['labels'])}) kepada teks "
+        f"berbahasa Indonesia. Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep IndoNLU. "
+        f"Pada {_data_name(run, split)} ({run['data'][split]['n_texts']:,} teks) macro F1-nya {_percent(scores['f1'])} % "
+        f"(selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}); F1 tiap label: {by_label}. Sarkasme, bahasa "
+        'daerah, dan teks campuran belum diukur. Cara memakainya: `pipeline("text-classification", model=...)`, '
+        "seperti di atas."
+    )
