@@ -201,9 +201,7 @@ class SentimentTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.hub_token or self.push_to_hub:
-            raise ValueError(
-                "hub_token and push_to_hub are not taken here, where Trainer would act on them: HubArguments."
-            )
+            raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
         if self.fp16 or self.bf16:
             raise ValueError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
         for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):

@@ -203,7 +203,8 @@ classify = pipeline("text-classification", model="{name}")
 print(classify("{EXAMPLES[0]}"))
 ```
 
-`top_k=None` gives the probability of every label; `truncation=True` is needed for texts of more than 512 word pieces. With smsa:
+`top_k=None` gives the probability of every label; `truncation=True` is needed for texts of more than 512 word pieces.
+With smsa:
 
 ```python
 import smsa
@@ -245,8 +246,8 @@ def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
         )
     if is_normalised:
         lines.append(
-            "- Its tokenizer reads drawn-out letters as one (`enaaak` as `enak`). The scores above were measured before "
-            "that was so; `scripts/score.py` of smsa measures them again."
+            "- Its tokenizer reads drawn-out letters as one (`enaaak` as `enak`). The scores above were measured "
+            "before that was so; `scripts/score.py` of smsa measures them again."
         )
     return "\n".join(lines)
 
@@ -258,9 +259,9 @@ def _training(metrics: dict, run: dict) -> str:
     minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
     n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
     lines += [
-        f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate multiplied "
-        f"by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is {metrics['epoch']}. "
-        "Every option on which the result depends:",
+        f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
+        f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "
+        f"{metrics['epoch']}. Every option on which the result depends:",
         "",
         "| option | value |",
         "|---|---|",
@@ -299,10 +300,10 @@ def _summary(metrics: dict, run: dict) -> str:
     low, high = scores["intervals"]["f1"]
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}" for label in run["labels"])
     return (
-        f"## Ringkasan\n\nModel ini memberi satu dari {len(run['labels'])} label ({', '.join(run['labels'])}) kepada teks "
-        f"berbahasa Indonesia. Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep IndoNLU. "
-        f"Pada {_data_name(run, split)} ({run['data'][split]['n_texts']:,} teks) macro F1-nya {_percent(scores['f1'])} % "
-        f"(selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}); F1 tiap label: {by_label}. Sarkasme, bahasa "
-        'daerah, dan teks campuran belum diukur. Cara memakainya: `pipeline("text-classification", model=...)`, '
-        "seperti di atas."
+        f"## Ringkasan\n\nModel ini memberi satu dari {len(run['labels'])} label ({', '.join(run['labels'])}) kepada "
+        f"teks berbahasa Indonesia. Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep "
+        f"IndoNLU. Pada {_data_name(run, split)} ({run['data'][split]['n_texts']:,} teks) macro F1-nya "
+        f"{_percent(scores['f1'])} % (selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}); F1 tiap label: "
+        f"{by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
+        '`pipeline("text-classification", model=...)`.'
     )

@@ -1,7 +1,7 @@
-"""A fine-tuned model -> a folder for ONNX Runtime, transformers.js or OpenVINO, held against the original before it appears.
+"""A fine-tuned model -> a folder for ONNX Runtime, transformers.js or OpenVINO, held against the original first.
 
-optimum, the usual exporter, does not go with transformers 5 yet (huggingface/optimum-onnx issue 114); torch's own exporter
-and OpenVINO's frontend do the work here.
+optimum, the usual exporter, does not go with transformers 5 yet (huggingface/optimum-onnx issue 114); torch's own
+exporter and OpenVINO's frontend do the work here.
 """
 
 import importlib.util

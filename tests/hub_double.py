@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_doubleDOUBLEdouble"
 USER, ORGANISATION = "me", "team"
 
@@ -22,6 +24,27 @@ USER, ORGANISATION = "me", "team"
 def blob_oid(content: bytes) -> str:
     """Git's name of a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def find_fault(card: str) -> str | None:
+    """What the Hub would not take in the metadata of a model card, as far as its documentation says."""
+    if not card.startswith("---\n") or "\n---\n" not in card[4:]:
+        return "no metadata"
+    try:
+        metadata = yaml.safe_load(card[4:].split("\n---\n")[0])
+        for model in metadata.get("model-index", []):
+            for result in model["results"]:
+                strings = [model["name"], result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"]]
+                strings += [metric["type"] for metric in result["metrics"]]
+                if not all(isinstance(text, str) and text for text in strings) or not result["metrics"]:
+                    return "model-index is not complete"
+                if not all(isinstance(metric["value"], float) for metric in result["metrics"]):
+                    return "a metric is no number"
+        if not isinstance(metadata.get("language", "id"), str) or not isinstance(metadata.get("tags", []), list):
+            return "language or tags are of another type"
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return f"metadata cannot be read: {error!r}"
+    return None
 
 
 @dataclass
@@ -197,10 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def validate_card(self):
         content = json.loads(self.body)["content"]
-        is_card = content.startswith("---\n") and "\n---\n" in content[4:]
-        self.answer(
-            200 if is_card else 400, {"errors": [] if is_card else [{"message": "no metadata"}], "warnings": []}
-        )
+        fault = find_fault(content)
+        self.answer(400 if fault else 200, {"errors": [{"message": fault}] if fault else [], "warnings": []})
 
     def preupload(self, repo: str, revision: str):
         if not self.is_authorised() or not (found := self.repository(repo)):

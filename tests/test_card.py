@@ -161,7 +161,8 @@ def test_smsa_is_cited_and_other_data_is_named_by_its_file(folder):
 
 def test_the_hubs_own_client_finds_the_card_valid(folder, tmp_path):
     (tmp_path / "card.md").write_text(render_card(folder, "me/model"), encoding="utf-8")
-    code = "import sys; from huggingface_hub import ModelCard, RepoCard\nfor c in (ModelCard, RepoCard): c.load(sys.argv[1]).validate()"
+    code = "import sys; from huggingface_hub import ModelCard, RepoCard\n"
+    code += "for kind in (ModelCard, RepoCard): kind.load(sys.argv[1]).validate()"
     with run_hub() as hub:
         done = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "card.md"], capture_output=True, text=True, cwd=ROOT,
