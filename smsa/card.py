@@ -300,10 +300,10 @@ def _summary(metrics: dict, run: dict) -> str:
     low, high = scores["intervals"]["f1"]
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}" for label in run["labels"])
     return (
-        f"## Ringkasan\n\nModel ini memberi satu dari {len(run['labels'])} label ({', '.join(run['labels'])}) kepada "
-        f"teks berbahasa Indonesia. Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep "
+        f"## Ringkasan\n\nModel ini memberi teks berbahasa Indonesia satu dari {len(run['labels'])} label "
+        f"({', '.join(run['labels'])}). Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep "
         f"IndoNLU. Pada {_data_name(run, split)} ({run['data'][split]['n_texts']:,} teks) macro F1-nya "
-        f"{_percent(scores['f1'])} % (selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}); F1 tiap label: "
-        f"{by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
+        f"{_percent(scores['f1'])} % (selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}), dan F1 tiap "
+        f"label: {by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
         '`pipeline("text-classification", model=...)`.'
     )

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 from readme import find_block, read_blocks
+from test_card import check_card
 from test_scripts import run
 
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
@@ -63,7 +64,7 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
 @pytest.mark.timeout(1800)
 def test_scratch_learns_smsa(clone, smsa_files):
     of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
-    assert len(of_smsa) == 3 and "recipes/scratch.yaml" in of_smsa[0]  # the others judge what it leaves
+    assert len(of_smsa) == 4 and "recipes/scratch.yaml" in of_smsa[0]  # the others judge and export what it leaves
     for code in of_smsa:
         status, text = run_in(clone, code)
         assert status == 0, text
@@ -77,11 +78,16 @@ def test_scratch_learns_smsa(clone, smsa_files):
     metrics = json.loads((clone / "runs" / "scratch" / "metrics.json").read_text())
     assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
     assert metrics["valid"]["f1"] >= 0.85
+    run_record = json.loads((clone / "runs" / "scratch" / "run.json").read_text())
+    check_card((clone / "runs" / "scratch" / "README.md").read_text(encoding="utf-8"), metrics, run_record)
+    for kind, name in (("onnx-int8", "onnx/model_quantized.onnx"), ("openvino-int8", "openvino_model.xml")):
+        exported = json.loads((clone / "runs" / f"scratch-{kind}" / "export.json").read_text())
+        assert exported["data"]["n_texts"] == 1260 and exported[name]["f1_loss"] <= 0.01
 
 
 def test_every_block_that_is_not_run_says_what_it_needs():
     assert len(BLOCKS) >= 7
-    known = {"", "hub", "smsa", "GPUs", "hub and GPUs", "smsa and the benchmark's libraries"}
+    known = {"", "hub", "smsa", "GPUs", "hub and GPUs", "smsa and 20 minutes"}
     assert {needs for needs, _, _ in BLOCKS} <= known
     for needs, _, code in BLOCKS:
         assert ("hub" in needs) == any(word in code for word in ("recipes/indonlu.yaml", "scripts/push.py"))
