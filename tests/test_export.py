@@ -102,6 +102,15 @@ def test_every_shape_goes_to_onnx_and_answers_as_it_does(folder, data, tmp_path)
     }
 
 
+def test_a_model_that_one_file_cannot_hold_is_written_to_two(bert, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_LARGEST_FILE", 0)
+    record = export_model(str(bert), tmp_path / "out", "onnx", int8=True, data=data)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out" / "onnx").iterdir()}
+    assert sizes.keys() == {"model.onnx", "model.onnx.data", "model_quantized.onnx"}
+    assert record[ONNX]["bytes"] == sizes["model.onnx"] + sizes["model.onnx.data"]
+    assert record[ONNX]["largest_difference"] < 1e-4 and record[ONNX_INT8]["largest_difference"] < 0.5
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_every_shape_goes_to_openvino_and_answers_as_it_does(folder, data, tmp_path, int8):
     record = export_model(str(folder), tmp_path / "out", "openvino", int8, data)

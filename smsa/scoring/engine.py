@@ -188,7 +188,6 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
     }
     if precision == "int8":
         compress_weights(graph)
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(_INT8_GROUP)
     compiled = openvino.Core().compile_model(graph, "CPU", config)
     per_thread = threading.local()  # a request serves one thread
 
@@ -204,7 +203,8 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
 def compress_weights(graph) -> None:
     """Hold weights of linear layers as int8 with a scale a row; OpenVINO then quantises activations as they come.
 
-    Symmetric: weight = int8 * scale, scale = max |weight| / 127 of an output's row.
+    Symmetric: weight = int8 * scale, scale = max |weight| / 127 of an output's row. The graph says how many activations
+    share a scale, also when it has been saved.
     """
     from openvino import opset13 as opset
 
@@ -218,3 +218,4 @@ def compress_weights(graph) -> None:
         scale = np.abs(weights).max(axis=1, keepdims=True).clip(min=1e-12) / 127
         levels = opset.convert(opset.constant(np.rint(weights / scale).astype(np.int8)), "f32")
         node.input(1).replace_source_output(opset.multiply(levels, opset.constant(scale)).output(0))
+    graph.set_rt_info(str(_INT8_GROUP), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
