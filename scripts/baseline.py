@@ -12,7 +12,7 @@ from smsa.checkpoints import require_empty
 from smsa.data import find_files, load_splits
 from smsa.judging.baselines import BASELINES
 from smsa.judging.judgement import LabelledFile, judge, write_report
-from smsa.labels import LABELS
+from smsa.labels import LABELS, parse_labels
 
 logger = logging.getLogger("smsa.baseline")
 
@@ -24,8 +24,8 @@ def main(kind: str, args: BaselineArguments) -> dict:
         SystemExit: with status 1 and the reason, if the data or the output cannot be used.
     """
     output = Path(args.output)
-    labels = tuple(name.strip() for name in args.labels.split(",")) if args.labels else LABELS
     try:
+        labels = parse_labels(args.labels) if args.labels else LABELS
         require_empty(output, "choose another --output")
         files = find_files(args.data_dir, args.train_file, args.valid_file)
         splits = load_splits(

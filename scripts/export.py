@@ -25,7 +25,7 @@ def main(model: str, to: str, int8: bool = False, output: str | None = None, **o
     output = output or f"{os.path.normpath(model)}-{to}{'-int8' * int8}"
     try:
         record = export_model(model, output, to, int8, **options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # the last: what an exporter cannot do
         raise SystemExit(f"error: {error}") from error
     print(f"{describe(record)}\nThe export is in {output}")
     for name, loss in find_losses(record).items():
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--to", choices=LIBRARIES, required=True, help="What it is for; onnx serves transformers.js, too."
     )
-    parser.add_argument("--int8", action="store_true", help="Weights of linear layers in 8 bits: smaller and faster.")
+    parser.add_argument("--int8", action="store_true", help="Weights in 8 bits: smaller and faster.")
     parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")
     parser.add_argument(
         "--data", help="Labelled file to compare by; if not given, SmSA's valid as finetune.py finds it."

@@ -10,6 +10,7 @@ import copy
 import gc
 import logging
 import os
+import shlex
 from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
@@ -60,15 +61,16 @@ def main(
     try:
         if training_args.seeds is not None:
             raise ValueError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
-        on_first(lambda: require_access(name))
+        on_first(lambda: require_access(name, hub_args.hub_private_repo))
     except (ValueError, OSError) as error:
         raise SystemExit(1 if process_rank() else f"error: {error}") from error
     run(model_args, data_args, training_args)
     if IS_MAIN:
         try:
             logger.info("It is on the Hub: %s", push(folder, name, hub_args.hub_private_repo))
-        except OSError as error:
-            again = f"python scripts/push.py {folder} {name}{' --private' * hub_args.hub_private_repo}"
+        except (OSError, ValueError) as error:
+            words = ["python", "scripts/push.py", folder, name, *["--private"] * hub_args.hub_private_repo]
+            again = shlex.join(words)
             raise SystemExit(f"error: {error}\n{folder} is finished and whole; this pushes it: {again}") from error
 
 

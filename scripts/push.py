@@ -19,7 +19,7 @@ def main(folder: str, repo_id: str, **options: object) -> str:
     """
     try:
         address = push(folder, repo_id, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{folder} is on the Hub: {address}")
     return address

@@ -264,6 +264,8 @@ class HubArguments:
     def __post_init__(self) -> None:
         if self.push_to_hub != (self.hub_model_id is not None):
             raise ValueError("--push_to_hub and --hub_model_id NAME go together.")
+        if self.hub_private_repo and not self.push_to_hub:
+            raise ValueError("--hub_private_repo goes with --push_to_hub.")
 
 
 @dataclass

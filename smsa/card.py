@@ -1,11 +1,16 @@
 """The model card: what README.md beside a model says, every figure of it from metrics.json and run.json."""
 
 import json
+import logging
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
+
+from smsa.markdown import table
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -40,10 +45,11 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
     if folder.is_dir():
         kind, name, card = "folder", folder.resolve().name, folder / CARD
     try:
-        stated = ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (OSError, HTTPError, ValueError, yaml.YAMLError):  # no card, no network, or none that can be read
+        stated = _stated_licence(ModelCard.load(card, ignore_metadata_errors=True).content)
+    except (OSError, HTTPError, ValueError, yaml.YAMLError) as error:  # no card, no network, or one of another kind
+        logger.info("The card of %s cannot be read, so that the model's own will state no licence: %r", name, error)
         stated = None
-    return {"kind": kind, "name": name, "license": stated if isinstance(stated, str) else None}
+    return {"kind": kind, "name": name, "license": stated}
 
 
 def read_card(folder: str | Path) -> str | None:
@@ -52,38 +58,61 @@ def read_card(folder: str | Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def render_card(folder: str | Path, name: str) -> str:
+def is_renewable(folder: str | Path) -> bool:
+    """Whether `render_card` may take the place of a folder's card: smsa wrote it here, and its owner left it so."""
+    return OURS in (read_card(folder) or "") and (Path(folder) / "run.json").is_file()
+
+
+def render_card(folder: str | Path, name: str, before: str | None = None) -> str:
     """Write the card of a finished run, from its metrics.json, run.json and the model's own files.
 
     Args:
         folder: what scripts/finetune.py has left.
         name: what loads the model: its name on the Hub, or the path of its folder.
+        before: the card that it takes the place of; the licence in its metadata stays.
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
 
     Raises:
-        OSError, KeyError: if the folder is not that of a finished run.
+        OSError: if a file is missing.
+        ValueError: if a file is not what a finished run of this version leaves.
     """
     from smsa.judging.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
 
     folder, title = Path(folder), Path(name).name
-    metrics, run, config = (
-        json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
-    )
-    sections = [
-        f"---\n{_metadata(metrics, run, title).to_yaml()}\n---",
-        _introduction(run, title),
-        _scores(metrics, run),
-        _answers(metrics),
-        _usage(name, run["labels"]),
-        _limits(metrics, run, config, has_normaliser(folder)),
-        _training(metrics, run),
-        _licence(run),
-        _summary(metrics, run),
-        OURS,
-    ]
+    try:
+        metrics, run, config = (
+            json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
+        )
+        licence = (_stated_licence(before) if before else None) or run["base_model"]["license"]
+        sections = [
+            f"---\n{_metadata(metrics, run, title, licence).to_yaml()}\n---",
+            _introduction(run, title),
+            _scores(metrics, run),
+            _answers(metrics),
+            _usage(name, run),
+            _limits(metrics, run, config, has_normaliser(folder)),
+            _training(metrics, run),
+            _licence(run),
+            _summary(metrics, run),
+            OURS,
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
+            f"write ({error!r}). Without run.json, scripts/finetune.py with --resume auto writes them anew."
+        ) from error
     return "\n\n".join(sections) + "\n"
+
+
+def _stated_licence(card: str) -> str | None:
+    """The licence in the metadata of a card; None where it states none, or cannot be read."""
+    try:
+        stated = ModelCard(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError):
+        return None
+    return stated if isinstance(stated, str) else None
 
 
 def _data_name(run: dict, split: str) -> str:
@@ -95,7 +124,7 @@ def _judged(metrics: dict) -> list[str]:
     return [split for split in _SPLITS if split in metrics]
 
 
-def _metadata(metrics: dict, run: dict, title: str) -> ModelCardData:
+def _metadata(metrics: dict, run: dict, title: str, licence: str | None) -> ModelCardData:
     results = []
     for split in _judged(metrics):
         data = {"dataset_type": "own", "dataset_name": _data_name(run, split)}
@@ -116,7 +145,7 @@ def _metadata(metrics: dict, run: dict, title: str) -> ModelCardData:
     base = run["base_model"]
     return ModelCardData(
         language="id",
-        license=base["license"],
+        license=licence,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["sentiment-analysis", "indonesian", "smsa"],
@@ -155,45 +184,47 @@ def _bounded(scores: dict, score: str) -> str:
 
 
 def _scores(metrics: dict, run: dict) -> str:
-    labels, lines = run["labels"], ["## How good it is", ""]
-    splits = _judged(metrics)
-    lines += [
-        f"In per cent, with 95 % intervals (stratified bootstrap over the texts). The model is that of epoch "
-        f"{metrics['epoch']}"
-        + (
-            ", which was the best on valid: its scores on valid flatter it a little."
-            if run["settings"]["load_best_model_at_end"]
-            else "."
-        ),
+    labels, splits = run["labels"], _judged(metrics)
+    is_best = run["settings"]["load_best_model_at_end"]
+    chosen = ", which was the best on valid: its scores on valid flatter it a little" if is_best else ""
+    lines = [
+        "## How good it is",
         "",
-        f"| | texts | {' | '.join(title[0].lower() + title[1:] for title in _SCORES.values())} | calibration error |",
-        "|---" * (len(_SCORES) + 3) + "|",
+        "In per cent, with 95 % intervals (stratified bootstrap over the texts). The model is that of epoch "
+        f"{metrics['epoch']}{chosen}.",
+        "",
     ]
+    titles = [title[0].lower() + title[1:] for title in _SCORES.values()]
+    lines += table(
+        ["", "texts", *titles, "calibration error"],
+        [
+            [_data_name(run, split), f"{run['data'][split]['n_texts']:,}"]
+            + [_bounded(metrics[split], score) for score in _SCORES]
+            + [_percent(metrics[split]["expected_calibration_error"])]
+            for split in splits
+        ],
+    )
     for split in splits:
         scores = metrics[split]
-        cells = " | ".join(_bounded(scores, score) for score in _SCORES)
-        error = _percent(scores["expected_calibration_error"])
-        lines.append(f"| {_data_name(run, split)} | {run['data'][split]['n_texts']:,} | {cells} | {error} |")
-    for split in splits:
-        scores = metrics[split]
-        titles = ["label", "texts", "F1", "recall", "precision", *(f"given {label}" for label in labels)]
         lines += ["", f"By gold label, on {_data_name(run, split)}; the last columns are the confusion matrix:", ""]
-        lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-        for label, given in zip(labels, scores["confusion"], strict=True):
-            cells = [label, f"{scores[f'n_{label}']:,}", _bounded(scores, f"f1_{label}")]
-            cells += [_percent(scores[f"{score}_{label}"]) for score in ("recall", "precision")]
-            lines.append(f"| {' | '.join([*cells, *(f'{n:,}' for n in given)])} |")
+        lines += table(
+            ["label", "texts", "F1", "recall", "precision", *(f"given {label}" for label in labels)],
+            [
+                [label, f"{scores[f'n_{label}']:,}", _bounded(scores, f"f1_{label}")]
+                + [_percent(scores[f"{score}_{label}"]) for score in ("recall", "precision")]
+                + [f"{n:,}" for n in given]
+                for label, given in zip(labels, scores["confusion"], strict=True)
+            ],
+        )
     return "\n".join(lines)
 
 
 def _answers(metrics: dict) -> str:
-    lines = ["## What it answers", "", "| text | label | probability |", "|---|---|---|"]
-    for answer in metrics["examples"]:
-        lines.append(f"| {answer['text']} | {answer['label']} | {answer['score']:.3f} |")
-    return "\n".join(lines)
+    rows = [[answer["text"], answer["label"], f"{answer['score']:.3f}"] for answer in metrics["examples"]]
+    return "\n".join(["## What it answers", "", *table(["text", "label", "probability"], rows)])
 
 
-def _usage(name: str, labels: list[str]) -> str:
+def _usage(name: str, run: dict) -> str:
     return f"""## How to use it
 
 ```python
@@ -203,14 +234,14 @@ classify = pipeline("text-classification", model="{name}")
 print(classify("{EXAMPLES[0]}"))
 ```
 
-`top_k=None` gives the probability of every label; `truncation=True` is needed for texts of more than 512 word pieces.
-With smsa:
+`top_k=None` gives the probability of every label; `truncation=True` cuts texts that are too long for the model, as
+training did at {run["settings"]["max_length"]} word pieces. With smsa:
 
 ```python
 import smsa
 
 clf = smsa.SentimentClassifier.from_pretrained("{name}")
-print(clf("{EXAMPLES[0]}"))  # label, score, {", ".join(f"p_{label}" for label in labels)}
+print(clf("{EXAMPLES[0]}"))  # label, score, {", ".join(f"p_{label}" for label in run["labels"])}
 ```
 
 and for files of any size, CSV, TSV, JSONL or Parquet:
@@ -263,13 +294,11 @@ def _training(metrics: dict, run: dict) -> str:
         f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "
         f"{metrics['epoch']}. Every option on which the result depends:",
         "",
-        "| option | value |",
-        "|---|---|",
     ]
     base = {"model_name_or_path": run["base_model"]["name"]}  # without a path of the machine
-    lines += [f"| `{option}` | {value} |" for option, value in (run["settings"] | base).items()]
-    lines += ["", "| library | version |", "|---|---|"]
-    lines += [f"| {library} | {version} |" for library, version in run["versions"].items() if version]
+    options = [[f"`{option}`", value] for option, value in (run["settings"] | base).items()]
+    versions = [[library, version] for library, version in run["versions"].items() if version]
+    lines += [*table(["option", "value"], options), "", *table(["library", "version"], versions)]
     return "\n".join(lines)
 
 

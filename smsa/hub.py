@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from smsa.card import CARD, OURS, read_card, render_card
+from smsa.card import CARD, is_renewable, read_card, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -49,34 +49,35 @@ def list_uploads(folder: str | Path) -> list[Path]:
     return found
 
 
-def require_access(repo_id: str) -> None:
-    """Refuse a name or a token that `push` could not use; asks the Hub, and changes nothing there.
+def require_access(repo_id: str, private: bool = False) -> str:
+    """Make the repository if there is none, and refuse a name or a token by which `push` could not commit to it.
 
     Args:
         repo_id: `namespace/name`, or a name in the token's own namespace.
+        private: make a new repository private, and refuse one that is not.
+
+    Returns:
+        The name with its namespace.
 
     Raises:
         HubError: with the way out.
     """
+    _require_name(repo_id)
+    api = HfApi()
+    repo_id = _ask(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True), repo_id).repo_id
+    _ask(lambda: api.auth_check(repo_id, write=True), repo_id)
+    if private and not _ask(lambda: api.model_info(repo_id), repo_id).private:
+        raise HubError(f"{repo_id} is there already, and public: change that in its settings, or leave --private out.")
+    return repo_id
+
+
+def _require_name(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} is no name on the Hub: {error}") from error
     if get_token() is None:
         raise HubError("There is no token of the Hub: run `hf auth login`, or set HF_TOKEN.")
-    api = HfApi()
-    user = _ask(api.whoami, repo_id)
-    namespaces = {user["name"], *(organisation["name"] for organisation in user.get("orgs", []))}
-    namespace = repo_id.split("/")[0] if "/" in repo_id else user["name"]
-    full_name = repo_id if "/" in repo_id else f"{namespace}/{repo_id}"
-    try:
-        _ask(lambda: api.auth_check(full_name, write=True), repo_id)
-    except RepositoryNotFoundError as error:
-        if namespace not in namespaces:
-            raise HubError(
-                f"The token belongs to {user['name']}, who has no namespace {namespace!r} (only "
-                f"{', '.join(sorted(namespaces))}), or must not see {repo_id}: choose another name, or another token."
-            ) from error
 
 
 def push(
@@ -94,11 +95,10 @@ def push(
 
     Args:
         folder: the model; of its files, those that match `UPLOADED` go up.
-        repo_id: as in `require_access`.
-        private: make a new repository private; one that is there stays as it is.
+        repo_id, private: as in `require_access`.
         revision: branch to commit to, made if there is none; main if not given.
         tag: name for the commit.
-        pull_request: propose the commit instead of making it.
+        pull_request: propose the commit to a repository that is there, which takes no right to write.
 
     Returns:
         The address of the commit, or of the pull request; of the newest commit if nothing has changed.
@@ -106,30 +106,28 @@ def push(
     Raises:
         HubError: if the Hub refuses, or stays out of reach.
         FileNotFoundError: as `list_uploads`.
+        ValueError: as `render_card`.
     """
-    paths = list_uploads(folder)
-    require_access(repo_id)
+    contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
+    if CARD not in contents:
+        logger.warning("%s has no %s: the model goes to the Hub without a card.", folder, CARD)
+    _require_name(repo_id)
     api = HfApi()
-    try:
-        repo_id = _ask(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True), repo_id).repo_id
-        card = render_card(folder, repo_id).encode() if OURS in (read_card(folder) or "") else None
-        if revision is not None and not pull_request:
-            _ask(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
+    repo_id = repo_id if pull_request else require_access(repo_id, private)
+    if is_renewable(folder):
+        contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
+    if revision is not None and not pull_request:
+        _ask(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
 
-        def commit():
-            contents = {path.name: path for path in paths} | ({CARD: card} if card else {})
-            operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
-            return api.create_commit(
-                repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
-            )
+    def commit():
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
+        return api.create_commit(
+            repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
+        )
 
-        made = _ask(commit, repo_id)
-        if tag is not None:
-            _ask(lambda: api.create_tag(repo_id, tag=tag, revision=made.oid), repo_id)
-    except RepositoryNotFoundError as error:
-        raise HubError(f"The Hub has no {repo_id}, or does not show it to this token: {_first_line(error)}") from error
-    if not (Path(folder) / CARD).exists():
-        logger.warning("%s has no %s: the model is on the Hub without a card.", folder, CARD)
+    made = _ask(commit, repo_id)
+    if tag is not None:
+        _ask(lambda: api.create_tag(repo_id, tag=tag, revision=made.oid), repo_id)
     return made.pr_url or made.commit_url
 
 
@@ -137,15 +135,16 @@ def _ask(question: Callable[[], _T], repo_id: str) -> _T:
     """Ask the Hub, again where that may help; get its answer.
 
     Raises:
-        RepositoryNotFoundError: as it comes.
-        HubError: for any other refusal.
+        HubError: if it refuses.
     """
     for attempt in range(1, N_TRIES + 1):
         try:
             return question()
-        except RepositoryNotFoundError:
-            raise
-        except (HTTPError, ValueError) as error:
+        except RepositoryNotFoundError as error:
+            raise HubError(
+                f"The Hub has no {repo_id}, or does not show it to this token: {_one_line(error)}"
+            ) from error
+        except (HTTPError, ConnectionError, ValueError) as error:
             response = getattr(error, "response", None)
             status = None if response is None else response.status_code
             if status in (401, 403):
@@ -153,16 +152,17 @@ def _ask(question: Callable[[], _T], repo_id: str) -> _T:
                     f"The Hub refuses the token for {repo_id} ({status}): it must be valid and may write there. "
                     "Run `hf auth login`, or set HF_TOKEN."
                 ) from error
-            is_cut = isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+            # hf_xet, by which large files go up where it is installed, raises plain ConnectionError
+            is_cut = isinstance(error, (HTTPError, ConnectionError)) and not isinstance(error, HfHubHTTPError)
             may_pass = is_cut or status == 429 or (status or 0) >= 500
             if not may_pass or attempt == N_TRIES:
-                raise HubError(f"{repo_id} on the Hub: {_first_line(error)}") from error
+                raise HubError(f"{repo_id} on the Hub: {_one_line(error)}") from error
             asked = "" if response is None else response.headers.get("Retry-After", "")
             seconds = min(int(asked) if asked.isdecimal() else 2 ** (attempt - 1), LONGEST_WAIT)
-            logger.warning("The Hub: %s; trying again in %d s", _first_line(error), seconds)
+            logger.warning("The Hub: %s; trying again in %d s", _one_line(error), seconds)
             time.sleep(seconds)
     raise AssertionError("unreachable")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or repr(error)

@@ -6,6 +6,18 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
 
 
+def parse_labels(names: str) -> tuple[str, ...]:
+    """Get the labels in `negatif,netral,positif`, in this order.
+
+    Raises:
+        ValueError: for fewer than two names, an empty or a repeated one.
+    """
+    labels = tuple(name.strip() for name in names.split(","))
+    if len(labels) < 2 or len(set(labels)) != len(labels) or "" in labels:
+        raise ValueError(f"--labels {names!r}: give at least two different names, comma-separated.")
+    return labels
+
+
 def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
     """Get `id2label` and `label2id` as a transformers configuration takes them, ids in the order of `labels`."""
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

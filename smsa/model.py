@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from smsa.files import write_json
-from smsa.labels import LABELS, label_maps
+from smsa.labels import LABELS, label_maps, parse_labels
 from smsa.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,10 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
         model_name_or_path, revision: as in `load_model`.
 
     Raises:
-        ValueError: for fewer than two names, an empty or a repeated one.
+        ValueError: as `parse_labels`.
     """
     if labels is not None:
-        names = tuple(name.strip() for name in labels.split(","))
-        if len(names) < 2 or len(set(names)) != len(names) or "" in names:
-            raise ValueError(f"--labels {labels!r}: give at least two different names, comma-separated.")
-        return names
+        return parse_labels(labels)
     if model_name_or_path == "scratch":
         return LABELS
     return _named_labels(_load_config(model_name_or_path, revision)) or LABELS

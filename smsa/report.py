@@ -16,7 +16,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
-from smsa.card import CARD, EXAMPLES, OURS, describe_base, read_card, render_card
+from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card
 from smsa.checkpoints import RECORD, explain_failure
 from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, stage, write_json, write_whole
@@ -136,12 +136,12 @@ def update_card(folder: str | Path) -> None:
     A folder of another origin, or a card that its owner has taken over, is left alone.
     """
     folder = Path(folder)
-    if OURS not in (read_card(folder) or ""):
+    if not is_renewable(folder):
         return
     metrics = json.loads((folder / "metrics.json").read_bytes())
     metrics["examples"] = answer_examples(*load_classifier(str(folder)))
     write_whole(folder / "metrics.json", dump_json(metrics))
-    write_whole(folder / CARD, render_card(folder, str(folder)).encode())
+    write_whole(folder / CARD, render_card(folder, str(folder), read_card(folder)).encode())
 
 
 def predictions_table(
@@ -226,7 +226,9 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             draw_history(epochs, metrics["epoch"], staging / "history.png")
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
             write_json(describe_run(trainer, splits, files, arguments) | {"outputs": outputs}, staging / RECORD)
-            (staging / CARD).write_text(render_card(staging, str(output_dir)), encoding="utf-8")
+            before = read_card(output_dir)
+            if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
+                (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
             publish(staging, output_dir, last=RECORD)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk

@@ -21,7 +21,7 @@ from smsa.labels import LABELS
 from smsa.report import answer_examples, measure_certainty, update_card
 
 # Not measured: the level of intervals, the cut of texts, years, licences and addresses of what is cited.
-TYPED = {"95", "512", "2019", "2020", "2009.05387", "2.0", "4.0"}
+TYPED = {"95", "2019", "2020", "2009.05387", "2.0", "4.0"}
 _SCORES = ("accuracy", "f1", "recall", "precision")
 
 
@@ -77,7 +77,8 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
     prose = re.sub(r"^\|.*\|$|`[^`]*`|```.*?```", "", ModelCard(card).text, flags=re.MULTILINE | re.DOTALL)
     last, minutes = metrics[splits[-1]], divmod(round(run["train_runtime_seconds"]), 60)
     known = TYPED | {str(metrics["epoch"]), f"{run['n_parameters']:,}", str(run["seed"]), *map(str, minutes)}
-    known |= {str(n) for n in range(len(run["labels"]) + 1)} | {str(run["n_processes"])}
+    known |= {str(n) for n in range(len(run["labels"]) + 1)}
+    known |= {str(run["n_processes"]), str(run["settings"]["max_length"])}
     known |= {str(run["hardware"]["n_threads"]), *re.findall(r"[\d.]+", run["hardware"]["cpu"])}
     known |= {f"{part['n_texts']:,}" for part in run["data"].values()}
     known |= {f"{100 * last[score]:.1f}" for score in ("f1", *(f"f1_{label}" for label in run["labels"]))}
@@ -87,7 +88,7 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path, numbers=None):
+def folder(tmp_path):
     """A model folder with measured answers and made-up scores that are all different."""
     folder = tmp_path / "finished"
     model, tokenizer = make_model(), make_tokenizer()
@@ -109,7 +110,7 @@ def folder(tmp_path, numbers=None):
         "model_commit": "c0ffee", "precision_in_effect": "bf16", "train_runtime_seconds": 3 * 60 + 47.4,
         "hardware": {"gpus": [], "cpu": "A Processor", "n_threads": 6},
         "settings": {"model_name_or_path": "indobenchmark/indobert-base-p1", "learning_rate": 1e-5, "labels": None,
-                     "load_best_model_at_end": True},
+                     "max_length": 128, "load_best_model_at_end": True},
         "versions": {"python": "3.11.7", "torch": "2.13.0", "smsa": None},
     }  # fmt: skip
     write_json(metrics, folder / "metrics.json")
@@ -127,6 +128,15 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     assert "/home/me" not in card  # no path of the machine
     assert "# indonesian-sentiment\n" in card and card.count("me/indonesian-sentiment") == 3
     assert "0 `positive`, 1 `neutral`, 2 `negative`" in card
+    assert "2 processes on A Processor, 6 threads, in bf16, 3 min 47 s." in card
+    assert "seed 12. The epoch that was kept is 7." in card and "It has 124,443,651 parameters." in card
+    scores = read(folder)[0]["test"]  # of two splits, the one that was not chosen by
+    weakest = min(LABELS, key=lambda label: scores[f"f1_{label}"])
+    assert f"- `{weakest}` is the label that it tells worst: F1 {100 * scores[f'f1_{weakest}']:.1f}." in card
+    low, high = (f"{100 * end:.1f}" for end in scores["intervals"]["f1"])
+    start = f"Pada test.csv (500 teks) macro F1-nya {100 * scores['f1']:.1f} % (selang kepercayaan 95 %: {low} sampai "
+    by_label = ", ".join(f"{label} {100 * scores[f'f1_{label}']:.1f}" for label in LABELS)
+    assert f"{start}{high}), dan F1 tiap label: {by_label}." in card
     assert "[indobenchmark/indobert-base-p1](https://huggingface.co/indobenchmark/indobert-base-p1)" in card
     assert ModelCard(card).data.base_model == "indobenchmark/indobert-base-p1"
 

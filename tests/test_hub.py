@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, make_model, make_tokenizer
 from hub_double import TOKEN, Fault, run_hub
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from test_card import check_card
 from test_scripts import call as call_finetune
 
+from smsa import hub as hub_module
 from smsa.card import render_card
 from smsa.hub import list_uploads
 
@@ -109,8 +112,10 @@ def test_branches_tags_and_pull_requests(hub, folder, tmp_path):
     assert set(repository.commits[repository.branches["v2"]]) >= GOES_UP
     assert set(repository.commits[repository.branches["main"]]) == {".gitattributes"}
     assert repository.tags == {"first": repository.branches["v2"]}
+    hub.faults.append(Fault("GET", "auth-check", 403))  # to propose takes no right to write
     status, text = push(hub, tmp_path, folder, "team/model", "--pull_request")
     assert status == 0 and f"{hub.url}/team/model/discussions/1" in text
+    assert hub.requests_of("POST", "/api/repos/create") == 1
     assert set(repository.commits[repository.branches["main"]]) == {".gitattributes"}
     assert set(repository.pull_requests[0]) >= GOES_UP
 
@@ -169,7 +174,13 @@ REFUSED = {
         "There is no token of the Hub: run `hf auth login`, or set HF_TOKEN",
     ),
     "a refused token": ({"token": "hf_wrong"}, "me/model", None, r"refuses the token for me/model \(401\)"),
-    "another's namespace": ({}, "you/model", None, "has no namespace 'you' .only me, team."),
+    "another's namespace": ({}, "you/model", None, r"refuses the token for you/model \(403\)"),
+    "a token that may only read": (
+        {},
+        "me/model",
+        Fault("POST", "/api/repos/create", 403),
+        r"refuses the token for me/model \(403\)",
+    ),
     "no right to write": ({}, "me/model", Fault("GET", "auth-check", 403), r"refuses the token for me/model \(403\)"),
     "no name": ({}, "me/a/b", None, "'me/a/b' is no name on the Hub"),
     "409 of another kind": ({}, "me/model", Fault("POST", "/commit/", 409), "me/model on the Hub: "),
@@ -265,12 +276,10 @@ def test_several_seeds_are_not_pushed():
 
 
 def test_the_hubs_options_go_together(capsys):
-    for words in (["--push_to_hub"], ["--hub_model_id", "me/model"]):
+    for words in (["--push_to_hub"], ["--hub_model_id", "me/model"], ["--hub_private_repo"]):
         with pytest.raises(SystemExit) as stopped:
             call_finetune(*words)
-        assert (
-            stopped.value.code == 2 and "--push_to_hub and --hub_model_id NAME go together" in capsys.readouterr().err
-        )
+        assert stopped.value.code == 2 and "--push_to_hub" in capsys.readouterr().err
 
 
 def test_a_card_goes_up_under_the_name_of_the_repository_unless_its_owner_took_it_over(hub, folder, tmp_path):
@@ -278,9 +287,75 @@ def test_a_card_goes_up_under_the_name_of_the_repository_unless_its_owner_took_i
         if text is None:
             (folder / "README.md").unlink()
         status, said = push(hub, tmp_path, folder, "me/model")
-        assert status == 0 and ("the model is on the Hub without a card" in said) == (text is None), said
+        assert status == 0 and ("the model goes to the Hub without a card" in said) == (text is None), said
     repository = hub.repositories["me/model"]
     assert repository.commits[repository.branches["main"]]["README.md"].decode() == CARD
+
+
+def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder, tmp_path):
+    assert push(hub, tmp_path, folder, "me/model")[0] == 0
+    (folder / "README.md").write_text(CARD + "Secret.\n")
+    status, text = push(hub, tmp_path, folder, "me/model", "--private")
+    assert status == 1 and "error: me/model is there already, and public" in text
+    assert len(hub.repositories["me/model"].committed) == 1
+
+
+def answer(status: int, **headers) -> HfHubHTTPError:
+    return HfHubHTTPError("no", response=SimpleNamespace(status_code=status, headers=headers, request=None))
+
+
+TRIED_AGAIN = {
+    "500": ([answer(500), answer(503), answer(500)], [1, 2, 4], False),
+    "429 with Retry-After": (
+        [answer(429, **{"Retry-After": "7"}), answer(429, **{"Retry-After": "900"})],
+        [7, 60],
+        False,
+    ),
+    "cut": ([ConnectionError("cut"), HTTPError("cut")], [1, 2], False),
+    "500 for ever": ([answer(500)] * 9, [1, 2, 4, 8], True),
+    "409": ([answer(409)], [], True),
+    "a refused card": ([ValueError("a refused card")], [], True),
+}
+
+
+@pytest.mark.parametrize("failures, waits, is_given_up", TRIED_AGAIN.values(), ids=TRIED_AGAIN)
+def test_trouble_is_waited_for_as_long_as_it_may_pass(monkeypatch, failures, waits, is_given_up):
+    """The Hub's client tries some requests again by itself; this is about what we add."""
+    waited, pending = [], list(failures)
+    monkeypatch.setattr(hub_module.time, "sleep", waited.append)
+
+    def question():
+        if pending:
+            raise pending.pop(0)
+        return "answer"
+
+    if is_given_up:
+        with pytest.raises(hub_module.HubError, match="me/model on the Hub: "):
+            hub_module._ask(question, "me/model")
+        assert len(failures) - len(pending) == len(waits) + 1
+    else:
+        assert hub_module._ask(question, "me/model") == "answer"
+    assert waited == waits
+
+
+def test_a_card_keeps_the_licence_that_its_owner_wrote(hub, encoder, smsa_dir, tmp_path):
+    run = tmp_path / "run"
+    call_finetune(
+        "--model_name_or_path", encoder, "--data_dir", smsa_dir, "--output_dir", run, "--max_length", 64,
+        "--num_train_epochs", 1, "--precision", "no",
+    )  # fmt: skip
+    card = (run / "README.md").read_text()
+    assert "\nlicense:" not in card and str(run) in card
+    (run / "README.md").write_text(card.replace("language: id\n", "language: id\nlicense: cc-by-sa-4.0\n"))
+    assert push(hub, tmp_path, run, "model")[0] == 0
+    files = hub.repositories["me/model"].commits[hub.repositories["me/model"].branches["main"]]
+    pushed = files["README.md"].decode()
+    assert "\nlicense: cc-by-sa-4.0\n" in pushed and str(tmp_path) not in pushed and '"me/model"' in pushed
+    # what came from the Hub has no run.json: its card goes up as it stands
+    (run / "run.json").unlink()
+    assert push(hub, tmp_path, run, "me/fork")[0] == 0
+    fork = hub.repositories["me/fork"]
+    assert fork.commits[fork.branches["main"]]["README.md"] == (run / "README.md").read_bytes()
 
 
 def test_a_hub_that_stays_broken_is_given_up(hub, folder, tmp_path):

@@ -68,7 +68,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert "in effect on cpu: fp32" in text
 
     metrics = json.loads((output_dir / "metrics.json").read_text())
-    assert metrics.keys() == {"epoch", "train", "valid", "test"}
+    assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
     assert [sum(metrics[split][f"n_{label}"] for label in LABELS) for split in ("train", "valid", "test")] == [
         274,
         66,
@@ -138,7 +138,7 @@ def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, 
     with pytest.raises(SystemExit, match="is not empty .checkpoint-18, checkpoint-9.: go on with it by --resume auto"):
         call(*options, run)
     call(*options, run, "--resume", "auto")
-    for name in LEFT_BY_A_RUN - {"run.json"}:
+    for name in LEFT_BY_A_RUN - {"run.json", "README.md"}:
         assert (run / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
 
 
@@ -156,7 +156,7 @@ def test_more_epochs_can_be_allowed_for_a_finished_run(tmp_path, monkeypatch):
         call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
     assert (tmp_path / "run" / "run.json").exists()  # refused, the finished run is as it was
     call(*options, 3, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
-    for name in LEFT_BY_A_RUN - {"run.json"}:
+    for name in LEFT_BY_A_RUN - {"run.json", "README.md"}:
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
     with pytest.raises(SystemExit, match="checkpoint-27 has trained for 3 epochs: --num_train_epochs cannot be less"):
         call(*options, 1, "--output_dir", tmp_path / "run", "--allow_changes", "num_train_epochs")
@@ -194,7 +194,7 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_fails_leaves_the_others(tmp_
     call(*options, *seeds, "--resume", "auto")
     assert (tmp_path / "seeds" / "seed-1" / "run.json").stat().st_mtime_ns == written  # done before, and left alone
 
-    for name in LEFT_BY_A_RUN - {"run.json"}:
+    for name in LEFT_BY_A_RUN - {"run.json", "README.md"}:
         assert (tmp_path / "seeds" / "seed-3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
     record = json.loads((tmp_path / "seeds" / "seed-3" / "run.json").read_text())
     assert record["seed"] == 3 and record["arguments"]["SentimentTrainingArguments"]["seeds"] is None

@@ -32,6 +32,7 @@ from smsa.judging.statistics import (
     score_labels,
 )
 from smsa.judging.style import REWRITINGS, rewrite
+from smsa.markdown import table
 from smsa.model import load_classifier
 from smsa.scoring.classifier import SentimentClassifier
 
@@ -208,7 +209,7 @@ def judge_calibrated(name: str, judged: dict, data: LabelledFile, temperature: f
         raise ValueError(f"{judged['name']} has ties between labels, which a temperature of {temperature:.3f} breaks.")
     opening = apply_temperature(opening, temperature)
     answers = _describe_answers(name, judged["kind"], data, probabilities, opening, seed)
-    return answers | {key: judged[key] for key in ("robustness",) if key in judged}
+    return answers | ({"robustness": judged["robustness"]} if "robustness" in judged else {})
 
 
 def _describe_answers(
@@ -412,27 +413,29 @@ def render(report: dict, pictures: list[str]) -> str:
         "",
         f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap.{note}",
         "",
-        "| | accuracy | macro F1 | macro recall | macro precision | calibration error |",
-        "|---|---|---|---|---|---|",
     ]
-    for system in report["systems"]:
-        cells = [_cell(system["scores"][score]) for score in SCORES]
-        error = f"{100 * system['calibration']['expected_calibration_error']:.1f}"
-        lines.append(f"| {system['name']} | {' | '.join(cells)} | {error} |")
+    titles = ["", "accuracy", "macro F1", "macro recall", "macro precision", "calibration error"]
+    rows = [
+        [system["name"], *(_cell(system["scores"][score]) for score in SCORES)]
+        + [f"{100 * system['calibration']['expected_calibration_error']:.1f}"]
+        for system in report["systems"]
+    ]
+    lines += table(titles, rows)
     if "temperature" in report:
         lines += ["", f"Calibrated by a temperature of {report['temperature']:.3f}, fitted on these same texts."]
-    lines += ["", "F1 by label:", "", f"| | {' | '.join(data['labels'])} |", "|---" * (len(data["labels"]) + 1) + "|"]
+    rows = [
+        [system["name"], *(_cell(system["labels"][label]["f1"]) for label in data["labels"])]
+        for system in report["systems"]
+    ]
+    lines += ["", "F1 by label:", "", *table(["", *data["labels"]], rows)]
     for system in report["systems"]:
-        cells = [_cell(system["labels"][label]["f1"]) for label in data["labels"]]
-        lines.append(f"| {system['name']} | {' | '.join(cells)} |")
-    for system in report["systems"]:
-        titles = ["texts", "precision", "recall", "F1", *(f"given {label}" for label in data["labels"])]
-        lines += ["", f"By gold label, {system['name']}:", "", f"| | {' | '.join(titles)} |"]
-        lines.append("|---" * (len(titles) + 1) + "|")
-        for (label, scores), given in zip(system["labels"].items(), system["confusion"], strict=True):
-            cells = [f"{scores['n']:,}", f"{100 * scores['precision']:.1f}", f"{100 * scores['recall']:.1f}"]
-            cells += [_cell(scores["f1"]), *(f"{n:,}" for n in given)]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+        titles = ["", "texts", "precision", "recall", "F1", *(f"given {label}" for label in data["labels"])]
+        rows = [
+            [label, f"{scores['n']:,}", f"{100 * scores['precision']:.1f}", f"{100 * scores['recall']:.1f}"]
+            + [_cell(scores["f1"]), *(f"{n:,}" for n in given)]
+            for (label, scores), given in zip(system["labels"].items(), system["confusion"], strict=True)
+        ]
+        lines += ["", f"By gold label, {system['name']}:", "", *table(titles, rows)]
     if report["comparisons"]:
         lines += ["", "## Side by side", ""]
         for compared in report["comparisons"]:
@@ -449,23 +452,23 @@ def render(report: dict, pictures: list[str]) -> str:
         "Over the labels that such texts have, all but where it is said.",
         "",
     ]
-    titles = list(report["systems"][0]["slices"])
-    lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    slices = report["systems"][0]["slices"]
     sizes = [
         f"{part['n']:,}"
         + f", {part['n_labels']} of {len(data['labels'])} labels" * (part["n_labels"] < len(data["labels"]))
-        for part in report["systems"][0]["slices"].values()
+        for part in slices.values()
     ]
-    lines.append(f"| texts | {' | '.join(sizes)} |")
-    for system in report["systems"]:
-        lines.append(f"| {system['name']} | {' | '.join(_cell(s['f1']) for s in system['slices'].values())} |")
+    rows = [
+        [system["name"], *(_cell(part["f1"]) for part in system["slices"].values())] for system in report["systems"]
+    ]
+    lines += table(["", *slices], [["texts", *sizes], *rows])
     if "robustness" in report["systems"][0]:
+        rows = [
+            [system["name"], *(f"{100 * f1:.1f}" for f1 in system["robustness"].values())]
+            for system in report["systems"]
+        ]
         lines += ["", "## Macro F1 of the same texts as people write them", ""]
-        kinds = list(report["systems"][0]["robustness"])
-        lines += [f"| | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-        for system in report["systems"]:
-            cells = [f"{100 * f1:.1f}" for f1 in system["robustness"].values()]
-            lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+        lines += table(["", *report["systems"][0]["robustness"]], rows)
     lines += ["", "## The tutorial's opening sentences", ""]
     for i, text in enumerate(OPENING_SENTENCES):
         lines.append(f"> {text}")

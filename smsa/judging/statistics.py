@@ -27,14 +27,9 @@ def score_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
     A label that divides by zero scores 0, as in `smsa.metrics`; so does one that neither side contains.
     """
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)  # (..., n_labels)
-    n_gold, n_predicted = confusion.sum(-1), confusion.sum(-2)
-    return {
-        "accuracy": right.sum(-1) / n_gold.sum(-1),
-        "f1": _divide(2 * right, n_gold + n_predicted).mean(-1),
-        "recall": _divide(right, n_gold).mean(-1),
-        "precision": _divide(right, n_predicted).mean(-1),
-    }
+    n_right = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1)
+    macro = {name: values.mean(-1) for name, values in score_labels(confusion).items()}
+    return {"accuracy": n_right / confusion.sum((-2, -1)), **macro}
 
 
 def score_labels(confusion: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,13 @@
+"""Tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Get the lines of a table; what would end a cell or a line is written so that it does not."""
+    return [_line(titles), "|---" * len(titles) + "|", *(_line(row) for row in rows)]
+
+
+def _line(cells: Sequence[object]) -> str:
+    written = (" ".join(str(cell).split()).replace("|", r"\|") for cell in cells)
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in written)
