@@ -222,8 +222,8 @@ def end_process(status: int | str | None = 0) -> None:
         status: as that of `SystemExit`: a number, or a message that stands for 1.
     """
     if dist.is_initialized():
-        if not status:  # the first may still be uploading
-            dist.monitored_barrier(_cpu_group(), timeout=timedelta(days=30))
+        if not status:  # the first may be uploading, for longer than the processes of training wait for each other
+            dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=30)))
         if isinstance(status, str):
             print(status, file=sys.stderr)
         logging.shutdown()

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, make_model, make_tokenizer
-from hub_double import run_hub
+from hub_double import find_fault, run_hub
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
@@ -65,6 +65,7 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
     assert {row["option"].strip("`"): row["value"] for row in options} == {k: str(v) for k, v in settings.items()}
     assert {row["library"]: row["version"] for row in versions} == {k: v for k, v in run["versions"].items() if v}
 
+    assert find_fault(card) is None
     listed = ModelCard(card).data
     assert (listed.language, listed.pipeline_tag, listed.license) == (
         "id", "text-classification", run["base_model"]["license"],

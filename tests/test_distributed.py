@@ -86,3 +86,24 @@ def test_one_process_with_several_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(SentimentTrainingArguments, "n_gpu", property(lambda self: 4))
     with pytest.raises(RuntimeError, match="One process sees 4 GPUs.*--num_processes 4"):
         SentimentTrainingArguments(output_dir="x")
+
+
+@pytest.mark.slow
+def test_processes_wait_for_an_upload_that_takes_longer_than_their_patience(tmp_path):
+    (tmp_path / "worker.py").write_text(
+        "import time\n"
+        "from datetime import timedelta\n"
+        "import torch.distributed as dist\n"
+        "from smsa.processes import end_process\n"
+        "dist.init_process_group('gloo', timeout=timedelta(seconds=2))\n"
+        "dist.barrier()\n"
+        "if dist.get_rank() == 0:\n"
+        "    time.sleep(5)\n"
+        "    print('uploaded', flush=True)\n"
+        "end_process()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, tmp_path / "worker.py"], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "uploaded", done.stderr

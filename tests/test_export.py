@@ -225,6 +225,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_p
         export_model(str(bert), tmp_path / "other", "openvino", data=data)
 
 
+@pytest.mark.slow
 def test_the_script_says_what_it_did(bert, data):
     command = [sys.executable, "scripts/export.py", str(bert), "--to", "openvino", "--int8", "--data", str(data)]
     environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

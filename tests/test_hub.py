@@ -120,6 +120,7 @@ def test_branches_tags_and_pull_requests(hub, folder, tmp_path):
     assert set(repository.pull_requests[0]) >= GOES_UP
 
 
+@pytest.mark.slow
 def test_a_pushed_model_loads_with_equal_logits(hub, folder, tmp_path):
     status, text = push(hub, tmp_path, folder, "me/model")
     assert status == 0, text
@@ -225,7 +226,8 @@ def encoder(tmp_path):
     return tmp_path / "encoder"
 
 
-@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_run_ends_on_the_hub_as_one_commit(hub, encoder, smsa_dir, tmp_path, n_processes):
     home, run = tmp_path / "home", tmp_path / "run"
     status, text = finetune(hub, home, encoder, smsa_dir, run, n_processes=n_processes)
@@ -247,7 +249,8 @@ def test_a_run_ends_on_the_hub_as_one_commit(hub, encoder, smsa_dir, tmp_path, n
         assert status == 0 and "is finished: nothing to do" in text and len(repository.committed) == 1, text
 
 
-@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_refused_token_stops_a_run_before_it_starts(hub, encoder, smsa_dir, tmp_path, n_processes):
     run = tmp_path / "run"
     status, text = finetune(hub, tmp_path / "home", encoder, smsa_dir, run, n_processes=n_processes, token="hf_wrong")
@@ -256,6 +259,7 @@ def test_a_refused_token_stops_a_run_before_it_starts(hub, encoder, smsa_dir, tm
     assert not run.exists() and not hub.repositories
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_leaves_the_model_and_says_how_to_go_on(hub, encoder, smsa_dir, tmp_path):
     fault = Fault("POST", "/commit/", 403)
     hub.faults.append(fault)
@@ -365,6 +369,7 @@ def test_a_hub_that_stays_broken_is_given_up(hub, folder, tmp_path):
     assert hub.requests_of("POST", "/api/repos/create") == 5
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_there_stays_and_says_so(hub, folder, tmp_path):
     assert push(hub, tmp_path, folder, "me/model", "--tag", "v1")[0] == 0
     first = dict(hub.repositories["me/model"].tags)

@@ -146,6 +146,7 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(model, sizes, n_proc
         assert [row["id"] for row in read_file(output / name)] == [str(i) for i in range(int(name[:2]))]
 
 
+@pytest.mark.slow
 def test_processes_stop_together_at_a_bad_row(model, tmp_path):
     (tmp_path / "in.csv").write_bytes(b"id,text\n1\n")
     status, text = run(*command(model, tmp_path / "in.csv", tmp_path / "out.csv", n_processes=2), **PATHS, timeout=120)
@@ -190,6 +191,7 @@ def test_a_damaged_gzip_leaves_nothing(model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv.gz"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(model, tmp_path):
     write_file(tmp_path / "in.csv", [{"id": str(i), "text": "enak"} for i in range(80)])
     words = command(model, tmp_path / "in.csv", tmp_path / "out.csv")
@@ -308,8 +310,8 @@ sys.exit(status != 0)
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
     peaks = {}
     for name, n_rows, long_text in (
-        ("short", 20_000, ""),
-        ("long", 200_000, ""),
+        ("short", 40_000, ""),  # from here on the allocators' own reserves do not grow any more
+        ("long", 260_000, ""),
         ("wide", 20_000, "enak " * 2_000_000),
     ):
         path = tmp_path / f"{name}.{suffix}"
@@ -321,5 +323,6 @@ def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / f"{name}.out.{suffix}.summary.json").read_text())["read"] == n_rows + 1
         peaks[name] = int(done.stdout)  # KiB
-    assert peaks["long"] < peaks["short"] + 30 * 1024, peaks  # Python lists of all rows would take 60 MiB
+    # Python lists of the rows that "long" has more would take 73 MiB; runs of the same file differ by up to 20
+    assert peaks["long"] < peaks["short"] + 45 * 1024, peaks
     assert peaks["wide"] < peaks["short"] + 200 * 1024, peaks

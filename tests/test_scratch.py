@@ -14,6 +14,7 @@ from smsa.model import load_model
 from smsa.scratch import build_scratch, embed_pieces, train_vocabulary
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process():
     """tokenizers alone gives other pieces each time: its hash maps are seeded at random in each process."""
     code = (
@@ -94,6 +95,7 @@ def test_words_in_the_same_place_start_alike_and_the_rest_of_the_encoder_at_rand
     assert model.bert.embeddings.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_vectors_do_not_depend_on_the_number_of_threads():
     code = (
         "import hashlib, numpy as np; from smsa.scratch import embed_pieces; "
