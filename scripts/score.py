@@ -66,9 +66,9 @@ def main(args: JudgingArguments) -> dict:
             store_temperature(args.model, temperature)
         if args.normalise:
             store_normaliser(args.model)
+        report = write_report(data, judgements, args.output, args.seed, temperature)
         if args.calibrate or args.normalise:
             update_card(args.model)
-        report = write_report(data, judgements, args.output, args.seed, temperature)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     for judged in report["systems"]:
