@@ -182,7 +182,8 @@ class Launch:
     def kill(self) -> None:
         """SIGKILL to all of them."""
         for process in (psutil.Process(self.launcher.pid), *self.look()):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one may have ended meanwhile, by itself or with another
+                process.kill()
 
     def end(self, seconds: float = 200) -> tuple[int, str]:
         """Wait for the end of all; get the launcher's status and what was printed. Nothing may be left over."""
