@@ -4,13 +4,15 @@ python scripts/baseline.py tfidf --output runs/tfidf
 """
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
 from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, parse_arguments
 from smsa.checkpoints import require_empty
 from smsa.data import find_files, load_splits
-from smsa.judging.baselines import BASELINES
+from smsa.files import publish, stage
+from smsa.judging.baselines import BASELINES, DESCRIPTION
 from smsa.judging.judgement import LabelledFile, judge, write_report
 from smsa.labels import LABELS, parse_labels
 
@@ -35,7 +37,12 @@ def main(kind: str, args: BaselineArguments) -> dict:
         data = LabelledFile.read(files["valid"], labels, args.text_column, args.label_column, files["train"])
         judged = judge(kind, system, data, seed=args.seed)
         report = write_report(data, [judged], output, args.seed)
-        system.save(output)
+        staging = stage(output)
+        try:
+            system.save(staging)
+            publish(staging, output, last=DESCRIPTION)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     f1 = report["systems"][0]["scores"]["f1"]
@@ -53,6 +60,7 @@ if __name__ == "__main__":
     if words and words[0] in BASELINES:
         main(words[0], *parse_arguments(BASELINE_OPTIONS, words[1:], __doc__.split("\n")[0]))
     elif words and words[0] not in ("-h", "--help"):
-        sys.exit(f"error: {words[0]!r} is not one of {', '.join(BASELINES)}; it comes first.")
+        print(f"error: the first word must be one of {', '.join(BASELINES)}, not {words[0]!r}.", file=sys.stderr)
+        sys.exit(2)
     else:
         parse_arguments(BASELINE_OPTIONS, ["--help"], __doc__.split("\n")[0])

@@ -114,7 +114,8 @@ def run_seeds(model_args, data_args, training_args) -> None:
             summary = on_first(lambda: write_seeds(output_dir, folders, failures))
         except (OSError, ValueError) as error:
             raise SystemExit(1 if process_rank() else f"error: {error}") from error
-        logger.info("valid\n%s", seeds_table(summary))
+        logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
+        logger.info("All scores are in %s", output_dir / "seeds.json")
     if failures:
         failed = f"seed{'s' * (len(failures) > 1)} {', '.join(map(str, failures))}"
         raise SystemExit(f"error: {failed} failed; the same command with --resume auto tries again." if IS_MAIN else 1)

@@ -21,7 +21,7 @@ def main(folder: str, repo_id: str, **options: object) -> str:
         address = push(folder, repo_id, **options)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{folder} is on the Hub: {address}")
+    print(f"{folder} is {'proposed' if options.get('pull_request') else 'on the Hub'}: {address}")
     return address
 
 
@@ -34,5 +34,7 @@ if __name__ == "__main__":
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
     parser.add_argument("--revision", help="Branch to commit to, made if there is none; main if not given.")
     parser.add_argument("--tag", help="Name for the commit.")
-    parser.add_argument("--pull_request", action="store_true", help="Propose the commit instead of making it.")
+    parser.add_argument(
+        "--pull_request", action="store_true", help="Propose the commit to the main branch instead of making it."
+    )
     main(**vars(parser.parse_args()))

@@ -8,7 +8,7 @@ import logging
 import os
 
 from smsa.arguments import JUDGING_OPTIONS, JudgingArguments, parse_arguments
-from smsa.judging.calibration import require_model_folder, store_temperature
+from smsa.judging.calibration import require_model_folder, require_unseen, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
@@ -52,9 +52,15 @@ def main(args: JudgingArguments) -> dict:
             systems[f"{first} (normalised)"] = load_normalised(args.model, **engine)
         label_names = read_label_map(args.label_map)
         if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
-            raise ValueError(f"--label_map {args.label_map!r} names no label of {', '.join(systems)}.")
+            listed = "; ".join(f"{name} has {', '.join(system.labels)}" for name, system in systems.items())
+            raise ValueError(
+                f"--label_map {args.label_map!r} names no label of a system ({listed}): write a system's label, =, and "
+                "what the file calls it."
+            )
         labels = name_labels(first, system.labels, label_names)
         data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
+        if args.calibrate:
+            require_unseen(args.model, data.path)
         judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
         if args.robustness or args.normalise:
             for judged, system in zip(judgements, systems.values(), strict=True):

@@ -8,14 +8,15 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
-from smsa.markdown import table
+from smsa.labels import LABELS
+from smsa.markdown import POINT_INTERVALS, table
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
-# The tutorial tries these before and after training.
+# The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
 EXAMPLES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
     "Budi pergi ke pondok indah mall membeli cakwe",
@@ -85,7 +86,9 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
         metrics, run, config = (
             json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
         )
-        licence = (_stated_licence(before) if before else None) or run["base_model"]["license"]
+        base = run["base_model"]
+        is_owners = base["kind"] == "scratch" and not run["data"]["train"]["is_smsa"]  # all that it learned from
+        licence = (_stated_licence(before) if before else None) or (None if is_owners else base["license"])
         sections = [
             f"---\n{_metadata(metrics, run, title, licence).to_yaml()}\n---",
             _introduction(run, title),
@@ -191,7 +194,7 @@ def _scores(metrics: dict, run: dict) -> str:
         "## How good it is",
         "",
         "In per cent, with 95 % intervals (stratified bootstrap over the texts). The model is that of epoch "
-        f"{metrics['epoch']}{chosen}.",
+        f"{metrics['epoch']}{chosen}. {POINT_INTERVALS}",
         "",
     ]
     titles = [title[0].lower() + title[1:] for title in _SCORES.values()]
@@ -220,8 +223,12 @@ def _scores(metrics: dict, run: dict) -> str:
 
 
 def _answers(metrics: dict) -> str:
-    rows = [[answer["text"], answer["label"], f"{answer['score']:.3f}"] for answer in metrics["examples"]]
-    return "\n".join(["## What it answers", "", *table(["text", "label", "probability"], rows)])
+    titles = ["text", "label", "probability", "a person would say"]
+    rows = [
+        [answer["text"], answer["label"], f"{answer['score']:.3f}", person]
+        for answer, person in zip(metrics["examples"], LABELS, strict=True)
+    ]
+    return "\n".join(["## What it answers", "", *table(titles, rows)])
 
 
 def _usage(name: str, run: dict) -> str:
@@ -278,7 +285,7 @@ def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
     if is_normalised:
         lines.append(
             "- Its tokenizer reads drawn-out letters as one (`enaaak` as `enak`). The scores above were measured "
-            "before that was so; `scripts/score.py` of smsa measures them again."
+            "before that was so; a report by `scripts/score.py` of smsa says what they are now."
         )
     return "\n".join(lines)
 
@@ -326,13 +333,14 @@ def _summary(metrics: dict, run: dict) -> str:
     split = _judged(metrics)[-1]
     scores = metrics[split]
     base = _base_name(run, "BERT kecil yang dilatih dari nol", "encoder dalam folder")
-    low, high = scores["intervals"]["f1"]
-    by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}" for label in run["labels"])
+    f1, low, high = (_percent(value).replace(".", ",") for value in (scores["f1"], *scores["intervals"]["f1"]))
+    by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}".replace(".", ",") for label in run["labels"])
+    n_texts = f"{run['data'][split]['n_texts']:,}".replace(",", ".")
     return (
         f"## Ringkasan\n\nModel ini memberi teks berbahasa Indonesia satu dari {len(run['labels'])} label "
         f"({', '.join(run['labels'])}). Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep "
-        f"IndoNLU. Pada {_data_name(run, split)} ({run['data'][split]['n_texts']:,} teks) macro F1-nya "
-        f"{_percent(scores['f1'])} % (selang kepercayaan 95 %: {_percent(low)} sampai {_percent(high)}), dan F1 tiap "
+        f"IndoNLU. Pada {_data_name(run, split)} ({n_texts} teks) macro F1-nya {f1} % (selang kepercayaan 95 %: {low} "
+        f"sampai {high}), dan F1 tiap "
         f"label: {by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
         '`pipeline("text-classification", model=...)`.'
     )

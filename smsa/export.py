@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from smsa.checkpoints import require_empty
 from smsa.data import find_smsa, load_splits
-from smsa.files import publish, stage, write_json
+from smsa.files import hash_file, publish, stage, write_json
 from smsa.hardware import find_version
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier, save_tokenizer
@@ -64,8 +64,8 @@ def export_model(
         data: labelled file to compare by; SmSA's valid, as `find_smsa` finds it, if None.
 
     Returns:
-        What export.json holds: `target`, `data` (`file`, `n_texts`), `original` and, for each model file by its name,
-        `bytes`, `rows_per_second` (of the model alone, all cores), `f1` (macro), and but for the original
+        What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
+        its name, `bytes`, `rows_per_second` (of the model alone, all cores), `f1` (macro), and but for the original
         `largest_difference` (of a probability), `agreement` (share of texts with the original's label) and `f1_loss`;
         `versions`.
 
@@ -93,7 +93,11 @@ def export_model(
         return {"bytes": n_bytes, "rows_per_second": len(gold) / seconds, "f1": f1}, probabilities
 
     original, expected = measure(_torch_forward(model), sum(p.nbytes for p in model.state_dict().values()))
-    record = {"target": target, "data": {"file": data.name, "n_texts": len(gold)}, "original": original}
+    record = {
+        "target": target,
+        "data": {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(gold)},
+        "original": original,
+    }
     output_dir.mkdir(parents=True, exist_ok=True)
     staging = stage(output_dir)
     try:

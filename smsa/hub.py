@@ -97,7 +97,7 @@ def push(
         folder: the model; of its files, those that match `UPLOADED` go up.
         repo_id, private: as in `require_access`.
         revision: branch to commit to, made if there is none; main if not given.
-        tag: name for the commit.
+        tag: name for the commit; not with `pull_request`.
         pull_request: propose the commit to a repository that is there, which takes no right to write.
 
     Returns:
@@ -106,8 +106,10 @@ def push(
     Raises:
         HubError: if the Hub refuses, or stays out of reach.
         FileNotFoundError: as `list_uploads`.
-        ValueError: as `render_card`.
+        ValueError: for a tag or a revision of a pull request; as `render_card`.
     """
+    if pull_request and (tag or revision):
+        raise ValueError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")
     contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
     if CARD not in contents:
         logger.warning("%s has no %s: the model goes to the Hub without a card.", folder, CARD)
@@ -116,7 +118,7 @@ def push(
     repo_id = repo_id if pull_request else require_access(repo_id, private)
     if is_renewable(folder):
         contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
-    if revision is not None and not pull_request:
+    if revision is not None:
         _ask(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
 
     def commit():
@@ -127,7 +129,12 @@ def push(
 
     made = _ask(commit, repo_id)
     if tag is not None:
-        _ask(lambda: api.create_tag(repo_id, tag=tag, revision=made.oid), repo_id)
+        _ask(lambda: api.create_tag(repo_id, tag=tag, revision=made.oid, exist_ok=True), repo_id)
+        tags = {ref.name: ref.target_commit for ref in _ask(lambda: api.list_repo_refs(repo_id), repo_id).tags}
+        if tags[tag] != made.oid:
+            raise HubError(
+                f"{made.commit_url} is made, but the tag {tag!r} is that of an earlier commit: give another."
+            )
     return made.pr_url or made.commit_url
 
 

@@ -1,6 +1,8 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and a sentence that goes with intervals in them."""
 
 from collections.abc import Iterable, Sequence
+
+POINT_INTERVALS = "Where both ends of an interval are equal, these texts cannot show how much others would differ."
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -173,6 +173,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
 
 
 def _load_config(name: str, revision: str | None) -> PretrainedConfig:
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise OSError(
+            f"{name} is no model: it has no config.json. Give a folder that scripts/finetune.py has finished."
+        )
     try:
         values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     except OSError as error:

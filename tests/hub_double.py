@@ -295,6 +295,17 @@ class _Handler(BaseHTTPRequestHandler):
             found.tags[name] = found.find(revision)
             self.answer(200, {})
 
+    def refs(self, repo: str):
+        if found := self.repository(repo):
+            kinds = {"branches": ("heads", found.branches), "tags": ("tags", found.tags)}
+            listed = {
+                kind: [
+                    {"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": oid} for name, oid in refs.items()
+                ]
+                for kind, (folder, refs) in kinds.items()
+            }
+            self.answer(200, {**listed, "converts": []})
+
     def info(self, repo: str, revision: str = "main"):
         if found := self.repository(repo):
             if (oid := found.find(revision)) is None:
@@ -341,6 +352,7 @@ ROUTES = [
     ("POST", f"/api/models/{REPO}/branch/(?P<name>.+)", _Handler.branch),
     ("POST", f"/api/models/{REPO}/tag/(?P<revision>.+)", _Handler.tag),
     ("GET", f"/api/models/{REPO}/revision/(?P<revision>.+)", _Handler.info),
+    ("GET", f"/api/models/{REPO}/refs", _Handler.refs),
     ("GET", f"/api/models/{REPO}/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
     ("GET", f"/api/models/{REPO}", _Handler.info),
     ("HEAD", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),

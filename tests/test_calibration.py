@@ -1,7 +1,9 @@
 """Temperature folded into a model: every client gives the calibrated probabilities, and no label moves."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,8 +142,12 @@ def test_what_cannot_be_calibrated_is_refused_and_stays(tmp_path, folder):
     (tmp_path / "keyword").mkdir()
     (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
     before = (folder / "model.safetensors").read_bytes()
+    trained_on = {"train": {"sha256": hashlib.sha256(Path(VALID).read_bytes()).hexdigest()}}
+    shutil.copytree(folder, tmp_path / "trained")
+    (tmp_path / "trained" / "run.json").write_text(json.dumps({"data": trained_on}))
     for options, message in (
         (["--model", tmp_path / "keyword"], "is none"),
+        (["--model", tmp_path / "trained"], "was trained on .*, of which it is too sure: calibrate by valid"),
         (["--model", folder, "--data", tmp_path / "nowhere.tsv"], "does not exist"),
     ):
         with pytest.raises(SystemExit, match=message):

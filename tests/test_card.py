@@ -59,7 +59,8 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
             assert line["precision"] == f"{100 * scores[f'precision_{label}']:.1f}"
             assert [line[f"given {other}"] for other in run["labels"]] == [f"{n:,}" for n in scores["confusion"][i]]
     assert [tuple(row.values()) for row in answers] == [
-        (answer["text"], answer["label"], f"{answer['score']:.3f}") for answer in metrics["examples"]
+        (answer["text"], answer["label"], f"{answer['score']:.3f}", person)
+        for answer, person in zip(metrics["examples"], ("positive", "neutral", "negative"), strict=True)
     ]
     settings = run["settings"] | {"model_name_or_path": run["base_model"]["name"]}
     assert {row["option"].strip("`"): row["value"] for row in options} == {k: str(v) for k, v in settings.items()}
@@ -84,6 +85,8 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
     known |= {f"{part['n_texts']:,}" for part in run["data"].values()}
     known |= {f"{100 * last[score]:.1f}" for score in ("f1", *(f"f1_{label}" for label in run["labels"]))}
     known |= {f"{100 * end:.1f}" for end in last["intervals"]["f1"]}
+    prose, _, summary = prose.partition("## Ringkasan")
+    prose += re.sub(r"(?<=\d)[.,](?=\d)", lambda match: ",."[match[0] == ","], summary)  # 1.260 teks, 86,8 %
     found = set(re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)*", re.sub(r"https?://\S+", "", prose)))
     assert found <= known, found - known
 
@@ -135,9 +138,11 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     weakest = min(LABELS, key=lambda label: scores[f"f1_{label}"])
     assert f"- `{weakest}` is the label that it tells worst: F1 {100 * scores[f'f1_{weakest}']:.1f}." in card
     low, high = (f"{100 * end:.1f}" for end in scores["intervals"]["f1"])
-    start = f"Pada test.csv (500 teks) macro F1-nya {100 * scores['f1']:.1f} % (selang kepercayaan 95 %: {low} sampai "
     by_label = ", ".join(f"{label} {100 * scores[f'f1_{label}']:.1f}" for label in LABELS)
-    assert f"{start}{high}), dan F1 tiap label: {by_label}." in card
+    summary = (
+        f"macro F1-nya {100 * scores['f1']:.1f} % (selang kepercayaan 95 %: {low} sampai {high}), dan F1 tiap label: "
+    )
+    assert f"Pada test.csv (500 teks) {f'{summary}{by_label}'.replace('.', ',')}. Sarkasme" in card
     assert "[indobenchmark/indobert-base-p1](https://huggingface.co/indobenchmark/indobert-base-p1)" in card
     assert ModelCard(card).data.base_model == "indobenchmark/indobert-base-p1"
 

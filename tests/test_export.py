@@ -1,5 +1,6 @@
 """Exports: what other runtimes load answers as the model does, or does not appear."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
         hits = sum(r for r, (_, gold) in zip(right, lines, strict=True) if gold == label)
         f1.append(2 * hits / (sum(gold == label for _, gold in lines) + given.count(i)))
     assert record["original"]["f1"] == pytest.approx(sum(f1) / 3)
-    assert record["data"] == {"file": "valid.tsv", "n_texts": len(lines)}
+    sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
+    assert record["data"] == {"file": "valid.tsv", "sha256": sha256, "n_texts": len(lines)}
     assert record["original"]["bytes"] == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 

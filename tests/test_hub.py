@@ -114,7 +114,7 @@ def test_branches_tags_and_pull_requests(hub, folder, tmp_path):
     assert repository.tags == {"first": repository.branches["v2"]}
     hub.faults.append(Fault("GET", "auth-check", 403))  # to propose takes no right to write
     status, text = push(hub, tmp_path, folder, "team/model", "--pull_request")
-    assert status == 0 and f"{hub.url}/team/model/discussions/1" in text
+    assert status == 0 and f"is proposed: {hub.url}/team/model/discussions/1" in text
     assert hub.requests_of("POST", "/api/repos/create") == 1
     assert set(repository.commits[repository.branches["main"]]) == {".gitattributes"}
     assert set(repository.pull_requests[0]) >= GOES_UP
@@ -370,13 +370,17 @@ def test_a_hub_that_stays_broken_is_given_up(hub, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tag_that_is_there_stays_and_says_so(hub, folder, tmp_path):
-    assert push(hub, tmp_path, folder, "me/model", "--tag", "v1")[0] == 0
+def test_a_tag_stays_with_its_commit(hub, folder, tmp_path):
+    for _ in range(2):  # the same again is no failure
+        status, text = push(hub, tmp_path, folder, "me/model", "--tag", "v1")
+        assert status == 0, text
     first = dict(hub.repositories["me/model"].tags)
     (folder / "README.md").write_text(CARD + "More.\n")
     status, text = push(hub, tmp_path, folder, "me/model", "--tag", "v1")
-    assert status == 1 and "error: me/model on the Hub: " in text
-    assert hub.repositories["me/model"].tags == first
+    repository = hub.repositories["me/model"]
+    address = f"{hub.url}/me/model/commit/{repository.branches['main']}"
+    assert status == 1 and f"error: {address} is made, but the tag 'v1' is that of an earlier commit" in text
+    assert repository.tags == first
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

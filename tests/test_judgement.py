@@ -286,7 +286,10 @@ REFUSED = {
     "a revision of a baseline": (["--data", VALID, "--model_revision", "main"], "keyword is a baseline, which has no"),
     "some labels mapped": (["--data", VALID, "--label_map", "positive=a"], "--label_map positive=...,neutral=...,neg"),
     "no model": (["--model", "nowhere/nothing", "--data", VALID], "nowhere/nothing"),
-    "bad map": (["--data", VALID, "--label_map", "a=b"], "names no label of keyword"),
+    "bad map": (
+        ["--data", VALID, "--label_map", "a=b"],
+        "names no label of a system (keyword has positive, neutral, negative): write a system's label",
+    ),
 }
 
 

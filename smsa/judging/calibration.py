@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.files import replace_files, stage
+from smsa.files import hash_file, replace_files, stage
 from smsa.model import load_classifier
 
 
@@ -32,6 +32,18 @@ def require_model_folder(folder: str | Path) -> None:
     """
     if not Path(folder, "model.safetensors").is_file():
         raise ValueError(f"only a model folder with a model.safetensors can be changed; {folder} is none.")
+
+
+def require_unseen(folder: str | Path, data_path: str | Path) -> None:
+    """Refuse to calibrate by the file that the model was trained on, where its run.json tells.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    record = Path(folder, "run.json")
+    trained_on = json.loads(record.read_bytes())["data"]["train"]["sha256"] if record.is_file() else None
+    if hash_file(Path(data_path))[0] == trained_on:
+        raise ValueError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate by valid.")
 
 
 def store_temperature(folder: str | Path, temperature: float) -> float:

@@ -32,7 +32,7 @@ from smsa.judging.statistics import (
     score_labels,
 )
 from smsa.judging.style import REWRITINGS, rewrite
-from smsa.markdown import table
+from smsa.markdown import POINT_INTERVALS, table
 from smsa.model import load_classifier
 from smsa.scoring.classifier import SentimentClassifier
 
@@ -411,7 +411,8 @@ def render(report: dict, pictures: list[str]) -> str:
     lines = [
         f"# How good on {Path(data['file']).name}",
         "",
-        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap.{note}",
+        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap. "
+        f"{POINT_INTERVALS}{note}",
         "",
     ]
     titles = ["", "accuracy", "macro F1", "macro recall", "macro precision", "calibration error"]
@@ -449,7 +450,8 @@ def render(report: dict, pictures: list[str]) -> str:
         "",
         "## Macro F1 by kind of text",
         "",
-        "Over the labels that such texts have, all but where it is said.",
+        "`in SmSA's style`: in lower case, with punctuation apart; `raw`: all others. The macro F1 of a kind is over "
+        "the labels that its texts have, which are all unless a number stands here.",
         "",
     ]
     slices = report["systems"][0]["slices"]
