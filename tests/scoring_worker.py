@@ -51,5 +51,6 @@ if __name__ == "__main__":
     watch(os, "replace", "after rename", after=True)
     watch(pathlib.Path, "read_bytes", "merge")
     watch(shutil, "rmtree", "clean up")
+    print("begins", flush=True)
     predict.set_up_logging()
     predict.main(*parse_arguments(SCORING_OPTIONS, sys.argv[1:]))
