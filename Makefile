@@ -18,7 +18,7 @@ quickstart: .venv/.installed
 # Each file in a process of its own: one that had run hundreds of tests, with OpenVINO and ONNX Runtime loaded, was killed
 # by SIGSEGV in two of four runs, at different tests. Status 5 is a file of slow tests alone.
 test: .venv/.installed
-	ls tests/test_*.py | xargs -P 2 -n 1 sh -c '$(BIN)/pytest -q "$$0" || [ $$? -eq 5 ]'
+	ls tests/test_*.py | OMP_WAIT_POLICY=passive xargs -P 2 -n 1 sh -c '$(BIN)/pytest -q "$$0" || [ $$? -eq 5 ]'
 
 # What .ci/run runs: the slow tests too, one file after the other, for they measure time and memory.
 test-all: test
