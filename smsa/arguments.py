@@ -182,6 +182,13 @@ class SentimentTrainingArguments(TrainingArguments):
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of each process; an equal share of the cores if not given."}
     )
+    fast_kernels: bool = field(
+        default=False,
+        metadata={
+            "help": "Train faster, with other rounding and other random numbers in dropout than the reference: see "
+            "docs/speed.md. recipes/fast.yaml sets it."
+        },
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches, per process."})
 
     # Not options of the scripts: what the rest relies on.
@@ -496,7 +503,10 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         SentimentTrainingArguments,
         ("evaluate_every", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end"),
     ),
-    "hardware": (SentimentTrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
+    "hardware": (
+        SentimentTrainingArguments,
+        ("precision", "use_cpu", "num_threads", "fast_kernels", "dataloader_num_workers"),
+    ),
     "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
     "Hub": (HubArguments, tuple(f.name for f in dataclasses.fields(HubArguments))),
 }

@@ -1,11 +1,18 @@
-"""The order of training texts where batches hold texts of similar length."""
+"""The order of texts where batches hold texts of similar length."""
 
 from collections.abc import Iterator
 
 import torch
+from datasets import Dataset
 from torch.utils.data import Sampler
 
 STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to save most padding, few enough to mix
+
+
+def order_by_length(dataset: Dataset) -> list[int]:
+    """Get the rows of a dataset with `input_ids`, longest first, those of one length in their order."""
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from smsa.batching import LengthGroupedSampler
+from smsa.batching import LengthGroupedSampler, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
@@ -174,6 +174,6 @@ class ResumableTrainer(Trainer):
         step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler([len(ids) for ids in train_dataset["input_ids"]], step_size, self.args.seed)
 
-    def _get_eval_sampler(self, eval_dataset) -> SequentialSampler:
-        # Trainer would group evaluation by length as well, and so give predictions in another order than rows.
-        return SequentialSampler(eval_dataset)
+    def _get_eval_sampler(self, eval_dataset) -> list[int]:
+        # Texts of one length side by side need half the pads; SentimentTrainer puts predictions back into order.
+        return order_by_length(eval_dataset)

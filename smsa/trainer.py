@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import StepLR
 from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
+from smsa.batching import order_by_length
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
+from smsa.kernels import use_fast_kernels
 from smsa.metrics import compute_metrics
 from smsa.resumable import ResumableTrainer
 
@@ -105,6 +107,8 @@ class SentimentTrainer(ResumableTrainer):
         if args.metric_for_best_model not in known:
             raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        if args.fast_kernels:
+            use_fast_kernels(self.model, args.device.type)
         self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
         self.add_callback(self.epoch_scores)
@@ -120,6 +124,7 @@ class SentimentTrainer(ResumableTrainer):
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                fused=self.args.fast_kernels or None,  # one pass over the weights; it rounds otherwise
             )
         return self.optimizer
 
@@ -157,7 +162,9 @@ class SentimentTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        """Predict as Trainer does, and take the loss from the gathered logits: exact for any number of processes.
+        """Predict as Trainer does, by length, and give predictions and labels in the order of the dataset.
+
+        The loss is taken from the gathered logits: exact for any number of processes.
 
         Raises:
             RuntimeError: if the gathered rows are not as many as the dataset has.
@@ -166,6 +173,8 @@ class SentimentTrainer(ResumableTrainer):
         if output.predictions is not None and output.label_ids is not None:
             if len(output.predictions) != output.num_samples:
                 raise RuntimeError(f"{len(output.predictions)} predictions came back for {output.num_samples} texts.")
+            order = np.argsort(order_by_length(dataloader.dataset))  # where each text of the dataset came
+            output = output._replace(predictions=output.predictions[order], label_ids=output.label_ids[order])
             logits, label_ids = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
             output.metrics[f"{metric_key_prefix}_loss"] = functional.cross_entropy(logits.double(), label_ids).item()
         return output
