@@ -494,10 +494,10 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
         + ("class_weights", "num_train_epochs", "max_steps"),
     ),
-    "batches": (
+    "steps": (
         SentimentTrainingArguments,
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        + ("train_sampling_strategy", "seed"),
+        + ("train_sampling_strategy", "fast_kernels", "seed"),
     ),
     "choosing the epoch": (
         SentimentTrainingArguments,
@@ -505,7 +505,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     ),
     "hardware": (
         SentimentTrainingArguments,
-        ("precision", "use_cpu", "num_threads", "fast_kernels", "dataloader_num_workers"),
+        ("precision", "use_cpu", "num_threads", "dataloader_num_workers"),
     ),
     "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
     "Hub": (HubArguments, tuple(f.name for f in dataclasses.fields(HubArguments))),
@@ -526,7 +526,7 @@ def describe_settings(
         hashes: sha256 of the file of each split.
     """
     groups = [(model_args, "model"), (data_args, "data")]
-    groups += [(training_args, title) for title in ("optimiser and schedule", "batches", "choosing the epoch")]
+    groups += [(training_args, title) for title in ("optimiser and schedule", "steps", "choosing the epoch")]
     settings = {name: getattr(group, name) for group, title in groups for name in FINETUNE_OPTIONS[title][1]}
     settings = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
     settings |= {f"sha256 of the {split} file": digest for split, digest in hashes.items()}

@@ -116,18 +116,18 @@ def test_dropout_follows_the_seed_and_rests_in_evaluation():
 
 def test_a_model_so_trained_learns_and_loads_as_any_other(rows, tokenizer, tmp_path):
     trainer = make_trainer(
-        make_model(dropout=0.1), tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, num_train_epochs=15,
-        learning_rate=3e-3, early_stopping_patience=0, train_sampling_strategy="group_by_length",
+        make_model(dropout=0.1), tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, num_train_epochs=6,
+        learning_rate=3e-3, train_sampling_strategy="group_by_length",
     )  # fmt: skip
     trainer.train()
     assert trainer.optimizer.defaults["fused"]
-    assert trainer.state.best_metric > 0.9
+    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_f1" in entry]
+    assert losses[-1] < 0.6 < 1.0 < losses[0]
     output = trainer.predict(rows(20))
     trainer.save_model(tmp_path / "model")
     plain, _ = load_classifier(str(tmp_path / "model"))
-    assert (
-        plain.config._attn_implementation != "smsa_quick" and "smsa" not in (tmp_path / "model/config.json").read_text()
-    )
+    assert plain.config._attn_implementation != "smsa_quick"
+    assert "smsa" not in (tmp_path / "model" / "config.json").read_text()
     padded = tokenizer.pad({"input_ids": rows(20)["input_ids"][:]}, return_tensors="pt")
     with torch.no_grad():
         logits = plain(**padded).logits
