@@ -1,0 +1,54 @@
+"""The models that benchmarks run on, and what their matrix products would take alone."""
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+from smsa.labels import LABELS, label_maps
+from smsa.scratch import train_vocabulary
+
+SHAPES = {
+    # indobert-base-p1: 124,443,651 parameters
+    "base": {"vocab_size": 50_000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    # recipes/scratch.yaml
+    "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+
+
+def make_model(shape: str, texts: list[str], vocab_file: Path | None):
+    """Get a random BERT and a tokenizer, with the vocabulary in a file or one learned from the texts."""
+    if vocab_file:
+        vocabulary = {line.rstrip("\n"): i for i, line in enumerate(vocab_file.open(encoding="utf-8"))}
+    else:
+        vocabulary = train_vocabulary(texts, 8000)
+    torch.manual_seed(0)
+    values = {"vocab_size": len(vocabulary)} | SHAPES[shape]
+    config = BertConfig(**values, intermediate_size=4 * values["hidden_size"], **label_maps(LABELS))
+    return BertForSequenceClassification(config).eval(), BertTokenizer(vocab=vocabulary, model_max_length=512)
+
+
+def measure_products() -> dict[str, float]:
+    """Get the rate of plain matrix products of the base shape, all cores, in operations a second."""
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
+        a, b = (torch.randint(-9, 9, size).to(dtype) for size in ((2048, 768), (768, 3072)))
+        product = torch._int_mm if name == "int8" else torch.matmul
+        seconds = []
+        for _ in range(25):
+            started = time.perf_counter()
+            product(a, b)
+            seconds.append(time.perf_counter() - started)
+        rates[name] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
+    return rates
+
+
+def count_operations(model, tokenizer, texts: list[str]) -> float:
+    """Get the operations of all matrix products of the encoder, per text, without any pad."""
+    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]])
+    # per layer and piece: 12 width^2 weights (4 of attention, 8 of the feed-forward), and two products with the pieces
+    return float(np.mean(depth * (2 * 12 * width**2 * lengths + 4 * width * lengths**2)))
