@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint
+.PHONY: quickstart test test-all lint bench
 .DEFAULT_GOAL := quickstart
 
 .venv/.installed: setup.cfg constraints.txt
@@ -27,3 +27,8 @@ test-all: test
 lint: .venv/.installed
 	$(BIN)/flake8
 	$(BIN)/ruff format --check --quiet --line-length 120
+
+# An hour on two cores. The machine should have nothing else to do.
+bench: .venv/.installed
+	$(BIN)/python benchmarks/training.py --shape small --rows 1600 --repeats 5 --output benchmarks/results/training-small
+	$(BIN)/python benchmarks/training.py --shape base --rows 128 --output benchmarks/results/training-base

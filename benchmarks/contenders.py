@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models import measure_products
 from sklearn.metrics import f1_score
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -37,11 +38,17 @@ from smsa.kernels import use_fast_kernels
 PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and run_glue.py, which pad to it
 
 
+WARM_UP = 2  # steps
+
+
 class Clock(TrainerCallback):
-    """Seconds of each epoch: its steps, the evaluation and the checkpoint; and macro F1 on valid."""
+    """Seconds of each epoch: its steps, the evaluation and the checkpoint; and macro F1 on valid.
+
+    `warm` are the seconds of the very first `WARM_UP` steps, where memory is had from the system for the first time.
+    """
 
     def __init__(self):
-        self.epochs = []
+        self.epochs, self.n_steps, self.warm = [], 0, 0.0
 
     def _lap(self) -> float:
         if torch.cuda.is_available():
@@ -53,6 +60,11 @@ class Clock(TrainerCallback):
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
         self.since = time.perf_counter()
         self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0})
+
+    def on_step_end(self, args=None, state=None, control=None, **kwargs):
+        self.n_steps += 1
+        if self.n_steps == WARM_UP:
+            self.warm = time.perf_counter() - self.since
 
     def on_epoch_end(self, args=None, state=None, control=None, **kwargs):
         self.epochs[-1]["steps"] = self._lap()
@@ -77,7 +89,7 @@ def macro_f1(predictions: np.ndarray, label_ids: np.ndarray) -> float:
     return f1_score(label_ids, predictions, labels=[0, 1, 2], average="macro", zero_division=0)
 
 
-def run_loop(folder: Path, args, like_ours: bool) -> list[dict]:
+def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     """A loop as RECIPE.md states it: fp32, shuffled, each batch padded to its longest; checkpoints are not written.
 
     `like_ours` gives it the precision, the order of texts, the kernels and the optimiser that Trainer has in smsa.
@@ -121,6 +133,7 @@ def run_loop(folder: Path, args, like_ours: bool) -> list[dict]:
             scaler.step(optimizer)
             scaler.update()
             running_loss += loss.item()
+            clock.on_step_end()
             predictions += logits.argmax(-1).tolist()
             label_ids += batch["labels"].tolist()
         scheduler.step()
@@ -138,10 +151,10 @@ def run_loop(folder: Path, args, like_ours: bool) -> list[dict]:
                 label_ids += batch["labels"].tolist()
         model.train()
         clock.on_evaluate(metrics={"eval_f1": macro_f1(np.array(predictions), np.array(label_ids))})
-    return clock.epochs
+    return clock
 
 
-def run_trainer(folder: Path, args, pads_to_128: bool) -> list[dict]:
+def run_trainer(folder: Path, args, pads_to_128: bool) -> Clock:
     """Trainer as transformers' run_classification.py uses it: fp32, AdamW, a linear decay; by epochs, to compare."""
     model, tokenizer, splits = load(folder)
     if pads_to_128:
@@ -176,17 +189,17 @@ def run_trainer(folder: Path, args, pads_to_128: bool) -> list[dict]:
         callbacks=[clock],
     )
     trainer.train()
-    return clock.epochs
+    return clock
 
 
-def run_smsa(options: tuple) -> list[dict]:
+def run_smsa(options: tuple) -> Clock:
     """What scripts/finetune.py does, up to the end of training."""
     trainer, _, _ = finetune.prepare(*options[:3])
     clock = Clock()
     trainer.add_callback(clock)
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
-    return clock.epochs
+    return clock
 
 
 def peak_memory() -> float:
@@ -212,7 +225,17 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
         "smsa": lambda: run_smsa(options),
         "loop like smsa": lambda: run_loop(Path(folder), args, like_ours=True),
     }
-    outcome = {"epochs": runs[name](), "memory": peak_memory(), "precision": args.mixed_precision}
+    clock = runs[name]()
+    outcome = {
+        "epochs": clock.epochs,
+        "warm": clock.warm,
+        "warm_rows": WARM_UP * args.train_batch_size * args.world_size,
+    }
+    outcome["memory"] = peak_memory()
+    # what plain products do right then, for a machine that others share is not always as fast
+    kind = "fp32" if "smsa" not in name else {"no": "fp32"}.get(args.mixed_precision, args.mixed_precision)
+    [rate] = measure_products(args.device.type, [kind]).values()
+    outcome |= {"precision": kind, "products": rate * args.world_size}
     if args.process_index == 0:
         print(json.dumps(outcome), flush=True)
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from smsa.labels import LABELS, label_maps
 from smsa.scratch import train_vocabulary
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 SHAPES = {
     # indobert-base-p1: 124,443,651 parameters
     "base": {"vocab_size": 50_000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -31,18 +33,24 @@ def make_model(shape: str, texts: list[str], vocab_file: Path | None):
     return BertForSequenceClassification(config).eval(), BertTokenizer(vocab=vocabulary, model_max_length=512)
 
 
-def measure_products() -> dict[str, float]:
-    """Get the rate of plain matrix products of the base shape, all cores, in operations a second."""
+def measure_products(device: str = "cpu", kinds: Sequence[str] = ("fp32", "bf16", "int8")) -> dict[str, float]:
+    """Get the rate of plain matrix products of the base shape, on all of this process's cores or its GPU.
+
+    Returns:
+        Operations a second for each of `kinds`.
+    """
     rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
-        a, b = (torch.randint(-9, 9, size).to(dtype) for size in ((2048, 768), (768, 3072)))
-        product = torch._int_mm if name == "int8" else torch.matmul
+    for kind in kinds:
+        a, b = (torch.randint(-9, 9, size, device=device).to(DTYPES[kind]) for size in ((2048, 768), (768, 3072)))
+        product = torch._int_mm if kind == "int8" else torch.matmul
         seconds = []
         for _ in range(25):
             started = time.perf_counter()
             product(a, b)
+            if device == "cuda":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-        rates[name] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
+        rates[kind] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
     return rates
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from models import SHAPES, count_operations, make_model, measure_products
+from models import SHAPES, count_operations, make_model
 
 from smsa.data import find_smsa, read_rows
 from smsa.hardware import describe_hardware
@@ -33,6 +33,7 @@ from smsa.markdown import table
 from smsa.scratch import build_scratch
 
 ROOT = Path(__file__).parent.parent
+N_TRAIN, N_VALID = 11_000, 1_260  # of SmSA
 GOOD_F1 = 0.85  # of valid; the time that each takes to get there is compared
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 # for each contender: what runs in contenders.py, options that it adds to the recipe, processes
@@ -57,7 +58,7 @@ def write_start(folder: Path, args: argparse.Namespace) -> tuple[float, int]:
     for split in ("train", "valid"):
         texts, label_ids, *_ = read_rows(files[split])
         # of valid as many as SmSA has for its rows of train
-        n_rows = args.rows and (args.rows if split == "train" else max(1, round(args.rows * 1260 / 11000)))
+        n_rows = args.rows and (args.rows if split == "train" else max(1, round(args.rows * N_VALID / N_TRAIN)))
         pairs = random.Random(0).sample(list(zip(texts, label_ids, strict=True)), n_rows or len(texts))
         lines = "".join(f"{text}\t{LABELS[label]}\n" for text, label in pairs)
         (folder / "data" / files[split].name).write_text(lines, encoding="utf-8")
@@ -104,38 +105,40 @@ def time_to_f1(epochs: list[dict]) -> float | None:
     return None
 
 
-def summarise(
-    outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, operations: float, rates: dict
-) -> list[dict]:
-    """Get the figures of each contender, medians over repeats.
+def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, operations: float) -> list[dict]:
+    """Get the figures of each contender, medians over repeats; `operations` are those of a text, forward.
 
-    `rows` are rows/s of the steps alone. `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint.
+    `rows` are rows/s of the steps alone, without the first ones; `times` is the ratio to the first contender in the
+    same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is the
+    share of the rate of plain products in the same process.
     """
     figures = []
     for name, repeats in outcomes.items():
-        a_row = {
-            part: statistics.median(
-                sum(e[part] for e in run["epochs"]) / len(run["epochs"]) / n_rows for run in repeats
-            )
-            for part in ("steps", "valid")
-        }
-        save = statistics.median(statistics.median(epoch["save"] for epoch in run["epochs"]) for run in repeats)
-        used = "fp32" if "like" not in name and "smsa" not in name else repeats[0]["precision"]
-        rate = rates.get({"no": "fp32"}.get(used, used), rates["fp32"])
-        best = [max(epoch["f1"] for epoch in run["epochs"]) for run in repeats]
-        reached = [time_to_f1(run["epochs"]) for run in repeats]
+        rows = [rows_per_second(run, n_rows) for run in repeats]
+        first = [rows_per_second(run, n_rows) for run in next(iter(outcomes.values()))]
+        n_epochs = len(repeats[0]["epochs"])
+        valid = [sum(epoch["valid"] for epoch in run["epochs"]) / n_epochs / n_rows for run in repeats]
+        save = [statistics.median(epoch["save"] for epoch in run["epochs"]) / N_TRAIN for run in repeats]
         figures.append({
             "name": name,
-            "rows": 1 / a_row["steps"],
-            "whole": 1 / (a_row["steps"] + a_row["valid"] + save / 11000),
-            "pieces": n_pieces / n_rows / a_row["steps"],
-            "utilisation": 3 * operations / a_row["steps"] / rate,
+            "rows": statistics.median(rows),
+            "times": statistics.median(a / b for a, b in zip(rows, first, strict=True)),
+            "whole": statistics.median(1 / (1 / a + b + c) for a, b, c in zip(rows, valid, save, strict=True)),
+            "pieces": statistics.median(rows) * n_pieces / n_rows,
+            "utilisation": statistics.median(
+                3 * operations * a / run["products"] for a, run in zip(rows, repeats, strict=True)
+            ),
             "memory": statistics.median(run["memory"] for run in repeats),
-            "save": save,
-            "best_f1": best,
-            "seconds_to_f1": reached,
+            "best_f1": [max(epoch["f1"] for epoch in run["epochs"]) for run in repeats],
+            "seconds_to_f1": [time_to_f1(run["epochs"]) for run in repeats],
         })  # fmt: skip
     return figures
+
+
+def rows_per_second(run: dict, n_rows: int) -> float:
+    """Get rows/s of the steps of all epochs but the first few steps."""
+    seconds = sum(epoch["steps"] for epoch in run["epochs"]) - run["warm"]
+    return (len(run["epochs"]) * n_rows - run["warm_rows"]) / seconds
 
 
 def write_table(figures: list[dict], epochs: int) -> list[str]:
@@ -145,7 +148,7 @@ def write_table(figures: list[dict], epochs: int) -> list[str]:
         titles += ["best valid macro F1", f"s to {GOOD_F1}"]
     rows = []
     for entry in figures:
-        row = [entry["name"], f"{entry['rows']:,.1f}", f"{entry['rows'] / figures[0]['rows']:.2f}",
+        row = [entry["name"], f"{entry['rows']:,.1f}", f"{entry['times']:.2f}",
                f"{entry['whole']:,.1f}", f"{entry['pieces']:,.0f}", f"{entry['utilisation']:.0%}",
                f"{entry['memory']:,.0f}"]  # fmt: skip
         if epochs > 1:
@@ -211,16 +214,19 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         operations, n_pieces = write_start(folder, args)
-        rates = measure_products()
-        n_rows = args.rows or 11000
+        n_rows = args.rows or N_TRAIN
         for repeat in range(args.repeats):
             for name in names:
                 outcome = run(name, folder, repeat + 1, args)
                 outcomes[name].append(outcome)
-                seconds = sum(epoch["steps"] for epoch in outcome["epochs"])
+                speed = rows_per_second(outcome, n_rows)
                 scores = " ".join(f"{epoch['f1']:.4f}" for epoch in outcome["epochs"]) if args.epochs > 1 else ""
-                print(f"repeat {repeat + 1}, {name}: {n_rows * args.epochs / seconds:,.1f} rows/s {scores}", flush=True)
-    figures = summarise(outcomes, n_rows, n_pieces, operations, rates)
+                print(
+                    f"repeat {repeat + 1}, {name}: {speed:,.1f} rows/s {scores}",
+                    flush=True,
+                )
+    figures = summarise(outcomes, n_rows, n_pieces, operations)
+    products = [run["products"] / 1e12 for repeats in outcomes.values() for run in repeats]
     hardware = describe_hardware()
     machine = f"{', '.join(hardware['gpus']) or hardware['cpu']}, {hardware['n_threads']} CPU threads"
     lines = [
@@ -229,8 +235,8 @@ def main(args: argparse.Namespace) -> None:
         f"{machine}; Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. {n_rows:,} rows of train, {n_pieces / n_rows:.1f} word pieces each, "
         f"{args.epochs} epoch(s), {args.repeats} repeat(s), seeds from 1.",
-        "Matrix products alone: " + ", ".join(f"{kind} {rate / 1e12:.2f} TFLOP/s" for kind, rate in rates.items()),
-        f"One text, forward and back: {3 * operations / 1e9:.2f} GFLOP, pads not counted.",
+        f"One text, forward and back: {3 * operations / 1e9:.2f} GFLOP, pads not counted. Plain matrix products did "
+        f"{min(products):.2f} to {max(products):.2f} TFLOP/s, right after each run; ratios are medians over repeats.",
         "",
         *write_table(figures, args.epochs),
     ]

@@ -22,4 +22,4 @@ def test_every_contender_of_training_is_measured(tmp_path):
         assert epoch["steps"] > 0 and epoch["valid"] > 0 and outcome["memory"] > 300
         assert (epoch["save"] > 0) == ("loop" not in name)  # loops keep no checkpoints
         row = next(line for line in lines if line.startswith(f"| {name} |"))
-        assert row.split("|")[2].strip() == f"{32 / epoch['steps']:,.1f}"
+        assert row.split("|")[2].strip() == f"{(32 - 16) / (epoch['steps'] - outcome['warm']):,.1f}"
