@@ -138,7 +138,10 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
 def rows_per_second(run: dict, n_rows: int) -> float:
     """Get rows/s of the steps of all epochs but the first few steps."""
     seconds = sum(epoch["steps"] for epoch in run["epochs"]) - run["warm"]
-    return (len(run["epochs"]) * n_rows - run["warm_rows"]) / seconds
+    n_counted = len(run["epochs"]) * n_rows - run["warm_rows"]
+    if n_counted <= 0:
+        raise SystemExit(f"The first {run['warm_rows']} rows do not count, and there are no more: give more --rows.")
+    return n_counted / seconds
 
 
 def write_table(figures: list[dict], epochs: int) -> list[str]:
