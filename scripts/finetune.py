@@ -9,7 +9,6 @@ Without a recipe, every option has the value of recipes/indonlu.yaml.
 import copy
 import gc
 import logging
-import os
 import shlex
 from pathlib import Path
 
@@ -23,22 +22,19 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     describe_settings,
     parse_arguments,
 )
-from smsa.checkpoints import Checkpoints, DamagedCheckpointError, require_empty, sole_run
+from smsa.checkpoints import Checkpoints, require_empty
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.hub import push, require_access
+from smsa.launch import IS_MAIN, run_whole, set_up_logging
 from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.processes import STOP, FailedElsewhere, ProcessLost, Stopped, end_process, on_first, process_rank
+from smsa.processes import STOP, ProcessLost, Stopped, end_process, on_first, process_rank
 from smsa.report import label_table, seeds_table, write_run, write_seeds
 from smsa.trainer import SentimentTrainer
 
 import datasets  # isort: skip
 import transformers  # isort: skip
-from transformers.trainer import TRAINER_STATE_NAME  # isort: skip
-from transformers.trainer_callback import TrainerState  # isort: skip
-
-IS_MAIN = process_rank() == 0
 
 logger = logging.getLogger("smsa.finetune")
 
@@ -125,34 +121,17 @@ def run(model_args: ModelArguments, data_args: DataArguments, training_args: Sen
     """Run the whole recipe, or what is left of it; every process of a launch calls it.
 
     Raises:
-        SystemExit: with status 1 and the reason, if the data, the model or the output folder cannot be used; with 128
-            and the number of the signal when asked to stop, after a checkpoint.
+        SystemExit: as `run_whole`, for the data and the model, too.
     """
     arguments = (model_args, data_args, training_args)
-    try:
-        with sole_run(training_args.output_dir, resume=training_args.resume is not None):
-            try:
-                trainer, splits, files = prepare(*arguments)
-                checkpoint, is_finished = on_first(lambda: find_start(trainer))
-            except (ValueError, OSError) as error:  # in every process alike, so that one of a machine speaks
-                raise SystemExit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {error}") from error
-            if is_finished:
-                logger.info("%s is finished: nothing to do.", training_args.output_dir)
-                return
-            trainer.train(resume_from_checkpoint=checkpoint)
-            metrics = write_run(trainer, splits, files, arguments)
-    except Stopped:
-        logger.info("\nStopped; the same command with --resume auto goes on from the last checkpoint.")
-        raise
-    except ProcessLost as error:
-        raise SystemExit(f"error: {error}") from error
-    except FailedElsewhere as error:
-        raise SystemExit(1) from error
-    except (OSError, FloatingPointError, DamagedCheckpointError) as error:
-        raise SystemExit(f"error: {error}") from error
-    for split in [split for split in ("valid", "test") if split in metrics]:
-        logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], trainer.labels))
-    logger.info("The model is in %s", training_args.output_dir)
+
+    def finish(trainer, splits, files) -> None:
+        metrics = write_run(trainer, splits, files, arguments)
+        for split in [split for split in ("valid", "test") if split in metrics]:
+            logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], trainer.labels))
+        logger.info("The model is in %s", training_args.output_dir)
+
+    run_whole(training_args.output_dir, training_args.resume, lambda: prepare(*arguments), finish)
 
 
 def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, datasets.DatasetDict, dict]:
@@ -167,8 +146,8 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
     freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
-    hashes = {split: hash_file(path)[0] for split, path in files.items()}
-    settings = describe_settings(model_args, data_args, training_args, hashes)
+    hashes = {f"the {split} file": hash_file(path)[0] for split, path in files.items()}
+    settings = describe_settings(FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes)
     trainer = SentimentTrainer(
         model=model,
         args=training_args,
@@ -178,28 +157,6 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
         checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(), CHANGEABLE),
     )
     return trainer, splits, files
-
-
-def find_start(trainer: SentimentTrainer) -> tuple[Path | None, bool]:
-    """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
-    checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
-    if checkpoint is not None:
-        n_trained = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch
-        if trainer.args.max_steps <= 0 and n_trained > trainer.args.num_train_epochs:
-            raise ValueError(f"{checkpoint} has trained for {n_trained:g} epochs: --num_train_epochs cannot be less.")
-    if not is_finished:
-        trainer.require_space()
-    return checkpoint, is_finished
-
-
-def set_up_logging() -> None:
-    """Log on the main process of a launch only; the libraries speak up for errors."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    if not IS_MAIN:
-        datasets.disable_progress_bars()
 
 
 if __name__ == "__main__":

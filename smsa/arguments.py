@@ -88,22 +88,19 @@ class DataArguments:
 
 
 @dataclass
-class SentimentTrainingArguments(TrainingArguments):
-    """Trainer's arguments with the defaults of the reference recipe; only the fields that differ are repeated here.
+class RunArguments(TrainingArguments):
+    """Trainer's arguments for a run that may be killed and gone on with; only the fields that differ are repeated here.
 
     Building it sets this process up: device, precision (`fp16` and `bf16` follow from `precision`) and CPU threads.
 
     Raises:
         ValueError: for values that contradict each other or could not take effect.
         RuntimeError: if several processes were launched but cannot see each other, or one process sees several GPUs.
-
-    Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
-    output_dir: str = field(
-        default="runs/indonlu",
-        metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
-    )
+    changeable = ()  # names of the options that `allow_changes` may name
+    early_stopping_patience = 0  # evaluations; 0 never stops early
+
     resume: str | None = field(
         default=None,
         metadata={
@@ -112,65 +109,15 @@ class SentimentTrainingArguments(TrainingArguments):
             "choices": ["auto"],
         },
     )
-    allow_changes: str | None = field(
-        default=None,
-        metadata={
-            "help": "Options, comma-separated, that may differ from those the run was started with, for instance "
-            f"num_train_epochs to train for longer. These can: {', '.join(CHANGEABLE)}."
-        },
-    )
-    learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
-    lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
-    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay (StepLR gamma); 1 keeps the rate."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "Adam's beta 1."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Adam's beta 2."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
-    max_grad_norm: float = field(
-        default=10.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
-    )
-    class_weights: str = field(
-        default="none",
-        metadata={
-            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
-            "one number per label, comma-separated, in label order. The loss on valid has no weights."
-        },
-    )
     num_train_epochs: float = field(default=10, metadata={"help": "Epochs at the most."})
     max_steps: int = field(default=-1, metadata={"help": "Optimiser steps at the most, if positive; overrides epochs."})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Texts a batch in each process. The recipe's batch is this times the processes."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a batch in evaluation."})
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "Batches whose gradients make one step; the loss stays the mean over all of them."}
     )
-    train_sampling_strategy: str = field(
-        default="random",
-        metadata={
-            "help": "Order of the training texts: random, sequential, or group_by_length (random, but batches of "
-            "similar length, which is faster).",
-            "choices": ["random", "sequential", "group_by_length"],
-        },
-    )
     seed: int = field(default=42, metadata={"help": "Seed of the new head, the order of texts and dropout."})
-    seeds: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
-            "mean and standard deviation."
-        },
-    )
-    evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
-    metric_for_best_model: str = field(
-        default="f1",
-        metadata={"help": "What valid is judged by: accuracy, f1, recall, precision (macro), loss, or f1_<label>."},
-    )
-    early_stopping_patience: int = field(
-        default=3, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
-    )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
-    )
+    adam_beta1: float = field(default=0.9, metadata={"help": "Adam's beta 1."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Adam's beta 2."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
     precision: str = field(
         default="auto",
         metadata={
@@ -181,13 +128,6 @@ class SentimentTrainingArguments(TrainingArguments):
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is a GPU."})
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of each process; an equal share of the cores if not given."}
-    )
-    fast_kernels: bool = field(
-        default=False,
-        metadata={
-            "help": "Train faster, with other rounding and other random numbers in dropout than the reference: see "
-            "docs/speed.md. recipes/fast.yaml sets it."
-        },
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches, per process."})
 
@@ -211,21 +151,14 @@ class SentimentTrainingArguments(TrainingArguments):
             raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
         if self.fp16 or self.bf16:
             raise ValueError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
-        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-
-        if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
-            raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
-        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
-            raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
         if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
             raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
         if self.restore_callback_states_from_checkpoint:
             raise ValueError("restore_callback_states_from_checkpoint must stay off: smsa restores them itself.")
-        fixed = [name for name in self.allowed_changes if name not in CHANGEABLE]
+        fixed = [name for name in self.allowed_changes if name not in self.changeable]
         if fixed:
-            raise ValueError(f"allow_changes {','.join(fixed)}: only {', '.join(CHANGEABLE)} can change within a run.")
+            can_change = ", ".join(self.changeable)
+            raise ValueError(f"allow_changes {','.join(fixed)}: only {can_change} can change within a run.")
         if not self.average_tokens_across_devices:
             raise ValueError("average_tokens_across_devices must stay on: the loss is the mean over all processes.")
         if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
@@ -250,6 +183,189 @@ class SentimentTrainingArguments(TrainingArguments):
                 "or one of them with CUDA_VISIBLE_DEVICES=0."
             )
         set_cpu_threads(self.num_threads)
+
+
+@dataclass
+class SentimentTrainingArguments(RunArguments):
+    """Arguments of fine-tuning, with the defaults of the reference recipe.
+
+    Raises:
+        ValueError: for values that contradict each other or could not take effect; and as `RunArguments`.
+
+    Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
+    """
+
+    changeable = CHANGEABLE
+
+    output_dir: str = field(
+        default="runs/indonlu",
+        metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
+    )
+    allow_changes: str | None = field(
+        default=None,
+        metadata={
+            "help": "Options, comma-separated, that may differ from those the run was started with, for instance "
+            f"num_train_epochs to train for longer. These can: {', '.join(CHANGEABLE)}."
+        },
+    )
+    learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
+    lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
+    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay (StepLR gamma); 1 keeps the rate."})
+    max_grad_norm: float = field(
+        default=10.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
+    )
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
+            "one number per label, comma-separated, in label order. The loss on valid has no weights."
+        },
+    )
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Texts a batch in each process. The recipe's batch is this times the processes."}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a batch in evaluation."})
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "Order of the training texts: random, sequential, or group_by_length (random, but batches of "
+            "similar length, which is faster).",
+            "choices": ["random", "sequential", "group_by_length"],
+        },
+    )
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
+            "mean and standard deviation."
+        },
+    )
+    evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
+    metric_for_best_model: str = field(
+        default="f1",
+        metadata={"help": "What valid is judged by: accuracy, f1, recall, precision (macro), loss, or f1_<label>."},
+    )
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
+    )
+    fast_kernels: bool = field(
+        default=False,
+        metadata={
+            "help": "Train faster, with other rounding and other random numbers in dropout than the reference: see "
+            "docs/speed.md. recipes/fast.yaml sets it."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+
+        if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
+            raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
+            raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
+        super().__post_init__()
+
+
+@dataclass
+class EncoderArguments:
+    """Which encoder to go on pre-training, or the shape of a new one."""
+
+    model_name_or_path: str = field(
+        default="indobenchmark/indobert-base-p1",
+        metadata={"help": "Encoder: a name on the Hub, a folder, or 'new' for a BERT of the shape below."},
+    )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of the encoder on the Hub; its main branch if not given."},
+    )
+    add_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of words, one a line, that become word pieces of their own; each starts as the mean of the "
+            "pieces that it was cut into."
+        },
+    )
+    vocab_size: int = field(default=12_000, metadata={"help": "Word pieces of a new encoder, learned from the texts."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Layers of a new encoder."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of a new encoder."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads of a new encoder."})
+    intermediate_size: int = field(default=512, metadata={"help": "Width between the two halves of its layers."})
+
+
+@dataclass
+class CorpusArguments:
+    """Which texts to pre-train on."""
+
+    sources: list[str] = field(
+        metadata={
+            "help": "Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2 "
+            "statutes.txt=0.25. 'smsa' stands for the training texts of SmSA."
+        }
+    )
+    corpus_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder in which the sources lie. If not given: $SMSA_CORPUS_DIR if set, else this one."},
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with SmSA, for the source smsa: as in scripts/finetune.py."}
+    )
+    held_out: float = field(
+        default=0.01, metadata={"help": "Share of the texts by which the model is judged after each epoch."}
+    )
+    max_length: int = field(
+        default=128, metadata={"help": "Word pieces a row; texts follow one another in it, divided by [SEP]."}
+    )
+
+
+@dataclass
+class PretrainingArguments(RunArguments):
+    """Arguments of masked-language-model pre-training.
+
+    Raises:
+        ValueError: as `RunArguments`, and for values that could not take effect.
+    """
+
+    changeable = ("num_train_epochs", "per_device_eval_batch_size", "precision")
+
+    output_dir: str = field(
+        default="runs/pretrained",
+        metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
+    )
+    allow_changes: str | None = field(
+        default=None,
+        metadata={
+            "help": "Options, comma-separated, that may differ from those the run was started with: "
+            f"{', '.join(changeable)}."
+        },
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's rate between warm-up and decay."})
+    warmup_steps: int = field(default=500, metadata={"help": "Steps in which the rate rises to its full value."})
+    decay_steps: int = field(
+        default=2000,
+        metadata={
+            "help": "Last steps, in which the rate falls to 0. Before them it is constant, so that a run can be "
+            "lengthened."
+        },
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta 2."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
+    )
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a batch in each process."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows a batch in evaluation."})
+    mlm_probability: float = field(default=0.2, metadata={"help": "Share of the word pieces that are masked."})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability is {self.mlm_probability}; it must lie between 0 and 1.")
+        super().__post_init__()
 
 
 @dataclass
@@ -511,26 +627,41 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "Hub": (HubArguments, tuple(f.name for f in dataclasses.fields(HubArguments))),
 }
 
+# The options of scripts/pretrain.py.
+PRETRAIN_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "encoder": (EncoderArguments, tuple(f.name for f in dataclasses.fields(EncoderArguments))),
+    "texts": (CorpusArguments, tuple(f.name for f in dataclasses.fields(CorpusArguments))),
+    "optimiser and schedule": (
+        PretrainingArguments,
+        ("learning_rate", "warmup_steps", "decay_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+        + ("max_grad_norm", "num_train_epochs", "max_steps"),
+    ),
+    "steps": (
+        PretrainingArguments,
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        + ("mlm_probability", "seed"),
+    ),
+    "hardware": (PretrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
+    "output": (PretrainingArguments, ("output_dir", "resume", "allow_changes")),
+}
 
-# The content of the files counts, not where they are.
-_NOT_SETTINGS = {"data_dir", "train_file", "valid_file", "test_file"}
+_NOT_SETTINGS = ("hardware", "output", "Hub")  # groups that do not matter to the result of a run
+_PATHS = {"data_dir", "train_file", "valid_file", "test_file", "corpus_dir", "add_tokens"}  # their content counts
 
 
-def describe_settings(
-    model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments, hashes: dict
-) -> dict[str, object]:
+def describe_settings(options: dict[str, tuple[type, tuple[str, ...]]], arguments: tuple, hashes: dict) -> dict:
     """Get all on which the result of a run depends, but for hardware and versions, as plain values by name.
 
     Args:
-        model_args, data_args, training_args: the options.
-        hashes: sha256 of the file of each split.
+        options: those of the script, by group.
+        arguments: the objects that hold their values, the training arguments last.
+        hashes: sha256 of each file, by what it is.
     """
-    groups = [(model_args, "model"), (data_args, "data")]
-    groups += [(training_args, title) for title in ("optimiser and schedule", "steps", "choosing the epoch")]
-    settings = {name: getattr(group, name) for group, title in groups for name in FINETUNE_OPTIONS[title][1]}
-    settings = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
-    settings |= {f"sha256 of the {split} file": digest for split, digest in hashes.items()}
-    return settings | {"precision": training_args.mixed_precision, "n_processes": training_args.world_size}
+    objects = {type(group): group for group in arguments}
+    groups = [group for title, group in options.items() if title not in _NOT_SETTINGS]
+    settings = {name: getattr(objects[kind], name) for kind, names in groups for name in names if name not in _PATHS}
+    settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
+    return settings | {"precision": arguments[-1].mixed_precision, "n_processes": arguments[-1].world_size}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

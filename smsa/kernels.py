@@ -66,8 +66,8 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
     Its last layer is computed for the first word piece alone, which is all that the classifier reads, where the
     architecture is known to do so. On a CPU, dropout and attention are those above.
     """
+    use_quick_attention(model, device_type)
     if device_type == "cpu":
-        model.set_attn_implementation("smsa_quick")
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.forward = MethodType(_forward_dropout, module)
@@ -76,6 +76,12 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
         last.forward = MethodType(_forward_first_piece, last)
     else:
         logger.info("The last layer is computed whole: what %s reads of it is not known.", model.config.model_type)
+
+
+def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:
+    """Compute the attention of `model` by `attend` on a CPU, where torch's own is slower in training."""
+    if device_type == "cpu":
+        model.set_attn_implementation("smsa_quick")
 
 
 def _forward_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:

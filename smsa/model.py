@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -27,11 +28,11 @@ from smsa.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
 
-# Weights that a checkpoint may have and a classifier does not take: heads of pre-training, buffers, and the pooler of
-# architectures whose classifier brings its own.
+# Weights that a checkpoint may have and the model does not take: other heads, buffers, and the pooler of architectures
+# whose classifier brings its own.
 _LEFT_OUT = re.compile(
-    r"^(cls|lm_head|predictions|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|mlm_head|generator\w*"
-    r"|discriminator\w*)\.|(^|\.)pooler\.|(^|\.)(position_ids|token_type_ids)$"
+    r"^(classifier|cls|decoder|lm_head|predictions|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector"
+    r"|mlm_head|generator\w*|discriminator\w*)\.|(^|\.)pooler\.|(^|\.)(position_ids|token_type_ids)$"
 )
 _WEIGHT_FILES = (
     "model.safetensors",
@@ -93,7 +94,9 @@ def load_model(
             raise ValueError("'scratch' learns its word pieces from train_texts; give them.")
         return build_scratch(train_texts, labels)
     config = _load_config(model_name_or_path, revision)
-    keeps_head = _named_labels(config) == labels
+    # ModernBERT's masked language model has a layer that its classifier goes on with, and no label yet.
+    is_masked_lm = bool(config.architectures) and config.architectures[0].endswith("ForMaskedLM")
+    keeps_head = is_masked_lm or _named_labels(config) == labels
     maps = label_maps(labels)
     config.id2label, config.label2id = maps["id2label"], maps["label2id"]
     config.problem_type = "single_label_classification"
@@ -128,13 +131,33 @@ def load_classifier(
     return model, _load_tokenizer(model_name_or_path, model, revision)
 
 
-def _read_weights(name: str, config: PretrainedConfig, revision: str | None) -> tuple[PreTrainedModel, set[str]]:
+def load_encoder(
+    model_name_or_path: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a masked language model to go on pre-training, as safely as `load_model`, in fp32.
+
+    Its head starts at random where the checkpoint brings none; seed first.
+
+    Raises:
+        ValueError: as `load_model`, and if transformers knows no masked language model of this architecture.
+        OSError: as `load_model`.
+    """
+    config = _load_config(model_name_or_path, revision)
+    model, drawn = _read_weights(model_name_or_path, config, revision, AutoModelForMaskedLM)
+    if drawn:
+        logger.info("Starts at random: %s", ", ".join(sorted(drawn)))
+    return model, _load_tokenizer(model_name_or_path, model, revision)
+
+
+def _read_weights(
+    name: str, config: PretrainedConfig, revision: str | None, kind: type = AutoModelForSequenceClassification
+) -> tuple[PreTrainedModel, set[str]]:
     """Get the model in fp32, and the names of the weights that were drawn at random."""
     weights_file = _find_weights(name, revision)
     logger.info("Model: %s, weights from %s", name, weights_file)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = kind.from_pretrained(
             name,
             config=config,
             revision=revision or "main",

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from smsa.callbacks import epoch_number
 from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card
 from smsa.checkpoints import RECORD, explain_failure
+from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, stage, write_json, write_whole
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
@@ -31,7 +32,9 @@ from smsa.judging.statistics import (
     score_labels,
 )
 from smsa.model import load_classifier
+from smsa.pretraining import MaskedTrainer
 from smsa.processes import on_first
+from smsa.resumable import ResumableTrainer
 from smsa.scoring.classifier import softmax
 from smsa.trainer import SentimentTrainer
 
@@ -297,23 +300,10 @@ def describe_run(
     trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, Path], arguments: tuple
 ) -> dict[str, object]:
     """Get the record of a run as plain values: resolved options, precision, data, versions, hardware and commit."""
-    precision = trainer.accelerator.mixed_precision
-    return {
-        "arguments": {
-            # to_dict is Trainer's own, and masks tokens
-            name: group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
-            for name, group in ((type(group).__name__, group) for group in arguments)
-        },
-        "seed": trainer.args.seed,
+    return describe_training(trainer, arguments) | {
         "labels": list(trainer.labels),
         "class_weights": None if trainer.class_weights is None else trainer.class_weights.tolist(),
         "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
-        "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
-        "precision_in_effect": "fp32" if precision == "no" else precision,
-        "n_processes": trainer.args.world_size,
-        "n_parameters": trainer.model.num_parameters(),
-        "train_runtime_seconds": trainer.stopwatch.seconds(),
-        "settings": trainer.checkpoints.settings,
         "data": {
             split: {
                 "file": str(path),
@@ -323,10 +313,80 @@ def describe_run(
             }
             for split, path, sha256 in ((split, path, hash_file(path)[0]) for split, path in files.items())
         },
+    }
+
+
+def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, object]:
+    """Get what the record of any run says, but for its data."""
+    precision = trainer.accelerator.mixed_precision
+    return {
+        "arguments": {
+            # to_dict is Trainer's own, and masks tokens
+            name: group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+            for name, group in ((type(group).__name__, group) for group in arguments)
+        },
+        "seed": trainer.args.seed,
+        "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
+        "precision_in_effect": "fp32" if precision == "no" else precision,
+        "n_processes": trainer.args.world_size,
+        "n_parameters": trainer.model.num_parameters(),
+        "train_runtime_seconds": trainer.stopwatch.seconds(),
+        "settings": trainer.checkpoints.settings,
         "versions": {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES},
         "hardware": describe_hardware(),
         "git_commit": _git_commit(),
     }
+
+
+def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tuple) -> dict[str, object]:
+    """Leave a pre-trained encoder in the output folder of its run: model, metrics.json, history.csv and run.json.
+
+    Every process must call it; the main one writes.
+
+    Args:
+        trainer: after `train()`.
+        sources: what it was trained on.
+        arguments: the arguments objects of the run, for run.json.
+
+    Returns:
+        What metrics.json holds: `epoch`, `tokens_seen` (word pieces, each time they were seen), and `held_out`: `loss`
+        (mean cross entropy of the masked pieces, in nats) and `masked_accuracy`.
+    """
+    output_dir, state = Path(trainer.args.output_dir), trainer.state
+    metrics = {"epoch": state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": {}}
+    metrics["held_out"] = {name: trainer.evaluate()[f"eval_{name}"] for name in ("loss", "masked_accuracy")}
+    data = {
+        source.name: {"weight": source.weight, "sha256": source.sha256, "n_texts": len(source.texts)}
+        for source in sources
+    }
+
+    def write() -> None:
+        staging = stage(output_dir)
+        try:
+            trainer.save_model(staging)
+            write_json(metrics, staging / "metrics.json")
+            pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
+            outputs = sorted(path.name for path in staging.iterdir())
+            write_json(describe_training(trainer, arguments) | {"data": data, "outputs": outputs}, staging / RECORD)
+            publish(staging, output_dir, last=RECORD)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        trainer.checkpoints.rotate(n_kept=1)
+
+    with explain_failure("The result", output_dir):
+        on_first(write)
+    return metrics
+
+
+def pretraining_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
+    """Get one row an epoch: `epoch`, `learning_rate`, `held_out_loss` and `held_out_masked_accuracy`."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        row = rows.setdefault(epoch_number(entry["epoch"]), {})
+        row |= {f"held_out_{name[5:]}": entry[name] for name in ("eval_loss", "eval_masked_accuracy") if name in entry}
+        row |= {"learning_rate": entry["learning_rate"]} if "learning_rate" in entry else {}
+    columns = ["learning_rate", "held_out_loss", "held_out_masked_accuracy"]
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).rename_axis("epoch").reset_index()
 
 
 def _git_commit() -> str | None:

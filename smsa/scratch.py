@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, PreTrainedModel
 
 from smsa.labels import LABELS, label_maps
 
@@ -46,11 +46,8 @@ def build_scratch(
     tokenizer = train_tokenizer(texts)
     config = BertConfig(vocab_size=len(tokenizer), **SCRATCH_SHAPE, **label_maps(labels))
     model = BertForSequenceClassification(config)
-    weights = model.get_input_embeddings().weight.data
-    vectors = torch.from_numpy(embed_pieces(tokenizer(texts, add_special_tokens=False)["input_ids"], *weights.shape))
-    found = vectors.abs().sum(-1) > 0
-    length = config.initializer_range * config.hidden_size**0.5  # of a random vector, on average
-    weights[found] = (length * vectors[found]).float()
+    sequences = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    set_word_vectors(model, embed_pieces(sequences, config.vocab_size, config.hidden_size))
     logger.info("Encoder: scratch, %s, %s word pieces", SCRATCH_SHAPE, f"{len(tokenizer):,}")
     return model, tokenizer
 
@@ -105,6 +102,14 @@ def embed_pieces(sequences: list[list[int]], n_pieces: int, n_dimensions: int) -
     vectors[:, : len(values)] = left_vectors * values**0.5
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+
+
+def set_word_vectors(model: PreTrainedModel, vectors: np.ndarray, scale: float = 1.0) -> None:
+    """Give pieces the vectors of `embed_pieces`, `scale` times as long as random ones; those of zeros stay random."""
+    weights, vectors = model.get_input_embeddings().weight.data, torch.from_numpy(vectors)
+    found = vectors.abs().sum(-1) > 0
+    length = scale * model.config.initializer_range * weights.shape[1] ** 0.5
+    weights[found] = (length * vectors[found]).float()
 
 
 def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:

@@ -9,10 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from smsa.files import replace_files, stage
 from smsa.model import load_classifier, save_tokenizer
-
-# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
-# by Roman numerals (III) and www.
-DRAWN_OUT = r"(\p{L})\1+(?=\1)"
+from smsa.normaliser import DRAWN_OUT, set_normaliser
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
@@ -26,15 +23,7 @@ def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFas
     if DRAWN_OUT in _normaliser_of(backend):
         raise ValueError("the tokenizer has the normaliser already.")
     shorten = normalizers.Replace(Regex(DRAWN_OUT), "")
-    backend.normalizer = normalizers.Sequence([before, shorten] if before else [shorten])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side,
-        truncation_side=tokenizer.truncation_side,
-        model_input_names=tokenizer.model_input_names,
-        **tokenizer.special_tokens_map,
-    )
+    return set_normaliser(tokenizer, normalizers.Sequence([before, shorten] if before else [shorten]))
 
 
 def has_normaliser(folder: str | Path) -> bool:

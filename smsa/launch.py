@@ -1,0 +1,85 @@
+"""A run of a script, from the lock on its output folder to its last file, in every process of a launch."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import datasets
+import transformers
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+from smsa.checkpoints import DamagedCheckpointError, sole_run
+from smsa.processes import FailedElsewhere, ProcessLost, Stopped, on_first, process_rank
+from smsa.resumable import ResumableTrainer
+
+IS_MAIN = process_rank() == 0
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+def run_whole(
+    output_dir: str, resume: str | None, prepare: Callable[[], tuple], finish: Callable[..., _T]
+) -> _T | None:
+    """Train, or go on, and let `finish` leave the result; every process calls it.
+
+    Args:
+        output_dir: where the run has its files, and nothing else has.
+        resume: `auto` to go on from the newest checkpoint, None to start anew.
+        prepare: gets the trainer, and after it what else `finish` needs; writes nothing.
+        finish: called with what `prepare` got, after training.
+
+    Returns:
+        What `finish` returns; None where the run was finished already.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if what `prepare` reads or the output folder cannot be used; with 128
+            and the number of the signal when asked to stop, after a checkpoint.
+    """
+    try:
+        with sole_run(output_dir, resume=resume is not None):
+            try:
+                trainer, *rest = prepare()
+                checkpoint, is_finished = on_first(lambda: find_start(trainer))
+            except (ValueError, OSError) as error:  # in every process alike, so that one of a machine speaks
+                raise SystemExit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {error}") from error
+            if is_finished:
+                logger.info("%s is finished: nothing to do.", output_dir)
+                return None
+            trainer.train(resume_from_checkpoint=checkpoint)
+            return finish(trainer, *rest)
+    except Stopped:
+        logger.info("\nStopped; the same command with --resume auto goes on from the last checkpoint.")
+        raise
+    except ProcessLost as error:
+        raise SystemExit(f"error: {error}") from error
+    except FailedElsewhere as error:
+        raise SystemExit(1) from error
+    except (OSError, FloatingPointError, DamagedCheckpointError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def find_start(trainer: ResumableTrainer) -> tuple[Path | None, bool]:
+    """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
+    checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
+    if checkpoint is not None:
+        n_trained = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch
+        if trainer.args.max_steps <= 0 and n_trained > trainer.args.num_train_epochs:
+            raise ValueError(f"{checkpoint} has trained for {n_trained:g} epochs: --num_train_epochs cannot be less.")
+    if not is_finished:
+        trainer.require_space()
+    return checkpoint, is_finished
+
+
+def set_up_logging() -> None:
+    """Log on the main process of a launch only; the libraries speak up for errors."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not IS_MAIN:
+        datasets.disable_progress_bars()

@@ -1,0 +1,224 @@
+"""Masks, the loss of masked pieces alone, new encoders and new words, and a run that ends and is gone on with."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tokenizer
+from test_resumable import AskAt, nobody_asks  # noqa: F401
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+from scripts import pretrain
+from smsa.arguments import PRETRAIN_OPTIONS, PretrainingArguments, parse_arguments
+from smsa.model import load_encoder, load_model
+from smsa.pretraining import NOT_MASKED, MaskedTrainer, Masking, add_words, build_tokenizer, hold_out
+from smsa.processes import STOP, Stopped
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def make_masked_lm(model_type: str = "modernbert", tokenizer=None):
+    """Get a small random masked language model, of the vocabulary of the other tests if of no other."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer or make_tokenizer()
+    special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
+    shape = dict(SHAPE, embedding_size=32, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    config = AutoConfig.for_model(
+        model_type, vocab_size=len(tokenizer), max_position_embeddings=128, **shape, **special
+    )
+    return AutoModelForMaskedLM.from_config(config), tokenizer
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that gets a trainer over random rows of real pieces."""
+
+    def make(output_dir="run", model_type="modernbert", **changes):
+        model, tokenizer = make_masked_lm(model_type)
+        random = np.random.default_rng(0)
+        rows = random.integers(5, len(tokenizer), (37, 24))
+        rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
+        values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
+        args = PretrainingArguments(output_dir=str(tmp_path / output_dir), **values | changes)
+        return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
+
+    return make
+
+
+def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
+    masking = Masking(tokenizer, 0.3, mask_seed=1)
+    rows = np.random.default_rng(0).integers(5, len(tokenizer), (200, 30))
+    rows[:, 0], rows[:, 7] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    examples = [{"input_ids": row} for row in rows.tolist()]
+    first, again = masking(examples), masking(examples)
+    assert all(torch.equal(first[name], again[name]) for name in ("input_ids", "labels"))
+    masking.epoch = 1
+    assert not torch.equal(masking(examples)["labels"], first["labels"])
+    masking.mask_seed, masking.epoch = 2, 0
+    assert not torch.equal(masking(examples)["labels"], first["labels"])
+
+    original, is_masked = torch.from_numpy(rows), first["labels"] != NOT_MASKED
+    assert not is_masked[:, [0, 7]].any()  # special tokens
+    assert 0.27 < is_masked[:, 8:].float().mean() < 0.33
+    assert torch.equal(first["labels"][is_masked], original[is_masked])
+    assert torch.equal(first["input_ids"][~is_masked], original[~is_masked])
+    replaced = (first["input_ids"][is_masked] == tokenizer.mask_token_id).float().mean()
+    assert 0.75 < replaced < 0.85
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "electra", "distilbert", "albert"])
+def test_loss_and_accuracy_are_those_of_all_logits_where_pieces_are_masked(make, model_type):
+    trainer = make(model_type=model_type)
+    found = trainer.evaluate()
+    batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))])
+    plain, _ = make_masked_lm(model_type)
+    with torch.no_grad():
+        logits = plain.eval()(input_ids=batch["input_ids"]).logits  # (rows, length, vocab_size)
+    expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=NOT_MASKED)
+    is_masked = batch["labels"] != NOT_MASKED
+    hits = (logits.argmax(-1) == batch["labels"])[is_masked].float().mean()
+    assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
+
+
+def test_a_step_is_the_same_however_it_is_cut_into_batches(make):
+    whole, parts = make("whole", max_steps=3), make("parts", max_steps=3, per_device_train_batch_size=2,
+                                                    gradient_accumulation_steps=4)  # fmt: skip
+    for trainer in (whole, parts):
+        # masks are drawn by batch, so they are given here
+        rows = np.array(trainer.train_dataset["input_ids"])
+        trainer.train_dataset = hold_out(rows, Masking(make_tokenizer(), 0.2, 0))
+        trainer.train()
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_the_rate_rises_stays_and_falls(make):
+    trainer = make(num_train_epochs=4)  # 16 steps
+    rates = []
+    step = trainer.training_step
+
+    def record(*args, **kwargs):
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / trainer.args.learning_rate)
+        return step(*args, **kwargs)
+
+    trainer.training_step = record
+    trainer.train()
+    assert rates == pytest.approx([0, 1 / 3, 2 / 3, *[1] * 10, 3 / 4, 2 / 4, 1 / 4])
+
+
+@pytest.mark.parametrize("asked", [(2,), (4,), (6, 9)])
+def test_going_on_gives_what_an_undisturbed_run_gives(make, asked):
+    undisturbed = make("undisturbed")
+    undisturbed.train()
+    for step in asked:
+        trainer = make("stopped")
+        trainer.add_callback(AskAt(step))
+        with pytest.raises(Stopped):
+            trainer.train(resume_from_checkpoint=step != asked[0])
+        STOP.signum = None
+    again = make("stopped")
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == undisturbed.state.global_step == 12
+    for a, b in zip(undisturbed.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    scores = [[e["eval_loss"] for e in t.state.log_history if "eval_loss" in e] for t in (undisturbed, again)]
+    assert scores[0] == scores[1]
+
+
+def test_new_words_keep_old_rows_and_start_as_the_mean_of_their_pieces(tmp_path):
+    for model_type in ("bert", "modernbert", "roberta"):
+        model, tokenizer = make_masked_lm(model_type, build_tokenizer(["enak gaco", "warung cor"] * 5, 100))
+        before = model.get_input_embeddings().weight.detach().clone()
+        if model.get_output_embeddings().bias is not None:
+            model.get_output_embeddings().bias.data.normal_()
+        bias = model.get_output_embeddings().bias.detach().clone()
+        pieces = tokenizer("gacor", add_special_tokens=False)["input_ids"]
+        assert len(pieces) > 1
+        assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor"]) == 1  # known; the same in lower case
+        (new_id,) = tokenizer("gacor", add_special_tokens=False)["input_ids"]
+        assert tokenizer("gacorlah", add_special_tokens=False)["input_ids"][0] != new_id  # a word of its own only
+        after = model.get_input_embeddings().weight
+        assert torch.equal(after[: len(before)], before)
+        assert torch.equal(after[new_id], before[pieces].mean(0))
+        assert torch.equal(model.get_output_embeddings().bias[new_id], bias[pieces].mean(0))
+        assert model.get_output_embeddings().weight is after
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        again, tokens = load_encoder(str(tmp_path))
+        assert tokens("gacor")["input_ids"] == tokenizer("gacor")["input_ids"]
+        assert torch.equal(again.get_input_embeddings().weight, after)
+
+
+def test_a_phrase_is_no_new_word():
+    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
+        add_words(*make_masked_lm(), ["dua kata"])
+
+
+def test_pieces_do_not_depend_on_how_a_text_was_written():
+    texts = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
+    tokenizer = build_tokenizer(texts, 200)
+    expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
+    assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
+    assert "[UNK]" not in expected
+    assert build_tokenizer(texts, 200).get_vocab() == tokenizer.get_vocab()
+
+
+def call(*words) -> None:
+    pretrain.main(*parse_arguments(PRETRAIN_OPTIONS, list(map(str, words))))
+
+
+@pytest.fixture
+def words(smsa_dir, tmp_path):
+    """Options of a run on a small corpus, from nothing."""
+    text = "warung ini enak dan murah sekali\npelayanan nya lambat , kecewa\nrapat hari ini ditunda\n"
+    (tmp_path / "a.txt").write_text(text * 20 + "".join(f"teks lain nomor {i}\n" for i in range(200)))
+    shape = [word for name, value in SHAPE.items() for word in (f"--{name}", value)]
+    return ["--sources", "a.txt=1.5", "smsa", "--corpus_dir", tmp_path, "--data_dir", smsa_dir, "--max_length", 16,
+            "--held_out", 0.1, "--vocab_size", 300, "--num_train_epochs", 2, "--learning_rate", 1e-3,
+            "--model_name_or_path", "new", *shape, "--use_cpu", "true"]  # fmt: skip
+
+
+def test_an_encoder_from_nothing_is_written_reloads_and_is_gone_on_with(words, tmp_path):
+    call(*words, "--output_dir", tmp_path / "encoder")
+    folder = tmp_path / "encoder"
+    run, metrics = (json.loads((folder / name).read_bytes()) for name in ("run.json", "metrics.json"))
+    assert run["data"]["a.txt"]["weight"] == 1.5
+    assert run["data"]["smsa"]["n_texts"] == 7
+    assert metrics["tokens_seen"] > 1000
+    assert 0 < metrics["held_out"]["loss"] < 10
+    assert (folder / "history.csv").read_text().startswith("epoch,learning_rate,held_out_loss,held_out_masked_accuracy")
+
+    encoder = AutoModelForMaskedLM.from_pretrained(folder)
+    model, tokenizer = load_model(str(folder))  # what scripts/finetune.py starts from
+    loaded = model.base_model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in encoder.base_model.state_dict().items())
+    assert torch.equal(model.head.dense.weight, encoder.head.dense.weight)  # ModernBERT's classifier goes on with it
+    assert model.config.mlp_dropout > 0 == encoder.model.layers[0].mlp.drop.p - model.model.layers[0].mlp.drop.p
+    assert tokenizer("Enaaak nya") == AutoTokenizer.from_pretrained(folder)("enak nya")
+
+    (tmp_path / "words.txt").write_text("gacor\n")
+    continued = [*words, "--model_name_or_path", folder, "--add_tokens", tmp_path / "words.txt", "--max_steps", 2]
+    call(*continued, "--output_dir", tmp_path / "continued")
+    again, tokens = load_encoder(str(tmp_path / "continued"))
+    assert len(tokens) == len(tokenizer) + 1 == again.config.vocab_size
+
+
+def test_equal_settings_give_equal_encoders_and_others_are_not_gone_on_with(words, tmp_path):
+    for name in ("first", "second"):
+        call(*words, "--output_dir", tmp_path / name)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+    with pytest.raises(SystemExit, match="mlm_probability was 0.2, is 0.3"):
+        (tmp_path / "first" / "run.json").unlink()
+        call(*words, "--output_dir", tmp_path / "first", "--resume", "auto", "--mlm_probability", "0.3")
+
+
+def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(SystemExit, match=r"a\.txt does not exist"):
+        call(*words, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
