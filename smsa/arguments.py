@@ -41,8 +41,9 @@ class ModelArguments:
     model_name_or_path: str = field(
         default="indobenchmark/indobert-base-p1",
         metadata={
-            "help": "Encoder: a name on the Hub, a folder, or 'scratch' for a small BERT with its own vocabulary, "
-            "trained on the training texts alone; its rate is far higher, see recipes/scratch.yaml."
+            "help": "Encoder: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
+            "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
+            "the rate of these two is far higher."
         },
     )
     model_revision: str | None = field(
@@ -395,7 +396,6 @@ class HubArguments:
 class ScoringArguments:
     """Which texts to label, with which model, and what to write."""
 
-    model: str = field(metadata={"help": "Fine-tuned model: a folder, or a name on the Hub."})
     input: list[str] = field(
         metadata={
             "help": "Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), all but Parquet also "
@@ -407,6 +407,13 @@ class ScoringArguments:
             "help": "File to write: .csv, .tsv, .jsonl or .parquet, also .gz or .zst; a folder for a file for each "
             "input; - is stdout. It appears when all is done."
         }
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment, which comes with "
+            "smsa."
+        },
     )
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the model on the Hub; its main branch if not given."}
@@ -593,7 +600,7 @@ BASELINE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
 
 # The options of scripts/predict.py.
 SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "what": (ScoringArguments, ("model", "input", "output", "model_revision", "text_column")),
+    "what": (ScoringArguments, ("input", "output", "model", "model_revision", "text_column")),
     "how it is written": (
         ScoringArguments,
         ("input_format", "format", "labels_only", "prefix", "on_bad_row"),

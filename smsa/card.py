@@ -10,6 +10,7 @@ from huggingface_hub.errors import HTTPError
 
 from smsa.labels import LABELS
 from smsa.markdown import POINT_INTERVALS, table
+from smsa.shipped import SHIPPED, find_shipped
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +34,20 @@ _SMSA = (
 
 
 def describe_base(model_name_or_path: str) -> dict[str, str | None]:
-    """Get what a card says of the encoder that training started from.
+    """Get what a card says of the encoder that training started from; `new` and `scratch` are none.
 
     Returns:
-        `kind`: `scratch`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its path; `license`:
-        what the encoder's own card states, smsa's for `scratch`, None where none is stated or no card can be had.
+        `kind`: `scratch`, `new`, `shipped`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its
+        path; `license`: what the encoder's own card states, smsa's where there is no encoder, None where none is stated
+        or no card can be had.
     """
-    if model_name_or_path == "scratch":
-        return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
-    folder = Path(model_name_or_path)
+    if model_name_or_path in ("scratch", "new"):
+        return {"kind": model_name_or_path, "name": model_name_or_path, "license": "apache-2.0"}
+    folder = Path(find_shipped(model_name_or_path))
     kind, name, card = "hub", model_name_or_path, model_name_or_path
-    if folder.is_dir():
+    if model_name_or_path in SHIPPED:
+        kind, card = "shipped", folder / CARD
+    elif folder.is_dir():
         kind, name, card = "folder", folder.resolve().name, folder / CARD
     try:
         stated = _stated_licence(ModelCard.load(card, ignore_metadata_errors=True).content)
@@ -95,7 +99,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
             _scores(metrics, run),
             _answers(metrics),
             _usage(name, run),
-            _limits(metrics, run, config, has_normaliser(folder)),
+            _limits(metrics, run, config, has_normaliser(folder) and not run["normalised"]),
             _training(metrics, run),
             _licence(run),
             _summary(metrics, run),
@@ -160,15 +164,18 @@ def _metadata(metrics: dict, run: dict, title: str, licence: str | None) -> Mode
     )
 
 
-def _base_name(run: dict, scratch: str, folder: str) -> str:
+def _base_name(run: dict, scratch: str, folder: str, shipped: str) -> str:
     base = run["base_model"]
     commit = f" at commit `{run['model_commit']}`" if run["model_commit"] else ""
     hub = f"[{base['name']}](https://huggingface.co/{base['name']}){commit}"
-    return {"scratch": scratch, "folder": f"{folder} `{base['name']}`", "hub": hub}[base["kind"]]
+    named = {"folder": f"{folder} `{base['name']}`", "shipped": f"{shipped} `{base['name']}`"}
+    return ({"scratch": scratch, "hub": hub} | named)[base["kind"]]
 
 
 def _introduction(run: dict, title: str) -> str:
-    base = _base_name(run, "a small BERT that starts from nothing", "an encoder in a folder called")
+    base = _base_name(
+        run, "a small BERT that starts from nothing", "an encoder in a folder called", "smsa's own small encoder"
+    )
     order = ", ".join(f"{i} `{label}`" for i, label in enumerate(run["labels"]))
     return (
         f"# {title}\n\nSays which of {len(run['labels'])} labels an Indonesian text has. It is {base}, fine-tuned on "
@@ -314,7 +321,7 @@ def _licence(run: dict) -> str:
     stated = (
         f"is under the licence `{base['license']}`" if base["license"] else "states no licence that smsa could read"
     )
-    where = _base_name(run, "The code that this model started from", "The encoder in")
+    where = _base_name(run, "The code that this model started from", "The encoder in", "smsa's encoder")
     lines = ["## Licence and sources", "", f"{where} {stated}. The weights come from it and from the training texts."]
     if any(run["data"][split]["is_smsa"] for split in run["data"]):
         lines += ["", f"The data: {_SMSA}"]
@@ -332,7 +339,7 @@ def _licence(run: dict) -> str:
 def _summary(metrics: dict, run: dict) -> str:
     split = _judged(metrics)[-1]
     scores = metrics[split]
-    base = _base_name(run, "BERT kecil yang dilatih dari nol", "encoder dalam folder")
+    base = _base_name(run, "BERT kecil yang dilatih dari nol", "encoder dalam folder", "encoder kecil milik smsa,")
     f1, low, high = (_percent(value).replace(".", ",") for value in (scores["f1"], *scores["intervals"]["f1"]))
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}".replace(".", ",") for label in run["labels"])
     n_texts = f"{run['data'][split]['n_texts']:,}".replace(",", ".")
@@ -344,3 +351,71 @@ def _summary(metrics: dict, run: dict) -> str:
         f"label: {by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
         '`pipeline("text-classification", model=...)`.'
     )
+
+
+def render_encoder_card(folder: str | Path, name: str, licence: str | None = None, origins: str | None = None) -> str:
+    """Write the card of a pre-trained encoder, from its metrics.json, run.json and config.json.
+
+    Args:
+        folder: what scripts/pretrain.py has left.
+        name: what loads the encoder: its name on the Hub, or the path of its folder.
+        licence: of the weights, as the Hub names it; None leaves it out.
+        origins: where the texts come from and under which licences, as Markdown; None says that their owner knows.
+
+    Returns:
+        Markdown, after metadata in the Hub's format.
+
+    Raises:
+        OSError: if a file is missing.
+        ValueError: if a file is not what a finished run leaves.
+    """
+    folder, title = Path(folder), Path(name).name
+    try:
+        metrics, run, config = (
+            json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
+        )
+        metadata = ModelCardData(
+            language="id", license=licence, library_name="transformers", pipeline_tag="fill-mask", model_name=title,
+            tags=["indonesian", "smsa"],
+        )  # fmt: skip
+        base = run["base_model"]
+        start = f"It goes on from `{base['name']}`."
+        if base["kind"] == "new":
+            start = "Words with the same neighbours began with similar vectors, all else at random."
+        held_out = metrics["held_out"]
+        sources = [
+            [f"`{source}`", f"{data['n_texts']:,}", f"{data['weight']:g}", f"`{data['sha256']}`"]
+            for source, data in run["data"].items()
+        ]
+        options = [[f"`{option}`", value] for option, value in run["settings"].items() if "sha256" not in option]
+        versions = [[library, version] for library, version in run["versions"].items() if version]
+        hardware = run["hardware"]
+        place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
+        lines = [
+            f"---\n{metadata.to_yaml()}\n---",
+            f"# {title}",
+            f"An encoder of Indonesian text with {run['n_parameters']:,} parameters and {config['vocab_size']:,} word "
+            f"pieces ({config['model_type']}, {config['num_hidden_layers']} layers of width {config['hidden_size']}), "
+            f"pre-trained by smsa as a masked language model, to be fine-tuned. {start}",
+            "## How good it is",
+            f"It has seen {metrics['tokens_seen']:,} word pieces, each time they came counted, in {metrics['epoch']:g} "
+            f"epochs. Of the word pieces masked in texts that were held out it predicts "
+            f"{_percent(held_out['masked_accuracy'])} %, with a cross entropy of {held_out['loss']:.3f} nats.",
+            "## How to use it",
+            f"```bash\naccelerate launch scripts/finetune.py --model_name_or_path {name} --learning_rate 3e-4\n```",
+            "## What it was trained on",
+            f"{100 * run['settings']['held_out']:g} % of the texts were held out. An epoch sees each of the others as "
+            "often as its weight says.",
+            "\n".join(table(["source", "texts", "weight", "sha256"], sources)),
+            origins or "Where these texts come from, and under which licence, their owner knows.",
+            "## How it was trained",
+            f"In {run['precision_in_effect']} on {place}, {run['train_runtime_seconds'] / 60:.0f} min, seed "
+            f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option on which "
+            "the result depends:",
+            "\n".join(table(["option", "value"], options)),
+            "\n".join(table(["library", "version"], versions)),
+            OURS,
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"metrics.json or run.json of {folder} is not what a run leaves ({error!r}).") from error
+    return "\n\n".join(lines) + "\n"

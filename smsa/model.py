@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 from smsa.files import write_json
 from smsa.labels import LABELS, label_maps, parse_labels
 from smsa.scratch import build_scratch
+from smsa.shipped import find_shipped
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
         return parse_labels(labels)
     if model_name_or_path == "scratch":
         return LABELS
-    return _named_labels(_load_config(model_name_or_path, revision)) or LABELS
+    return _named_labels(_load_config(find_shipped(model_name_or_path), revision)) or LABELS
 
 
 def _named_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
@@ -78,7 +79,7 @@ def load_model(
     exactly these labels in this order.
 
     Args:
-        model_name_or_path: a name on the Hub, a folder, or `scratch` (see `build_scratch`).
+        model_name_or_path: a name on the Hub, a folder, `mini` (see `find_shipped`) or `scratch` (see `build_scratch`).
         labels: label names in the order of their ids.
         revision: branch, tag or commit on the Hub.
         train_texts: what `scratch` learns its word pieces and their first vectors from.
@@ -93,6 +94,7 @@ def load_model(
         if train_texts is None:
             raise ValueError("'scratch' learns its word pieces from train_texts; give them.")
         return build_scratch(train_texts, labels)
+    model_name_or_path = find_shipped(model_name_or_path)
     config = _load_config(model_name_or_path, revision)
     # ModernBERT's masked language model has a layer that its classifier goes on with, and no label yet.
     is_masked_lm = bool(config.architectures) and config.architectures[0].endswith("ForMaskedLM")
@@ -118,6 +120,7 @@ def load_classifier(
             `load_model`.
         OSError: as `load_model`.
     """
+    model_name_or_path = find_shipped(model_name_or_path)
     config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         kind = config.problem_type or "a single output"
@@ -142,6 +145,7 @@ def load_encoder(
         ValueError: as `load_model`, and if transformers knows no masked language model of this architecture.
         OSError: as `load_model`.
     """
+    model_name_or_path = find_shipped(model_name_or_path)
     config = _load_config(model_name_or_path, revision)
     model, drawn = _read_weights(model_name_or_path, config, revision, AutoModelForMaskedLM)
     if drawn:

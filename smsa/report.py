@@ -16,12 +16,13 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
-from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card
+from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card, render_encoder_card
 from smsa.checkpoints import RECORD, explain_failure
 from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, stage, write_json, write_whole
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
+from smsa.judging.normaliser import has_normaliser
 from smsa.judging.statistics import (
     SCORES,
     count_confusion,
@@ -228,7 +229,8 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
             epochs.to_csv(staging / "history.csv", index=False)
             draw_history(epochs, metrics["epoch"], staging / "history.png")
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            write_json(describe_run(trainer, splits, files, arguments) | {"outputs": outputs}, staging / RECORD)
+            added = {"normalised": has_normaliser(staging), "outputs": outputs}
+            write_json(describe_run(trainer, splits, files, arguments) | added, staging / RECORD)
             before = read_card(output_dir)
             if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
                 (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
@@ -303,7 +305,6 @@ def describe_run(
     return describe_training(trainer, arguments) | {
         "labels": list(trainer.labels),
         "class_weights": None if trainer.class_weights is None else trainer.class_weights.tolist(),
-        "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
         "data": {
             split: {
                 "file": str(path),
@@ -326,6 +327,7 @@ def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, 
             for name, group in ((type(group).__name__, group) for group in arguments)
         },
         "seed": trainer.args.seed,
+        "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
         "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "n_processes": trainer.args.world_size,
@@ -339,7 +341,7 @@ def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, 
 
 
 def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tuple) -> dict[str, object]:
-    """Leave a pre-trained encoder in the output folder of its run: model, metrics.json, history.csv and run.json.
+    """Leave a pre-trained encoder in the output folder of its run: model, card, metrics.json, history.csv, run.json.
 
     Every process must call it; the main one writes.
 
@@ -366,8 +368,11 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
             trainer.save_model(staging)
             write_json(metrics, staging / "metrics.json")
             pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
-            outputs = sorted(path.name for path in staging.iterdir())
+            outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
             write_json(describe_training(trainer, arguments) | {"data": data, "outputs": outputs}, staging / RECORD)
+            before = read_card(output_dir)
+            if before is None or OURS in before:
+                (staging / CARD).write_text(render_encoder_card(staging, str(output_dir)), encoding="utf-8")
             publish(staging, output_dir, last=RECORD)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

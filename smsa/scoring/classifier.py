@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from smsa.model import load_classifier
 from smsa.scoring.batching import plan_batches
 from smsa.scoring.engine import Engine
+from smsa.shipped import CLASSIFIER, introduce_classifier
+
+logger = logging.getLogger(__name__)
 
 _CHARS_A_PIECE = 64  # a text is cut here times the piece limit before it is tokenised, if that cannot be seen
 
@@ -100,7 +104,7 @@ class SentimentClassifier:
     @classmethod
     def from_pretrained(
         cls,
-        model_name_or_path: str,
+        model_name_or_path: str | None = None,
         revision: str | None = None,
         *,
         device: str | None = None,
@@ -109,13 +113,16 @@ class SentimentClassifier:
         num_threads: int | None = None,
         max_length: int = 512,
     ) -> "SentimentClassifier":
-        """Load a model folder, or a model of the Hub.
+        """Load a model folder, or a model of the Hub; with no name, mini-sentiment, which comes with smsa.
 
         Args:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
             device, precision, backend, num_threads: as in `Engine`.
             max_length: word pieces a text at the most.
         """
+        if model_name_or_path is None:
+            model_name_or_path = CLASSIFIER
+            logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
         return cls(model, tokenizer, max_length, **engine)

@@ -1,0 +1,89 @@
+"""Put an encoder and the best of its fine-tuned seeds into the package, in fp16: the last step of `make mini`.
+
+python scripts/ship.py runs/mini-encoder runs/mini
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from smsa.card import CARD, render_card, render_encoder_card
+from smsa.data import find_smsa, read_rows
+from smsa.files import hash_file, write_json
+from smsa.metrics import score_label_ids
+from smsa.model import load_classifier
+from smsa.report import answer_examples, measure_certainty
+from smsa.scoring.classifier import SentimentClassifier
+from smsa.shipped import CLASSIFIER, ENCODER, FOLDER
+
+ROOT = Path(__file__).parent.parent
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
+LICENCE = "cc-by-sa-4.0"  # the strictest of those of the texts: docs/mini-sources.md
+
+
+def main(encoder: Path, seeds: Path) -> None:
+    """Ship the encoder, and of the seeds the one that is best on valid, with scores measured on what is shipped."""
+    origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
+    folder = ship(encoder, ENCODER)
+    (folder / CARD).write_text(render_encoder_card(folder, ENCODER, LICENCE, origins), encoding="utf-8")
+
+    summary = json.loads((seeds / "seeds.json").read_bytes())
+    best = max(summary["runs"].values(), key=lambda run: run["valid"]["f1"])
+    folder = ship(seeds / best["folder"], CLASSIFIER)
+    measure_again(folder)
+    stated = f"---\nlicense: {LICENCE}\n---\n"
+    (folder / CARD).write_text(render_card(folder, CLASSIFIER, stated), encoding="utf-8")
+    f1 = json.loads((folder / "metrics.json").read_bytes())["valid"]["f1"]
+    print(f"{best['folder']}: macro F1 on valid {best['valid']['f1']:.4f}, as it is shipped {f1:.4f}")
+
+
+def ship(run: Path, name: str) -> Path:
+    """Copy what a finished run has left, its weights rounded to fp16; get the new folder.
+
+    config.json goes on saying float32, so that every client computes in fp32.
+    """
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in FILES:
+        shutil.copy(run / file, folder / file)
+    weights = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    record = json.loads((run / "run.json").read_bytes())
+    del record["arguments"]  # of this machine; `settings` has all that matters
+    for data in record["data"].values():
+        data |= {"file": Path(data["file"]).name} if "file" in data else {}
+    write_json(record | {"outputs": sorted([*FILES, CARD, "model.safetensors"])}, folder / "run.json")
+    return folder
+
+
+def measure_again(folder: Path) -> None:
+    """Let metrics.json say what the rounded weights score on valid."""
+    metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
+    path = find_smsa()["valid"]
+    if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
+        raise SystemExit(f"error: {path} is not the file that the run was judged by.")
+    labels = tuple(run["labels"])
+    texts, label_ids, _, _ = read_rows(path, labels)
+    classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
+    answers = classifier(texts)
+    logits = np.log([[answer[f"p_{label}"] for label in labels] for answer in answers])  # (n_texts, n_labels)
+    loss = -logits[np.arange(len(texts)), label_ids].mean()
+    scores = {"loss": float(loss)} | score_label_ids(logits.argmax(-1), np.array(label_ids), labels)
+    metrics["valid"] = {name: scores[name] for name in metrics["valid"] if name in scores}
+    metrics["valid"] |= measure_certainty(np.array(label_ids), logits, labels)
+    model, tokenizer = load_classifier(str(folder))
+    metrics["examples"] = answer_examples(model, tokenizer)
+    write_json(metrics, folder / "metrics.json")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("encoder", type=Path, help="what scripts/pretrain.py recipes/pretrain-mini.yaml has left")
+    parser.add_argument("seeds", type=Path, help="what scripts/finetune.py recipes/mini.yaml --seeds has left")
+    main(**vars(parser.parse_args()))
