@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint bench
+.PHONY: quickstart test test-all lint bench mini
 .DEFAULT_GOAL := quickstart
 
 .venv/.installed: setup.cfg constraints.txt
@@ -32,3 +32,12 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/training.py --shape small --rows 1600 --repeats 5 --output benchmarks/results/training-small
 	$(BIN)/python benchmarks/training.py --shape base --rows 128 --output benchmarks/results/training-base
+
+# The models that come with the package, anew: two hours on two cores. Needs SmSA and, in SMSA_CORPUS_DIR, the texts that
+# docs/mini-sources.md lists.
+mini: .venv/.installed
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py recipes/pretrain-mini.yaml --resume auto
+	$(BIN)/python scripts/ship.py mini runs/pretrain-mini
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/mini.yaml \
+	    --seeds 1 2 3 --output_dir runs/mini-seeds --resume auto
+	$(BIN)/python scripts/ship.py mini-sentiment runs/mini-seeds

@@ -1,6 +1,7 @@
-"""Put an encoder and the best of its fine-tuned seeds into the package, in fp16: the last step of `make mini`.
+"""Put a pre-trained encoder, or the best of some fine-tuned seeds, into the package, in fp16: see `make mini`.
 
-python scripts/ship.py runs/mini-encoder runs/mini
+python scripts/ship.py mini runs/pretrain-mini
+python scripts/ship.py mini-sentiment runs/mini-seeds
 """
 
 import argparse
@@ -18,19 +19,23 @@ from smsa.metrics import score_label_ids
 from smsa.model import load_classifier
 from smsa.report import answer_examples, measure_certainty
 from smsa.scoring.classifier import SentimentClassifier
-from smsa.shipped import CLASSIFIER, ENCODER, FOLDER
+from smsa.shipped import CLASSIFIER, ENCODER, FOLDER, SHIPPED
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
 LICENCE = "cc-by-sa-4.0"  # the strictest of those of the texts: docs/mini-sources.md
 
 
-def main(encoder: Path, seeds: Path) -> None:
-    """Ship the encoder, and of the seeds the one that is best on valid, with scores measured on what is shipped."""
+def ship_encoder(run: Path) -> str:
+    """Ship what scripts/pretrain.py has left; get the line that says so."""
+    folder = ship(run, ENCODER)
     origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
-    folder = ship(encoder, ENCODER)
     (folder / CARD).write_text(render_encoder_card(folder, ENCODER, LICENCE, origins), encoding="utf-8")
+    return f"{run} is now {ENCODER}"
 
+
+def ship_classifier(seeds: Path) -> str:
+    """Ship the seed that is best on valid, with scores measured on what is shipped; get the line that says so."""
     summary = json.loads((seeds / "seeds.json").read_bytes())
     best = max(summary["runs"].values(), key=lambda run: run["valid"]["f1"])
     folder = ship(seeds / best["folder"], CLASSIFIER)
@@ -38,7 +43,7 @@ def main(encoder: Path, seeds: Path) -> None:
     stated = f"---\nlicense: {LICENCE}\n---\n"
     (folder / CARD).write_text(render_card(folder, CLASSIFIER, stated), encoding="utf-8")
     f1 = json.loads((folder / "metrics.json").read_bytes())["valid"]["f1"]
-    print(f"{best['folder']}: macro F1 on valid {best['valid']['f1']:.4f}, as it is shipped {f1:.4f}")
+    return f"{best['folder']} is now {CLASSIFIER}: macro F1 on valid {best['valid']['f1']:.4f}, in fp16 {f1:.4f}"
 
 
 def ship(run: Path, name: str) -> Path:
@@ -84,6 +89,7 @@ def measure_again(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("encoder", type=Path, help="what scripts/pretrain.py recipes/pretrain-mini.yaml has left")
-    parser.add_argument("seeds", type=Path, help="what scripts/finetune.py recipes/mini.yaml --seeds has left")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("name", choices=SHIPPED)
+    parser.add_argument("run", type=Path, help="what scripts/pretrain.py, or scripts/finetune.py --seeds, has left")
+    args = parser.parse_args()
+    print((ship_encoder if args.name == ENCODER else ship_classifier)(args.run))

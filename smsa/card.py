@@ -410,8 +410,8 @@ def render_encoder_card(folder: str | Path, name: str, licence: str | None = Non
             origins or "Where these texts come from, and under which licence, their owner knows.",
             "## How it was trained",
             f"In {run['precision_in_effect']} on {place}, {run['train_runtime_seconds'] / 60:.0f} min, seed "
-            f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option on which "
-            "the result depends:",
+            f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option on "
+            "which the result depends:",
             "\n".join(table(["option", "value"], options)),
             "\n".join(table(["library", "version"], versions)),
             OURS,

@@ -110,6 +110,7 @@ def folder(tmp_path):
             for split, n_texts in (("train", 11_000), ("valid", 1260), ("test", 500))}  # fmt: skip
     run = {
         "labels": list(LABELS), "data": data, "seed": 12, "n_processes": 2, "n_parameters": 124_443_651,
+        "normalised": False,
         "base_model": {"kind": "hub", "name": "indobenchmark/indobert-base-p1", "license": "mit"},
         "model_commit": "c0ffee", "precision_in_effect": "bf16", "train_runtime_seconds": 3 * 60 + 47.4,
         "hardware": {"gpus": [], "cpu": "A Processor", "n_threads": 6},

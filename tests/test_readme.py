@@ -89,8 +89,9 @@ def test_every_block_that_is_not_run_says_what_it_needs():
     assert len(BLOCKS) >= 7
     known = {"", "hub", "smsa", "GPUs", "hub and GPUs", "smsa and 20 minutes"}
     assert {needs for needs, _, _ in BLOCKS} <= known
+    of_the_hub = ("recipes/indonlu.yaml", "scripts/push.py", "--model_name_or_path indobenchmark")
     for needs, _, code in BLOCKS:
-        assert ("hub" in needs) == any(word in code for word in ("recipes/indonlu.yaml", "scripts/push.py"))
+        assert ("hub" in needs) == any(words in code for words in of_the_hub)
 
 
 def test_the_map_names_every_file_and_no_other():
@@ -107,7 +108,7 @@ def test_the_table_of_recipes_holds_their_values():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| `")]
     rows = {cells[0].split("`")[1]: [cell.strip() for cell in cells[2:]] for cells in lines}
-    for path in (ROOT / "recipes").glob("*.yaml"):
+    for path in set((ROOT / "recipes").glob("*.yaml")) - {ROOT / "recipes" / "pretrain-mini.yaml"}:
         _, _, args, _ = parse_arguments(FINETUNE_OPTIONS, [str(path)])
         rate, batch, epochs, gamma, clip, patience, kept = rows[path.stem]
         assert float(rate) == args.learning_rate
