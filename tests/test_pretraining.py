@@ -1,17 +1,19 @@
 """Masks, the loss of masked pieces alone, new encoders and new words, and a run that ends and is gone on with."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
+from conftest import SAMPLE_DIR, make_tokenizer
 from test_resumable import AskAt, nobody_asks  # noqa: F401
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForPreTraining
 
-from scripts import pretrain
-from smsa.arguments import PRETRAIN_OPTIONS, PretrainingArguments, parse_arguments
+from scripts import finetune, pretrain
+from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArguments, parse_arguments
 from smsa.model import load_encoder, load_model
 from smsa.pretraining import NOT_MASKED, MaskedTrainer, Masking, add_words, build_tokenizer, hold_out
 from smsa.processes import STOP, Stopped
@@ -222,3 +224,38 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
     with pytest.raises(SystemExit, match=r"a\.txt does not exist"):
         call(*words, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_indobert_base_shape_learns_more_words_and_texts_and_is_then_fine_tuned(tmp_path):
+    """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
+    vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
+    if not vocabulary:
+        pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
+    torch.manual_seed(0)
+    encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
+    stored = tmp_path / "indobert"
+    stored.mkdir()
+    torch.save(encoder.state_dict(), stored / "pytorch_model.bin")
+    encoder.config.save_pretrained(stored)
+    shutil.copy(vocabulary, stored)
+    (tmp_path / "words.txt").write_text("mengecewakannyalah\nbaperan\n")
+    n_threads = ("--num_threads", os.cpu_count(), "--precision", "no")
+    call("--model_name_or_path", stored, "--sources", "smsa", "--data_dir", SAMPLE_DIR, "--max_length", 64,
+         "--held_out", 0.1, "--per_device_train_batch_size", 4, "--max_steps", 20, "--warmup_steps", 2,
+         "--decay_steps", 5, "--add_tokens", tmp_path / "words.txt", *n_threads,
+         "--output_dir", tmp_path / "adapted")  # fmt: skip
+    finetune.main(*parse_arguments(FINETUNE_OPTIONS, list(map(str, (
+        "--model_name_or_path", tmp_path / "adapted", "--data_dir", SAMPLE_DIR, "--max_length", 32, "--max_steps", 2,
+        *n_threads, "--output_dir", tmp_path / "fine-tuned",
+    )))))  # fmt: skip
+    torch.set_num_threads(1)
+    adapted, tokenizer = load_encoder(str(tmp_path / "adapted"))
+    assert json.loads((tmp_path / "adapted" / "metrics.json").read_bytes())["tokens_seen"] == 20 * 4 * 64
+    assert len(tokenizer("baperan")["input_ids"]) == 3
+    before = encoder.bert.embeddings.word_embeddings.weight
+    after = adapted.bert.embeddings.word_embeddings.weight
+    assert after.shape == (50_000, 768)  # the tokenizer has fewer pieces than the encoder has rows: nothing is resized
+    assert 0 < (after - before).abs().max() < 0.05
+    assert (tmp_path / "fine-tuned" / "run.json").is_file()
