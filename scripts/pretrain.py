@@ -16,18 +16,20 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     parse_arguments,
 )
 from smsa.checkpoints import Checkpoints
-from smsa.corpus import Source, is_held_out, pack, read_sources, repeat
+from smsa.corpus import Source, find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.launch import run_whole, set_up_logging
 from smsa.model import load_encoder
-from smsa.pretraining import MaskedTrainer, add_words, build_encoder, build_tokenizer
+from smsa.pretraining import MaskedTrainer, add_words, build_encoder, build_tokenizer, encode_sources
 from smsa.processes import STOP, end_process
 from smsa.report import write_encoder
 
 import transformers  # isort: skip
 
 logger = logging.getLogger("smsa.pretrain")
+
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
@@ -49,56 +51,42 @@ def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_
 
 def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, list[Source]]:
     """Get the trainer and the sources; nothing is written yet."""
+    folders = (corpus_args.corpus_dir, corpus_args.data_dir)
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
-        sources = read_sources(corpus_args.sources, corpus_args.corpus_dir, corpus_args.data_dir)
+        sources = read_sources(corpus_args.sources, *folders)
+        judged = find_judged(corpus_args.keep_out or (), *folders)
+    if judged:
+        leave_out(sources, [text for path in judged.values() for text in read_texts(path)])
     hashes = {source.name: source.sha256 for source in sources}
-    if encoder_args.add_tokens:
-        hashes["the added tokens"] = hash_file(Path(encoder_args.add_tokens))[0]
-    settings = describe_settings(PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes)
+    hashes |= {f"{name}, kept out": hash_file(path)[0] for name, path in judged.items()}
+    words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
+    if words is not None:
+        hashes["the added tokens"] = hash_file(words)[0]
+
     transformers.set_seed(training_args.seed)
-    model, tokenizer, rows, held_out_rows = encode(encoder_args, corpus_args, sources, training_args.seed)
+    name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
+    if name == "new":
+        texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
+        tokenizer = build_tokenizer(texts, encoder_args.vocab_size)
+        encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
+        model = build_encoder(encoded.sequences, tokenizer, **{name: getattr(encoder_args, name) for name in SHAPE})
+    else:
+        model, tokenizer = load_encoder(name, encoder_args.model_revision)
+        if words is not None:
+            logger.info("New word pieces: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
+        encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
+    settings = describe_settings(PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes)
     trainer = MaskedTrainer(
         model=model,
         args=training_args,
         processing_class=tokenizer,
-        rows=rows,
-        held_out_rows=held_out_rows,
+        rows=encoded.rows,
+        held_out_rows=encoded.held_out_rows,
         checkpoints=Checkpoints(
             training_args.output_dir, settings, describe_environment(), PretrainingArguments.changeable
         ),
     )
     return trainer, sources
-
-
-def encode(encoder_args, corpus_args, sources, seed):
-    """Get the model, its tokenizer, and the rows to train on and to judge by."""
-    share = corpus_args.held_out
-    seen = {source.name: [text for text in source.texts if not is_held_out(text, share)] for source in sources}
-    held_out = [text for source in sources for text in source.texts if is_held_out(text, share)]
-    name, model = encoder_args.model_name_or_path, None
-    if name == "new":
-        tokenizer = build_tokenizer([text for texts in seen.values() for text in texts], encoder_args.vocab_size)
-    else:
-        model, tokenizer = load_encoder(name, encoder_args.model_revision)
-    if encoder_args.add_tokens:
-        lines = Path(encoder_args.add_tokens).read_text(encoding="utf-8").splitlines()
-        n_words = add_words(model, tokenizer, [line.strip() for line in lines if line.strip()])
-        logger.info("New word pieces: %s of %s words", f"{n_words:,}", f"{len(lines):,}")
-
-    def cut(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-    sequences = []
-    for source in sources:
-        pieces = cut(seen[source.name])
-        sequences += [pieces[i] for i in repeat(len(pieces), source.weight, seed)]
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    rows, held_out_rows = (pack(part, corpus_args.max_length, *special, seed) for part in (sequences, cut(held_out)))
-    logger.info("An epoch: %s texts, %s rows of %d word pieces; held out: %s texts", f"{len(sequences):,}",
-                f"{len(rows):,}", corpus_args.max_length, f"{len(held_out):,}")  # fmt: skip
-    if model is None:
-        model = build_encoder(sequences, tokenizer, encoder_args)
-    return model, tokenizer, rows, held_out_rows
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(model: str) -> None:
     for sentence, answer in zip(EXAMPLES, classify(list(EXAMPLES)), strict=True):
         print(f"{answer['label']:9} {answer['score']:.3f}  {sentence}")
     print("A model that saw so few sentences errs often. This one learns the 11,000 of SmSA, without the Hub:")
-    print("  .venv/bin/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/scratch.yaml")
+    print("  .venv/bin/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/mini.yaml")
     found = os.environ.get("SMSA_DATA_DIR") or (Path("data/smsa").is_dir() and "data/smsa")
     print(
         f"SmSA is in {found}." if found else "SmSA is downloaded then, or put it into data/smsa first: see README.md."

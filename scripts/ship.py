@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from smsa.card import CARD, render_card, render_encoder_card
+from smsa.card import CARD, render_card
 from smsa.data import find_smsa, read_rows
 from smsa.files import hash_file, write_json
 from smsa.metrics import score_label_ids
@@ -23,14 +23,14 @@ from smsa.shipped import CLASSIFIER, ENCODER, FOLDER, SHIPPED
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
-LICENCE = "cc-by-sa-4.0"  # the strictest of those of the texts: docs/mini-sources.md
+STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
 def ship_encoder(run: Path) -> str:
     """Ship what scripts/pretrain.py has left; get the line that says so."""
     folder = ship(run, ENCODER)
     origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
-    (folder / CARD).write_text(render_encoder_card(folder, ENCODER, LICENCE, origins), encoding="utf-8")
+    (folder / CARD).write_text(render_card(folder, ENCODER, STATED, origins), encoding="utf-8")
     return f"{run} is now {ENCODER}"
 
 
@@ -40,8 +40,7 @@ def ship_classifier(seeds: Path) -> str:
     best = max(summary["runs"].values(), key=lambda run: run["valid"]["f1"])
     folder = ship(seeds / best["folder"], CLASSIFIER)
     measure_again(folder)
-    stated = f"---\nlicense: {LICENCE}\n---\n"
-    (folder / CARD).write_text(render_card(folder, CLASSIFIER, stated), encoding="utf-8")
+    (folder / CARD).write_text(render_card(folder, CLASSIFIER, STATED), encoding="utf-8")
     f1 = json.loads((folder / "metrics.json").read_bytes())["valid"]["f1"]
     return f"{best['folder']} is now {CLASSIFIER}: macro F1 on valid {best['valid']['f1']:.4f}, in fp16 {f1:.4f}"
 
@@ -51,15 +50,15 @@ def ship(run: Path, name: str) -> Path:
 
     config.json goes on saying float32, so that every client computes in fp32.
     """
+    weights = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
+    record = json.loads((run / "run.json").read_bytes())
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for file in FILES:
         shutil.copy(run / file, folder / file)
-    weights = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
-    record = json.loads((run / "run.json").read_bytes())
     del record["arguments"]  # of this machine; `settings` has all that matters
     for data in record["data"].values():
         data |= {"file": Path(data["file"]).name} if "file" in data else {}

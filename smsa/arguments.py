@@ -100,6 +100,7 @@ class RunArguments(TrainingArguments):
     """
 
     changeable = ()  # names of the options that `allow_changes` may name
+    allow_changes: str | None = None
     early_stopping_patience = 0  # evaluations; 0 never stops early
 
     resume: str | None = field(
@@ -278,7 +279,10 @@ class EncoderArguments:
 
     model_name_or_path: str = field(
         default="indobenchmark/indobert-base-p1",
-        metadata={"help": "Encoder: a name on the Hub, a folder, or 'new' for a BERT of the shape below."},
+        metadata={
+            "help": "Encoder: a name on the Hub, a folder, 'mini' for the small one that comes with smsa, or 'new' for "
+            "a ModernBERT of the shape below."
+        },
     )
     model_revision: str | None = field(
         default=None,
@@ -295,7 +299,13 @@ class EncoderArguments:
     num_hidden_layers: int = field(default=4, metadata={"help": "Layers of a new encoder."})
     hidden_size: int = field(default=256, metadata={"help": "Width of a new encoder."})
     num_attention_heads: int = field(default=4, metadata={"help": "Attention heads of a new encoder."})
-    intermediate_size: int = field(default=512, metadata={"help": "Width between the two halves of its layers."})
+    intermediate_size: int = field(default=384, metadata={"help": "Width of its gated feed-forward layers."})
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path == "scratch":
+            raise ValueError("'scratch' learns from labelled texts alone; a new encoder is --model_name_or_path new.")
+        if self.model_name_or_path == "new" and self.add_tokens:
+            raise ValueError("--add_tokens goes with an encoder that is there: a new one learns its words by itself.")
 
 
 @dataclass
@@ -305,15 +315,25 @@ class CorpusArguments:
     sources: list[str] = field(
         metadata={
             "help": "Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2 "
-            "statutes.txt=0.25. 'smsa' stands for the training texts of SmSA."
+            "laws.txt=0.25, which stands for a quarter of its texts, the same in each epoch. 'smsa' stands for the "
+            "training texts of SmSA."
         }
     )
     corpus_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder in which the sources lie. If not given: $SMSA_CORPUS_DIR if set, else this one."},
+        metadata={
+            "help": "Folder in which the sources lie. If not given: $SMSA_CORPUS_DIR if set, else where you are."
+        },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder with SmSA, for the source smsa: as in scripts/finetune.py."}
+    )
+    keep_out: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files by whose texts models will be judged, one a line: every text that shares eight words in a "
+            "row with one of theirs, or is the same, is left out. 'smsa' stands for SmSA's valid and test."
+        },
     )
     held_out: float = field(
         default=0.01, metadata={"help": "Share of the texts by which the model is judged after each epoch."}
@@ -321,6 +341,12 @@ class CorpusArguments:
     max_length: int = field(
         default=128, metadata={"help": "Word pieces a row; texts follow one another in it, divided by [SEP]."}
     )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
+        if self.max_length < 8:
+            raise ValueError(f"max_length is {self.max_length}; a row needs at least 8 word pieces.")
 
 
 @dataclass
@@ -361,11 +387,17 @@ class PretrainingArguments(RunArguments):
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a batch in each process."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows a batch in evaluation."})
+    seed: int = field(
+        default=42, metadata={"help": "Seed of the order of texts, the masks, and what starts at random."}
+    )
     mlm_probability: float = field(default=0.2, metadata={"help": "Share of the word pieces that are masked."})
 
     def __post_init__(self) -> None:
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability is {self.mlm_probability}; it must lie between 0 and 1.")
+        for name in ("warmup_steps", "decay_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
         super().__post_init__()
 
 

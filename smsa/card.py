@@ -34,15 +34,15 @@ _SMSA = (
 
 
 def describe_base(model_name_or_path: str) -> dict[str, str | None]:
-    """Get what a card says of the encoder that training started from; `new` and `scratch` are none.
+    """Get what a card says of the encoder that training started from.
 
     Returns:
-        `kind`: `scratch`, `new`, `shipped`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its
-        path; `license`: what the encoder's own card states, smsa's where there is no encoder, None where none is stated
+        `kind`: `scratch`, `shipped`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its
+        path; `license`: what the encoder's own card states, smsa's for `scratch`, None where none is stated
         or no card can be had.
     """
-    if model_name_or_path in ("scratch", "new"):
-        return {"kind": model_name_or_path, "name": model_name_or_path, "license": "apache-2.0"}
+    if model_name_or_path == "scratch":
+        return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
     folder = Path(find_shipped(model_name_or_path))
     kind, name, card = "hub", model_name_or_path, model_name_or_path
     if model_name_or_path in SHIPPED:
@@ -68,13 +68,14 @@ def is_renewable(folder: str | Path) -> bool:
     return OURS in (read_card(folder) or "") and (Path(folder) / "run.json").is_file()
 
 
-def render_card(folder: str | Path, name: str, before: str | None = None) -> str:
+def render_card(folder: str | Path, name: str, before: str | None = None, origins: str | None = None) -> str:
     """Write the card of a finished run, from its metrics.json, run.json and the model's own files.
 
     Args:
-        folder: what scripts/finetune.py has left.
+        folder: what scripts/finetune.py or scripts/pretrain.py has left.
         name: what loads the model: its name on the Hub, or the path of its folder.
         before: the card that it takes the place of; the licence in its metadata stays.
+        origins: of an encoder, where its texts come from and under which licences, as Markdown.
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
@@ -83,34 +84,40 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
         OSError: if a file is missing.
         ValueError: if a file is not what a finished run of this version leaves.
     """
-    from smsa.judging.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
-
-    folder, title = Path(folder), Path(name).name
+    folder = Path(folder)
     try:
-        metrics, run, config = (
-            json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
-        )
-        base = run["base_model"]
-        is_owners = base["kind"] == "scratch" and not run["data"]["train"]["is_smsa"]  # all that it learned from
-        licence = (_stated_licence(before) if before else None) or (None if is_owners else base["license"])
-        sections = [
-            f"---\n{_metadata(metrics, run, title, licence).to_yaml()}\n---",
-            _introduction(run, title),
-            _scores(metrics, run),
-            _answers(metrics),
-            _usage(name, run),
-            _limits(metrics, run, config, has_normaliser(folder) and not run["normalised"]),
-            _training(metrics, run),
-            _licence(run),
-            _summary(metrics, run),
-            OURS,
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
+        licence = _stated_licence(before) if before else None
+        if "held_out" in metrics:
+            sections = _encoder_sections(folder, name, metrics, run, licence, origins)
+        else:
+            sections = _classifier_sections(folder, name, metrics, run, licence)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
-            f"write ({error!r}). Without run.json, scripts/finetune.py with --resume auto writes them anew."
+            f"write ({error!r}). Without run.json, the command of the run with --resume auto writes them anew."
         ) from error
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join([*sections, OURS]) + "\n"
+
+
+def _classifier_sections(folder: Path, name: str, metrics: dict, run: dict, licence: str | None) -> list[str]:
+    from smsa.judging.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
+
+    config, base, title = json.loads((folder / "config.json").read_bytes()), run["base_model"], Path(name).name
+    is_owners = base["kind"] == "scratch" and not run["data"]["train"]["is_smsa"]  # all that it learned from
+    licence = licence or (None if is_owners else base["license"])
+    has_changed = has_normaliser(folder) and not run.get("normalised", False)
+    return [
+        f"---\n{_metadata(metrics, run, title, licence).to_yaml()}\n---",
+        _introduction(run, title),
+        _scores(metrics, run),
+        _answers(metrics),
+        _usage(name, run),
+        _limits(metrics, run, config, has_changed),
+        _training(metrics, run),
+        _licence(run),
+        _summary(metrics, run),
+    ]
 
 
 def _stated_licence(card: str) -> str | None:
@@ -353,69 +360,53 @@ def _summary(metrics: dict, run: dict) -> str:
     )
 
 
-def render_encoder_card(folder: str | Path, name: str, licence: str | None = None, origins: str | None = None) -> str:
-    """Write the card of a pre-trained encoder, from its metrics.json, run.json and config.json.
+def _encoder_sections(
+    folder: Path, name: str, metrics: dict, run: dict, licence: str | None, origins: str | None
+) -> list[str]:
+    from transformers import AutoConfig  # as above; architectures have names of their own for depth and width
 
-    Args:
-        folder: what scripts/pretrain.py has left.
-        name: what loads the encoder: its name on the Hub, or the path of its folder.
-        licence: of the weights, as the Hub names it; None leaves it out.
-        origins: where the texts come from and under which licences, as Markdown; None says that their owner knows.
-
-    Returns:
-        Markdown, after metadata in the Hub's format.
-
-    Raises:
-        OSError: if a file is missing.
-        ValueError: if a file is not what a finished run leaves.
-    """
-    folder, title = Path(folder), Path(name).name
-    try:
-        metrics, run, config = (
-            json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json", "config.json")
-        )
-        metadata = ModelCardData(
-            language="id", license=licence, library_name="transformers", pipeline_tag="fill-mask", model_name=title,
-            tags=["indonesian", "smsa"],
-        )  # fmt: skip
-        base = run["base_model"]
-        start = f"It goes on from `{base['name']}`."
-        if base["kind"] == "new":
-            start = "Words with the same neighbours began with similar vectors, all else at random."
-        held_out = metrics["held_out"]
-        sources = [
-            [f"`{source}`", f"{data['n_texts']:,}", f"{data['weight']:g}", f"`{data['sha256']}`"]
-            for source, data in run["data"].items()
-        ]
-        options = [[f"`{option}`", value] for option, value in run["settings"].items() if "sha256" not in option]
-        versions = [[library, version] for library, version in run["versions"].items() if version]
-        hardware = run["hardware"]
-        place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
-        lines = [
-            f"---\n{metadata.to_yaml()}\n---",
-            f"# {title}",
-            f"An encoder of Indonesian text with {run['n_parameters']:,} parameters and {config['vocab_size']:,} word "
-            f"pieces ({config['model_type']}, {config['num_hidden_layers']} layers of width {config['hidden_size']}), "
-            f"pre-trained by smsa as a masked language model, to be fine-tuned. {start}",
-            "## How good it is",
-            f"It has seen {metrics['tokens_seen']:,} word pieces, each time they came counted, in {metrics['epoch']:g} "
-            f"epochs. Of the word pieces masked in texts that were held out it predicts "
-            f"{_percent(held_out['masked_accuracy'])} %, with a cross entropy of {held_out['loss']:.3f} nats.",
-            "## How to use it",
-            f"```bash\naccelerate launch scripts/finetune.py --model_name_or_path {name} --learning_rate 3e-4\n```",
-            "## What it was trained on",
-            f"{100 * run['settings']['held_out']:g} % of the texts were held out. An epoch sees each of the others as "
-            "often as its weight says.",
-            "\n".join(table(["source", "texts", "weight", "sha256"], sources)),
-            origins or "Where these texts come from, and under which licence, their owner knows.",
-            "## How it was trained",
-            f"In {run['precision_in_effect']} on {place}, {run['train_runtime_seconds'] / 60:.0f} min, seed "
-            f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option on "
-            "which the result depends:",
-            "\n".join(table(["option", "value"], options)),
-            "\n".join(table(["library", "version"], versions)),
-            OURS,
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"metrics.json or run.json of {folder} is not what a run leaves ({error!r}).") from error
-    return "\n\n".join(lines) + "\n"
+    config, title, base = AutoConfig.from_pretrained(folder), Path(name).name, run["base_model"]
+    metadata = ModelCardData(
+        language="id", license=licence, library_name="transformers", pipeline_tag="fill-mask", model_name=title,
+        tags=["indonesian", "smsa"], base_model=base["name"] if base["kind"] == "hub" else None,
+    )  # fmt: skip
+    start = f"It goes on from `{base['name']}`."
+    if base["kind"] == "new":
+        start = "Words with the same neighbours began with similar vectors, all else at random."
+    held_out, hardware = metrics["held_out"], run["hardware"]
+    sources = [
+        [f"`{Path(source).name}`", f"{data['n_texts']:,}", f"{data['weight']:g}", f"`{data['sha256']}`"]
+        for source, data in run["data"].items()
+    ]
+    # without paths of the machine; the sources have a table of their own
+    settings = run["settings"] | {"model_name_or_path": base["name"]}
+    options = [
+        [f"`{option}`", value]
+        for option, value in settings.items()
+        if option not in ("sources", "keep_out") and "sha256" not in option
+    ]
+    versions = [[library, version] for library, version in run["versions"].items() if version]
+    place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
+    return [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {title}",
+        f"An encoder of Indonesian text with {run['n_parameters']:,} parameters and {config.vocab_size:,} word pieces "
+        f"({config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}), pre-trained by smsa "
+        f"as a masked language model, to be fine-tuned. {start}",
+        "## How good it is",
+        f"It has seen {metrics['tokens_seen']:,} word pieces, each as often as it came, in {metrics['epoch']:g} "
+        f"epochs. Of the word pieces masked in texts that were held out it predicts "
+        f"{_percent(held_out['masked_accuracy'])} %, with a cross entropy of {held_out['loss']:.3f} nats.",
+        "## How to use it",
+        f"```bash\naccelerate launch scripts/finetune.py --model_name_or_path {name}\n```",
+        "## What it was trained on",
+        f"{100 * run['settings']['held_out']:g} % of the texts were held out. An epoch saw each of the others as often "
+        "as its weight says.",
+        "\n".join(table(["source", "texts", "weight", "sha256"], sources)),
+        origins or "Where these texts come from, and under which licence, their owner knows.",
+        "## How it was trained",
+        f"In {run['precision_in_effect']} on {place}, {run['train_runtime_seconds'] / 60:.0f} min, seed {run['seed']}. "
+        "AdamW with a warm-up, a constant rate and a linear decay at the end. Every option that matters to the result:",
+        "\n".join(table(["option", "value"], options)),
+        "\n".join(table(["library", "version"], versions)),
+    ]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from zlib import crc32
 
 import numpy as np
 
-from smsa.data import find_smsa, read_rows
+from smsa.data import find_smsa
 from smsa.files import hash_file
-from smsa.rows import BadRow, BadRowsError, is_unicode
+from smsa.rows import BadRow, BadRowsError, is_unicode, read_lines
 
 logger = logging.getLogger(__name__)
 
-SMSA = "smsa"  # the source that stands for SmSA's training texts
+SMSA = "smsa"  # as a source it stands for SmSA's training texts, as something to keep out for its valid and test
+N_WORDS = 8  # in a row, that make two texts overlap
 
 
 @dataclass
@@ -25,19 +27,14 @@ class Source:
     Attributes:
         name: as it was given, without the weight.
         weight: how often an epoch sees a text of it.
-        path: the file.
-        texts: one for each line that is not empty, as written.
+        sha256: of the file.
+        texts: one for each line that is not blank, without white space around it.
     """
 
     name: str
     weight: float
-    path: Path
+    sha256: str
     texts: list[str]
-
-    @property
-    def sha256(self) -> str:
-        """Of the file."""
-        return hash_file(self.path)[0]
 
 
 def read_sources(
@@ -55,7 +52,7 @@ def read_sources(
         FileNotFoundError: if a file is missing.
         BadRowsError: for lines that are not valid UTF-8 or hold a NUL character.
     """
-    sources, bad_rows = [], []
+    sources: list[Source] = []
     for spec in specs:
         name, _, weight = spec.partition("=")
         try:
@@ -66,33 +63,89 @@ def read_sources(
             raise ValueError(f"--sources {spec}: the weight {weight!r} is not a positive number.")
         if name in {source.name for source in sources}:
             raise ValueError(f"--sources names {name} twice; give it a weight instead: {name}=2.")
-        if name == SMSA:
-            path = find_smsa(data_dir)["train"]
-            texts, _, _, bad = read_rows(path)
-        else:
-            path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)
-            texts, bad = _read_lines(path)
-        bad_rows += bad
-        if not texts and not bad:
+        path = find_smsa(data_dir)["train"] if name == SMSA else _find(name, corpus_dir)
+        texts = read_texts(path)
+        if not texts:
             raise ValueError(f"{path} holds no text.")
-        sources.append(Source(name, value, path, texts))
-    if bad_rows:
-        raise BadRowsError(bad_rows, "Mend or remove them.")
+        sources.append(Source(name, value, hash_file(path)[0], texts))
     return sources
 
 
-def _read_lines(path: Path) -> tuple[list[str], list[BadRow]]:
+def find_judged(
+    specs: Iterable[str], corpus_dir: str | Path | None = None, data_dir: str | Path | None = None
+) -> dict[str, Path]:
+    """Find the files of `--keep_out` by name: those that are named, and for `smsa` its valid and test, masked or not.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+    """
+    files = {}
+    for name in specs:
+        if name == SMSA:
+            smsa = find_smsa(data_dir)
+            masked = smsa["train"].parent / "test_preprocess_masked_label.tsv"
+            smsa |= {"masked test": masked} if masked.is_file() else {}
+            files |= {f"SmSA's {split}": path for split, path in smsa.items() if split != "train"}
+        else:
+            files[name] = _find(name, corpus_dir)
+    return files
+
+
+def _find(name: str, corpus_dir: str | Path | None) -> Path:
+    path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
+    return path
+
+
+def read_texts(path: Path) -> list[str]:
+    """Read a text a line, blank ones left out; of a .tsv, as SmSA's are, what stands before the last tab.
+
+    Raises:
+        BadRowsError: as `read_sources`.
+    """
     texts, bad_rows = [], []
-    for line, content in enumerate(path.read_bytes().split(b"\n"), start=1):
-        text = content.decode("utf-8-sig" if line == 1 else "utf-8", errors="surrogateescape").strip()
-        if not is_unicode(text) or "\0" in text:
-            reason = "the text holds a NUL character" if "\0" in text else "the text is not valid UTF-8"
-            bad_rows.append(BadRow(path, line, text, reason))
-        elif text:
-            texts.append(text)
-    return texts, bad_rows
+    with path.open("rb") as stream:
+        for line, content in read_lines(stream):
+            text = (content.rpartition("\t")[0] if path.suffix == ".tsv" else content).strip()
+            if not is_unicode(text) or "\0" in text:
+                reason = "the text holds a NUL character" if "\0" in text else "the text is not valid UTF-8"
+                bad_rows.append(BadRow(path, line, text, reason))
+            elif text:
+                texts.append(text)
+    if bad_rows:
+        raise BadRowsError(bad_rows, "Mend or remove them.")
+    return texts
+
+
+def leave_out(sources: list[Source], judged: list[str]) -> None:
+    """Take out of the sources, in place, every text that overlaps with one of `judged`: see `overlaps`."""
+    known = grams(judged)
+    for source in sources:
+        kept = [text for text in source.texts if not overlaps(text, known)]
+        if len(kept) < len(source.texts):
+            n_left_out = len(source.texts) - len(kept)
+            logger.info("%s: %d texts are left out, for models are judged by the like", source.name, n_left_out)
+        source.texts = kept
+
+
+def grams(texts: Iterable[str]) -> set[tuple[str, ...]]:
+    """Get all runs of eight words in these texts, and all words of a shorter text; lower-cased, `nya` attached."""
+    found = set()
+    for text in texts:
+        words = _words(text)
+        found.update(tuple(words[i : i + N_WORDS]) for i in range(max(1, len(words) - N_WORDS + 1)))
+    return found
+
+
+def overlaps(text: str, known: set[tuple[str, ...]]) -> bool:
+    """Whether a text has eight words in a row that are in `known`, which `grams` got, or is equal to a shorter text."""
+    words = _words(text)
+    return any(tuple(words[i : i + N_WORDS]) in known for i in range(max(1, len(words) - N_WORDS + 1)))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -101,13 +154,18 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
-    """Get the numbers of the texts that an epoch sees: each `floor(weight)` times, and a random part once more."""
+    """Get the numbers of the texts that an epoch sees: each `floor(weight)` times, and a random part once more.
+
+    The part is the same in every epoch, so that under a weight below 1 the other texts are never seen.
+    """
     whole, part = divmod(weight, 1)
     extra = np.random.default_rng(seed).permutation(n_texts)[: round(part * n_texts)]
     return np.concatenate([np.tile(np.arange(n_texts), int(whole)), np.sort(extra)]).astype(np.int64)
 
 
-def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int) -> np.ndarray:
+def pack(
+    sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int, which: str = ""
+) -> np.ndarray:
     """Lay texts one after the other, in random order, and cut them into rows.
 
     Args:
@@ -115,6 +173,7 @@ def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, 
         max_length: word pieces of a row.
         cls_id, sep_id: ids of [CLS], with which each row begins, and of [SEP], with which each text ends.
         seed: of the order.
+        which: what the texts are, for the message where they are too few.
 
     Returns:
         Ids of shape (n_rows, max_length); what is left at the end and does not fill a row is dropped.
@@ -126,6 +185,9 @@ def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, 
     pieces = np.concatenate([np.array([*sequences[i], sep_id], dtype=np.int32) for i in order] or [np.empty(0, int)])
     n_rows = len(pieces) // (max_length - 1)
     if not n_rows:
-        raise ValueError(f"{len(sequences)} texts of {len(pieces)} word pieces do not fill a row of {max_length}.")
+        raise ValueError(
+            f"{len(sequences)} texts {which} with {len(pieces)} word pieces do not fill a row of {max_length}: lower "
+            "--max_length."
+        )
     rows = pieces[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
     return np.concatenate([np.full((n_rows, 1), cls_id, dtype=np.int32), rows], axis=1)

@@ -67,9 +67,7 @@ def find_start(trainer: ResumableTrainer) -> tuple[Path | None, bool]:
     """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
     checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
     if checkpoint is not None:
-        n_trained = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch
-        if trainer.args.max_steps <= 0 and n_trained > trainer.args.num_train_epochs:
-            raise ValueError(f"{checkpoint} has trained for {n_trained:g} epochs: --num_train_epochs cannot be less.")
+        trainer.require_resumable(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)))
     if not is_finished:
         trainer.require_space()
     return checkpoint, is_finished

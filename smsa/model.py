@@ -75,8 +75,8 @@ def load_model(
     """Load an encoder with a head for `labels`, and its tokenizer; seed first, for the head starts at random.
 
     Weights come from safetensors where there is one, else from a `.bin` through torch's restricted unpickler; never
-    through code that the model brings. They are held in fp32. A head is taken over only from a model that carries
-    exactly these labels in this order.
+    through code that the model brings. They are held in fp32. A head is taken over only from a classifier that carries
+    exactly these labels in this order; a layer that a masked language model shares with its classifier is, too.
 
     Args:
         model_name_or_path: a name on the Hub, a folder, `mini` (see `find_shipped`) or `scratch` (see `build_scratch`).

@@ -1,6 +1,9 @@
 """Masked-language-model pre-training: a new encoder or one that is there, masks, and the Trainer that goes with it."""
 
 import logging
+import math
+import time
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -23,9 +26,11 @@ from transformers import (
     TrainerCallback,
     get_wsd_schedule,
 )
+from transformers.trainer_callback import TrainerState
 
-from smsa.arguments import EncoderArguments, PretrainingArguments
-from smsa.callbacks import epoch_number
+from smsa.arguments import PretrainingArguments
+from smsa.callbacks import REFRESH_SECONDS, epoch_number
+from smsa.corpus import Source, is_held_out, pack, repeat
 from smsa.kernels import use_quick_attention
 from smsa.normaliser import DRAWN_OUT, set_normaliser
 from smsa.resumable import ResumableTrainer
@@ -53,27 +58,25 @@ def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
         ]
     )
     vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], vocab_size)
-    return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512), normaliser)
+    names = ["input_ids", "attention_mask"]
+    return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512, model_input_names=names), normaliser)
 
 
 def build_encoder(
-    sequences: list[list[int]], tokenizer: PreTrainedTokenizerBase, shape: EncoderArguments
+    sequences: list[list[int]], tokenizer: PreTrainedTokenizerBase, hidden_size: int, **shape: int
 ) -> ModernBertForMaskedLM:
     """Build a ModernBERT whose word vectors and bias start from counts in the texts, all else at random; seed first.
 
     Args:
         sequences: word pieces of each training text, without special tokens.
         tokenizer: whose pieces they are.
-        shape: layers and widths.
+        hidden_size, **shape: widths and number of layers, by their names in `ModernBertConfig`.
     """
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
-        num_hidden_layers=shape.num_hidden_layers,
-        hidden_size=shape.hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        intermediate_size=shape.intermediate_size,
+        hidden_size=hidden_size,
         max_position_embeddings=tokenizer.model_max_length,
-        layer_types=["full_attention"] * shape.num_hidden_layers,
+        layer_types=["full_attention"] * shape["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
         pad_token_id=tokenizer.pad_token_id,
@@ -81,6 +84,7 @@ def build_encoder(
         eos_token_id=tokenizer.sep_token_id,
         cls_token_id=tokenizer.cls_token_id,
         sep_token_id=tokenizer.sep_token_id,
+        **shape,
     )
     model = ModernBertForMaskedLM(config)
     set_word_vectors(model, embed_pieces(sequences, config.vocab_size, config.hidden_size), VECTOR_SCALE)
@@ -93,42 +97,99 @@ def build_encoder(
     return model
 
 
+@dataclass
+class Rows:
+    """What pre-training reads.
+
+    Attributes:
+        sequences: word pieces of each text that an epoch sees, without special tokens.
+        rows, held_out_rows: the same and the texts that are held out, packed, shape (n_rows, max_length).
+    """
+
+    sequences: list[list[int]]
+    rows: np.ndarray
+    held_out_rows: np.ndarray
+
+
+def encode_sources(
+    sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
+) -> Rows:
+    """Tokenise and pack texts, each as often as its source weighs, and those that are held out.
+
+    Raises:
+        ValueError: if the tokenizer lacks [CLS], [SEP] or [MASK], or its encoder cannot read `max_length` pieces; if
+            either part does not fill a row.
+    """
+    lacking = [name for name in ("cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
+    if lacking:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(lacking)} token, without which no rows can be made or masked."
+        )
+    if max_length > tokenizer.model_max_length:
+        raise ValueError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} pieces.")
+
+    def tokenise(texts: list[str]) -> list[list[int]]:
+        quick = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        sequences = tokenizer(texts, add_special_tokens=False, **quick)["input_ids"] if texts else []
+        return [sequence for sequence in sequences if sequence]
+
+    sequences, judged = [], []
+    for source in sources:
+        seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
+        sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
+        judged += tokenise([text for text in source.texts if is_held_out(text, held_out)])
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    rows = pack(sequences, max_length, *special, seed, "to train on")
+    held_out_rows = pack(judged, max_length, *special, seed, "held out (more with a higher --held_out)")
+    n_texts, n_rows, n_judged = (f"{len(part):,}" for part in (sequences, rows, judged))
+    logger.info("An epoch: %s texts, %s rows of %d pieces; held out: %s texts", n_texts, n_rows, max_length, n_judged)
+    return Rows(sequences, rows, held_out_rows)
+
+
 def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str]) -> int:
     """Make word pieces of their own of words that have been cut into several; get how many these were.
 
     The rows of all pieces that were there stay as they are. That of a new one, in the output too, is the mean of those
-    of the pieces that it was cut into.
+    of the pieces that it was cut into, as it is in the middle of a text; pieces that are not known do not count.
 
     Raises:
-        ValueError: for a word with a space in it, or that is empty.
+        ValueError: for a word with a space in it.
     """
     bad = [word for word in words if len(word.split()) != 1]
     if bad:
-        raise ValueError(f"--add_tokens: {bad[0]!r} is not a single word.")
-    by_pieces = {tuple(tokenizer(word, add_special_tokens=False)["input_ids"]): word for word in reversed(words)}
-    pieces = {word: list(ids) for ids, word in reversed(by_pieces.items()) if len(ids) > 1}  # each way to write it once
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in pieces])
-    new_ids = [tokenizer.convert_tokens_to_ids(word) for word in pieces]
-    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
-    means = {new_id: inputs.data[ids].mean(0) for new_id, ids in zip(new_ids, pieces.values(), strict=True)}
+        raise ValueError(f"--add_tokens: {bad[0]!r} is not a single word; give one a line.")
+    normaliser = tokenizer.backend_tokenizer.normalizer
+    words = list(dict.fromkeys(normaliser.normalize_str(word) if normaliser else word for word in words))
+    pieces = {}
+    for word in words:
+        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        known = [i for i in ids if i != tokenizer.unk_token_id]
+        if len(ids) > 1 or not known:
+            pieces[word] = known or ids
+    # lstrip: a byte-level tokenizer would leave a piece of its own for the space
+    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in pieces])
+    new_ids = {word: tokenizer.convert_tokens_to_ids(word) for word in pieces}
+    before = _rows_of_words(model)
     n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
-    biases = {}
-    if outputs.bias is not None:
-        biases = {new_id: outputs.bias.data[ids].mean(0) for new_id, ids in zip(new_ids, pieces.values(), strict=True)}
     model.resize_token_embeddings(n_rows, mean_resizing=False)
     with torch.no_grad():
-        for new_id, mean in means.items():
-            model.get_input_embeddings().weight[new_id] = mean
-        for new_id, bias in biases.items():
-            model.get_output_embeddings().bias[new_id] = bias
+        for after, rows in zip(_rows_of_words(model), before, strict=True):
+            for word, ids in pieces.items():
+                after[new_ids[word]] = rows[ids].mean(0)
     return len(pieces)
+
+
+def _rows_of_words(model: PreTrainedModel) -> list[torch.Tensor]:
+    """What has a row for each word piece: the input's weight, and weight (maybe the same) and bias of the output."""
+    outputs = model.get_output_embeddings()
+    return [model.get_input_embeddings().weight, outputs.weight] + ([] if outputs.bias is None else [outputs.bias])
 
 
 class Masking(DataCollatorForLanguageModeling):
     """Masks other pieces of a row in each epoch, and the same ones whenever that epoch is trained again.
 
-    The draws depend on seed, epoch and rows alone: a run that goes on from a checkpoint sees the masks of one that was
-    never disturbed, however far ahead batches were prepared. Rows that have labels already are left as they are.
+    The draws for a row depend on seed, epoch and the row alone: on no batch, process or checkpoint, nor how far ahead
+    batches were prepared. Rows that have labels already are left as they are.
 
     Args:
         tokenizer: whose pieces the rows are.
@@ -139,15 +200,19 @@ class Masking(DataCollatorForLanguageModeling):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float, mask_seed: int):
         super().__init__(tokenizer, mlm_probability=mlm_probability)
         self.mask_seed, self.epoch = mask_seed, 0
+        self.special_ids = torch.tensor(tokenizer.all_special_ids)
 
     def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        input_ids = torch.tensor([example["input_ids"] for example in examples])
+        rows = torch.tensor([example["input_ids"] for example in examples])
         if "labels" in examples[0]:
-            return {"input_ids": input_ids, "labels": torch.tensor([example["labels"] for example in examples])}
+            return {"input_ids": rows, "labels": torch.tensor([example["labels"] for example in examples])}
         epoch = crc32(f"{self.mask_seed} {self.epoch}".encode())
-        self.generator = torch.Generator().manual_seed(crc32(input_ids.numpy().tobytes(), epoch))  # it takes 32 bits
-        special = torch.isin(input_ids, torch.tensor(self.tokenizer.all_special_ids))
-        input_ids, labels = self.torch_mask_tokens(input_ids, special_tokens_mask=special)
+        special = torch.isin(rows, self.special_ids)
+        masked = []
+        for row, is_special in zip(rows, special, strict=True):
+            self.generator = torch.Generator().manual_seed(crc32(row.numpy().tobytes(), epoch))  # it takes 32 bits
+            masked.append(self.torch_mask_tokens(row.clone()[None], special_tokens_mask=is_special[None]))
+        input_ids, labels = (torch.cat(parts) for parts in zip(*masked, strict=True))
         return {"input_ids": input_ids, "labels": labels}
 
 
@@ -164,7 +229,7 @@ def score_masked(prediction: EvalPrediction) -> dict[str, float]:
         prediction: for each row, summed loss and hits of its masked pieces, shape (n_rows, 2), and how many these are.
     """
     loss_sum, n_hits = prediction.predictions.astype(np.float64).sum(0)
-    n_masked = prediction.label_ids.sum()
+    n_masked = max(prediction.label_ids.sum(), 1)
     return {"loss": loss_sum / n_masked, "masked_accuracy": n_hits / n_masked}
 
 
@@ -192,6 +257,7 @@ class MaskedTrainer(ResumableTrainer):
         **kwargs,
     ):
         masking = Masking(processing_class, args.mlm_probability, args.seed)
+        self.rows_shape = rows.shape
         super().__init__(
             model=model,
             args=args,
@@ -207,16 +273,41 @@ class MaskedTrainer(ResumableTrainer):
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
         _head_of(self.model).register_forward_pre_hook(self._keep_masked)
         self.add_callback(EachEpochItsMasks(masking))
-        self.add_callback(PretrainingProgress())
+        self.late_loss = torch.zeros((), device=args.device)  # mean over the last hundred batches or so, for the eye
+        self.add_callback(PretrainingProgress(self))
+
+    def require_resumable(self, state: TrainerState) -> None:
+        """Refuse as `ResumableTrainer` does, and to change the length of a run whose rate is falling already.
+
+        Args:
+            state: of the checkpoint.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        super().require_resumable(state)
+        _, steps_an_epoch = self._count_steps()
+        n_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(
+            self.args.num_train_epochs * steps_an_epoch
+        )  # fmt: skip
+        falls_from = min(n_steps, state.max_steps) - self.args.decay_steps
+        if n_steps != state.max_steps and state.global_step > falls_from:
+            raise ValueError(
+                f"The newest checkpoint was taken after step {state.global_step:,}, and the rate falls from step "
+                f"{max(falls_from, 0):,} on: --num_train_epochs can no longer change. Start a new run from the encoder."
+            )
 
     def count_tokens(self) -> int:
         """Get how many word pieces have been seen so far, each time that they were; special tokens count, too."""
-        args, (input_ids,) = self.args, self.train_dataset[:1]["input_ids"]
-        rows_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        n_rows = len(self.train_dataset)
-        steps_an_epoch = -(-n_rows // rows_a_step)
+        rows_a_step, steps_an_epoch = self._count_steps()
+        n_rows, length = self.rows_shape
         whole, rest = divmod(self.state.global_step, steps_an_epoch)
-        return (whole * n_rows + rest * rows_a_step) * len(input_ids)
+        return (whole * n_rows + rest * rows_a_step) * length
+
+    def _count_steps(self) -> tuple[int, int]:
+        """Rows of a step, over all processes, and steps of an epoch."""
+        rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return rows_a_step, math.ceil(self.rows_shape[0] / rows_a_step)
 
     def _keep_masked(self, head: nn.Module, states: tuple) -> tuple:
         return (states[0][self.is_masked], *states[1:])  # (n_masked, hidden_size)
@@ -224,8 +315,10 @@ class MaskedTrainer(ResumableTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Get warm-up, constant rate and decay over the steps of the run."""
         if self.lr_scheduler is None:
-            decay = min(self.args.decay_steps, num_training_steps)
-            warmup = min(self.args.warmup_steps, num_training_steps - decay)
+            warmup, decay = self.args.warmup_steps, self.args.decay_steps
+            if warmup + decay > num_training_steps:  # both get shorter
+                warmup = math.ceil(num_training_steps * warmup / (warmup + decay))
+                decay = num_training_steps - warmup
             self.lr_scheduler = get_wsd_schedule(
                 optimizer or self.optimizer, warmup, decay, num_training_steps, decay_type="linear"
             )
@@ -246,7 +339,14 @@ class MaskedTrainer(ResumableTrainer):
         """
         logits, pieces, _ = self._predict_masked(model, inputs)
         loss = functional.cross_entropy(logits.float(), pieces, reduction="sum")
-        return loss / num_items_in_batch * self.accelerator.num_processes  # DDP takes the mean over processes
+        return loss / max(num_items_in_batch, 1) * self.accelerator.num_processes  # DDP takes the mean over processes
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Train on one batch, and keep its loss for the progress bar."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        of_batch = loss.detach() * self.args.gradient_accumulation_steps
+        self.late_loss = torch.lerp(self.late_loss, of_batch, 0.02) if self.late_loss > 0 else of_batch
+        return loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple:
         """Get what `score_masked` takes: logits of all pieces would not fit into memory."""
@@ -276,10 +376,11 @@ class EachEpochItsMasks(TrainerCallback):
 
 
 class PretrainingProgress(TrainerCallback):
-    """A progress bar over all steps, and a line an epoch, on the main process only."""
+    """A progress bar over all steps with the loss of late, and a line an epoch, on the main process only."""
 
-    def __init__(self):
-        self.bar = None
+    def __init__(self, trainer: MaskedTrainer):
+        self.trainer = trainer
+        self.bar, self.refreshed_at = None, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -290,6 +391,9 @@ class PretrainingProgress(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:
             self.bar.update(1)
+            if time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
+                self.refreshed_at = time.monotonic()
+                self.bar.set_postfix_str(f"LOSS:{self.trainer.late_loss.item():.4f}", refresh=False)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if self.bar is not None:

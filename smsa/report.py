@@ -16,7 +16,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
-from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card, render_encoder_card
+from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card
 from smsa.checkpoints import RECORD, explain_failure
 from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
@@ -305,6 +305,7 @@ def describe_run(
     return describe_training(trainer, arguments) | {
         "labels": list(trainer.labels),
         "class_weights": None if trainer.class_weights is None else trainer.class_weights.tolist(),
+        "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
         "data": {
             split: {
                 "file": str(path),
@@ -327,7 +328,6 @@ def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, 
             for name, group in ((type(group).__name__, group) for group in arguments)
         },
         "seed": trainer.args.seed,
-        "base_model": describe_base(trainer.checkpoints.settings["model_name_or_path"]),
         "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "n_processes": trainer.args.world_size,
@@ -355,8 +355,11 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
         (mean cross entropy of the masked pieces, in nats) and `masked_accuracy`.
     """
     output_dir, state = Path(trainer.args.output_dir), trainer.state
-    metrics = {"epoch": state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": {}}
-    metrics["held_out"] = {name: trainer.evaluate()[f"eval_{name}"] for name in ("loss", "masked_accuracy")}
+    scores = trainer.evaluate()
+    held_out = {name: scores[f"eval_{name}"] for name in ("loss", "masked_accuracy")}
+    metrics = {"epoch": state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": held_out}
+    name = trainer.checkpoints.settings["model_name_or_path"]
+    base = {"kind": "new", "name": "new", "license": None} if name == "new" else describe_base(name)
     data = {
         source.name: {"weight": source.weight, "sha256": source.sha256, "n_texts": len(source.texts)}
         for source in sources
@@ -369,10 +372,11 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
             write_json(metrics, staging / "metrics.json")
             pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            write_json(describe_training(trainer, arguments) | {"data": data, "outputs": outputs}, staging / RECORD)
+            added = {"base_model": base, "data": data, "outputs": outputs}
+            write_json(describe_training(trainer, arguments) | added, staging / RECORD)
             before = read_card(output_dir)
             if before is None or OURS in before:
-                (staging / CARD).write_text(render_encoder_card(staging, str(output_dir)), encoding="utf-8")
+                (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
             publish(staging, output_dir, last=RECORD)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -12,11 +12,13 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
 
 from smsa.batching import LengthGroupedSampler, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
+from smsa.model import save_tokenizer
 from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
 
 
@@ -98,6 +100,20 @@ class ResumableTrainer(Trainer):
         moments = sum(2 * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)  # of Adam
         self.checkpoints.require_space(weights + moments, weights)
 
+    def require_resumable(self, state: TrainerState) -> None:
+        """Refuse to go on from a checkpoint that lies beyond the end of the run as it is asked for now.
+
+        Args:
+            state: of the checkpoint.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if self.args.max_steps <= 0 and state.epoch > self.args.num_train_epochs:
+            raise ValueError(
+                f"The newest checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
+            )
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, and have its loss looked at."""
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -110,6 +126,8 @@ class ResumableTrainer(Trainer):
         super().save_model(str(output_dir), _internal_call)
         if self.args.should_save:
             (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if self.processing_class is not None:
+                save_tokenizer(self.processing_class, output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
         # Trainer writes into checkpoint-<step> itself: a kill would leave half of one, after older ones were removed.

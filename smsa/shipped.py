@@ -28,7 +28,7 @@ def find_shipped(name: str) -> str:
 
 def introduce_classifier() -> str:
     """Get the sentence that says what is used where no model was named, how good it is, and what is better."""
-    metrics = json.loads((FOLDER / CLASSIFIER / "metrics.json").read_bytes())
+    metrics = json.loads(Path(find_shipped(CLASSIFIER), "metrics.json").read_bytes())
     scores = metrics["valid"]
     low, high = scores["intervals"]["f1"]
     return (

@@ -1,17 +1,18 @@
 """Text files -> weighted sources -> rows: nothing is lost, nothing leaks into what is held out."""
 
+import json
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsa.corpus import is_held_out, pack, read_sources, repeat
-from smsa.data import read_rows
+from smsa.corpus import find_judged, grams, is_held_out, leave_out, overlaps, pack, read_sources, read_texts, repeat
 from smsa.rows import BadRowsError
+from smsa.shipped import FOLDER
 
 CLS, SEP = 2, 3
 
@@ -84,27 +85,26 @@ def test_equal_texts_share_their_lot_and_the_share_is_kept():
     assert not [text for text in texts if is_held_out(text, 0.05) and not is_held_out(text, 0.1)]
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-cased words, `nya` joined to the one before it: both styles give the same."""
-    return re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
-
-
-def grams(texts, n: int = 8) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + n]) for words in map(words_of, texts) for i in range(len(words) - n + 1)}
-
-
 def test_overlap_is_seen_through_case_punctuation_and_clitics():
-    text = "Kemarin saya makan di sana, tempatnya bagus sekali dan murah."
-    assert grams(["kemarin saya makan di sana , tempat nya bagus sekali dan murah"]) & grams([text])
+    known = grams(["kemarin saya makan di sana , tempat nya bagus sekali dan murah", "tidak enak"])
+    assert overlaps("Sungguh! Kemarin saya makan di sana, tempatnya bagus SEKALI.", known)
+    assert overlaps("Tidak enak!", known) and not overlaps("tidak enak lagi", known)
+    assert not overlaps("kemarin saya makan di sana", known)  # seven words at the most in a row
 
 
-def test_no_text_of_the_corpus_shares_eight_words_in_a_row_with_valid_or_test(smsa_files):
+@pytest.mark.slow
+def test_nothing_that_the_shipped_encoder_read_overlaps_with_valid_or_test(smsa_files):
     if not os.environ.get("SMSA_CORPUS_DIR"):
         pytest.skip("needs the corpus: set SMSA_CORPUS_DIR to its folder")
-    masked_test = Path(smsa_files["train"]).parent / "test_preprocess_masked_label.tsv"
-    judged = grams(read_rows(smsa_files["valid"])[0]) | grams(read_rows(masked_test)[0])
-    assert len(judged) > 20_000
-    names = sorted(path.name for path in Path(os.environ["SMSA_CORPUS_DIR"]).glob("*.txt"))
-    for source in read_sources(names, os.environ["SMSA_CORPUS_DIR"]):
-        overlapping = [text for text in source.texts if grams([text]) & judged]
-        assert not overlapping, (source.name, len(overlapping), overlapping[:3])
+    recipe = yaml.safe_load((ROOT / "recipes" / "pretrain-mini.yaml").read_text())
+    sources = read_sources(recipe["sources"])
+    judged = [text for path in find_judged(recipe["keep_out"]).values() for text in read_texts(path)]
+    assert len(judged) >= 1260 + 500
+    n_texts = {source.name: len(source.texts) for source in sources}
+    leave_out(sources, judged)
+    left_out = {source.name: n_texts[source.name] - len(source.texts) for source in sources}
+    assert left_out.pop("smsa") == 28  # train itself has texts of valid and test: docs/mini.md
+    assert not any(left_out.values())
+    run = json.loads((FOLDER / "mini" / "run.json").read_bytes())
+    assert {source.name: source.sha256 for source in sources} == {k: v["sha256"] for k, v in run["data"].items()}
+    assert {source.name: len(source.texts) for source in sources} == {k: v["n_texts"] for k, v in run["data"].items()}

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.model import load_classifier
+from smsa.processes import process_rank
 from smsa.scoring.batching import plan_batches
 from smsa.scoring.engine import Engine
 from smsa.shipped import CLASSIFIER, introduce_classifier
@@ -122,7 +123,8 @@ class SentimentClassifier:
         """
         if model_name_or_path is None:
             model_name_or_path = CLASSIFIER
-            logger.warning(introduce_classifier())
+            if process_rank() == 0:
+                logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
         return cls(model, tokenizer, max_length, **engine)
@@ -165,7 +167,8 @@ class SentimentClassifier:
         limit = _CHARS_A_PIECE * self.max_length
         encodings = self._tokenizer.encode_batch_fast([self._head(text, limit) for text in texts])
         for i, text in enumerate(texts):
-            # pieces do not cross white space, so a head that overflows has the pieces that the whole text would have
+            # Pieces do not cross white space, so a head that overflows has the pieces that the whole text would have
+            # (mini joins `nya` to the word before, which matters to the last word of a head alone).
             if len(text) > limit and not encodings[i].overflowing:
                 encodings[i] = self._tokenizer.encode_batch_fast([text])[0]
         return encodings
