@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from conftest import SAMPLE_DIR, make_tokenizer
 from test_resumable import AskAt, nobody_asks  # noqa: F401
+from test_scripts import run
 from torch.nn import functional
 from tokenizers import Tokenizer
 from transformers import (
@@ -368,6 +369,25 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
     with pytest.raises(SystemExit, match=r"a\.txt does not exist"):
         call(*words, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_judge_like_one(words, tmp_path):
+    """In real launches; an odd number of rows to judge by, so that one process gets one more than the other."""
+    common = [*words, "--precision", "no", "--num_threads", 1, "--max_steps", 12, "--warmup_steps", 2]
+    for name, config, n_rows in (("one", "accelerate_config.yaml", 8), ("two", "configs/accelerate/cpu.yaml", 4)):
+        options = [*common, "--per_device_train_batch_size", n_rows, "--output_dir", tmp_path / name]
+        command = ["accelerate", "launch", "--config_file", config, "scripts/pretrain.py", *map(str, options)]
+        status, text = run(*command)
+        assert status == 0, text
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_bytes()) for name in ("one", "two"))
+    assert one["tokens_seen"] == two["tokens_seen"]
+    assert two["held_out"]["loss"] == pytest.approx(one["held_out"]["loss"], abs=1e-4)
+    assert two["held_out"]["masked_accuracy"] == pytest.approx(one["held_out"]["masked_accuracy"], abs=0.01)
+    models = [AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("one", "two")]
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "run.json").read_bytes())["n_processes"] == 2
 
 
 @pytest.mark.slow

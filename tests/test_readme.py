@@ -42,7 +42,7 @@ def test_quickstart_runs_in_a_clean_clone_and_can_be_run_again(clone):
     assert re.search(r"^macro +[\d.]+ +[\d.]+ +[\d.]+ +66$", text, re.MULTILINE)
     labelled = re.findall(r"^(positive|neutral|negative) +0\.\d{3}  (\w+)", text, re.MULTILINE)
     assert [word for _, word in labelled] == ["Bahagia", "Budi", "Dasar"]
-    assert "scripts/finetune.py recipes/scratch.yaml" in text
+    assert "scripts/finetune.py recipes/mini.yaml" in text
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
     if "make quickstart" in code:
         pytest.skip("has a test of its own; `make test` is what runs the tests")
     if needs:
-        pytest.skip(f"needs {needs}" + (": run by test_scratch_learns_smsa" if needs == "smsa" else ""))
+        pytest.skip(f"needs {needs}" + (": run by test_mini_and_scratch_learn_smsa" if needs == "smsa" else ""))
     if language == "python":
         (tmp_path / "block.py").write_text(code, encoding="utf-8")
         code = f"python {tmp_path / 'block.py'}"
@@ -61,10 +61,11 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_scratch_learns_smsa(clone, smsa_files):
+@pytest.mark.timeout(2700)
+def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
-    assert len(of_smsa) == 4 and "recipes/scratch.yaml" in of_smsa[0]  # the others judge and export what it leaves
+    assert len(of_smsa) == 5  # the last three judge and export what the first two leave
+    assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
     for code in of_smsa:
         status, text = run_in(clone, code)
         assert status == 0, text
@@ -75,11 +76,12 @@ def test_scratch_learns_smsa(clone, smsa_files):
         cells += [system["labels"][label]["f1"]["value"] for label in ("positive", "neutral", "negative")]
         (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
         assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
-    metrics = json.loads((clone / "runs" / "scratch" / "metrics.json").read_text())
-    assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
-    assert metrics["valid"]["f1"] >= 0.85
-    run_record = json.loads((clone / "runs" / "scratch" / "run.json").read_text())
-    check_card((clone / "runs" / "scratch" / "README.md").read_text(encoding="utf-8"), metrics, run_record)
+    for name, bar in (("mini", 0.88), ("scratch", 0.85)):
+        metrics = json.loads((clone / "runs" / name / "metrics.json").read_text())
+        assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
+        assert metrics["valid"]["f1"] >= bar
+        run_record = json.loads((clone / "runs" / name / "run.json").read_text())
+        check_card((clone / "runs" / name / "README.md").read_text(encoding="utf-8"), metrics, run_record)
     for kind, name in (("onnx-int8", "onnx/model_quantized.onnx"), ("openvino-int8", "openvino_model.xml")):
         exported = json.loads((clone / "runs" / f"scratch-{kind}" / "export.json").read_text())
         assert exported["data"]["n_texts"] == 1260 and exported[name]["f1_loss"] <= 0.01
