@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .venv/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[explain,onnx,openvino,plots,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,openvino,plots,test]'
 	touch $@
 
 quickstart: .venv/.installed

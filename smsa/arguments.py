@@ -469,13 +469,6 @@ class ScoringArguments:
         },
     )
     labels_only: bool = field(default=False, metadata={"help": "Add the label alone, without probabilities."})
-    explain: bool = field(
-        default=False,
-        metadata={
-            "help": "Add a column, words, that says how much each word of a text pushed towards its label: see "
-            "docs/explaining.md. Takes a second for a few texts; for the few that matter."
-        },
-    )
     prefix: str = field(default="", metadata={"help": "What the names of the added columns begin with."})
     on_bad_row: str = field(
         default="strict",
@@ -642,7 +635,7 @@ SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "what": (ScoringArguments, ("input", "output", "model", "model_revision", "text_column")),
     "how it is written": (
         ScoringArguments,
-        ("input_format", "format", "labels_only", "explain", "prefix", "on_bad_row"),
+        ("input_format", "format", "labels_only", "prefix", "on_bad_row"),
     ),
     "model and hardware": (ScoringArguments, ("max_length", "device", "precision", "backend", "num_threads")),
 }

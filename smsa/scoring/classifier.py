@@ -1,14 +1,11 @@
 """Texts in, labels with probabilities out: the model, its tokenizer and an engine behind one call."""
 
-import copy
 import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from smsa.model import load_classifier
 from smsa.processes import process_rank
 from smsa.scoring.batching import plan_batches
-from smsa.scoring.engine import Engine, one_core
+from smsa.scoring.engine import Engine
 from smsa.shipped import CLASSIFIER, introduce_classifier
-
-if TYPE_CHECKING:
-    from smsa.scoring.explaining import Explainer
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +42,6 @@ class Scores:
     probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
     truncated: np.ndarray  # (n_texts,) of bool
     empty: np.ndarray  # (n_texts,) of bool
-    words: list[str | None] | None = None  # what `explain_window` says of each text
 
     @property
     def label_ids(self) -> np.ndarray:
@@ -56,7 +49,7 @@ class Scores:
         return np.where(self.empty, 0, self.probabilities.argmax(-1))
 
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
-        """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone; and any `words`.
+        """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone.
 
         An empty text has no label, score or probabilities: they are null.
         """
@@ -68,17 +61,13 @@ class Scores:
             for i, label in enumerate(self.labels):
                 columns[f"p_{label}"] = pa.array(self.probabilities[:, i], mask=self.empty)
             columns |= {"truncated": pa.array(self.truncated), "empty": pa.array(self.empty)}
-        if self.words is not None:
-            columns["words"] = pa.array(self.words, pa.string())
         return pa.table({f"{prefix}{name}": column for name, column in columns.items()})
 
 
-def added_columns(
-    labels: tuple[str, ...], prefix: str = "", labels_only: bool = False, explain: bool = False
-) -> pa.Schema:
+def added_columns(labels: tuple[str, ...], prefix: str = "", labels_only: bool = False) -> pa.Schema:
     """Get the columns that scoring adds, with their types."""
-    none, words = np.zeros(0, dtype=bool), [] if explain else None
-    return Scores(labels, np.zeros((0, len(labels))), none, none, words).to_table(prefix, labels_only).schema
+    none = np.zeros(0, dtype=bool)
+    return Scores(labels, np.zeros((0, len(labels))), none, none).to_table(prefix, labels_only).schema
 
 
 class SentimentClassifier:
@@ -103,8 +92,6 @@ class SentimentClassifier:
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         self.sha256 = _hash_model(model, tokenizer)
-        self._reload = lambda: (copy.deepcopy(model), tokenizer)  # for an explainer, should one be asked for
-        self._explainer: Explainer | None = None
         self.engine = Engine(model, **engine)
         self.max_length = min(max_length, tokenizer.model_max_length)
         self._n_special = tokenizer.num_special_tokens_to_add()
@@ -140,49 +127,13 @@ class SentimentClassifier:
                 logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
-        classifier = cls(model, tokenizer, max_length, **engine)
-        classifier._reload = partial(load_classifier, model_name_or_path, revision)  # in place of the model in memory
-        return classifier
+        return cls(model, tokenizer, max_length, **engine)
 
     def __call__(self, texts: str | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order."""
         if isinstance(texts, str):
             return self([texts])[0]
         return list(self.stream(texts))
-
-    def explain(self, text: str, label: str | None = None) -> dict:
-        """Get which words of a text pushed it towards a label, and which away: see `Explainer.explain`.
-
-        Returns:
-            `label`, `log_odds`, `no_words`, `gap`, and `words`: of each its `word`, `start`, `end` and `weight`.
-
-        Raises:
-            ImportError: without captum, which `pip install 'smsa[explain]'` brings.
-            ValueError, ArithmeticError: as `Explainer.explain`.
-        """
-        if self._explainer is None:
-            from smsa.scoring.explaining import Explainer
-
-            self._explainer = Explainer(*self._reload(), self.max_length, self.engine.device)
-        return self._explainer.explain(text, label).to_dict()
-
-    def explain_window(self, texts: pa.Array, scores: Scores) -> Scores:
-        """Get the scores of a window with `words`: of each text the word, start, end and weight of its words, as JSON.
-
-        Null for an empty text, and where the weights do not add up. Weights have four decimals. One core, so that they
-        do not depend on the number of cores.
-        """
-        known: dict[str, str | None] = {}
-        with one_core():
-            for text, is_empty in zip(texts.to_pylist(), scores.empty, strict=True):
-                if not is_empty and text not in known:
-                    try:
-                        words = self.explain(text)["words"]
-                        listed = [[w["word"], w["start"], w["end"], round(w["weight"], 4)] for w in words]
-                        known[text] = json.dumps(listed, ensure_ascii=False)
-                    except ArithmeticError:
-                        known[text] = None
-        return replace(scores, words=[known.get(text) for text in texts.to_pylist()])
 
     def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
         """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number."""

@@ -109,7 +109,7 @@ class Engine:
         def forward(batch: np.ndarray) -> torch.Tensor:
             return self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id))
 
-        with one_core(), ThreadPoolExecutor(self.n_streams) as pool:
+        with _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
             outputs = list(pool.map(forward, batches))
         logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
         logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window
@@ -117,8 +117,7 @@ class Engine:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Let torch compute on one core meanwhile: sums then do not depend on the number of cores."""
+def _one_core_a_batch() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

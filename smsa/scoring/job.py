@@ -104,7 +104,6 @@ class Job:
         input_format, output_format: formats to go by instead of the suffixes.
         text_column: the column of texts; None to choose the only sensible one of each file.
         labels_only: add `label` alone.
-        explain: add `words`, too: what each word of a text weighs for its label.
         prefix: what the added column names begin with.
         on_bad_row: `strict`, or `skip` to put bad rows into `OUTPUT.rejects.jsonl`.
     """
@@ -119,7 +118,6 @@ class Job:
         output_format: str | None = None,
         text_column: str | None = None,
         labels_only: bool = False,
-        explain: bool = False,
         prefix: str = "",
         on_bad_row: str = "strict",
     ):
@@ -128,9 +126,8 @@ class Job:
         self.classifier, self.output = classifier, output
         self.layout = find_layout(output, OUTPUT_FORMATS, output_format)
         is_submission = self.layout.format == "submission"
-        labels_only, explain = labels_only or is_submission, explain and not is_submission
-        self.options = {"labels_only": labels_only, "explain": explain, "prefix": prefix, "on_bad_row": on_bad_row}
-        self.added = added_columns(classifier.labels, prefix, labels_only, explain)
+        self.options = {"labels_only": labels_only or is_submission, "prefix": prefix, "on_bad_row": on_bad_row}
+        self.added = added_columns(classifier.labels, prefix, labels_only or is_submission)
         reserved = frozenset() if is_submission else frozenset(self.added.names)
         self.sources = [
             Source(path, find_layout(path, INPUT_FORMATS, input_format), self.layout.format, text_column, reserved)
@@ -327,10 +324,7 @@ class Job:
         self, encoded_windows: Iterable[tuple[Part, Window, Encoded]]
     ) -> Iterator[tuple[Part, Window, Scores]]:
         for part, window, encoded in encoded_windows:
-            scores = self.classifier.classify(encoded)
-            if self.options["explain"]:
-                scores = self.classifier.explain_window(window.texts, scores)
-            yield part, window, scores
+            yield part, window, self.classifier.classify(encoded)
 
     def _write_part(self, part: Part, window: Window, scores: Scores) -> None:
         added = scores.to_table(self.options["prefix"], self.options["labels_only"])
