@@ -111,7 +111,8 @@ class ResumableTrainer(Trainer):
         """
         if self.args.max_steps <= 0 and state.epoch > self.args.num_train_epochs:
             raise ValueError(
-                f"The newest checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
+                f"{self.checkpoints.path_of(state.global_step).name} has trained for {state.epoch:g} epochs: "
+                "--num_train_epochs cannot be less."
             )
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:

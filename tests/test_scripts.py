@@ -64,7 +64,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     for epoch in (1, 2):
         assert f"(Epoch {epoch}) TRAIN LOSS:" in text
         assert f"(Epoch {epoch}) VALID LOSS:" in text
-    assert "LR:0.00050000" in text and "LR:0.00045000" in text
+    assert "LR:0.00060000" in text and "LR:0.00042000" in text
     assert "in effect on cpu: fp32" in text
 
     metrics = json.loads((output_dir / "metrics.json").read_text())
@@ -92,7 +92,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert submission[:1] + submission[-1:] == ["index,label", f"65,{rows[-1]['label']}"]
 
     record = json.loads((output_dir / "run.json").read_text())
-    assert record["arguments"]["SentimentTrainingArguments"]["learning_rate"] == 5e-4
+    assert record["arguments"]["SentimentTrainingArguments"]["learning_rate"] == 6e-4
     assert record["arguments"]["DataArguments"]["max_length"] == 32
     assert record["precision_in_effect"] == "fp32" and record["seed"] == 42 and record["n_processes"] == 1
     sha256 = hashlib.sha256((SAMPLE_DIR / "train_preprocess.tsv").read_bytes()).hexdigest()
