@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint bench mini
+.PHONY: quickstart demo test test-all lint bench mini tutorial
 .DEFAULT_GOAL := quickstart
 
 .venv/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,openvino,plots,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,onnx,openvino,plots,test]'
 	touch $@
 
 quickstart: .venv/.installed
@@ -15,14 +15,20 @@ quickstart: .venv/.installed
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/quickstart.yaml
 	$(BIN)/python scripts/quickstart.py runs/quickstart
 
+demo: .venv/.installed
+	$(BIN)/python scripts/demo.py
+
 # Each file in a process of its own: one that had run hundreds of tests, with OpenVINO and ONNX Runtime loaded, was killed
 # by SIGSEGV in two of four runs, at different tests. Status 5 is a file of slow tests alone.
 test: .venv/.installed
 	ls tests/test_*.py | OMP_WAIT_POLICY=passive xargs -P 2 -n 1 sh -c '$(BIN)/pytest -q "$$0" || [ $$? -eq 5 ]'
 
-# What .ci/run runs: the slow tests too, one file after the other, for they measure time and memory.
+# What .ci/run runs: the slow tests too, two files at a time, the longest first; the kills, which must be answered in time,
+# alone.
 test-all: test
-	grep -l mark.slow tests/test_*.py | xargs -n 1 sh -c '$(BIN)/pytest -q -m "slow and not gpu" "$$0"'
+	(echo tests/test_readme.py; grep -l mark.slow tests/test_*.py | grep -v 'test_readme\|test_kills') | \
+	    OMP_WAIT_POLICY=passive xargs -P 2 -n 1 $(BIN)/pytest -q -m "slow and not gpu"
+	$(BIN)/pytest -q -m "slow and not gpu" tests/test_kills.py
 
 lint: .venv/.installed
 	$(BIN)/flake8
@@ -41,3 +47,7 @@ mini: .venv/.installed
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/mini.yaml \
 	    --seeds 1 2 3 --output_dir runs/mini-seeds --resume auto
 	$(BIN)/python scripts/ship.py mini-sentiment runs/mini-seeds
+
+# What the tutorial prints, anew, in both languages and the notebook.
+tutorial: .venv/.installed
+	$(BIN)/python docs/regenerate.py

@@ -44,6 +44,7 @@ def main(args: ScoringArguments) -> None:
             args.format,
             text_column=args.text_column,
             labels_only=args.labels_only,
+            explain=args.explain,
             prefix=args.prefix,
             on_bad_row=args.on_bad_row,
         )

@@ -269,6 +269,8 @@ class MaskedTrainer(ResumableTrainer):
             **kwargs,
         )
         use_quick_attention(self.model, args.device.type)
+        if args.compile_encoder:
+            self.model.base_model.compile(dynamic=False)  # each shape anew: a step, an epoch's last, two of evaluation
         self.model_accepts_loss_kwargs = True  # count the masked pieces of each step for compute_loss
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
         _head_of(self.model).register_forward_pre_hook(self._keep_masked)

@@ -7,9 +7,9 @@ from conftest import ROOT
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 
 
-def read_blocks() -> list[tuple[str, str, str]]:
+def read_blocks(name: str = "README.md") -> list[tuple[str, str, str]]:
     """Get (needs, language, code) of each bash and python block; `needs` is empty where nothing is needed."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / name).read_text(encoding="utf-8")
     return [(match["needs"] or "", match["language"], match["code"]) for match in BLOCK.finditer(text)]
 
 

@@ -14,7 +14,7 @@ from test_scripts import run
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
 
 BLOCKS = read_blocks()
-FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks")
+FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,21 @@ def test_every_block_that_is_not_run_says_what_it_needs():
     assert len(BLOCKS) >= 7
     known = {"", "hub", "smsa", "GPUs", "hub and GPUs", "smsa and 20 minutes"}
     assert {needs for needs, _, _ in BLOCKS} <= known
-    of_the_hub = ("recipes/indonlu.yaml", "scripts/push.py", "--model_name_or_path indobenchmark")
+    of_the_hub = ("recipes/indonlu.yaml", "scripts/push.py", "--model_name_or_path indobenchmark", "hf upload")
     for needs, _, code in BLOCKS:
         assert ("hub" in needs) == any(words in code for words in of_the_hub)
+
+
+def test_the_indonesian_readme_has_the_same_blocks_and_recipes():
+    assert read_blocks("README.id.md") == BLOCKS
+
+    def recipes(name):
+        rows = re.findall(
+            r"^\| `(\w+)`(?: \(\w+\))? \| (.+) \|$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE
+        )
+        return {recipe: re.findall(r"[\d.]+e-\d|[\d.]+", row) for recipe, row in rows if row.count("|") == 7}
+
+    assert len(recipes("README.md")) >= 7 and recipes("README.id.md") == recipes("README.md")
 
 
 def test_the_map_names_every_file_and_no_other():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -42,6 +42,7 @@ class Scores:
     probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
     truncated: np.ndarray  # (n_texts,) of bool
     empty: np.ndarray  # (n_texts,) of bool
+    words: list[str | None] | None = None  # (n_texts,), JSON: see `explain_window`
 
     @property
     def label_ids(self) -> np.ndarray:
@@ -49,7 +50,7 @@ class Scores:
         return np.where(self.empty, 0, self.probabilities.argmax(-1))
 
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
-        """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone.
+        """Get `label`, `score`, `p_<label>` for each label, `truncated` and `empty`, or `label` alone; and any `words`.
 
         An empty text has no label, score or probabilities: they are null.
         """
@@ -61,13 +62,17 @@ class Scores:
             for i, label in enumerate(self.labels):
                 columns[f"p_{label}"] = pa.array(self.probabilities[:, i], mask=self.empty)
             columns |= {"truncated": pa.array(self.truncated), "empty": pa.array(self.empty)}
+        if self.words is not None:
+            columns["words"] = pa.array(self.words, pa.string())
         return pa.table({f"{prefix}{name}": column for name, column in columns.items()})
 
 
-def added_columns(labels: tuple[str, ...], prefix: str = "", labels_only: bool = False) -> pa.Schema:
+def added_columns(
+    labels: tuple[str, ...], prefix: str = "", labels_only: bool = False, explain: bool = False
+) -> pa.Schema:
     """Get the columns that scoring adds, with their types."""
-    none = np.zeros(0, dtype=bool)
-    return Scores(labels, np.zeros((0, len(labels))), none, none).to_table(prefix, labels_only).schema
+    none, words = np.zeros(0, dtype=bool), [] if explain else None
+    return Scores(labels, np.zeros((0, len(labels))), none, none, words).to_table(prefix, labels_only).schema
 
 
 class SentimentClassifier:
@@ -135,6 +140,52 @@ class SentimentClassifier:
             return self([texts])[0]
         return list(self.stream(texts))
 
+    def explain(self, text: str, label: str | None = None) -> dict:
+        """Get which words of a text pushed it towards a label, and which away from it.
+
+        Args:
+            text: the text.
+            label: for which label; that which the text gets, if None.
+
+        Returns:
+            `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the same of a text without words;
+            and `words`, in order: of each its `word`, `start` and `end` in the text, and `weight`. The weights sum up to
+            log_odds - no_words, within `smsa.scoring.explaining.TOLERANCE`. What a long text has beyond
+            `max_length` word pieces has no words here.
+
+        Raises:
+            ImportError: without captum, which `pip install 'smsa[explain]'` brings.
+            ValueError: for a label that the model does not have, or a text that holds no word piece.
+        """
+        from smsa.scoring.explaining import weigh_words  # captum takes a second, and only some have it
+
+        if label is not None and label not in self.labels:
+            raise ValueError(f"label {label!r} is not one of {', '.join(self.labels)}.")
+        (encoding,) = self._tokenize([text], with_offsets=True)
+        if not text.strip() or len(encoding) <= self._n_special:
+            raise ValueError("the text is empty: there is no word to explain.")
+        label = label or self(text)["label"]
+        words, log_odds, no_words = weigh_words(self.engine, encoding, self.labels.index(label))
+        described = []
+        for start, end, weight in words:
+            start = end - len(text[start:end].lstrip())  # byte-level tokenizers count the space before, too
+            described.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
+        return {"label": label, "log_odds": log_odds, "no_words": no_words, "words": described}
+
+    def explain_window(self, texts: pa.Array, scores: Scores) -> Scores:
+        """Get the scores of a window with `words`: of each text word, start, end and weight of its words, as JSON.
+
+        Null for an empty text. Weights have four decimals.
+        """
+        known: dict[str, str] = {}
+        rows = list(zip(texts.to_pylist(), scores.empty, scores.label_ids, strict=True))
+        for text, is_empty, label_id in rows:
+            if not is_empty and text not in known:
+                words = self.explain(text, self.labels[label_id])["words"]
+                listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
+                known[text] = json.dumps(listed, ensure_ascii=False)
+        return replace(scores, words=[None if is_empty else known[text] for text, is_empty, _ in rows])
+
     def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
         """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number."""
         texts = iter(texts)
@@ -162,15 +213,16 @@ class SentimentClassifier:
             index=entries.indices.to_numpy(),
         )
 
-    def _tokenize(self, texts: list[str]) -> list[Encoding]:
+    def _tokenize(self, texts: list[str], with_offsets: bool = False) -> list[Encoding]:
         """Tokenise texts; of a very long one only as much as decides the pieces that are kept."""
         limit = _CHARS_A_PIECE * self.max_length
-        encodings = self._tokenizer.encode_batch_fast([self._head(text, limit) for text in texts])
+        encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
+        encodings = encode([self._head(text, limit) for text in texts])
         for i, text in enumerate(texts):
             # Pieces do not cross white space, so a head that overflows has the pieces that the whole text would have
             # (mini joins `nya` to the word before, which matters to the last word of a head alone).
             if len(text) > limit and not encodings[i].overflowing:
-                encodings[i] = self._tokenizer.encode_batch_fast([text])[0]
+                encodings[i] = encode([text])[0]
         return encodings
 
     def _head(self, text: str, limit: int) -> str:

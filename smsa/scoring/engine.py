@@ -95,6 +95,7 @@ class Engine:
         )
         self._pad_id = model.config.pad_token_id or 0
         make = _torch_forward if backend == "torch" else _openvino_forward
+        self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         self._forward = make(model, self.device, self.precision, self.n_streams)
         logger.info("Scoring on %s, %s, %d batch(es) at a time", self.device, backend, self.n_streams)
 
@@ -109,7 +110,7 @@ class Engine:
         def forward(batch: np.ndarray) -> torch.Tensor:
             return self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id))
 
-        with _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
+        with self._running, _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
             outputs = list(pool.map(forward, batches))
         logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
         logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window

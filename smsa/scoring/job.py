@@ -46,6 +46,7 @@ from smsa.scoring.tables import (
 logger = logging.getLogger(__name__)
 
 _EXISTS = "{} exists already: choose another --output, or remove it first."
+EXPLAINED_ROWS = 32  # a part of texts that are explained, which takes some seconds
 ON_BAD_ROW = ("strict", "skip")
 LIBRARIES = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")  # that the bytes may depend on
 _T = TypeVar("_T")
@@ -104,6 +105,7 @@ class Job:
         input_format, output_format: formats to go by instead of the suffixes.
         text_column: the column of texts; None to choose the only sensible one of each file.
         labels_only: add `label` alone.
+        explain: add `words`, too: what each word of a text weighs for its label.
         prefix: what the added column names begin with.
         on_bad_row: `strict`, or `skip` to put bad rows into `OUTPUT.rejects.jsonl`.
     """
@@ -118,6 +120,7 @@ class Job:
         output_format: str | None = None,
         text_column: str | None = None,
         labels_only: bool = False,
+        explain: bool = False,
         prefix: str = "",
         on_bad_row: str = "strict",
     ):
@@ -126,8 +129,13 @@ class Job:
         self.classifier, self.output = classifier, output
         self.layout = find_layout(output, OUTPUT_FORMATS, output_format)
         is_submission = self.layout.format == "submission"
-        self.options = {"labels_only": labels_only or is_submission, "prefix": prefix, "on_bad_row": on_bad_row}
-        self.added = added_columns(classifier.labels, prefix, labels_only or is_submission)
+        if is_submission and explain:
+            raise ValueError("--format submission has no column for --explain: choose one of them.")
+        labels_only = labels_only or is_submission
+        self.options = {"labels_only": labels_only, "explain": explain, "prefix": prefix, "on_bad_row": on_bad_row}
+        self.added = added_columns(classifier.labels, prefix, labels_only, explain)
+        window_rows = classifier.engine.window_rows
+        self.window_rows = min(window_rows, EXPLAINED_ROWS) if explain else window_rows
         reserved = frozenset() if is_submission else frozenset(self.added.names)
         self.sources = [
             Source(path, find_layout(path, INPUT_FORMATS, input_format), self.layout.format, text_column, reserved)
@@ -224,7 +232,7 @@ class Job:
         bad_rows, n_bad_rows, inputs = [], 0, []
         for source in self.sources:
             n_rows = 0
-            for window in source.windows(self.classifier.engine.window_rows):
+            for window in source.windows(self.window_rows):
                 n_rows += window.n_read
                 n_bad_rows += len(window.bad_rows)
                 bad_rows += [row for _, row in window.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
@@ -262,7 +270,7 @@ class Job:
             "backend": engine.backend,
             "precision": engine.precision,
             "batch_tokens": engine.batch_tokens,
-            "window_rows": engine.window_rows,
+            "window_rows": self.window_rows,
             "machine": platform.machine(),
             "versions": {name: find_version(name) for name in libraries},
         }
@@ -308,7 +316,7 @@ class Job:
         first, n_unfinished = 0, 0
         for source in self.sources:
             file_starts = first
-            for window in source.windows(self.classifier.engine.window_rows):
+            for window in source.windows(self.window_rows):
                 part = Part(source, file_starts, first, first + window.n_read - 1)
                 first += window.n_read
                 if part.name not in finished:
@@ -324,7 +332,10 @@ class Job:
         self, encoded_windows: Iterable[tuple[Part, Window, Encoded]]
     ) -> Iterator[tuple[Part, Window, Scores]]:
         for part, window, encoded in encoded_windows:
-            yield part, window, self.classifier.classify(encoded)
+            scores = self.classifier.classify(encoded)
+            if self.options["explain"]:
+                scores = self.classifier.explain_window(window.texts, scores)
+            yield part, window, scores
 
     def _write_part(self, part: Part, window: Window, scores: Scores) -> None:
         added = scores.to_table(self.options["prefix"], self.options["labels_only"])

@@ -85,6 +85,18 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None = None) 
     return Layout(found, compression)
 
 
+class ManyColumns(ValueError):
+    """A file has several columns that could hold the texts, or none by a name that is known.
+
+    Attributes:
+        candidates: their names.
+    """
+
+    def __init__(self, message: str, candidates: list[str]):
+        super().__init__(message)
+        self.candidates = candidates
+
+
 class Source:
     """One input file: its columns, which of them holds the texts, and its rows, window by window.
 
@@ -98,11 +110,12 @@ class Source:
     Attributes:
         schema: the original columns as they will be written; lines of JSONL that stay whole are the one column `line`.
         text_column: the column that was named or chosen; None for a file without anything in it.
+        candidates: the columns that could hold texts.
         stays_whole: whether a row is a line of JSONL that is not taken apart.
 
     Raises:
-        ValueError: if there is no such column, or none or several to choose from; if a column is `reserved`; if the
-            file is not what its suffix says.
+        ManyColumns: if there are several to choose from.
+        ValueError: if there is no such column; if a column is `reserved`; if the file is not what its suffix says.
     """
 
     def __init__(
@@ -116,11 +129,11 @@ class Source:
         self.path, self.layout, self._output_format, self._reserved = path, layout, output_format, reserved
         self.stays_whole = layout.format == "jsonl" and output_format == "jsonl"
         self._has_header = layout.format == "csv"
-        names, candidates = self._read_names(text_column)
+        names, self.candidates = self._read_names(text_column)
         if len(set(names)) < len(names) and output_format in ("jsonl", "parquet"):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"{path}: two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
-        self.text_column = _choose_column(path, names, text_column, candidates) if names else None
+        self.text_column = _choose_column(path, names, text_column, self.candidates) if names else None
         if not self.stays_whole:
             self._refuse_reserved(names, path)
         if layout.format == "parquet":
@@ -277,8 +290,8 @@ def _choose_column(path: Path, names: list[str], named: str | None, candidates: 
     known = [name for name in names if _is_wanted(name)]
     sensible = known or (candidates if len(candidates) == 1 else [])
     if len(sensible) != 1:
-        raise ValueError(
-            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}."
+        raise ManyColumns(
+            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}.", candidates
         )
     if sensible[0] not in candidates:
         raise ValueError(f"{path}: the column {sensible[0]!r} does not hold text. Name another with --text_column.")

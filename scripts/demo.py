@@ -1,0 +1,44 @@
+"""A page on this machine to try a model on: one text and why it got its label, or a file of many.
+
+python scripts/demo.py
+python scripts/demo.py --model runs/indonlu --port 8000
+"""
+
+import argparse
+import logging
+
+from smsa import SentimentClassifier
+from smsa.demo import serve
+
+import transformers  # isort: skip
+
+
+def main(model: str | None = None, revision: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Load the model and serve the page until Ctrl-C.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if the model or the port cannot be used.
+    """
+    try:
+        classifier = SentimentClassifier.from_pretrained(model, revision)
+        serve(classifier, host, port)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        "--model", help="Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment."
+    )
+    parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="Address to serve on; 0.0.0.0 lets other machines in. (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    main(**vars(parser.parse_args()))

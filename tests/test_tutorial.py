@@ -1,0 +1,69 @@
+"""Both tutorials and the notebook: they run from top to bottom and print what stands on the page."""
+
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+from readme import BLOCK as README_BLOCK
+
+from docs import regenerate
+
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in regenerate.PAGES}
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+ROUGHLY = 0.05  # probabilities and losses, between processors and precisions
+
+
+def blocks(name: str) -> list[tuple[str, str, str]]:
+    return [(block["language"], block["code"], block["output"] or "") for block in regenerate.read_blocks(TEXTS[name])]
+
+
+def test_both_languages_have_the_same_blocks_with_the_same_outputs():
+    first, second = map(blocks, TEXTS)
+    assert len(first) >= 12 and first == second
+    of_all = [[(block["needs"], block["code"]) for block in regenerate.BLOCK.finditer(text)] for text in TEXTS.values()]
+    assert of_all[0] == of_all[1]
+
+
+def test_the_notebook_is_the_indonesian_page():
+    notebook = nbformat.read(regenerate.NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    made = regenerate.to_notebook(TEXTS["tutorial.id.md"])
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in made.cells]
+    printed = ["".join(output.text for output in cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    assert [text.strip("\n") for text in printed[1:]] == [out.strip("\n") for _, _, out in blocks("tutorial.id.md")]
+
+
+def test_outputs_go_where_their_blocks_are_and_come_again():
+    page = TEXTS["tutorial.md"]
+    bare = re.sub(r"\n```text\n.*?```\n", "", page, flags=re.DOTALL)
+    assert "```text" not in bare
+    assert regenerate.put_outputs(bare, [output for _, _, output in blocks("tutorial.md")]) == page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_notebook_runs_and_prints_what_the_pages_show():
+    printed = regenerate.run(regenerate.to_notebook(TEXTS["tutorial.id.md"]))
+    shown = blocks("tutorial.id.md")
+    assert len(printed) == len(shown)
+    for found, (_, code, output) in zip(printed, shown, strict=True):
+        found, output = found.strip("\n"), output.strip("\n")
+        if "runs/tutorial " in code or "scripts/finetune.py" in code:  # training: as many lines, of the same kind
+            assert NUMBER.sub("#", found).split() == NUMBER.sub("#", output).split(), found
+            continue
+        assert NUMBER.sub("#", found) == NUMBER.sub("#", output), found
+        for is_number, should_be in zip(NUMBER.findall(found), NUMBER.findall(output), strict=True):
+            assert float(is_number) == pytest.approx(float(should_be), abs=ROUGHLY), found
+
+
+def test_commands_that_need_more_are_those_of_the_readme():
+    """What no test can run here differs from a command of README.md, which holds for it, by names alone."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = " ".join(match["code"] for match in README_BLOCK.finditer(readme)).split()
+    for block in regenerate.BLOCK.finditer(TEXTS["tutorial.md"]):
+        if block["needs"] and "make" not in block["code"]:
+            options = [
+                word for word in block["code"].split() if word.startswith("--") or word.endswith((".py", ".yaml"))
+            ]
+            assert set(options) <= set(known)
