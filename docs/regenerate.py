@@ -22,7 +22,7 @@ BLOCK = re.compile(
     r"(?:\n```text\n(?P<output>.*?)```\n)?",
     re.DOTALL,
 )
-# Not hidden from the reader: in the notebook, bash finds the commands of the environment that the kernel runs in.
+# So that bash finds the commands of the environment that the kernel runs in.
 START = """import os, sys
 from pathlib import Path
 

@@ -8,7 +8,6 @@ import argparse
 import logging
 
 from smsa import SentimentClassifier
-from smsa.demo import serve
 
 import transformers  # isort: skip
 
@@ -17,11 +16,15 @@ def main(model: str | None = None, revision: str | None = None, host: str = "127
     """Load the model and serve the page until Ctrl-C.
 
     Raises:
-        SystemExit: with status 1 and the reason, if the model or the port cannot be used.
+        SystemExit: with status 1 and the reason, if the model or the port cannot be used, or Gradio is not installed.
     """
     try:
+        from smsa.demo import serve
+
         classifier = SentimentClassifier.from_pretrained(model, revision)
         serve(classifier, host, port)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: {error}; the page needs more libraries: pip install 'smsa[demo]'.") from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -253,6 +253,13 @@ class SentimentTrainingArguments(RunArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
     )
+    rdrop_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Above 0: R-Drop with this weight. Each text is computed twice with other dropout, and answers "
+            "that differ cost. Takes about twice the time and memory."
+        },
+    )
     fast_kernels: bool = field(
         default=False,
         metadata={
@@ -262,7 +269,8 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
+        lowest = {"lr_step_size": 1, "evaluate_every": 1, "early_stopping_patience": 0, "rdrop_alpha": 0}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
 
@@ -480,7 +488,7 @@ class ScoringArguments:
         default=False,
         metadata={
             "help": "Add a column, words, that says what each word of a text weighs for its label: see "
-            "docs/explaining.md. A hundred times slower."
+            "docs/explaining.md. Slower by about ten times the words of a text."
         },
     )
     prefix: str = field(default="", metadata={"help": "What the names of the added columns begin with."})
@@ -661,7 +669,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "optimiser and schedule": (
         SentimentTrainingArguments,
         ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-        + ("class_weights", "num_train_epochs", "max_steps"),
+        + ("class_weights", "rdrop_alpha", "num_train_epochs", "max_steps"),
     ),
     "steps": (
         SentimentTrainingArguments,

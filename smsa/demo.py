@@ -1,31 +1,45 @@
-"""A page to try a model on: one text and why, or many texts at once. Nothing that is typed is kept.
+"""A page to try a model on: one text and why, or many texts at once.
 
 Gradio makes the page. What is scored is scored by the classes behind scripts/predict.py, so files are the same bytes.
+One text is never written to a disk; pasted lines, files and their results are, and are deleted soon.
 """
 
+import json
 import os
+import shutil
+import signal
 from collections.abc import Iterator
 from heapq import nlargest, nsmallest
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
 import pandas as pd
+import pyarrow as pa
 
 from smsa.card import EXAMPLES
-from smsa.scoring.classifier import SentimentClassifier
+from smsa.scoring.classifier import SentimentClassifier, added_columns
 from smsa.scoring.paths import pair_outputs, score_paths
-from smsa.scoring.tables import INPUT_FORMATS, ManyColumns, Source, find_layout
+from smsa.scoring.tables import (
+    INPUT_FORMATS,
+    ManyColumns,
+    Source,
+    escape_formulas,
+    find_layout,
+    restore_formulas,
+)
 
 MAX_CHARS = 5_000  # of one text
 MAX_UPLOAD = "200mb"
 KEPT_SECONDS = 600  # after which a file that was uploaded, and its result, are deleted
 ROWS_SHOWN = 8  # of the most certain and of the most doubtful
+TAKEN_PREFIX = "smsa_"  # of the added columns, where a file has one of their names already
 _READ_ROWS = 1024
 
 PAGE = {
     "id": {
-        "title": "## Sentimen teks Indonesia",
+        "title": "## Sentimen teks bahasa Indonesia",
         "one": "Satu teks",
         "many": "Banyak teks",
         "text": "Teks",
@@ -33,28 +47,28 @@ PAGE = {
         "ask": "Beri label",
         "examples": "Contoh",
         "answer": "Label",
-        "why": "Kata yang mendorong",
-        "why_hint": "Ungu mendorong ke label ini, merah menjauhkan darinya; makin pekat makin kuat. Ini yang dibaca "
-        "model, bukan alasan seorang manusia.",
+        "why": "Pengaruh tiap kata",
+        "why_hint": "Ungu mendukung label ini, merah melawannya; makin pekat, makin kuat. Ini cara model membaca teks, "
+        "bukan alasan manusia.",
         "lines": "Satu teks per baris",
         "lines_hint": "Tempel beberapa baris di sini, atau unggah berkas di bawah",
-        "file": "Berkas: .csv, .tsv, .jsonl, .parquet, .txt",
+        "file": "Berkas (menggantikan baris di atas): .csv, .tsv, .jsonl, .parquet, .txt",
         "column": "Kolom berisi teks",
-        "score": "Beri label semuanya",
-        "error": "Tidak berhasil",
+        "score": "Beri label semua teks",
+        "error": "Gagal",
         "shares": "Jumlah baris per label",
         "rows": "baris",
-        "certain": "Paling yakin",
-        "doubtful": "Paling ragu",
-        "headers": ["label", "peluang", "teks"],
+        "certain": "Prediksi paling yakin",
+        "doubtful": "Prediksi paling ragu",
+        "headers": ["label", "probabilitas", "teks"],
         "download": "Unduh hasil",
-        "footer": "Teks dan berkas tidak disimpan: berkas yang diunggah dan hasilnya dihapus setelah "
+        "footer": "Satu teks tidak pernah disimpan; beberapa baris, berkas, dan hasilnya dihapus setelah "
         f"{KEPT_SECONDS // 60} menit.",
         "labels": {"positive": "positif", "neutral": "netral", "negative": "negatif"},
         "empty": "Teksnya kosong: tulis setidaknya satu kata.",
-        "nothing": "Tempel teks atau unggah berkas dahulu.",
+        "nothing": "Tempelkan teks atau unggah berkas dulu.",
         "choose": "Pilih kolom yang berisi teks, lalu coba lagi.",
-        "too_long": f"Teksnya lebih dari {MAX_CHARS:,} karakter: unggah sebagai berkas.",
+        "too_long": f"Teksnya lebih dari {MAX_CHARS // 1000}.000 karakter: unggah sebagai berkas.",
     },
     "en": {
         "title": "## Sentiment of Indonesian texts",
@@ -70,7 +84,7 @@ PAGE = {
         "model reads, not a person's reasons.",
         "lines": "One text a line",
         "lines_hint": "Paste some lines here, or upload a file below",
-        "file": "File: .csv, .tsv, .jsonl, .parquet, .txt",
+        "file": "File (in place of the lines above): .csv, .tsv, .jsonl, .parquet, .txt",
         "column": "Column of texts",
         "score": "Label them all",
         "error": "That did not work",
@@ -80,7 +94,7 @@ PAGE = {
         "doubtful": "Most doubtful",
         "headers": ["label", "probability", "text"],
         "download": "Download the result",
-        "footer": "Texts are not kept: files that are uploaded, and their results, are deleted after "
+        "footer": "One text is never stored; pasted lines, files and their results are deleted after "
         f"{KEPT_SECONDS // 60} minutes.",
         "labels": {},
         "empty": "The text is empty: write at least one word.",
@@ -91,11 +105,10 @@ PAGE = {
 }
 
 
-def build_page(classifier: SentimentClassifier) -> gr.Blocks:
-    """Get the page, whose functions label with `classifier`."""
+def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
+    """Get the page, whose functions label with `classifier`, and files in a folder of their own in `folder`."""
     words = PAGE["id"]
-    by_name = {"concurrency_limit": 1}  # the engine uses all cores for one; programs may call these two
-    one_at_a_time = {"concurrency_limit": 1, "api_visibility": "private"}
+    private = {"api_visibility": "private"}  # programs may call /label alone
     with gr.Blocks(title="smsa", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
         with gr.Row(equal_height=True):
             title = gr.Markdown(words["title"])
@@ -184,22 +197,20 @@ def build_page(classifier: SentimentClassifier) -> gr.Blocks:
             wanted = request.headers.get("accept-language", "")
             return "en" if wanted.lower().startswith("en") else "id"
 
-        def label_text(text: str, language: str) -> tuple:
-            """Label one text: what `answer`, `why` and `problem` show; `explain_text` fills `why` then."""
+        def label_text(text: str, language: str) -> Iterator[tuple]:
+            """Label one text: what `answer`, `why` and `problem` show, first without and then with its words."""
             words = PAGE[language]
-            reason = "too_long" if len(text) > MAX_CHARS else None if text.strip() else "empty"
-            found = None if reason else classifier(text)
-            if found and found["empty"]:
-                reason = "empty"
+            reason = "too_long" if len(text) > MAX_CHARS else None
+            if not reason:
+                found = classifier(text)
+                reason = "empty" if found["empty"] else None
             if reason:
-                return None, None, gr.update(value=words[reason], visible=True)
+                yield None, None, gr.update(value=words[reason], visible=True)
+                return
             shown = {words["labels"].get(label, label): found[f"p_{label}"] for label in classifier.labels}
-            return shown, None, gr.update(visible=False)
-
-        def explain_text(text: str) -> list[tuple[str, float | None]] | None:
-            if not text.strip() or len(text) > MAX_CHARS or classifier(text)["empty"]:
-                return None
-            return mark_words(text, classifier.explain(text)["words"])
+            fine = gr.update(visible=False)
+            yield shown, None, fine
+            yield shown, mark_words(text, classifier.explain(text, found["label"])["words"]), fine
 
         def look_into(path: str | None) -> dict:
             """Offer the columns of a file that has been uploaded; what is wrong with it is said when it is scored."""
@@ -222,17 +233,19 @@ def build_page(classifier: SentimentClassifier) -> gr.Blocks:
             hidden = gr.update(visible=False)
             words = PAGE[language]
             try:
-                with TemporaryDirectory(prefix="smsa-") as folder:  # gone when the result has been taken into the cache
-                    if path is None and not lines.strip():
+                # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
+                with TemporaryDirectory(dir=folder) as job:
+                    source = Path(job, Path(path).name if path else "texts.txt")
+                    if path:
+                        shutil.copy(path, source)
+                    elif lines.strip():
+                        source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
+                    else:
                         raise ValueError(words["nothing"])
-                    if path is None:
-                        path, column = str(Path(folder, "texts.txt")), None
-                        Path(path).write_text(lines.strip("\n") + "\n", encoding="utf-8")
-                    ((_, output),) = pair_outputs([Path(path)], f"{folder}/scored/")
-                    (summary,) = score_paths(classifier, [path], str(output), text_column=column)
+                    output, summary, prefix = score_one(source, f"{job}/scored/", column if path else None)
                     counts = {words["labels"].get(label, label): n for label, n in summary["labels"].items()}
                     text_column = summary["job"]["inputs"][0]["text_column"]
-                    certain, doubtful = find_extremes(output, text_column, words["labels"])
+                    certain, doubtful = find_extremes(output, text_column, prefix, words["labels"])
                     yield [
                         hidden,
                         gr.update(value=str(output), visible=True),
@@ -248,21 +261,22 @@ def build_page(classifier: SentimentClassifier) -> gr.Blocks:
             except ManyColumns:
                 yield [gr.update(value=words["choose"], visible=True), *[hidden] * 4]
             except (ValueError, OSError, FloatingPointError) as error:  # as scripts/predict.py
-                said = str(error).replace(f"{Path(path or '').parent}{os.sep}", "")
+                said = str(error).replace(f"{job}{os.sep}", "")
                 yield [gr.update(value=said, visible=True), *[hidden] * 4]
 
-        page.load(greet, None, language, api_visibility="private").then(
-            translate, language, translated, api_visibility="private"
-        )
-        language.change(translate, language, translated, api_visibility="private")
-        asked = gr.on(
-            [ask.click, text.submit], label_text, [text, language], [answer, why, problem], api_name="label", **by_name
-        )
-        asked.then(explain_text, text, why, api_name="explain", **by_name)
-        file.change(look_into, file, column, **one_at_a_time)
-        score.click(
-            label_many, [lines, file, column, language], [fault, download, shares, *tables.values()], **one_at_a_time
-        )
+        def score_one(source: Path, folder: str, column: str | None) -> tuple[Path, dict, str]:
+            """Score one file into a folder; get the file, its summary and the prefix, if one was needed."""
+            ((_, output),) = pair_outputs([source], folder)
+            names = Source(source, find_layout(source, INPUT_FORMATS), "csv", column).schema.names
+            prefix = TAKEN_PREFIX if set(names) & set(added_columns(classifier.labels).names) else ""
+            (summary,) = score_paths(classifier, [str(source)], str(output), text_column=column, prefix=prefix)
+            return output, summary, prefix
+
+        page.load(greet, None, language, **private)
+        language.change(translate, language, translated, **private)
+        gr.on([ask.click, text.submit], label_text, [text, language], [answer, why, problem], api_name="label")
+        file.change(look_into, file, column, **private)
+        score.click(label_many, [lines, file, column, language], [fault, download, shares, *tables.values()], **private)
     return page
 
 
@@ -279,36 +293,47 @@ def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
     return [part for part in [*parts, (text[position:], None)] if part[0]]
 
 
-def find_extremes(scored: Path, text_column: str, names: dict[str, str]) -> tuple[list[list[str]], list[list[str]]]:
+def find_extremes(
+    scored: Path, text_column: str | None, prefix: str, names: dict[str, str]
+) -> tuple[list[list[str]], list[list[str]]]:
     """Get label, probability and text of the most certain rows of a scored file, and of the most doubtful.
 
     Args:
         scored: the file.
-        text_column: its column of texts.
+        text_column: the column of texts, as it was called in the input; None for a file without anything in it.
+        prefix: what the names of the added columns begin with.
         names: how labels are called; a label that is not there is called by its own name.
     """
-    source = Source(scored, find_layout(scored, INPUT_FORMATS), "csv", text_column)
-
-    def rows() -> Iterator[tuple[float, str, str]]:
-        for window in source.windows(_READ_ROWS):
-            columns = (window.table[name].to_pylist() for name in ("score", "label"))
-            for score, label, text in zip(*columns, window.texts.to_pylist(), strict=True):
-                if label:
-                    yield float(score), names.get(label, label), text
+    if text_column is None:
+        return [], []
+    layout = find_layout(scored, INPUT_FORMATS)
+    is_sheet, is_jsonl = layout.format in ("csv", "tsv"), layout.format == "jsonl"
+    if is_sheet:
+        text_column = escape_formulas(pa.array([text_column]))[0].as_py()
+    certain: list[tuple[float, str, str]] = []
+    doubtful: list[tuple[float, str, str]] = []
+    for window in Source(scored, layout, "jsonl" if is_jsonl else "csv", text_column).windows(_READ_ROWS):
+        rows = [json.loads(line) for line in window.table["line"].to_pylist()] if is_jsonl else window.table.to_pylist()
+        texts = (restore_formulas(window.texts) if is_sheet else window.texts).to_pylist()
+        found = [
+            (float(row[f"{prefix}score"]), row[f"{prefix}label"], text)
+            for row, text in zip(rows, texts, strict=True)
+            if row[f"{prefix}label"]
+        ]
+        certain = nlargest(ROWS_SHOWN, certain + found, itemgetter(0))
+        doubtful = nsmallest(ROWS_SHOWN, doubtful + found, itemgetter(0))
 
     def shown(chosen: list[tuple[float, str, str]]) -> list[list[str]]:
         return [
-            [label, f"{score:.3f}", text if len(text) <= 300 else f"{text[:300]}…"] for score, label, text in chosen
+            [names.get(label, label), f"{score:.3f}", text if len(text) <= 300 else f"{text[:300]}…"]
+            for score, label, text in chosen
         ]
 
-    def by_score(row: tuple[float, str, str]) -> float:
-        return row[0]
-
-    return shown(nlargest(ROWS_SHOWN, rows(), by_score)), shown(nsmallest(ROWS_SHOWN, rows(), by_score))
+    return shown(certain), shown(doubtful)
 
 
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until Ctrl-C; its files lie in a temporary folder, which is gone then.
+    """Serve the page until Ctrl-C or SIGTERM; its files lie in a temporary folder, which is gone then.
 
     Args:
         classifier: what labels.
@@ -318,9 +343,11 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
     Raises:
         OSError: if the port is taken.
     """
-    with TemporaryDirectory(prefix="smsa-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read when components are built
-        page = build_page(classifier)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TemporaryDirectory(prefix="smsa-demo-", suffix=f"-{port}") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/cache"  # read when components are built
+        Path(folder, "jobs").mkdir()
+        page = build_page(classifier, Path(folder, "jobs"))
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from a CDN
         page.launch(
             server_name=host,

@@ -8,10 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -19,7 +21,7 @@ from scoring import HOSTILE
 
 from smsa import SentimentClassifier, score_paths
 from smsa.card import EXAMPLES
-from smsa.demo import MAX_CHARS, PAGE, find_extremes, mark_words
+from smsa.demo import MAX_CHARS, PAGE, TAKEN_PREFIX, find_extremes, mark_words
 from smsa.shipped import CLASSIFIER
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
@@ -49,8 +51,11 @@ def page(tmp_path_factory):
         except OSError:
             time.sleep(0.5)
     yield address
+    (folder,) = Path(tempfile.gettempdir()).glob(f"smsa-demo-*-{port}")
+    assert list(folder.rglob("*.csv"))  # uploads and results: of the last ten minutes
     server.terminate()
     server.wait(20)
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +164,24 @@ def test_a_text_gets_its_label_its_bars_and_its_words_in_two_languages(browser, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_fits_a_phone_and_a_desk_in_light_and_dark(browser, page, width, theme):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(f"{page}?__theme={theme}")
+    wait_for(lambda: "Label it" in text_of(browser, "#ask"))
+    ask(browser, "Pelayanannya ramah sekali, tetapi makanannya tidak enak dan mahal")
+    open_many(browser)
+    find(browser, "#lines textarea").send_keys("makanannya enak sekali, pelayanannya juga ramah\nkecewa")
+    find(browser, "#score").click()
+    wait_for(lambda: "kecewa" in text_of(browser, "#doubtful"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    brightness = sum(map(int, re.findall(r"\d+", find(browser, "body").value_of_css_property("background-color"))[:3]))
+    assert (brightness < 200) == (theme == "dark")
+
+
+@pytest.mark.slow
 def test_html_is_shown_as_text_and_an_empty_text_is_refused(browser):
     title = browser.title
     ask(browser, HTML)
@@ -180,7 +203,6 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     command = [sys.executable, "scripts/predict.py", "--input", path, "--output", tmp_path / "by_predict.csv"]
     subprocess.run([*command, "--text_column", "pesan_warga"], cwd=ROOT, check=True, capture_output=True)
     expected = (tmp_path / "by_predict.csv").read_bytes()
-    labels = json.loads((tmp_path / "by_predict.csv.summary.json").read_text())["labels"]
 
     open_many(browser)
     upload(browser, path)
@@ -207,8 +229,12 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     (found,) = (tmp_path / "downloads").glob("*.csv")
     assert found.name == "ulasan.csv" and found.read_bytes() == expected
     assert not browser.find_elements("css selector", "#certain img, #doubtful img")
-    assert sum(labels.values()) + sum(not text.strip() for _, text, _ in rows) <= 1000
-    wait_for(lambda: all(label in text_of(browser, "#shares") for label in labels))
+    with found.open(encoding="utf-8", newline="") as stream:
+        scores = sorted(float(row["score"]) for row in csv.DictReader(stream) if row["label"])
+    for name, expected_scores in (("certain", scores[:-9:-1]), ("doubtful", scores[:8])):
+        shown = re.findall(r"\b[01]\.\d{3}\b", text_of(browser, f"#{name}"))
+        assert [float(score) for score in shown[:3]] == pytest.approx(expected_scores[:3], abs=6e-4)
+    assert find(browser, "#shares canvas, #shares svg").is_displayed()
 
 
 @pytest.mark.slow
@@ -246,10 +272,24 @@ def test_extremes_are_the_rows_that_predict_wrote(classifier, tmp_path):
     score_paths(classifier, [str(path)], str(tmp_path / "out.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     rows = sorted((row for row in rows if row["label"]), key=lambda row: row["score"])
-    certain, doubtful = find_extremes(tmp_path / "out.jsonl", "text", {"positive": "positif"})
+    certain, doubtful = find_extremes(tmp_path / "out.jsonl", "text", "", {"positive": "positif"})
     assert [row[1] for row in doubtful] == [f"{row['score']:.3f}" for row in rows[:8]]
     assert [row[1] for row in certain] == [f"{row['score']:.3f}" for row in rows[:-9:-1]]
     assert {row[0] for row in certain} <= {"positif", "neutral", "negative"}
+
+
+def test_extremes_of_a_sheet_have_the_texts_as_they_were(classifier, tmp_path):
+    """Column and texts that a spreadsheet would run, a column called as one that is added, other keys by row."""
+    (tmp_path / "in.csv").write_text('"@ulasan",label\n"=1+1 enak",x\n"kotor",y\n')
+    options = {"text_column": "@ulasan", "prefix": TAKEN_PREFIX}
+    score_paths(classifier, [str(tmp_path / "in.csv")], str(tmp_path / "out.csv"), **options)
+    certain, doubtful = find_extremes(tmp_path / "out.csv", "@ulasan", TAKEN_PREFIX, {})
+    assert sorted(row[2] for row in certain) == ["=1+1 enak", "kotor"] and len(doubtful) == 2
+    (tmp_path / "in.jsonl").write_text('{"text": "enak"}\n{"text": "kotor", "n": 1}\n')
+    score_paths(classifier, [str(tmp_path / "in.jsonl")], str(tmp_path / "out.jsonl"))
+    certain, _ = find_extremes(tmp_path / "out.jsonl", "text", "", {})
+    assert sorted(row[2] for row in certain) == ["enak", "kotor"]
+    assert find_extremes(tmp_path / "out.jsonl", None, "", {}) == ([], [])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Every command that README.md prints runs as printed, in a clean clone."""
 
+import configparser
 import json
 import os
 import re
@@ -103,9 +104,18 @@ def test_the_indonesian_readme_has_the_same_blocks_and_recipes():
         rows = re.findall(
             r"^\| `(\w+)`(?: \(\w+\))? \| (.+) \|$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE
         )
-        return {recipe: re.findall(r"[\d.]+e-\d|[\d.]+", row) for recipe, row in rows if row.count("|") == 7}
+        return {recipe: sorted(re.findall(r"[\d.]+e-\d|[\d.]+", row)) for recipe, row in rows if row.count("|") == 7}
 
     assert len(recipes("README.md")) >= 7 and recipes("README.id.md") == recipes("README.md")
+
+
+def test_a_space_needs_what_the_package_needs():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    needed = "\n".join([setup["options"]["install_requires"], extras["demo"], extras["openvino"]]).split("\n")
+    listed = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert listed[1:] == [line for line in needed if line]
 
 
 def test_the_map_names_every_file_and_no_other():

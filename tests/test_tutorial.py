@@ -11,7 +11,8 @@ from docs import regenerate
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in regenerate.PAGES}
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-ROUGHLY = 0.05  # probabilities and losses, between processors and precisions
+ROUGHLY = 0.05  # probabilities, between processors and precisions
+WEIGHTS = 0.3  # log-odds
 
 
 def blocks(name: str) -> list[tuple[str, str, str]]:
@@ -20,7 +21,7 @@ def blocks(name: str) -> list[tuple[str, str, str]]:
 
 def test_both_languages_have_the_same_blocks_with_the_same_outputs():
     first, second = map(blocks, TEXTS)
-    assert len(first) >= 12 and first == second
+    assert len(first) == 11 and first == second
     of_all = [[(block["needs"], block["code"]) for block in regenerate.BLOCK.finditer(text)] for text in TEXTS.values()]
     assert of_all[0] == of_all[1]
 
@@ -49,12 +50,15 @@ def test_the_notebook_runs_and_prints_what_the_pages_show():
     assert len(printed) == len(shown)
     for found, (_, code, output) in zip(printed, shown, strict=True):
         found, output = found.strip("\n"), output.strip("\n")
-        if "runs/tutorial " in code or "scripts/finetune.py" in code:  # training: as many lines, of the same kind
+        if any(word in code for word in ("runs/tutorial ", "scripts/finetune.py", "backward()")):
+            # training: as many lines, of the same kind
             assert NUMBER.sub("#", found).split() == NUMBER.sub("#", output).split(), found
             continue
         assert NUMBER.sub("#", found) == NUMBER.sub("#", output), found
         for is_number, should_be in zip(NUMBER.findall(found), NUMBER.findall(output), strict=True):
-            assert float(is_number) == pytest.approx(float(should_be), abs=ROUGHLY), found
+            assert float(is_number) == pytest.approx(float(should_be), abs=WEIGHTS if "explain" in code else ROUGHLY), (
+                found
+            )
 
 
 def test_commands_that_need_more_are_those_of_the_readme():

@@ -1,6 +1,7 @@
 """Texts in, labels with probabilities out: the model, its tokenizer and an engine behind one call."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -73,6 +74,16 @@ def added_columns(
     """Get the columns that scoring adds, with their types."""
     none, words = np.zeros(0, dtype=bool), [] if explain else None
     return Scores(labels, np.zeros((0, len(labels))), none, none, words).to_table(prefix, labels_only).schema
+
+
+def require_captum() -> None:
+    """Refuse to explain without captum.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if importlib.util.find_spec("captum") is None:
+        raise ValueError("explanations need captum: pip install 'smsa[explain]'.")
 
 
 class SentimentClassifier:
@@ -149,14 +160,14 @@ class SentimentClassifier:
 
         Returns:
             `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the same of a text without words;
-            and `words`, in order: of each its `word`, `start` and `end` in the text, and `weight`. The weights sum up to
-            log_odds - no_words, within `smsa.scoring.explaining.TOLERANCE`. What a long text has beyond
+            and `words`, in order: of each its `word`, `start` and `end` in the text, and `weight`. The weights sum up
+            to log_odds - no_words, within `smsa.scoring.explaining.TOLERANCE`. What a long text has beyond
             `max_length` word pieces has no words here.
 
         Raises:
-            ImportError: without captum, which `pip install 'smsa[explain]'` brings.
-            ValueError: for a label that the model does not have, or a text that holds no word piece.
+            ValueError: for a label that the model does not have, or a text that holds no word piece; without captum.
         """
+        require_captum()
         from smsa.scoring.explaining import weigh_words  # captum takes a second, and only some have it
 
         if label is not None and label not in self.labels:

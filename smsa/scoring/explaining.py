@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from captum.attr import ShapleyValueSampling
+from scipy.special import logsumexp
 from tokenizers import Encoding
 
 from smsa.scoring.batching import plan_batches
@@ -41,13 +42,18 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
     has_piece = np.array([[piece == number for piece in encoding.word_ids] for number in numbers])
     is_special = ~has_piece.any(0)
 
+    known: dict[bytes, float] = {}  # by which words are present: computed once, so that no rounding tells two apart
+
     def log_odds(present: torch.Tensor) -> torch.Tensor:
         """Of texts of which some words are present, (n_texts, n_words) of 0 and 1; shape (n_texts,)."""
-        kept = [ids[has_piece[row].any(0) | is_special] for row in present.numpy() > 0]
-        logits = engine.run(kept, plan_batches(np.array([len(row) for row in kept]), engine.batch_tokens))
-        logits = torch.from_numpy(logits.astype(np.float64))
-        others = [i for i in range(logits.shape[-1]) if i != label_id]
-        return logits[:, label_id] - logits[:, others].logsumexp(-1)
+        rows = {row.tobytes(): row for row in present.numpy() > 0}
+        new = [key for key in rows if key not in known]
+        if new:
+            kept = [ids[has_piece[rows[key]].any(0) | is_special] for key in new]
+            logits = engine.run(kept, plan_batches(np.array([len(row) for row in kept]), engine.batch_tokens))
+            others = logsumexp(np.delete(logits.astype(np.float64), label_id, axis=-1), axis=-1)
+            known.update(zip(new, logits[:, label_id] - others, strict=True))
+        return torch.tensor([known[row.tobytes()] for row in present.numpy() > 0], dtype=torch.float64)
 
     n_words = len(numbers)
     sampling = ShapleyValueSampling(log_odds)

@@ -30,7 +30,7 @@ from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.hardware import find_version
 from smsa.processes import joined, on_first, process_rank, wait_for_all
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
-from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns
+from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns, require_captum
 from smsa.scoring.tables import (
     INPUT_FORMATS,
     OUTPUT_FORMATS,
@@ -131,6 +131,8 @@ class Job:
         is_submission = self.layout.format == "submission"
         if is_submission and explain:
             raise ValueError("--format submission has no column for --explain: choose one of them.")
+        if explain:
+            require_captum()
         labels_only = labels_only or is_submission
         self.options = {"labels_only": labels_only, "explain": explain, "prefix": prefix, "on_bad_row": on_bad_row}
         self.added = added_columns(classifier.labels, prefix, labels_only, explain)
@@ -258,7 +260,7 @@ class Job:
     def _describe(self) -> dict:
         """Get all that the output depends on, as plain values."""
         engine = self.classifier.engine
-        libraries = (*LIBRARIES, "openvino") if engine.backend == "openvino" else LIBRARIES
+        libraries = [*LIBRARIES, *["openvino"] * (engine.backend == "openvino"), *["captum"] * self.options["explain"]]
         return {
             "inputs": self._inputs,
             "model": self.classifier.sha256,
