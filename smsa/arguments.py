@@ -253,13 +253,6 @@ class SentimentTrainingArguments(RunArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
     )
-    rdrop_alpha: float = field(
-        default=0.0,
-        metadata={
-            "help": "Above 0: R-Drop with this weight. Each text is computed twice with other dropout, and answers "
-            "that differ cost. Takes about twice the time and memory."
-        },
-    )
     fast_kernels: bool = field(
         default=False,
         metadata={
@@ -269,8 +262,7 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        lowest = {"lr_step_size": 1, "evaluate_every": 1, "early_stopping_patience": 0, "rdrop_alpha": 0}
-        for name, low in lowest.items():
+        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
 
@@ -669,7 +661,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "optimiser and schedule": (
         SentimentTrainingArguments,
         ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-        + ("class_weights", "rdrop_alpha", "num_train_epochs", "max_steps"),
+        + ("class_weights", "num_train_epochs", "max_steps"),
     ),
     "steps": (
         SentimentTrainingArguments,

@@ -144,30 +144,17 @@ class SentimentTrainer(ResumableTrainer):
         Returns:
             The loss, and with `return_outputs` the outputs too. In training, and there alone, each text counts with the
             weight of its label; the sum is divided by the number of texts, not of weights, so that a step is the same
-            however it is cut into batches. With `rdrop_alpha`, each text is computed twice in training, with other
-            dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times the divergence of both answers is added:
-            half of the paper's.
-
-        Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
+            however it is cut into batches.
         """
         label_ids = inputs.pop("labels")  # (batch,); without it the model skips its own loss
-        alpha = self.args.rdrop_alpha if model.training else 0.0
-        if alpha:
-            inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
-            label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
         weight = None
         if model.training and self.class_weights is not None:
             weight = self.class_weights.to(outputs.logits)
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(outputs.logits, label_ids, weight=weight, reduction="sum")
-        logits, divergence = outputs.logits, 0.0
-        if alpha:
-            divergence = alpha / 2 * _divergence(*logits.chunk(2))
-            loss_sum, logits, label_ids = loss_sum / 2, logits.chunk(2)[0], label_ids.chunk(2)[0]
         if model.training:
-            self.epoch_scores.add(loss_sum, logits, label_ids)
-        loss_sum = loss_sum + divergence
+            self.epoch_scores.add(loss_sum, outputs.logits, label_ids)
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over processes
@@ -199,9 +186,3 @@ class SentimentTrainer(ResumableTrainer):
             self.epoch_scores.reset()
             logs = {f"train_{name}": score for name, score in scores.items()} | {"learning_rate": logs["learning_rate"]}
         super().log(logs, start_time)
-
-
-def _divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p, q) + KL(q, p) of two answers of shape (batch, n_labels), summed over the texts, in nats."""
-    p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum() / 2

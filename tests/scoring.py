@@ -42,7 +42,9 @@ ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated",
 
 def make_classifier(model, tokenizer, window_rows: int = 8, **options) -> SentimentClassifier:
     """Get a classifier on torch in fp32, with windows of a few rows."""
-    classifier = SentimentClassifier(model, tokenizer, **{"backend": "torch", "num_threads": 1} | options)
+    classifier = SentimentClassifier(
+        model, tokenizer, **{"backend": "torch", "precision": "no", "num_threads": 1} | options
+    )
     classifier.engine.window_rows = window_rows
     return classifier
 

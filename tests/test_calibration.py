@@ -44,7 +44,9 @@ def folder(tmp_path):
 
 
 def run_score(*options) -> dict:
-    return score.main(*parse_arguments(JUDGING_OPTIONS, [*map(str, options), "--backend", "torch"]))
+    return score.main(
+        *parse_arguments(JUDGING_OPTIONS, [*map(str, options), "--backend", "torch", "--precision", "no"])
+    )
 
 
 def test_score_calibrates_a_model_for_every_client(folder, tmp_path):

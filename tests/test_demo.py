@@ -109,6 +109,10 @@ def text_of(browser, selector: str) -> str:
     return find(browser, selector).text
 
 
+def is_hidden(browser, selector: str) -> bool:
+    return not any(element.is_displayed() for element in browser.find_elements("css selector", selector))
+
+
 def ask(browser, text: str) -> list[tuple[str, int]]:
     """Type a text, and get each label and its percentage once the words of this text are marked."""
     box = find(browser, "#text textarea")
@@ -177,7 +181,8 @@ def test_the_page_fits_a_phone_and_a_desk_in_light_and_dark(browser, page, width
     find(browser, "#score").click()
     wait_for(lambda: "kecewa" in text_of(browser, "#doubtful"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    brightness = sum(map(int, re.findall(r"\d+", find(browser, "body").value_of_css_property("background-color"))[:3]))
+    background = find(browser, "#lines textarea").value_of_css_property("background-color")
+    brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
     assert (brightness < 200) == (theme == "dark")
 
 
@@ -245,7 +250,7 @@ def test_pasted_lines_are_labelled_and_a_broken_file_gets_the_error_of_predict(b
     find(browser, "#lines textarea").send_keys("makanannya enak sekali\nkecewa, kotor dan lambat\n")
     find(browser, "#score").click()
     wait_for(lambda: "makanannya enak sekali" in text_of(browser, "#certain"))
-    assert not find(browser, "#fault").is_displayed()
+    assert is_hidden(browser, "#fault")
 
     path = tmp_path / "rusak.csv"
     path.write_bytes(b'text,n\n"enak",1\n"kotor",2,3\n')
@@ -257,7 +262,7 @@ def test_pasted_lines_are_labelled_and_a_broken_file_gets_the_error_of_predict(b
     find(browser, "#score").click()
     shown = wait_for(lambda: find(browser, "#fault textarea").get_attribute("value"))
     assert shown.strip() == said and "rusak.csv:3" in shown
-    wait_for(lambda: not find(browser, "#download").is_displayed())
+    wait_for(lambda: is_hidden(browser, "#download"))
 
 
 def test_words_are_marked_by_their_weights():

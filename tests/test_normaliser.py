@@ -30,7 +30,9 @@ def folder(tmp_path):
 
 
 def run_score(*options) -> dict:
-    return score.main(*parse_arguments(JUDGING_OPTIONS, [*map(str, options), "--backend", "torch"]))
+    return score.main(
+        *parse_arguments(JUDGING_OPTIONS, [*map(str, options), "--backend", "torch", "--precision", "no"])
+    )
 
 
 def shorten(text: str) -> str:

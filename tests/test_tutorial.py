@@ -10,7 +10,7 @@ from readme import BLOCK as README_BLOCK
 from docs import regenerate
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in regenerate.PAGES}
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 ROUGHLY = 0.05  # probabilities, between processors and precisions
 WEIGHTS = 0.3  # log-odds
 
