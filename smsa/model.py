@@ -24,7 +24,6 @@ from transformers.utils import cached_file
 
 from smsa.files import write_json
 from smsa.labels import LABELS, label_maps, parse_labels
-from smsa.scratch import build_scratch
 from smsa.shipped import find_shipped
 
 logger = logging.getLogger(__name__)
@@ -93,6 +92,8 @@ def load_model(
     if model_name_or_path == "scratch":
         if train_texts is None:
             raise ValueError("'scratch' learns its word pieces from train_texts; give them.")
+        from smsa.scratch import build_scratch  # scikit-learn takes most of a second, for which scoring would wait
+
         return build_scratch(train_texts, labels)
     model_name_or_path = find_shipped(model_name_or_path)
     config = _load_config(model_name_or_path, revision)

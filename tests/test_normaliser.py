@@ -62,7 +62,7 @@ def test_score_puts_the_normaliser_where_every_client_finds_it(folder, tmp_path)
     classify = pipeline("text-classification", model=str(folder))
     assert classify("enaaaak sekaliii") == classify("enak sekali") == plain("enak sekali")
     assert plain("enaaaak sekaliii") != plain("enak sekali")
-    answer = SentimentClassifier.from_pretrained(str(folder), backend="torch")("muraaaah")
+    answer = SentimentClassifier.from_pretrained(str(folder), backend="torch", precision="no")("muraaaah")
     assert answer["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
     # a name that transformers 4 knows, too, and that survives another save
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from conftest import SAMPLE_DIR, make_tokenizer
 from test_resumable import AskAt, nobody_asks  # noqa: F401
 from test_scripts import run
+from safetensors.torch import load_file
 from torch.nn import functional
 from tokenizers import Tokenizer
 from transformers import (
@@ -101,6 +102,20 @@ def test_loss_and_accuracy_are_those_of_all_logits_where_pieces_are_masked(make,
     hits = (logits.argmax(-1) == batch["labels"])[is_masked].float().mean()
     assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_learns_the_same_and_is_saved_as_a_plain_one(make, tmp_path):
+    """30 rows in batches of 8 and 7 held out: all four shapes are compiled."""
+    scores, weights = [], []
+    for name, compiles in (("plain", False), ("compiled", True)):
+        trainer = make(name, compile_encoder=compiles)
+        trainer.train()
+        trainer.save_model()
+        scores.append(trainer.evaluate())
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert scores[1]["eval_loss"] == pytest.approx(scores[0]["eval_loss"], rel=1e-3)
+    assert weights[0].keys() == weights[1].keys()
 
 
 def record(trainer) -> list[tuple[float, float]]:

@@ -171,7 +171,9 @@ def to_openvino(model: PreTrainedModel):
     frontend = FrontEndManager().load_by_framework("pytorch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
-        decoder = TorchScriptPythonDecoder(Logits(model.eval()), example_input=example)  # must outlive the conversion
+        decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time
+            Logits(model.eval()), example_input=example, trace_kwargs={"check_trace": False}
+        )
         graph = frontend.convert(frontend.load(decoder))
     graph.validate_nodes_and_infer_types()
     return graph
