@@ -253,6 +253,20 @@ class SentimentTrainingArguments(RunArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Judge and keep an average of the weights over the last 1 / (1 - ema_decay) steps or so in place "
+            "of the weights themselves; 0 for none."
+        },
+    )
+    rdrop_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of R-Drop: each text is computed twice, with other dropout, and both answers are drawn "
+            "together. Takes almost twice as long; 0 for none."
+        },
+    )
     fast_kernels: bool = field(
         default=False,
         metadata={
@@ -265,7 +279,10 @@ class SentimentTrainingArguments(RunArguments):
         for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
+        if not 0 <= self.rdrop_alpha < float("inf"):
+            raise ValueError(f"rdrop_alpha is {self.rdrop_alpha}; it must be at least 0.")
         if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
@@ -661,7 +678,7 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "optimiser and schedule": (
         SentimentTrainingArguments,
         ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-        + ("class_weights", "num_train_epochs", "max_steps"),
+        + ("class_weights", "ema_decay", "rdrop_alpha", "num_train_epochs", "max_steps"),
     ),
     "steps": (
         SentimentTrainingArguments,

@@ -75,7 +75,8 @@ def load_model(
 
     Weights come from safetensors where there is one, else from a `.bin` through torch's restricted unpickler; never
     through code that the model brings. They are held in fp32. A head is taken over only from a classifier that carries
-    exactly these labels in this order; a layer that a masked language model shares with its classifier is, too.
+    exactly these labels in this order. The layer that ModernBERT's classifier shares with its masked language model
+    starts anew, too: what it gives suits the logits of thousands of word pieces, and is far too large for labels.
 
     Args:
         model_name_or_path: a name on the Hub, a folder, `mini` (see `find_shipped`) or `scratch` (see `build_scratch`).
@@ -97,9 +98,7 @@ def load_model(
         return build_scratch(train_texts, labels)
     model_name_or_path = find_shipped(model_name_or_path)
     config = _load_config(model_name_or_path, revision)
-    # ModernBERT's masked language model has a layer that its classifier goes on with, and no label yet.
-    is_masked_lm = bool(config.architectures) and config.architectures[0].endswith("ForMaskedLM")
-    keeps_head = is_masked_lm or _named_labels(config) == labels
+    keeps_head = _named_labels(config) == labels
     maps = label_maps(labels)
     config.id2label, config.label2id = maps["id2label"], maps["label2id"]
     config.problem_type = "single_label_classification"
@@ -249,10 +248,10 @@ def _check_weights(name: str, model: PreTrainedModel, report: dict[str, set]) ->
 
 
 def _redraw_head(model: PreTrainedModel, drawn: set[str]) -> None:
-    """Draw the rest of the head, too: the checkpoint trained it for other labels or in another order."""
+    """Draw the rest of the head, too: the checkpoint trained it for something else than these labels in this order."""
     foreign = _head_names(model) - drawn
     if foreign:
-        logger.info("Starts at random, for the checkpoint has other labels: %s", ", ".join(sorted(foreign)))
+        logger.info("Starts at random, for it was not trained for these labels: %s", ", ".join(sorted(foreign)))
         fresh, state = type(model)(model.config).state_dict(), model.state_dict()
         with torch.no_grad():
             for name in foreign:

@@ -79,6 +79,9 @@ def build_encoder(
         layer_types=["full_attention"] * shape["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
+        norm_bias=True,  # without biases a few numbers of each state grow huge in their place: docs/mini.md
+        mlp_bias=True,
+        attention_bias=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,

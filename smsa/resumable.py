@@ -172,6 +172,7 @@ class ResumableTrainer(Trainer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
+        self.optimizer.eval()  # between epochs and at the end the model has the average, where there is one
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if getattr(self.accelerator, "scaler", None) is not None:  # the precision may be another now, without a scaler

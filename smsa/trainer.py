@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
+from smsa.averaging import AveragedAdam
 from smsa.batching import order_by_length
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.kernels import use_fast_kernels
@@ -117,9 +118,10 @@ class SentimentTrainer(ResumableTrainer):
         self.add_callback(ReferenceProgress(self.epoch_scores))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Get Adam over every parameter that is trained, without weight decay."""
+        """Get Adam over every parameter that is trained, without weight decay; with `ema_decay`, `AveragedAdam`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(
+            decay = self.args.ema_decay
+            self.optimizer = (partial(AveragedAdam, decay=decay) if decay else torch.optim.Adam)(
                 [p for p in (model or self.model).parameters() if p.requires_grad],
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
@@ -144,17 +146,30 @@ class SentimentTrainer(ResumableTrainer):
         Returns:
             The loss, and with `return_outputs` the outputs too. In training, and there alone, each text counts with the
             weight of its label; the sum is divided by the number of texts, not of weights, so that a step is the same
-            however it is cut into batches.
+            however it is cut into batches. With `rdrop_alpha`, each text is computed twice in training, with other
+            dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times the divergence of both answers is added:
+            half of the paper's.
+
+        Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
         """
         label_ids = inputs.pop("labels")  # (batch,); without it the model skips its own loss
+        alpha = self.args.rdrop_alpha if model.training else 0.0
+        if alpha:
+            inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
+            label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
+        logits, divergence = outputs.logits, 0.0
         weight = None
         if model.training and self.class_weights is not None:
             weight = self.class_weights.to(outputs.logits)
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
-        loss_sum = functional.cross_entropy(outputs.logits, label_ids, weight=weight, reduction="sum")
+        loss_sum = functional.cross_entropy(logits, label_ids, weight=weight, reduction="sum")
+        if alpha:
+            divergence = alpha / 2 * _divergence(*logits.chunk(2))
+            loss_sum, logits, label_ids = loss_sum / 2, logits.chunk(2)[0], label_ids.chunk(2)[0]
         if model.training:
-            self.epoch_scores.add(loss_sum, outputs.logits, label_ids)
+            self.epoch_scores.add(loss_sum, logits, label_ids)
+        loss_sum = loss_sum + divergence
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over processes
@@ -186,3 +201,9 @@ class SentimentTrainer(ResumableTrainer):
             self.epoch_scores.reset()
             logs = {f"train_{name}": score for name, score in scores.items()} | {"learning_rate": logs["learning_rate"]}
         super().log(logs, start_time)
+
+
+def _divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Half of KL(p, q) + KL(q, p) of two answers of shape (batch, n_labels), summed over the texts, in nats."""
+    p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
+    return ((p.exp() - q.exp()) * (p - q)).sum() / 2

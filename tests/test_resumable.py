@@ -132,6 +132,7 @@ def test_stopped_and_gone_on_with_equals_undisturbed(make, undisturbed, tmp_path
         {"gradient_accumulation_steps": 2},
         {"train_sampling_strategy": "group_by_length"},
         {"fast_kernels": True},
+        {"ema_decay": 0.8, "rdrop_alpha": 1.0},
         {"dataloader_num_workers": 1},
         {"class_weights": "1,3,2", "max_grad_norm": 0.3},
         {"evaluate_every": 2},

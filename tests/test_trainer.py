@@ -309,3 +309,27 @@ def test_class_weights_scale_the_gradient_of_their_label(tmp_path, tiny_model, t
         trainer.train()
         norms[spec] = trainer.norms[0]
     assert norms["1,3,1"] == pytest.approx(3 * norms["none"], rel=1e-5)
+
+
+def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, tokenizer, rows):
+    """By hand: the cross entropy of both draws, and alpha times the mean of both KL divergences; half of it."""
+    encoded = rows(8)
+    trainer = make_trainer(make_model(dropout=0.3), tokenizer, encoded, encoded, tmp_path, rdrop_alpha=0.5)
+    batch = trainer.data_collator([dict(row) for row in encoded])
+    seen = {}
+    trainer.model.register_forward_hook(lambda module, inputs, outputs: seen.update(logits=outputs.logits))
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=8)
+    first, second = seen["logits"].chunk(2)
+    assert first.shape == (8, 3) and not torch.allclose(first, second)
+    entropy = [functional.cross_entropy(logits, batch["labels"]) for logits in (first, second)]
+    p, q = (torch.distributions.Categorical(logits=logits) for logits in (first, second))
+    divergence = (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)).mean() / 2
+    torch.testing.assert_close(2 * loss, entropy[0] + entropy[1] + 0.5 * divergence)  # as the paper writes it
+    scores = trainer.epoch_scores.compute(trainer.accelerator)
+    assert scores["loss"] == pytest.approx(sum(entropy).item() / 2)  # what is printed is cross entropy alone
+    assert sum(scores[f"n_{label}"] for label in trainer.labels) == 8
+    trainer.model.eval()
+    plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=8)
+    assert seen["logits"].shape == (8, 3)
+    torch.testing.assert_close(plain, functional.cross_entropy(seen["logits"], batch["labels"]))

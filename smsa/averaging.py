@@ -1,0 +1,59 @@
+"""Adam that also keeps an average of the weights over the last steps, and lends it to the model for evaluation."""
+
+import torch
+
+
+class AveragedAdam(torch.optim.Adam):
+    """Adam whose model has averaged weights between `eval` and `train`, and its own while it is trained.
+
+    After step t the average moves towards the weights by 1 - min(decay, (1 + t) / (10 + t)), so that early ones, far
+    from those of late, are soon forgotten. Trainer calls `eval` before it evaluates and `train` before it trains on, so
+    that scores and the checkpoint taken with them are those of the average. What the model does not hold at the moment
+    is part of the state, and thus of every checkpoint.
+
+    Args:
+        params, **kwargs: as Adam's.
+        decay: between 0 and 1; the average is over the last 1 / (1 - decay) steps or so.
+
+    Source: Polyak and Juditsky 1992; the early decay is that of TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, params, decay: float, **kwargs):
+        super().__init__(params, **kwargs)
+        for group in self.param_groups:
+            group |= {"average_decay": decay, "n_averaged": 0, "lends_average": False}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Make a step of Adam, and move the average; in `train` alone."""
+        loss = super().step(closure)
+        for group in self.param_groups:
+            t = group["n_averaged"] = group["n_averaged"] + 1
+            weight = 1 - min(group["average_decay"], (1 + t) / (10 + t))
+            for parameter in group["params"]:
+                state = self.state.get(parameter)
+                if state and "average" in state:
+                    state["average"].lerp_(parameter, weight)
+                elif state:  # else it had no gradient
+                    state["average"] = parameter.clone()
+        return loss
+
+    def eval(self) -> None:
+        """Let the model have the average."""
+        self._exchange(True)
+
+    def train(self) -> None:
+        """Let the model have its own weights."""
+        self._exchange(False)
+
+    @torch.no_grad()
+    def _exchange(self, lends_average: bool) -> None:
+        for group in self.param_groups:
+            if group["lends_average"] != lends_average:
+                group["lends_average"] = lends_average
+                for parameter in group["params"]:
+                    average = self.state.get(parameter, {}).get("average")
+                    if average is not None:
+                        held = parameter.clone()
+                        parameter.copy_(average)
+                        average.copy_(held)
