@@ -523,8 +523,8 @@ class ScoringArguments:
     precision: str = field(
         default="auto",
         metadata={
-            "help": "auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU with AMX, and no (fp32) "
-            "elsewhere. int8 needs OpenVINO and shifts probabilities by about 0.01.",
+            "help": "auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU fast in it (AMX; AMD with "
+            "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and shifts probabilities by about 0.01.",
             "choices": [*PRECISIONS, "int8"],
         },
     )
@@ -598,7 +598,7 @@ class JudgingArguments:
     precision: str = field(
         default="auto",
         metadata={
-            "help": "auto: fp16 on a GPU, bf16 on a CPU with AMX, no (fp32) elsewhere.",
+            "help": "auto: fp16 on a GPU, bf16 on a CPU that is fast in it, no (fp32) elsewhere.",
             "choices": [*PRECISIONS, "int8"],
         },
     )

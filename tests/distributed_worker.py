@@ -20,7 +20,7 @@ def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> Non
     n_valid = sum(1 for _ in find_smsa(smsa_dir)["valid"].open("rb"))
     splits, tokenizer = encode_real_rows(find_smsa(smsa_dir), n_train=32, n_valid=n_valid)
     trainer = make_trainer(
-        make_model(vocab_size=len(tokenizer)), tokenizer, splits["train"], splits["valid"].select(range(7)),
+        make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], splits["valid"].select(range(7)),
         output.with_suffix(""), num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2",
         early_stopping_patience=0, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
     )  # fmt: skip

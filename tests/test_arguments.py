@@ -159,6 +159,20 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "capabilities, best",
+    [
+        ({"amx_tile": True, "cpu_name": "Intel(R) Xeon(R)"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, "no"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ({"avx2": True, "cpu_name": "AMD EPYC"}, "no"),
+    ],
+)
+def test_scoring_is_in_bf16_where_a_cpu_is_fast_in_it(monkeypatch, capabilities, best):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert hardware.precision_for_scoring("cpu") == best
+
+
 def test_fp16_on_a_cpu_says_that_it_is_not(machine, caplog):
     with caplog.at_level("INFO", logger="smsa"):
         hardware.resolve_precision("fp16", "cpu")

@@ -44,10 +44,11 @@ def test_two_processes_train_like_one(seen, name):
     assert len(one["norms"]) == len(two["norms"]) == steps
     assert (one["norms"] > 0.8).any()  # clipping acted
     accumulated = two["losses"].reshape(steps, -1).sum(-1)  # of one step
-    assert np.allclose(accumulated, one["losses"], atol=1e-6)
-    assert np.allclose(two["norms"], one["norms"], rtol=1e-5)
-    assert np.abs(two["gradients"] - one["gradients"]).max() < 1e-6
-    assert np.abs(two["weights"] - one["weights"]).max() < 1e-6
+    # in fp64, where nothing but a fault reaches these: in fp32 Adam makes a step of the last bit of a tiny gradient
+    assert np.allclose(accumulated, one["losses"], rtol=0, atol=1e-9)
+    assert np.allclose(two["norms"], one["norms"], rtol=1e-9)
+    assert np.abs(two["gradients"] - one["gradients"]).max() < 1e-9
+    assert np.abs(two["weights"] - one["weights"]).max() < 1e-9
     assert two["train_f1"].tolist() == one["train_f1"].tolist()
 
 

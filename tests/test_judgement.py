@@ -134,7 +134,7 @@ def test_only_the_most_confident_mistakes_are_listed(tmp_path):
 
 
 def test_a_model_of_many_windows_keeps_the_order_and_answers_an_empty_text():
-    texts = [f"{'enak ' * (i % 7)}murah {i}" for i in range(20)] + [""]
+    texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
     classifier = make_classifier(make_model(), make_tokenizer(), window_rows=8)
     found = ModelSystem(classifier).predict(texts)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
