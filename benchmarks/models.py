@@ -58,5 +58,7 @@ def count_operations(model, tokenizer, texts: list[str]) -> float:
     """Get the operations of all matrix products of the encoder, per text, without any pad."""
     width, depth = model.config.hidden_size, model.config.num_hidden_layers
     lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]])
-    # per layer and piece: 12 width^2 weights (4 of attention, 8 of the feed-forward), and two products with the pieces
-    return float(np.mean(depth * (2 * 12 * width**2 * lengths + 4 * width * lengths**2)))
+    # per piece: each weight of the layers; per layer: two products of the pieces with each other
+    layers = {name: module for name, module in model.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
+    n_weights = sum(module.weight.numel() for name, module in layers.items() if not name.startswith("pooler"))
+    return float(np.mean(2 * n_weights * lengths + depth * 4 * width * lengths**2))

@@ -3,6 +3,7 @@
 python benchmarks/training.py --shape base --vocab_file vocab.txt --rows 256
 python benchmarks/training.py --shape small --rows 1600
 python benchmarks/training.py --shape small --epochs 5 --repeats 3 --only "plain loop" "smsa, default" "smsa, fast"
+python benchmarks/training.py --shape mini --epochs 2 --repeats 1 --only "plain loop" "smsa, fast"
 python benchmarks/training.py --startup
 """
 
@@ -24,12 +25,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from models import SHAPES, count_operations, make_model
+from models import count_operations, make_model
 
 from smsa.data import find_smsa, read_rows
 from smsa.hardware import describe_hardware
 from smsa.labels import LABELS
 from smsa.markdown import table
+from smsa.model import load_model
 from smsa.scratch import build_scratch
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,7 @@ CONTENDERS: dict[str, tuple[str, list[str], int]] = {
     "smsa, fast, one core": ("smsa", ["fast", "--num_threads", "1"], 1),
     "smsa, fast, two processes of one core": ("smsa", ["fast", "--num_threads", "1"], 2),
 }
+RECIPES = {"base": "recipes/indonlu.yaml", "small": "recipes/scratch.yaml", "mini": "recipes/mini.yaml"}
 FAST = ["--train_sampling_strategy", "group_by_length", "--fast_kernels", "true"]  # recipes/fast.yaml, on any recipe
 
 
@@ -65,7 +68,9 @@ def write_start(folder: Path, args: argparse.Namespace) -> tuple[float, int]:
         chosen[split] = [text for text, _ in pairs]
     everything = read_rows(files["train"])[0]
     torch.manual_seed(0)
-    if args.shape == "small":  # recipes/scratch.yaml
+    if args.shape == "mini":
+        model, tokenizer = load_model("mini")
+    elif args.shape == "small":
         model, tokenizer = build_scratch(everything, LABELS)
     else:
         model, tokenizer = make_model(args.shape, everything, args.vocab_file)
@@ -78,7 +83,7 @@ def write_start(folder: Path, args: argparse.Namespace) -> tuple[float, int]:
 def run(name: str, folder: Path, seed: int, args: argparse.Namespace) -> dict:
     """Run one contender in a process of its own, and get what contenders.py says."""
     kind, options, n_processes = CONTENDERS[name]
-    recipe = "recipes/scratch.yaml" if args.shape == "small" else "recipes/indonlu.yaml"
+    recipe = RECIPES[args.shape]
     options = [*(FAST if "fast" in options else []), *(word for word in options if word != "fast"), *args.options]
     if n_processes > 1:  # the same texts a step
         options += ["--per_device_train_batch_size", str((16 if args.shape == "small" else 32) // n_processes)]
@@ -256,7 +261,7 @@ if __name__ == "__main__":
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--shape", choices=SHAPES, default="small", help="base is indobert-base-p1's, small that of scratch"
+        "--shape", choices=RECIPES, default="small", help="base is indobert-base-p1's, small that of scratch"
     )
     parser.add_argument("--vocab_file", type=Path, help="vocab.txt for base; learned from train if not given")
     parser.add_argument("--data_dir", help="folder of SmSA; found as finetune.py does if not given")

@@ -30,6 +30,8 @@ class AveragedAdam(torch.optim.Adam):
         for group in self.param_groups:
             t = group["n_averaged"] = group["n_averaged"] + 1
             weight = 1 - min(group["average_decay"], (1 + t) / (10 + t))
+            if getattr(self, "found_inf", None) is not None:  # a fused step in fp16, which an overflow leaves out
+                weight = weight * (1 - self.found_inf)
             for parameter in group["params"]:
                 state = self.state.get(parameter)
                 if state and "average" in state:
@@ -45,6 +47,13 @@ class AveragedAdam(torch.optim.Adam):
     def train(self) -> None:
         """Let the model have its own weights."""
         self._exchange(False)
+
+    def forget(self) -> None:
+        """Begin a new average, from the weights that the model has now."""
+        for group in self.param_groups:
+            group |= {"n_averaged": 0, "lends_average": False}
+            for parameter in group["params"]:
+                self.state.get(parameter, {}).pop("average", None)
 
     @torch.no_grad()
     def _exchange(self, lends_average: bool) -> None:

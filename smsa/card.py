@@ -262,7 +262,8 @@ training did at {run["settings"]["max_length"]} word pieces. With smsa:
 import smsa
 
 clf = smsa.SentimentClassifier.from_pretrained("{name}")
-print(clf("{EXAMPLES[0]}"))  # label, score, {", ".join(f"p_{label}" for label in run["labels"])}
+# label, score, {", ".join(f"p_{label}" for label in run["labels"])}
+print(clf("{EXAMPLES[0]}"))
 ```
 
 and for files of any size, CSV, TSV, JSONL or Parquet:
@@ -309,10 +310,13 @@ def _training(metrics: dict, run: dict) -> str:
     hardware = run["hardware"]
     place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
     minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
+    settings = run["settings"]
+    added = ", an average of the weights (`ema_decay`)" if settings.get("ema_decay") else ""
+    added += ", R-Drop (`rdrop_alpha`)" if settings.get("rdrop_alpha") else ""
     n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
     lines += [
         f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
-        f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "
+        f"multiplied by `lr_gamma` every `lr_step_size` epochs{added}, seed {run['seed']}. The epoch that was kept is "
         f"{metrics['epoch']}. Every option on which the result depends:",
         "",
     ]

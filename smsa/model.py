@@ -76,7 +76,7 @@ def load_model(
     Weights come from safetensors where there is one, else from a `.bin` through torch's restricted unpickler; never
     through code that the model brings. They are held in fp32. A head is taken over only from a classifier that carries
     exactly these labels in this order. The layer that ModernBERT's classifier shares with its masked language model
-    starts anew, too: what it gives suits the logits of thousands of word pieces, and is far too large for labels.
+    starts anew, too: that of `mini` gives what suits the logits of thousands of word pieces, far too large for labels.
 
     Args:
         model_name_or_path: a name on the Hub, a folder, `mini` (see `find_shipped`) or `scratch` (see `build_scratch`).

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 
+from smsa.averaging import AveragedAdam
 from smsa.batching import LengthGroupedSampler, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
@@ -97,7 +98,8 @@ class ResumableTrainer(Trainer):
             NotWrittenError: with the bytes that are needed and free.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        moments = sum(2 * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)  # of Adam
+        n_kept = 3 if getattr(self.args, "ema_decay", 0) else 2  # Adam's two moments, and the average
+        moments = sum(n_kept * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         self.checkpoints.require_space(weights + moments, weights)
 
     def require_resumable(self, state: TrainerState) -> None:
@@ -133,6 +135,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         # Trainer writes into checkpoint-<step> itself: a kill would leave half of one, after older ones were removed.
         step, target = self.state.global_step, self.checkpoints.path_of(self.state.global_step)
+        self.optimizer.eval()  # where weights are averaged, every checkpoint is of the average, evaluated or not
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise FloatingPointError(f"The weights are not finite after step {step}, so no checkpoint of it was kept.")
         best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
@@ -172,7 +175,6 @@ class ResumableTrainer(Trainer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
-        self.optimizer.eval()  # between epochs and at the end the model has the average, where there is one
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if getattr(self.accelerator, "scaler", None) is not None:  # the precision may be another now, without a scaler
@@ -185,6 +187,9 @@ class ResumableTrainer(Trainer):
             raise FileNotFoundError(f"{best} does not exist here: output_dir must be on a disk all machines share.")
         on_first(lambda: verify(best))
         super()._load_best_model()
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate wraps it
+        if isinstance(optimizer, AveragedAdam):
+            optimizer.forget()  # what it holds belongs to the last epoch
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         # Trainer's own grouping by length runs through each pool from long to short: see LengthGroupedSampler.

@@ -60,6 +60,18 @@ def test_a_state_that_is_loaded_goes_on_as_if_nothing_were(mode):
     assert torch.equal(weights, other)
 
 
+def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
+    weights = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = AveragedAdam([weights], 0.9, lr=0.1, fused=True)
+    for found_inf in (0.0, 0.0, 1.0):
+        before = weights.detach().clone(), copy.deepcopy(optimizer.state[weights].get("average"))
+        optimizer.zero_grad()
+        (weights**4).sum().backward()
+        optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(found_inf)  # as GradScaler sets them
+        optimizer.step()
+    assert torch.equal(weights, before[0]) and torch.equal(optimizer.state[weights]["average"], before[1])
+
+
 class Recorder(TrainerCallback):
     """Keeps the weights after each step, and those that are evaluated."""
 

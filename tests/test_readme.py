@@ -77,7 +77,7 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
         cells += [system["labels"][label]["f1"]["value"] for label in ("positive", "neutral", "negative")]
         (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
         assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
-    for name, bar in (("mini", 0.87), ("scratch", 0.85)):
+    for name, bar in (("mini", 0.88), ("scratch", 0.85)):
         metrics = json.loads((clone / "runs" / name / "metrics.json").read_text())
         assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
         assert metrics["valid"]["f1"] >= bar

@@ -305,6 +305,29 @@ def test_training_again_from_the_beginning_needs_a_folder_without_checkpoints(ma
     assert_same(seen(trainer), undisturbed)
 
 
+@pytest.mark.parametrize("n_epochs", [2, 3])
+def test_a_run_that_ended_without_an_evaluation_keeps_the_best_average(make, tmp_path, n_epochs):
+    changes = {"ema_decay": 0.8, "evaluate_every": 2, "num_train_epochs": n_epochs, "early_stopping_patience": 0}
+    trainer = make(tmp_path / "run", **changes)
+    trainer.train()
+    assert trainer.state.best_global_step == 2 * STEPS_AN_EPOCH
+    best = [p.detach().clone() for p in trainer.model.parameters()]
+    again = make(tmp_path / "run", **changes)
+    again.train(resume_from_checkpoint=True)
+    for judge in (trainer, again):
+        judge.predict(judge.eval_dataset)
+        assert all(torch.equal(a, b) for a, b in zip(judge.model.parameters(), best, strict=True))
+
+
+def test_a_trainer_of_averages_trains_on_from_the_best_one(make, tmp_path):
+    trainer = make(tmp_path / "run", ema_decay=0.8)
+    trainer.train()
+    best = [p.detach().clone() for p in trainer.model.parameters()]
+    assert trainer.state.best_global_step < trainer.state.global_step
+    trainer.optimizer.train()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), best, strict=True))
+
+
 def test_a_trainer_that_stopped_early_can_train_once_more(make, tmp_path):
     trainer = make(tmp_path / "run")
     trainer.train()
@@ -418,11 +441,12 @@ def test_the_scaler_of_fp16_goes_on_too_or_is_left_behind(make, tmp_path):
     assert trainer.state.global_step > 8
 
 
-def test_a_disk_that_is_too_small_is_refused_before_training(make, tmp_path, monkeypatch):
-    trainer = make(tmp_path / "run")
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}], ids=["", "averaged"])
+def test_a_disk_that_is_too_small_is_refused_before_training(make, tmp_path, monkeypatch, changes):
+    trainer = make(tmp_path / "run", **changes)
     trainer.checkpoints.output_dir.mkdir(exist_ok=True)
     weights = sum(p.numel() for p in trainer.model.parameters()) * 4
-    needed = 4 * 3 * weights + weights  # four checkpoints with Adam's two moments, and the model
+    needed = 4 * (4 if changes else 3) * weights + weights  # four checkpoints with what Adam keeps, and the model
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, needed))
     trainer.require_space()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, needed - 1))

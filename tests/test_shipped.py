@@ -1,6 +1,7 @@
 """What comes with the package: small, whole, honest about itself, and good on raw text, too."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -80,8 +81,18 @@ def test_the_classifier_was_made_from_the_encoder_and_its_card_says_what_was_mea
     card = (FOLDER / CLASSIFIER / "README.md").read_text(encoding="utf-8")
     check_card(card, read(CLASSIFIER, "metrics.json"), run_record)
     recipe = yaml.safe_load((ROOT / "recipes" / "mini.yaml").read_text())
-    for option in ("num_train_epochs", "per_device_train_batch_size", "fast_kernels"):
+    for option in recipe.keys() - {"output_dir", "model_name_or_path", "learning_rate"}:
         assert run_record["settings"][option] == recipe[option]
+    assert run_record["settings"]["learning_rate"] == float(recipe["learning_rate"])  # YAML takes 3e-4 for a text
+    f1 = 100 * read(CLASSIFIER, "metrics.json")["valid"]["f1"]
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/mini.md"))
+    assert re.search(rf"^\| `mini-sentiment` \| [^|]* \| {f1:.1f} \(", readme, re.MULTILINE)
+    assert re.search(rf"^\| `recipes/mini.yaml` \|.* {f1:.2f} \|", page, re.MULTILINE)
+
+
+def test_the_encoder_has_biases():
+    config = read(ENCODER, "config.json")
+    assert config["norm_bias"] and config["mlp_bias"] and config["attention_bias"]
 
 
 def test_any_other_name_stays_what_it_is():

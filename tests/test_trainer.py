@@ -19,12 +19,14 @@ def weights_of(trainer) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n_rows", [24, 19])  # whole steps; a last step of three rows
-@pytest.mark.parametrize("class_weights", ["none", "1,5,2"])
-def test_batch_8_equals_batch_2_accumulated_4_times(tmp_path, tiny_model, tokenizer, rows, n_rows, class_weights):
+@pytest.mark.parametrize(
+    "options", [{}, {"class_weights": "1,5,2"}, {"ema_decay": 0.9, "rdrop_alpha": 2.0}], ids=["", "weights", "mini"]
+)
+def test_batch_8_equals_batch_2_accumulated_4_times(tmp_path, tiny_model, tokenizer, rows, n_rows, options):
     def train(name, **batches):
         trainer = make_trainer(
             copy.deepcopy(tiny_model).double(), tokenizer, rows(n_rows), rows(7), tmp_path / name, num_train_epochs=2,
-            max_grad_norm=0.5, class_weights=class_weights, **batches,
+            max_grad_norm=0.5, **options, **batches,
         )  # fmt: skip
         trainer.train()
         return trainer
