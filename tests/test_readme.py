@@ -41,7 +41,7 @@ def test_quickstart_runs_in_a_clean_clone_and_can_be_run_again(clone):
         status, text = run_in(clone, "make quickstart", SMSA_DATA_DIR="")
         assert status == 0, text
     assert re.search(r"^macro +[\d.]+ +[\d.]+ +[\d.]+ +66$", text, re.MULTILINE)
-    labelled = re.findall(r"^(positive|neutral|negative) +0\.\d{3}  (\w+)", text, re.MULTILINE)
+    labelled = re.findall(r"^(positive|neutral|negative) +[01]\.\d{3}  (\w+)", text, re.MULTILINE)
     assert [word for _, word in labelled] == ["Bahagia", "Budi", "Dasar"]
     assert "scripts/finetune.py recipes/mini.yaml" in text
 
