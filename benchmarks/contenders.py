@@ -38,17 +38,11 @@ from smsa.kernels import use_fast_kernels
 PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and run_glue.py, which pad to it
 
 
-WARM_UP = 2  # steps
-
-
 class Clock(TrainerCallback):
-    """Seconds of each epoch: its steps, the evaluation and the checkpoint; and macro F1 on valid.
-
-    `warm` are the seconds of the very first `WARM_UP` steps, where memory is had from the system for the first time.
-    """
+    """Seconds of each epoch: its steps, the evaluation and the checkpoint; and macro F1 on valid."""
 
     def __init__(self):
-        self.epochs, self.n_steps, self.warm = [], 0, 0.0
+        self.epochs = []
 
     def _lap(self) -> float:
         if torch.cuda.is_available():
@@ -60,11 +54,6 @@ class Clock(TrainerCallback):
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
         self.since = time.perf_counter()
         self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0})
-
-    def on_step_end(self, args=None, state=None, control=None, **kwargs):
-        self.n_steps += 1
-        if self.n_steps == WARM_UP:
-            self.warm = time.perf_counter() - self.since
 
     def on_epoch_end(self, args=None, state=None, control=None, **kwargs):
         self.epochs[-1]["steps"] = self._lap()
@@ -133,7 +122,6 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
             scaler.step(optimizer)
             scaler.update()
             running_loss += loss.item()
-            clock.on_step_end()
             predictions += logits.argmax(-1).tolist()
             label_ids += batch["labels"].tolist()
         scheduler.step()
@@ -226,12 +214,7 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
         "loop like smsa": lambda: run_loop(Path(folder), args, like_ours=True),
     }
     clock = runs[name]()
-    outcome = {
-        "epochs": clock.epochs,
-        "warm": clock.warm,
-        "warm_rows": WARM_UP * args.train_batch_size * args.world_size,
-    }
-    outcome["memory"] = peak_memory()
+    outcome = {"epochs": clock.epochs, "memory": peak_memory()}
     # what plain products do right then, for a machine that others share is not always as fast
     kind = "fp32" if "smsa" not in name else {"no": "fp32"}.get(args.mixed_precision, args.mixed_precision)
     [rate] = measure_products(args.device.type, [kind]).values()

@@ -113,9 +113,9 @@ def time_to_f1(epochs: list[dict]) -> float | None:
 def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, operations: float) -> list[dict]:
     """Get the figures of each contender, medians over repeats; `operations` are those of a text, forward.
 
-    `rows` are rows/s of the steps alone, without the first ones; `times` is the ratio to the first contender in the
-    same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is the
-    share of the rate of plain products in the same process.
+    `rows` are rows/s of the steps alone, as `rows_per_second` counts them; `times` is the ratio to the first contender
+    in the same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is
+    the share of the rate of plain products in the same process.
     """
     figures = []
     for name, repeats in outcomes.items():
@@ -141,12 +141,12 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
 
 
 def rows_per_second(run: dict, n_rows: int) -> float:
-    """Get rows/s of the steps of all epochs but the first few steps."""
-    seconds = sum(epoch["steps"] for epoch in run["epochs"]) - run["warm"]
-    n_counted = len(run["epochs"]) * n_rows - run["warm_rows"]
-    if n_counted <= 0:
-        raise SystemExit(f"The first {run['warm_rows']} rows do not count, and there are no more: give more --rows.")
-    return n_counted / seconds
+    """Get rows/s of the steps of all epochs but the first, in which memory is had from the system; of one, if alone.
+
+    Whole epochs: batches of texts of similar length take from a quarter to four times as long as others.
+    """
+    counted = run["epochs"][1:] or run["epochs"]
+    return len(counted) * n_rows / sum(epoch["steps"] for epoch in counted)
 
 
 def write_table(figures: list[dict], epochs: int) -> list[str]:
@@ -246,7 +246,7 @@ def main(args: argparse.Namespace) -> None:
         f"One text, forward and back: {3 * operations / 1e9:.2f} GFLOP, pads not counted. Plain matrix products did "
         f"{min(products):.2f} to {max(products):.2f} TFLOP/s, right after each run; ratios are medians over repeats.",
         "",
-        *write_table(figures, args.epochs),
+        *write_table(figures, args.epochs if args.rows is None else 1),
     ]
     print("\n".join(lines))
     if args.output:

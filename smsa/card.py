@@ -179,14 +179,21 @@ def _base_name(run: dict, scratch: str, folder: str, shipped: str) -> str:
     return ({"scratch": scratch, "hub": hub} | named)[base["kind"]]
 
 
+def _additions(run: dict, **names: str) -> list[str]:
+    """What a run has added to the reference's recipe."""
+    return [f"{name} (`{option}`)" for option, name in names.items() if run["settings"].get(option)]
+
+
 def _introduction(run: dict, title: str) -> str:
     base = _base_name(
         run, "a small BERT that starts from nothing", "an encoder in a folder called", "smsa's own small encoder"
     )
     order = ", ".join(f"{i} `{label}`" for i, label in enumerate(run["labels"]))
+    added = " and ".join(_additions(run, ema_decay="averaged weights", rdrop_alpha="R-Drop"))
+    recipe = f"adds {added} to the recipe of IndoNLU" if added else "follows the recipe of IndoNLU"
     return (
         f"# {title}\n\nSays which of {len(run['labels'])} labels an Indonesian text has. It is {base}, fine-tuned on "
-        f"{_data_name(run, 'train')} by smsa, which follows the recipe of IndoNLU. It has "
+        f"{_data_name(run, 'train')} by smsa, which {recipe}. It has "
         f"{run['n_parameters']:,} parameters.\n\nLabels, in the order of their ids: {order}."
     )
 
@@ -310,13 +317,10 @@ def _training(metrics: dict, run: dict) -> str:
     hardware = run["hardware"]
     place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
     minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
-    settings = run["settings"]
-    added = ", an average of the weights (`ema_decay`)" if settings.get("ema_decay") else ""
-    added += ", R-Drop (`rdrop_alpha`)" if settings.get("rdrop_alpha") else ""
     n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
     lines += [
         f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
-        f"multiplied by `lr_gamma` every `lr_step_size` epochs{added}, seed {run['seed']}. The epoch that was kept is "
+        f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "
         f"{metrics['epoch']}. Every option on which the result depends:",
         "",
     ]
@@ -354,10 +358,12 @@ def _summary(metrics: dict, run: dict) -> str:
     f1, low, high = (_percent(value).replace(".", ",") for value in (scores["f1"], *scores["intervals"]["f1"]))
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}".replace(".", ",") for label in run["labels"])
     n_texts = f"{run['data'][split]['n_texts']:,}".replace(",", ".")
+    added = " dan ".join(_additions(run, ema_decay="rata-rata bobot", rdrop_alpha="R-Drop"))
+    recipe = "resep IndoNLU" + (f" dengan tambahan {added}" if added else "")
     return (
         f"## Ringkasan\n\nModel ini memberi teks berbahasa Indonesia satu dari {len(run['labels'])} label "
-        f"({', '.join(run['labels'])}). Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut resep "
-        f"IndoNLU. Pada {_data_name(run, split)} ({n_texts} teks) macro F1-nya {f1} % (selang kepercayaan 95 %: {low} "
+        f"({', '.join(run['labels'])}). Asalnya {base}, di-*fine-tune* dengan {_data_name(run, 'train')} menurut "
+        f"{recipe}. Pada {_data_name(run, split)} ({n_texts} teks) macro F1-nya {f1} % (selang kepercayaan 95 %: {low} "
         f"sampai {high}), dan F1 tiap "
         f"label: {by_label}. Sarkasme, bahasa daerah, dan teks campuran belum diukur. Cara memakainya seperti di atas: "
         '`pipeline("text-classification", model=...)`.'

@@ -132,7 +132,7 @@ class Checkpoints:
             ValueError: as `require_same_settings`.
         """
         record = self._read_record()
-        if record is not None and record["settings"] == self.settings:
+        if record is not None and not _find_changed(record["settings"], self.settings):
             missing = [name for name in record["outputs"] if not (self.output_dir / name).is_file()]
             if not missing:
                 return None, True
@@ -274,6 +274,12 @@ def _render(manifest: dict) -> bytes:
     return json.dumps(manifest | {"sha256": digest}, indent=1).encode()
 
 
+def _find_changed(before: dict, now: dict) -> list[str]:
+    """Names of the settings that differ. One that `before` does not have is of a later version: it was off."""
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return [name for name in names if name in before or now[name]]
+
+
 def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], changeable: tuple[str, ...]) -> None:
     """Refuse to go on with a run under settings that would change its result.
 
@@ -285,7 +291,7 @@ def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], cha
     Raises:
         ValueError: naming each setting, its two values and the way out.
     """
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    changed = _find_changed(before, now)
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)

@@ -19,6 +19,7 @@ from smsa.batching import LengthGroupedSampler, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
+from smsa.hardware import keep_freed_memory
 from smsa.model import save_tokenizer
 from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
 
@@ -80,6 +81,7 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
+        keep_freed_memory()
         try:
             with noticing_loss():
                 return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)

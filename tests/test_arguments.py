@@ -1,6 +1,10 @@
 """Recipe, command line and defaults are one set of options, and what cannot take effect is refused."""
 
 import dataclasses
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -224,3 +228,20 @@ def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
     hardware.set_cpu_threads()  # what the user asked for
     hardware.set_cpu_threads(5)
     assert seen == [8, 2, 5]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept():
+    script = (
+        "import resource, torch; from smsa.hardware import keep_freed_memory\n"
+        "for kept in (False, True):\n"
+        "    if kept: keep_freed_memory()\n"
+        "    for _ in range(20): torch.ones(2**24)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20): torch.ones(2**24)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_MEM", "GLIBC_TUNABLES"))}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    before, after = map(int, done.stdout.split())
+    assert before > 20 * 1000 > 100 > after, (before, after)

@@ -117,12 +117,16 @@ def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):
         start(tmp_path, longer | {"learning_rate": 1e-6}, ["num_train_epochs"])
     with pytest.raises(ValueError, match="new was None, is 1"):
         start(tmp_path, SETTINGS | {"new": 1})
+    assert start(tmp_path, SETTINGS | {"new": 0.0, "newer": None}) == (newest, False)  # of a later version, and off
+    with pytest.raises(ValueError, match="num_train_epochs was 3, is None"):
+        start(tmp_path, {name: value for name, value in SETTINGS.items() if name != "num_train_epochs"})
 
 
 def test_a_finished_run_is_finished_until_a_setting_is_allowed_to_change(commit, tmp_path):
     newest = commit(5)
     record = tmp_path / "run" / "run.json"
     record.write_text(json.dumps({"settings": SETTINGS, "outputs": []}))
+    assert start(tmp_path, SETTINGS | {"new": 0.0}) == (None, True)
     assert start(tmp_path, SETTINGS) == (None, True)
     longer = SETTINGS | {"num_train_epochs": 5}
     with pytest.raises(ValueError, match="num_train_epochs was 3, is 5"):
