@@ -33,6 +33,7 @@ from scripts import finetune
 from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
 from smsa.batching import LengthGroupedSampler
 from smsa.data import encode_splits, find_smsa, load_splits
+from smsa.hardware import keep_freed_memory
 from smsa.kernels import use_fast_kernels
 
 PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and run_glue.py, which pad to it
@@ -81,8 +82,10 @@ def macro_f1(predictions: np.ndarray, label_ids: np.ndarray) -> float:
 def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     """A loop as RECIPE.md states it: fp32, shuffled, each batch padded to its longest; checkpoints are not written.
 
-    `like_ours` gives it the precision, the order of texts, the kernels and the optimiser that Trainer has in smsa.
+    `like_ours` gives it the precision, the order of texts, the kernels, the optimiser and the memory of smsa's Trainer.
     """
+    if like_ours:
+        keep_freed_memory()
     model, tokenizer, splits = load(folder)
     device = args.device
     model.to(device).train()

@@ -1,7 +1,7 @@
 """Train one classifier as people do today and as smsa does, side by side, in one run on one machine.
 
-python benchmarks/training.py --shape base --vocab_file vocab.txt --rows 256
-python benchmarks/training.py --shape small --rows 1600
+python benchmarks/training.py --shape base --vocab_file vocab.txt --rows 256 --epochs 2
+python benchmarks/training.py --shape small --rows 1600 --epochs 2
 python benchmarks/training.py --shape small --epochs 5 --repeats 3 --only "plain loop" "smsa, default" "smsa, fast"
 python benchmarks/training.py --shape mini --epochs 2 --repeats 1 --only "plain loop" "smsa, fast"
 python benchmarks/training.py --startup
@@ -141,7 +141,7 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
 
 
 def rows_per_second(run: dict, n_rows: int) -> float:
-    """Get rows/s of the steps of all epochs but the first, in which memory is had from the system; of one, if alone.
+    """Get rows/s of the steps of all epochs but the first, in which memory is had from the system; or of the only one.
 
     Whole epochs: batches of texts of similar length take from a quarter to four times as long as others.
     """
@@ -149,17 +149,17 @@ def rows_per_second(run: dict, n_rows: int) -> float:
     return len(counted) * n_rows / sum(epoch["steps"] for epoch in counted)
 
 
-def write_table(figures: list[dict], epochs: int) -> list[str]:
-    """Get the table, ratios to the first contender."""
+def write_table(figures: list[dict], epochs: int, has_scores: bool) -> list[str]:
+    """Get the table, ratios to the first contender; `has_scores`: macro F1 too, which says nothing of a few rows."""
     titles = ["", "rows/s", "times", "with evaluation and checkpoints", "word pieces/s", "utilisation", "peak MiB"]
-    if epochs > 1:
+    if has_scores:
         titles += ["best valid macro F1", f"s to {GOOD_F1}"]
     rows = []
     for entry in figures:
         row = [entry["name"], f"{entry['rows']:,.1f}", f"{entry['times']:.2f}",
                f"{entry['whole']:,.1f}", f"{entry['pieces']:,.0f}", f"{entry['utilisation']:.0%}",
                f"{entry['memory']:,.0f}"]  # fmt: skip
-        if epochs > 1:
+        if has_scores:
             best, reached = entry["best_f1"], entry["seconds_to_f1"]
             deviation = f" ± {statistics.stdev(best):.4f}" if len(best) > 1 else ""
             never = f"never in {epochs} epochs, {sum(seconds is None for seconds in reached)} of {len(reached)} runs"
@@ -242,11 +242,12 @@ def main(args: argparse.Namespace) -> None:
         "",
         f"{machine}; Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. {n_rows:,} rows of train, {n_pieces / n_rows:.1f} word pieces each, "
-        f"{args.epochs} epoch(s), {args.repeats} repeat(s), seeds from 1.",
+        f"{args.epochs} epoch(s){', of which the first is not counted' * (args.epochs > 1)}, {args.repeats} repeat(s), "
+        "seeds from 1.",
         f"One text, forward and back: {3 * operations / 1e9:.2f} GFLOP, pads not counted. Plain matrix products did "
         f"{min(products):.2f} to {max(products):.2f} TFLOP/s, right after each run; ratios are medians over repeats.",
         "",
-        *write_table(figures, args.epochs if args.rows is None else 1),
+        *write_table(figures, args.epochs, has_scores=args.epochs > 1 and args.rows is None),
     ]
     print("\n".join(lines))
     if args.output:

@@ -180,7 +180,7 @@ def _base_name(run: dict, scratch: str, folder: str, shipped: str) -> str:
 
 
 def _additions(run: dict, **names: str) -> list[str]:
-    """What a run has added to the reference's recipe."""
+    """What a run has added to the reference's recipe; `names` has the words for each option."""
     return [f"{name} (`{option}`)" for option, name in names.items() if run["settings"].get(option)]
 
 

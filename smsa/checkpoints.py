@@ -275,9 +275,13 @@ def _render(manifest: dict) -> bytes:
 
 
 def _find_changed(before: dict, now: dict) -> list[str]:
-    """Names of the settings that differ. One that `before` does not have is of a later version: it was off."""
-    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    return [name for name in names if name in before or now[name]]
+    """Names of the settings that differ.
+
+    A name that `before` lacks is an option of a later version, which was off, as it still is where its value is false
+    (0, None, False): so must new options be.
+    """
+    names = sorted(before.keys() | now.keys())
+    return [name for name in names if before.get(name) != now.get(name) and (name in before or now[name])]
 
 
 def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], changeable: tuple[str, ...]) -> None:

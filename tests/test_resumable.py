@@ -15,6 +15,7 @@ from conftest import fill, make_model
 from training import make_trainer
 from transformers import Trainer, TrainerCallback
 
+from smsa import resumable
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, verify
 from smsa.files import hash_file
 from smsa.processes import STOP, Stopped
@@ -154,10 +155,12 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
     assert_same(seen(trainer), seen(plain))
 
 
-def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path):
+def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(resumable, "keep_freed_memory", lambda: calls.append("memory"))
     trainer = make(tmp_path / "undisturbed")
     trainer.train(resume_from_checkpoint=True)
-    assert trainer.losses == []
+    assert trainer.losses == [] and calls == ["memory"]
     assert_same(seen(trainer), undisturbed)
     halfway = {"max_steps": 7, "early_stopping_patience": 0}
     make(tmp_path / "run", **halfway).train()
