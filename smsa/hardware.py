@@ -106,7 +106,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees until it ends, where its C library is glibc.
 
     glibc gives each large block back to the system and has it cleared again for the next step: on two cores of an AMD
-    EPYC with avx512_bf16, 51,000 page faults a step of IndoBERT's shape in bf16, and 4 % of its time.
+    EPYC with avx512_bf16, 51,000 page faults a step of IndoBERT's shape in bf16, and 4 to 10 % of its time. The most
+    that the process has at a time grows by 8 % there.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h; mallopt(3)
