@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from smsa.data import find_smsa  # noqa: E402
 from smsa.labels import LABELS, label_maps  # noqa: E402
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
 
 ROOT = Path(__file__).parent.parent
