@@ -96,6 +96,8 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
         sampler = LengthGroupedSampler(lengths, args.train_batch_size, args.seed)
     if like_ours and args.fast_kernels:
         use_fast_kernels(model, device.type)
+    elif like_ours and args.bf16 and device.type == "cpu":
+        model.set_attn_implementation("eager")
     batches = DataLoader(
         splits["train"], args.train_batch_size, shuffle=sampler is None, sampler=sampler, collate_fn=collate
     )
@@ -103,9 +105,8 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     half = like_ours and {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.mixed_precision)
     autocast = torch.autocast(device.type, half) if half else contextlib.nullcontext()
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-    optimizer = torch.optim.Adam(
-        model.parameters(), args.learning_rate, fused=(like_ours and args.fast_kernels) or None
-    )  # fmt: skip
+    fused = (like_ours and (args.fast_kernels or args.bf16)) or None
+    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=fused)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step_size, args.lr_gamma)
     clock = Clock()
     for epoch in range(int(args.num_train_epochs)):

@@ -181,7 +181,8 @@ def _base_name(run: dict, scratch: str, folder: str, shipped: str) -> str:
 
 def _additions(run: dict, **names: str) -> list[str]:
     """What a run has added to the reference's recipe; `names` has the words for each option."""
-    return [f"{name} (`{option}`)" for option, name in names.items() if run["settings"].get(option)]
+    added = [option for option in names if run["settings"].get(option) not in (None, 0, "none")]
+    return [f"{names[option]} (`{option}`)" for option in added]
 
 
 def _introduction(run: dict, title: str) -> str:
@@ -189,7 +190,9 @@ def _introduction(run: dict, title: str) -> str:
         run, "a small BERT that starts from nothing", "an encoder in a folder called", "smsa's own small encoder"
     )
     order = ", ".join(f"{i} `{label}`" for i, label in enumerate(run["labels"]))
-    added = " and ".join(_additions(run, ema_decay="averaged weights", rdrop_alpha="R-Drop"))
+    added = " and ".join(
+        _additions(run, ema_decay="averaged weights", rdrop_alpha="R-Drop", class_weights="weighted labels")
+    )
     recipe = f"adds {added} to the recipe of IndoNLU" if added else "follows the recipe of IndoNLU"
     return (
         f"# {title}\n\nSays which of {len(run['labels'])} labels an Indonesian text has. It is {base}, fine-tuned on "
@@ -358,7 +361,9 @@ def _summary(metrics: dict, run: dict) -> str:
     f1, low, high = (_percent(value).replace(".", ",") for value in (scores["f1"], *scores["intervals"]["f1"]))
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}".replace(".", ",") for label in run["labels"])
     n_texts = f"{run['data'][split]['n_texts']:,}".replace(",", ".")
-    added = " dan ".join(_additions(run, ema_decay="rata-rata bobot", rdrop_alpha="R-Drop"))
+    added = " dan ".join(
+        _additions(run, ema_decay="rata-rata bobot", rdrop_alpha="R-Drop", class_weights="bobot label")
+    )
     recipe = "resep IndoNLU" + (f" dengan tambahan {added}" if added else "")
     return (
         f"## Ringkasan\n\nModel ini memberi teks berbahasa Indonesia satu dari {len(run['labels'])} label "

@@ -110,6 +110,8 @@ class SentimentTrainer(ResumableTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
+        elif args.bf16 and args.device.type == "cpu":
+            self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
         self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
         self.add_callback(self.epoch_scores)
@@ -126,7 +128,8 @@ class SentimentTrainer(ResumableTrainer):
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
-                fused=self.args.fast_kernels or None,  # one pass over the weights; it rounds otherwise
+                # one pass over the weights; its own rounding is kept out of fp32, which has the reference's to the bit
+                fused=self.args.fast_kernels or self.args.bf16 or None,
             )
         return self.optimizer
 

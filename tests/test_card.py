@@ -150,13 +150,16 @@ def test_every_figure_is_the_one_that_was_measured(folder):
 
 def test_what_a_run_adds_to_the_recipe_is_said(folder):
     _, run = read(folder)
-    added = {"ema_decay": 0.99, "rdrop_alpha": 2}
     card = render_card(folder, "me/model")
     assert "which follows the recipe of IndoNLU. It" in card and "menurut resep IndoNLU. Pada" in card
+    added = {"ema_decay": 0.99, "rdrop_alpha": 2, "class_weights": "none"}
     write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
     card = render_card(folder, "me/model")
     assert "which adds averaged weights (`ema_decay`) and R-Drop (`rdrop_alpha`) to the recipe of IndoNLU" in card
     assert "menurut resep IndoNLU dengan tambahan rata-rata bobot (`ema_decay`) dan R-Drop (`rdrop_alpha`)." in card
+    added = {"ema_decay": 0.0, "class_weights": "balanced"}
+    write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
+    assert "which adds weighted labels (`class_weights`) to the recipe" in render_card(folder, "me/model")
 
 
 def test_any_score_that_changes_changes_the_card(folder):

@@ -336,3 +336,23 @@ def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, tokenizer, 
     plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=8)
     assert seen["logits"].shape == (8, 3)
     torch.testing.assert_close(plain, functional.cross_entropy(seen["logits"], batch["labels"]))
+
+
+def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_alone(tmp_path, tokenizer, rows):
+    start = make_model(dropout=0.1)
+
+    def train(name, **changes):
+        trainer = make_trainer(
+            copy.deepcopy(start), tokenizer, rows(64), rows(7), tmp_path / name, num_train_epochs=1, **changes
+        )
+        trainer.train()
+        return torch.stack(trainer.losses), trainer
+
+    reference, in_fp32 = train("fp32")
+    rounded, in_bf16 = train("bf16", precision="bf16")
+    other_draws, _ = train("fast", fast_kernels=True)
+    assert not in_fp32.optimizer.defaults["fused"] and in_fp32.model.config._attn_implementation == "sdpa"
+    assert in_bf16.optimizer.defaults["fused"] and in_bf16.model.config._attn_implementation == "eager"
+    assert 0 < (rounded - reference).abs().max() < 1e-3 < (other_draws - reference).abs().max()
+    in_bf16.save_model(tmp_path / "model")
+    assert "eager" not in (tmp_path / "model" / "config.json").read_text()
