@@ -80,7 +80,7 @@ def macro_f1(predictions: np.ndarray, label_ids: np.ndarray) -> float:
 
 
 def run_loop(folder: Path, args, like_ours: bool) -> Clock:
-    """A loop as RECIPE.md states it: fp32, shuffled, each batch padded to its longest; checkpoints are not written.
+    """The loop of IndoNLU: fp32, shuffled, each batch padded to its longest; checkpoints are not written.
 
     `like_ours` gives it the precision, the order of texts, the kernels, the optimiser and the memory of smsa's Trainer.
     """

@@ -24,6 +24,7 @@ from smsa.judging.judgement import (
 from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
 from smsa.report import update_card
+from smsa.shipped import find_shipped
 
 import transformers  # isort: skip
 
@@ -69,10 +70,11 @@ def main(args: JudgingArguments) -> dict:
         if args.calibrate:
             temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
             judgements.append(judge_calibrated(f"{first} (calibrated)", judgements[0], data, temperature, args.seed))
+        report = write_report(data, judgements, args.output, args.seed, temperature)
+        if args.calibrate:  # not before the report is safe: it alone knows the scores of the model as it was
             store_temperature(args.model, temperature)
         if args.normalise:
             store_normaliser(args.model)
-        report = write_report(data, judgements, args.output, args.seed, temperature)
         if args.calibrate or args.normalise:
             update_card(args.model)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -99,10 +101,9 @@ def name_systems(paths: list[str]) -> dict[str, str]:
     Raises:
         ValueError: if a system is given twice.
     """
-    paths = [os.path.normpath(path) for path in paths]
-    if len(set(paths)) < len(paths):
+    if len({os.path.abspath(find_shipped(path)) for path in paths}) < len(paths):
         raise ValueError("--compare: a system is given twice.")
-    short = [os.path.basename(path) for path in paths]
+    short = [os.path.basename(os.path.normpath(path)) for path in paths]
     return dict(zip(short if len(set(short)) == len(paths) else paths, paths, strict=True))
 
 

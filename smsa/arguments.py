@@ -433,7 +433,7 @@ class HubArguments:
         default=False,
         metadata={
             "help": "Put the finished model on the Hugging Face Hub, as scripts/push.py does; access is checked before "
-            "training. The token is that of `hf auth login`, or HF_TOKEN."
+            "training, which makes the repository. The token is that of `hf auth login`, or HF_TOKEN."
         },
     )
     hub_model_id: str | None = field(

@@ -25,6 +25,13 @@ EXAMPLES = (
 )
 _SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
 _SPLITS = {"valid": "validation", "test": "test"}  # ours and the Hub's
+_ADDITIONS = {
+    "ema_decay": ("averaged weights", "rata-rata bobot"),
+    "rdrop_alpha": ("R-Drop", "R-Drop"),
+    "class_weights": ("weighted labels", "bobot label"),
+    "freeze_embeddings": ("fixed embeddings", "embedding yang tetap"),
+    "freeze_layers": ("fixed layers", "lapisan yang tetap"),
+}
 _SMSA = (
     'SmSA (Purwarianti and Crisdayanti 2019, "Improving Bi-LSTM Performance for Indonesian Sentiment Analysis Using '
     'Paragraph Vector", ICAICTA), as distributed with [IndoNLU](https://github.com/IndoNLP/indonlu) (Wilie et al. '
@@ -179,10 +186,10 @@ def _base_name(run: dict, scratch: str, folder: str, shipped: str) -> str:
     return ({"scratch": scratch, "hub": hub} | named)[base["kind"]]
 
 
-def _additions(run: dict, **names: str) -> list[str]:
-    """What a run has added to the reference's recipe; `names` has the words for each option."""
-    added = [option for option in names if run["settings"].get(option) not in (None, 0, "none")]
-    return [f"{names[option]} (`{option}`)" for option in added]
+def _additions(run: dict, language: int) -> list[str]:
+    """What a run has added to the reference's recipe, in English (0) or Indonesian (1)."""
+    added = [option for option in _ADDITIONS if run["settings"].get(option) not in (None, 0, "none")]
+    return [f"{_ADDITIONS[option][language]} (`{option}`)" for option in added]
 
 
 def _introduction(run: dict, title: str) -> str:
@@ -190,9 +197,7 @@ def _introduction(run: dict, title: str) -> str:
         run, "a small BERT that starts from nothing", "an encoder in a folder called", "smsa's own small encoder"
     )
     order = ", ".join(f"{i} `{label}`" for i, label in enumerate(run["labels"]))
-    added = " and ".join(
-        _additions(run, ema_decay="averaged weights", rdrop_alpha="R-Drop", class_weights="weighted labels")
-    )
+    added = " and ".join(_additions(run, 0))
     recipe = f"adds {added} to the recipe of IndoNLU" if added else "follows the recipe of IndoNLU"
     return (
         f"# {title}\n\nSays which of {len(run['labels'])} labels an Indonesian text has. It is {base}, fine-tuned on "
@@ -361,9 +366,7 @@ def _summary(metrics: dict, run: dict) -> str:
     f1, low, high = (_percent(value).replace(".", ",") for value in (scores["f1"], *scores["intervals"]["f1"]))
     by_label = ", ".join(f"{label} {_percent(scores[f'f1_{label}'])}".replace(".", ",") for label in run["labels"])
     n_texts = f"{run['data'][split]['n_texts']:,}".replace(",", ".")
-    added = " dan ".join(
-        _additions(run, ema_decay="rata-rata bobot", rdrop_alpha="R-Drop", class_weights="bobot label")
-    )
+    added = " dan ".join(_additions(run, 1))
     recipe = "resep IndoNLU" + (f" dengan tambahan {added}" if added else "")
     return (
         f"## Ringkasan\n\nModel ini memberi teks berbahasa Indonesia satu dari {len(run['labels'])} label "

@@ -107,7 +107,7 @@ def read_texts(path: Path) -> list[str]:
     texts, bad_rows = [], []
     with path.open("rb") as stream:
         for line, content in read_lines(stream):
-            text = (content.rpartition("\t")[0] if path.suffix == ".tsv" else content).strip()
+            text = (content.rpartition("\t")[0] if path.suffix == ".tsv" and "\t" in content else content).strip()
             if not is_unicode(text) or "\0" in text:
                 reason = "the text holds a NUL character" if "\0" in text else "the text is not valid UTF-8"
                 bad_rows.append(BadRow(path, line, text, reason))

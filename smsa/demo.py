@@ -231,7 +231,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         ) -> Iterator[list]:
             """Score lines or a file: what `fault`, `download`, `shares` and the tables show."""
             hidden = gr.update(visible=False)
-            words = PAGE[language]
+            words, job = PAGE[language], folder
             try:
                 # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
                 with TemporaryDirectory(dir=folder) as job:

@@ -111,7 +111,7 @@ def load_model(
 
 
 def load_classifier(
-    model_name_or_path: str, revision: str | None = None
+    model_name_or_path: str | Path, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model that was trained to tell labels apart, as safely as `load_model`, in fp32.
 

@@ -143,7 +143,7 @@ def update_card(folder: str | Path) -> None:
     if not is_renewable(folder):
         return
     metrics = json.loads((folder / "metrics.json").read_bytes())
-    metrics["examples"] = answer_examples(*load_classifier(str(folder)))
+    metrics["examples"] = answer_examples(*load_classifier(folder))
     write_whole(folder / "metrics.json", dump_json(metrics))
     write_whole(folder / CARD, render_card(folder, str(folder), read_card(folder)).encode())
 

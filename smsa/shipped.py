@@ -12,14 +12,16 @@ ENCODER, CLASSIFIER = "mini", "mini-sentiment"
 SHIPPED = (ENCODER, CLASSIFIER)
 
 
-def find_shipped(name: str) -> str:
-    """Get the folder of `mini` or `mini-sentiment`; any other name comes back as it is. `./mini` is a folder of yours.
+def find_shipped(name: str | Path) -> str:
+    """Get the folder of `mini` or `mini-sentiment`; any other name comes back as it is.
+
+    `./mini` is a folder of yours, and so is every Path.
 
     Raises:
         FileNotFoundError: if the package was installed without them.
     """
     if name not in SHIPPED:
-        return name
+        return str(name)
     folder = FOLDER / name
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{name} did not come with this installation of smsa; `make mini` makes it anew.")

@@ -128,7 +128,7 @@ class SentimentTrainer(ResumableTrainer):
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
-                # one pass over the weights; its own rounding is kept out of fp32, which has the reference's to the bit
+                # in one pass over the weights, which rounds otherwise: not in fp32, which is the reference's to the bit
                 fused=self.args.fast_kernels or self.args.bf16 or None,
             )
         return self.optimizer

@@ -21,7 +21,8 @@ from transformers import (
 
 from scripts import score
 from smsa.arguments import JUDGING_OPTIONS, parse_arguments
-from smsa.judging.calibration import last_layer, store_temperature
+from smsa.judging import figures
+from smsa.judging.calibration import last_layer, require_unseen, store_temperature
 from smsa.judging.judgement import LabelledFile, judge_calibrated
 from smsa.labels import LABELS, label_maps
 from smsa.model import load_classifier
@@ -81,6 +82,38 @@ def test_score_calibrates_a_model_for_every_client(folder, tmp_path):
     assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == pytest.approx(report["temperature"])
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in (tmp_path / "before").iterdir()}
+
+
+def test_a_folder_of_the_name_of_a_shipped_model_is_the_one_that_is_judged_and_changed(folder, tmp_path, monkeypatch):
+    folder.rename(tmp_path / "mini-sentiment")
+    before = load_file(tmp_path / "mini-sentiment" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    report = run_score("--model", "./mini-sentiment", "--data", VALID, "--output", "report", "--calibrate")
+    after = load_file(tmp_path / "mini-sentiment" / "model.safetensors")
+    for name, tensor in before.items():
+        divisor = report["temperature"] if name.startswith("classifier.") else 1
+        torch.testing.assert_close(after[name], tensor / divisor)
+    names = score.name_systems(["mini-sentiment", "./mini-sentiment"])
+    assert names == {"mini-sentiment": "mini-sentiment", "./mini-sentiment": "./mini-sentiment"}
+    with pytest.raises(ValueError, match="given twice"):
+        score.name_systems(["runs/a", "runs/./a/"])
+
+
+@pytest.mark.parametrize("change", ["--calibrate", "--normalise"])
+def test_a_report_that_cannot_be_written_leaves_the_model_as_it_was(folder, tmp_path, monkeypatch, change):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figures, "draw", fail)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit, match="No space left"):
+        run_score("--model", folder, "--data", VALID, "--output", tmp_path / "report", change)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_json_of_another_program_says_nothing_of_the_training_file(folder):
+    (folder / "run.json").write_text('{"data": {"name": "other"}}')
+    require_unseen(folder, VALID)
 
 
 def test_a_second_calibration_starts_from_the_first(folder):

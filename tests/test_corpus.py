@@ -31,6 +31,11 @@ def test_sources_are_lines_with_weights(corpus, smsa_dir):
     assert (second.name, second.weight, len(second.texts)) == ("smsa", 2.0, 7)
 
 
+def test_of_a_tsv_the_last_field_is_left_out_where_there_is_one(tmp_path):
+    (tmp_path / "a.tsv").write_text("enak\tsekali\tpositive\n\tneutral\nsatu teks saja\n")
+    assert read_texts(tmp_path / "a.tsv") == ["enak\tsekali", "satu teks saja"]
+
+
 def test_bad_lines_are_named_and_stop_all(corpus):
     with pytest.raises(BadRowsError, match=r"b\.txt:2: the text is not valid UTF-8(.|\n)*b\.txt:3: .*NUL"):
         read_sources(["a.txt", "b.txt"], corpus)

@@ -25,7 +25,7 @@ def classifier(tiny_model, tokenizer):
 
 
 def rows_of(n, suffix=""):
-    texts = [text for text in HOSTILE if "tsv" not in suffix or not set(text) & set("\t\n")]
+    texts = [text for text in HOSTILE if "tsv" not in suffix or not set(text) & set("\t\r\n")]
     return [{"id": f"{i:03}", "text": texts[i % len(texts)]} for i in range(n)]
 
 
@@ -356,6 +356,19 @@ def test_what_a_glob_finds_of_its_own_output_is_no_input(classifier, tmp_path, m
         (summary,) = score_paths(classifier, [str(tmp_path / "*")], "out.jsonl", on_bad_row="skip")
         assert (summary["read"], summary["rejected"]) == (2, 1)
     assert (tmp_path / "out.jsonl.rejects.jsonl").exists()
+
+
+def test_what_a_recursive_glob_finds_in_parts_or_in_the_output_is_no_input(tmp_path):
+    for name in ("a.csv", "deep/b.csv", "out.csv.parts/rows-0-7.csv", "out/a.csv", "out/a.csv.parts/rows-0-7.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+
+    def found(output):
+        files = find_inputs([str(tmp_path / "**" / "*.csv")], tmp_path / output)
+        return sorted(str(file.relative_to(tmp_path)) for file in files)
+
+    assert found("out") == ["a.csv", "deep/b.csv", "out.csv.parts/rows-0-7.csv"]
+    assert found("out.csv") == ["a.csv", "deep/b.csv", "out/a.csv", "out/a.csv.parts/rows-0-7.csv"]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "", '{"job": 1}'])

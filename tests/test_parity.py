@@ -17,7 +17,7 @@ def pad(rows, tokenizer):
 
 
 def reference_loop(model, tokenizer, train, valid, max_norm):
-    """One epoch after another as RECIPE.md states them; no Trainer, no Accelerate."""
+    """One epoch after another as in IndoNLU; no Trainer, no Accelerate."""
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=GAMMA)
     record = {"losses": [], "rates": [], "norms": [], "valid_f1": []}

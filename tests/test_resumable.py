@@ -133,6 +133,7 @@ def test_stopped_and_gone_on_with_equals_undisturbed(make, undisturbed, tmp_path
         {"gradient_accumulation_steps": 2},
         {"train_sampling_strategy": "group_by_length"},
         {"fast_kernels": True},
+        {"precision": "bf16", "ema_decay": 0.8},
         {"ema_decay": 0.8, "rdrop_alpha": 1.0},
         {"dataloader_num_workers": 1},
         {"class_weights": "1,3,2", "max_grad_norm": 0.3},
@@ -153,6 +154,14 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
     trainer = make(tmp_path / "run", **changes)
     trainer.train(resume_from_checkpoint=True)
     assert_same(seen(trainer), seen(plain))
+
+
+def test_a_machine_that_does_not_see_the_best_checkpoint_stops(make, tmp_path):
+    trainer = make(tmp_path / "run", num_train_epochs=1)
+    trainer.train()
+    Path(trainer.state.best_model_checkpoint).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="output_dir must be on a disk all machines share"):
+        trainer._load_best_model()
 
 
 def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path, monkeypatch):

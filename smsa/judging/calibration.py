@@ -41,7 +41,8 @@ def require_unseen(folder: str | Path, data_path: str | Path) -> None:
         ValueError: with the way out.
     """
     record = Path(folder, "run.json")
-    trained_on = json.loads(record.read_bytes())["data"]["train"]["sha256"] if record.is_file() else None
+    run = json.loads(record.read_bytes()) if record.is_file() else {}
+    trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
     if hash_file(Path(data_path))[0] == trained_on:
         raise ValueError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate by valid.")
 
@@ -64,7 +65,7 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
     """
     folder = Path(folder)
     require_model_folder(folder)
-    model, _ = load_classifier(str(folder))
+    model, _ = load_classifier(folder)
     name, layer = last_layer(model)
     tensors = load_file(folder / "model.safetensors")
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):

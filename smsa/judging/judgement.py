@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from smsa.data import count_seen, load_splits
+from smsa.data import load_splits
 from smsa.files import publish, stage
 from smsa.judging import figures
 from smsa.judging.baselines import DESCRIPTION, System, load_baseline
@@ -146,7 +146,7 @@ class LabelledFile:
         texts, seen = list(rows["text"]), None
         if train_path is not None:
             train_texts = set(load_splits({"train": train_path}, labels, text_column, label_column)["train"]["text"])
-            seen = np.array([count_seen([text], train_texts) for text in texts], dtype=bool)
+            seen = np.array([text in train_texts for text in texts], dtype=bool)
         absent = sorted({*labels} - {labels[i] for i in rows["label"]})
         if absent:
             logger.warning("%s has no %s text: the macro scores count it as 0.", path, " and no ".join(absent))

@@ -53,7 +53,7 @@ def store_normaliser(folder: str | Path) -> None:
         ValueError: as `add_normaliser`, and as `load_classifier`.
     """
     folder = Path(folder)
-    _, tokenizer = load_classifier(str(folder))
+    _, tokenizer = load_classifier(folder)
     staging = stage(folder)
     try:
         save_tokenizer(add_normaliser(tokenizer), staging)

@@ -112,8 +112,11 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
 
 
 def _is_written_for(file: Path, output: Path) -> bool:
-    names = [f"{output.name}{suffix}" for suffix in ("", ".summary.json", ".rejects.jsonl")]
-    return file.name in names and file.resolve().parent == output.resolve().parent
+    file, output = file.resolve(), output.resolve()
+    written = [
+        output.with_name(f"{output.name}{suffix}") for suffix in ("", ".summary.json", ".rejects.jsonl", ".parts")
+    ]
+    return any(path == file or path in file.parents for path in written)
 
 
 def _is_known(path: Path) -> bool:

@@ -264,7 +264,7 @@ class Source:
         if self._output_format == "tsv":
             fits = np.ones(len(numbers), dtype=bool)
             for name, column in zip(table.column_names, table.columns, strict=True):
-                for i in np.flatnonzero(pc.match_substring_regex(column, "[\t\n]").fill_null(False)):
+                for i in np.flatnonzero(pc.match_substring_regex(column, "[\t\r\n]").fill_null(False)):
                     reason = f"{name!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
                     faults[int(numbers[i])] = Malformed(table.slice(i, 1).to_pylist()[0], reason)
                     fits[i] = False
@@ -399,7 +399,7 @@ def render_header(output_format: str, names: list[str]) -> bytes:
         return b"index,label\n"
     cells = escape_formulas(pa.array(names, pa.string()))
     if output_format == "tsv":
-        if pc.any(pc.match_substring_regex(cells, "[\t\n]")).as_py():
+        if pc.any(pc.match_substring_regex(cells, "[\t\r\n]")).as_py():
             raise ValueError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
         return "\t".join(cells.to_pylist()).encode() + b"\n"
     return _write_csv(pa.Table.from_arrays([pa.array([], pa.string())] * len(cells), names=cells.to_pylist()), True)
