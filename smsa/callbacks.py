@@ -208,10 +208,13 @@ class EpochScores(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"shares": self.shares}}
 
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, label_ids: torch.Tensor) -> None:
-        """Count one batch: its summed loss, logits of shape (batch, n_labels), gold label ids of shape (batch,)."""
+        """Count one batch: its summed loss, logits of shape (batch, n_labels), gold label ids of shape (batch,).
+
+        A label id below 0 is that of a text that does not count.
+        """
         self.loss_sum += loss_sum.detach()
-        cells = label_ids * len(self.labels) + logits.detach().argmax(-1)
-        self.confusion.scatter_add_(0, cells, torch.ones_like(cells))
+        cells = label_ids.clamp(min=0) * len(self.labels) + logits.detach().argmax(-1)
+        self.confusion.scatter_add_(0, cells, (label_ids >= 0).to(cells.dtype))
 
     def mean_loss(self) -> float:
         """Get the mean loss over the texts of this process so far."""

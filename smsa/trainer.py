@@ -20,6 +20,9 @@ from smsa.metrics import compute_metrics
 from smsa.resumable import ResumableTrainer
 
 
+_IGNORED = -100  # torch's cross entropy and Trainer's count of texts pass this label over
+
+
 class EpochStepLR(StepLR):
     """StepLR that moves by epoch although Trainer steps it after every batch.
 
@@ -140,6 +143,21 @@ class SentimentTrainer(ResumableTrainer):
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
         return self.lr_scheduler
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Get the batches of one step, and how many texts they have over all processes.
+
+        To give each process as many batches, Accelerate fills the last step of an epoch with texts from its start.
+        These get the label -100, which no loss, no count and no score of training takes in.
+        """
+        return super().get_batch_samples(map(self._mark_repeated, epoch_iterator), num_batches, device)
+
+    def _mark_repeated(self, batch):
+        label_ids, args = batch["labels"], self.args
+        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # texts of the last batches in all
+        if n_last and self.accelerator.gradient_state.end_of_dataloader and not args.dataloader_drop_last:
+            label_ids[max(0, n_last - args.process_index * len(label_ids)) :] = _IGNORED  # they go to processes in turn
+        return batch
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Get the share of this batch in the mean cross entropy over the texts of one step, over all processes.
 
@@ -168,7 +186,7 @@ class SentimentTrainer(ResumableTrainer):
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, weight=weight, reduction="sum")
         if alpha:
-            divergence = alpha / 2 * _divergence(*logits.chunk(2))
+            divergence = alpha / 2 * _divergence(*logits.chunk(2), label_ids.chunk(2)[0] != _IGNORED)
             loss_sum, logits, label_ids = loss_sum / 2, logits.chunk(2)[0], label_ids.chunk(2)[0]
         if model.training:
             self.epoch_scores.add(loss_sum, logits, label_ids)
@@ -206,7 +224,7 @@ class SentimentTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
 
-def _divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p, q) + KL(q, p) of two answers of shape (batch, n_labels), summed over the texts, in nats."""
+def _divergence(logits: torch.Tensor, others: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Half of KL(p, q) + KL(q, p) of two answers of shape (batch, n_labels), summed over texts that count, in nats."""
     p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum() / 2
+    return ((p.exp() - q.exp()) * (p - q) * counts[:, None]).sum() / 2

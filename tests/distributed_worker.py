@@ -18,7 +18,7 @@ from smsa.processes import end_process
 
 def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> None:
     n_valid = sum(1 for _ in find_smsa(smsa_dir)["valid"].open("rb"))
-    splits, tokenizer = encode_real_rows(find_smsa(smsa_dir), n_train=32, n_valid=n_valid)
+    splits, tokenizer = encode_real_rows(find_smsa(smsa_dir), n_train=35, n_valid=n_valid)
     trainer = make_trainer(
         make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], splits["valid"].select(range(7)),
         output.with_suffix(""), num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2",
@@ -36,11 +36,13 @@ def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> Non
     predictions = {f"logits_{n}": trainer.predict(splits["valid"].select(range(n))).predictions for n in (7, n_valid)}
     scores = trainer.evaluate(splits["valid"])
     losses = trainer.accelerator.reduce(torch.stack(trainer.losses), reduction="mean")
-    train_f1 = [e["train_f1"] for e in trainer.state.log_history if "train_f1" in e]
+    epochs = [entry for entry in trainer.state.log_history if "train_f1" in entry]
+    train_f1 = [epoch["train_f1"] for epoch in epochs]
+    n_texts = [sum(epoch[f"train_n_{label}"] for label in trainer.labels) for epoch in epochs]
     if trainer.is_world_process_zero():
         np.savez(
             output, world_size=trainer.args.world_size, losses=losses, rates=trainer.rates, norms=trainer.norms,
-            gradients=torch.stack(gradients), train_f1=train_f1,
+            gradients=torch.stack(gradients), train_f1=train_f1, n_texts=n_texts,
             eval_f1=scores["eval_f1"], eval_loss=scores["eval_loss"],
             weights=torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), n_valid=n_valid,
             **before, **predictions,

@@ -314,28 +314,31 @@ def test_class_weights_scale_the_gradient_of_their_label(tmp_path, tiny_model, t
     assert norms["1,3,1"] == pytest.approx(3 * norms["none"], rel=1e-5)
 
 
-def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, tokenizer, rows):
+@pytest.mark.parametrize("n", [8, 5])  # texts of eight that count, as in the last step of an epoch of two processes
+def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, tokenizer, rows, n):
     """By hand: the cross entropy of both draws, and alpha times the mean of both KL divergences; half of it."""
     encoded = rows(8)
     trainer = make_trainer(make_model(dropout=0.3), tokenizer, encoded, encoded, tmp_path, rdrop_alpha=0.5)
     batch = trainer.data_collator([dict(row) for row in encoded])
+    batch["labels"][n:] = -100
     seen = {}
     trainer.model.register_forward_hook(lambda module, inputs, outputs: seen.update(logits=outputs.logits))
     trainer.model.train()
-    loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=8)
-    first, second = seen["logits"].chunk(2)
-    assert first.shape == (8, 3) and not torch.allclose(first, second)
-    entropy = [functional.cross_entropy(logits, batch["labels"]) for logits in (first, second)]
+    loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=n)
+    assert seen["logits"].shape == (16, 3)
+    first, second = (logits[:n] for logits in seen["logits"].chunk(2))
+    assert not torch.allclose(first, second)
+    entropy = [functional.cross_entropy(logits, batch["labels"][:n]) for logits in (first, second)]
     p, q = (torch.distributions.Categorical(logits=logits) for logits in (first, second))
     divergence = (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)).mean() / 2
     torch.testing.assert_close(2 * loss, entropy[0] + entropy[1] + 0.5 * divergence)  # as the paper writes it
     scores = trainer.epoch_scores.compute(trainer.accelerator)
     assert scores["loss"] == pytest.approx(sum(entropy).item() / 2)  # what is printed is cross entropy alone
-    assert sum(scores[f"n_{label}"] for label in trainer.labels) == 8
+    assert sum(scores[f"n_{label}"] for label in trainer.labels) == n
     trainer.model.eval()
-    plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=8)
+    plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=n)
     assert seen["logits"].shape == (8, 3)
-    torch.testing.assert_close(plain, functional.cross_entropy(seen["logits"], batch["labels"]))
+    torch.testing.assert_close(plain, functional.cross_entropy(seen["logits"][:n], batch["labels"][:n]))
 
 
 def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_alone(tmp_path, tokenizer, rows):
