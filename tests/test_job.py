@@ -359,16 +359,20 @@ def test_what_a_glob_finds_of_its_own_output_is_no_input(classifier, tmp_path, m
 
 
 def test_what_a_recursive_glob_finds_in_parts_or_in_the_output_is_no_input(tmp_path):
-    for name in ("a.csv", "deep/b.csv", "out.csv.parts/rows-0-7.csv", "out/a.csv", "out/a.csv.parts/rows-0-7.csv"):
+    files = ["a.csv", "deep/b.csv", "out.csv.parts/rows-0-7.csv", "out/mine.csv"]
+    finished, begun = ["out/a.csv", "out/a.csv.summary.json"], ["out/b.csv.parts/rows-0-7.csv"]
+    for name in (*files, *finished, *begun):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
 
-    def found(output):
-        files = find_inputs([str(tmp_path / "**" / "*.csv")], tmp_path / output)
-        return sorted(str(file.relative_to(tmp_path)) for file in files)
+    def found(pattern, output):
+        return {str(file.relative_to(tmp_path)) for file in find_inputs([str(tmp_path / pattern)], tmp_path / output)}
 
-    assert found("out") == ["a.csv", "deep/b.csv", "out.csv.parts/rows-0-7.csv"]
-    assert found("out.csv") == ["a.csv", "deep/b.csv", "out/a.csv", "out/a.csv.parts/rows-0-7.csv"]
+    assert found("**/*.csv", "out") == {*files}
+    assert found("**/*.csv", "out.csv") == {*files, "out/a.csv", *begun} - {"out.csv.parts/rows-0-7.csv"}
+    assert found("deep/*.csv", ".") == {"deep/b.csv"}
+    with pytest.raises(ValueError, match="matches only what belongs to the output .*: write elsewhere"):
+        found("out/a.*", "out")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "", '{"job": 1}'])

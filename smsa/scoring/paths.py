@@ -77,7 +77,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
 
     Raises:
         FileNotFoundError: for a name that matches no file.
-        ValueError: if a file is named twice, is a pipe, or is the output.
+        ValueError: if a file is named twice, is a pipe, or is, or belongs to, the output.
     """
     files: list[Path] = []
     for name in names:
@@ -100,8 +100,11 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
                 raise ValueError(f"{name} is the output, too: name another one.")
             known = [path]
         else:
-            matches = (Path(match) for match in sorted(glob.glob(name, recursive=True)))
-            known = [file for file in matches if file.is_file() and not _is_written_for(file, output)]
+            matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
+            written = _find_written(output)
+            known = [file for file in matches if written.isdisjoint([file.resolve(), *file.resolve().parents])]
+            if matches and not known:
+                raise ValueError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
         if not known:
             raise FileNotFoundError(f"{name} does not exist, or holds no file to score.")
         files += known
@@ -111,12 +114,17 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     return files
 
 
-def _is_written_for(file: Path, output: Path) -> bool:
-    file, output = file.resolve(), output.resolve()
-    written = [
-        output.with_name(f"{output.name}{suffix}") for suffix in ("", ".summary.json", ".rejects.jsonl", ".parts")
-    ]
-    return any(path == file or path in file.parents for path in written)
+def _find_written(output: Path) -> set[Path]:
+    """Get all that jobs with this output may have left: files, and folders of parts.
+
+    Where the output is a folder, it holds a job for each input, told by its summary or its parts.
+    """
+    outputs = [output.resolve()]
+    if output.is_dir():
+        marks = [(path, mark) for mark in (".summary.json", ".parts") for path in outputs[0].glob(f"*{mark}")]
+        outputs = [path.with_name(path.name.removesuffix(mark)) for path, mark in marks]
+    suffixes = ("", ".summary.json", ".rejects.jsonl", ".parts")
+    return {path.with_name(f"{path.name}{suffix}") for path in outputs for suffix in suffixes}
 
 
 def _is_known(path: Path) -> bool:
