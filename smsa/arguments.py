@@ -171,6 +171,10 @@ class RunArguments(TrainingArguments):
         self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
         super().__post_init__()
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
+        if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
+            raise ValueError(
+                "split_batches and even_batches must stay: by them texts that a last step repeats are told."
+            )
 
         n_launched = int(os.environ.get("WORLD_SIZE", 1))
         if self.world_size != n_launched:

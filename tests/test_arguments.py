@@ -245,3 +245,9 @@ def test_freed_memory_is_kept():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     before, after = map(int, done.stdout.split())
     assert after < 100 < before
+
+
+@pytest.mark.parametrize("changed", [{"split_batches": True}, {"even_batches": False}])
+def test_other_ways_to_share_texts_among_processes_are_refused(tmp_path, changed):
+    with pytest.raises(ValueError, match="split_batches and even_batches must stay"):
+        SentimentTrainingArguments(output_dir=str(tmp_path), accelerator_config=changed)
