@@ -212,12 +212,20 @@ def launch(options, output_dir, config, resume=True, **kwargs) -> Launch:
 
 
 @pytest.fixture(scope="module")
-def two_in_peace(tiny, tmp_path_factory):
-    """The result of the tiny run on two processes."""
+def patient(tiny) -> list[str]:
+    """Options of the tiny run, for two processes: it goes on long enough to remove a checkpoint while it trains."""
+    return [*tiny, "--early_stopping_patience", "4"]
+
+
+@pytest.fixture(scope="module")
+def two_in_peace(patient, tmp_path_factory):
+    """The result of that run."""
     output_dir = tmp_path_factory.mktemp("two") / "run"
-    status, text = launch(tiny, output_dir, DOUBLE).end()
+    status, text = launch(patient, output_dir, DOUBLE).end()
     assert status == 0, text[-3000:]
-    return result(output_dir)
+    found = result(output_dir)
+    assert found["evaluations"] >= 4, "the fourth checkpoint is the first for which another is removed"
+    return found
 
 
 INJECTED = [
@@ -231,15 +239,15 @@ INJECTED = [
 ]
 
 
-def test_killed_on_two_processes(tiny, two_in_peace, tmp_path):
+def test_killed_on_two_processes(patient, two_in_peace, tmp_path):
     """One of them at a point; both and the launcher at once at a random moment."""
     moments = random.Random(1)
     for point in INJECTED:
-        run = launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point)
+        run = launch(patient, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point)
         status, text = run.end()
         assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
         assert "error: another process of this launch is gone" in text and 'finetune.py", line' not in text
-    assert launch(tiny, tmp_path / "run", DOUBLE).end()[0] == 0
+    assert launch(patient, tmp_path / "run", DOUBLE).end()[0] == 0
     assert result(tmp_path / "run") == two_in_peace
     assert_nothing_is_left_over(tmp_path / "run")
 
