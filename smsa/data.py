@@ -68,7 +68,10 @@ def find_files(
     if bool(train_file) != bool(valid_file):
         raise ValueError("--train_file and --valid_file go together: the epoch that is kept is chosen on valid.")
     if train_file and data_dir:
-        raise ValueError("--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both.")
+        raise ValueError(
+            "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
+            "recipes/mini.yaml and indonlu.yaml name no data."
+        )
     files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 

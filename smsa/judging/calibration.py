@@ -31,7 +31,10 @@ def require_model_folder(folder: str | Path) -> None:
         ValueError: if it is no folder with safetensors.
     """
     if not Path(folder, "model.safetensors").is_file():
-        raise ValueError(f"only a model folder with a model.safetensors can be changed; {folder} is none.")
+        raise ValueError(
+            f"only a model folder with a model.safetensors can be changed; {folder} is none. Of a model that comes "
+            "with smsa, change a copy: cp -r smsa/shipped/mini-sentiment runs/mine."
+        )
 
 
 def require_unseen(folder: str | Path, data_path: str | Path) -> None:

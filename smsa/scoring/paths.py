@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def score_paths(
     classifier: SentimentClassifier,
-    inputs: list[str],
+    inputs: str | list[str],
     output: str,
     input_format: str | None = None,
     output_format: str | None = None,
@@ -40,6 +40,7 @@ def score_paths(
     Returns:
         The summary of each output, as `score_files`; raises what it raises.
     """
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     reads_stdin, writes_stdout = "-" in inputs, output == "-"
     if reads_stdin and len(inputs) > 1:
         raise ValueError("--input - is stdin alone; give no other file beside it.")
