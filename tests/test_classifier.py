@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -86,6 +87,21 @@ def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
 def test_a_text_without_anything_in_it_gets_no_label(tiny_model, tokenizer, text):
     (answer,) = make_classifier(tiny_model, tokenizer)([text])
     assert answer == dict.fromkeys(ADDED) | {"truncated": False, "empty": True}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (pd.DataFrame({"text": ["enak"], "id": [1]}), "a DataFrame is not a list of texts: give one column"),
+        (pa.table({"text": ["enak"]}), "a Table is not a list of texts"),
+        ({"text": ["enak"]}, "a dict is not a list of texts"),
+        (["enak", 5], "a text must be a str of whole characters, or None: .*'int'"),
+        (["enak", "\ud83d"], "a text must be a str of whole characters, or None: .*surrogates"),
+    ],
+)
+def test_what_is_no_text_is_refused(tiny_model, tokenizer, texts, message):
+    with pytest.raises(TypeError, match=message):
+        make_classifier(tiny_model, tokenizer)(texts)
 
 
 def test_only_texts_that_lose_pieces_are_truncated(tiny_model, tokenizer):

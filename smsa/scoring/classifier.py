@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -146,7 +146,11 @@ class SentimentClassifier:
         return cls(model, tokenizer, max_length, **engine)
 
     def __call__(self, texts: str | Iterable[str | None]) -> dict | list[dict]:
-        """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order."""
+        """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
+
+        Raises:
+            TypeError: as `stream`.
+        """
         if isinstance(texts, str):
             return self([texts])[0]
         return list(self.stream(texts))
@@ -198,10 +202,22 @@ class SentimentClassifier:
         return replace(scores, words=[None if is_empty else known[text] for text, is_empty, _ in rows])
 
     def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
-        """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number."""
+        """Label texts as they come, `engine.window_rows` at a time: memory does not grow with their number.
+
+        None and NaN are empty texts.
+
+        Raises:
+            TypeError: for a whole table, whose columns' names are what it would give, and for what is not a text.
+        """
+        if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+            raise TypeError(f"a {type(texts).__name__} is not a list of texts: give one column, like table['text'].")
         texts = iter(texts)
         while window := list(islice(texts, self.engine.window_rows)):
-            yield from self.score(pa.array(window, pa.string(), from_pandas=True)).to_table().to_pylist()
+            try:
+                column = pa.array(window, pa.string(), from_pandas=True)
+            except (pa.ArrowException, UnicodeError) as error:
+                raise TypeError(f"a text must be a str of whole characters, or None: {error}.") from error
+            yield from self.score(column).to_table().to_pylist()
 
     def score(self, texts: pa.Array) -> Scores:
         """Label one window of texts; probabilities depend on the window, in the last bits, but on nothing else."""
