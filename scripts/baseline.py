@@ -4,17 +4,17 @@ python scripts/baseline.py tfidf --output runs/tfidf
 """
 
 import logging
-import shutil
 import sys
 from pathlib import Path
 
 from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, parse_arguments
 from smsa.checkpoints import require_empty
 from smsa.data import find_files, load_splits
-from smsa.files import publish, stage
+from smsa.files import publish, staged
 from smsa.judging.baselines import BASELINES, DESCRIPTION
 from smsa.judging.judgement import LabelledFile, judge, write_report
 from smsa.labels import LABELS, parse_labels
+from smsa.processes import set_up_logging
 
 logger = logging.getLogger("smsa.baseline")
 
@@ -37,12 +37,9 @@ def main(kind: str, args: BaselineArguments) -> dict:
         data = LabelledFile.read(files["valid"], labels, args.text_column, args.label_column, files["train"])
         judged = judge(kind, system, data, seed=args.seed)
         report = write_report(data, [judged], output, args.seed)
-        staging = stage(output)
-        try:
+        with staged(output) as staging:
             system.save(staging)
             publish(staging, output, last=DESCRIPTION)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     f1 = report["systems"][0]["scores"]["f1"]
@@ -54,13 +51,12 @@ def main(kind: str, args: BaselineArguments) -> dict:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO)
-    words = sys.argv[1:]
-    if words and words[0] in BASELINES:
-        main(words[0], *parse_arguments(BASELINE_OPTIONS, words[1:], __doc__.split("\n")[0]))
-    elif words and words[0] not in ("-h", "--help"):
-        print(f"error: the first word must be one of {', '.join(BASELINES)}, not {words[0]!r}.", file=sys.stderr)
-        sys.exit(2)
+    set_up_logging()
+    kind, *words = sys.argv[1:] or [""]
+    usage = f"%(prog)s {{{','.join(BASELINES)}}} [--option VALUE ...]"
+    if kind in BASELINES or kind in ("-h", "--help"):
+        words = words if kind in BASELINES else [kind]
+        main(kind, *parse_arguments(BASELINE_OPTIONS, words, __doc__.split("\n")[0], usage))
     else:
-        parse_arguments(BASELINE_OPTIONS, ["--help"], __doc__.split("\n")[0])
+        print(f"error: the first word must be one of {', '.join(BASELINES)}, not {kind!r}.", file=sys.stderr)
+        sys.exit(2)

@@ -22,14 +22,14 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     describe_settings,
     parse_arguments,
 )
-from smsa.checkpoints import Checkpoints, require_empty
+from smsa.checkpoints import Checkpoints, OtherSettingsError, require_empty
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.hub import push, require_access
-from smsa.launch import IS_MAIN, run_whole, set_up_logging
-from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.processes import STOP, ProcessLost, Stopped, end_process, on_first, process_rank
+from smsa.launch import run_whole
+from smsa.model import choose_labels, freeze_layers, hash_model_files, load_model
+from smsa.processes import IS_MAIN, STOP, ProcessLost, Stopped, end_process, on_first, set_up_logging
 from smsa.report import label_table, seeds_table, write_run, write_seeds
 from smsa.trainer import SentimentTrainer
 
@@ -43,14 +43,14 @@ def main(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: SentimentTrainingArguments,
-    hub_args: HubArguments | None = None,
+    hub_args: HubArguments,
 ) -> None:
     """Run the recipe, once for each seed, and push what it leaves; every process of a launch calls it.
 
     Raises:
         SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run`.
     """
-    if hub_args is None or not hub_args.push_to_hub:
+    if not hub_args.push_to_hub:
         train = run if training_args.seeds is None else run_seeds
         return train(model_args, data_args, training_args)
     name, folder = hub_args.hub_model_id, training_args.output_dir
@@ -59,7 +59,7 @@ def main(
             raise ValueError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
         on_first(lambda: require_access(name, hub_args.hub_private_repo))
     except (ValueError, OSError) as error:
-        raise SystemExit(1 if process_rank() else f"error: {error}") from error
+        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
     run(model_args, data_args, training_args)
     if IS_MAIN:
         try:
@@ -75,7 +75,7 @@ def run_seeds(model_args, data_args, training_args) -> None:
 
     Raises:
         SystemExit: with status 1 and the reason, if a seed has failed, when the others are done; and as `run` where
-            nothing more can be done.
+            nothing more can be done, or a seed was trained by other settings: no mean is taken over two recipes.
     """
     output_dir = Path(training_args.output_dir)
     folders = {seed: f"seed-{seed}" for seed in training_args.seeds}
@@ -84,8 +84,8 @@ def run_seeds(model_args, data_args, training_args) -> None:
         if training_args.resume is None:
             on_first(lambda: require_empty(output_dir))
     except OSError as error:
-        raise SystemExit(1 if process_rank() else f"error: {error}") from error
-    for seed, folder in folders.items():
+        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+    for seed, folder in sorted(folders.items(), key=lambda item: not (output_dir / item[1]).is_dir()):  # old ones first
         logger.info("Seed %d, %d of %d", seed, list(folders).index(seed) + 1, len(folders))
         seed_args = copy.copy(training_args)
         seed_args.seeds, seed_args.seed, seed_args.output_dir = None, seed, str(output_dir / folder)
@@ -93,6 +93,8 @@ def run_seeds(model_args, data_args, training_args) -> None:
             run(model_args, data_args, seed_args)
         except SystemExit as ended:
             if isinstance(ended, Stopped) or isinstance(ended.__cause__, ProcessLost):
+                raise
+            if on_first(lambda ended=ended: isinstance(ended.__cause__, OtherSettingsError)):
                 raise
             if isinstance(ended.code, str):
                 logger.error("Seed %d: %s", seed, ended.code)
@@ -109,7 +111,7 @@ def run_seeds(model_args, data_args, training_args) -> None:
         try:
             summary = on_first(lambda: write_seeds(output_dir, folders, failures))
         except (OSError, ValueError) as error:
-            raise SystemExit(1 if process_rank() else f"error: {error}") from error
+            raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
         logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
         logger.info("All scores are in %s", output_dir / "seeds.json")
     if failures:
@@ -147,7 +149,9 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
     freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
     hashes = {f"the {split} file": hash_file(path)[0] for split, path in files.items()}
-    settings = describe_settings(FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes)
+    settings = describe_settings(
+        FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes, hash_model_files(name)
+    )
     trainer = SentimentTrainer(
         model=model,
         args=training_args,

@@ -9,17 +9,13 @@ import logging
 import os
 
 from smsa import SentimentClassifier, score_paths
-from smsa.arguments import SCORING_OPTIONS, ScoringArguments, parse_arguments  # first: see smsa.LAUNCHER_PID
-from smsa.processes import FailedElsewhere, process_rank
-
-import transformers  # isort: skip
-
-IS_MAIN = process_rank() == 0
+from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments, parse_arguments
+from smsa.processes import IS_MAIN, FailedElsewhere, set_up_logging
 
 logger = logging.getLogger("smsa.predict")
 
 
-def main(args: ScoringArguments) -> None:
+def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
     """Score all, and log a line for each output; every process of a launch calls it.
 
     Raises:
@@ -27,15 +23,7 @@ def main(args: ScoringArguments) -> None:
             after Ctrl-C.
     """
     try:
-        classifier = SentimentClassifier.from_pretrained(
-            args.model,
-            args.model_revision,
-            device=args.device,
-            precision=args.precision,
-            backend=args.backend,
-            num_threads=args.num_threads,
-            max_length=args.max_length,
-        )
+        classifier = SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
         summaries = score_paths(
             classifier,
             args.input,
@@ -67,14 +55,6 @@ def describe(summary: dict) -> str:
     counts = ", ".join(f"{summary[name]:,} {name}" for name in ("empty", "truncated", "rejected"))
     pace = f"{summary['seconds']:.1f} s, {summary['rows_per_second']:,.0f} rows/s"
     return f"{summary['read']:,} rows: {shares}; {counts}; {pace}"
-
-
-def set_up_logging() -> None:
-    """Log on the main process of a launch only; the libraries speak up for errors."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     PRETRAIN_OPTIONS,
+    SHAPE,
     CorpusArguments,
     EncoderArguments,
     PretrainingArguments,
@@ -19,17 +20,15 @@ from smsa.checkpoints import Checkpoints
 from smsa.corpus import Source, find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
-from smsa.launch import run_whole, set_up_logging
-from smsa.model import load_encoder
+from smsa.launch import run_whole
+from smsa.model import hash_model_files, load_encoder
 from smsa.pretraining import MaskedTrainer, add_words, build_encoder, build_tokenizer, encode_sources
-from smsa.processes import STOP, end_process
+from smsa.processes import STOP, end_process, set_up_logging
 from smsa.report import write_encoder
 
 import transformers  # isort: skip
 
 logger = logging.getLogger("smsa.pretrain")
-
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
@@ -72,10 +71,13 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
         model = build_encoder(encoded.sequences, tokenizer, **{name: getattr(encoder_args, name) for name in SHAPE})
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
+        encoder_args.require_shape_of(model.config)
         if words is not None:
             logger.info("New word pieces: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
         encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
-    settings = describe_settings(PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes)
+    settings = describe_settings(
+        PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes, hash_model_files(name)
+    )
     trainer = MaskedTrainer(
         model=model,
         args=training_args,

@@ -7,7 +7,7 @@ python scripts/score.py --compare runs/indonlu runs/tfidf --data data/smsa/test_
 import logging
 import os
 
-from smsa.arguments import JUDGING_OPTIONS, JudgingArguments, parse_arguments
+from smsa.arguments import JUDGING_OPTIONS, EngineArguments, JudgingArguments, parse_arguments
 from smsa.judging.calibration import require_model_folder, require_unseen, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
@@ -23,17 +23,14 @@ from smsa.judging.judgement import (
 )
 from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
+from smsa.processes import set_up_logging
 from smsa.report import update_card
 from smsa.shipped import find_shipped
-
-import transformers  # isort: skip
-
-ENGINE_OPTIONS = ("device", "precision", "backend", "num_threads", "max_length")
 
 logger = logging.getLogger("smsa.score")
 
 
-def main(args: JudgingArguments) -> dict:
+def main(args: JudgingArguments, engine_args: EngineArguments) -> dict:
     """Judge, write the report, and log the scores; get the content of report.json.
 
     Raises:
@@ -45,7 +42,7 @@ def main(args: JudgingArguments) -> dict:
         names = name_systems(args.compare or [args.model])
         if args.calibrate or args.normalise:
             require_model_folder(args.model)
-        engine = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+        engine = vars(engine_args)
         revision = args.model_revision if args.model else None
         systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
         first, system = next(iter(systems.items()))
@@ -119,8 +116,5 @@ def describe(judged: dict) -> str:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    set_up_logging()
     main(*parse_arguments(JUDGING_OPTIONS, description=__doc__.split("\n")[0]))

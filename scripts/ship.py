@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from smsa.card import CARD, render_card
 from smsa.data import find_smsa, read_rows
-from smsa.files import hash_file, write_json
+from smsa.files import hash_file, remove_folder, staged, write_json
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier
 from smsa.report import answer_examples, measure_certainty
@@ -26,35 +26,32 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json
 STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
-def ship_encoder(run: Path) -> str:
-    """Ship what scripts/pretrain.py has left; get the line that says so."""
-    folder = ship(run, ENCODER)
+def ship_encoder(run: Path, folder: Path) -> str:
+    """Write what scripts/pretrain.py has left into a folder to ship; get the line that says so."""
+    write_half(run, folder)
     origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
     (folder / CARD).write_text(render_card(folder, ENCODER, STATED, origins), encoding="utf-8")
     return f"{run} is now {ENCODER}"
 
 
-def ship_classifier(seeds: Path) -> str:
-    """Ship the seed that is best on valid, with scores measured on what is shipped; get the line that says so."""
+def ship_classifier(seeds: Path, folder: Path) -> str:
+    """Write the seed that is best on valid, with scores measured on what is shipped; get the line that says so."""
     summary = json.loads((seeds / "seeds.json").read_bytes())
     best = max(summary["runs"].values(), key=lambda run: run["valid"]["f1"])
-    folder = ship(seeds / best["folder"], CLASSIFIER)
+    write_half(seeds / best["folder"], folder)
     measure_again(folder)
     (folder / CARD).write_text(render_card(folder, CLASSIFIER, STATED), encoding="utf-8")
     f1 = json.loads((folder / "metrics.json").read_bytes())["valid"]["f1"]
     return f"{best['folder']} is now {CLASSIFIER}: macro F1 on valid {best['valid']['f1']:.4f}, in fp16 {f1:.4f}"
 
 
-def ship(run: Path, name: str) -> Path:
-    """Copy what a finished run has left, its weights rounded to fp16; get the new folder.
+def write_half(run: Path, folder: Path) -> None:
+    """Copy what a finished run has left, its weights rounded to fp16.
 
     config.json goes on saying float32, so that every client computes in fp32.
     """
     weights = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
     record = json.loads((run / "run.json").read_bytes())
-    folder = FOLDER / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     for file in FILES:
         shutil.copy(run / file, folder / file)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -63,7 +60,6 @@ def ship(run: Path, name: str) -> Path:
     for data in record["data"].values():
         data |= {"file": Path(data["file"]).name} if "file" in data else {}
     write_json(record | {"outputs": sorted([*FILES, CARD, "model.safetensors"])}, folder / "run.json")
-    return folder
 
 
 def measure_again(folder: Path) -> None:
@@ -71,7 +67,7 @@ def measure_again(folder: Path) -> None:
     metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
     path = find_smsa()["valid"]
     if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
-        raise SystemExit(f"error: {path} is not the file that the run was judged by.")
+        raise ValueError(f"{path} is not the file that the run was judged by.")
     labels = tuple(run["labels"])
     texts, label_ids, _, _ = read_rows(path, labels)
     classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
@@ -91,4 +87,13 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=SHIPPED)
     parser.add_argument("run", type=Path, help="what scripts/pretrain.py, or scripts/finetune.py --seeds, has left")
     args = parser.parse_args()
-    print((ship_encoder if args.name == ENCODER else ship_classifier)(args.run))
+    target = FOLDER / args.name
+    try:
+        with staged(FOLDER) as staging:  # what was shipped stays until what takes its place is whole
+            line = (ship_encoder if args.name == ENCODER else ship_classifier)(args.run, staging)
+            if target.exists():
+                remove_folder(target)
+            staging.rename(target)
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(line)

@@ -7,6 +7,7 @@ command line, so both take the same names, the same types and the same checks, a
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, PretrainedConfig, TrainingArguments
 
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
 
@@ -32,6 +33,35 @@ CHANGEABLE = (
     "model_name_or_path",
     "model_revision",
 )
+
+
+_POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
+_FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
+_FROM_ONE = ("at least 1", lambda value: 1 <= value < math.inf)
+_BELOW_ONE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+_SHARE = ("more than 0 and below 1", lambda value: 0 < value < 1)
+_RANGES = {
+    **dict.fromkeys(("learning_rate", "lr_gamma", "adam_epsilon", "num_train_epochs"), _POSITIVE),
+    **dict.fromkeys(("max_grad_norm", "rdrop_alpha", "weight_decay", "warmup_steps", "decay_steps"), _FROM_ZERO),
+    **dict.fromkeys(("freeze_layers", "early_stopping_patience", "dataloader_num_workers", "seed"), _FROM_ZERO),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _FROM_ONE),
+    **dict.fromkeys(("gradient_accumulation_steps", "lr_step_size", "evaluate_every", "num_threads"), _FROM_ONE),
+    **dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), _FROM_ONE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "ema_decay"), _BELOW_ONE),
+    **dict.fromkeys(("mlm_probability", "held_out"), _SHARE),
+}  # fmt: skip
+
+
+def _require_ranges(arguments: object) -> None:
+    """Refuse numbers that mean nothing, NaN with them; None is not given.
+
+    Raises:
+        ValueError: naming the option, its value and what is accepted.
+    """
+    for name, (words, is_within) in _RANGES.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not is_within(value):
+            raise ValueError(f"{name} is {value}; it must be {words}.")
 
 
 @dataclass
@@ -52,6 +82,9 @@ class ModelArguments:
     )
     freeze_embeddings: bool = field(default=False, metadata={"help": "Keep the embeddings of the encoder fixed."})
     freeze_layers: int = field(default=0, metadata={"help": "Keep the first K layers of the encoder fixed."})
+
+    def __post_init__(self) -> None:
+        _require_ranges(self)
 
 
 @dataclass
@@ -280,18 +313,16 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        for name, low in (("lr_step_size", 1), ("evaluate_every", 1), ("early_stopping_patience", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
-        if not 0 <= self.rdrop_alpha < float("inf"):
-            raise ValueError(f"rdrop_alpha is {self.rdrop_alpha}; it must be at least 0.")
+        _require_ranges(self)
+        self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
         if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
         super().__post_init__()
+
+
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 @dataclass
@@ -325,8 +356,32 @@ class EncoderArguments:
     def __post_init__(self) -> None:
         if self.model_name_or_path == "scratch":
             raise ValueError("'scratch' learns from labelled texts alone; a new encoder is --model_name_or_path new.")
-        if self.model_name_or_path == "new" and self.add_tokens:
+        _require_ranges(self)
+        if self.model_name_or_path != "new":
+            return
+        if self.add_tokens:
             raise ValueError("--add_tokens goes with an encoder that is there: a new one learns its words by itself.")
+        if self.model_revision:
+            raise ValueError("--model_revision goes with a name on the Hub: a new encoder has none.")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; it must be a multiple of twice the {self.num_attention_heads} "
+                "attention heads."
+            )
+
+    def require_shape_of(self, config: PretrainedConfig) -> None:
+        """Refuse a shape that is neither the default nor that of the encoder to go on with.
+
+        Raises:
+            ValueError: naming the option and both values.
+        """
+        for name in SHAPE:
+            asked, default, found = getattr(self, name), getattr(EncoderArguments, name), getattr(config, name, None)
+            if asked not in (default, found):
+                raise ValueError(
+                    f"{name} is {asked}, but that of {self.model_name_or_path} is {found} and stays; a new encoder is "
+                    "--model_name_or_path new."
+                )
 
 
 @dataclass
@@ -364,8 +419,7 @@ class CorpusArguments:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it must lie between 0 and 1.")
+        _require_ranges(self)
         if self.max_length < 8:
             raise ValueError(f"max_length is {self.max_length}; a row needs at least 8 word pieces.")
 
@@ -421,11 +475,7 @@ class PretrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability is {self.mlm_probability}; it must lie between 0 and 1.")
-        for name in ("warmup_steps", "decay_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        _require_ranges(self)
         super().__post_init__()
 
 
@@ -512,6 +562,12 @@ class ScoringArguments:
             "choices": ["strict", "skip"],
         },
     )
+
+
+@dataclass
+class EngineArguments:
+    """Where and how a model labels texts: what `SentimentClassifier` takes under the same names."""
+
     max_length: int = field(
         default=512,
         metadata={
@@ -593,27 +649,6 @@ class JudgingArguments:
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
-    max_length: int = field(
-        default=512, metadata={"help": "Word pieces per text, special tokens included. Give that of training."}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or cuda:N; if not given, cuda where there is one."}
-    )
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "auto: fp16 on a GPU, bf16 on a CPU that is fast in it, no (fp32) elsewhere.",
-            "choices": [*PRECISIONS, "int8"],
-        },
-    )
-    backend: str = field(
-        default="auto",
-        metadata={
-            "help": "auto: OpenVINO on a CPU where it is installed, else torch.",
-            "choices": ["auto", "torch", "openvino"],
-        },
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU cores; all if not given."})
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.compare is None):
@@ -657,7 +692,7 @@ JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         JudgingArguments,
         ("text_column", "label_column", "label_map", "train_file", "robustness", "calibrate", "normalise", "seed"),
     ),
-    "model and hardware": (JudgingArguments, ("max_length", "device", "precision", "backend", "num_threads")),
+    "model and hardware": (EngineArguments, tuple(f.name for f in dataclasses.fields(EngineArguments))),
 }
 
 # The options of scripts/baseline.py.
@@ -672,7 +707,7 @@ SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ScoringArguments,
         ("input_format", "format", "labels_only", "explain", "prefix", "on_bad_row"),
     ),
-    "model and hardware": (ScoringArguments, ("max_length", "device", "precision", "backend", "num_threads")),
+    "model and hardware": (EngineArguments, tuple(f.name for f in dataclasses.fields(EngineArguments))),
 }
 
 # The options of scripts/finetune.py in the order of --help. Other fields of TrainingArguments are not options.
@@ -723,18 +758,25 @@ _NOT_SETTINGS = ("hardware", "output", "Hub")  # groups that do not matter to th
 _PATHS = {"data_dir", "train_file", "valid_file", "test_file", "corpus_dir", "add_tokens"}  # their content counts
 
 
-def describe_settings(options: dict[str, tuple[type, tuple[str, ...]]], arguments: tuple, hashes: dict) -> dict:
+ENCODER_FILE = "sha256 of the encoder's "  # with the name of a file behind, a setting
+
+
+def describe_settings(
+    options: dict[str, tuple[type, tuple[str, ...]]], arguments: tuple, hashes: dict, encoder_hashes: dict
+) -> dict:
     """Get all on which the result of a run depends, but for hardware and versions, as plain values by name.
 
     Args:
         options: those of the script, by group.
         arguments: the objects that hold their values, the training arguments last.
         hashes: sha256 of each file, by what it is.
+        encoder_hashes: what `smsa.model.hash_model_files` gets of the encoder.
     """
     objects = {type(group): group for group in arguments}
     groups = [group for title, group in options.items() if title not in _NOT_SETTINGS]
     settings = {name: getattr(objects[kind], name) for kind, names in groups for name in names if name not in _PATHS}
     settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
+    settings |= {f"{ENCODER_FILE}{name}": digest for name, digest in encoder_hashes.items()}
     return settings | {"precision": arguments[-1].mixed_precision, "n_processes": arguments[-1].world_size}
 
 
@@ -756,7 +798,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse_arguments(
-    options: dict[str, tuple[type, tuple[str, ...]]], argv: list[str] | None = None, description: str | None = None
+    options: dict[str, tuple[type, tuple[str, ...]]],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    usage: str = "%(prog)s [RECIPE.yaml] [--option VALUE ...]",
 ) -> tuple:
     """Parse `[RECIPE.yaml] [--option VALUE ...]` into one object of each dataclass in `options`.
 
@@ -764,6 +809,7 @@ def parse_arguments(
         options: for each group of --help, the dataclass and the names of its fields that are options.
         argv: the words of the command line; None takes those of this process.
         description: what --help says first.
+        usage: what stands above it.
 
     Returns:
         Instances of the dataclasses, in the order of their first group.
@@ -786,7 +832,7 @@ def parse_arguments(
         [group for _, group in groups],
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
-        usage="%(prog)s [RECIPE.yaml] [--option VALUE ...]",
+        usage=usage,
         description=description,
     )
     parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
@@ -831,6 +877,9 @@ def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
             raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
     words = []
     for key, value in recipe.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise ValueError(f"{path}: {key} is neither a value nor a list of values, found {value!r}.")
         if key in lists and isinstance(value, list):
             words += [f"--{key}", *value]
         elif value not in ("", "null"):

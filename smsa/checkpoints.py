@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from smsa.arguments import ENCODER_FILE
 from smsa.files import (
     STAGING,
     hash_file,
@@ -48,6 +49,10 @@ _WAY_OUT = "go on with it by --resume auto, or choose another --output_dir"
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint is not what was written, or none of a run is whole."""
+
+
+class OtherSettingsError(ValueError):
+    """A run was made with other settings than those by which it is to go on."""
 
 
 class NotWrittenError(OSError):
@@ -129,7 +134,7 @@ class Checkpoints:
         Raises:
             DamagedCheckpointError: if there are checkpoints, but none is whole.
             FileExistsError: if there is none, but the folder holds something else.
-            ValueError: as `require_same_settings`.
+            OtherSettingsError: as `require_same_settings`.
         """
         record = self._read_record()
         if record is not None and not _find_changed(record["settings"], self.settings):
@@ -278,10 +283,17 @@ def _find_changed(before: dict, now: dict) -> list[str]:
     """Names of the settings that differ.
 
     A name that `before` lacks is an option of a later version, which was off, as it still is where its value is false
-    (0, None, False): so must new options be.
+    (0, None, False): so must new options be. Files of the encoder are compared where both know them: a name on the Hub
+    has none, and may become a folder.
     """
     names = sorted(before.keys() | now.keys())
-    return [name for name in names if before.get(name) != now.get(name) and (name in before or now[name])]
+    return [
+        name
+        for name in names
+        if before.get(name) != now.get(name)
+        and (name in before or now[name])
+        and (not name.startswith(ENCODER_FILE) or name in before.keys() & now.keys())
+    ]
 
 
 def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], changeable: tuple[str, ...]) -> None:
@@ -293,14 +305,14 @@ def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], cha
         changeable: names of those that can change within a run at all.
 
     Raises:
-        ValueError: naming each setting, its two values and the way out.
+        OtherSettingsError: naming each setting, its two values and the way out.
     """
     changed = _find_changed(before, now)
     refused = [name for name in changed if name not in allowed]
     if refused:
         listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)
         can_change = f", allow it by --allow_changes {','.join(changed)}" if set(refused) <= set(changeable) else ""
-        raise ValueError(
+        raise OtherSettingsError(
             f"The checkpoints were made with other settings: {listed}. Give them as before{can_change}, or start a new "
             "run in another --output_dir."
         )

@@ -17,6 +17,7 @@ from smsa.rows import BadRow, BadRowsError, is_unicode, read_lines
 logger = logging.getLogger(__name__)
 
 SMSA = "smsa"  # as a source it stands for SmSA's training texts, as something to keep out for its valid and test
+_NOT_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".zst", ".zip")
 N_WORDS = 8  # in a row, that make two texts overlap
 
 
@@ -48,7 +49,7 @@ def read_sources(
         data_dir: as in `find_smsa`.
 
     Raises:
-        ValueError: for a weight that is no positive number, a file named twice or without any text.
+        ValueError: for a weight that is no positive number, a file named twice or without any text; as `read_texts`.
         FileNotFoundError: if a file is missing.
         BadRowsError: for lines that are not valid UTF-8 or hold a NUL character.
     """
@@ -102,8 +103,11 @@ def read_texts(path: Path) -> list[str]:
     """Read a text a line, blank ones left out; of a .tsv, as SmSA's are, what stands before the last tab.
 
     Raises:
+        ValueError: for a table or a packed file, whose lines are not its texts.
         BadRowsError: as `read_sources`.
     """
+    if path.suffix in _NOT_TEXT:
+        raise ValueError(f"{path}: a {path.suffix} is not a text a line; write its texts into a .txt.")
     texts, bad_rows = [], []
     with path.open("rb") as stream:
         for line, content in read_lines(stream):

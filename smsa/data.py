@@ -108,7 +108,8 @@ def read_rows(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another suffix, a column that is missing, or a file that is not what its suffix says.
+        ValueError: for another suffix, a column that is missing or named for both, or a file that is not what its
+            suffix says.
     """
     path = Path(path)
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
@@ -116,9 +117,13 @@ def read_rows(
         raise ValueError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
+    if path.suffix != ".tsv" and text_column == label_column:
+        raise ValueError(f"{path}: texts and labels cannot both be in {text_column!r}.")
     label_ids = label_maps(labels)["label2id"]
     good_texts, good_ids, good_lines, bad_rows = [], [], [], []
     for line, text, label in readers[path.suffix](path, text_column, label_column):
+        if isinstance(label, int) and str(label) in label_ids:  # as pandas writes labels called 0 and 1
+            label = str(label)
         reason, value = _find_fault(text, label, label_ids)
         if reason:
             bad_rows.append(BadRow(path, line, value, reason))
@@ -185,7 +190,7 @@ def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row[text_column], row[label_column]
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:  # the second for a page that cannot be unpacked
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
 
 

@@ -6,7 +6,6 @@ exporter and OpenVINO's frontend do the work here.
 
 import importlib.util
 import logging
-import shutil
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 
 from smsa.checkpoints import require_empty
 from smsa.data import find_smsa, load_splits
-from smsa.files import hash_file, publish, stage, write_json
+from smsa.files import hash_file, publish, staged, write_json
 from smsa.hardware import find_version
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier, save_tokenizer
@@ -99,29 +98,28 @@ def export_model(
         "original": original,
     }
     output_dir.mkdir(parents=True, exist_ok=True)
-    staging = stage(output_dir)
     try:
-        model.config.save_pretrained(staging)
-        save_tokenizer(tokenizer, staging)
-        write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
-        for name in write(model, staging, int8):
-            n_bytes = sum(path.stat().st_size for path in (staging / name).parent.glob(f"{Path(name).stem}.*"))
-            measured, probabilities = measure(load(staging / name), n_bytes)
-            measured["largest_difference"] = float(np.abs(probabilities - expected).max())
-            measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
-            measured["f1_loss"] = original["f1"] - measured["f1"]
-            record[name] = measured
-            if not _is_int8(name, int8) and not measured["largest_difference"] <= LARGEST_DIFFERENCE:  # nan, too
-                raise ValueError(
-                    f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
-                    f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
-                )
-        libraries = ("smsa", "torch", "transformers", *LIBRARIES[target])
-        record["versions"] = {library: find_version(library) for library in libraries}
-        write_json(record, staging / RECORD)
-        publish(staging, output_dir, last=RECORD)
+        with staged(output_dir) as staging:
+            model.config.save_pretrained(staging)
+            save_tokenizer(tokenizer, staging)
+            write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
+            for name in write(model, staging, int8):
+                n_bytes = sum(path.stat().st_size for path in (staging / name).parent.glob(f"{Path(name).stem}.*"))
+                measured, probabilities = measure(load(staging / name), n_bytes)
+                measured["largest_difference"] = float(np.abs(probabilities - expected).max())
+                measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
+                measured["f1_loss"] = original["f1"] - measured["f1"]
+                record[name] = measured
+                if not _is_int8(name, int8) and not measured["largest_difference"] <= LARGEST_DIFFERENCE:  # nan, too
+                    raise ValueError(
+                        f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
+                        f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
+                    )
+            libraries = ("smsa", "torch", "transformers", *LIBRARIES[target])
+            record["versions"] = {library: find_version(library) for library in libraries}
+            write_json(record, staging / RECORD)
+            publish(staging, output_dir, last=RECORD)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if not any(output_dir.iterdir()):
             output_dir.rmdir()
     return record

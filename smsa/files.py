@@ -76,6 +76,16 @@ def stage(folder: Path) -> Path:
     return staging
 
 
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Lend a folder as `stage` makes it; it is gone at the end, for after a failure it may be what fills the disk."""
+    staging = stage(folder)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def sync_files(folder: Path) -> None:
     """See to it that all in a folder is on the disk."""
     for path in folder.rglob("*"):

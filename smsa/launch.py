@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import datasets
-import transformers
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.checkpoints import DamagedCheckpointError, sole_run
-from smsa.processes import FailedElsewhere, ProcessLost, Stopped, on_first, process_rank
+from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, Stopped, on_first
 from smsa.resumable import ResumableTrainer
-
-IS_MAIN = process_rank() == 0
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +37,8 @@ def run_whole(
         SystemExit: with status 1 and the reason, if what `prepare` reads or the output folder cannot be used; with 128
             and the number of the signal when asked to stop, after a checkpoint.
     """
+    if not IS_MAIN:
+        datasets.disable_progress_bars()
     try:
         with sole_run(output_dir, resume=resume is not None):
             try:
@@ -71,13 +70,3 @@ def find_start(trainer: ResumableTrainer) -> tuple[Path | None, bool]:
     if not is_finished:
         trainer.require_space()
     return checkpoint, is_finished
-
-
-def set_up_logging() -> None:
-    """Log on the main process of a launch only; the libraries speak up for errors."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    if not IS_MAIN:
-        datasets.disable_progress_bars()

@@ -1,5 +1,7 @@
 """Logits and gold labels -> named numbers: a local `evaluate.Metric` with scikit-learn inside, no download."""
 
+import tempfile
+
 import evaluate
 import numpy as np
 from datasets import Features, Value
@@ -25,7 +27,8 @@ class SentimentMetric(evaluate.Metric):
 
     def __init__(self, labels: tuple[str, ...] = LABELS, **kwargs):
         self.labels = tuple(labels)
-        super().__init__(keep_in_memory=True, **kwargs)
+        # It makes a folder although nothing goes there, by default below a home that may be read-only.
+        super().__init__(keep_in_memory=True, cache_dir=tempfile.gettempdir(), **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -22,8 +22,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from smsa.files import write_json
-from smsa.labels import LABELS, label_maps, parse_labels
+from smsa.files import hash_file, write_json
+from smsa.labels import LABELS, label_maps, label_names, parse_labels
 from smsa.shipped import find_shipped
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,25 @@ _LEFT_OUT = re.compile(
     r"^(classifier|cls|decoder|lm_head|predictions|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector"
     r"|mlm_head|generator\w*|discriminator\w*)\.|(^|\.)pooler\.|(^|\.)(position_ids|token_type_ids)$"
 )
+_MODEL_FILE = re.compile(
+    r"(model|pytorch_model).*\.(safetensors|bin)|config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json"
+    r"|vocab\..*|merges\.txt|.*\.model"
+)
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+
+def hash_model_files(model_name_or_path: str) -> dict[str, str]:
+    """Get sha256 of each file of a model on this machine that its weights or word pieces depend on, by name.
+
+    Empty for a name on the Hub, whose commit stands for it, and for what starts from nothing.
+    """
+    files = sorted(Path(find_shipped(model_name_or_path)).glob("*"))
+    return {path.name: hash_file(path)[0] for path in files if _MODEL_FILE.fullmatch(path.name)}
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:
@@ -61,7 +74,7 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
 
 
 def _named_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
-    names = tuple(config.id2label[i] for i in range(config.num_labels))
+    names = label_names(config.id2label)
     return None if any(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
@@ -93,6 +106,8 @@ def load_model(
     if model_name_or_path == "scratch":
         if train_texts is None:
             raise ValueError("'scratch' learns its word pieces from train_texts; give them.")
+        if revision:
+            raise ValueError(f"revision {revision!r} goes with a name on the Hub: 'scratch' has none.")
         from smsa.scratch import build_scratch  # scikit-learn takes most of a second, for which scoring would wait
 
         return build_scratch(train_texts, labels)
@@ -200,6 +215,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
 
 
 def _load_config(name: str, revision: str | None) -> PretrainedConfig:
+    if revision and Path(name).is_dir():
+        raise ValueError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise OSError(
             f"{name} is no model: it has no config.json. Give a folder that scripts/finetune.py has finished."

@@ -33,13 +33,12 @@ from smsa.callbacks import REFRESH_SECONDS, epoch_number
 from smsa.corpus import Source, is_held_out, pack, repeat
 from smsa.kernels import use_quick_attention
 from smsa.normaliser import DRAWN_OUT, set_normaliser
-from smsa.resumable import ResumableTrainer
+from smsa.resumable import IGNORED, ResumableTrainer
 from smsa.scratch import embed_pieces, set_word_vectors, train_vocabulary
 
 logger = logging.getLogger(__name__)
 
 CLITIC = r"(?<=\p{L}) +nya\b"  # SmSA and some of the corpora write it apart; joined, both styles are the same pieces
-NOT_MASKED = -100
 FINE_TUNING_DROPOUT = 0.2  # of a new encoder; 0.1 was as good for an earlier one
 VECTOR_SCALE = 2.0  # better than 1 and as good as 4 after 400 steps: docs/mini.md
 
@@ -333,7 +332,7 @@ class MaskedTrainer(ResumableTrainer):
     def _predict_masked(self, model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Get logits of shape (n_masked, vocab_size), the pieces that were masked, and where, (batch, length)."""
         labels = inputs.pop("labels")
-        self.is_masked = labels != NOT_MASKED
+        self.is_masked = labels != IGNORED
         return model(**inputs).logits, labels[self.is_masked], self.is_masked
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import transformers
 
 from smsa import LAUNCHER_PID
 
@@ -41,6 +42,17 @@ class Stopped(SystemExit):
 def process_rank() -> int:
     """Get this process's number within the launch; 0 is the first, which writes and speaks."""
     return int(os.environ.get("RANK", 0))
+
+
+IS_MAIN = process_rank() == 0  # the first process of the launch, or the only one
+
+
+def set_up_logging() -> None:
+    """Let the main process of a launch say what it does, the others what goes wrong, and libraries their errors."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def is_launched() -> bool:

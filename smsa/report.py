@@ -5,8 +5,8 @@ import dataclasses
 import json
 import logging
 import platform
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_ca
 from smsa.checkpoints import RECORD, explain_failure
 from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
-from smsa.files import dump_json, hash_file, publish, stage, write_json, write_whole
+from smsa.files import dump_json, hash_file, publish, staged, write_json, write_whole
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
+from smsa.judging.figures import draw_history
 from smsa.judging.normaliser import has_normaliser
 from smsa.judging.statistics import (
     SCORES,
@@ -32,6 +33,7 @@ from smsa.judging.statistics import (
     score_confusion,
     score_labels,
 )
+from smsa.labels import label_names
 from smsa.model import load_classifier
 from smsa.pretraining import MaskedTrainer
 from smsa.processes import on_first
@@ -63,40 +65,6 @@ def history_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
     return table.rename_axis("epoch").sort_index().reset_index()
 
 
-def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
-    """Draw loss, macro F1 (the kept epoch marked) and rate as a PNG; without matplotlib, log that it was not drawn."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        logger.warning("%s was not drawn: pip install 'smsa[plots]' brings matplotlib.", path)
-        return
-    figure = Figure(figsize=(11, 3.4), layout="constrained", facecolor="white")
-    panels = (("loss", "Cross entropy"), ("f1", "Macro F1"), ("learning_rate", "Learning rate"))
-    for axes, (score, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        lines = {"train": ("#0072B2", "o"), "valid": ("#D55E00", "s")}  # told apart without colour, too
-        if score == "learning_rate":
-            axes.plot(history["epoch"], history[score], color="#444444", marker="o", markersize=4)
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        for split, (color, marker) in lines.items() if score != "learning_rate" else ():
-            seen = history.dropna(subset=[f"{split}_{score}"])
-            axes.plot(seen["epoch"], seen[f"{split}_{score}"], color=color, marker=marker, markersize=4, label=split)
-        for kept_f1 in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna() if score == "f1" else ():
-            axes.annotate(
-                f"kept: {kept_f1:.3f}", (kept_epoch, kept_f1), xytext=(0, 6), textcoords="offset points", ha="center",
-                color="#D55E00",
-            )  # fmt: skip
-        axes.set(title=title, xlabel="Epoch")
-        axes.set_ylim(bottom=0 if score != "f1" else None)
-        axes.margins(y=0.15)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if score != "learning_rate":
-            axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-
-
 def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
     """Get how far the scores of a split may be trusted, as plain values.
 
@@ -122,7 +90,7 @@ def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[s
 
 def answer_examples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, object]]:
     """Get the model's `label`, its `score` and `p_<label>` for each `text` of `EXAMPLES`, one text at a time."""
-    labels, answers = [model.config.id2label[i] for i in range(model.config.num_labels)], []
+    labels, answers = label_names(model.config.id2label), []
     model.eval()
     for text in EXAMPLES:
         with torch.inference_mode():
@@ -202,7 +170,7 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         What metrics.json holds: the `epoch` that was kept, the scores of `train` (made while that epoch trained), those
         of `valid` and `test` with what `measure_certainty` gets, and the model's answers to `examples`.
     """
-    output_dir, labels = Path(trainer.args.output_dir), trainer.labels
+    labels = trainer.labels
     history = trainer.state.log_history
     trained = [entry for entry in history if "train_f1" in entry]
     kept_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else trainer.state.global_step
@@ -215,33 +183,47 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         metrics[split] |= measure_certainty(output.label_ids, output.predictions, labels)
         predictions[split] = predictions_table(splits[split]["text"], output.label_ids, output.predictions, labels)
 
+    def write_files(staging: Path) -> None:
+        metrics["examples"] = answer_examples(trainer.model, trainer.processing_class)
+        for split, table in predictions.items():
+            write_predictions(table, staging / f"predictions_{split}.csv")
+        if "test" in predictions:
+            write_submission(predictions["test"], staging / "submission.csv")
+        write_json(metrics, staging / "metrics.json")
+        epochs = history_table(history)
+        epochs.to_csv(staging / "history.csv", index=False)
+        draw_history(epochs, metrics["epoch"], staging / "history.png")
+
+    def describe(staging: Path) -> dict:
+        return describe_run(trainer, splits, files, arguments) | {"normalised": has_normaliser(staging)}
+
+    _publish_run(trainer, write_files, describe)
+    return metrics
+
+
+def _publish_run(
+    trainer: ResumableTrainer, write_files: Callable[[Path], None], describe: Callable[[Path], dict]
+) -> None:
+    """Leave the model, what `write_files` writes, the card, and what `describe` gets as the record, which comes last.
+
+    Both are called with a folder beside the place of these files, and on the main process alone.
+    """
+    output_dir = Path(trainer.args.output_dir)
+
     def write() -> None:
-        staging = stage(output_dir)
-        try:
+        with staged(output_dir) as staging:
             trainer.save_model(staging)
-            metrics["examples"] = answer_examples(trainer.model, trainer.processing_class)
-            for split, table in predictions.items():
-                write_predictions(table, staging / f"predictions_{split}.csv")
-            if "test" in predictions:
-                write_submission(predictions["test"], staging / "submission.csv")
-            write_json(metrics, staging / "metrics.json")
-            epochs = history_table(history)
-            epochs.to_csv(staging / "history.csv", index=False)
-            draw_history(epochs, metrics["epoch"], staging / "history.png")
+            write_files(staging)
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            added = {"normalised": has_normaliser(staging), "outputs": outputs}
-            write_json(describe_run(trainer, splits, files, arguments) | added, staging / RECORD)
+            write_json(describe(staging) | {"outputs": outputs}, staging / RECORD)
             before = read_card(output_dir)
             if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
                 (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
             publish(staging, output_dir, last=RECORD)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)  # after a failure, it may be what fills the disk
         trainer.checkpoints.rotate(n_kept=1)
 
     with explain_failure("The result", output_dir):
         on_first(write)
-    return metrics
 
 
 def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[int, str]) -> dict:
@@ -354,7 +336,7 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
         What metrics.json holds: `epoch`, `tokens_seen` (word pieces, each time they were seen), and `held_out`: `loss`
         (mean cross entropy of the masked pieces, in nats) and `masked_accuracy`.
     """
-    output_dir, state = Path(trainer.args.output_dir), trainer.state
+    state = trainer.state
     scores = trainer.evaluate()
     held_out = {name: scores[f"eval_{name}"] for name in ("loss", "masked_accuracy")}
     metrics = {"epoch": state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": held_out}
@@ -365,25 +347,13 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
         for source in sources
     }
 
-    def write() -> None:
-        staging = stage(output_dir)
-        try:
-            trainer.save_model(staging)
-            write_json(metrics, staging / "metrics.json")
-            pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
-            outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            added = {"base_model": base, "data": data, "outputs": outputs}
-            write_json(describe_training(trainer, arguments) | added, staging / RECORD)
-            before = read_card(output_dir)
-            if before is None or OURS in before:
-                (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
-            publish(staging, output_dir, last=RECORD)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        trainer.checkpoints.rotate(n_kept=1)
+    def write_files(staging: Path) -> None:
+        write_json(metrics, staging / "metrics.json")
+        pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
 
-    with explain_failure("The result", output_dir):
-        on_first(write)
+    _publish_run(
+        trainer, write_files, lambda _: describe_training(trainer, arguments) | {"base_model": base, "data": data}
+    )
     return metrics
 
 

@@ -4,6 +4,7 @@ All that smsa changes in methods that are private to Trainer 5.23 stands here, e
 tests/test_resumable.py names the one that an upgrade has moved.
 """
 
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -22,6 +23,8 @@ from smsa.files import stage
 from smsa.hardware import keep_freed_memory
 from smsa.model import save_tokenizer
 from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
+
+IGNORED = -100  # torch's cross entropy, and Trainer's count of labels, pass this one over
 
 
 class ResumableTrainer(Trainer):
@@ -93,6 +96,24 @@ class ResumableTrainer(Trainer):
         finally:
             STOP.deferred = False  # also where training has failed
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Get the batches of one step, and how many labels they have over all processes.
+
+        To give each process as many batches, Accelerate fills the last step of an epoch with rows from its start.
+        Theirs become -100, which no loss, no count and no score of training takes in.
+        """
+        args = self.args
+        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
+
+        def mark_repeated(batch):
+            label_ids = batch["labels"]  # (batch,) or (batch, length)
+            if n_last and self.accelerator.gradient_state.end_of_dataloader and not args.dataloader_drop_last:
+                n_before = args.process_index * len(label_ids)  # rows go to processes in turn
+                label_ids[max(0, n_last - n_before) :] = IGNORED
+            return batch
+
+        return super().get_batch_samples(map(mark_repeated, epoch_iterator), num_batches, device)
+
     def require_space(self) -> None:
         """Refuse to start where the disk cannot hold the run's checkpoints.
 
@@ -113,7 +134,9 @@ class ResumableTrainer(Trainer):
         Raises:
             ValueError: with the reason.
         """
-        if self.args.max_steps <= 0 and state.epoch > self.args.num_train_epochs:
+        steps_an_epoch = round(state.global_step / state.epoch)
+        n_steps = math.ceil(self.args.num_train_epochs * steps_an_epoch)  # as Trainer counts
+        if self.args.max_steps <= 0 and state.global_step > n_steps:
             raise ValueError(
                 f"{self.checkpoints.path_of(state.global_step).name} has trained for {state.epoch:g} epochs: "
                 "--num_train_epochs cannot be less."

@@ -1,5 +1,6 @@
 """The Trainer of the reference recipe: Adam, a rate that falls by epoch, the mean loss, and scores of training."""
 
+import math
 import warnings
 from functools import partial
 
@@ -16,11 +17,9 @@ from smsa.averaging import AveragedAdam
 from smsa.batching import order_by_length
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.kernels import use_fast_kernels
+from smsa.labels import label_names
 from smsa.metrics import compute_metrics
-from smsa.resumable import ResumableTrainer
-
-
-_IGNORED = -100  # torch's cross entropy and Trainer's count of texts pass this label over
+from smsa.resumable import IGNORED, ResumableTrainer
 
 
 class EpochStepLR(StepLR):
@@ -101,7 +100,7 @@ class SentimentTrainer(ResumableTrainer):
         eval_dataset: Dataset | None = None,
         **kwargs,
     ):
-        self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        self.labels = label_names(model.config.id2label)
         self.class_weights = None
         if train_dataset is not None:
             self.class_weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
@@ -110,6 +109,13 @@ class SentimentTrainer(ResumableTrainer):
         known |= {"accuracy", "f1", "recall", "precision", "loss"}
         if args.metric_for_best_model not in known:
             raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
+        if args.max_steps > 0 and args.load_best_model_at_end and train_dataset is not None:
+            texts_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            if args.max_steps <= (args.evaluate_every - 1) * math.ceil(len(train_dataset) / texts_a_step):
+                raise ValueError(
+                    f"evaluate_every {args.evaluate_every} leaves no evaluation to choose the best epoch by in "
+                    f"{args.max_steps} steps."
+                )
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
@@ -143,21 +149,6 @@ class SentimentTrainer(ResumableTrainer):
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
         return self.lr_scheduler
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Get the batches of one step, and how many texts they have over all processes.
-
-        To give each process as many batches, Accelerate fills the last step of an epoch with texts from its start.
-        These get the label -100, which no loss, no count and no score of training takes in.
-        """
-        return super().get_batch_samples(map(self._mark_repeated, epoch_iterator), num_batches, device)
-
-    def _mark_repeated(self, batch):
-        label_ids, args = batch["labels"], self.args
-        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # texts of the last batches in all
-        if n_last and self.accelerator.gradient_state.end_of_dataloader and not args.dataloader_drop_last:
-            label_ids[max(0, n_last - args.process_index * len(label_ids)) :] = _IGNORED  # they go to processes in turn
-        return batch
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Get the share of this batch in the mean cross entropy over the texts of one step, over all processes.
 
@@ -186,7 +177,7 @@ class SentimentTrainer(ResumableTrainer):
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, weight=weight, reduction="sum")
         if alpha:
-            divergence = alpha / 2 * _divergence(*logits.chunk(2), label_ids.chunk(2)[0] != _IGNORED)
+            divergence = alpha / 2 * _divergence(*logits.chunk(2), label_ids.chunk(2)[0] != IGNORED)
             loss_sum, logits, label_ids = loss_sum / 2, logits.chunk(2)[0], label_ids.chunk(2)[0]
         if model.training:
             self.epoch_scores.add(loss_sum, logits, label_ids)

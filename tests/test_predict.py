@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_in_one_line(model, tmp_path, monkeypatch, opt
 
 def test_a_recipe_may_hold_every_option(tmp_path):
     (tmp_path / "r.yaml").write_text("model: m\ninput: [a.csv, b.csv]\noutput: c.csv\nlabels_only: true\n")
-    (args,) = parse_arguments(SCORING_OPTIONS, [str(tmp_path / "r.yaml"), "--output", "d.csv"])
+    args, _ = parse_arguments(SCORING_OPTIONS, [str(tmp_path / "r.yaml"), "--output", "d.csv"])
     assert (args.model, args.input, args.output, args.labels_only) == ("m", ["a.csv", "b.csv"], "d.csv", True)
 
 

@@ -30,7 +30,8 @@ from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArgume
 from smsa.card import render_card
 from smsa.corpus import find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.model import load_encoder, load_model
-from smsa.pretraining import NOT_MASKED, MaskedTrainer, Masking, add_words, build_tokenizer, encode_sources
+from smsa.pretraining import MaskedTrainer, Masking, add_words, build_tokenizer, encode_sources
+from smsa.resumable import IGNORED
 from smsa.processes import STOP, Stopped
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -80,7 +81,7 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
     masking.mask_seed, masking.epoch = 2, 0
     assert not torch.equal(masking(examples)["labels"], first["labels"])
 
-    original, is_masked = torch.from_numpy(rows), first["labels"] != NOT_MASKED
+    original, is_masked = torch.from_numpy(rows), first["labels"] != IGNORED
     assert not is_masked[:, [0, 7]].any()  # special tokens
     assert 0.27 < is_masked[:, 8:].float().mean() < 0.33
     assert torch.equal(first["labels"][is_masked], original[is_masked])
@@ -97,8 +98,8 @@ def test_loss_and_accuracy_are_those_of_all_logits_where_pieces_are_masked(make,
     plain, _ = make_masked_lm(model_type)
     with torch.no_grad():
         logits = plain.eval()(input_ids=batch["input_ids"]).logits  # (rows, length, vocab_size)
-    expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=NOT_MASKED)
-    is_masked = batch["labels"] != NOT_MASKED
+    expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+    is_masked = batch["labels"] != IGNORED
     hits = (logits.argmax(-1) == batch["labels"])[is_masked].float().mean()
     assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert found["eval_masked_accuracy"] == pytest.approx(hits.item())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from smsa import report
 from smsa.files import write_json
+from smsa.judging import figures
 from smsa.metrics import score_label_ids
 
 LABELS = ("positive", "neutral", "negative")
@@ -40,7 +41,7 @@ def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
 def test_the_history_is_drawn(tmp_path, history):
-    report.draw_history(report.history_table(history), 1, tmp_path / "history.png")
+    figures.draw_history(report.history_table(history), 1, tmp_path / "history.png")
     pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB"))
     assert pixels.shape[1] > 1000
     blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train

@@ -1,14 +1,13 @@
 """Temperature scaling that every client applies: the division is folded into the weights of the model's last layer."""
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.files import hash_file, replace_files, stage
+from smsa.files import hash_file, replace_files, staged, write_json
 from smsa.model import load_classifier
 
 
@@ -75,11 +74,8 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
         tensors[f"{name}.{part}"] /= temperature
     config = json.loads((folder / "config.json").read_bytes())
     config["smsa_temperature"] = config.get("smsa_temperature", 1.0) * temperature
-    staging = stage(folder)
-    try:
+    with staged(folder) as staging:
         save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
-        (staging / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(config, staging / "config.json")
         replace_files(staging, folder, ("model.safetensors", "config.json"))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return config["smsa_temperature"]

@@ -1,10 +1,11 @@
-"""Pictures of a report: scores with intervals, confusion, reliability; on white, so that dark pages show them, too."""
+"""Pictures of a report and of a run; on white, so that dark pages show them, too."""
 
 import logging
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -121,3 +122,44 @@ def _draw_reliability(report: dict, figure_class: type):
     for k, handle in enumerate(legend.legend_handles[1:]):
         handle.set(sizes=[36], facecolor=COLORS[k % len(COLORS)])
     return figure
+
+
+def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
+    """Draw loss, macro F1 (the kept epoch marked) and rate as a PNG; without matplotlib, log that it was not drawn.
+
+    Args:
+        history: what `smsa.report.history_table` gets.
+        kept_epoch: the epoch whose model was kept.
+        path: where it goes.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        logger.warning("%s was not drawn: pip install 'smsa[plots]' brings matplotlib.", path)
+        return
+    figure = Figure(figsize=(11, 3.4), layout="constrained", facecolor="white")
+    losses, scores, rates = figure.subplots(1, 3)
+    for axes, score, title in ((losses, "loss", "Cross entropy"), (scores, "f1", "Macro F1")):
+        for split, color, marker in (("train", COLORS[0], "o"), ("valid", COLORS[1], "s")):
+            seen = history.dropna(subset=[f"{split}_{score}"])
+            axes.plot(seen["epoch"], seen[f"{split}_{score}"], color=color, marker=marker, markersize=4, label=split)
+        axes.set(title=title)
+        axes.legend(frameon=False)
+    for kept_f1 in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna():
+        scores.annotate(
+            f"kept: {kept_f1:.3f}", (kept_epoch, kept_f1), (0, 6), textcoords="offset points", ha="center",
+            color=COLORS[1],
+        )  # fmt: skip
+    rates.plot(history["epoch"], history["learning_rate"], color="#444444", marker="o", markersize=4)
+    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    rates.set(title="Learning rate")
+    for axes in (losses, scores, rates):
+        axes.set(xlabel="Epoch")
+        axes.margins(y=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    losses.set_ylim(bottom=0)
+    rates.set_ylim(bottom=0)
+    figure.savefig(path, dpi=150)

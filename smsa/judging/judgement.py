@@ -1,10 +1,7 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
-import hashlib
-import json
 import logging
 import re
-import shutil
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from smsa.data import load_splits
-from smsa.files import publish, stage
+from smsa.files import hash_file, publish, staged, write_json
 from smsa.judging import figures
 from smsa.judging.baselines import DESCRIPTION, System, load_baseline
 from smsa.judging.normaliser import add_normaliser
@@ -337,7 +334,7 @@ def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
     return {
         "data": {
             "file": str(data.path),
-            "sha256": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+            "sha256": hash_file(data.path)[0],
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },
@@ -377,16 +374,13 @@ def write_report(
     require_report_folder(output_dir)
     report = describe(data, judgements, seed) | ({} if temperature is None else {"temperature": temperature})
     output_dir.mkdir(parents=True, exist_ok=True)
-    staging = stage(output_dir)
-    try:
+    with staged(output_dir) as staging:
         pictures = figures.draw(report, staging)
         (staging / "report.md").write_text(render(report, pictures), encoding="utf-8")
-        (staging / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(report, staging / REPORT)
         for name in set(figures.PICTURES) - set(pictures):  # of an earlier report
             (output_dir / name).unlink(missing_ok=True)
         publish(staging, output_dir, last=REPORT)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 

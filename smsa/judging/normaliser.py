@@ -1,13 +1,12 @@
 """A normaliser for texts as people write them that lives in a model's tokenizer, so that every client applies it."""
 
 import json
-import shutil
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from smsa.files import replace_files, stage
+from smsa.files import replace_files, staged
 from smsa.model import load_classifier, save_tokenizer
 from smsa.normaliser import DRAWN_OUT, set_normaliser
 
@@ -54,10 +53,7 @@ def store_normaliser(folder: str | Path) -> None:
     """
     folder = Path(folder)
     _, tokenizer = load_classifier(folder)
-    staging = stage(folder)
-    try:
+    with staged(folder) as staging:
         save_tokenizer(add_normaliser(tokenizer), staging)
         # in this order: a tokenizer_class of before does not look at the normaliser
         replace_files(staging, folder, ("tokenizer.json", "tokenizer_config.json"))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from smsa.labels import label_names
 from smsa.model import load_classifier
 from smsa.processes import process_rank
 from smsa.scoring.batching import plan_batches
@@ -104,7 +105,7 @@ class SentimentClassifier:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int = 512, **engine: object
     ):
-        self.labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        self.labels = label_names(model.config.id2label)
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         self.sha256 = _hash_model(model, tokenizer)
