@@ -9,10 +9,17 @@ import sys
 import pytest
 import torch
 import yaml
+from transformers import BertConfig
 from conftest import ROOT
 
 from smsa import hardware
-from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, SentimentTrainingArguments, parse_arguments
+from smsa.arguments import (
+    FINETUNE_OPTIONS,
+    PRETRAIN_OPTIONS,
+    EncoderArguments,
+    SentimentTrainingArguments,
+    parse_arguments,
+)
 
 
 def parse(*argv):
@@ -86,6 +93,11 @@ BAD_COMMANDS = {
     "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found list"),
     "not YAML": ("a: [", [], "is not valid YAML"),
     "value out of range": ("evaluate_every: 0", [], "evaluate_every is 0; it must be at least 1"),
+    "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
+    "a rate that turns": ("lr_gamma: -0.5", [], "lr_gamma is -0.5; it must be more than 0"),
+    "no text a batch": ("", ["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size is 0; it must be at"),
+    "beta of one": ("adam_beta2: 1", [], "adam_beta2 is 1.0; it must be at least 0 and below 1"),
+    "a table in a list": ("labels:\n- a: b", [], "labels is neither a value nor a list of values, found [{'a': 'b'}]"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
     "token": ("", ["--hub_token", "hf_x"], "--hub_token is not an option"),
 }
@@ -206,12 +218,31 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"push_to_hub": True}, "write the token to disk"),
         ({"early_stopping_patience": -1}, "must be at least 0"),
         ({"lr_step_size": 0}, "must be at least 1"),
+        ({"max_grad_norm": float("inf")}, "must be at least 0"),
     ],
 )
 def test_values_that_could_not_take_effect_are_refused(tmp_path, values, message):
     with pytest.raises(ValueError, match=message) as raised:
         SentimentTrainingArguments(output_dir=str(tmp_path), **values)
     assert "hf_secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_better"), [("f1", True), ("f1_loss", True), ("f1_hair loss", True), ("loss", False)]
+)
+def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
+    """Trainer goes by the end of the name, which may be that of a label."""
+    arguments = SentimentTrainingArguments(output_dir=str(tmp_path), metric_for_best_model=metric)
+    assert arguments.greater_is_better is is_better
+
+
+def test_the_shape_of_a_new_encoder_is_refused_where_it_cannot_be():
+    with pytest.raises(ValueError, match="hidden_size is 66; it must be a multiple of twice the 22 attention heads"):
+        EncoderArguments("new", hidden_size=66, num_attention_heads=22)
+    asked = EncoderArguments("runs/encoder", num_hidden_layers=6)
+    asked.require_shape_of(BertConfig(num_hidden_layers=6))
+    with pytest.raises(ValueError, match="num_hidden_layers is 6, but that of runs/encoder is 12 and stays"):
+        asked.require_shape_of(BertConfig())
 
 
 def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):

@@ -22,6 +22,7 @@ def corpus(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffsatu dua\r\n\n  tiga  \nempat".encode())
     (tmp_path / "b.txt").write_bytes(b"enak\nkotor \xff\nba\x00gus\n")
     (tmp_path / "empty.txt").write_bytes(b"\n \n")
+    (tmp_path / "labelled.csv").write_text("text,label\nenak,positive\n")
     return tmp_path
 
 
@@ -34,6 +35,13 @@ def test_sources_are_lines_with_weights(corpus, smsa_dir):
 def test_of_a_tsv_the_last_field_is_left_out_where_there_is_one(tmp_path):
     (tmp_path / "a.tsv").write_text("enak\tsekali\tpositive\n\tneutral\nsatu teks saja\n")
     assert read_texts(tmp_path / "a.tsv") == ["enak\tsekali", "satu teks saja"]
+
+
+def test_smsa_keeps_out_its_masked_test_too(smsa_dir):
+    assert list(find_judged(["smsa"], data_dir=smsa_dir)) == ["SmSA's valid", "SmSA's test"]
+    (smsa_dir / "test_preprocess_masked_label.tsv").write_text("enak\tneutral\n")
+    files = find_judged(["smsa"], data_dir=smsa_dir)
+    assert files["SmSA's masked test"].name == "test_preprocess_masked_label.tsv"
 
 
 def test_bad_lines_are_named_and_stop_all(corpus):
@@ -50,6 +58,7 @@ def test_bad_lines_are_named_and_stop_all(corpus):
         (["a.txt", "a.txt=2"], "names a.txt twice"),
         (["empty.txt"], "holds no text"),
         (["none.txt"], "--corpus_dir"),
+        (["labelled.csv"], "a .csv is not a text a line; write its texts into a .txt"),
     ],
 )
 def test_sources_that_make_no_sense_are_refused(corpus, specs, reason):

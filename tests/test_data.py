@@ -169,6 +169,31 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name(tmp_path, suffix, cont
         load_splits({"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": path})
 
 
+def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [(f"enak {i}", "positive") for i in range(99)])
+    content = bytearray(path.read_bytes())
+    content[40:300] = bytes(260)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.parquet is not a readable Parquet file"):
+        load_splits({"valid": path})
+
+
+def test_one_column_cannot_hold_texts_and_labels(tmp_path):
+    write_csv(tmp_path / "a.csv", [("enak", "positive"), ("kotor", "negative")])
+    with pytest.raises(ValueError, match="a.csv: texts and labels cannot both be in 'label'"):
+        load_splits({"valid": tmp_path / "a.csv"}, text_column="label")
+
+
+def test_whole_numbers_are_the_labels_of_that_name(tmp_path):
+    rows = [("enak", 1), ("kotor", 0), ("buka", "1")]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))["valid"]["label"] == [1, 0, 1]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, ("murah", True)])
+    with pytest.raises(BadRowsError, match="a.jsonl:4: the label is not one of 0, 1; found True"):
+        load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))
+
+
 def test_parquet_without_the_column_lists_what_is_there(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"ulasan": ["a"], "label": ["positive"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="no column named 'text'. The columns are: ulasan, label"):

@@ -1,5 +1,6 @@
 """Scores worked by hand, and against scikit-learn where hands tire."""
 
+import evaluate
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +52,13 @@ def test_the_metric_works_offline_in_one_go_and_in_batches():
     batched.add_batch(predictions=[0, 1], references=[0, 1])
     batched.add_batch(predictions=[2, 0], references=[1, 2])
     assert batched.compute() == whole == score_label_ids([0, 1, 2, 0], [0, 1, 1, 2])
+
+
+def test_scores_need_no_home_to_write_in(tmp_path, monkeypatch):
+    """`evaluate` makes a folder there, by default; a run would lose its first epoch to a home that is read-only."""
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "home")
+    compute_metrics(EvalPrediction(logits_for([0, 1]), np.array([0, 1])))
+    assert not (tmp_path / "home").exists()
 
 
 def test_other_labels_name_their_scores():

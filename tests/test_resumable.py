@@ -292,6 +292,17 @@ def test_a_pickle_in_a_checkpoint_never_runs(make, tmp_path, name, is_forged):
     assert not ran.exists()
 
 
+def test_a_run_of_half_an_epoch_more_can_be_finished_after_its_last_step(make, tmp_path):
+    """Steps are rounded up: the last checkpoint may lie beyond the epochs that were asked for."""
+    trainer = make(tmp_path / "run", num_train_epochs=1.5, early_stopping_patience=0)
+    trainer.train()
+    assert trainer.state.global_step == 8 and trainer.state.epoch == 1.6
+    trainer.require_resumable(trainer.state)
+    trainer.args.num_train_epochs = 1.4
+    with pytest.raises(ValueError, match="checkpoint-8 has trained for 1.6 epochs: --num_train_epochs cannot be less"):
+        trainer.require_resumable(trainer.state)
+
+
 def test_a_checkpoint_of_more_processes_is_refused(make, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     staged = tmp_path / "staged"

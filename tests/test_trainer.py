@@ -160,6 +160,22 @@ def test_evaluates_every_n_epochs_and_stops_by_patience(tmp_path, tiny_model, to
     assert trainer.state.best_global_step == 6  # two steps an epoch
 
 
+def test_steps_that_end_before_the_first_evaluation_are_refused(tmp_path, tiny_model, tokenizer, rows):
+    def make(max_steps, **changes):
+        return make_trainer(
+            tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", evaluate_every=3, max_steps=max_steps, **changes
+        )
+
+    with pytest.raises(
+        ValueError, match="evaluate_every 3 leaves no evaluation to choose the best epoch by in 4 steps"
+    ):
+        make(4)
+    make(4, load_best_model_at_end=False)
+    trainer = make(5)  # two steps an epoch: it ends in the third
+    trainer.train()
+    assert [entry["epoch"] for entry in trainer.state.log_history if "eval_f1" in entry] == [2.5]
+
+
 def test_last_epoch_is_kept_on_request(tmp_path, tiny_model, tokenizer, rows):
     trainer = make_trainer(
         tiny_model, tokenizer, rows(16), rows(7), tmp_path / "run", num_train_epochs=3, early_stopping_patience=0,
