@@ -25,7 +25,7 @@ def main(model: str | None = None, revision: str | None = None, host: str = "127
         serve(classifier, host, port)
     except ModuleNotFoundError as error:
         raise SystemExit(f"error: {error}; the page needs more libraries: pip install 'smsa[demo]'.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -43,5 +43,7 @@ if __name__ == "__main__":
         default="127.0.0.1",
         help="Address to serve on; 0.0.0.0 lets other machines in. (default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="From 0 to 65535; 0 takes a free one. (default: %(default)s)"
+    )
     main(**vars(parser.parse_args()))

@@ -49,5 +49,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--data", help="Labelled file to compare by; if not given, SmSA's valid as finetune.py finds it."
     )
+    parser.add_argument("--text_column", default="text", help="Column of texts in it, unless it is a .tsv. (text)")
+    parser.add_argument("--label_column", default="label", help="Column of labels in it, unless it is a .tsv. (label)")
+    parser.add_argument("--label_map", help="What it calls the model's labels: LABEL_0=positive,...")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     main(**vars(parser.parse_args()))

@@ -7,6 +7,7 @@ accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processe
 
 import logging
 import os
+import signal
 
 from smsa import SentimentClassifier, score_paths
 from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments, parse_arguments
@@ -20,7 +21,7 @@ def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
 
     Raises:
         SystemExit: with status 1 and the reason, if the model, an input or the output cannot be used; with status 130
-            after Ctrl-C.
+            after Ctrl-C, 143 after SIGTERM where `stop` answers it.
     """
     try:
         classifier = SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
@@ -41,11 +42,16 @@ def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         where = "" if IS_MAIN else f" (process {os.environ['RANK']})"
         raise SystemExit(f"error{where}: {error}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as asked:
         logger.error("Stopped; the same command goes on from the finished parts.")
-        os._exit(130)  # at once: a part in the making is not waited for
+        os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # at once, whatever part is in the making
     for summary in summaries:
         logger.info(describe(summary))
+
+
+def stop(signum: int, frame: object) -> None:
+    """Answer SIGTERM as Ctrl-C: what stdin brought must not stay behind in the folder for temporary files."""
+    raise KeyboardInterrupt(signum)
 
 
 def describe(summary: dict) -> str:
@@ -59,4 +65,7 @@ def describe(summary: dict) -> str:
 
 if __name__ == "__main__":
     set_up_logging()
-    main(*parse_arguments(SCORING_OPTIONS, description=__doc__.split("\n")[0]))
+    arguments = parse_arguments(SCORING_OPTIONS, description=__doc__.split("\n")[0])
+    if "-" in arguments[0].input:
+        signal.signal(signal.SIGTERM, stop)
+    main(*arguments)

@@ -10,13 +10,21 @@ from pathlib import Path
 from transformers import logging, pipeline
 
 from smsa.card import EXAMPLES
+from smsa.shipped import find_shipped
 
 
 def main(model: str) -> None:
-    """Print a label and its probability for each sentence, then the next command."""
+    """Print a label and its probability for each sentence, then the next command.
+
+    Raises:
+        SystemExit: with status 1 and the reason, if the model cannot be used.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    classify = pipeline("text-classification", model=model, device="cpu")
+    try:
+        classify = pipeline("text-classification", model=find_shipped(model), device="cpu")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     for sentence, answer in zip(EXAMPLES, classify(list(EXAMPLES)), strict=True):
         print(f"{answer['label']:9} {answer['score']:.3f}  {sentence}")
     print("A model that saw so few sentences errs often. This one learns the 11,000 of SmSA, without the Hub:")

@@ -651,6 +651,7 @@ class JudgingArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
 
     def __post_init__(self) -> None:
+        _require_ranges(self)
         if (self.model is None) == (self.compare is None):
             raise ValueError("give --model for one system, or --compare for several.")
         if self.compare is not None and (len(self.compare) < 2 or self.model_revision):

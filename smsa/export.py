@@ -22,6 +22,7 @@ from smsa.checkpoints import require_empty
 from smsa.data import find_smsa, load_splits
 from smsa.files import hash_file, publish, staged, write_json
 from smsa.hardware import find_version
+from smsa.judging.judgement import name_labels, read_label_map
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier, save_tokenizer
 from smsa.scoring.batching import pad_batch, plan_batches
@@ -51,6 +52,9 @@ def export_model(
     int8: bool = False,
     data: str | Path | None = None,
     revision: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+    label_map: str | None = None,
 ) -> dict:
     """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
 
@@ -61,6 +65,8 @@ def export_model(
             openvino_model.xml and .bin, in int8 if asked. config.json and the tokenizer's files stand beside them.
         int8: weights in 8 bits, for ONNX also those of the embeddings; activations quantised as they come.
         data: labelled file to compare by; SmSA's valid, as `find_smsa` finds it, if None.
+        text_column, label_column: where to read in .csv, .jsonl and .parquet files.
+        label_map: what the file calls the model's labels, as `read_label_map` takes it.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -83,7 +89,8 @@ def export_model(
     model, tokenizer = load_classifier(model_name_or_path, revision)
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
     data = Path(data or find_smsa()["valid"])
-    rows = load_splits({"data": data}, classifier.labels)["data"]
+    labels = name_labels(str(model_name_or_path), classifier.labels, read_label_map(label_map))
+    rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
     encoded, gold = classifier.encode(pa.array(rows["text"], pa.string())), np.array(rows["label"])
 
     def measure(forward: Forward, n_bytes: int) -> tuple[dict, np.ndarray]:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from smsa.card import CARD, is_renewable, read_card, render_card
@@ -161,6 +167,7 @@ def _ask(question: Callable[[], _T], repo_id: str) -> _T:
                 ) from error
             # hf_xet, by which large files go up where it is installed, raises plain ConnectionError
             is_cut = isinstance(error, (HTTPError, ConnectionError)) and not isinstance(error, HfHubHTTPError)
+            is_cut &= not isinstance(error, OfflineModeIsEnabled)
             may_pass = is_cut or status == 429 or (status or 0) >= 500
             if not may_pass or attempt == N_TRIES:
                 raise HubError(f"{repo_id} on the Hub: {_one_line(error)}") from error

@@ -280,6 +280,9 @@ def _check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
     if len(tokenizer) > n_rows:
         raise ValueError(f"{name}: the tokenizer has {len(tokenizer):,} word pieces, the encoder only {n_rows:,}.")
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    n_stated = getattr(model.config, "max_position_embeddings", None) or 0
+    if n_stated > 0:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, n_stated)
     if isinstance(positions, nn.Embedding):
         # RoBERTa counts positions from padding_idx + 1; tokenizers of 2020 do not say how long a text may be
         n_positions = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)

@@ -115,6 +115,8 @@ class Comparison:
         verdict = "" if low > 0 else f": not told apart by these {self.n_texts:,} texts"
         if points == 0 and low == high == 0:
             return f"{a} and {b} have the same {name} on these {self.n_texts:,} texts."
+        if low == high:
+            verdict = f": these {self.n_texts:,} texts cannot show how much others would differ"
         lead = f"{points:.1f} points of {name} ({rounded})"
         return f"{ahead} is ahead of {behind} by {lead}{verdict}."
 

@@ -108,6 +108,8 @@ class SentimentClassifier:
         self.labels = label_names(model.config.id2label)
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
+        if tokenizer.padding_side == "left":
+            raise ValueError(f"{type(model).__name__} wants its pads on the left, which smsa does not do.")
         self.sha256 = _hash_model(model, tokenizer)
         self.engine = Engine(model, **engine)
         self.max_length = min(max_length, tokenizer.model_max_length)
@@ -171,10 +173,13 @@ class SentimentClassifier:
 
         Raises:
             ValueError: for a label that the model does not have, or a text that holds no word piece; without captum.
+            TypeError: for what is not one text.
         """
         require_captum()
         from smsa.scoring.explaining import weigh_words  # captum takes a second, and only some have it
 
+        if not isinstance(text, str):
+            raise TypeError(f"a text must be a str, not {type(text).__name__}.")
         if label is not None and label not in self.labels:
             raise ValueError(f"label {label!r} is not one of {', '.join(self.labels)}.")
         (encoding,) = self._tokenize([text], with_offsets=True)

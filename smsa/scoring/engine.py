@@ -79,13 +79,13 @@ class Engine:
         on_cpu = self.device.type == "cpu"
         if backend == "openvino" and not on_cpu:
             raise ValueError("the openvino backend runs on the CPU: give --device cpu.")
-        if backend == "auto":
-            backend = "openvino" if on_cpu and _has_openvino() else "torch"
-        if precision == "int8" and backend != "openvino":
-            raise ValueError("precision int8 needs the openvino backend on a CPU: pip install 'smsa[openvino]'.")
-        if backend == "openvino" and not _has_openvino():
-            raise ValueError("the openvino backend is not installed: pip install 'smsa[openvino]'.")
         self.backend = backend
+        if backend == "auto":
+            self.backend = "openvino" if on_cpu and _has_openvino() else "torch"
+        if precision == "int8" and self.backend != "openvino":
+            raise ValueError("precision int8 needs the openvino backend on a CPU: pip install 'smsa[openvino]'.")
+        if self.backend == "openvino" and not _has_openvino():
+            raise ValueError("the openvino backend is not installed: pip install 'smsa[openvino]'.")
         self.precision = (
             precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
         )
@@ -94,10 +94,19 @@ class Engine:
             sizes["cpu" if on_cpu else "cuda"] for sizes in (BATCH_TOKENS, WINDOW_ROWS)
         )
         self._pad_id = model.config.pad_token_id or 0
-        make = _torch_forward if backend == "torch" else _openvino_forward
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
-        self._forward = make(model, self.device, self.precision, self.n_streams)
-        logger.info("Scoring on %s, %s, %d batch(es) at a time", self.device, backend, self.n_streams)
+        if self.backend == "openvino":
+            try:
+                self._forward = _openvino_forward(model, self.precision, self.n_streams)
+            except RuntimeError as error:
+                problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
+                if backend == "openvino" or precision == "int8":
+                    raise ValueError(f"{problem}: give --backend torch, which has no int8.") from error
+                logger.warning("%s: torch runs it.", problem)
+                self.backend = "torch"
+        if self.backend == "torch":
+            self._forward = _torch_forward(model, self.device, self.precision)
+        logger.info("Scoring on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
     def run(self, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray]) -> np.ndarray:
         """Get logits of shape (n_texts, n_labels), float32, rows in the order of `token_ids`.
@@ -134,7 +143,7 @@ def _has_openvino() -> bool:
 _Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
 
 
-def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
+def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> _Forward:
     model = model.to(device=device, dtype=_DTYPES[precision]).eval()
 
     @torch.inference_mode()
@@ -184,7 +193,7 @@ def to_openvino(model: PreTrainedModel):
     return graph
 
 
-def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: str, n_streams: int) -> _Forward:
+def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) -> _Forward:
     import openvino
 
     graph = to_openvino(model)
@@ -205,6 +214,8 @@ def _openvino_forward(model: PreTrainedModel, device: torch.device, precision: s
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
+    if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts, of eight word pieces
+        raise RuntimeError("its graph holds for one number of texts alone")
     return forward
 
 

@@ -73,7 +73,7 @@ def score_files(classifier: SentimentClassifier, inputs: list[Path], output: Pat
         ValueError: if inputs or options do not fit together, or parts were made by another job.
     """
     with joined():
-        job = Job(classifier, inputs, output, **options)
+        job = Job(classifier, [Path(path) for path in inputs], Path(output), **options)
         job.check()
         return job.run()
 
@@ -255,7 +255,9 @@ class Job:
                 found.st_size != checked["bytes"]
                 or self._modified.get(source.path, found.st_mtime_ns) != found.st_mtime_ns
             ):
-                raise ValueError(f"{source.path} was changed while it was scored: run the same command again.")
+                raise ValueError(
+                    f"{source.path} was changed while it was scored: remove {self.parts} and run the same command again."
+                )
 
     def _describe(self) -> dict:
         """Get all that the output depends on, as plain values."""
@@ -367,6 +369,7 @@ class Job:
 
     def _finish(self, spec: dict, n_finished_before: int, started: float) -> dict:
         """Put the parts together, and let the output appear."""
+        self._refuse_changed_inputs()
         names = sorted(path.stem for path in self.parts.glob("rows-*.json"))
         counts, labels = Counter(), Counter(dict.fromkeys(spec["labels"], 0))
         rejects, merged = self.parts / "rejects.tmp", self.parts / "merged.tmp"
@@ -383,7 +386,6 @@ class Job:
             )
         if counts["read"] != sum(labels.values()) + counts["empty"] + counts["rejected"]:
             raise ValueError(f"{self.parts}: of {n_expected:,} rows, some are neither scored nor empty nor rejected.")
-        self._refuse_changed_inputs()
         self._merge(merged, names)
         sha256, size = hash_file(merged)
         seconds = time.monotonic() - started

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 def score_paths(
     classifier: SentimentClassifier,
-    inputs: str | list[str],
-    output: str,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike,
     input_format: str | None = None,
     output_format: str | None = None,
     **options: object,
@@ -40,7 +40,10 @@ def score_paths(
     Returns:
         The summary of each output, as `score_files`; raises what it raises.
     """
-    inputs = [inputs] if isinstance(inputs, str) else inputs
+    inputs = [os.fspath(name) for name in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
+    output = os.fspath(output)
+    if not inputs or not all(inputs) or not output:
+        raise ValueError("name an input and an output: --input and --output are empty.")
     reads_stdin, writes_stdout = "-" in inputs, output == "-"
     if reads_stdin and len(inputs) > 1:
         raise ValueError("--input - is stdin alone; give no other file beside it.")
@@ -53,6 +56,8 @@ def score_paths(
             output = str(Path(folder, f"stdout.{output_format or 'jsonl'}"))
         if reads_stdin:
             files = [Path(folder, f"stdin.{input_format or 'txt'}")]
+            if sys.stdin is None:
+                raise ValueError("--input - is stdin, which is closed: name a file.")
             with naming(files[0]), files[0].open("wb") as stream:
                 shutil.copyfileobj(sys.stdin.buffer, stream)
         else:
@@ -145,9 +150,11 @@ def pair_outputs(
     lines hold no columns.
 
     Raises:
-        ValueError: if two files would go to the same name.
+        ValueError: if two files would go to the same name, or the output is a pipe or a device.
     """
     folder = Path(output)
+    if folder.exists() and not folder.is_dir() and not folder.is_file():
+        raise ValueError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
     if not folder.is_dir() and folder.suffix and not output.endswith("/"):
         return [(files, folder)]
     pairs: dict[Path, list[Path]] = {}

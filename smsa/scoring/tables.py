@@ -8,6 +8,7 @@ import base64
 import csv
 import io
 import json
+import math
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -359,13 +360,26 @@ def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: 
     if pa.types.is_nested(kind):
         if output_format == "jsonl":
             return column
-        return _texts_of(column, lambda value: json.dumps(value, ensure_ascii=False, default=str))
+        return _texts_of(column, lambda value: json.dumps(_to_json_value(value), ensure_ascii=False, allow_nan=False))
     if any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)):
         return _texts_of(column, lambda value: base64.b64encode(value).decode())
     try:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _texts_of(column, str)
+
+
+def _to_json_value(value: object) -> object:
+    """What JSON holds of a list or struct: null for NaN, bytes as base64, dates and the like as their usual text."""
+    if isinstance(value, dict):
+        return {str(name): _to_json_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 def _texts_of(column: pa.ChunkedArray, to_text: Callable[[object], str]) -> pa.Array:
@@ -425,7 +439,10 @@ def render_rows(output_format: str, table: pa.Table, added: pa.Table, stays_whol
     table = join_columns(table, added)
     if output_format == "jsonl":
         rows = table.to_pylist()
-        return "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows).encode()
+        for name in [field.name for field in table.schema if pa.types.is_nested(field.type)]:
+            for row in rows:
+                row[name] = _to_json_value(row[name])
+        return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows).encode()
     columns = [escape_formulas(column) if _is_text(column.type) else column for column in table.columns]
     if output_format == "csv":
         return _write_csv(pa.Table.from_arrays(columns, names=table.column_names), False)
