@@ -256,7 +256,8 @@ class Job:
                 or self._modified.get(source.path, found.st_mtime_ns) != found.st_mtime_ns
             ):
                 raise ValueError(
-                    f"{source.path} was changed while it was scored: remove {self.parts} and run the same command again."
+                    f"{source.path} was changed while it was scored: remove {self.parts} and run the same command "
+                    "again."
                 )
 
     def _describe(self) -> dict:
