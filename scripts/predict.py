@@ -23,6 +23,8 @@ def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
         SystemExit: with status 1 and the reason, if the model, an input or the output cannot be used; with status 130
             after Ctrl-C, 143 after SIGTERM where `stop` answers it.
     """
+    if "-" in args.input:
+        signal.signal(signal.SIGTERM, stop)
     try:
         classifier = SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
         summaries = score_paths(
@@ -65,7 +67,4 @@ def describe(summary: dict) -> str:
 
 if __name__ == "__main__":
     set_up_logging()
-    arguments = parse_arguments(SCORING_OPTIONS, description=__doc__.split("\n")[0])
-    if "-" in arguments[0].input:
-        signal.signal(signal.SIGTERM, stop)
-    main(*arguments)
+    main(*parse_arguments(SCORING_OPTIONS, description=__doc__.split("\n")[0]))

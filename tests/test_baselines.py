@@ -58,6 +58,7 @@ COUNTS = {
     "tidak pernah merasa enak": (1, 0),  # three words after the negation
     "gak kecewa": (1, 0),
     "kurang ajar": (0, 1),
+    "pelayanannya kurang": (0, 1),
     "dasar sialan, penipu!!": (0, 3),
     "enak tapi mahal": (1, 1),
     "sia-sia saja": (0, 1),

@@ -1,5 +1,6 @@
 """What is in the output folder of a run, who may write there, and which settings may change."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -14,7 +15,15 @@ import pytest
 from filelock import FileLock
 
 from smsa import checkpoints
-from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, require_empty, sole_run
+from smsa.checkpoints import (
+    Checkpoints,
+    DamagedCheckpointError,
+    NotWrittenError,
+    require_empty,
+    require_same_settings,
+    sole_run,
+)
+from smsa.files import publish
 
 SETTINGS = {"learning_rate": 1e-5, "num_train_epochs": 3, "train_data": "aa"}
 
@@ -120,6 +129,44 @@ def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):
     assert start(tmp_path, SETTINGS | {"new": 0.0, "newer": None}) == (newest, False)  # of a later version, and off
     with pytest.raises(ValueError, match="num_train_epochs was 3, is None"):
         start(tmp_path, {name: value for name, value in SETTINGS.items() if name != "num_train_epochs"})
+
+
+def test_files_of_the_encoder_are_compared_where_both_know_them(commit, tmp_path):
+    """A name on the Hub has none, and an earlier version of smsa knew none."""
+    newest = commit(5)
+    known = SETTINGS | {"sha256 of the encoder's config.json": "a"}
+    assert start(tmp_path, known) == (newest, False)
+    require_same_settings(known, SETTINGS, (), ())
+    with pytest.raises(ValueError, match="sha256 of the encoder's config.json was a, is b. Give them as before"):
+        require_same_settings(known, SETTINGS | {"sha256 of the encoder's config.json": "b"}, (), ())
+
+
+def test_what_lies_there_of_the_run_needs_no_space_again(commit, tmp_path, monkeypatch):
+    checkpoint = commit(5)
+    present = sum(file.stat().st_size for file in checkpoint.iterdir())
+    needed = 4 * 1000 + 300
+    for free, is_enough in ((needed - present, True), (needed - present - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
+        with contextlib.nullcontext() if is_enough else pytest.raises(OSError, match="the run needs"):
+            Checkpoints(checkpoint.parent).require_space(1000, 300)
+
+
+def test_the_file_that_says_all_is_there_goes_first_and_comes_last(tmp_path, monkeypatch):
+    """So that at no moment it stands beside files of another result."""
+    (tmp_path / "staging").mkdir()
+    for name in ("a.csv", "model", "run.json", "z.csv"):
+        (tmp_path / "staging" / name).touch()
+    (tmp_path / "run.json").write_text("of before")
+    seen, replace = [], os.replace
+
+    def watch(path, target):
+        seen.append((target.name, (tmp_path / "run.json").exists()))
+        replace(path, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    publish(tmp_path / "staging", tmp_path, last="run.json")
+    assert sorted(seen[:3]) == [("a.csv", False), ("model", False), ("z.csv", False)]
+    assert seen[3:] == [("run.json", False)]
 
 
 def test_a_finished_run_is_finished_until_a_setting_is_allowed_to_change(commit, tmp_path):

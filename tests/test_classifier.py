@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import ROOT, make_model
 from scoring import ADDED, HOSTILE, make_classifier
-from transformers import RobertaConfig, RobertaForSequenceClassification, pipeline
+from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification, pipeline
 
 from smsa.data import load_splits
 from smsa.labels import label_maps
+from smsa.model import load_classifier
 from smsa import SentimentClassifier
 from smsa.scoring.batching import pad_batch, plan_batches
 from smsa.scoring.engine import Engine
@@ -122,6 +123,17 @@ def test_a_very_long_text_is_cut_to_the_same_pieces(tiny_model, tokenizer, text)
     assert bool(encoded.truncated[0]) == (len(tokenizer(text)["input_ids"]) > classifier.max_length)
 
 
+@pytest.mark.parametrize("n_spaces", range(3, 14))
+def test_a_long_text_is_not_cut_within_a_word(n_spaces):
+    """At 64 characters a piece the head of this one ends in the middle of a word, after few pieces."""
+    classifier = SentimentClassifier.from_pretrained("mini-sentiment", backend="torch", precision="no", max_length=16)
+    _, tokenizer = load_classifier("mini-sentiment")
+    text = "enak " * 13 + " " * (64 * 16 - n_spaces - 65) + "menyenangkan"
+    encoded = classifier.encode(pa.array([text]))
+    assert encoded.token_ids[0].tolist() == tokenizer(text, truncation=True, max_length=16)["input_ids"]
+    assert bool(encoded.truncated[0]) == (len(tokenizer(text)["input_ids"]) > 16)
+
+
 def test_equal_texts_are_scored_once(tiny_model, tokenizer, monkeypatch):
     classifier, n_scored = make_classifier(tiny_model, tokenizer), []
     run = classifier.engine.run
@@ -136,6 +148,36 @@ def test_a_stream_is_read_window_by_window(tiny_model, tokenizer):
     answers = make_classifier(tiny_model, tokenizer, window_rows=8).stream(texts)
     assert next(answers)["empty"] is False
     assert len(read) == 8
+
+
+def test_a_model_that_wants_its_pads_on_the_left_is_refused(tiny_model, tokenizer):
+    tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match="wants its pads on the left"):
+        make_classifier(tiny_model, tokenizer)
+
+
+class OneSizeOnly(BertForSequenceClassification):
+    """Its graph, once traced, gives as many rows as tracing saw."""
+
+    def forward(self, input_ids, attention_mask=None):
+        output = super().forward(input_ids, attention_mask)
+        output.logits = output.logits[torch.arange(int(input_ids.shape[0])).clamp(max=len(input_ids) - 1)]
+        return output
+
+
+class Untraceable(BertForSequenceClassification):
+    def forward(self, input_ids, attention_mask=None):
+        raise RuntimeError("cannot be traced")
+
+
+@pytest.mark.parametrize("kind", [OneSizeOnly, Untraceable])
+def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_asked_for(tiny_model, kind, caplog):
+    tiny_model.__class__ = kind
+    assert Engine(tiny_model).backend == "torch"
+    assert f"OpenVINO cannot run {kind.__name__}" in caplog.text and "torch runs it" in caplog.text
+    for options in ({"backend": "openvino"}, {"precision": "int8"}):
+        with pytest.raises(ValueError, match=f"OpenVINO cannot run {kind.__name__} .*give --backend torch"):
+            Engine(tiny_model, **options)
 
 
 def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):

@@ -152,6 +152,20 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     assert record["original"]["bytes"] == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
+def test_a_file_of_other_columns_and_names_is_compared_by(bert, data, tmp_path):
+    expected = export_model(str(bert), tmp_path / "a", "openvino", data=data)["original"]["f1"]
+    names = dict(zip(LABELS, ("baik", "biasa", "buruk"), strict=True))
+    rows = [line.split("\t") for line in data.read_text().splitlines()]
+    lines = [json.dumps({"ulasan": text, "nada": names[label]}) for text, label in rows]
+    (tmp_path / "valid.jsonl").write_text("\n".join(lines))
+    options = {"data": tmp_path / "valid.jsonl", "text_column": "ulasan", "label_column": "nada"}
+    label_map = ",".join(f"{label}={name}" for label, name in names.items())
+    record = export_model(str(bert), tmp_path / "b", "openvino", **options, label_map=label_map)
+    assert record["original"]["f1"] == expected
+    with pytest.raises(ValueError, match="the label is not one of positive, neutral, negative; found 'baik'"):
+        export_model(str(bert), tmp_path / "c", "openvino", **options)
+
+
 def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, monkeypatch):
     load = export._load_onnx
     monkeypatch.setattr(export, "_load_onnx", lambda path: lambda *arrays: load(path)(*arrays) * 1.01)

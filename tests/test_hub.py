@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, make_model, make_tokenizer
 from hub_double import TOKEN, Fault, run_hub
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from test_card import check_card
 from test_scripts import call as call_finetune
 
@@ -318,6 +318,7 @@ TRIED_AGAIN = {
     "cut": ([ConnectionError("cut"), HTTPError("cut")], [1, 2], False),
     "500 for ever": ([answer(500)] * 9, [1, 2, 4, 8], True),
     "409": ([answer(409)], [], True),
+    "offline, as was asked": ([OfflineModeIsEnabled("offline")], [], True),
     "a refused card": ([ValueError("a refused card")], [], True),
 }
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import make_model
 from scoring import ADDED, HOSTILE, make_classifier, read_file, write_file
 
@@ -140,6 +141,12 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("in/a.csv", "in/a.jsonl", "a.csv"):
         (tmp_path / name).write_text("text\n")
+    for name in "hcgbfed":
+        (tmp_path / "in" / f"{name}.csv").touch()
+    found = [file.name for file in find_inputs([str(tmp_path / "in")], tmp_path / "out.csv")]
+    assert found == ["a.csv", "a.jsonl", *(f"{name}.csv" for name in "bcdefgh")]
+    with pytest.raises(ValueError, match="/dev/null is a pipe or a device: give - for stdout"):
+        pair_outputs([tmp_path / "a.csv"], "/dev/null")
     with pytest.raises(FileNotFoundError, match="nothing.csv does not exist"):
         find_inputs([str(tmp_path / "nothing.csv")], tmp_path / "out.csv")
     with pytest.raises(ValueError, match="would be read as input"):
@@ -195,6 +202,38 @@ def test_bad_rows_can_be_set_apart_and_the_counts_reconcile(classifier, tmp_path
     assert json.loads((tmp_path / "out.jsonl.summary.json").read_text()) == summary
 
 
+@pytest.mark.parametrize("output_format", ["csv", "submission"])
+def test_rows_are_counted_over_all_files(classifier, tmp_path, output_format):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes(b"id,text\n" + b"1,enak\n" * 10 + b"2\n" + b"3,kotor\n" * 2)
+    inputs = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    score_files(classifier, inputs, tmp_path / "out.csv", output_format=output_format, on_bad_row="skip")
+    rejects = [json.loads(line) for line in (tmp_path / "out.csv.rejects.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["row"]) for row in rejects] == [(12, 10), (12, 23)]
+    if output_format == "submission":
+        indices = [int(row["index"]) for row in read_file(tmp_path / "out.csv")]
+        assert indices == [i for i in range(26) if i not in (10, 23)]
+
+
+def test_rejects_of_an_earlier_job_do_not_stay(classifier, tmp_path):
+    (tmp_path / "in.csv").write_bytes(b"id,text\n1,enak\n2\n")
+    score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", on_bad_row="skip")
+    (tmp_path / "in.csv").write_bytes(b"id,text\n1,enak\n")
+    (tmp_path / "out.csv").unlink()
+    score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", on_bad_row="skip")
+    assert not (tmp_path / "out.csv.rejects.jsonl").exists()
+
+
+def test_paths_may_be_of_any_kind(classifier, tmp_path):
+    write_file(tmp_path / "in.csv", rows_of(3))
+    whole = score_files(classifier, [str(tmp_path / "in.csv")], str(tmp_path / "a.csv"))["output"]
+    assert score_paths(classifier, tmp_path / "in.csv", tmp_path / "b.csv")[0]["output"] == whole
+    assert score_paths(classifier, iter([tmp_path / "in.csv"]), str(tmp_path / "c.csv"))[0]["output"] == whole
+    for inputs, output in (([], "d.csv"), ("", "d.csv"), (tmp_path / "in.csv", "")):
+        with pytest.raises(ValueError, match="name an input and an output"):
+            score_paths(classifier, inputs, output)
+
+
 class Stopped(Exception):
     """Stands for a kill."""
 
@@ -233,6 +272,7 @@ def test_a_stopped_job_goes_on_from_its_parts_to_the_same_bytes(classifier, tmp_
     assert sum(n_scored) == 30 - 8 * n_parts
     assert target.read_bytes() == whole.read_bytes()
     assert summary["read"] == 30 and not (tmp_path / f"out.{suffix}.parts").exists()
+    assert summary["rows_per_second"] * summary["seconds"] == pytest.approx(sum(n_scored), rel=0.2)
 
 
 @pytest.fixture
@@ -273,6 +313,18 @@ def test_parts_of_another_input_or_model_are_refused(classifier, stopped, tiny_m
         score_files(classifier, [stopped / "in.csv"], stopped / "out.csv")
     (stopped / "in.csv").write_bytes(content)
     assert score_files(classifier, [stopped / "in.csv"], stopped / "out.csv")["read"] == 30
+
+
+@pytest.mark.parametrize("name", ["precision", "backend", "batch_tokens", "window_rows", "versions", "device"])
+def test_parts_of_another_engine_or_library_are_refused(classifier, stopped, monkeypatch, name):
+    if name == "versions":
+        monkeypatch.setattr(job_module, "find_version", lambda library: "0.1")
+    elif name == "device":
+        monkeypatch.setattr(classifier.engine, "device", torch.device("meta"))
+    else:
+        monkeypatch.setattr(classifier.engine, name, 16)
+    with pytest.raises(ValueError, match=f"another job: {name} was .*, is .*(16|0.1|meta)"):
+        score_files(classifier, [stopped / "in.csv"], stopped / "out.csv")
 
 
 def test_a_cut_part_is_scored_again_and_a_changed_one_named(classifier, stopped):
@@ -326,6 +378,21 @@ def test_an_input_that_changes_meanwhile_is_noticed(classifier, tmp_path):
     (tmp_path / "in.csv").write_bytes(content.replace(b"enak", b"anak"))
     with pytest.raises(ValueError, match="in.csv was changed while it was scored"):
         job.run()
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_input_that_grows_while_it_is_scored_is_noticed(classifier, tmp_path, monkeypatch):
+    write_file(tmp_path / "in.csv", rows_of(30))
+    write_part = job_module.Job._write_part
+
+    def grow(*args):
+        write_part(*args)
+        with (tmp_path / "in.csv").open("a") as lines:
+            lines.write("031,enak\n")
+
+    monkeypatch.setattr(job_module.Job, "_write_part", grow)
+    with pytest.raises(ValueError, match="in.csv was changed while it was scored: remove .*out.csv.parts and run"):
+        score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import VOCABULARY, make_model
 from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
     AlbertConfig,
     AlbertForMaskedLM,
     AutoModelForSequenceClassification,
@@ -22,7 +24,8 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
-from smsa.model import choose_labels, freeze_layers, load_model
+from smsa import SentimentClassifier
+from smsa.model import choose_labels, freeze_layers, load_classifier, load_model
 
 SHAPE = {
     "vocab_size": len(VOCABULARY) + 11,  # larger than the tokenizer's, as in indobert-base-p1
@@ -123,6 +126,15 @@ ARCHITECTURES = {
     "RoBERTa": (RobertaForMaskedLM, RobertaConfig, {"pad_token_id": 0}, 39),
     "XLM-R": (XLMRobertaForMaskedLM, XLMRobertaConfig, {"pad_token_id": 0}, 39),
 }
+
+
+def test_a_decoder_reads_no_more_than_it_has_positions(tmp_path, tokenizer):
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=32, n_layer=2, n_head=2, pad_token_id=0)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.model_max_length > 40
+    classify = SentimentClassifier(*load_classifier(tmp_path), backend="torch")
+    assert classify("enak " * 60)["truncated"] and classify.max_length == 40
 
 
 @pytest.mark.parametrize("model_class, config_class, more, n_positions", ARCHITECTURES.values(), ids=ARCHITECTURES)

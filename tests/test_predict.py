@@ -71,6 +71,29 @@ def test_a_pipe_of_another_format_is_named(model, monkeypatch, capfdbinary):
     assert second.startswith('"1","enak","')
 
 
+def test_a_stdin_that_is_closed_is_said(model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "--input - is stdin, which is closed" in call(*command(model, "-", "-")[2:])
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
+    words = command(model, "-", tmp_path / "out.csv")
+    environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(b"enak\n" * 200)
+    process.stdin.close()
+    process.stdin = None
+    while not list((tmp_path / "out.csv.parts").glob("rows-*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert list(tmp_path.glob("smsa-*/stdin.txt"))
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 143 and b"Traceback" not in text
+    assert not list(tmp_path.glob("smsa-*"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_pipe_that_is_full_is_an_error(model):
     with open("/dev/full", "wb") as full:

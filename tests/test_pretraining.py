@@ -1,5 +1,6 @@
 """Masks, the loss of masked pieces alone, new encoders and new words, and a run that ends and is gone on with."""
 
+import csv
 import json
 import os
 import shutil
@@ -30,9 +31,10 @@ from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArgume
 from smsa.card import render_card
 from smsa.corpus import find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.model import load_encoder, load_model
-from smsa.pretraining import MaskedTrainer, Masking, add_words, build_tokenizer, encode_sources
+from smsa.pretraining import MaskedTrainer, Masking, add_words, build_encoder, build_tokenizer, encode_sources
 from smsa.resumable import IGNORED
 from smsa.processes import STOP, Stopped
+from smsa.scratch import embed_pieces
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -206,6 +208,17 @@ def test_a_run_can_be_lengthened_until_its_rate_falls(make):
         trainer.require_resumable(TrainerState(global_step=12, epoch=3.0, max_steps=12))
 
 
+def test_a_new_encoder_starts_from_what_stands_near_what_and_from_counts(tokenizer):
+    enak, murah, kotor = tokenizer.convert_tokens_to_ids(["enak", "murah", "kotor"])
+    sequences = [[enak, murah]] * 30 + [[kotor]] * 10
+    model = build_encoder(sequences, tokenizer, **SHAPE)
+    bias = model.get_output_embeddings().bias.detach().numpy()
+    assert bias[[enak, murah, kotor]] == pytest.approx(np.log(np.array([31, 31, 11]) / (70 + len(tokenizer))), rel=1e-5)
+    expected = embed_pieces(sequences, len(tokenizer), SHAPE["hidden_size"])[[enak, murah]]  # of length 1
+    vectors = model.get_input_embeddings().weight.detach().numpy()[[enak, murah]]
+    assert vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
 def test_new_words_keep_old_rows_and_start_as_the_mean_of_their_pieces(tmp_path, model_type):
     tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5, 100)
@@ -293,7 +306,12 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_gone_on_with(words, t
     assert run["data"]["smsa"]["n_texts"] == 7
     assert metrics["tokens_seen"] > 1000
     assert 0 < metrics["held_out"]["loss"] < 10
-    assert (folder / "history.csv").read_text().startswith("epoch,learning_rate,held_out_loss,held_out_masked_accuracy")
+    history = list(csv.DictReader((folder / "history.csv").open()))
+    assert list(history[0]) == ["epoch", "learning_rate", "held_out_loss", "held_out_masked_accuracy"]
+    assert float(history[-1]["epoch"]) == metrics["epoch"] == len(history)
+    assert float(history[-1]["held_out_loss"]) == metrics["held_out"]["loss"]
+    assert float(history[-1]["held_out_masked_accuracy"]) == metrics["held_out"]["masked_accuracy"]
+    assert float(history[0]["learning_rate"]) > float(history[-1]["learning_rate"]) >= 0
 
     encoder = AutoModelForMaskedLM.from_pretrained(folder)
     model, tokenizer = load_model(str(folder))  # what scripts/finetune.py starts from

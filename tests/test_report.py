@@ -11,6 +11,7 @@ from PIL import Image
 from smsa import report
 from smsa.files import write_json
 from smsa.judging import figures
+from smsa.judging.statistics import count_confusion, resample, score_confusion, score_labels
 from smsa.metrics import score_label_ids
 
 LABELS = ("positive", "neutral", "negative")
@@ -47,6 +48,18 @@ def test_the_history_is_drawn(tmp_path, history):
     blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train
     assert blue.sum() > 10
     assert (pixels[0] == 255).all()  # a page of its own colour, light or dark around it
+
+
+def test_intervals_are_those_of_the_scores_they_are_named_for():
+    gold = np.repeat([0, 1, 2], [30, 10, 20])
+    logits = np.random.default_rng(0).normal(size=(60, 3)) + 2 * np.eye(3)[gold]
+    found = report.measure_certainty(gold, logits, LABELS)["intervals"]
+    drawn = resample(count_confusion(gold, logits.argmax(-1), 3), seed=0)
+    expected = {f"f1_{label}": scores for label, scores in zip(LABELS, score_labels(drawn)["f1"].T, strict=True)}
+    expected |= score_confusion(drawn)
+    assert found.keys() == expected.keys()
+    for score, values in expected.items():
+        assert found[score] == pytest.approx(np.quantile(values, [0.025, 0.975])), score
 
 
 def test_predictions_are_rows_in_order_with_probabilities():

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from smsa.judging import statistics
-from smsa.judging.statistics import SCORES, bootstrap, compare, count_confusion, score_confusion
+from smsa.judging.statistics import SCORES, Comparison, bootstrap, compare, count_confusion, score_confusion
 from smsa.metrics import score_label_ids
 
 SCORE_FUNCTIONS = {"f1": f1_score, "recall": recall_score, "precision": precision_score}
@@ -143,6 +143,21 @@ def test_mcnemar_is_that_of_statsmodels_table():
     compared = compare(gold, a, b, 2, n_resamples=10)
     assert (compared.only_a_right, compared.only_b_right) == (121, 59)
     assert compared.p_value == pytest.approx(4.434446e-06, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.001, 0.03), "."),
+        ((-0.005, 0.03), ": not told apart by these 9 texts."),
+        ((0.0, 0.03), ": not told apart by these 9 texts."),
+        ((0.02, 0.02), ": these 9 texts cannot show how much others would differ."),
+    ],
+)
+def test_only_an_interval_above_zero_is_a_verdict(ends, verdict):
+    compared = Comparison({"f1": 0.02}, {"f1": ends}, only_a_right=2, only_b_right=0, p_value=0.5, n_texts=9)
+    lead = f"2.0 points of macro F1 (95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+    assert compared.describe("A", "B") == f"A is ahead of B by {lead}{verdict}"
 
 
 def test_the_sentence_says_who_is_ahead_and_whether_that_is_told_apart():

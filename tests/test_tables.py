@@ -234,6 +234,20 @@ def test_an_odd_first_line_of_jsonl_decides_nothing(tmp_path, head, text_column)
         assert [number for number, _ in window.bad_rows] == [0]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_what_is_nested_keeps_to_the_rules_too(tmp_path, suffix):
+    kind = pa.struct([("x", pa.list_(pa.float64())), ("raw", pa.binary()), ("day", pa.date32())])
+    value = {"x": [1.5, float("nan"), float("-inf")], "raw": b"ab\xff", "day": datetime.date(2026, 11, 22)}
+    pa.parquet.write_table(pa.table({"text": ["enak"], "s": pa.array([value], kind)}), tmp_path / "a.parquet")
+    (window,) = open_source(tmp_path / "a.parquet", suffix).windows(9)
+    target = tmp_path / f"out.{suffix}"
+    rows = render_rows(suffix, window.table, pa.table({"label": ["positive"]}))
+    target.write_bytes(render_header(suffix, [*window.table.column_names, "label"]) + rows)
+    (row,) = read_file(target)
+    found = row["s"] if suffix == "jsonl" else json.loads(row["s"])
+    assert found == {"x": [1.5, None, None], "raw": "YWL/", "day": "2026-11-22"}
+
+
 def test_parquet_of_every_type_goes_to_text_by_one_rule(tmp_path):
     columns = {
         "n": pa.array([1, None]), "x": pa.array([1.5, float("nan")]), "b": pa.array([True, None]),
