@@ -24,15 +24,7 @@ from smsa.files import dump_json, hash_file, publish, staged, write_json, write_
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
 from smsa.judging.figures import draw_history
 from smsa.judging.normaliser import has_normaliser
-from smsa.judging.statistics import (
-    SCORES,
-    count_confusion,
-    interval,
-    measure_calibration,
-    resample,
-    score_confusion,
-    score_labels,
-)
+from smsa.judging.statistics import bootstrap, count_confusion, measure_calibration
 from smsa.labels import label_names
 from smsa.model import load_classifier
 from smsa.pretraining import MaskedTrainer
@@ -78,11 +70,8 @@ def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[s
         bootstrap; `confusion`: texts by gold label (rows) and given label; `expected_calibration_error`. Fractions.
     """
     confusion = count_confusion(label_ids, logits.argmax(-1), len(labels))
-    resampled = resample(confusion, seed=0)  # (n_resamples, n_labels, n_labels)
-    f1 = score_labels(resampled)["f1"]
-    values = score_confusion(resampled) | {f"f1_{label}": f1[:, i] for i, label in enumerate(labels)}
     return {
-        "intervals": {score: interval(values[score]) for score in (*SCORES, *(f"f1_{label}" for label in labels))},
+        "intervals": bootstrap(confusion, labels=labels),
         "confusion": confusion.tolist(),
         "expected_calibration_error": measure_calibration(label_ids, softmax(logits)).error,
     }

@@ -70,6 +70,10 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
     model, _ = load_classifier(folder)
     name, layer = last_layer(model)
     tensors = load_file(folder / "model.safetensors")
+    if f"{name}.weight" not in tensors:
+        raise ValueError(
+            f"{folder}/model.safetensors has no {name}.weight under that name, so it cannot be calibrated."
+        )
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):
         tensors[f"{name}.{part}"] /= temperature
     config = json.loads((folder / "config.json").read_bytes())

@@ -214,9 +214,8 @@ def _describe_answers(
 ) -> dict:
     predicted, n_labels = probabilities.argmax(-1), len(data.labels)
     confusion = count_confusion(data.gold, predicted, n_labels)
-    scores, ends = score_confusion(confusion), bootstrap(confusion, seed)
+    scores, ends = score_confusion(confusion), bootstrap(confusion, seed, labels=data.labels)
     by_label = score_labels(confusion)
-    label_ends = score_labels(resample(confusion, seed))["f1"]
     calibration = measure_calibration(data.gold, probabilities)
     return {
         "name": name,
@@ -224,7 +223,7 @@ def _describe_answers(
         "scores": {score: _bounded(scores[score], ends[score]) for score in SCORES},
         "labels": {
             label: {
-                "f1": _bounded(by_label["f1"][i], interval(label_ends[:, i])),
+                "f1": _bounded(by_label["f1"][i], ends[f"f1_{label}"]),
                 "recall": float(by_label["recall"][i]),
                 "precision": float(by_label["precision"][i]),
                 "n": int(confusion[i].sum()),

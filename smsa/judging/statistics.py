@@ -72,16 +72,20 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap(confusion: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> dict[str, tuple[float, float]]:
-    """Get the 95 % interval of accuracy and of macro F1, recall and precision.
+def bootstrap(
+    confusion: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES, labels: tuple[str, ...] = ()
+) -> dict[str, tuple[float, float]]:
+    """Get the 95 % interval of accuracy, of macro F1, recall and precision, and of `f1_<label>` for each of `labels`.
 
     Where every text of a label was given the same label, that label does not vary, so that the interval of a perfect
     result has no width: then it says little about other texts.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
-    scores = score_confusion(resample(confusion, seed, n_resamples))
-    return {name: interval(scores[name]) for name in SCORES}
+    drawn = resample(confusion, seed, n_resamples)
+    scores, f1 = score_confusion(drawn), score_labels(drawn)["f1"]  # (n_resamples,), (n_resamples, n_labels)
+    of_labels = {f"f1_{label}": interval(f1[:, i]) for i, label in enumerate(labels)}
+    return {name: interval(scores[name]) for name in SCORES} | of_labels
 
 
 @dataclass(frozen=True)
