@@ -85,7 +85,8 @@ def run_seeds(model_args, data_args, training_args) -> None:
             on_first(lambda: require_empty(output_dir))
     except OSError as error:
         raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
-    for seed, folder in sorted(folders.items(), key=lambda item: not (output_dir / item[1]).is_dir()):  # old ones first
+    # Those that were begun before come first: one that cannot be gone on with stops all before a new one is trained.
+    for seed, folder in on_first(lambda: sorted(folders.items(), key=lambda item: not (output_dir / item[1]).is_dir())):
         logger.info("Seed %d, %d of %d", seed, list(folders).index(seed) + 1, len(folders))
         seed_args = copy.copy(training_args)
         seed_args.seeds, seed_args.seed, seed_args.output_dir = None, seed, str(output_dir / folder)
