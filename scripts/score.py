@@ -13,16 +13,13 @@ from smsa.judging.judgement import (
     LabelledFile,
     judge,
     judge_calibrated,
-    load_normalised,
-    load_system,
     measure_robustness,
-    name_labels,
-    read_label_map,
     require_report_folder,
     write_report,
 )
 from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
+from smsa.judging.systems import load_normalised, load_system, name_labels, read_label_map
 from smsa.processes import set_up_logging
 from smsa.report import update_card
 from smsa.shipped import find_shipped

@@ -868,7 +868,8 @@ def _is_list(hint: object) -> bool:
 def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
     try:
         # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
+        text = path.read_text(encoding="utf-8")
+        recipe = yaml.load(text, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -876,6 +877,11 @@ def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
     for key in recipe:
         if key not in known:
             raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
+    seen = {}
+    for key, _ in yaml.compose(text, Loader=yaml.BaseLoader).value if recipe else ():  # of two, YAML takes the last
+        line = key.start_mark.line + 1
+        if seen.setdefault(key.value, line) != line:
+            raise ValueError(f"{path}, line {line}: {key.value} stands in line {seen[key.value]}, too: keep one.")
     words = []
     for key, value in recipe.items():
         values = value if isinstance(value, list) else [value]

@@ -22,7 +22,7 @@ from smsa.checkpoints import require_empty
 from smsa.data import find_smsa, load_splits
 from smsa.files import hash_file, publish, staged, write_json
 from smsa.hardware import find_version
-from smsa.judging.judgement import name_labels, read_label_map
+from smsa.judging.systems import name_labels, read_label_map
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier, save_tokenizer
 from smsa.scoring.batching import pad_batch, plan_batches

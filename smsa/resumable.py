@@ -4,6 +4,7 @@ All that smsa changes in methods that are private to Trainer 5.23 stands here, e
 tests/test_resumable.py names the one that an upgrade has moved.
 """
 
+import logging
 import math
 import pickle
 import shutil
@@ -23,6 +24,8 @@ from smsa.files import stage
 from smsa.hardware import keep_freed_memory
 from smsa.model import save_tokenizer
 from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100  # torch's cross entropy, and Trainer's count of labels, pass this one over
 
@@ -198,6 +201,12 @@ class ResumableTrainer(Trainer):
         stopped_early = self.early_stopping is not None and self.early_stopping.is_over()
         if stopped_early or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
+            if stopped_early:
+                logger.info(
+                    "Early stopping has ended this run: %d evaluations without a better one. To train on, give a "
+                    "higher --early_stopping_patience, and --allow_changes early_stopping_patience.",
+                    self.early_stopping.early_stopping_patience_counter,
+                )
         else:
             super()._run_epoch(**kwargs)
 

@@ -91,6 +91,7 @@ BAD_COMMANDS = {
     "malformed value": ("learning_rate: fast", [], "invalid float value: 'fast'"),
     "malformed choice": ("precision: fp8", [], "invalid choice: 'fp8'"),
     "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found list"),
+    "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
     "not YAML": ("a: [", [], "is not valid YAML"),
     "value out of range": ("evaluate_every: 0", [], "evaluate_every is 0; it must be at least 1"),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),

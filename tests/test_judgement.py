@@ -1,6 +1,7 @@
 """From a labelled file to report.json, report.md and pictures: real files, real scripts, hand-made systems."""
 
 import hashlib
+import importlib.metadata
 import json
 import re
 import sys
@@ -16,15 +17,12 @@ from scripts import baseline, score
 from smsa.arguments import BASELINE_OPTIONS, JUDGING_OPTIONS, parse_arguments
 from smsa.judging.judgement import (
     LabelledFile,
-    ModelSystem,
-    is_smsa_style,
     judge,
     measure_robustness,
-    name_labels,
-    read_label_map,
     write_report,
 )
-from smsa.judging.style import REWRITINGS
+from smsa.judging.style import REWRITINGS, is_smsa_style
+from smsa.judging.systems import ModelSystem, name_labels, read_label_map
 from smsa.labels import LABELS
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
@@ -136,10 +134,12 @@ def test_only_the_most_confident_mistakes_are_listed(tmp_path):
 def test_a_model_of_many_windows_keeps_the_order_and_answers_an_empty_text():
     texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
     classifier = make_classifier(make_model(), make_tokenizer(), window_rows=8)
-    found = ModelSystem(classifier).predict(texts)
+    system = ModelSystem(classifier)
+    found = system.predict(texts)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
     assert found[:-1] == pytest.approx(alone, abs=1e-6) and len(np.unique(found[:, 0])) > 10
     assert found[-1].tolist() == [1 / 3] * 3
+    assert system.describe_engine() == {"device": "cpu", "backend": "torch", "precision": "no"}
 
 
 def test_labels_are_matched_by_name_in_any_order(data):
@@ -275,6 +275,8 @@ def test_the_scripts_judge_baselines_and_models_side_by_side(tmp_path):
     classifier = smsa.SentimentClassifier.from_pretrained(str(tmp_path / "model"), backend="torch")
     right = [row["label"] == LABELS[label_id] for row, label_id in zip(classifier(texts), gold, strict=True)]
     assert report["systems"][2]["scores"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
+    assert report["environment"]["torch"] == importlib.metadata.version("torch")
 
 
 REFUSED = {

@@ -164,13 +164,15 @@ def test_a_machine_that_does_not_see_the_best_checkpoint_stops(make, tmp_path):
         trainer._load_best_model()
 
 
-def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path, monkeypatch):
+def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path, monkeypatch, caplog):
     calls = []
+    caplog.set_level("INFO", "smsa")
     monkeypatch.setattr(resumable, "keep_freed_memory", lambda: calls.append("memory"))
     trainer = make(tmp_path / "undisturbed")
     trainer.train(resume_from_checkpoint=True)
     assert trainer.losses == [] and calls == ["memory"]
     assert_same(seen(trainer), undisturbed)
+    assert "Early stopping has ended this run: 2 evaluations" in caplog.text
     halfway = {"max_steps": 7, "early_stopping_patience": 0}
     make(tmp_path / "run", **halfway).train()
     trainer = make(tmp_path / "run", **halfway)
@@ -178,13 +180,15 @@ def test_a_run_that_is_over_does_not_train_on(make, undisturbed, tmp_path, monke
     assert trainer.losses == [] and trainer.state.global_step == 7
 
 
-def test_a_run_that_stopped_early_goes_on_under_more_patience(make, undisturbed, tmp_path):
+def test_a_run_that_stopped_early_goes_on_under_more_patience(make, undisturbed, tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
     patient = make(tmp_path / "patient", early_stopping_patience=4)
     patient.train()
     assert patient.state.global_step > undisturbed["stopped"]
     trainer = make(tmp_path / "undisturbed", early_stopping_patience=4)
     trainer.train(resume_from_checkpoint=True)
     assert_same(seen(trainer), seen(patient))
+    assert "Early stopping" not in caplog.text
 
 
 def test_a_callback_that_the_checkpoint_does_not_know_is_no_obstacle(make, tmp_path):

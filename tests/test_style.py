@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smsa.judging import style
-from smsa.judging.judgement import is_smsa_style
 
 TEXT = "tempat nya bagus , murah ! tapi saya tidak suka ( terlalu ramai ) ."
 
@@ -45,7 +44,7 @@ def test_equal_seeds_give_equal_texts_whatever_stands_before_them():
     assert style.rewrite(texts, seed=1) == style.rewrite(texts, seed=1) != style.rewrite(texts, seed=2)
     assert style.rewrite(texts)[:2] == style.rewrite(texts[:2])
     assert style.rewrite(texts, names=()) == texts
-    assert all(not is_smsa_style(text) for text in style.rewrite([TEXT] * 20, ("attached",)))
+    assert all(not style.is_smsa_style(text) for text in style.rewrite([TEXT] * 20, ("attached",)))
 
 
 @pytest.mark.parametrize("name", ["capitals", "attached"])

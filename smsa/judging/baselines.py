@@ -1,7 +1,7 @@
 """What an encoder is measured against: the most frequent label, counting words, TF-IDF with a linear model.
 
-Each is a `System`, as a fine-tuned model is: texts in, a probability for each label out. They are saved as JSON and
-safetensors, never as a pickle.
+Each is a `System` (systems.py), as a fine-tuned model is: texts in, a probability for each label out. They are saved
+as JSON and safetensors, never as a pickle.
 """
 
 import json
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,15 +20,6 @@ from sklearn.linear_model import LogisticRegression
 from smsa.labels import LABELS
 
 DESCRIPTION, WEIGHTS, VOCABULARY = "baseline.json", "baseline.safetensors", "vocabulary.json"
-
-
-class System(Protocol):
-    """Whatever labels texts."""
-
-    labels: tuple[str, ...]
-
-    def predict(self, texts: list[str]) -> np.ndarray:
-        """Get the probability of each label, of shape (n_texts, n_labels)."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +222,7 @@ class Tfidf:
 BASELINES = {baseline.kind: baseline for baseline in (Keyword, Tfidf, Majority)}
 
 
-def load_baseline(folder: str | Path) -> System:
+def load_baseline(folder: str | Path) -> "Keyword | Tfidf | Majority":
     """Load a baseline that `save` has left in a folder.
 
     Raises:

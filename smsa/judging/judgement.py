@@ -1,19 +1,18 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
 import logging
-import re
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from smsa.data import load_splits
 from smsa.files import hash_file, publish, staged, write_json
+from smsa.hardware import describe_environment
 from smsa.judging import figures
-from smsa.judging.baselines import DESCRIPTION, System, load_baseline
-from smsa.judging.normaliser import add_normaliser
+from smsa.judging.baselines import DESCRIPTION
+from smsa.judging.rendering import render
 from smsa.judging.statistics import (
     LEVEL,
     N_RESAMPLES,
@@ -28,10 +27,8 @@ from smsa.judging.statistics import (
     score_confusion,
     score_labels,
 )
-from smsa.judging.style import REWRITINGS, rewrite
-from smsa.markdown import POINT_INTERVALS, table
-from smsa.model import load_classifier
-from smsa.scoring.classifier import SentimentClassifier
+from smsa.judging.style import REWRITINGS, is_smsa_style, rewrite
+from smsa.judging.systems import ModelSystem, System, name_labels
 
 logger = logging.getLogger(__name__)
 
@@ -44,78 +41,6 @@ OPENING_SENTENCES = (
 )
 OPENING_LABELS = ("positive", "negative")
 LENGTHS = ((1, 10), (11, 25), (26, None))  # words
-_LABEL_N = re.compile(r"LABEL_\d+")
-
-
-class ModelSystem:
-    """A fine-tuned model as a `System`; an empty text gets equal probabilities."""
-
-    kind = "model"
-
-    def __init__(self, classifier: SentimentClassifier):
-        self.classifier, self.labels = classifier, classifier.labels
-
-    def predict(self, texts: list[str]) -> np.ndarray:
-        window = self.classifier.engine.window_rows
-        parts = [
-            self.classifier.score(pa.array(texts[i : i + window], pa.string())).probabilities
-            for i in range(0, len(texts), window)
-        ]
-        probabilities = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
-        return np.where(np.isnan(probabilities), 1 / len(self.labels), probabilities)
-
-
-def load_system(name: str, revision: str | None = None, **options: object) -> System:
-    """Load a baseline's folder, or a model as `SentimentClassifier.from_pretrained` does.
-
-    Raises:
-        ValueError: for a revision of a baseline; and as `load_baseline` and `load_classifier`.
-        OSError: as `load_classifier`.
-    """
-    if (Path(name) / DESCRIPTION).is_file():
-        if revision is not None:
-            raise ValueError(f"{name} is a baseline, which has no --model_revision.")
-        return load_baseline(name)
-    return ModelSystem(SentimentClassifier.from_pretrained(name, revision, **options))
-
-
-def load_normalised(name: str, **options: object) -> System:
-    """Load a model as `load_system` does, with `add_normaliser` put into its tokenizer; nothing is written."""
-    model, tokenizer = load_classifier(name)
-    return ModelSystem(SentimentClassifier(model, add_normaliser(tokenizer), **options))
-
-
-def read_label_map(label_map: str | None) -> dict[str, str]:
-    """Get the names in `LABEL_0=positive,LABEL_1=neutral,...`; none for None.
-
-    Raises:
-        ValueError: if it is something else, or gives two labels one name.
-    """
-    pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
-    names = {label.strip(): name.strip() for label, _, name in pairs}
-    if "" in names or "" in names.values() or len({*names.values()}) < len(pairs):
-        raise ValueError(f"--label_map {label_map!r}: write LABEL_0=positive,LABEL_1=neutral,... with different names.")
-    return names
-
-
-def name_labels(name: str, labels: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    """Get what a system's labels are called in the file, in the system's order.
-
-    Args:
-        name: of the system, for messages.
-        labels: as the system calls them.
-        names: as `read_label_map` gives them; a system that has none of these labels keeps its own.
-
-    Raises:
-        ValueError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
-    """
-    named = tuple(names.get(label, "LABEL_0") for label in labels) if names.keys() & set(labels) else labels
-    if any(_LABEL_N.fullmatch(label) for label in named) or len(set(named)) < len(named):
-        raise ValueError(
-            f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
-            f"--label_map {','.join(f'{label}=...' for label in labels)}."
-        )
-    return named
 
 
 @dataclass(frozen=True)
@@ -164,11 +89,6 @@ class LabelledFile:
         return masks
 
 
-def is_smsa_style(text: str) -> bool:
-    """Whether a text is in lower case with its punctuation apart, as SmSA's texts are."""
-    return text == text.lower() and not re.search(r"\w[,.!?]|[,.!?]\w", text)
-
-
 def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] | None = None, seed: int = 0) -> dict:
     """Get all that report.json says of one system, as plain values, and its `probabilities` in the file's order.
 
@@ -191,7 +111,8 @@ def judge(name: str, system: System, data: LabelledFile, names: dict[str, str] |
     order = [named.index(label) for label in data.labels]
     probabilities = system.predict(data.texts)[:, order]  # (n_texts, n_labels)
     opening = system.predict(list(OPENING_SENTENCES))[:, order]
-    return _describe_answers(name, system.kind, data, probabilities, opening, seed)
+    judged = _describe_answers(name, system.kind, data, probabilities, opening, seed)
+    return judged | ({"engine": system.describe_engine()} if isinstance(system, ModelSystem) else {})
 
 
 def judge_calibrated(name: str, judged: dict, data: LabelledFile, temperature: float, seed: int = 0) -> dict:
@@ -206,7 +127,7 @@ def judge_calibrated(name: str, judged: dict, data: LabelledFile, temperature: f
         raise ValueError(f"{judged['name']} has ties between labels, which a temperature of {temperature:.3f} breaks.")
     opening = apply_temperature(opening, temperature)
     answers = _describe_answers(name, judged["kind"], data, probabilities, opening, seed)
-    return answers | ({"robustness": judged["robustness"]} if "robustness" in judged else {})
+    return answers | {key: judged[key] for key in ("engine", "robustness") if key in judged}
 
 
 def _describe_answers(
@@ -247,10 +168,11 @@ def _describe_answers(
         "opening_sentences": [
             {
                 "text": text,
+                "gold": gold,
                 "label": data.labels[row.argmax()],
                 "probabilities": dict(zip(data.labels, row.tolist(), strict=True)),
             }
-            for text, row in zip(OPENING_SENTENCES, opening, strict=True)
+            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, opening, strict=True)
         ],
         "mistakes": _find_mistakes(data, probabilities),
         "probabilities": probabilities,
@@ -345,6 +267,7 @@ def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
         },
         "systems": [{key: judgement[key] for key in judgement if key != "probabilities"} for judgement in judgements],
         "comparisons": comparisons,
+        "environment": describe_environment(),
     }
 
 
@@ -393,105 +316,3 @@ def require_report_folder(output_dir: str | Path) -> None:
     is_report = (output_dir / REPORT).is_file() and not (output_dir / DESCRIPTION).exists()
     if output_dir.exists() and not is_report and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} is not empty and holds no earlier report: choose another --output.")
-
-
-def render(report: dict, pictures: list[str]) -> str:
-    """Get the report as Markdown; fractions become per cent."""
-    data = report["data"]
-    counts = ", ".join(f"{n:,} {label}" for label, n in data["labels"].items())
-    absent = [label for label, n in data["labels"].items() if not n]
-    note = f" The macro scores count {', '.join(absent)}, which no text has, as 0." if absent else ""
-    lines = [
-        f"# How good on {Path(data['file']).name}",
-        "",
-        f"{data['n_texts']:,} texts ({counts}). In brackets: 95 % intervals, by stratified bootstrap. "
-        f"{POINT_INTERVALS}{note}",
-        "",
-    ]
-    titles = ["", "accuracy", "macro F1", "macro recall", "macro precision", "calibration error"]
-    rows = [
-        [system["name"], *(_cell(system["scores"][score]) for score in SCORES)]
-        + [f"{100 * system['calibration']['expected_calibration_error']:.1f}"]
-        for system in report["systems"]
-    ]
-    lines += table(titles, rows)
-    if "temperature" in report:
-        lines += ["", f"Calibrated by a temperature of {report['temperature']:.3f}, fitted on these same texts."]
-    rows = [
-        [system["name"], *(_cell(system["labels"][label]["f1"]) for label in data["labels"])]
-        for system in report["systems"]
-    ]
-    lines += ["", "F1 by label:", "", *table(["", *data["labels"]], rows)]
-    for system in report["systems"]:
-        titles = ["", "texts", "precision", "recall", "F1", *(f"given {label}" for label in data["labels"])]
-        rows = [
-            [label, f"{scores['n']:,}", f"{100 * scores['precision']:.1f}", f"{100 * scores['recall']:.1f}"]
-            + [_cell(scores["f1"]), *(f"{n:,}" for n in given)]
-            for (label, scores), given in zip(system["labels"].items(), system["confusion"], strict=True)
-        ]
-        lines += ["", f"By gold label, {system['name']}:", "", *table(titles, rows)]
-    if report["comparisons"]:
-        lines += ["", "## Side by side", ""]
-        for compared in report["comparisons"]:
-            split = compared["mcnemar"]
-            lines.append(
-                f"- {compared['sentence']} {compared['a']} alone is right on {split['only_a_right']:,} texts, "
-                f"{compared['b']} alone on {split['only_b_right']:,} (accuracy by McNemar's exact test: "
-                f"p = {split['p_value']:.2g})."
-            )
-    lines += [
-        "",
-        "## Macro F1 by kind of text",
-        "",
-        "`in SmSA's style`: in lower case, with punctuation apart; `raw`: all others. The macro F1 of a kind is over "
-        "the labels that its texts have, which are all unless a number stands here.",
-        "",
-    ]
-    slices = report["systems"][0]["slices"]
-    sizes = [
-        f"{part['n']:,}"
-        + f", {part['n_labels']} of {len(data['labels'])} labels" * (part["n_labels"] < len(data["labels"]))
-        for part in slices.values()
-    ]
-    rows = [
-        [system["name"], *(_cell(part["f1"]) for part in system["slices"].values())] for system in report["systems"]
-    ]
-    lines += table(["", *slices], [["texts", *sizes], *rows])
-    if "robustness" in report["systems"][0]:
-        rows = [
-            [system["name"], *(f"{100 * f1:.1f}" for f1 in system["robustness"].values())]
-            for system in report["systems"]
-        ]
-        lines += ["", "## Macro F1 of the same texts as people write them", ""]
-        lines += table(["", *report["systems"][0]["robustness"]], rows)
-    lines += ["", "## The tutorial's opening sentences", ""]
-    for i, text in enumerate(OPENING_SENTENCES):
-        lines.append(f"> {text}")
-        lines.append("")
-        for system in report["systems"]:
-            answer = system["opening_sentences"][i]
-            verdict = "" if answer["label"] == OPENING_LABELS[i] else f" (a person would say {OPENING_LABELS[i]})"
-            share = 100 * answer["probabilities"][answer["label"]]
-            lines.append(f"- {system['name']}: {answer['label']}, {share:.0f} %{verdict}")
-        lines.append("")
-    lines += [f"![{picture.removesuffix('.png')}]({picture})" for picture in pictures]
-    for system in report["systems"]:
-        lines += ["", f"## The most confident mistakes of {system['name']}", ""]
-        for mistake in system["mistakes"]:
-            lines.append(
-                f"- {mistake['file']}:{mistake['line']}: gold {mistake['gold']}, given {mistake['label']} "
-                f"({100 * mistake['score']:.0f} %): {_shorten(mistake['text'])}"
-            )
-        if not system["mistakes"]:
-            lines.append("None.")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(score: dict[str, float]) -> str:
-    return f"{100 * score['value']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
-
-
-def _shorten(text: str, limit: int = 200) -> str:
-    """One line that Markdown leaves alone."""
-    line = re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
-    return line if len(line) <= limit else f"{line[:limit]}..."

@@ -103,3 +103,8 @@ def rewrite(texts: list[str], names: tuple[str, ...] = tuple(REWRITINGS), seed: 
             text = REWRITINGS[name](text, random)
         rewritten.append(text)
     return rewritten
+
+
+def is_smsa_style(text: str) -> bool:
+    """Whether a text is in lower case with its punctuation apart, as SmSA's texts are."""
+    return text == text.lower() and not re.search(r"\w[,.!?]|[,.!?]\w", text)
