@@ -35,42 +35,7 @@ def main(args: JudgingArguments, engine_args: EngineArguments) -> dict:
             written.
     """
     try:
-        require_report_folder(args.output)
-        names = name_systems(args.compare or [args.model])
-        if args.calibrate or args.normalise:
-            require_model_folder(args.model)
-        engine = vars(engine_args)
-        revision = args.model_revision if args.model else None
-        systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
-        first, system = next(iter(systems.items()))
-        if args.normalise:
-            systems[f"{first} (normalised)"] = load_normalised(args.model, **engine)
-        label_names = read_label_map(args.label_map)
-        if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
-            listed = "; ".join(f"{name} has {', '.join(system.labels)}" for name, system in systems.items())
-            raise ValueError(
-                f"--label_map {args.label_map!r} names no label of a system ({listed}): write a system's label, =, and "
-                "what the file calls it."
-            )
-        labels = name_labels(first, system.labels, label_names)
-        data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
-        if args.calibrate:
-            require_unseen(args.model, data.path)
-        judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
-        if args.robustness or args.normalise:
-            for judged, system in zip(judgements, systems.values(), strict=True):
-                judged["robustness"] = measure_robustness(judged, system, data, label_names, args.seed)
-        temperature = None
-        if args.calibrate:
-            temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
-            judgements.append(judge_calibrated(f"{first} (calibrated)", judgements[0], data, temperature, args.seed))
-        report = write_report(data, judgements, args.output, args.seed, temperature)
-        if args.calibrate:  # not before the report is safe: it alone knows the scores of the model as it was
-            store_temperature(args.model, temperature)
-        if args.normalise:
-            store_normaliser(args.model)
-        if args.calibrate or args.normalise:
-            update_card(args.model)
+        report = judge_all(args, engine_args)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     for judged in report["systems"]:
@@ -78,14 +43,62 @@ def main(args: JudgingArguments, engine_args: EngineArguments) -> dict:
         if "robustness" in judged:
             by_kind = ", ".join(f"{kind} {100 * f1:.1f}" for kind, f1 in judged["robustness"].items())
             logger.info("%s, macro F1 as people write: %s", judged["name"], by_kind)
-    if temperature is not None:
-        before, after = (judged["calibration"]["expected_calibration_error"] for judged in report["systems"])
-        logger.info("Temperature %.3f: off by %.1f points before, %.1f now", temperature, 100 * before, 100 * after)
+    if args.calibrate:
+        before, after = (100 * judged["calibration"]["expected_calibration_error"] for judged in report["systems"])
+        logger.info("Temperature %.3f: off by %.1f points before, %.1f now", report["temperature"], before, after)
     if args.calibrate or args.normalise:
         logger.info("%s has been changed", args.model)
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
     logger.info("The report is in %s", os.path.join(args.output, "report.md"))
+    return report
+
+
+def judge_all(args: JudgingArguments, engine_args: EngineArguments) -> dict:
+    """Judge the systems that are asked for, write the report, and change the model where that is asked for, too.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: if a system, the file or the output cannot be used.
+    """
+    require_report_folder(args.output)
+    names = name_systems(args.compare or [args.model])
+    if args.calibrate or args.normalise:
+        require_model_folder(args.model)
+    engine = vars(engine_args)
+    revision = args.model_revision if args.model else None
+    systems = {name: load_system(path, revision, **engine) for name, path in names.items()}
+    first, system = next(iter(systems.items()))
+    if args.normalise:
+        systems[f"{first} (normalised)"] = load_normalised(args.model, **engine)
+    label_names = read_label_map(args.label_map)
+    if label_names and not any(label_names.keys() & set(system.labels) for system in systems.values()):
+        listed = "; ".join(f"{name} has {', '.join(system.labels)}" for name, system in systems.items())
+        raise ValueError(
+            f"--label_map {args.label_map!r} names no label of a system ({listed}): write a system's label, =, and "
+            "what the file calls it."
+        )
+    labels = name_labels(first, system.labels, label_names)
+    data = LabelledFile.read(args.data, labels, args.text_column, args.label_column, args.train_file)
+    if args.calibrate:
+        require_unseen(args.model, data.path)
+    judgements = [judge(name, system, data, label_names, args.seed) for name, system in systems.items()]
+    if args.robustness or args.normalise:
+        for judged, system in zip(judgements, systems.values(), strict=True):
+            judged["robustness"] = measure_robustness(judged, system, data, label_names, args.seed)
+    temperature = None
+    if args.calibrate:
+        temperature = fit_temperature(data.gold, judgements[0]["probabilities"])
+        judgements.append(judge_calibrated(f"{first} (calibrated)", judgements[0], data, temperature, args.seed))
+    report = write_report(data, judgements, args.output, args.seed, temperature)
+    if args.calibrate:  # not before the report is safe: it alone knows the scores of the model as it was
+        store_temperature(args.model, temperature)
+    if args.normalise:
+        store_normaliser(args.model)
+    if args.calibrate or args.normalise:
+        update_card(args.model)
     return report
 
 
