@@ -315,7 +315,11 @@ class SentimentTrainingArguments(RunArguments):
     def __post_init__(self) -> None:
         _require_ranges(self)
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
-        if self.evaluate_every > self.num_train_epochs and self.max_steps <= 0 and self.load_best_model_at_end:
+        if (
+            self.evaluate_every > math.ceil(self.num_train_epochs)
+            and self.max_steps <= 0
+            and self.load_best_model_at_end
+        ):
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")

@@ -83,6 +83,11 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
     assert (options["use_cpu"], options["precision"]) == (True, "no")
 
 
+def test_an_epoch_that_ends_early_is_evaluated_too():
+    options = chosen("--num_train_epochs", "1.5", "--evaluate_every", "2")
+    assert (options["num_train_epochs"], options["evaluate_every"]) == (1.5, 2)
+
+
 BAD_COMMANDS = {
     "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
     "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),

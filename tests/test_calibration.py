@@ -173,15 +173,18 @@ def test_the_last_layer_is_found_whatever_the_head(tmp_path, kind):
     assert after == pytest.approx(before / 4, abs=1e-6)
 
 
-def test_what_cannot_be_calibrated_is_refused_and_stays(tmp_path, folder):
+def test_what_cannot_be_calibrated_is_refused_and_stays(tmp_path, folder, monkeypatch):
     (tmp_path / "keyword").mkdir()
     (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
     before = (folder / "model.safetensors").read_bytes()
     trained_on = {"train": {"sha256": hashlib.sha256(Path(VALID).read_bytes()).hexdigest()}}
     shutil.copytree(folder, tmp_path / "trained")
     (tmp_path / "trained" / "run.json").write_text(json.dumps({"data": trained_on}))
+    shutil.copytree(folder, tmp_path / "mini-sentiment")
+    monkeypatch.chdir(tmp_path)  # where a folder has the name of a model that comes with smsa
     for options, message in (
         (["--model", tmp_path / "keyword"], "is none"),
+        (["--model", "mini-sentiment"], "mini-sentiment is none. Of a model that comes with smsa, change a copy"),
         (["--model", tmp_path / "trained"], "was trained on .*, of which it is too sure: calibrate by valid"),
         (["--model", folder, "--data", tmp_path / "nowhere.tsv"], "does not exist"),
     ):

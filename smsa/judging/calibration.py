@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from smsa.files import hash_file, replace_files, staged, write_json
 from smsa.model import load_classifier
+from smsa.shipped import SHIPPED
 
 
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
@@ -27,12 +28,13 @@ def require_model_folder(folder: str | Path) -> None:
     """Refuse what `store_temperature` cannot change.
 
     Raises:
-        ValueError: if it is no folder with safetensors.
+        ValueError: if it is no folder with safetensors, or the name of a model that comes with smsa.
     """
-    if not Path(folder, "model.safetensors").is_file():
+    if folder in SHIPPED or not Path(folder, "model.safetensors").is_file():
         raise ValueError(
             f"only a model folder with a model.safetensors can be changed; {folder} is none. Of a model that comes "
-            "with smsa, change a copy: cp -r smsa/shipped/mini-sentiment runs/mine."
+            f"with smsa, change a copy: cp -r smsa/shipped/mini-sentiment runs/mine. (A folder of yours that has its "
+            "name is ./mini-sentiment.)"
         )
 
 

@@ -83,7 +83,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
 
     Raises:
         FileNotFoundError: for a name that matches no file.
-        ValueError: if a file is named twice, is a pipe, or is, or belongs to, the output.
+        ValueError: if a file is named twice, is a pipe, or belongs to the output.
     """
     files: list[Path] = []
     for name in names:
@@ -102,8 +102,6 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
                 raise ValueError(
                     f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin."
                 )
-            if path.resolve() == output.resolve():
-                raise ValueError(f"{name} is the output, too: name another one.")
             known = [path]
         else:
             matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
@@ -150,13 +148,13 @@ def pair_outputs(
     lines hold no columns.
 
     Raises:
-        ValueError: if two files would go to the same name, or the output is a pipe or a device.
+        ValueError: if two files would go to the same name, or the output is an input, a pipe or a device.
     """
     folder = Path(output)
     if folder.exists() and not folder.is_dir() and not folder.is_file():
         raise ValueError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
     if not folder.is_dir() and folder.suffix and not output.endswith("/"):
-        return [(files, folder)]
+        return _require_apart([(files, folder)])
     pairs: dict[Path, list[Path]] = {}
     for file in files:
         layout = find_layout(file, INPUT_FORMATS, input_format)
@@ -167,4 +165,12 @@ def pair_outputs(
         if target in pairs:
             raise ValueError(f"{pairs[target][0]} and {file} would both go to {target}: score them apart.")
         pairs[target] = [file]
-    return [(inputs, target) for target, inputs in pairs.items()]
+    return _require_apart([(inputs, target) for target, inputs in pairs.items()])
+
+
+def _require_apart(pairs: list[tuple[list[Path], Path]]) -> list[tuple[list[Path], Path]]:
+    read = {file.resolve() for inputs, _ in pairs for file in inputs}
+    for _, target in pairs:
+        if target.resolve() in read:
+            raise ValueError(f"{target} is an input and the output, too: choose another --output.")
+    return pairs
