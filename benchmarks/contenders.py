@@ -30,11 +30,12 @@ from transformers import (
 )
 
 from scripts import finetune
-from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
+from smsa.arguments import FINETUNE_OPTIONS
 from smsa.batching import LengthGroupedSampler
 from smsa.data import encode_splits, find_smsa, load_splits
 from smsa.hardware import keep_freed_memory
 from smsa.kernels import use_fast_kernels
+from smsa.parsing import parse_arguments
 
 PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and run_glue.py, which pad to it
 

@@ -7,19 +7,20 @@ import logging
 import sys
 from pathlib import Path
 
-from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, parse_arguments
+from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, DataArguments
 from smsa.checkpoints import require_empty
 from smsa.data import find_files, load_splits
 from smsa.files import publish, staged
 from smsa.judging.baselines import BASELINES, DESCRIPTION
 from smsa.judging.judgement import LabelledFile, judge, write_report
 from smsa.labels import LABELS, parse_labels
+from smsa.parsing import parse_arguments
 from smsa.processes import set_up_logging
 
 logger = logging.getLogger("smsa.baseline")
 
 
-def main(kind: str, args: BaselineArguments) -> dict:
+def main(kind: str, data_args: DataArguments, args: BaselineArguments) -> dict:
     """Train it on train, save it, and leave its report on valid beside it; get the content of report.json.
 
     Raises:
@@ -27,14 +28,14 @@ def main(kind: str, args: BaselineArguments) -> dict:
     """
     output = Path(args.output)
     try:
-        labels = parse_labels(args.labels) if args.labels else LABELS
+        labels = parse_labels(data_args.labels) if data_args.labels else LABELS
         require_empty(output, "choose another --output")
-        files = find_files(args.data_dir, args.train_file, args.valid_file)
+        files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file)
         splits = load_splits(
-            {name: files[name] for name in ("train", "valid")}, labels, args.text_column, args.label_column
+            {name: files[name] for name in ("train", "valid")}, labels, data_args.text_column, data_args.label_column
         )
         system = BASELINES[kind].fit(list(splits["train"]["text"]), list(splits["train"]["label"]), labels)
-        data = LabelledFile.read(files["valid"], labels, args.text_column, args.label_column, files["train"])
+        data = LabelledFile.read(files["valid"], labels, data_args.text_column, data_args.label_column, files["train"])
         judged = judge(kind, system, data, seed=args.seed)
         report = write_report(data, [judged], output, args.seed)
         with staged(output) as staging:

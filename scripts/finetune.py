@@ -13,24 +13,23 @@ import shlex
 from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
-    CHANGEABLE,
     FINETUNE_OPTIONS,
     DataArguments,
     HubArguments,
     ModelArguments,
     SentimentTrainingArguments,
-    describe_settings,
-    parse_arguments,
 )
-from smsa.checkpoints import Checkpoints, OtherSettingsError, require_empty
+from smsa.checkpoints import Checkpoints, require_empty
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.hub import push, require_access
 from smsa.launch import run_whole
 from smsa.model import choose_labels, freeze_layers, hash_model_files, load_model
+from smsa.parsing import parse_arguments
 from smsa.processes import IS_MAIN, STOP, ProcessLost, Stopped, end_process, on_first, set_up_logging
 from smsa.report import label_table, seeds_table, write_run, write_seeds
+from smsa.settings import OtherSettingsError, describe_settings
 from smsa.trainer import SentimentTrainer
 
 import datasets  # isort: skip
@@ -159,7 +158,7 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
         processing_class=tokenizer,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(), CHANGEABLE),
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
     )
     return trainer, splits, files
 

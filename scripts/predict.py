@@ -10,7 +10,8 @@ import os
 import signal
 
 from smsa import SentimentClassifier, score_paths
-from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments, parse_arguments
+from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments
+from smsa.parsing import parse_arguments
 from smsa.processes import IS_MAIN, FailedElsewhere, set_up_logging
 
 logger = logging.getLogger("smsa.predict")

@@ -13,8 +13,6 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     CorpusArguments,
     EncoderArguments,
     PretrainingArguments,
-    describe_settings,
-    parse_arguments,
 )
 from smsa.checkpoints import Checkpoints
 from smsa.corpus import Source, find_judged, is_held_out, leave_out, read_sources, read_texts
@@ -22,9 +20,11 @@ from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.launch import run_whole
 from smsa.model import hash_model_files, load_encoder
+from smsa.parsing import parse_arguments
 from smsa.pretraining import MaskedTrainer, add_words, build_encoder, build_tokenizer, encode_sources
 from smsa.processes import STOP, end_process, set_up_logging
 from smsa.report import write_encoder
+from smsa.settings import describe_settings
 
 import transformers  # isort: skip
 
@@ -84,9 +84,7 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
         processing_class=tokenizer,
         rows=encoded.rows,
         held_out_rows=encoded.held_out_rows,
-        checkpoints=Checkpoints(
-            training_args.output_dir, settings, describe_environment(), PretrainingArguments.changeable
-        ),
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
     )
     return trainer, sources
 

@@ -7,7 +7,7 @@ python scripts/score.py --compare runs/indonlu runs/tfidf --data data/smsa/test_
 import logging
 import os
 
-from smsa.arguments import JUDGING_OPTIONS, EngineArguments, JudgingArguments, parse_arguments
+from smsa.arguments import JUDGING_OPTIONS, EngineArguments, JudgingArguments
 from smsa.judging.calibration import require_model_folder, require_unseen, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
@@ -20,6 +20,7 @@ from smsa.judging.judgement import (
 from smsa.judging.normaliser import store_normaliser
 from smsa.judging.statistics import fit_temperature
 from smsa.judging.systems import load_normalised, load_system, name_labels, read_label_map
+from smsa.parsing import parse_arguments
 from smsa.processes import set_up_logging
 from smsa.report import update_card
 from smsa.shipped import find_shipped

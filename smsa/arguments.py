@@ -1,39 +1,17 @@
-"""Every option and its default, said once; a recipe or the command line only changes them.
+"""Every option of training, pre-training, scoring and judging, with its default and its help, said once.
 
-The defaults of training are those of the `indonlu` recipe. A YAML recipe is read as options that stand in front of the
-command line, so both take the same names, the same types and the same checks, and the command line wins.
+The defaults of training are those of the `indonlu` recipe; a recipe or the command line only changes them.
 """
 
-import argparse
 import dataclasses
-import difflib
 import math
 import os
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
 
 import torch
-import yaml
-from transformers import HfArgumentParser, PretrainedConfig, TrainingArguments
+from transformers import PretrainedConfig, TrainingArguments
 
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
-
-
-# What --allow_changes may name: options that take effect in the middle of a run. Others would not, as the rate of the
-# checkpoint wins, or would mix two runs.
-CHANGEABLE = (
-    "num_train_epochs",
-    "early_stopping_patience",
-    "class_weights",
-    "max_grad_norm",
-    "per_device_eval_batch_size",
-    "precision",
-    "model_name_or_path",
-    "model_revision",
-)
-
 
 _POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
 _FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
@@ -113,7 +91,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
-            "If not given: the names that the model carries, else positive,neutral,negative."
+            "If not given: the names that a fine-tuned model carries, else positive,neutral,negative."
         },
     )
     max_length: int = field(
@@ -234,7 +212,18 @@ class SentimentTrainingArguments(RunArguments):
     Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
-    changeable = CHANGEABLE
+    # Options that take effect in the middle of a run. Others would not, as the rate of the checkpoint wins, or would
+    # mix two runs.
+    changeable = (
+        "num_train_epochs",
+        "early_stopping_patience",
+        "class_weights",
+        "max_grad_norm",
+        "per_device_eval_batch_size",
+        "precision",
+        "model_name_or_path",
+        "model_revision",
+    )
 
     output_dir: str = field(
         default="runs/indonlu",
@@ -244,7 +233,7 @@ class SentimentTrainingArguments(RunArguments):
         default=None,
         metadata={
             "help": "Options, comma-separated, that may differ from those the run was started with, for instance "
-            f"num_train_epochs to train for longer. These can: {', '.join(CHANGEABLE)}."
+            f"num_train_epochs to train for longer. These can: {', '.join(changeable)}."
         },
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
@@ -668,26 +657,17 @@ class JudgingArguments:
 
 @dataclass
 class BaselineArguments:
-    """Which baseline to make, and where it goes."""
+    """Where a baseline goes."""
 
     output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})
-    data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder with SmSA's train_preprocess.tsv and valid_preprocess.tsv. If not given: $SMSA_DATA_DIR if "
-            "set, else ./data/smsa if there, else a download."
-        },
-    )
-    train_file: str | None = field(
-        default=None, metadata={"help": "Your own training file in place of SmSA; needs --valid_file too."}
-    )
-    valid_file: str | None = field(default=None, metadata={"help": "Your own validation file, by which it is judged."})
-    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
-    label_column: str = field(default="label", metadata={"help": "Column of labels in those files."})
-    labels: str | None = field(
-        default=None, metadata={"help": "Label names, comma-separated; positive,neutral,negative if not given."}
-    )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+
+    def __post_init__(self) -> None:
+        _require_ranges(self)
+
+
+def _all(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 # The options of scripts/score.py.
@@ -697,12 +677,16 @@ JUDGING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         JudgingArguments,
         ("text_column", "label_column", "label_map", "train_file", "robustness", "calibrate", "normalise", "seed"),
     ),
-    "model and hardware": (EngineArguments, tuple(f.name for f in dataclasses.fields(EngineArguments))),
+    "model and hardware": (EngineArguments, _all(EngineArguments)),
 }
 
 # The options of scripts/baseline.py.
 BASELINE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "options": (BaselineArguments, tuple(f.name for f in dataclasses.fields(BaselineArguments))),
+    "data": (
+        DataArguments,
+        ("data_dir", "train_file", "valid_file", "text_column", "label_column", "labels"),
+    ),
+    "output": (BaselineArguments, _all(BaselineArguments)),
 }
 
 # The options of scripts/predict.py.
@@ -712,13 +696,13 @@ SCORING_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ScoringArguments,
         ("input_format", "format", "labels_only", "explain", "prefix", "on_bad_row"),
     ),
-    "model and hardware": (EngineArguments, tuple(f.name for f in dataclasses.fields(EngineArguments))),
+    "model and hardware": (EngineArguments, _all(EngineArguments)),
 }
 
 # The options of scripts/finetune.py in the order of --help. Other fields of TrainingArguments are not options.
 FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "model": (ModelArguments, tuple(f.name for f in dataclasses.fields(ModelArguments))),
-    "data": (DataArguments, tuple(f.name for f in dataclasses.fields(DataArguments))),
+    "model": (ModelArguments, _all(ModelArguments)),
+    "data": (DataArguments, _all(DataArguments)),
     "optimiser and schedule": (
         SentimentTrainingArguments,
         ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
@@ -738,13 +722,13 @@ FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("precision", "use_cpu", "num_threads", "dataloader_num_workers"),
     ),
     "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
-    "Hub": (HubArguments, tuple(f.name for f in dataclasses.fields(HubArguments))),
+    "Hub": (HubArguments, _all(HubArguments)),
 }
 
 # The options of scripts/pretrain.py.
 PRETRAIN_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "encoder": (EncoderArguments, tuple(f.name for f in dataclasses.fields(EncoderArguments))),
-    "texts": (CorpusArguments, tuple(f.name for f in dataclasses.fields(CorpusArguments))),
+    "encoder": (EncoderArguments, _all(EncoderArguments)),
+    "texts": (CorpusArguments, _all(CorpusArguments)),
     "optimiser and schedule": (
         PretrainingArguments,
         ("learning_rate", "warmup_steps", "decay_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
@@ -758,146 +742,3 @@ PRETRAIN_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "hardware": (PretrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
     "output": (PretrainingArguments, ("output_dir", "resume", "allow_changes")),
 }
-
-_NOT_SETTINGS = ("hardware", "output", "Hub")  # groups that do not matter to the result of a run
-_PATHS = {"data_dir", "train_file", "valid_file", "test_file", "corpus_dir", "add_tokens"}  # their content counts
-
-
-ENCODER_FILE = "sha256 of the encoder's "  # with the name of a file behind, a setting
-
-
-def describe_settings(
-    options: dict[str, tuple[type, tuple[str, ...]]], arguments: tuple, hashes: dict, encoder_hashes: dict
-) -> dict:
-    """Get all on which the result of a run depends, but for hardware and versions, as plain values by name.
-
-    Args:
-        options: those of the script, by group.
-        arguments: the objects that hold their values, the training arguments last.
-        hashes: sha256 of each file, by what it is.
-        encoder_hashes: what `smsa.model.hash_model_files` gets of the encoder.
-    """
-    objects = {type(group): group for group in arguments}
-    groups = [group for title, group in options.items() if title not in _NOT_SETTINGS]
-    settings = {name: getattr(objects[kind], name) for kind, names in groups for name in names if name not in _PATHS}
-    settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
-    settings |= {f"{ENCODER_FILE}{name}": digest for name, digest in encoder_hashes.items()}
-    return settings | {"precision": arguments[-1].mixed_precision, "n_processes": arguments[-1].world_size}
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One short spelling an option, without its metavar repeated for each alias."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings:
-            return super()._format_action_invocation(action)
-        if action.nargs in (0, "?"):  # switches
-            return ", ".join(action.option_strings) if action.dest == "help" else action.option_strings[0]
-        accepted = f"{{{','.join(action.choices)}}}" if action.choices else action.type.__name__.upper()
-        return f"{action.option_strings[0]} {accepted}{' ...' * (action.nargs == '+')}"
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.nargs == 0 and action.dest != "help":
-            return f"The opposite of --{action.dest}."
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def parse_arguments(
-    options: dict[str, tuple[type, tuple[str, ...]]],
-    argv: list[str] | None = None,
-    description: str | None = None,
-    usage: str = "%(prog)s [RECIPE.yaml] [--option VALUE ...]",
-) -> tuple:
-    """Parse `[RECIPE.yaml] [--option VALUE ...]` into one object of each dataclass in `options`.
-
-    Args:
-        options: for each group of --help, the dataclass and the names of its fields that are options.
-        argv: the words of the command line; None takes those of this process.
-        description: what --help says first.
-        usage: what stands above it.
-
-    Returns:
-        Instances of the dataclasses, in the order of their first group.
-
-    Raises:
-        SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
-            valid name; with status 0 for --help.
-    """
-    hints = {kind: get_type_hints(kind) for kind, _ in options.values()}
-    groups = []
-    for title, (kind, names) in options.items():
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        group = dataclasses.make_dataclass(
-            kind.__name__,
-            [(n, hints[kind][n], field(default=fields[n].default, metadata=fields[n].metadata)) for n in names],
-            namespace={"_argument_group_name": title},
-        )
-        groups.append((kind, group))
-    parser = HfArgumentParser(
-        [group for _, group in groups],
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-        usage=usage,
-        description=description,
-    )
-    parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
-
-    argv = sys.argv[1:] if argv is None else argv
-    known = [name for _, names in options.values() for name in names]
-    lists = [name for name in known if any(_is_list(hints[kind].get(name)) for kind in hints)]
-    try:
-        for name in lists:
-            if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
-                raise ValueError(f"--{name} is given twice; write --{name} A B.")
-        if argv and not argv[0].startswith("-"):
-            argv = _recipe_words(Path(argv[0]), known, lists) + argv[1:]
-        values, unknown = parser.parse_known_args(argv)
-        for word in unknown:
-            raise ValueError(f"{word.split('=')[0]} is not an option{_nearest(word, known)}")
-        if values.recipe:
-            raise ValueError(f"{values.recipe!r} belongs to no option; a recipe stands before all options.")
-        values = vars(values)
-        chosen: dict[type, dict] = {}
-        for kind, group in groups:
-            chosen.setdefault(kind, {}).update({f.name: values[f.name] for f in dataclasses.fields(group)})
-        return tuple(kind(**kwargs) for kind, kwargs in chosen.items())
-    except (ValueError, OSError, RuntimeError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-
-
-def _is_list(hint: object) -> bool:
-    return get_origin(hint) is list or any(get_origin(option) is list for option in get_args(hint))
-
-
-def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
-    try:
-        # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
-        text = path.read_text(encoding="utf-8")
-        recipe = yaml.load(text, Loader=yaml.BaseLoader) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: a recipe is a list of 'option: value' lines, found {type(recipe).__name__}.")
-    for key in recipe:
-        if key not in known:
-            raise ValueError(f"{path}: {key!r} is not an option{_nearest(str(key), known)}")
-    seen = {}
-    for key, _ in yaml.compose(text, Loader=yaml.BaseLoader).value if recipe else ():  # of two, YAML takes the last
-        line = key.start_mark.line + 1
-        if seen.setdefault(key.value, line) != line:
-            raise ValueError(f"{path}, line {line}: {key.value} stands in line {seen[key.value]}, too: keep one.")
-    words = []
-    for key, value in recipe.items():
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str) for item in values):
-            raise ValueError(f"{path}: {key} is neither a value nor a list of values, found {value!r}.")
-        if key in lists and isinstance(value, list):
-            words += [f"--{key}", *value]
-        elif value not in ("", "null"):
-            words.append(f"--{key}={','.join(value) if isinstance(value, list) else value}")
-    return words
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1)
-    return f"; the nearest is {matches[0]}. --help lists them all." if matches else ". --help lists them all."

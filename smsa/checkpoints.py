@@ -22,7 +22,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from smsa.arguments import ENCODER_FILE
 from smsa.files import (
     STAGING,
     hash_file,
@@ -34,6 +33,7 @@ from smsa.files import (
     write_whole,
 )
 from smsa.processes import noticing_loss, on_first
+from smsa.settings import find_changed, require_same_settings
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,6 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint is not what was written, or none of a run is whole."""
 
 
-class OtherSettingsError(ValueError):
-    """A run was made with other settings than those by which it is to go on."""
-
-
 class NotWrittenError(OSError):
     """Something could not be written; what was there before is as it was."""
 
@@ -66,7 +62,6 @@ class Checkpoints:
         output_dir: the folder.
         settings: plain values on which the result of the run depends, by name.
         environment: plain values that may change within a run but can move the last bits of its result.
-        changeable: names of the settings that a user may let change within a run.
     """
 
     def __init__(
@@ -74,10 +69,9 @@ class Checkpoints:
         output_dir: str | Path,
         settings: dict | None = None,
         environment: dict | None = None,
-        changeable: tuple[str, ...] = (),
     ):
         self.output_dir = Path(output_dir)
-        self.settings, self.environment, self.changeable = settings or {}, environment or {}, changeable
+        self.settings, self.environment = settings or {}, environment or {}
 
     def path_of(self, step: int) -> Path:
         """Get the folder of the checkpoint that was, or will be, taken after `step` steps."""
@@ -125,11 +119,11 @@ class Checkpoints:
             if step not in needed:
                 remove_folder(self.path_of(step))
 
-    def find_start(self, allowed: tuple[str, ...] = ()) -> tuple[Path | None, bool]:
+    def find_start(self, allowed: tuple[str, ...] = (), changeable: tuple[str, ...] = ()) -> tuple[Path | None, bool]:
         """Get the checkpoint to go on from, None to start at the beginning; and whether the run is finished already.
 
         Args:
-            allowed: as in `require_same_settings`.
+            allowed, changeable: as in `require_same_settings`.
 
         Raises:
             DamagedCheckpointError: if there are checkpoints, but none is whole.
@@ -137,7 +131,7 @@ class Checkpoints:
             OtherSettingsError: as `require_same_settings`.
         """
         record = self._read_record()
-        if record is not None and not _find_changed(record["settings"], self.settings):
+        if record is not None and not find_changed(record["settings"], self.settings):
             missing = [name for name in record["outputs"] if not (self.output_dir / name).is_file()]
             if not missing:
                 return None, True
@@ -147,7 +141,7 @@ class Checkpoints:
             require_empty(self.output_dir, "there is no checkpoint to go on from, so choose another --output_dir")
             return None, False
         manifest = _read_manifest(newest)
-        require_same_settings(manifest["settings"], self.settings, allowed, self.changeable)
+        require_same_settings(manifest["settings"], self.settings, allowed, changeable)
         before = manifest["environment"]
         moved = [name for name, value in self.environment.items() if before.get(name) != value]
         if moved:
@@ -277,45 +271,6 @@ def _render(manifest: dict) -> bytes:
     """Get the bytes of a manifest, its own sha256 with it."""
     digest = sha256(json.dumps(manifest).encode()).hexdigest()
     return json.dumps(manifest | {"sha256": digest}, indent=1).encode()
-
-
-def _find_changed(before: dict, now: dict) -> list[str]:
-    """Names of the settings that differ.
-
-    A name that `before` lacks is an option of a later version, which was off, as it still is where its value is false
-    (0, None, False): so must new options be. Files of the encoder are compared where both know them: a name on the Hub
-    has none, and may become a folder.
-    """
-    names = sorted(before.keys() | now.keys())
-    return [
-        name
-        for name in names
-        if before.get(name) != now.get(name)
-        and (name in before or now[name])
-        and (not name.startswith(ENCODER_FILE) or name in before.keys() & now.keys())
-    ]
-
-
-def require_same_settings(before: dict, now: dict, allowed: tuple[str, ...], changeable: tuple[str, ...]) -> None:
-    """Refuse to go on with a run under settings that would change its result.
-
-    Args:
-        before, now: settings by name.
-        allowed: names of those that the user lets change.
-        changeable: names of those that can change within a run at all.
-
-    Raises:
-        OtherSettingsError: naming each setting, its two values and the way out.
-    """
-    changed = _find_changed(before, now)
-    refused = [name for name in changed if name not in allowed]
-    if refused:
-        listed = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in refused)
-        can_change = f", allow it by --allow_changes {','.join(changed)}" if set(refused) <= set(changeable) else ""
-        raise OtherSettingsError(
-            f"The checkpoints were made with other settings: {listed}. Give them as before{can_change}, or start a new "
-            "run in another --output_dir."
-        )
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def run_whole(
 
 def find_start(trainer: ResumableTrainer) -> tuple[Path | None, bool]:
     """Get the checkpoint to go on from, if any, and whether nothing is left to do; refuses a disk that is too small."""
-    checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes)
+    checkpoint, is_finished = trainer.checkpoints.find_start(trainer.args.allowed_changes, trainer.args.changeable)
     if checkpoint is not None:
         trainer.require_resumable(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)))
     if not is_finished:

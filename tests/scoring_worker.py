@@ -11,7 +11,8 @@ import sys
 import time
 
 from scripts import predict
-from smsa.arguments import SCORING_OPTIONS, parse_arguments
+from smsa.arguments import SCORING_OPTIONS
+from smsa.parsing import parse_arguments
 from smsa.scoring import engine
 from smsa.scoring.classifier import SentimentClassifier
 

@@ -18,8 +18,8 @@ from smsa.arguments import (
     PRETRAIN_OPTIONS,
     EncoderArguments,
     SentimentTrainingArguments,
-    parse_arguments,
 )
+from smsa.parsing import parse_arguments
 
 
 def parse(*argv):

@@ -20,10 +20,10 @@ from smsa.checkpoints import (
     DamagedCheckpointError,
     NotWrittenError,
     require_empty,
-    require_same_settings,
     sole_run,
 )
 from smsa.files import publish
+from smsa.settings import require_same_settings
 
 SETTINGS = {"learning_rate": 1e-5, "num_train_epochs": 3, "train_data": "aa"}
 
@@ -104,8 +104,7 @@ def test_a_process_whose_random_state_is_missing_is_an_error(commit, tmp_path):
 
 
 def start(tmp_path, settings, allowed=()):
-    checkpoints = Checkpoints(tmp_path / "run", settings, changeable=("num_train_epochs",))
-    return checkpoints.find_start(tuple(allowed))
+    return Checkpoints(tmp_path / "run", settings).find_start(tuple(allowed), changeable=("num_train_epochs",))
 
 
 def test_changed_settings_are_refused_by_name_unless_allowed(commit, tmp_path):

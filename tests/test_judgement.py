@@ -14,7 +14,7 @@ from scoring import make_classifier
 from sklearn.metrics import confusion_matrix, f1_score
 
 from scripts import baseline, score
-from smsa.arguments import BASELINE_OPTIONS, JUDGING_OPTIONS, parse_arguments
+from smsa.arguments import BASELINE_OPTIONS, JUDGING_OPTIONS
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
@@ -24,6 +24,7 @@ from smsa.judging.judgement import (
 from smsa.judging.style import REWRITINGS, is_smsa_style
 from smsa.judging.systems import ModelSystem, name_labels, read_label_map
 from smsa.labels import LABELS
+from smsa.parsing import parse_arguments
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from scripts import score
-from smsa.arguments import JUDGING_OPTIONS, parse_arguments
+from smsa.arguments import JUDGING_OPTIONS
 from smsa.judging.normaliser import add_normaliser, store_normaliser
+from smsa.parsing import parse_arguments
 from smsa.scoring.classifier import SentimentClassifier
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"

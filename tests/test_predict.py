@@ -18,7 +18,8 @@ from scoring import ADDED, HOSTILE, read_file, write_file
 from test_scripts import run
 
 from scripts import predict
-from smsa.arguments import SCORING_OPTIONS, parse_arguments
+from smsa.arguments import SCORING_OPTIONS
+from smsa.parsing import parse_arguments
 
 WORKER = str(ROOT / "tests" / "scoring_worker.py")
 LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes")

@@ -27,10 +27,11 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 
 from scripts import finetune, pretrain
-from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArguments, parse_arguments
+from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArguments
 from smsa.card import render_card
 from smsa.corpus import find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.model import load_encoder, load_model
+from smsa.parsing import parse_arguments
 from smsa.pretraining import MaskedTrainer, Masking, add_words, build_encoder, build_tokenizer, encode_sources
 from smsa.resumable import IGNORED
 from smsa.processes import STOP, Stopped

@@ -12,7 +12,8 @@ from readme import find_block, read_blocks
 from test_card import check_card
 from test_scripts import run
 
-from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
+from smsa.arguments import FINETUNE_OPTIONS
+from smsa.parsing import parse_arguments
 
 BLOCKS = read_blocks()
 FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks", "docs")

@@ -19,8 +19,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from scripts import finetune
 from smsa import hardware, report
-from smsa.arguments import FINETUNE_OPTIONS, parse_arguments
+from smsa.arguments import FINETUNE_OPTIONS
 from smsa.labels import LABELS
+from smsa.parsing import parse_arguments
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
