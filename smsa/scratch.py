@@ -16,7 +16,7 @@ from smsa.labels import LABELS, label_maps
 
 logger = logging.getLogger(__name__)
 
-# Chosen on SmSA valid: see "From scratch" in README.md.
+# Chosen on SmSA valid: see "From scratch" in docs/training.md.
 SCRATCH_VOCAB_SIZE = 8_000
 SCRATCH_SHAPE = {
     "num_hidden_layers": 4,

@@ -1,4 +1,4 @@
-"""Every command that README.md prints runs as printed, in a clean clone."""
+"""Every command that README.md and its pages print runs as printed, in a clean clone; every link leads somewhere."""
 
 import configparser
 import json
@@ -8,14 +8,14 @@ import subprocess
 
 import pytest
 from conftest import ROOT
-from readme import find_block, read_blocks
+from readme import PAGES, read_blocks
 from test_card import check_card
 from test_scripts import run
 
 from smsa.arguments import FINETUNE_OPTIONS
 from smsa.parsing import parse_arguments
 
-BLOCKS = read_blocks()
+BLOCKS = read_blocks(*PAGES)
 FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks", "docs")
 
 
@@ -37,7 +37,7 @@ def run_in(clone, code, **environment):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_quickstart_runs_in_a_clean_clone_and_can_be_run_again(clone):
-    assert "make quickstart" in find_block("make quickstart")
+    assert "make quickstart" in BLOCKS[0][2]
     for _ in range(2):
         status, text = run_in(clone, "make quickstart", SMSA_DATA_DIR="")
         assert status == 0, text
@@ -99,7 +99,7 @@ def test_every_block_that_is_not_run_says_what_it_needs():
 
 
 def test_the_indonesian_readme_has_the_same_blocks_and_recipes():
-    assert read_blocks("README.id.md") == BLOCKS
+    assert read_blocks("README.id.md") == read_blocks("README.md")
 
     def recipes(name):
         rows = re.findall(
@@ -108,6 +108,21 @@ def test_the_indonesian_readme_has_the_same_blocks_and_recipes():
         return {recipe: sorted(re.findall(r"[\d.]+e-\d|[\d.]+", row)) for recipe, row in rows if row.count("|") == 7}
 
     assert len(recipes("README.md")) >= 7 and recipes("README.id.md") == recipes("README.md")
+
+
+def anchors(page):
+    """What GitHub makes of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists() and (not anchor or anchor in anchors(target)), link
 
 
 def test_a_space_needs_what_the_package_needs():

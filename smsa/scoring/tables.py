@@ -342,7 +342,7 @@ class _Digits:
 
 
 def _to_plain(table: pa.Table, output_format: str) -> pa.Table:
-    """Turn what a text format cannot hold into text, column by column; README.md says how."""
+    """Turn what a text format cannot hold into text, column by column; docs/scoring.md says how."""
     if output_format in ("parquet", "submission"):
         return table
     for i, field in enumerate(table.schema):
