@@ -108,7 +108,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
 
 
 def _classifier_sections(folder: Path, name: str, metrics: dict, run: dict, licence: str | None) -> list[str]:
-    from smsa.judging.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
+    from smsa.normaliser import has_normaliser  # brings torch, which only asking the Hub must not wait for
 
     config, base, title = json.loads((folder / "config.json").read_bytes()), run["base_model"], Path(name).name
     is_owners = base["kind"] == "scratch" and not run["data"]["train"]["is_smsa"]  # all that it learned from

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.special import softmax
 from transformers import PreTrainedModel
 
 from smsa.checkpoints import require_empty
@@ -26,7 +27,7 @@ from smsa.judging.systems import name_labels, read_label_map
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier, save_tokenizer
 from smsa.scoring.batching import pad_batch, plan_batches
-from smsa.scoring.classifier import Encoded, SentimentClassifier, softmax
+from smsa.scoring.classifier import Encoded, SentimentClassifier
 from smsa.scoring.engine import Logits, compress_weights, to_openvino
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ def _score(forward: Forward, encoded: Encoded, pad_id: int) -> tuple[np.ndarray,
         seconds.append(time.perf_counter() - started)
     logits = np.empty((len(ids), outputs[0].shape[-1]), dtype=np.float32)
     logits[np.concatenate(batches)] = np.concatenate(outputs)
-    return softmax(logits)[encoded.index], statistics.median(seconds)
+    return softmax(logits.astype(np.float64), axis=-1)[encoded.index], statistics.median(seconds)
 
 
 def _torch_forward(model: PreTrainedModel) -> Forward:

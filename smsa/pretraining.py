@@ -32,7 +32,7 @@ from smsa.arguments import PretrainingArguments
 from smsa.callbacks import REFRESH_SECONDS, epoch_number
 from smsa.corpus import Source, is_held_out, pack, repeat
 from smsa.kernels import use_quick_attention
-from smsa.normaliser import DRAWN_OUT, set_normaliser
+from smsa.normaliser import set_normaliser, shorten_drawn_out
 from smsa.resumable import IGNORED, ResumableTrainer
 from smsa.scratch import embed_pieces, set_word_vectors, train_vocabulary
 
@@ -52,7 +52,7 @@ def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
     normaliser = normalizers.Sequence(
         [
             normalizers.BertNormalizer(lowercase=True),
-            normalizers.Replace(Regex(DRAWN_OUT), ""),
+            shorten_drawn_out(),
             normalizers.Replace(Regex(CLITIC), "nya"),
         ]
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
+from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
@@ -23,14 +24,13 @@ from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, staged, write_json, write_whole
 from smsa.hardware import LIBRARIES, describe_hardware, find_version
 from smsa.judging.figures import draw_history
-from smsa.judging.normaliser import has_normaliser
 from smsa.judging.statistics import bootstrap, count_confusion, measure_calibration
 from smsa.labels import label_names
 from smsa.model import load_classifier
+from smsa.normaliser import has_normaliser
 from smsa.pretraining import MaskedTrainer
 from smsa.processes import on_first
 from smsa.resumable import ResumableTrainer
-from smsa.scoring.classifier import softmax
 from smsa.trainer import SentimentTrainer
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[s
     return {
         "intervals": bootstrap(confusion, labels=labels),
         "confusion": confusion.tolist(),
-        "expected_calibration_error": measure_calibration(label_ids, softmax(logits)).error,
+        "expected_calibration_error": measure_calibration(label_ids, softmax(logits.astype(np.float64), axis=-1)).error,
     }
 
 
@@ -116,7 +116,7 @@ def predictions_table(
         logits: of shape (n_texts, n_labels).
         labels: label names in the order of their ids.
     """
-    probabilities = softmax(logits)
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
     names = np.array(labels)
     table = pd.DataFrame({"text": texts, "gold": names[label_ids], "label": names[logits.argmax(-1)]})
     return table.assign(**{f"p_{label}": probabilities[:, i] for i, label in enumerate(labels)})

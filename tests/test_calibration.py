@@ -22,7 +22,7 @@ from transformers import (
 from scripts import score
 from smsa.arguments import JUDGING_OPTIONS
 from smsa.judging import figures
-from smsa.judging.calibration import last_layer, require_unseen, store_temperature
+from smsa.judging.changing import last_layer, require_unseen, store_temperature
 from smsa.judging.judgement import LabelledFile, judge_calibrated
 from smsa.labels import LABELS, label_maps
 from smsa.model import load_classifier

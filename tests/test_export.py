@@ -22,7 +22,7 @@ from transformers import (
 from scripts import export as script
 from smsa import export
 from smsa.export import ONNX, ONNX_INT8, OPENVINO, describe, export_model, find_losses
-from smsa.judging.normaliser import store_normaliser
+from smsa.judging.changing import store_normaliser
 from smsa.labels import LABELS, label_maps
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs smsa[onnx]")

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from scripts import score
 from smsa.arguments import JUDGING_OPTIONS
-from smsa.judging.normaliser import add_normaliser, store_normaliser
+from smsa.judging.changing import store_normaliser
+from smsa.normaliser import add_normaliser
 from smsa.parsing import parse_arguments
 from smsa.scoring.classifier import SentimentClassifier
 

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix, hstack
+from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -138,8 +139,7 @@ class Keyword:
     def predict(self, texts: list[str]) -> np.ndarray:
         counts = np.array([self.count(text) for text in texts], dtype=float).reshape(-1, 2)
         scores = {"positive": counts[:, 0], "negative": counts[:, 1], "neutral": counts.min(-1) + 0.5}
-        powers = np.exp(np.stack([scores[label] for label in self.labels], axis=1))
-        return powers / powers.sum(-1, keepdims=True)
+        return softmax(np.stack([scores[label] for label in self.labels], axis=1), axis=-1)
 
     def save(self, folder: Path) -> None:
         _write_json(folder / DESCRIPTION, {"kind": self.kind, "labels": self.labels})
@@ -195,9 +195,7 @@ class Tfidf:
         return hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers], format="csr")
 
     def predict(self, texts: list[str]) -> np.ndarray:
-        logits = self.features(texts) @ self._weights.T.astype(np.float64) + self._bias
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return powers / powers.sum(-1, keepdims=True)
+        return softmax(self.features(texts) @ self._weights.T.astype(np.float64) + self._bias, axis=-1)
 
     def save(self, folder: Path) -> None:
         tensors = {"weights": self._weights, "bias": self._bias}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 
 N_RESAMPLES = 10_000
@@ -204,10 +205,8 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
     logits = np.log(np.clip(probabilities, 1e-30, None))
 
     def mean_loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        peak = scaled.max(-1)
-        log_sum = peak + np.log(np.exp(scaled - peak[:, None]).sum(-1))
-        return float((log_sum - scaled[np.arange(len(gold)), gold]).mean())
+        losses = -log_softmax(logits / np.exp(log_temperature), axis=-1)[np.arange(len(gold)), gold]
+        return float(losses.mean())
 
     bounds = np.log([0.05, 20])
     best = minimize_scalar(mean_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
@@ -222,6 +221,4 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Get the probabilities that logits divided by `temperature` give, of the same shape; the order of labels stays."""
-    logits = np.log(np.clip(probabilities, 1e-30, None)) / temperature
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=-1)

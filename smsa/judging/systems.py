@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from smsa.judging.baselines import DESCRIPTION, load_baseline
-from smsa.judging.normaliser import add_normaliser
+from smsa.normaliser import add_normaliser
 from smsa.model import load_classifier
 from smsa.scoring.classifier import SentimentClassifier
 

@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.special import softmax
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -281,7 +282,7 @@ class SentimentClassifier:
                     f"the model gave logits that are not finite in precision {self.engine.precision}; try another one, "
                     "for example --precision no, or check its weights."
                 )
-            probabilities[scored] = softmax(logits)
+            probabilities[scored] = softmax(logits.astype(np.float64), axis=-1)
         index = encoded.index
         return Scores(self.labels, probabilities[index], encoded.truncated[index], encoded.empty[index])
 
@@ -295,9 +296,3 @@ def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
         digest.update(name.encode())
         digest.update(weights.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Get probabilities, in float64, of the shape of the logits."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Temperature scaling that every client applies: the division is folded into the weights of the model's last layer."""
+"""What `--calibrate` and `--normalise` change in a model folder, so that every client applies it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from smsa.files import hash_file, replace_files, staged, write_json
-from smsa.model import load_classifier
+from smsa.model import load_classifier, save_tokenizer
+from smsa.normaliser import add_normaliser
 from smsa.shipped import SHIPPED
 
 
@@ -25,7 +26,7 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
 
 
 def require_model_folder(folder: str | Path) -> None:
-    """Refuse what `store_temperature` cannot change.
+    """Refuse what cannot be changed.
 
     Raises:
         ValueError: if it is no folder with safetensors, or the name of a model that comes with smsa.
@@ -85,3 +86,20 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
         write_json(config, staging / "config.json")
         replace_files(staging, folder, ("model.safetensors", "config.json"))
     return config["smsa_temperature"]
+
+
+def store_normaliser(folder: str | Path) -> None:
+    """Put the normaliser into the tokenizer of a model folder, for good: pipeline, exports and smsa all apply it.
+
+    Args:
+        folder: a fine-tuned model on this machine.
+
+    Raises:
+        ValueError: as `add_normaliser`, and as `load_classifier`.
+    """
+    folder = Path(folder)
+    _, tokenizer = load_classifier(folder)
+    with staged(folder) as staging:
+        save_tokenizer(add_normaliser(tokenizer), staging)
+        # in this order: a tokenizer_class of before does not look at the normaliser
+        replace_files(staging, folder, ("tokenizer.json", "tokenizer_config.json"))
