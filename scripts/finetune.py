@@ -27,7 +27,7 @@ from smsa.hub import push, require_access
 from smsa.launch import run_whole
 from smsa.model import choose_labels, freeze_layers, hash_model_files, load_model
 from smsa.parsing import parse_arguments
-from smsa.processes import IS_MAIN, STOP, ProcessLost, Stopped, end_process, on_first, set_up_logging
+from smsa.processes import IS_MAIN, STOP, Stopped, end_process, failed_together, on_first, set_up_logging
 from smsa.report import label_table, seeds_table, write_run, write_seeds
 from smsa.settings import OtherSettingsError, describe_settings
 from smsa.trainer import SentimentTrainer
@@ -92,8 +92,8 @@ def run_seeds(model_args, data_args, training_args) -> None:
         try:
             run(model_args, data_args, seed_args)
         except SystemExit as ended:
-            if isinstance(ended, Stopped) or isinstance(ended.__cause__, ProcessLost):
-                raise
+            if isinstance(ended, Stopped) or training_args.world_size > 1 and not failed_together(ended):
+                raise  # in the second case the others may wait for this process
             if on_first(lambda ended=ended: isinstance(ended.__cause__, OtherSettingsError)):
                 raise
             if isinstance(ended.code, str):
@@ -158,7 +158,7 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
         processing_class=tokenizer,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(training_args.device.type)),
     )
     return trainer, splits, files
 

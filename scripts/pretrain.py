@@ -84,7 +84,7 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
         processing_class=tokenizer,
         rows=encoded.rows,
         held_out_rows=encoded.held_out_rows,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment()),
+        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(training_args.device.type)),
     )
     return trainer, sources
 

@@ -99,6 +99,13 @@ class DataArguments:
     )
 
 
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes")
+
+
 @dataclass
 class RunArguments(TrainingArguments):
     """Trainer's arguments for a run that may be killed and gone on with; only the fields that differ are repeated here.
@@ -174,7 +181,13 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"allow_changes {','.join(fixed)}: only {can_change} can change within a run.")
         if not self.average_tokens_across_devices:
             raise ValueError("average_tokens_across_devices must stay on: the loss is the mean over all processes.")
-        if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
+        sharding = [name for name in _SHARDING if _is_on(os.environ.get(f"ACCELERATE_USE_{name}", ""))]
+        if sharding or self.deepspeed or self.fsdp:
+            raise ValueError(
+                f"{sharding[0] if sharding else 'DeepSpeed or FSDP'}: each process must hold the whole model. Launch "
+                "with a file of configs/accelerate/, or answer no to it in `accelerate config`."
+            )
+        if not torch.accelerator.is_available() or _is_on(os.environ.get("ACCELERATE_USE_CPU", "")):
             self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
         in_effect = resolve_precision(
             self.precision, "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
@@ -590,6 +603,13 @@ class EngineArguments:
     )
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU cores of each process; an equal share if not given."}
+    )
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Word pieces a batch, pads included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need "
+            "less memory; they move the last digits of probabilities."
+        },
     )
 
 

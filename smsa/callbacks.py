@@ -51,6 +51,14 @@ class EarlyStopping(EarlyStoppingCallback):
         return self.early_stopping_patience_counter >= self.early_stopping_patience
 
 
+class OwnDropout(TrainerCallback):
+    """Lets each process draw dropout of its own: by Trainer's one seed, N processes would use each mask N times."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.world_size > 1 and state.global_step == 0:  # a checkpoint has the state of each process
+            torch.manual_seed(args.seed + 1_000_000 * args.process_index)
+
+
 class Stopwatch(TrainerCallback, ExportableState):
     """Seconds of training, over all parts of a run that was gone on with."""
 

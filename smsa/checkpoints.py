@@ -32,7 +32,7 @@ from smsa.files import (
     sync_folder,
     write_whole,
 )
-from smsa.processes import noticing_loss, on_first
+from smsa.processes import noticing_loss, on_first, require_shared
 from smsa.settings import find_changed, require_same_settings
 
 logger = logging.getLogger(__name__)
@@ -279,10 +279,12 @@ def sole_run(output_dir: str | Path, resume: bool) -> Iterator[None]:
 
     Raises:
         FileExistsError: if another run is at work there, or, unless `resume`, if the folder is not empty.
+        FileNotFoundError: if the folder is not on a disk that all processes share.
     """
     lock = _RunLock(Path(output_dir))
     on_first(lambda: lock.take(resume))
     try:
+        require_shared(lock.owner_path)
         yield
     finally:
         lock.release()

@@ -116,22 +116,29 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)  # none
 
 
-def describe_hardware() -> dict[str, object]:
-    """Get the machine as plain values: system, CPU, threads, and the name of each GPU that is visible."""
+def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
+    """Get the machine as plain values: system, CPU, threads, and, of what runs on `cuda`, each GPU that is visible."""
     return {
         "system": platform.platform(),
         "cpu": _cpu_name(),
         "n_cores": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": _gpu_names(device_type),
     }
 
 
-def describe_environment() -> dict[str, object]:
+def describe_environment(device_type: str = "cuda") -> dict[str, object]:
     """Get what can move the last bits of a result: versions of the libraries, the processor and its threads."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    machine = {"processor": ", ".join(gpus) or _cpu_name(), "n_threads": torch.get_num_threads()}
+    machine = {
+        "processor": ", ".join(_gpu_names(device_type)) or _cpu_name(),
+        "n_threads": torch.get_num_threads(),
+    }
     return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES} | machine
+
+
+def _gpu_names(device_type: str) -> list[str]:
+    n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
+    return [torch.cuda.get_device_name(i) for i in range(n_gpus)]
 
 
 def find_version(library: str) -> str | None:

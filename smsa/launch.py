@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import datasets
+import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.checkpoints import DamagedCheckpointError, sole_run
-from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, Stopped, on_first
+from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, Stopped, on_first, require_same
 from smsa.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def run_whole(
         with sole_run(output_dir, resume=resume is not None):
             try:
                 trainer, *rest = prepare()
+                require_same(trainer.checkpoints.settings)
                 checkpoint, is_finished = on_first(lambda: find_start(trainer))
             except (ValueError, OSError) as error:  # in every process alike, so that one of a machine speaks
                 raise SystemExit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {error}") from error
@@ -60,6 +62,11 @@ def run_whole(
         raise SystemExit(1) from error
     except (OSError, FloatingPointError, DamagedCheckpointError) as error:
         raise SystemExit(f"error: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise SystemExit(
+            f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
+            "--gradient_accumulation_steps is the same recipe, in a new --output_dir."
+        ) from error
 
 
 def find_start(trainer: ResumableTrainer) -> tuple[Path | None, bool]:

@@ -343,13 +343,14 @@ class MaskedTrainer(ResumableTrainer):
         """
         logits, pieces, _ = self._predict_masked(model, inputs)
         loss = functional.cross_entropy(logits.float(), pieces, reduction="sum")
-        return loss / max(num_items_in_batch, 1) * self.accelerator.num_processes  # DDP takes the mean over processes
+        n_masked = num_items_in_batch.clamp(min=1)  # a tensor: looking at it would make a GPU wait
+        return loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over processes
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, and keep its loss for the progress bar."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         of_batch = loss.detach() * self.args.gradient_accumulation_steps
-        self.late_loss = torch.lerp(self.late_loss, of_batch, 0.02) if self.late_loss > 0 else of_batch
+        self.late_loss = torch.where(self.late_loss > 0, torch.lerp(self.late_loss, of_batch, 0.02), of_batch)
         return loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple:

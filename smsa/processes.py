@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,7 @@ import transformers
 from smsa import LAUNCHER_PID
 
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
+SHARED_SECONDS = 60  # that a network disk may take to show a file of another machine: Linux' NFS, by default
 ORPHAN_SECONDS = 30  # that processes have to end when their launcher is gone: as many as torchrun gives
 _T = TypeVar("_T")
 
@@ -74,8 +76,9 @@ def on_first(task: Callable[[], _T]) -> _T:
             shared[0] = task()
         except Exception as error:  # the others wait, whatever it is
             failure, shared[1] = error, True
+            failure.is_of_all = True  # see failed_together
     try:
-        dist.broadcast_object_list(shared, src=0)
+        dist.broadcast_object_list(shared, src=0, group=_cpu_group())
     except RuntimeError as error:
         raise failure or ProcessLost from error
     if shared[1]:
@@ -91,7 +94,54 @@ def wait_for_all() -> None:
     """
     if dist.is_initialized():
         with noticing_loss():
-            dist.barrier()
+            dist.barrier(_cpu_group())
+
+
+def failed_together(error: BaseException) -> bool:
+    """Whether every process has failed at the same place, by what `error` or its cause is, so that all can go on."""
+    if isinstance(error, ProcessLost):
+        return False
+    if isinstance(error, (FailedElsewhere, FloatingPointError)) or getattr(error, "is_of_all", False):
+        return True
+    return error.__cause__ is not None and failed_together(error.__cause__)
+
+
+def require_same(values: dict[str, object]) -> None:
+    """Refuse to go on where the processes of a launch do not have equal values, as on machines set up differently.
+
+    Raises:
+        ValueError: in all of them, naming what differs.
+        ProcessLost: if one of them is gone.
+    """
+    if not dist.is_initialized():
+        return
+    of_all: list[dict] = [{}] * dist.get_world_size()
+    with noticing_loss():
+        dist.all_gather_object(of_all, values, group=_cpu_group())
+    differ = [
+        f"{name} is {of_all[0].get(name)} in the first process and {other.get(name)} in process {rank}"
+        for rank, other in enumerate(of_all)
+        for name in sorted(of_all[0].keys() | other.keys())
+        if of_all[0].get(name) != other.get(name)
+    ]
+    if differ:
+        raise ValueError(f"the processes do not do the same: {'; '.join(differ[:5])}.")
+
+
+def require_shared(path: Path) -> None:
+    """Refuse a disk that is not that of all processes: `path`, which the first has just written, must be there for all.
+
+    Raises:
+        FileNotFoundError: in all of them.
+    """
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (sees := path.is_file()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        path.parent.is_dir() and os.listdir(path.parent)  # has a network disk look again
+    if any_process(not sees)[0]:
+        raise FileNotFoundError(
+            f"{path.parent} is not the same folder for all processes: it must be on a disk that all machines share."
+        )
 
 
 @contextmanager
@@ -121,7 +171,7 @@ def any_process(*flags: bool) -> list[bool]:
 
 @cache
 def _cpu_group() -> dist.ProcessGroup | None:
-    """A group that makes no GPU wait; None is the default one."""
+    """A group that makes no GPU wait, and tells when a process is gone, as NCCL does not; None is the default one."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 

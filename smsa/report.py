@@ -306,7 +306,7 @@ def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, 
         "train_runtime_seconds": trainer.stopwatch.seconds(),
         "settings": trainer.checkpoints.settings,
         "versions": {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES},
-        "hardware": describe_hardware(),
+        "hardware": describe_hardware(trainer.args.device.type),
         "git_commit": _git_commit(),
     }
 

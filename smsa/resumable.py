@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerState
 
 from smsa.averaging import AveragedAdam
 from smsa.batching import LengthGroupedSampler, order_by_length
-from smsa.callbacks import EarlyStopping, EndAtStep, Stopwatch
+from smsa.callbacks import EarlyStopping, EndAtStep, OwnDropout, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
 from smsa.hardware import keep_freed_memory
@@ -50,7 +50,7 @@ class ResumableTrainer(Trainer):
         self._staging: Path | None = None  # the folder into which a checkpoint is being written
         for shown_by_default in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown_by_default)
-        for callback in (self.stopwatch, self.end_at_step, self.early_stopping):
+        for callback in (self.stopwatch, self.end_at_step, self.early_stopping, OwnDropout()):
             if callback is not None:
                 self.add_callback(callback)
 

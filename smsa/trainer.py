@@ -103,7 +103,8 @@ class SentimentTrainer(ResumableTrainer):
         self.labels = label_names(model.config.id2label)
         self.class_weights = None
         if train_dataset is not None:
-            self.class_weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
+            weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
+            self.class_weights = weights if weights is None else weights.to(args.device)
         kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
         known = {f"{score}_{label}" for score in ("f1", "recall", "precision") for label in self.labels}
         known |= {"accuracy", "f1", "recall", "precision", "loss"}
@@ -173,7 +174,7 @@ class SentimentTrainer(ResumableTrainer):
         logits, divergence = outputs.logits, 0.0
         weight = None
         if model.training and self.class_weights is not None:
-            weight = self.class_weights.to(outputs.logits)
+            weight = self.class_weights.to(logits.dtype)
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, weight=weight, reduction="sum")
         if alpha:

@@ -137,14 +137,14 @@ def test_rate_does_not_drift_when_fp16_overflows_on_a_gpu(tmp_path, tiny_model, 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             trainer.accelerator.scaler.scale(torch.ones((), device="cuda"))
-            trainer.accelerator.scaler.update(2.0**60)  # overflows until it has been halved often enough
+            trainer.accelerator.scaler.update(2.0**22)  # overflows until it has been halved often enough
 
         def on_optimizer_step(self, args, state, control, **kwargs):
             skipped.append(trainer.accelerator.optimizer_step_was_skipped)
 
     trainer.add_callback(Watch())
     trainer.train()
-    assert any(skipped) and len(skipped) == 25
+    assert any(skipped) and not all(skipped) and len(skipped) == 25
     assert trainer.rates == [rate for rate in RATES for _ in range(5)]
 
 

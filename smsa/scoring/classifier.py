@@ -100,7 +100,7 @@ class SentimentClassifier:
     Args:
         model: a sequence classifier in fp32; the classifier takes it over and may change it.
         tokenizer: a fast tokenizer.
-        max_length, device, precision, backend, num_threads: as in `from_pretrained`.
+        max_length, **engine: as in `from_pretrained`.
     """
 
     def __init__(
@@ -132,13 +132,14 @@ class SentimentClassifier:
         precision: str = "auto",
         backend: str = "auto",
         num_threads: int | None = None,
+        batch_tokens: int | None = None,
         max_length: int = 512,
     ) -> "SentimentClassifier":
         """Load a model folder, or a model of the Hub; with no name, mini-sentiment, which comes with smsa.
 
         Args:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
-            device, precision, backend, num_threads: as in `Engine`.
+            device, precision, backend, num_threads, batch_tokens: as in `Engine`.
             max_length: word pieces a text at the most.
         """
         if model_name_or_path is None:
@@ -147,7 +148,7 @@ class SentimentClassifier:
                 logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
-        return cls(model, tokenizer, max_length, **engine)
+        return cls(model, tokenizer, max_length, batch_tokens=batch_tokens, **engine)
 
     def __call__(self, texts: str | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.

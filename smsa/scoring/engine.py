@@ -29,7 +29,7 @@ BACKENDS = ("auto", "torch", "openvino")
 SCORING_PRECISIONS = (*PRECISIONS, "int8")
 # Measured on a CPU by benchmarks/scoring.py; chosen on paper for a GPU.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
-WINDOW_ROWS = {"cpu": 2048, "cuda": 65536}  # texts that are sorted by length together
+WINDOW_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and scored by one process
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, for it costs no time
@@ -46,6 +46,7 @@ class Engine:
         precision: one of `SCORING_PRECISIONS`; `auto` is that of `precision_for_scoring`.
         backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
         num_threads: CPU cores to use; None for all that fall to this process.
+        batch_tokens: word pieces that a batch should have, pads included; None is that of `BATCH_TOKENS`.
 
     Attributes:
         device, precision, backend: what is in effect.
@@ -63,13 +64,16 @@ class Engine:
         precision: str = "auto",
         backend: str = "auto",
         num_threads: int | None = None,
+        batch_tokens: int | None = None,
     ):
         for name, value, known in (("precision", precision, SCORING_PRECISIONS), ("backend", backend, BACKENDS)):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}.")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads is {num_threads}; it must be at least 1.")
-        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        for name, value in (("num_threads", num_threads), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        # as Accelerate counts: a scheduler may let each process see one GPU alone
+        own_gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
         try:
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             self.device = torch.device(own_gpu if device == "cuda" else device)
@@ -90,9 +94,8 @@ class Engine:
             precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
         )
         self.n_streams = (num_threads or share_of_cores()) if on_cpu else 1
-        self.batch_tokens, self.window_rows = (
-            sizes["cpu" if on_cpu else "cuda"] for sizes in (BATCH_TOKENS, WINDOW_ROWS)
-        )
+        kind = "cpu" if on_cpu else "cuda"
+        self.batch_tokens, self.window_rows = batch_tokens or BATCH_TOKENS[kind], WINDOW_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         if self.backend == "openvino":
@@ -114,13 +117,22 @@ class Engine:
         Args:
             token_ids: ids of each text's word pieces, special tokens included.
             batches: indices into `token_ids`, each in exactly one batch.
+
+        Raises:
+            ValueError: if the memory of a GPU does not hold a batch.
         """
 
         def forward(batch: np.ndarray) -> torch.Tensor:
             return self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id))
 
         with self._running, _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
-            outputs = list(pool.map(forward, batches))
+            try:
+                outputs = list(pool.map(forward, batches))
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} word pieces: give "
+                    f"fewer, for instance --batch_tokens {self.batch_tokens // 4}."
+                ) from error
         logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
         logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window
         return logits
@@ -144,7 +156,9 @@ _Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attent
 
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> _Forward:
-    model = model.to(device=device, dtype=_DTYPES[precision]).eval()
+    model = model.to(device).eval()
+    for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 alone
+        parameter.data = parameter.data.to(_DTYPES[precision])
 
     @torch.inference_mode()
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:

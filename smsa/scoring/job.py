@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.hardware import find_version
-from smsa.processes import joined, on_first, process_rank, wait_for_all
+from smsa.processes import joined, on_first, process_rank, require_same, require_shared, wait_for_all
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns, require_captum
 from smsa.scoring.tables import (
@@ -183,12 +183,14 @@ class Job:
     def run(self) -> dict:
         """Do the rest; see `score_files`."""
         started = time.monotonic()
+        require_same({name: value for name, value in self._describe().items() if name != "inputs"})
         try:
             spec, finished = on_first(self._prepare)
             if finished is None:
                 if self.rank == 0:
                     logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_text(encoding="utf-8"))
+            require_shared(self.parts / "job.json")
             self._score_parts(spec, set(finished))
             wait_for_all()
             return on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
