@@ -233,6 +233,24 @@ def test_values_that_could_not_take_effect_are_refused(tmp_path, values, message
     assert "hf_secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_a_launcher_that_shards_the_model_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ValueError, match=f"{name}: each process must hold the whole model"):
+        SentimentTrainingArguments(output_dir=str(tmp_path))
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
+    SentimentTrainingArguments(output_dir=str(tmp_path))
+
+
+def test_gpus_are_named_where_they_are_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU {i}")
+    assert hardware.describe_hardware()["gpus"] == ["GPU 0", "GPU 1"]
+    assert hardware.describe_hardware("cpu")["gpus"] == []
+    assert hardware.describe_environment("cuda")["processor"] == "GPU 0, GPU 1"
+    assert "GPU" not in hardware.describe_environment("cpu")["processor"]
+
+
 @pytest.mark.parametrize(
     ("metric", "is_better"), [("f1", True), ("f1_loss", True), ("f1_hair loss", True), ("loss", False)]
 )

@@ -11,10 +11,17 @@ import pytest
 import torch
 from conftest import ROOT, make_model
 from scoring import ADDED, HOSTILE, make_classifier
-from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification, pipeline
+from transformers import (
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
 
 from smsa.data import load_splits
-from smsa.labels import label_maps
+from smsa.labels import LABELS, label_maps
 from smsa.model import load_classifier
 from smsa import SentimentClassifier
 from smsa.scoring.batching import pad_batch, plan_batches
@@ -192,6 +199,7 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     ({"backend": "onnx"}, "'onnx' is not one of"),
     ({"precision": "int8", "backend": "torch"}, "int8 needs the openvino backend"),
     ({"num_threads": 0}, "at least 1"),
+    ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
     ({"backend": "openvino", "device": "meta"}, "runs on the CPU"),
     ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
     ({"device": "abacus"}, "device 'abacus' cannot be used here"),
@@ -199,6 +207,42 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
     with pytest.raises(ValueError, match=message):
         Engine(tiny_model, **options)
+
+
+def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tokenizer, real_texts, monkeypatch):
+    usual = make_classifier(copy.deepcopy(tiny_model), tokenizer)
+    small = make_classifier(tiny_model, tokenizer, batch_tokens=16)
+    sizes, forward = [], small.engine._forward
+
+    def watch(input_ids, attention_mask):
+        sizes.append(input_ids.size)
+        return forward(input_ids, attention_mask)
+
+    monkeypatch.setattr(small.engine, "_forward", watch)
+    texts = real_texts[:50]
+    assert [row["p_neutral"] for row in small(texts)] == pytest.approx(
+        [row["p_neutral"] for row in usual(texts)], abs=1e-6
+    )
+    assert usual.engine.batch_tokens == 1024 and small.engine.batch_tokens == 16 and len(sizes) > 20
+
+    def fail(input_ids, attention_mask):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(usual.engine, "_forward", fail)
+    with pytest.raises(ValueError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
+        usual("enak")
+
+
+def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        pad_token_id=0, cls_token_id=2, sep_token_id=3, **label_maps(LABELS),
+    )  # fmt: skip
+    model = ModernBertForSequenceClassification(config)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    make_classifier(model, tokenizer, precision="bf16")("enak")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert before and all(torch.equal(buffer, dict(model.named_buffers())[name]) for name, buffer in before.items())
 
 
 def test_the_number_of_threads_of_the_caller_stays(tiny_model, tokenizer):

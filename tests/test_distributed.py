@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
 
 LAUNCH_TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
 
@@ -110,3 +110,75 @@ def test_processes_wait_for_an_upload_that_takes_longer_than_their_patience(tmp_
         [*command, tmp_path / "worker.py"], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.strip() == "uploaded", done.stderr
+
+
+FINETUNE = """
+import os, runpy, sys
+folder, fault, *options = sys.argv[1:]
+if os.environ["RANK"] == "1":
+    if fault == "data":
+        os.environ["SMSA_DATA_DIR"] = f"{folder}/other"
+    if fault == "disk":
+        from smsa import processes
+        processes.SHARED_SECONDS = 1
+        os.chdir(f"{folder}/disk")
+    if fault == "write":
+        import torch
+        save = torch.save
+
+        def fail(values, path, *args, **kwargs):
+            if "seed-1" in str(path) and "rng_state" in str(path):
+                raise PermissionError(f"{path} cannot be written")
+            save(values, path, *args, **kwargs)
+
+        torch.save = fail
+sys.argv[1:] = options
+runpy.run_path(f"{sys.path[0]}/finetune.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def finetune_two(tmp_path):
+    """A function that runs scripts/finetune.py in two processes, of which the second is set up in another way."""
+    (tmp_path / "other").mkdir()
+    for split in ("train", "valid", "test"):
+        lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = lines[::-1] if split == "train" else lines
+        (tmp_path / "other" / f"{split}_preprocess.tsv").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "disk").mkdir()
+    make_model().save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    (tmp_path / "finetune.py").write_text((ROOT / "scripts" / "finetune.py").read_text())
+    (tmp_path / "worker.py").write_text(FINETUNE)
+
+    def finetune(fault, *options):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += [tmp_path / "worker.py", tmp_path, fault, "--model_name_or_path", tmp_path / "encoder"]
+        command += ["--max_length", "64", "--num_train_epochs", "1", *options]
+        environment = os.environ | {"SMSA_DATA_DIR": str(SAMPLE_DIR), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return finetune
+
+
+def test_processes_with_other_data_than_the_first_are_refused(finetune_two, tmp_path):
+    status, text = finetune_two("data", "--output_dir", "run")
+    assert status != 0
+    assert "error: the processes do not do the same: sha256 of the train file is " in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_that_is_not_on_a_shared_disk_is_refused_at_the_start(finetune_two, tmp_path):
+    status, text = finetune_two("disk", "--output_dir", "run")
+    assert status != 0
+    assert "error: run is not the same folder for all processes: it must be on a disk that all machines share" in text
+    assert not list(tmp_path.glob("**/checkpoint-*"))
+
+
+def test_a_seed_that_fails_in_one_process_alone_ends_all(finetune_two, tmp_path):
+    status, text = finetune_two("write", "--output_dir", "run", "--seeds", 1, 2)
+    assert status != 0 and "cannot be written" in text
+    assert not list(tmp_path.glob("run/seed-*/checkpoint-*"))

@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import fill, make_model
 from training import make_trainer
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from smsa import resumable
+from smsa.callbacks import OwnDropout
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, verify
 from smsa.files import hash_file
 from smsa.processes import STOP, Stopped
@@ -575,3 +577,16 @@ def test_an_upgrade_of_transformers_has_not_moved_what_is_overridden():
         source = inspect.getsource(getattr(Trainer, name))
         for piece in pieces:
             assert piece in source, f"Trainer.{name} no longer has {piece!r}: see smsa/resumable.py"
+
+
+def test_each_process_draws_dropout_of_its_own(make, tmp_path):
+    [callback] = [c for c in make(tmp_path).callback_handler.callbacks if isinstance(c, OwnDropout)]
+    drawn = {}
+    for rank, world_size, step in ((0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 1, 0)):
+        torch.manual_seed(7)
+        args = SimpleNamespace(seed=7, process_index=rank, world_size=world_size)
+        callback.on_train_begin(args, TrainerState(global_step=step), TrainerControl())
+        drawn[rank, world_size, step] = torch.rand(4).tolist()
+    torch.manual_seed(7)
+    alone = torch.rand(4).tolist()
+    assert drawn[0, 1, 0] == drawn[1, 2, 3] == alone != drawn[1, 2, 0]  # a checkpoint has the state of each process
