@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Of several GPUs one: all of them take a launch of their own, see README.md.
+export CUDA_VISIBLE_DEVICES ?= 0
+
 .PHONY: quickstart demo test test-all lint bench mini tutorial
 .DEFAULT_GOAL := quickstart
 

@@ -37,6 +37,12 @@ TINY_ROWS = [
 ]
 
 
+def pytest_configure(config):
+    """Keep all but the tests that need a GPU on the CPU, for which they are written."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
     """Each test starts as a plain `python` process, whatever started pytest."""
