@@ -254,7 +254,7 @@ def _scores(metrics: dict, run: dict) -> str:
 def _answers(metrics: dict) -> str:
     titles = ["text", "label", "probability", "a person would say"]
     rows = [
-        [answer["text"], answer["label"], f"{answer['score']:.3f}", person]
+        [answer["text"], answer["label"], f"{answer['score']:.3f}", person * (f"p_{person}" in answer)]
         for answer, person in zip(metrics["examples"], LABELS, strict=True)
     ]
     return "\n".join(["## What it answers", "", *table(titles, rows)])

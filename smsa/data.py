@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from smsa.labels import LABELS, label_maps
-from smsa.rows import BadRow, BadRowsError, Malformed, is_unicode, read_csv, read_jsonl, read_tsv
+from smsa.rows import (
+    BadRow,
+    BadRowsError,
+    Malformed,
+    is_unicode,
+    read_csv,
+    read_jsonl,
+    read_tsv,
+    refuse_other_separator,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +76,10 @@ def find_files(
         FileNotFoundError: as `find_smsa`.
     """
     if bool(train_file) != bool(valid_file):
-        raise ValueError("--train_file and --valid_file go together: the epoch that is kept is chosen on valid.")
+        raise ValueError(
+            "--train_file and --valid_file go together: the epoch that is kept is chosen on valid. docs/training.md "
+            "shows how one file is split."
+        )
     if train_file and data_dir:
         raise ValueError(
             "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
@@ -114,7 +127,10 @@ def read_rows(
     path = Path(path)
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise ValueError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}.")
+        raise ValueError(
+            f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}. Unpack what is compressed; tables "
+            "of other kinds become CSV by pandas: pd.read_excel(OLD).to_csv(NEW, index=False)."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     if path.suffix != ".tsv" and text_column == label_column:
@@ -134,6 +150,9 @@ def read_rows(
     return good_texts, good_ids, good_lines, bad_rows
 
 
+_UNKNOWN_LABEL = "the label is not one of"
+
+
 def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple[str | None, object]:
     if isinstance(text, Malformed):
         return text.reason, text.value
@@ -146,7 +165,7 @@ def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple
     if not text.strip():
         return "the text is empty", text
     if not isinstance(label, str) or label not in label_ids:
-        return f"the label is not one of {', '.join(label_ids)}", label
+        return f"{_UNKNOWN_LABEL} {', '.join(label_ids)}", label
     return None, None
 
 
@@ -164,6 +183,7 @@ def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
     with path.open("rb") as stream:
         rows = read_csv(stream, path)
         _, header = next(rows, (1, []))
+        refuse_other_separator(path, header)
         text_at, label_at = (_find_column(path, name, header) for name in (text_column, label_column))
         for line, row in rows:
             yield (line, row, None) if isinstance(row, Malformed) else (line, row[text_at], row[label_at])
@@ -232,16 +252,38 @@ def load_splits(
         bad_rows += bad
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     if bad_rows:
-        raise BadRowsError(
-            bad_rows, "Mend or remove them; name other labels with --labels, in score.py with --label_map."
-        )
+        raise BadRowsError(bad_rows, _find_way_out(bad_rows))
     for split, rows in splits.items():
         _check_labels_vary(Path(files[split]), rows["label"], labels)
-        counts = ", ".join(f"{rows['label'].count(i):,} {label}" for i, label in enumerate(labels))
+        counts = ", ".join(
+            f"{rows['label'].count(i):,} {repr(label) if label.isdecimal() else label}"
+            for i, label in enumerate(labels)
+        )
         n_seen = count_seen(rows["text"], splits["train"]["text"]) if split != "train" and "train" in splits else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", counts, files[split], note)
+        absent = " and no ".join(sorted({*labels} - {labels[i] for i in rows["label"]}))
+        if absent and split == "train":
+            logger.warning("train has no %s text, so that no text will be labelled so.", absent)
+        elif absent:
+            logger.warning("%s has no %s text: the macro scores count it as 0.", files[split], absent)
     return splits
+
+
+def _find_way_out(bad_rows: list[BadRow]) -> str:
+    """Say what may be done, by what is wrong."""
+    unknown = [row for row in bad_rows if row.reason.startswith(_UNKNOWN_LABEL)]
+    if not unknown:
+        return "Mend or remove them."
+    counts = Counter(str(row.value) for row in unknown).most_common(10)
+    listed = ", ".join(f"{label} ({n:,})" for label, n in counts)
+    has_header = any(row.line == 1 and row.path.suffix == ".tsv" for row in unknown)
+    return (
+        f"Labels that were found and are none of these: {listed}. Mend or remove them, or name your labels: with "
+        "--labels, in score.py with --label_map."
+        + " If the first line names columns: a .tsv has none here, so save the file as .csv."
+        * has_header
+    )
 
 
 _MASKED = (

@@ -75,7 +75,7 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_forward_first_piece, last)
     else:
-        logger.info("The last layer is computed whole: what %s reads of it is not known.", model.config.model_type)
+        logger.debug("The last layer is computed whole: what %s reads of it is not known.", model.config.model_type)
 
 
 def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:

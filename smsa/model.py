@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from smsa.files import hash_file, write_json
 from smsa.labels import LABELS, label_maps, label_names, parse_labels
-from smsa.shipped import find_shipped
+from smsa.shipped import CLASSIFIER, ENCODER, find_shipped
 
 logger = logging.getLogger(__name__)
 
@@ -221,12 +221,17 @@ def _load_config(name: str, revision: str | None) -> PretrainedConfig:
         raise OSError(
             f"{name} is no model: it has no config.json. Give a folder that scripts/finetune.py has finished."
         )
+    parent = Path(name).parent
+    if not Path(name).exists() and parent != Path(".") and parent.is_dir():
+        there = ", ".join(sorted(path.name for path in parent.iterdir() if path.is_dir())[:20]) or "nothing"
+        logger.warning("%s is no folder here: %s has %s.", name, parent, there)
     try:
         values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     except OSError as error:
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be had from the Hub: {error}\n"
-            "Way out: check the name and the network, give a folder, or train from nothing with scratch."
+            f"Way out: check the name and the network, or give a folder. Without the Hub there are {CLASSIFIER}, which "
+            f"labels texts, and {ENCODER}, to fine-tune."
         ) from error
     if "auto_map" in values:
         raise ValueError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
@@ -237,6 +242,8 @@ def _find_weights(name: str, revision: str | None) -> str:
     for filename in _WEIGHT_FILES:
         if cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False):
             return filename
+    if Path(name, "export.json").is_file():
+        raise OSError(f"{name} is an export, for other runtimes: give the model that it was made from.")
     raise OSError(f"{name} has no weights: none of {', '.join(_WEIGHT_FILES)} is there.")
 
 

@@ -101,6 +101,11 @@ def _is_list(hint: object) -> bool:
 
 
 def _recipe_words(path: Path, known: list[str], lists: list[str]) -> list[str]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{path} is no recipe, which ends in .yaml; options begin with --, and --help lists them.")
+    if not path.is_file():
+        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipe"
+        raise ValueError(f"{path} does not exist; {path.parent} has {there}.")
     try:
         # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
         text = path.read_text(encoding="utf-8")

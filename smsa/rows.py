@@ -11,6 +11,10 @@ from typing import BinaryIO
 
 BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
+NOT_UTF8 = (
+    "What is not UTF-8 may be Windows-1252, as Excel's plain CSV is, or UTF-16: read it by pandas and write it anew, "
+    "pd.read_csv(OLD, encoding='cp1252').to_csv(NEW, index=False), so that no row is lost."
+)
 FIELD_LIMIT = 2**26  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 
 
@@ -36,6 +40,8 @@ class BadRowsError(ValueError):
         self.bad_rows = bad_rows
         n_bad_rows = n_bad_rows or len(bad_rows)
         listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
+        if any("UTF-8" in row.reason for row in bad_rows):
+            way_out = f"{NOT_UTF8} {way_out}"
         more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
         super().__init__(f"{n_bad_rows:,} bad row(s):\n  {listed}{more}\n{way_out}")
 
@@ -46,6 +52,20 @@ class Malformed:
 
     value: object
     reason: str
+
+
+def refuse_other_separator(path: Path, names: list[str]) -> None:
+    """Refuse the header of a CSV file whose columns are separated by something else than commas.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if separator:
+        raise ValueError(
+            f"{path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with commas: "
+            f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False)."
+        )
 
 
 def is_unicode(text: str) -> bool:

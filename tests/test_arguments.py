@@ -117,11 +117,22 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, recipe,
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_recipe_ends_with_status_2(capsys):
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "recipes/minii.yaml",
+            "recipes/minii.yaml does not exist; recipes has recipes/fast.yaml, recipes/indonlu.yaml, ",
+        ),
+        ("mini", "mini is no recipe, which ends in .yaml; options begin with --, and --help lists them"),
+    ],
+)
+def test_a_missing_recipe_ends_with_status_2(capsys, monkeypatch, word, message):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stopped:
-        parse("nowhere.yaml")
+        parse(word)
     assert stopped.value.code == 2
-    assert "nowhere.yaml" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_is_grouped_and_explains_every_option(capsys):

@@ -95,6 +95,7 @@ def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
 def test_a_text_without_anything_in_it_gets_no_label(tiny_model, tokenizer, text):
     (answer,) = make_classifier(tiny_model, tokenizer)([text])
     assert answer == dict.fromkeys(ADDED) | {"truncated": False, "empty": True}
+    assert make_classifier(tiny_model, tokenizer)(text) == answer  # as pandas' apply gives an empty cell
 
 
 @pytest.mark.parametrize(

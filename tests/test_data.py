@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -140,6 +141,47 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
     assert message.startswith("23 bad row(s):")
     assert message.count("found 'baik'") == 20
     assert "... and 3 more" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (
+            "enak\tpositif\nburuk\tnegatif\nbagus\tpositif\n",
+            r"none of these: positif \(2\), negatif \(1\). Mend .* --labels, in score.py with --label_map.$",
+        ),
+        ("text\tlabel\nenak\tpositive\n", r"label \(1\). .* If the first line names columns: a .tsv has none here"),
+        ("enak\tpositive\n\tneutral\n", "found ''\nMend or remove them.$"),
+    ],
+)
+def test_the_way_out_is_that_of_what_is_wrong(tmp_path, content, way_out):
+    (tmp_path / "a.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(BadRowsError) as raised:
+        load_splits({"train": tmp_path / "a.tsv"})
+    assert re.search(way_out, str(raised.value))
+
+
+def test_texts_of_windows_are_refused_with_the_way_to_read_them(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\nenak – murah,positive\nburuk,negative\n".encode("cp1252"))
+    with pytest.raises(BadRowsError, match=r"may be Windows-1252.*encoding='cp1252'\).to_csv\(NEW, index=False\)"):
+        load_splits({"train": tmp_path / "a.csv"})
+
+
+def test_other_separators_and_packed_files_are_refused_with_the_way_out(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label\nenak;positive\n")
+    with pytest.raises(ValueError, match=r"separated by ';'\? Save them with commas: pd.read_csv\(OLD, sep=';'\)"):
+        load_splits({"train": tmp_path / "a.csv"})
+    with pytest.raises(ValueError, match="'.gz' is not one of .*Unpack what is compressed"):
+        load_splits({"train": tmp_path / "a.csv.gz"})
+
+
+def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
+    (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
+    load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
+    assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
+    assert "train has no 3 text, so that no text will be labelled so." in caplog.text
+    assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
 
 
 def test_a_long_bad_value_is_shortened(tmp_path):

@@ -116,8 +116,17 @@ def test_several_files_become_one(classifier, tmp_path):
 def test_files_of_other_columns_do_not_become_one(classifier, tmp_path):
     write_file(tmp_path / "a.csv", [{"id": "1", "text": "a"}])
     write_file(tmp_path / "b.csv", [{"text": "b"}])
-    with pytest.raises(ValueError, match="b.csv has other columns than .*a.csv .*make --output a folder"):
+    with pytest.raises(ValueError, match="b.csv has other columns than .*a.csv, or of other .*make --output a folder"):
         score_files(classifier, [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv")
+    pq.write_table(pa.table({"id": [1], "text": ["c"]}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"of other types \(id: int64, text: string; id: string, text: string\)"):
+        score_files(classifier, [tmp_path / "a.csv", tmp_path / "c.parquet"], tmp_path / "out.parquet")
+
+
+def test_a_file_without_rows_is_said_to_have_none(classifier, tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("text\n")
+    assert score_files(classifier, [tmp_path / "a.csv"], tmp_path / "out.csv")["read"] == 0
+    assert "a.csv has no rows." in caplog.text
 
 
 def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -247,6 +248,16 @@ def test_a_folder_without_weights_says_what_it_looked_for(classifier):
     os.remove(os.path.join(folder, "model.safetensors"))
     with pytest.raises(OSError, match="has no weights: none of model.safetensors, .*pytorch_model.bin"):
         load_model(folder)
+    Path(folder, "export.json").touch()
+    with pytest.raises(OSError, match="is an export, for other runtimes: give the model that it was made from"):
+        load_model(folder)
+
+
+def test_a_name_that_may_be_mistyped_is_said_before_the_hub_is_asked(classifier, caplog):
+    folder, _ = classifier(("a", "b"))
+    with pytest.raises(OSError, match=r"No model .*\n.*or give a folder. Without the Hub there are mini-sentiment"):
+        load_model(f"{folder}-typo")
+    assert f"{folder}-typo is no folder here: {Path(folder).parent} has {Path(folder).name}." in caplog.text
 
 
 def test_a_tokenizer_with_more_pieces_than_the_encoder_is_refused(classifier, tokenizer):

@@ -136,6 +136,18 @@ def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
     assert open_source(path).text_column == chosen
 
 
+def test_a_first_line_that_may_be_a_text_is_pointed_out(tmp_path, caplog):
+    for name, content, is_said in (
+        ("a.csv", "bagus sekali\njelek\n", True),
+        ("b.csv", "ulasan\njelek\n", False),
+        ("c.csv", "a,ulasan\n1,x\n", False),
+    ):  # fmt: skip
+        caplog.clear()
+        (tmp_path / name).write_text(content)
+        open_source(tmp_path / name)
+        assert ("'bagus sekali', is taken for the name of the column. If it is a text" in caplog.text) is is_said
+
+
 @pytest.mark.parametrize("name, content, options, message", [
     ("a.csv", b"id,judul\n1,x\n", {}, "which column holds the texts.*The columns are: 'id', 'judul'"),
     ("a.csv", b"text,review\n1,x\n", {}, "which column holds the texts"),
@@ -151,7 +163,9 @@ def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
     ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
     ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),
     ("a.jsonl.zst", b"text\nx\n", {}, "a.jsonl.zst cannot be read"),
-    ("a.csv", b"te\xffxt\nx\n", {}, "not valid UTF-8"),
+    ("a.csv", b"te\xffxt\nx\n", {}, "not valid UTF-8. What is not UTF-8 may be Windows-1252.*encoding='cp1252'"),
+    ("a.csv", "text,n\nx,1\n".encode("utf-16"), {}, "not valid UTF-8. What is not UTF-8 may be .* or UTF-16"),
+    ("a.xlsx", b"PK", {}, "the suffix must be one of .*pd.read_excel"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
     path = tmp_path / name

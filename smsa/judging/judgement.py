@@ -1,6 +1,5 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
-import logging
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -29,8 +28,6 @@ from smsa.judging.statistics import (
 )
 from smsa.judging.style import REWRITINGS, is_smsa_style, rewrite
 from smsa.judging.systems import ModelSystem, System, name_labels
-
-logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 N_MISTAKES = 20
@@ -69,9 +66,6 @@ class LabelledFile:
         if train_path is not None:
             train_texts = set(load_splits({"train": train_path}, labels, text_column, label_column)["train"]["text"])
             seen = np.array([text in train_texts for text in texts], dtype=bool)
-        absent = sorted({*labels} - {labels[i] for i in rows["label"]})
-        if absent:
-            logger.warning("%s has no %s text: the macro scores count it as 0.", path, " and no ".join(absent))
         return cls(Path(path), labels, texts, np.array(rows["label"]), np.array(rows["line"]), seen)
 
     def slices(self) -> dict[str, np.ndarray]:

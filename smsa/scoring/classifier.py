@@ -150,13 +150,15 @@ class SentimentClassifier:
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
         return cls(model, tokenizer, max_length, batch_tokens=batch_tokens, **engine)
 
-    def __call__(self, texts: str | Iterable[str | None]) -> dict | list[dict]:
+    def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
+
+        None and NaN, an empty cell of pandas, are empty texts.
 
         Raises:
             TypeError: as `stream`.
         """
-        if isinstance(texts, str):
+        if texts is None or isinstance(texts, str | float):
             return self([texts])[0]
         return list(self.stream(texts))
 

@@ -164,8 +164,8 @@ class Job:
         for source in named[1:]:
             if not source.schema.equals(first.schema) or source.stays_whole != first.stays_whole:
                 raise ValueError(
-                    f"{source.path} has other columns than {first.path} ({_listed(source)}; {_listed(first)}), so they "
-                    "cannot go into one file: make --output a folder, for a file each."
+                    f"{source.path} has other columns than {first.path}, or of other types ({_listed(source)}; "
+                    f"{_listed(first)}), so they cannot go into one file: make --output a folder, for a file each."
                 )
         if self.layout.format == "submission":
             return pa.schema([("index", pa.int64()), ("label", pa.string())])
@@ -179,6 +179,9 @@ class Job:
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
         self._inputs = on_first(self._describe_inputs)
+        for source, described in zip(self.sources, self._inputs, strict=True):
+            if not described["rows"]:
+                logger.warning("%s has no rows.", source.path)
 
     def run(self) -> dict:
         """Do the rest; see `score_files`."""
@@ -436,7 +439,7 @@ class Job:
 
 
 def _listed(source: Source) -> str:
-    return ", ".join(source.schema.names)
+    return ", ".join(f"{field.name}: {field.type}" for field in source.schema)
 
 
 def _refuse_another_job(job_path: Path, now: dict) -> None:

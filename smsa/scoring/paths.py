@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smsa.files import naming
-from smsa.processes import joined
+from smsa.processes import IS_MAIN, joined
 from smsa.scoring.classifier import SentimentClassifier
 from smsa.scoring.job import Job
 from smsa.scoring.tables import INPUT_FORMATS, find_layout
@@ -58,6 +58,7 @@ def score_paths(
             files = [Path(folder, f"stdin.{input_format or 'txt'}")]
             if sys.stdin is None:
                 raise ValueError("--input - is stdin, which is closed: name a file.")
+            logger.info("stdin is read as .%s; --input_format names another format", files[0].suffix[1:])
             with naming(files[0]), files[0].open("wb") as stream:
                 shutil.copyfileobj(sys.stdin.buffer, stream)
         else:
@@ -72,6 +73,8 @@ def score_paths(
             with Path(output).open("rb") as stream:
                 shutil.copyfileobj(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
+        elif IS_MAIN:
+            logger.info("Written: %s", ", ".join(str(target) for _, target in pairs))
         return summaries
 
 

@@ -24,7 +24,17 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from smsa.labels import LABELS
-from smsa.rows import BadRow, Malformed, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
+from smsa.rows import (
+    NOT_UTF8,
+    BadRow,
+    Malformed,
+    is_unicode,
+    read_csv,
+    read_jsonl,
+    read_lines,
+    read_tsv,
+    refuse_other_separator,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +89,8 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None = None) 
         known = ", ".join(f".{name}" for name in formats if name != "submission")
         raise ValueError(
             f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; "
-            "or name the format with --input_format or --format."
+            "or name the format with --input_format or --format. Tables of other kinds become CSV by pandas: "
+            "pd.read_excel(OLD).to_csv(NEW, index=False)."
         )
     if found == "parquet" and compression:
         raise ValueError(f"{path}: Parquet is compressed inside; leave {suffixes[-1]} away.")
@@ -135,6 +146,11 @@ class Source:
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"{path}: two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
         self.text_column = _choose_column(path, names, text_column, self.candidates) if names else None
+        if layout.format == "csv" and text_column is None and len(names) == 1 and not _is_wanted(names[0]):
+            logger.warning(
+                "%s: the first line, %r, is taken for the name of the column. If it is a text, the file has no header: "
+                "let its name end in .txt.", path, names[0],
+            )  # fmt: skip
         if not self.stays_whole:
             self._refuse_reserved(names, path)
         if layout.format == "parquet":
@@ -161,7 +177,7 @@ class Source:
             rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream)
             _, names = next(rows, (1, []))
         if not all(map(is_unicode, names)):
-            raise ValueError(f"{self.path}:1: the names of the columns are not valid UTF-8.")
+            raise ValueError(f"{self.path}:1: the names of the columns are not valid UTF-8. {NOT_UTF8}")
         if self.layout.format == "tsv" and names:
             self._has_header = any(_is_wanted(name, text_column) for name in names)
             logger.info("%s: the first line is %s header", self.path, "a" if self._has_header else "a row, there is no")
@@ -286,8 +302,7 @@ def _choose_column(path: Path, names: list[str], named: str | None, candidates: 
         if named not in candidates:
             raise ValueError(f"{path}: the column {named!r} does not hold text.")
         return named
-    if len(names) == 1 and (separator := next((mark for mark in ";\t|" if mark in names[0]), None)):
-        raise ValueError(f"{path}: are the columns {listed} separated by {separator!r}? Save them with commas.")
+    refuse_other_separator(path, names)
     known = [name for name in names if _is_wanted(name)]
     sensible = known or (candidates if len(candidates) == 1 else [])
     if len(sensible) != 1:
