@@ -148,7 +148,7 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
     [
         (
             "enak\tpositif\nburuk\tnegatif\nbagus\tpositif\n",
-            r"none of these: positif \(2\), negatif \(1\). Mend .* --labels, in score.py with --label_map.$",
+            r"none of these: positif \(2\), negatif \(1\). Mend .* --labels, in score.py with --label_map\.",
         ),
         ("text\tlabel\nenak\tpositive\n", r"label \(1\). .* If the first line names columns: a .tsv has none here"),
         ("enak\tpositive\n\tneutral\n", "found ''\nMend or remove them.$"),
