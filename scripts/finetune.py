@@ -6,11 +6,8 @@ accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recip
 Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
-import copy
-import gc
 import logging
 import shlex
-from pathlib import Path
 
 from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     FINETUNE_OPTIONS,
@@ -19,7 +16,7 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     ModelArguments,
     SentimentTrainingArguments,
 )
-from smsa.checkpoints import Checkpoints, require_empty
+from smsa.checkpoints import Checkpoints
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
@@ -27,9 +24,11 @@ from smsa.hub import push, require_access
 from smsa.launch import run_whole
 from smsa.model import choose_labels, freeze_layers, hash_model_files, load_model
 from smsa.parsing import parse_arguments
-from smsa.processes import IS_MAIN, STOP, Stopped, end_process, failed_together, on_first, set_up_logging
-from smsa.report import label_table, seeds_table, write_run, write_seeds
-from smsa.settings import OtherSettingsError, describe_settings
+from smsa.processes import IS_MAIN, on_first, set_up_logging
+from smsa.results import label_table, write_run
+from smsa.seeds import run_seeds
+from smsa.settings import describe_settings
+from smsa.stopping import STOP, end_process
 from smsa.trainer import SentimentTrainer
 
 import datasets  # isort: skip
@@ -47,11 +46,12 @@ def main(
     """Run the recipe, once for each seed, and push what it leaves; every process of a launch calls it.
 
     Raises:
-        SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run`.
+        SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run` and `run_seeds`.
     """
     if not hub_args.push_to_hub:
-        train = run if training_args.seeds is None else run_seeds
-        return train(model_args, data_args, training_args)
+        if training_args.seeds is None:
+            return run(model_args, data_args, training_args)
+        return run_seeds(training_args, lambda seed_args: run(model_args, data_args, seed_args))
     name, folder = hub_args.hub_model_id, training_args.output_dir
     try:
         if training_args.seeds is not None:
@@ -67,56 +67,6 @@ def main(
             words = ["python", "scripts/push.py", folder, name, *["--private"] * hub_args.hub_private_repo]
             again = shlex.join(words)
             raise SystemExit(f"error: {error}\n{folder} is finished and whole; this pushes it: {again}") from error
-
-
-def run_seeds(model_args, data_args, training_args) -> None:
-    """Run the recipe into a folder of its own for each of `seeds`, and write seeds.json; a seed may fail alone.
-
-    Raises:
-        SystemExit: with status 1 and the reason, if a seed has failed, when the others are done; and as `run` where
-            nothing more can be done, or a seed was trained by other settings: no mean is taken over two recipes.
-    """
-    output_dir = Path(training_args.output_dir)
-    folders = {seed: f"seed-{seed}" for seed in training_args.seeds}
-    failures = {}
-    try:
-        if training_args.resume is None:
-            on_first(lambda: require_empty(output_dir))
-    except OSError as error:
-        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
-    # Those that were begun before come first: one that cannot be gone on with stops all before a new one is trained.
-    for seed, folder in on_first(lambda: sorted(folders.items(), key=lambda item: not (output_dir / item[1]).is_dir())):
-        logger.info("Seed %d, %d of %d", seed, list(folders).index(seed) + 1, len(folders))
-        seed_args = copy.copy(training_args)
-        seed_args.seeds, seed_args.seed, seed_args.output_dir = None, seed, str(output_dir / folder)
-        try:
-            run(model_args, data_args, seed_args)
-        except SystemExit as ended:
-            if isinstance(ended, Stopped) or training_args.world_size > 1 and not failed_together(ended):
-                raise  # in the second case the others may wait for this process
-            if on_first(lambda ended=ended: isinstance(ended.__cause__, OtherSettingsError)):
-                raise
-            if isinstance(ended.code, str):
-                logger.error("Seed %d: %s", seed, ended.code)
-                failures[seed] = ended.code.removeprefix("error: ")
-            else:
-                failures[seed] = "another process of its launch has failed"
-        except Exception as error:  # of this run alone, for instance too little memory for one of its batches
-            if training_args.world_size > 1:
-                raise  # the others would wait for this process
-            logger.exception("Seed %d", seed)
-            failures[seed] = repr(error)
-        gc.collect()  # the model and its optimiser go before the next ones come
-    if len(failures) < len(folders):
-        try:
-            summary = on_first(lambda: write_seeds(output_dir, folders, failures))
-        except (OSError, ValueError) as error:
-            raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
-        logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
-        logger.info("All scores are in %s", output_dir / "seeds.json")
-    if failures:
-        failed = f"seed{'s' * (len(failures) > 1)} {', '.join(map(str, failures))}"
-        raise SystemExit(f"error: {failed} failed; the same command with --resume auto tries again." if IS_MAIN else 1)
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:

@@ -15,15 +15,17 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     PretrainingArguments,
 )
 from smsa.checkpoints import Checkpoints
-from smsa.corpus import Source, find_judged, is_held_out, leave_out, read_sources, read_texts
+from smsa.corpus import Source, encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
+from smsa.encoder import add_words, build_encoder, build_tokenizer
 from smsa.files import hash_file
 from smsa.hardware import describe_environment
 from smsa.launch import run_whole
 from smsa.model import hash_model_files, load_encoder
 from smsa.parsing import parse_arguments
-from smsa.pretraining import MaskedTrainer, add_words, build_encoder, build_tokenizer, encode_sources
-from smsa.processes import STOP, end_process, set_up_logging
-from smsa.report import write_encoder
+from smsa.pretraining import MaskedTrainer
+from smsa.processes import set_up_logging
+from smsa.stopping import STOP, end_process
+from smsa.results import write_encoder
 from smsa.settings import describe_settings
 
 import transformers  # isort: skip

@@ -22,7 +22,7 @@ from smsa.judging.statistics import fit_temperature
 from smsa.judging.systems import load_normalised, load_system, name_labels, read_label_map
 from smsa.parsing import parse_arguments
 from smsa.processes import set_up_logging
-from smsa.report import update_card
+from smsa.results import update_card
 from smsa.shipped import find_shipped
 
 logger = logging.getLogger("smsa.score")

@@ -17,7 +17,7 @@ from smsa.data import find_smsa, read_rows
 from smsa.files import hash_file, remove_folder, staged, write_json
 from smsa.metrics import score_label_ids
 from smsa.model import load_classifier
-from smsa.report import answer_examples, measure_certainty
+from smsa.results import answer_examples, measure_certainty
 from smsa.scoring.classifier import SentimentClassifier
 from smsa.shipped import CLASSIFIER, ENCODER, FOLDER, SHIPPED
 

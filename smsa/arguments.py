@@ -120,6 +120,7 @@ class RunArguments(TrainingArguments):
     changeable = ()  # names of the options that `allow_changes` may name
     allow_changes: str | None = None
     early_stopping_patience = 0  # evaluations; 0 never stops early
+    ema_decay = 0.0  # of an average of the weights; 0 for none
 
     resume: str | None = field(
         default=None,

@@ -13,7 +13,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from smsa.metrics import REFERENCE_NAMES, score_label_ids
-from smsa.processes import STOP, FailedElsewhere, Stopped, any_process
+from smsa.processes import FailedElsewhere, any_process
+from smsa.stopping import STOP, Stopped
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
 ROWS_NAMED = 20  # of a batch whose loss is not finite
@@ -231,9 +232,9 @@ class EpochScores(TrainerCallback, ExportableState):
     def compute(self, accelerator) -> dict[str, float]:
         """Get `loss` and what `score_label_ids` returns over the texts of all processes; all must call it."""
         loss_sum, confusion = accelerator.reduce((self.loss_sum.clone(), self.confusion.clone()), reduction="sum")
-        cells = np.repeat(np.arange(confusion.numel()), confusion.cpu().numpy())
-        references, predictions = np.divmod(cells, len(self.labels))
-        return {"loss": loss_sum.item() / len(cells)} | score_label_ids(predictions, references, self.labels)
+        references, predictions = np.divmod(np.arange(confusion.numel()), len(self.labels))
+        scores = score_label_ids(predictions, references, self.labels, n_texts=confusion.cpu().numpy())
+        return {"loss": loss_sum.item() / confusion.sum().item()} | scores
 
 
 class ReferenceProgress(TrainerCallback):

@@ -300,6 +300,9 @@ def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
         )
     else:
         lines.append("- It was measured on texts like those that it learned from. Others may be labelled worse.")
+    absent = [f"`{label}`" for label in run["labels"] if not scores[f"n_{label}"]]
+    if absent:
+        lines.append(f"- No text that it was measured on is {' or '.join(absent)}; the macro scores count that as 0.")
     lines += [
         f"- `{weakest}` is the label that it tells worst: F1 {_percent(scores[f'f1_{weakest}'])}.",
         "- Sarcasm, regional languages and texts that mix languages were not measured.",
@@ -322,21 +325,27 @@ def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
 
 def _training(metrics: dict, run: dict) -> str:
     lines = ["## How it was trained", ""]
-    hardware = run["hardware"]
-    place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
     minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
     n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
     lines += [
-        f"{n_processes} on {place}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
+        f"{n_processes} on {_place(run)}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
         f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "
         f"{metrics['epoch']}. Every option on which the result depends:",
         "",
     ]
     base = {"model_name_or_path": run["base_model"]["name"]}  # without a path of the machine
     options = [[f"`{option}`", value] for option, value in (run["settings"] | base).items()]
-    versions = [[library, version] for library, version in run["versions"].items() if version]
-    lines += [*table(["option", "value"], options), "", *table(["library", "version"], versions)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *table(["option", "value"], options), "", *_versions(run)])
+
+
+def _place(run: dict) -> str:
+    hardware = run["hardware"]
+    return ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
+
+
+def _versions(run: dict) -> list[str]:
+    installed = [[library, version] for library, version in run["versions"].items() if version]
+    return table(["library", "version"], installed)
 
 
 def _licence(run: dict) -> str:
@@ -391,7 +400,7 @@ def _encoder_sections(
     start = f"It goes on from `{base['name']}`."
     if base["kind"] == "new":
         start = "Words with the same neighbours began with similar vectors, all else at random."
-    held_out, hardware = metrics["held_out"], run["hardware"]
+    held_out = metrics["held_out"]
     sources = [
         [f"`{Path(source).name}`", f"{data['n_texts']:,}", f"{data['weight']:g}", f"`{data['sha256']}`"]
         for source, data in run["data"].items()
@@ -403,8 +412,6 @@ def _encoder_sections(
         for option, value in settings.items()
         if option not in ("sources", "keep_out") and "sha256" not in option
     ]
-    versions = [[library, version] for library, version in run["versions"].items() if version]
-    place = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads"
     return [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {title}",
@@ -423,8 +430,9 @@ def _encoder_sections(
         "\n".join(table(["source", "texts", "weight", "sha256"], sources)),
         origins or "Where these texts come from, and under which licence, their owner knows.",
         "## How it was trained",
-        f"In {run['precision_in_effect']} on {place}, {run['train_runtime_seconds'] / 60:.0f} min, seed {run['seed']}. "
-        "AdamW with a warm-up, a constant rate and a linear decay at the end. Every option that matters to the result:",
+        f"In {run['precision_in_effect']} on {_place(run)}, {run['train_runtime_seconds'] / 60:.0f} min, seed "
+        f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option that matters "
+        "to the result:",
         "\n".join(table(["option", "value"], options)),
-        "\n".join(table(["library", "version"], versions)),
+        "\n".join(_versions(run)),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from smsa.data import find_smsa
 from smsa.files import hash_file
@@ -195,3 +196,52 @@ def pack(
         )
     rows = pieces[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
     return np.concatenate([np.full((n_rows, 1), cls_id, dtype=np.int32), rows], axis=1)
+
+
+@dataclass
+class Rows:
+    """What pre-training reads.
+
+    Attributes:
+        sequences: word pieces of each text that an epoch sees, without special tokens.
+        rows, held_out_rows: the same and the texts that are held out, packed, shape (n_rows, max_length).
+    """
+
+    sequences: list[list[int]]
+    rows: np.ndarray
+    held_out_rows: np.ndarray
+
+
+def encode_sources(
+    sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
+) -> Rows:
+    """Tokenise and pack texts, each as often as its source weighs, and those that are held out.
+
+    Raises:
+        ValueError: if the tokenizer lacks [CLS], [SEP] or [MASK], or its encoder cannot read `max_length` pieces; if
+            either part does not fill a row.
+    """
+    lacking = [name for name in ("cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
+    if lacking:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(lacking)} token, without which no rows can be made or masked."
+        )
+    if max_length > tokenizer.model_max_length:
+        raise ValueError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} pieces.")
+
+    def tokenise(texts: list[str]) -> list[list[int]]:
+        quick = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        sequences = tokenizer(texts, add_special_tokens=False, **quick)["input_ids"] if texts else []
+        return [sequence for sequence in sequences if sequence]
+
+    sequences, judged = [], []
+    for source in sources:
+        seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
+        sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
+        judged += tokenise([text for text in source.texts if is_held_out(text, held_out)])
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    rows = pack(sequences, max_length, *special, seed, "to train on")
+    held_out_rows = pack(judged, max_length, *special, seed, "held out (more with a higher --held_out)")
+    n_texts, n_rows, n_judged = (f"{len(part):,}" for part in (sequences, rows, judged))
+    logger.info("An epoch: %s texts, %s rows of %d pieces; held out: %s texts", n_texts, n_rows, max_length, n_judged)
+    return Rows(sequences, rows, held_out_rows)

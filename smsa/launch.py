@@ -12,7 +12,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.checkpoints import DamagedCheckpointError, sole_run
-from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, Stopped, on_first, require_same
+from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, on_first, require_same
+from smsa.stopping import Stopped
 from smsa.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)

@@ -42,12 +42,13 @@ class SentimentMetric(evaluate.Metric):
         return score_label_ids(predictions, references, self.labels)
 
 
-def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -> dict[str, float]:
+def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS, n_texts=None) -> dict[str, float]:
     """Score predicted label ids against gold ones.
 
     Args:
-        predictions, references: label ids of shape (n_texts,).
+        predictions, references: label ids of shape (n_pairs,).
         labels: label names in the order of their ids.
+        n_texts: how many texts have each pair, shape (n_pairs,); one if None.
 
     Returns:
         `accuracy`; macro `f1`, `recall`, `precision`; `f1_<label>`, `recall_<label>`, `precision_<label>` for each
@@ -55,11 +56,11 @@ def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -
         neither side contains counts as 0 in the macro scores.
     """
     per_label = precision_recall_fscore_support(
-        references, predictions, labels=range(len(labels)), average=None, zero_division=0
+        references, predictions, labels=range(len(labels)), average=None, zero_division=0, sample_weight=n_texts
     )
-    precision, recall, f1, n_texts = per_label  # each (n_labels,)
+    precision, recall, f1, n_gold = per_label  # each (n_labels,)
     scores = {
-        "accuracy": accuracy_score(references, predictions),
+        "accuracy": accuracy_score(references, predictions, sample_weight=n_texts),
         "f1": f1.mean(),
         "recall": recall.mean(),
         "precision": precision.mean(),
@@ -67,7 +68,7 @@ def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -
     for i, label in enumerate(labels):
         scores |= {f"f1_{label}": f1[i], f"recall_{label}": recall[i], f"precision_{label}": precision[i]}
     return {name: float(score) for name, score in scores.items()} | {
-        f"n_{label}": int(n) for label, n in zip(labels, n_texts, strict=True)
+        f"n_{label}": int(n) for label, n in zip(labels, n_gold, strict=True)
     }
 
 

@@ -1,26 +1,19 @@
-"""Masked-language-model pre-training: a new encoder or one that is there, masks, and the Trainer that goes with it."""
+"""Masked-language-model pre-training: masks, and the Trainer that goes with them."""
 
-import logging
 import math
 import time
-from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
 import torch
 from datasets import Dataset
-from tokenizers import Regex, normalizers
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import (
-    AddedToken,
-    BertTokenizer,
     DataCollatorForLanguageModeling,
     EvalPrediction,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -30,161 +23,8 @@ from transformers.trainer_callback import TrainerState
 
 from smsa.arguments import PretrainingArguments
 from smsa.callbacks import REFRESH_SECONDS, epoch_number
-from smsa.corpus import Source, is_held_out, pack, repeat
 from smsa.kernels import use_quick_attention
-from smsa.normaliser import set_normaliser, shorten_drawn_out
 from smsa.resumable import IGNORED, ResumableTrainer
-from smsa.scratch import embed_pieces, set_word_vectors, train_vocabulary
-
-logger = logging.getLogger(__name__)
-
-CLITIC = r"(?<=\p{L}) +nya\b"  # SmSA and some of the corpora write it apart; joined, both styles are the same pieces
-FINE_TUNING_DROPOUT = 0.2  # of a new encoder; 0.1 was as good for an earlier one
-VECTOR_SCALE = 2.0  # better than 1 and as good as 4 after 400 steps: docs/mini.md
-
-
-def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Learn the word pieces of a new encoder; equal texts give equal ones.
-
-    Its normaliser lower-cases, writes drawn-out letters once, and attaches the clitic `nya`, so that a text is the same
-    pieces however these were written.
-    """
-    normaliser = normalizers.Sequence(
-        [
-            normalizers.BertNormalizer(lowercase=True),
-            shorten_drawn_out(),
-            normalizers.Replace(Regex(CLITIC), "nya"),
-        ]
-    )
-    vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], vocab_size)
-    names = ["input_ids", "attention_mask"]
-    return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512, model_input_names=names), normaliser)
-
-
-def build_encoder(
-    sequences: list[list[int]], tokenizer: PreTrainedTokenizerBase, hidden_size: int, **shape: int
-) -> ModernBertForMaskedLM:
-    """Build a ModernBERT whose word vectors and bias start from counts in the texts, all else at random; seed first.
-
-    Args:
-        sequences: word pieces of each training text, without special tokens.
-        tokenizer: whose pieces they are.
-        hidden_size, **shape: widths and number of layers, by their names in `ModernBertConfig`.
-    """
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        max_position_embeddings=tokenizer.model_max_length,
-        layer_types=["full_attention"] * shape["num_hidden_layers"],
-        rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
-        classifier_pooling="mean",
-        norm_bias=True,  # without biases a few numbers of each state grow huge in their place: docs/mini.md
-        mlp_bias=True,
-        attention_bias=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-        **shape,
-    )
-    model = ModernBertForMaskedLM(config)
-    set_word_vectors(model, embed_pieces(sequences, config.vocab_size, config.hidden_size), VECTOR_SCALE)
-    counts = np.bincount(np.concatenate(sequences), minlength=config.vocab_size) + 1
-    model.get_output_embeddings().bias.data.copy_(torch.from_numpy(np.log(counts / counts.sum())))
-    # Without dropout so far, which would slow learning. Fine-tuning builds its modules from these.
-    for name in ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"):
-        setattr(config, name, FINE_TUNING_DROPOUT)
-    logger.info("Encoder: new, %s parameters, %s word pieces", f"{model.num_parameters():,}", f"{len(tokenizer):,}")
-    return model
-
-
-@dataclass
-class Rows:
-    """What pre-training reads.
-
-    Attributes:
-        sequences: word pieces of each text that an epoch sees, without special tokens.
-        rows, held_out_rows: the same and the texts that are held out, packed, shape (n_rows, max_length).
-    """
-
-    sequences: list[list[int]]
-    rows: np.ndarray
-    held_out_rows: np.ndarray
-
-
-def encode_sources(
-    sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
-) -> Rows:
-    """Tokenise and pack texts, each as often as its source weighs, and those that are held out.
-
-    Raises:
-        ValueError: if the tokenizer lacks [CLS], [SEP] or [MASK], or its encoder cannot read `max_length` pieces; if
-            either part does not fill a row.
-    """
-    lacking = [name for name in ("cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
-    if lacking:
-        raise ValueError(
-            f"the tokenizer has no {', '.join(lacking)} token, without which no rows can be made or masked."
-        )
-    if max_length > tokenizer.model_max_length:
-        raise ValueError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} pieces.")
-
-    def tokenise(texts: list[str]) -> list[list[int]]:
-        quick = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        sequences = tokenizer(texts, add_special_tokens=False, **quick)["input_ids"] if texts else []
-        return [sequence for sequence in sequences if sequence]
-
-    sequences, judged = [], []
-    for source in sources:
-        seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
-        sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
-        judged += tokenise([text for text in source.texts if is_held_out(text, held_out)])
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    rows = pack(sequences, max_length, *special, seed, "to train on")
-    held_out_rows = pack(judged, max_length, *special, seed, "held out (more with a higher --held_out)")
-    n_texts, n_rows, n_judged = (f"{len(part):,}" for part in (sequences, rows, judged))
-    logger.info("An epoch: %s texts, %s rows of %d pieces; held out: %s texts", n_texts, n_rows, max_length, n_judged)
-    return Rows(sequences, rows, held_out_rows)
-
-
-def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str]) -> int:
-    """Make word pieces of their own of words that have been cut into several; get how many these were.
-
-    The rows of all pieces that were there stay as they are. That of a new one, in the output too, is the mean of those
-    of the pieces that it was cut into, as it is in the middle of a text; pieces that are not known do not count.
-
-    Raises:
-        ValueError: for a word with a space in it.
-    """
-    bad = [word for word in words if len(word.split()) != 1]
-    if bad:
-        raise ValueError(f"--add_tokens: {bad[0]!r} is not a single word; give one a line.")
-    normaliser = tokenizer.backend_tokenizer.normalizer
-    words = list(dict.fromkeys(normaliser.normalize_str(word) if normaliser else word for word in words))
-    pieces = {}
-    for word in words:
-        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-        known = [i for i in ids if i != tokenizer.unk_token_id]
-        if len(ids) > 1 or not known:
-            pieces[word] = known or ids
-    # lstrip: a byte-level tokenizer would leave a piece of its own for the space
-    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in pieces])
-    new_ids = {word: tokenizer.convert_tokens_to_ids(word) for word in pieces}
-    before = _rows_of_words(model)
-    n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
-    model.resize_token_embeddings(n_rows, mean_resizing=False)
-    with torch.no_grad():
-        for after, rows in zip(_rows_of_words(model), before, strict=True):
-            for word, ids in pieces.items():
-                after[new_ids[word]] = rows[ids].mean(0)
-    return len(pieces)
-
-
-def _rows_of_words(model: PreTrainedModel) -> list[torch.Tensor]:
-    """What has a row for each word piece: the input's weight, and weight (maybe the same) and bias of the output."""
-    outputs = model.get_output_embeddings()
-    return [model.get_input_embeddings().weight, outputs.weight] + ([] if outputs.bias is None else [outputs.bias])
 
 
 class Masking(DataCollatorForLanguageModeling):
@@ -247,8 +87,6 @@ class MaskedTrainer(ResumableTrainer):
         **kwargs: passed to ResumableTrainer; `processing_class`, the tokenizer, is needed.
     """
 
-    loss_is_scaled_for_ga = True  # by compute_loss: see SentimentTrainer
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -273,7 +111,6 @@ class MaskedTrainer(ResumableTrainer):
         use_quick_attention(self.model, args.device.type)
         if args.compile_encoder:
             self.model.base_model.compile(dynamic=False)  # each shape anew: a step, an epoch's last, two of evaluation
-        self.model_accepts_loss_kwargs = True  # count the masked pieces of each step for compute_loss
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
         _head_of(self.model).register_forward_pre_hook(self._keep_masked)
         self.add_callback(EachEpochItsMasks(masking))
@@ -316,18 +153,13 @@ class MaskedTrainer(ResumableTrainer):
     def _keep_masked(self, head: nn.Module, states: tuple) -> tuple:
         return (states[0][self.is_masked], *states[1:])  # (n_masked, hidden_size)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+    def make_schedule(self, optimizer: torch.optim.Optimizer, n_steps: int) -> LambdaLR:
         """Get warm-up, constant rate and decay over the steps of the run."""
-        if self.lr_scheduler is None:
-            warmup, decay = self.args.warmup_steps, self.args.decay_steps
-            if warmup + decay > num_training_steps:  # both get shorter
-                warmup = math.ceil(num_training_steps * warmup / (warmup + decay))
-                decay = num_training_steps - warmup
-            self.lr_scheduler = get_wsd_schedule(
-                optimizer or self.optimizer, warmup, decay, num_training_steps, decay_type="linear"
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        warmup, decay = self.args.warmup_steps, self.args.decay_steps
+        if warmup + decay > n_steps:  # both get shorter
+            warmup = math.ceil(n_steps * warmup / (warmup + decay))
+            decay = n_steps - warmup
+        return get_wsd_schedule(optimizer, warmup, decay, n_steps, decay_type="linear")
 
     def _predict_masked(self, model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Get logits of shape (n_masked, vocab_size), the pieces that were masked, and where, (batch, length)."""

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -23,7 +24,8 @@ from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failur
 from smsa.files import stage
 from smsa.hardware import keep_freed_memory
 from smsa.model import save_tokenizer
-from smsa.processes import STOP, noticing_loss, on_first, wait_for_all
+from smsa.processes import noticing_loss, on_first, wait_for_all
+from smsa.stopping import STOP
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,13 @@ class ResumableTrainer(Trainer):
         checkpoints: where they are kept; None stands for `args.output_dir`, with no settings to compare.
     """
 
+    # compute_loss divides by the labels of the whole step itself. Left to guess, Trainer 5.x takes a BERT for a model
+    # that does, and multiplies its plain mean by the batches accumulated and by the processes (transformers #47688).
+    loss_is_scaled_for_ga = True
+
     def __init__(self, *args, checkpoints: Checkpoints | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # count the labels of each step, for compute_loss
         self.checkpoints = checkpoints or Checkpoints(self.args.output_dir)
         self.stopwatch = Stopwatch()
         self.end_at_step = EndAtStep(self.accelerator)
@@ -117,6 +124,13 @@ class ResumableTrainer(Trainer):
 
         return super().get_batch_samples(map(mark_repeated, epoch_iterator), num_batches, device)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Get what `make_schedule` makes, once in each training."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self.make_schedule(optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True  # a second train() starts with a new schedule
+        return self.lr_scheduler
+
     def require_space(self) -> None:
         """Refuse to start where the disk cannot hold the run's checkpoints.
 
@@ -124,7 +138,7 @@ class ResumableTrainer(Trainer):
             NotWrittenError: with the bytes that are needed and free.
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        n_kept = 3 if getattr(self.args, "ema_decay", 0) else 2  # Adam's two moments, and the average
+        n_kept = 3 if self.args.ema_decay else 2  # Adam's two moments, and the average
         moments = sum(n_kept * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         self.checkpoints.require_space(weights + moments, weights)
 

@@ -88,10 +88,6 @@ class SentimentTrainer(ResumableTrainer):
     Reference: the loop in the tutorial and IndoNLU's main.py, https://github.com/IndoNLP/indonlu
     """
 
-    # compute_loss divides by the texts of the whole step itself. Left to guess, Trainer 5.x takes a BERT for a model
-    # that does, and multiplies its plain mean by the batches accumulated and by the processes (transformers #47688).
-    loss_is_scaled_for_ga = True
-
     def __init__(
         self,
         model,
@@ -122,7 +118,6 @@ class SentimentTrainer(ResumableTrainer):
             use_fast_kernels(self.model, args.device.type)
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
-        self.model_accepts_loss_kwargs = True  # count the texts of each step for compute_loss, whatever the model takes
         self.epoch_scores = EpochScores(self.labels, args.device)
         self.add_callback(self.epoch_scores)
         self.add_callback(EpochRate())
@@ -143,12 +138,9 @@ class SentimentTrainer(ResumableTrainer):
             )
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> EpochStepLR:
-        """Get the schedule by epoch; `num_training_steps` does not matter to it."""
-        if self.lr_scheduler is None:
-            self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
-            self._created_lr_scheduler = True  # a second train() starts with a new schedule
-        return self.lr_scheduler
+    def make_schedule(self, optimizer: torch.optim.Optimizer, n_steps: int) -> EpochStepLR:
+        """Get the schedule by epoch; `n_steps` of the run do not matter to it."""
+        return EpochStepLR(optimizer, self.args.lr_step_size, self.args.lr_gamma)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Get the share of this batch in the mean cross entropy over the texts of one step, over all processes.

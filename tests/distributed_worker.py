@@ -13,7 +13,7 @@ from training import encode_real_rows, make_trainer
 from transformers import TrainerCallback
 
 from smsa.data import find_smsa
-from smsa.processes import end_process
+from smsa.stopping import end_process
 
 
 def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> None:

@@ -62,7 +62,7 @@ def run_script(options: list[str], kill: str | None = None, record: str | None =
 def serve() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
-    import smsa.report  # noqa: F401
+    import smsa.results  # noqa: F401
     from smsa.scoring import engine  # noqa: F401
 
     for line in sys.stdin:

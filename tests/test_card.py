@@ -18,7 +18,7 @@ from smsa.judging.changing import store_temperature
 from smsa.judging.changing import store_normaliser
 from smsa.judging.statistics import bootstrap
 from smsa.labels import LABELS
-from smsa.report import answer_examples, measure_certainty, update_card
+from smsa.results import answer_examples, measure_certainty, update_card
 
 # Not measured: the level of intervals, the cut of texts, years, licences and addresses of what is cited.
 TYPED = {"95", "2019", "2020", "2009.05387", "2.0", "4.0"}
@@ -59,7 +59,7 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
             assert line["precision"] == f"{100 * scores[f'precision_{label}']:.1f}"
             assert [line[f"given {other}"] for other in run["labels"]] == [f"{n:,}" for n in scores["confusion"][i]]
     assert [tuple(row.values()) for row in answers] == [
-        (answer["text"], answer["label"], f"{answer['score']:.3f}", person)
+        (answer["text"], answer["label"], f"{answer['score']:.3f}", person if f"p_{person}" in answer else "")
         for answer, person in zip(metrics["examples"], ("positive", "neutral", "negative"), strict=True)
     ]
     settings = run["settings"] | {"model_name_or_path": run["base_model"]["name"]}
@@ -173,6 +173,15 @@ def test_any_score_that_changes_changes_the_card(folder):
             assert render_card(folder, "me/model") != before, name
             n_changed += 1
     assert n_changed == 2 * (len(_SCORES) + 9 + 3 + 1)
+
+
+def test_a_label_that_no_text_had_is_among_the_limits(folder):
+    metrics, _ = read(folder)
+    assert "No text that it was measured on" not in render_card(folder, "me/model")
+    write_json(metrics | {"test": metrics["test"] | {"n_neutral": 0}}, folder / "metrics.json")
+    assert "No text that it was measured on is `neutral`; the macro scores count that" in render_card(
+        folder, "me/model"
+    )
 
 
 def test_smsa_is_cited_and_other_data_is_named_by_its_file(folder):

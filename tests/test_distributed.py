@@ -97,7 +97,7 @@ def test_processes_wait_for_an_upload_that_takes_longer_than_their_patience(tmp_
         "import time\n"
         "from datetime import timedelta\n"
         "import torch.distributed as dist\n"
-        "from smsa.processes import end_process\n"
+        "from smsa.stopping import end_process\n"
         "dist.init_process_group('gloo', timeout=timedelta(seconds=2))\n"
         "dist.barrier()\n"
         "if dist.get_rank() == 0:\n"

@@ -29,12 +29,13 @@ from transformers.trainer_callback import TrainerState
 from scripts import finetune, pretrain
 from smsa.arguments import FINETUNE_OPTIONS, PRETRAIN_OPTIONS, PretrainingArguments
 from smsa.card import render_card
-from smsa.corpus import find_judged, is_held_out, leave_out, read_sources, read_texts
+from smsa.corpus import encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
+from smsa.encoder import add_words, build_encoder, build_tokenizer
 from smsa.model import load_encoder, load_model
 from smsa.parsing import parse_arguments
-from smsa.pretraining import MaskedTrainer, Masking, add_words, build_encoder, build_tokenizer, encode_sources
+from smsa.pretraining import MaskedTrainer, Masking
 from smsa.resumable import IGNORED
-from smsa.processes import STOP, Stopped
+from smsa.stopping import STOP, Stopped
 from smsa.scratch import embed_pieces
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -20,7 +20,7 @@ from smsa import resumable
 from smsa.callbacks import OwnDropout
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, NotWrittenError, verify
 from smsa.files import hash_file
-from smsa.processes import STOP, Stopped
+from smsa.stopping import STOP, Stopped
 
 N_ROWS, STEPS_AN_EPOCH = 37, 5
 

@@ -18,7 +18,7 @@ from test_data import DAMAGED
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
-from smsa import hardware, report
+from smsa import hardware, results
 from smsa.arguments import FINETUNE_OPTIONS
 from smsa.labels import LABELS
 from smsa.parsing import parse_arguments
@@ -132,7 +132,7 @@ def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tmp_path, small_disk, 
             fill(small_disk)
         else:
             run.rename(elsewhere)
-        return report.write_run(*args)
+        return results.write_run(*args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(finetune, "write_run", write_run)

@@ -128,7 +128,7 @@ def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> No
     """Draw loss, macro F1 (the kept epoch marked) and rate as a PNG; without matplotlib, log that it was not drawn.
 
     Args:
-        history: what `smsa.report.history_table` gets.
+        history: what `smsa.results.history_table` gets.
         kept_epoch: the epoch whose model was kept.
         path: where it goes.
     """

@@ -215,54 +215,6 @@ def _publish_run(
         on_first(write)
 
 
-def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[int, str]) -> dict:
-    """Write seeds.json: the scores of each finished run of a recipe, their mean and their standard deviation.
-
-    Args:
-        output_dir: where it goes.
-        folders: the folder of each seed within it, finished or not.
-        failures: why a seed has no run.
-
-    Returns:
-        What seeds.json holds: `runs` and `failed` by seed; `mean` and `std` by split and score. `std` divides by n - 1,
-        and is null for one run.
-    """
-    output_dir = Path(output_dir)
-    runs = {
-        seed: {"folder": folder} | json.loads((output_dir / folder / "metrics.json").read_bytes())
-        for seed, folder in folders.items()
-        if seed not in failures
-    }
-    summary = {"runs": runs, "failed": failures, "mean": {}, "std": {}}
-    for split in ("valid", "test"):
-        table = pd.DataFrame([run[split] for run in runs.values() if split in run])
-        if len(table):
-            table = table[[name for name in table.select_dtypes("number") if not name.startswith("n_")]]
-            summary["mean"][split] = table.mean().to_dict()
-            summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
-    path = output_dir / "seeds.json"
-    if path.is_file():
-        left_out = [seed for seed in json.loads(path.read_bytes())["runs"] if int(seed) not in folders]
-        if left_out:
-            logger.warning("%s is no longer about seed %s: name all in one --seeds.", path, ", ".join(left_out))
-    write_whole(path, dump_json(summary))
-    return summary
-
-
-def seeds_table(summary: dict) -> str:
-    """Get macro F1, accuracy and the F1 of each label on valid, by seed, with mean and standard deviation, as text."""
-    of_labels = [score for score in summary["mean"]["valid"] if score.startswith("f1_")]
-    scores = ("f1", "accuracy", *of_labels)
-    titles = ("macro F1", "accuracy", *(score.removeprefix("f1_") for score in of_labels))
-    lines = [f"{'seed':8}" + "".join(f"{title:>12}" for title in titles)]
-    rows = {str(seed): run["valid"] for seed, run in summary["runs"].items()}
-    if len(rows) > 1:
-        rows |= {"mean": summary["mean"]["valid"], "std": summary["std"]["valid"]}
-    for name, row in rows.items():
-        lines.append(f"{name:8}" + "".join(f"{100 * row[score]:>12.2f}" for score in scores))
-    return "\n".join(lines)
-
-
 def _scores_of_split(metrics: dict[str, float], prefix: str, labels: tuple[str, ...]) -> dict[str, float]:
     """Scores of one split without their prefix: macro scores first, then those of each label."""
     names = [*MACRO_SCORES, *(f"{score}_{label}" for label in labels for score in ("f1", "recall", "precision", "n"))]

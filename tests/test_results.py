@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from smsa import report
+from smsa import results
 from smsa.files import write_json
 from smsa.judging import figures
 from smsa.judging.statistics import count_confusion, resample, score_confusion, score_labels
@@ -18,7 +18,7 @@ LABELS = ("positive", "neutral", "negative")
 
 
 def epoch(number, split, f1, **more):
-    return {"epoch": number, **{f"{split}_{score}": f1 for score in report.MACRO_SCORES}, **more}
+    return {"epoch": number, **{f"{split}_{score}": f1 for score in results.MACRO_SCORES}, **more}
 
 
 HISTORY = [
@@ -32,7 +32,7 @@ HISTORY = [
 
 
 def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
-    table = report.history_table(HISTORY)
+    table = results.history_table(HISTORY)
     assert table["epoch"].tolist() == [1, 2, 3]
     assert table["learning_rate"].tolist() == [1e-5, 9e-6, 8.1e-6]
     assert table["train_f1"].tolist() == [0.5, 0.7, 0.8]
@@ -42,7 +42,7 @@ def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
 def test_the_history_is_drawn(tmp_path, history):
-    figures.draw_history(report.history_table(history), 1, tmp_path / "history.png")
+    figures.draw_history(results.history_table(history), 1, tmp_path / "history.png")
     pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB"))
     assert pixels.shape[1] > 1000
     blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train
@@ -53,7 +53,7 @@ def test_the_history_is_drawn(tmp_path, history):
 def test_intervals_are_those_of_the_scores_they_are_named_for():
     gold = np.repeat([0, 1, 2], [30, 10, 20])
     logits = np.random.default_rng(0).normal(size=(60, 3)) + 2 * np.eye(3)[gold]
-    found = report.measure_certainty(gold, logits, LABELS)["intervals"]
+    found = results.measure_certainty(gold, logits, LABELS)["intervals"]
     drawn = resample(count_confusion(gold, logits.argmax(-1), 3), seed=0)
     expected = {f"f1_{label}": scores for label, scores in zip(LABELS, score_labels(drawn)["f1"].T, strict=True)}
     expected |= score_confusion(drawn)
@@ -64,7 +64,7 @@ def test_intervals_are_those_of_the_scores_they_are_named_for():
 
 def test_predictions_are_rows_in_order_with_probabilities():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], dtype=np.float32))
-    table = report.predictions_table(["a", "b"], np.array([0, 1]), logits, LABELS)
+    table = results.predictions_table(["a", "b"], np.array([0, 1]), logits, LABELS)
     assert table.columns.tolist() == ["text", "gold", "label", "p_positive", "p_neutral", "p_negative"]
     assert table["gold"].tolist() == ["positive", "neutral"]
     assert table["label"].tolist() == ["positive", "negative"]
@@ -73,21 +73,21 @@ def test_predictions_are_rows_in_order_with_probabilities():
 
 def test_predictions_keep_hostile_texts_to_the_letter(tmp_path):
     texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "a\rb", "\r", "=1+1", "\u2028", "👍"]
-    table = report.predictions_table(texts, np.zeros(len(texts), dtype=int), np.zeros((len(texts), 3)), LABELS)
-    report.write_predictions(table, tmp_path / "p.csv")
+    table = results.predictions_table(texts, np.zeros(len(texts), dtype=int), np.zeros((len(texts), 3)), LABELS)
+    results.write_predictions(table, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == texts
 
 
 def test_submission_is_the_benchmarks_format(tmp_path):
-    report.write_submission(pd.DataFrame({"text": ["a", "b"], "label": ["neutral", "positive"]}), tmp_path / "s.csv")
+    results.write_submission(pd.DataFrame({"text": ["a", "b"], "label": ["neutral", "positive"]}), tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "index,label\n0,neutral\n1,positive\n"
 
 
 def test_label_table_reads_as_a_table():
     scores = score_label_ids([0, 0, 1, 2], [0, 1, 1, 2]) | {"loss": 0.5}
-    lines = report.label_table(scores, LABELS).splitlines()
+    lines = results.label_table(scores, LABELS).splitlines()
     assert lines[1].split() == ["positive", "50.00", "100.00", "66.67", "1"]
     assert lines[4].split() == ["macro", "83.33", "83.33", "77.78", "4"]
     assert lines[5] == "accuracy 75.00, loss 0.5000"
