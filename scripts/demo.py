@@ -5,11 +5,9 @@ python scripts/demo.py --model runs/indonlu --port 8000
 """
 
 import argparse
-import logging
 
 from smsa import SentimentClassifier
-
-import transformers  # isort: skip
+from smsa.processes import set_up_logging
 
 
 def main(model: str | None = None, revision: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -30,9 +28,7 @@ def main(model: str | None = None, revision: str | None = None, host: str = "127
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--model", help="Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment."

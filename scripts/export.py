@@ -5,12 +5,10 @@ python scripts/export.py runs/indonlu --to openvino --int8
 """
 
 import argparse
-import logging
 import os
 
-from smsa.export import LARGEST_LOSS, LIBRARIES, describe, export_model, find_losses
-
-import transformers  # isort: skip
+from smsa.export import LARGEST_LOSS, TARGETS, describe, export_model, find_losses
+from smsa.processes import set_up_logging
 
 LOSES = 3  # exit status
 
@@ -36,13 +34,11 @@ def main(model: str, to: str, int8: bool = False, output: str | None = None, **o
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
     parser.add_argument(
-        "--to", choices=LIBRARIES, required=True, help="What it is for; onnx serves transformers.js, too."
+        "--to", choices=TARGETS, required=True, help="What it is for; onnx serves transformers.js, too."
     )
     parser.add_argument("--int8", action="store_true", help="Weights in 8 bits: smaller and faster.")
     parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")

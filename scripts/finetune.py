@@ -31,8 +31,8 @@ from smsa.settings import describe_settings
 from smsa.stopping import STOP, end_process
 from smsa.trainer import SentimentTrainer
 
-import datasets  # isort: skip
-import transformers  # isort: skip
+import datasets
+import transformers
 
 logger = logging.getLogger("smsa.finetune")
 

@@ -28,7 +28,7 @@ from smsa.stopping import STOP, end_process
 from smsa.results import write_encoder
 from smsa.settings import describe_settings
 
-import transformers  # isort: skip
+import transformers
 
 logger = logging.getLogger("smsa.pretrain")
 

@@ -8,7 +8,7 @@ import logging
 
 from smsa.hub import push
 
-import huggingface_hub  # isort: skip
+import huggingface_hub
 
 
 def main(folder: str, repo_id: str, **options: object) -> str:

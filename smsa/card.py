@@ -431,8 +431,8 @@ def _encoder_sections(
         origins or "Where these texts come from, and under which licence, their owner knows.",
         "## How it was trained",
         f"In {run['precision_in_effect']} on {_place(run)}, {run['train_runtime_seconds'] / 60:.0f} min, seed "
-        f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option that matters "
-        "to the result:",
+        f"{run['seed']}. AdamW with a warm-up, a constant rate and a linear decay at the end. Every option that "
+        "matters to the result:",
         "\n".join(table(["option", "value"], options)),
         "\n".join(_versions(run)),
     ]

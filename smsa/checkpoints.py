@@ -38,7 +38,7 @@ from smsa.settings import find_changed, require_same_settings
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RECORD = "run.json"  # written last: with it, the run is finished
+RUN_RECORD = "run.json"  # written last: with it, the run is finished
 N_KEPT = 2  # the newest, and one to fall back on; the best epoch of each is kept besides
 N_ON_DISK = 4  # at the most at a time: two, the best of both (which is then a third), and one being written
 OWNER_SECONDS = 5  # that a run which has just taken the lock has to say who it is
@@ -152,7 +152,7 @@ class Checkpoints:
 
     def _read_record(self) -> dict | None:
         """What a finished run has left to say; None where none has."""
-        path = self.output_dir / RECORD
+        path = self.output_dir / RUN_RECORD
         if not path.is_file():
             return None
         try:

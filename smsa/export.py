@@ -32,8 +32,8 @@ from smsa.scoring.engine import Logits, compress_weights, to_openvino
 
 logger = logging.getLogger(__name__)
 
-RECORD = "export.json"
-LIBRARIES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # by target
+EXPORT_RECORD = "export.json"
+TARGETS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # and what each needs
 # The usual places: of transformers.js and of optimum.
 ONNX, ONNX_INT8, OPENVINO = "onnx/model.onnx", "onnx/model_quantized.onnx", "openvino_model.xml"
 LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
@@ -80,9 +80,9 @@ def export_model(
             that does not agree with the original; and as `load_classifier`.
         OSError: if a file cannot be read or written; and as `load_classifier`.
     """
-    if target not in LIBRARIES:
-        raise ValueError(f"--to {target!r} is not one of {', '.join(LIBRARIES)}.")
-    missing = [library for library in LIBRARIES[target] if importlib.util.find_spec(library) is None]
+    if target not in TARGETS:
+        raise ValueError(f"--to {target!r} is not one of {', '.join(TARGETS)}.")
+    missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]
     if missing:
         raise ValueError(f"{', '.join(missing)} is not installed: pip install 'smsa[{target}]'.")
     output_dir = Path(output_dir)
@@ -123,10 +123,10 @@ def export_model(
                         f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
                         f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
                     )
-            libraries = ("smsa", "torch", "transformers", *LIBRARIES[target])
+            libraries = ("smsa", "torch", "transformers", *TARGETS[target])
             record["versions"] = {library: find_version(library) for library in libraries}
-            write_json(record, staging / RECORD)
-            publish(staging, output_dir, last=RECORD)
+            write_json(record, staging / EXPORT_RECORD)
+            publish(staging, output_dir, last=EXPORT_RECORD)
     finally:
         if not any(output_dir.iterdir()):
             output_dir.rmdir()

@@ -201,7 +201,7 @@ def _read_weights(
 
 def _load_tokenizer(name: str, model: PreTrainedModel, revision: str | None) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
-    _check_tokenizer(name, model, tokenizer)
+    _fit_tokenizer(name, model, tokenizer)
     return tokenizer
 
 
@@ -282,7 +282,8 @@ def _redraw_head(model: PreTrainedModel, drawn: set[str]) -> None:
                 state[name].copy_(fresh[name])
 
 
-def _check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _fit_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with more pieces than the encoder has; let it cut texts where the encoder's positions end."""
     n_rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > n_rows:
         raise ValueError(f"{name}: the tokenizer has {len(tokenizer):,} word pieces, the encoder only {n_rows:,}.")

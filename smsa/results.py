@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.callbacks import epoch_number
 from smsa.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, read_card, render_card
-from smsa.checkpoints import RECORD, explain_failure
+from smsa.checkpoints import RUN_RECORD, explain_failure
 from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, staged, write_json, write_whole
@@ -204,11 +204,11 @@ def _publish_run(
             trainer.save_model(staging)
             write_files(staging)
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            write_json(describe(staging) | {"outputs": outputs}, staging / RECORD)
+            write_json(describe(staging) | {"outputs": outputs}, staging / RUN_RECORD)
             before = read_card(output_dir)
             if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
                 (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
-            publish(staging, output_dir, last=RECORD)
+            publish(staging, output_dir, last=RUN_RECORD)
         trainer.checkpoints.rotate(n_kept=1)
 
     with explain_failure("The result", output_dir):

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _EXISTS = "{} exists already: choose another --output, or remove it first."
 EXPLAINED_ROWS = 32  # a part of texts that are explained, which takes some seconds
 ON_BAD_ROW = ("strict", "skip")
-LIBRARIES = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")  # that the bytes may depend on
+_BYTES_DEPEND_ON = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 _T = TypeVar("_T")
 
 
@@ -268,7 +268,11 @@ class Job:
     def _describe(self) -> dict:
         """Get all that the output depends on, as plain values."""
         engine = self.classifier.engine
-        libraries = [*LIBRARIES, *["openvino"] * (engine.backend == "openvino"), *["captum"] * self.options["explain"]]
+        libraries = [
+            *_BYTES_DEPEND_ON,
+            *["openvino"] * (engine.backend == "openvino"),
+            *["captum"] * self.options["explain"],
+        ]
         return {
             "inputs": self._inputs,
             "model": self.classifier.sha256,
