@@ -24,7 +24,8 @@ from smsa.labels import LABELS
 from smsa import SentimentClassifier, score_files
 from smsa.scoring.batching import pad_batch
 from smsa.scoring.engine import to_openvino
-from smsa.scoring.tables import INPUT_FORMATS, Source, find_layout, render_rows
+from smsa.scoring.reading import Source
+from smsa.scoring.tables import INPUT_FORMATS, find_layout, render_rows
 
 PEER_BATCH = 32  # texts, as in most tutorials
 Run = Callable[[Path, Path], None]  # CSV in, CSV out

@@ -21,14 +21,8 @@ import pyarrow as pa
 from smsa.card import EXAMPLES
 from smsa.scoring.classifier import SentimentClassifier, added_columns
 from smsa.scoring.paths import pair_outputs, score_paths
-from smsa.scoring.tables import (
-    INPUT_FORMATS,
-    ManyColumns,
-    Source,
-    escape_formulas,
-    find_layout,
-    restore_formulas,
-)
+from smsa.scoring.reading import ManyColumns, Source
+from smsa.scoring.tables import INPUT_FORMATS, escape_formulas, find_layout, restore_formulas
 
 MAX_CHARS = 5_000  # of one text
 MAX_UPLOAD = "200mb"

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scoring import HOSTILE, read_file, write_file
 
+from smsa.scoring.reading import Source
 from smsa.scoring.tables import (
     INPUT_FORMATS,
     OUTPUT_FORMATS,
-    Source,
     compress,
     escape_formulas,
     find_layout,

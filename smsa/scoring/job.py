@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -31,16 +30,16 @@ from smsa.hardware import find_version
 from smsa.processes import joined, on_first, process_rank, require_same, require_shared, wait_for_all
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns, require_captum
+from smsa.scoring.reading import Source, Window
 from smsa.scoring.tables import (
     INPUT_FORMATS,
     OUTPUT_FORMATS,
-    Source,
-    Window,
     compress,
     find_layout,
     join_columns,
     render_header,
     render_rows,
+    write_all,
 )
 
 logger = logging.getLogger(__name__)
@@ -144,8 +143,7 @@ class Job:
             for path in inputs
         ]
         self.schema = self._common_schema()
-        if self.layout.format != "parquet":
-            self.header = compress(render_header(self.layout.format, self.schema.names), self.layout.compression)
+        render_header(self.layout.format, self.schema.names)  # refuses names that the format cannot hold
         for source in self.sources:
             if text_column is None and source.text_column is not None:
                 logger.info("%s: the texts are in the column %r", source.path, source.text_column)
@@ -356,13 +354,8 @@ class Job:
         table = window.table
         if self.layout.format == "submission":
             table = pa.table({"index": part.file_starts + window.numbers})
-        if self.layout.format == "parquet":
-            sink = pa.BufferOutputStream()
-            pq.write_table(join_columns(table, added), sink)
-            content = sink.getvalue().to_pybytes()
-        else:
-            content = render_rows(self.layout.format, table, added, part.source.stays_whole)
-            content = compress(content, self.layout.compression)
+        content = render_rows(self.layout.format, table, added, part.source.stays_whole)
+        content = compress(content, self.layout.compression)
         label_ids = scores.label_ids[~scores.empty]
         counts = {label: int((label_ids == i).sum()) for i, label in enumerate(scores.labels)}
         record = {
@@ -425,21 +418,15 @@ class Job:
             ValueError: if a part is not what was written.
         """
         with naming(path), path.open("wb") as stream:
-            writer = pq.ParquetWriter(stream, self.schema) if self.layout.format == "parquet" else None
-            if writer is None:
-                stream.write(self.header)
-            for name in names:
-                content = self._part_path(name).read_bytes()
-                if hashlib.sha256(content).hexdigest() != self._read_record(name)["sha256"]:
-                    raise ValueError(f"{self._part_path(name)} is damaged: remove it and run the same command again.")
-                if writer is None:
-                    stream.write(content)
-                else:
-                    writer.write_table(pq.read_table(pa.BufferReader(content)))
-            if writer is not None:
-                writer.close()
+            write_all(stream, self.layout, self.schema, map(self._read_part, names))
             stream.flush()
             os.fsync(stream.fileno())
+
+    def _read_part(self, name: str) -> bytes:
+        content = self._part_path(name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._read_record(name)["sha256"]:
+            raise ValueError(f"{self._part_path(name)} is damaged: remove it and run the same command again.")
+        return content
 
 
 def _listed(source: Source) -> str:
