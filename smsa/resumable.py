@@ -94,6 +94,8 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
+        if self.args.world_size > 1:
+            torch.manual_seed(self.args.seed)  # by which Accelerate shuffles, so before OwnDropout, also a second time
         keep_freed_memory()
         try:
             with noticing_loss():
