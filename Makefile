@@ -39,8 +39,8 @@ lint: .venv/.installed
 
 # Some 80 minutes on two cores, less where they are fast in bf16. The machine should have nothing else to do.
 bench: .venv/.installed
-	$(BIN)/python benchmarks/training.py --shape small --rows 1600 --epochs 2 --output benchmarks/results/training-small
-	$(BIN)/python benchmarks/training.py --shape base --rows 256 --epochs 2 --output benchmarks/results/training-base
+	$(BIN)/python benchmarks/training.py --shape small --rows 1600 --epochs 2 --output runs/bench/training-small
+	$(BIN)/python benchmarks/training.py --shape base --rows 256 --epochs 2 --output runs/bench/training-base
 
 # The models that come with the package, anew: 70 minutes on two cores fast in bf16. Needs SmSA and, in SMSA_CORPUS_DIR, the texts that
 # docs/mini-sources.md lists.
