@@ -182,3 +182,51 @@ def test_a_seed_that_fails_in_one_process_alone_ends_all(finetune_two, tmp_path)
     status, text = finetune_two("write", "--output_dir", "run", "--seeds", 1, 2)
     assert status != 0 and "cannot be written" in text
     assert not list(tmp_path.glob("run/seed-*/checkpoint-*"))
+
+
+TWICE = """
+import os, sys
+import torch.distributed as dist
+from datasets import Dataset
+from conftest import make_model, make_tokenizer
+from smsa import SentimentTrainer, SentimentTrainingArguments
+from smsa.checkpoints import Checkpoints
+
+args = SentimentTrainingArguments(
+    output_dir=sys.argv[1], num_train_epochs=1, per_device_train_batch_size=2, precision="no", use_cpu=True
+)
+rows = Dataset.from_dict({
+    "input_ids": [[2, 5 + i // 20, 5 + i % 20, 3] for i in range(32)],
+    "attention_mask": [[1] * 4] * 32,
+    "label": [i % 3 for i in range(32)],
+})
+seen = []
+
+
+class Watching(SentimentTrainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        seen.extend(map(tuple, inputs["input_ids"].tolist()))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+trainer = Watching(make_model(dropout=0.1), args, rows, rows, processing_class=make_tokenizer())
+for name in ("first", "second"):
+    seen.clear()
+    os.makedirs(f"{sys.argv[1]}/{name}", exist_ok=True)
+    trainer.checkpoints = Checkpoints(f"{sys.argv[1]}/{name}")
+    trainer.train()
+    of_all = [None, None]
+    dist.all_gather_object(of_all, list(seen))
+    if dist.get_rank() == 0:
+        print("different texts:", len({*of_all[0], *of_all[1]}), flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+
+def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again(tmp_path):
+    """Each draws dropout of its own, and all shuffle by one seed."""
+    (tmp_path / "worker.py").write_text(TWICE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    status, text = run([*command, str(tmp_path / "worker.py"), str(tmp_path / "run")])
+    assert status == 0 and text.count("different texts: 32") == 2, text
