@@ -46,7 +46,11 @@ def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
         where = "" if IS_MAIN else f" (process {os.environ['RANK']})"
         raise SystemExit(f"error{where}: {error}") from error
     except KeyboardInterrupt as asked:
-        kept = "nothing has been written" if "-" in args.input else "the same command goes on from the finished parts"
+        kept = (
+            "nothing has been written"
+            if "-" in [*args.input, args.output]
+            else "the same command goes on from the finished parts"
+        )
         logger.error("Stopped; %s.", kept)
         os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # at once, whatever part is in the making
     for summary in summaries:

@@ -8,7 +8,7 @@ import logging
 import os
 
 from smsa.arguments import JUDGING_OPTIONS, EngineArguments, JudgingArguments
-from smsa.judging.changing import require_model_folder, require_unseen, store_temperature
+from smsa.judging.changing import require_model_folder, require_unseen, store_normaliser, store_temperature
 from smsa.judging.judgement import (
     LabelledFile,
     judge,
@@ -17,7 +17,6 @@ from smsa.judging.judgement import (
     require_report_folder,
     write_report,
 )
-from smsa.judging.changing import store_normaliser
 from smsa.judging.statistics import fit_temperature
 from smsa.judging.systems import load_normalised, load_system, name_labels, read_label_map
 from smsa.parsing import parse_arguments

@@ -22,6 +22,7 @@ from smsa.rows import (
     read_jsonl,
     read_tsv,
     refuse_other_separator,
+    show,
 )
 
 logger = logging.getLogger(__name__)
@@ -275,14 +276,13 @@ def _find_way_out(bad_rows: list[BadRow]) -> str:
     unknown = [row for row in bad_rows if row.reason.startswith(_UNKNOWN_LABEL)]
     if not unknown:
         return "Mend or remove them."
-    counts = Counter(str(row.value) for row in unknown).most_common(10)
+    counts = Counter(show(row.value) for row in unknown).most_common(10)
     listed = ", ".join(f"{label} ({n:,})" for label, n in counts)
+    hint = " If the first line names columns: a .tsv has none here, so save the file as .csv."
     has_header = any(row.line == 1 and row.path.suffix == ".tsv" for row in unknown)
     return (
         f"Labels that were found and are none of these: {listed}. Mend or remove them, or name your labels: with "
-        "--labels, in score.py with --label_map."
-        + " If the first line names columns: a .tsv has none here, so save the file as .csv."
-        * has_header
+        f"--labels, in score.py with --label_map.{hint if has_header else ''}"
     )
 
 

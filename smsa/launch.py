@@ -1,7 +1,6 @@
 """A run of a script, from the lock on its output folder to its last file, in every process of a launch."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,9 +11,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.checkpoints import DamagedCheckpointError, sole_run
-from smsa.processes import IS_MAIN, FailedElsewhere, ProcessLost, on_first, require_same
-from smsa.stopping import Stopped
+from smsa.processes import IS_FIRST_OF_MACHINE, IS_MAIN, FailedElsewhere, ProcessLost, on_first, require_same
 from smsa.resumable import ResumableTrainer
+from smsa.stopping import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ def run_whole(
                 trainer, *rest = prepare()
                 require_same(trainer.checkpoints.settings)
                 checkpoint, is_finished = on_first(lambda: find_start(trainer))
-            except (ValueError, OSError) as error:  # in every process alike, so that one of a machine speaks
-                raise SystemExit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {error}") from error
+            except (ValueError, OSError) as error:
+                raise SystemExit(f"error: {error}" if IS_FIRST_OF_MACHINE else 1) from error  # in all processes alike
             if is_finished:
                 logger.info("%s is finished: nothing to do.", output_dir)
                 return None
@@ -62,11 +61,13 @@ def run_whole(
     except FailedElsewhere as error:
         raise SystemExit(1) from error
     except (OSError, FloatingPointError, DamagedCheckpointError) as error:
-        raise SystemExit(f"error: {error}") from error
+        is_said = getattr(error, "is_of_all", False) and not IS_FIRST_OF_MACHINE
+        raise SystemExit(1 if is_said else f"error: {error}") from error
     except torch.OutOfMemoryError as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
         raise SystemExit(
-            f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
-            "--gradient_accumulation_steps is the same recipe, in a new --output_dir."
+            f"error: {reason} A lower --per_device_train_batch_size with as much more --gradient_accumulation_steps is "
+            "the same recipe, in a new --output_dir."
         ) from error
 
 

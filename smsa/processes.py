@@ -38,12 +38,13 @@ def process_rank() -> int:
 
 
 IS_MAIN = process_rank() == 0  # the first process of the launch, or the only one
+IS_FIRST_OF_MACHINE = int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def set_up_logging() -> None:
-    """Let the main process of a launch say what it does, the others what goes wrong, and libraries their errors."""
+    """Let the first process of a launch say what it does, the others and libraries what has failed."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -67,13 +68,14 @@ def on_first(task: Callable[[], _T]) -> _T:
             shared[0] = task()
         except Exception as error:  # the others wait, whatever it is
             failure, shared[1] = error, True
-            failure.is_of_all = True  # see failed_together
     try:
         dist.broadcast_object_list(shared, src=0, group=_cpu_group())
     except RuntimeError as error:
         raise failure or ProcessLost from error
     if shared[1]:
-        raise failure or FailedElsewhere("the first process has failed")
+        error = failure or FailedElsewhere("the first process has failed")
+        error.is_of_all = True  # see failed_together
+        raise error
     return shared[0]
 
 
@@ -92,7 +94,7 @@ def failed_together(error: BaseException) -> bool:
     """Whether every process has failed at the same place, by what `error` or its cause is, so that all can go on."""
     if isinstance(error, ProcessLost):
         return False
-    if isinstance(error, (FailedElsewhere, FloatingPointError)) or getattr(error, "is_of_all", False):
+    if isinstance(error, FailedElsewhere | FloatingPointError) or getattr(error, "is_of_all", False):
         return True
     return error.__cause__ is not None and failed_together(error.__cause__)
 
@@ -130,9 +132,11 @@ def require_shared(path: Path) -> None:
         time.sleep(0.5)
         path.parent.is_dir() and os.listdir(path.parent)  # has a network disk look again
     if any_process(not sees)[0]:
-        raise FileNotFoundError(
+        error = FileNotFoundError(
             f"{path.parent} is not the same folder for all processes: it must be on a disk that all machines share."
         )
+        error.is_of_all = True
+        raise error
 
 
 @contextmanager

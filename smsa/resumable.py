@@ -42,13 +42,14 @@ class ResumableTrainer(Trainer):
         checkpoints: where they are kept; None stands for `args.output_dir`, with no settings to compare.
     """
 
-    # compute_loss divides by the labels of the whole step itself. Left to guess, Trainer 5.x takes a BERT for a model
-    # that does, and multiplies its plain mean by the batches accumulated and by the processes (transformers #47688).
+    # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
+    # to guess, Trainer 5.x takes a BERT for a model that does, and multiplies its plain mean by the batches accumulated
+    # and by the processes (transformers #47688).
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args, checkpoints: Checkpoints | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # count the labels of each step, for compute_loss
+        self.model_accepts_loss_kwargs = True
         self.checkpoints = checkpoints or Checkpoints(self.args.output_dir)
         self.stopwatch = Stopwatch()
         self.end_at_step = EndAtStep(self.accelerator)

@@ -18,6 +18,12 @@ NOT_UTF8 = (
 FIELD_LIMIT = 2**26  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 
 
+def show(value: object) -> str:
+    """Get a value as a message may have it: on one line, and not too long."""
+    written = repr(value)
+    return written if len(written) <= VALUE_SHOWN else f"{written[:VALUE_SHOWN]}... ({len(written)} characters)"
+
+
 @dataclass(frozen=True)
 class BadRow:
     """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
@@ -28,9 +34,7 @@ class BadRow:
     reason: str
 
     def __str__(self) -> str:
-        value = repr(self.value)
-        shown = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
-        return f"{self.path}:{self.line}: {self.reason}; found {shown}"
+        return f"{self.path}:{self.line}: {self.reason}; found {show(self.value)}"
 
 
 class BadRowsError(ValueError):
@@ -64,7 +68,8 @@ def refuse_other_separator(path: Path, names: list[str]) -> None:
     if separator:
         raise ValueError(
             f"{path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with commas: "
-            f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False)."
+            f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False). If it is the name of one column, give it "
+            "as --text_column; if a text, the file has no header: let its name end in .txt."
         )
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_seeds(args: SentimentTrainingArguments, run: Callable[[SentimentTrainingArguments], None]) -> None:
-    """Call `run` with the arguments of each of `args.seeds`, and write seeds.json; a seed may fail alone.
+    """Call `run` with the arguments of each of `args.seeds`, and write seeds.json; a seed may fail, in all processes.
 
     Raises:
         SystemExit: with status 1 and the reason, if a seed has failed, when the others are done; and as `run` where

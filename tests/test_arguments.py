@@ -251,6 +251,9 @@ def test_a_launcher_that_shards_the_model_is_refused(tmp_path, monkeypatch, name
         SentimentTrainingArguments(output_dir=str(tmp_path))
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
     SentimentTrainingArguments(output_dir=str(tmp_path))
+    for asked in ({"fsdp": True}, {"deepspeed": "zero.json"}):
+        with pytest.raises(ValueError, match="DeepSpeed or FSDP: each process must hold the whole model"):
+            SentimentTrainingArguments(output_dir=str(tmp_path), **asked)
 
 
 def test_gpus_are_named_where_they_are_used(monkeypatch):

@@ -14,8 +14,7 @@ from transformers import pipeline
 
 from smsa.card import EXAMPLES, OURS, describe_base, render_card
 from smsa.files import write_json
-from smsa.judging.changing import store_temperature
-from smsa.judging.changing import store_normaliser
+from smsa.judging.changing import store_normaliser, store_temperature
 from smsa.judging.statistics import bootstrap
 from smsa.labels import LABELS
 from smsa.results import answer_examples, measure_certainty, update_card

@@ -148,9 +148,11 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
     [
         (
             "enak\tpositif\nburuk\tnegatif\nbagus\tpositif\n",
-            r"none of these: positif \(2\), negatif \(1\). Mend .* --labels, in score.py with --label_map\.",
+            r"none of these: 'positif' \(2\), 'negatif' \(1\). Mend .* --labels, in score.py with --label_map\.",
         ),
-        ("text\tlabel\nenak\tpositive\n", r"label \(1\). .* If the first line names columns: a .tsv has none here"),
+        ("text\tlabel\nenak\tpositive\n", r"'label' \(1\). .* If the first line names columns: a .tsv has none here"),
+        ("enak\tpositive\nburuk\tnegatif\n", r"'negatif' \(1\). Mend .* --labels, in score.py with --label_map\.$"),
+        (f"positive\t{'teks ' * 99}\n", r"these: 'teks teks .*\.\.\. \(497 characters\) \(1\). Mend"),
         ("enak\tpositive\n\tneutral\n", "found ''\nMend or remove them.$"),
     ],
 )
@@ -168,9 +170,11 @@ def test_texts_of_windows_are_refused_with_the_way_to_read_them(tmp_path):
 
 
 def test_other_separators_and_packed_files_are_refused_with_the_way_out(tmp_path):
-    (tmp_path / "a.csv").write_text("text;label\nenak;positive\n")
-    with pytest.raises(ValueError, match=r"separated by ';'\? Save them with commas: pd.read_csv\(OLD, sep=';'\)"):
-        load_splits({"train": tmp_path / "a.csv"})
+    for mark, written in ((";", "';'"), ("\t", r"'\\t'"), ("|", r"'\|'")):
+        (tmp_path / "a.csv").write_text(f"text{mark}label\nenak{mark}positive\n")
+        message = rf"separated by {written}\? Save them with commas: pd.read_csv\(OLD, sep={written}\)"
+        with pytest.raises(ValueError, match=message):
+            load_splits({"train": tmp_path / "a.csv"})
     with pytest.raises(ValueError, match="'.gz' is not one of .*Unpack what is compressed"):
         load_splits({"train": tmp_path / "a.csv.gz"})
 
@@ -182,6 +186,9 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
     assert "train has no 3 text, so that no text will be labelled so." in caplog.text
     assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
+    caplog.clear()
+    load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))
+    assert " text: " not in caplog.text and "has no" not in caplog.text
 
 
 def test_a_long_bad_value_is_shortened(tmp_path):

@@ -50,7 +50,7 @@ def test_a_file_is_scored_and_the_last_line_says_how(model, tmp_path):
     assert last.startswith(f"{len(HOSTILE)} rows: positive ") and " rows/s" in last
     assert f"{summary['empty']} empty, {summary['truncated']} truncated, 0 rejected" in last
     assert "the texts are in the column 'text'" in text
-    assert f"Written: {tmp_path / 'out.csv'}" in text
+    assert f"Output: {tmp_path / 'out.csv'}" in text
     assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [str(i) for i in range(len(HOSTILE))]
 
 
@@ -93,6 +93,7 @@ def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 143 and b"Traceback" not in text
+    assert b"Stopped; nothing has been written." in text
     assert not list(tmp_path.glob("smsa-*"))
 
 

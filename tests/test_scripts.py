@@ -22,6 +22,7 @@ from smsa import hardware, results
 from smsa.arguments import FINETUNE_OPTIONS
 from smsa.labels import LABELS
 from smsa.parsing import parse_arguments
+from smsa.trainer import SentimentTrainer
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
@@ -274,6 +275,17 @@ def test_a_faulty_file_stops_the_script_before_it_writes(tmp_path):
     with pytest.raises(SystemExit, match="^error: .*faulty.tsv has no rows"):
         call(*FAST, "--test_file", tmp_path / "faulty.tsv", "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_memory_says_how_the_same_recipe_needs_less(tmp_path, monkeypatch):
+    def train(self, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+
+    monkeypatch.setattr(SentimentTrainer, "train", train)
+    with pytest.raises(
+        SystemExit, match="error: CUDA out of memory.*GiB. A lower --per_device_train_batch_size with as"
+    ):
+        call(*FAST, "--output_dir", tmp_path / "run")
 
 
 REFUSED = {

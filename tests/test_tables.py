@@ -5,6 +5,7 @@ import decimal
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,6 +147,18 @@ def test_a_first_line_that_may_be_a_text_is_pointed_out(tmp_path, caplog):
         (tmp_path / name).write_text(content)
         open_source(tmp_path / name)
         assert ("'bagus sekali', is taken for the name of the column. If it is a text" in caplog.text) is is_said
+    caplog.clear()
+    assert open_source(tmp_path / "a.csv", text_column="bagus sekali").text_column == "bagus sekali"
+    assert not caplog.text
+
+
+def test_one_column_may_have_any_name_where_it_is_no_header_of_csv_or_is_named(tmp_path):
+    pq.write_table(pa.table({"isi|ulasan": ["enak"]}), tmp_path / "a.parquet")
+    assert open_source(tmp_path / "a.parquet").text_column == "isi|ulasan"
+    (tmp_path / "a.jsonl").write_text('{"isi; ulasan": "enak"}\n')
+    assert open_source(tmp_path / "a.jsonl").text_column == "isi; ulasan"
+    (tmp_path / "a.csv").write_text('"Apa pendapat Anda? (a; b)"\nenak\n')
+    assert open_source(tmp_path / "a.csv", text_column="Apa pendapat Anda? (a; b)").schema.names
 
 
 @pytest.mark.parametrize("name, content, options, message", [

@@ -228,6 +228,7 @@ def _find_mistakes(data: LabelledFile, probabilities: np.ndarray) -> list[dict]:
 def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
     """Get the content of report.json: the file, each judgement, and each pair of systems compared."""
     predicted = {judgement["name"]: judgement["probabilities"].argmax(-1) for judgement in judgements}
+    devices = [judgement["engine"]["device"] for judgement in judgements if "engine" in judgement]
     comparisons = []
     for a, b in combinations(predicted, 2):
         compared = compare(data.gold, predicted[a], predicted[b], len(data.labels), seed)
@@ -261,7 +262,7 @@ def describe(data: LabelledFile, judgements: list[dict], seed: int = 0) -> dict:
         },
         "systems": [{key: judgement[key] for key in judgement if key != "probabilities"} for judgement in judgements],
         "comparisons": comparisons,
-        "environment": describe_environment(),
+        "environment": describe_environment(next(iter({*devices} - {"cpu"}), "cpu")),
     }
 
 

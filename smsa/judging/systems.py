@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from smsa.judging.baselines import DESCRIPTION, load_baseline
-from smsa.normaliser import add_normaliser
 from smsa.model import load_classifier
+from smsa.normaliser import add_normaliser
 from smsa.scoring.classifier import SentimentClassifier
 
 _LABEL_N = re.compile(r"LABEL_\d+")

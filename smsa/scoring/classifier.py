@@ -153,7 +153,7 @@ class SentimentClassifier:
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
 
-        None and NaN, an empty cell of pandas, are empty texts.
+        None and NaN are empty texts.
 
         Raises:
             TypeError: as `stream`.

@@ -131,7 +131,7 @@ class Engine:
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} word pieces: give "
-                    f"fewer, for instance --batch_tokens {self.batch_tokens // 4}."
+                    f"fewer, for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
                 ) from error
         logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
         logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window

@@ -74,7 +74,7 @@ def score_paths(
                 shutil.copyfileobj(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         elif IS_MAIN:
-            logger.info("Written: %s", ", ".join(str(target) for _, target in pairs))
+            logger.info("Output: %s", ", ".join(str(target) for _, target in pairs))
         return summaries
 
 

@@ -135,6 +135,8 @@ class Source:
                 return list(first), [key for key, value in first.items() if value is None or _is_string(value)]
             rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream)
             _, names = next(rows, (1, []))
+        if self.layout.format == "csv" and text_column is None:
+            refuse_other_separator(self.path, names)
         if not all(map(is_unicode, names)):
             raise ValueError(f"{self.path}:1: the names of the columns are not valid UTF-8. {NOT_UTF8}")
         if self.layout.format == "tsv" and names:
@@ -261,7 +263,6 @@ def _choose_column(path: Path, names: list[str], named: str | None, candidates: 
         if named not in candidates:
             raise ValueError(f"{path}: the column {named!r} does not hold text.")
         return named
-    refuse_other_separator(path, names)
     known = [name for name in names if _is_wanted(name)]
     sensible = known or (candidates if len(candidates) == 1 else [])
     if len(sensible) != 1:
