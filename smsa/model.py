@@ -221,17 +221,18 @@ def _load_config(name: str, revision: str | None) -> PretrainedConfig:
         raise OSError(
             f"{name} is no model: it has no config.json. Give a folder that scripts/finetune.py has finished."
         )
-    parent = Path(name).parent
+    parent, there = Path(name).parent, ""
     if not Path(name).exists() and parent != Path(".") and parent.is_dir():
-        there = ", ".join(sorted(path.name for path in parent.iterdir() if path.is_dir())[:20]) or "nothing"
-        logger.warning("%s is no folder here: %s has %s.", name, parent, there)
+        names = sorted(path.name for path in parent.iterdir() if path.is_dir())
+        there = f" {name} is no folder here: {parent} has {', '.join(names[:20]) or 'none'}."
+        logger.warning("%s", there.strip())  # before the Hub is asked, which may take its time
     try:
         values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     except OSError as error:
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be had from the Hub: {error}\n"
-            f"Way out: check the name and the network, or give a folder. Without the Hub there are {CLASSIFIER}, which "
-            f"labels texts, and {ENCODER}, to fine-tune."
+            f"Way out: check the name and the network, or give a folder.{there} Without the Hub there are "
+            f"{CLASSIFIER}, which labels texts, and {ENCODER}, to fine-tune."
         ) from error
     if "auto_map" in values:
         raise ValueError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")

@@ -58,7 +58,8 @@ def score_paths(
             files = [Path(folder, f"stdin.{input_format or 'txt'}")]
             if sys.stdin is None:
                 raise ValueError("--input - is stdin, which is closed: name a file.")
-            logger.info("stdin is read as .%s; --input_format names another format", files[0].suffix[1:])
+            if input_format is None:
+                logger.info("stdin is read as plain lines, a text each; for CSV give --input_format csv")
             with naming(files[0]), files[0].open("wb") as stream:
                 shutil.copyfileobj(sys.stdin.buffer, stream)
         else:

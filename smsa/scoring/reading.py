@@ -267,7 +267,9 @@ def _choose_column(path: Path, names: list[str], named: str | None, candidates: 
     sensible = known or (candidates if len(candidates) == 1 else [])
     if len(sensible) != 1:
         raise ManyColumns(
-            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}.", candidates
+            f"{path}: which column holds the texts? Name it with --text_column. The columns are: {listed}. If these "
+            "are no names, the file lacks the line with them: put it above.",
+            candidates,
         )
     if sensible[0] not in candidates:
         raise ValueError(f"{path}: the column {sensible[0]!r} does not hold text. Name another with --text_column.")

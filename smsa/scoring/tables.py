@@ -44,10 +44,12 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None = None) 
     found = named or (suffix[0][1:] if suffix else None)
     if found not in formats:
         known = ", ".join(f".{name}" for name in formats if name != "submission")
+        way_out = "--format"
+        if formats is INPUT_FORMATS:
+            way_out = "--input_format. Excel files become CSV by pandas: pd.read_excel(OLD).to_csv(NEW, index=False)"
         raise ValueError(
-            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; "
-            "or name the format with --input_format or --format. Tables of other kinds become CSV by pandas: "
-            "pd.read_excel(OLD).to_csv(NEW, index=False)."
+            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
+            f"format with {way_out}."
         )
     if found == "parquet" and compression:
         raise ValueError(f"{path}: Parquet is compressed inside; leave {suffixes[-1]} away.")
