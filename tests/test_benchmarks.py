@@ -17,7 +17,7 @@ def test_every_contender_of_training_is_measured(tmp_path):
     assert done.returncode == 0, done.stderr
     outcomes = json.loads((tmp_path / "result.json").read_text())
     lines = (tmp_path / "result.md").read_text().split("\n")
-    assert len(outcomes) == 9 and (tmp_path / "result.png").stat().st_size > 10_000
+    assert len(outcomes) == 10 and (tmp_path / "result.png").stat().st_size > 10_000
     for name, [outcome] in outcomes.items():
         _, epoch = outcome["epochs"]
         assert epoch["steps"] > 0 and epoch["valid"] > 0 and outcome["memory"] > 300
