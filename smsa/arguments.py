@@ -195,6 +195,8 @@ class RunArguments(TrainingArguments):
         )
         self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
         super().__post_init__()
+        # else each batch on its way to a GPU waits for the step before it
+        self.accelerator_config.non_blocking = self.device.type == "cuda"
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
         if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
             raise ValueError(

@@ -116,6 +116,15 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)  # none
 
 
+def avoid_compiled_attention() -> None:
+    """Let torch choose among its own kernels of attention on a GPU.
+
+    By torch's choice, cuDNN compiles one for each shape of batch, which takes about 0.25 s on an H200, and texts come
+    in many.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
     """Get the machine as plain values: system, CPU, threads, and, of what runs on `cuda`, each GPU that is visible."""
     return {

@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,9 +23,10 @@ from smsa.batching import LengthGroupedSampler, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, OwnDropout, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
-from smsa.hardware import keep_freed_memory
+from smsa.hardware import avoid_compiled_attention, keep_freed_memory
 from smsa.model import save_tokenizer
 from smsa.processes import noticing_loss, on_first, wait_for_all
+from smsa.recording import StepRecorder
 from smsa.stopping import STOP
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,15 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, checkpoints: Checkpoints | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        avoid_compiled_attention()
         self.model_accepts_loss_kwargs = True
         self.checkpoints = checkpoints or Checkpoints(self.args.output_dir)
         self.stopwatch = Stopwatch()
         self.end_at_step = EndAtStep(self.accelerator)
         patience = self.args.early_stopping_patience
         self.early_stopping = EarlyStopping(patience) if patience else None
+        self.recorder: StepRecorder | None = None  # of steps, where a subclass has one
+        self._n_weights = self.model.num_parameters(exclude_embeddings=True)
         self._staging: Path | None = None  # the folder into which a checkpoint is being written
         for shown_by_default in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown_by_default)
@@ -163,8 +168,12 @@ class ResumableTrainer(Trainer):
             )
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Train on one batch, and have its loss looked at."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """Train on one batch, by a recording where there is one, and have its loss looked at."""
+        step = super().training_step
+        if self.recorder is not None:
+            self.optimizer.train()  # a step does it too, but not its recording
+            step = partial(self.recorder, step)
+        loss = step(model, inputs, num_items_in_batch)
         self.end_at_step.add(loss)
         return loss
 
@@ -176,6 +185,10 @@ class ResumableTrainer(Trainer):
             (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if self.processing_class is not None:
                 save_tokenizer(self.processing_class, output_dir)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        """Get what Trainer's does, whose count of the weights, at each step, keeps a GPU waiting for 2 ms."""
+        return 6 * inputs["input_ids"].numel() * self._n_weights
 
     def _save_checkpoint(self, model, trial) -> None:
         # Trainer writes into checkpoint-<step> itself: a kill would leave half of one, after older ones were removed.
@@ -198,6 +211,12 @@ class ResumableTrainer(Trainer):
                 if self.args.should_save:
                     shutil.rmtree(self._staging, ignore_errors=True)  # after a failure, it may be what fills the disk
                 self._staging = None
+
+    def _clip_grad_norm(self, model) -> torch.Tensor:
+        if self.recorder is None:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()  # the same, without Accelerate's look at each parameter
+        return torch.nn.utils.clip_grad_norm_(self.recorder.parameters, self.args.max_grad_norm)
 
     def _get_output_dir(self, trial=None) -> str:
         return str(self._staging or self.args.output_dir)  # the way to have _save_checkpoint write elsewhere

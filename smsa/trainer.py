@@ -10,6 +10,7 @@ from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import StepLR
+from transformers import DataCollatorWithPadding
 from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
@@ -19,6 +20,7 @@ from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgr
 from smsa.kernels import use_fast_kernels
 from smsa.labels import label_names
 from smsa.metrics import compute_metrics
+from smsa.recording import StepRecorder
 from smsa.resumable import IGNORED, ResumableTrainer
 
 
@@ -113,9 +115,15 @@ class SentimentTrainer(ResumableTrainer):
                     f"evaluate_every {args.evaluate_every} leaves no evaluation to choose the best epoch by in "
                     f"{args.max_steps} steps."
                 )
+        if args.fast_kernels and args.device.type == "cuda":  # few lengths: products like them, and so do recordings
+            kwargs.setdefault(
+                "data_collator", DataCollatorWithPadding(kwargs["processing_class"], pad_to_multiple_of=8)
+            )
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
+            if args.device.type == "cuda" and args.world_size == 1:  # several would have to meet within a recording
+                self.recorder = StepRecorder(self.model)
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
         self.epoch_scores = EpochScores(self.labels, args.device)

@@ -537,6 +537,7 @@ def test_a_folder_that_is_taken_away_ends_the_run_with_a_reason(make, small_disk
 
 # What smsa overrides or sets of Trainer that is private to it, with the parameters it has in 5.23.
 PRIVATE = {
+    "_clip_grad_norm": ["model"],
     "_save_checkpoint": ["model", "trial"],
     "_get_output_dir": ["trial"],
     "_init_training_state": [

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.hardware import PRECISIONS, precision_for_scoring, resolve_precision, share_of_cores
+from smsa.hardware import avoid_compiled_attention, PRECISIONS, precision_for_scoring, resolve_precision, share_of_cores
 from smsa.scoring.batching import pad_batch
 
 logger = logging.getLogger(__name__)
@@ -157,6 +157,7 @@ _Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attent
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> _Forward:
     model = model.to(device).eval()
+    avoid_compiled_attention()
     for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 alone
         parameter.data = parameter.data.to(_DTYPES[precision])
 

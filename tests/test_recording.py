@@ -1,0 +1,121 @@
+"""Steps that are recorded on a GPU and replayed do what steps do that are not."""
+
+import signal
+
+import pytest
+import torch
+from conftest import make_model
+from training import make_trainer
+from transformers import TrainerCallback
+
+from smsa.stopping import STOP, Stopped
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs"),
+]
+N_ROWS = 37  # five steps an epoch, the last one short
+
+
+@pytest.fixture
+def make(tokenizer, rows):
+    """A function that gets a trainer with dropout, in fp32, for its differences to be those of rounding."""
+
+    def make(output_dir, **changes):
+        options = {"use_cpu": False, "fast_kernels": True, "num_train_epochs": 6, "early_stopping_patience": 0}
+        options |= {"per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length"} | changes
+        return make_trainer(make_model(dropout=0.1), tokenizer, rows(N_ROWS), rows(9), output_dir, **options)
+
+    return make
+
+
+def state_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: values.detach().clone() for name, values in trainer.model.state_dict().items()}
+
+
+def scores_of(trainer) -> list[tuple]:
+    return [(e["step"], e["eval_f1"], e["eval_loss"]) for e in trainer.state.log_history if "eval_f1" in e]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 3},
+        {"ema_decay": 0.9, "rdrop_alpha": 2.0, "class_weights": "1,5,2"},
+        {"max_grad_norm": 0.05},
+        {"evaluate_every": 2, "ema_decay": 0.9},
+    ],
+    ids=["", "accumulation", "mini", "clipping", "evaluations"],
+)
+def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, changes):
+    recorded, plain = make(tmp_path / "recorded", **changes), make(tmp_path / "plain", **changes)
+    plain.recorder = None
+    for trainer in (recorded, plain):
+        torch.manual_seed(0)
+        trainer.train()
+    assert any(recorded.recorder.recordings.values())
+    assert len(recorded.losses) == len(plain.losses) > 24
+    torch.testing.assert_close(torch.stack(recorded.losses), torch.stack(plain.losses), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(recorded.norms), torch.tensor(plain.norms), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(state_of(recorded), state_of(plain), rtol=1e-3, atol=1e-4)
+    for one, other in zip(scores_of(recorded), scores_of(plain), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    trained = [entry["train_f1"] for entry in recorded.state.log_history if "train_f1" in entry]
+    assert trained == pytest.approx([e["train_f1"] for e in plain.state.log_history if "train_f1" in e], rel=1e-3)
+
+
+def test_a_parameter_without_gradient_stays_without(tmp_path, make):
+    trainer = make(tmp_path / "run")
+    trainer.model.idle = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    trainer.recorder.parameters.append(trainer.model.idle)
+    trainer.train()
+    assert any(trainer.recorder.recordings.values())
+    assert trainer.model.idle.grad is None and torch.equal(trainer.model.idle.cpu(), torch.ones(3))
+
+
+def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_path, make):
+    whole = make(tmp_path / "whole")
+    whole.train()
+
+    class AskAt(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 16:
+                STOP.signum = signal.SIGTERM
+
+    cut = make(tmp_path / "cut")
+    cut.add_callback(AskAt())
+    with pytest.raises(Stopped):
+        cut.train()
+    STOP.signum = None
+    again = make(tmp_path / "cut")
+    again.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(state_of(again), state_of(whole), rtol=1e-3, atol=1e-4)
+    assert again.state.best_global_step == whole.state.best_global_step
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, precision):
+    trainer = make(tmp_path / "run", precision=precision, num_train_epochs=30, lr_gamma=1.0)
+    weights = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if precision == "fp16":
+                trainer.accelerator.scaler.scale(torch.ones((), device="cuda"))
+                trainer.accelerator.scaler.update(2.0**30)  # overflows until it has been halved often enough
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            weights.append(model.classifier.weight.detach().clone())
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    unchanged = [torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
+    if precision == "fp16":
+        n_skipped = sum(unchanged)
+        assert 0 < n_skipped < 30 and unchanged == [True] * n_skipped + [False] * (len(unchanged) - n_skipped)
+    else:
+        assert not any(unchanged)
+    assert all(weight.isfinite().all() for weight in weights)
+    assert any(trainer.recorder.recordings.values())
+    assert torch.stack(trainer.losses[-5:]).mean() < torch.stack(trainer.losses[:5]).mean() * 0.7
