@@ -7,6 +7,8 @@ import contextlib
 import json
 import math
 import random
+import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,10 +43,11 @@ PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and r
 
 
 class Clock(TrainerCallback):
-    """Seconds of each epoch: its steps, the evaluation and the checkpoint; and macro F1 on valid."""
+    """Seconds of each epoch: its steps, the evaluation and the checkpoint; macro F1 on valid; how busy a GPU was."""
 
     def __init__(self):
         self.epochs = []
+        self.monitor = None
 
     def _lap(self) -> float:
         if torch.cuda.is_available():
@@ -56,9 +59,17 @@ class Clock(TrainerCallback):
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
         self.since = time.perf_counter()
         self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0})
+        if torch.cuda.is_available():
+            gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+            words = ["nvidia-smi", gpu, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "50"]
+            self.monitor = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
     def on_epoch_end(self, args=None, state=None, control=None, **kwargs):
         self.epochs[-1]["steps"] = self._lap()
+        if self.monitor is not None:
+            self.monitor.terminate()
+            shares = [int(line) for line in self.monitor.communicate()[0].split()]  # of the time before each line
+            self.epochs[-1]["busy"] = statistics.median(shares[2:-1] or [0]) / 100
 
     def on_evaluate(self, args=None, state=None, control=None, metrics=None, **kwargs):
         self.epochs[-1]["valid"], self.epochs[-1]["f1"] = self._lap(), metrics["eval_f1"]
@@ -198,7 +209,7 @@ def run_smsa(options: tuple) -> Clock:
 def peak_memory() -> float:
     """Get the most memory this process has had, in MiB: on the GPU if there is one, else all that is resident."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_reserved() / 2**20
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 

@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 N_TRAIN, N_VALID = 11_000, 1_260  # of SmSA
 GOOD_F1 = 0.85  # of valid; the time that each takes to get there is compared
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+BATCHES_OF_512 = ["--per_device_train_batch_size", "512"]
 # for each contender: what runs in contenders.py, options that it adds to the recipe, processes
 CONTENDERS: dict[str, tuple[str, list[str], int]] = {
     "plain loop": ("plain loop", [], 1),
@@ -48,6 +49,9 @@ CONTENDERS: dict[str, tuple[str, list[str], int]] = {
     "smsa, fast": ("smsa", ["fast"], 1),
     "smsa, random order": ("smsa", ["--train_sampling_strategy", "random"], 1),
     "loop like smsa, fast": ("loop like smsa", ["fast"], 1),
+    "smsa, fast, fp16": ("smsa", ["fast", "--precision", "fp16"], 1),
+    "smsa, fast, batches of 512": ("smsa", ["fast", *BATCHES_OF_512], 1),
+    "smsa, fast, fp16, batches of 512": ("smsa", ["fast", "--precision", "fp16", *BATCHES_OF_512], 1),
     "smsa, fast, one core": ("smsa", ["fast", "--num_threads", "1"], 1),
     "smsa, fast, two processes of one core": ("smsa", ["fast", "--num_threads", "1"], 2),
 }
@@ -92,7 +96,8 @@ def run(name: str, folder: Path, seed: int, args: argparse.Namespace) -> dict:
     if n_processes > 1:
         start = [*LAUNCH, "configs/accelerate/cpu.yaml", "--num_processes", str(n_processes)]
     words = [*start, "benchmarks/contenders.py", kind, str(folder), str(seed), str(args.epochs), recipe, *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": places, "TQDM_DISABLE": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{name} has failed:\n{done.stderr}")
@@ -116,7 +121,8 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
 
     `rows` are rows/s of the steps alone, as `rows_per_second` counts them; `times` is the ratio to the first contender
     in the same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is
-    the share of the rate of plain products in the same process.
+    the share of the rate of plain products in the same process; `busy` is the share of the last epoch's steps in which
+    the GPU ran anything, by nvidia-smi.
     """
     figures = []
     for name, repeats in outcomes.items():
@@ -134,6 +140,7 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
             "utilisation": statistics.median(
                 3 * operations * a / run["products"] for a, run in zip(rows, repeats, strict=True)
             ),
+            "busy": statistics.median(run["epochs"][-1].get("busy", 0) for run in repeats),
             "memory": statistics.median(run["memory"] for run in repeats),
             "best_f1": [max(epoch["f1"] for epoch in run["epochs"]) for run in repeats],
             "seconds_to_f1": [time_to_f1(run["epochs"]) for run in repeats],
@@ -153,6 +160,9 @@ def rows_per_second(run: dict, n_rows: int) -> float:
 def write_table(figures: list[dict], epochs: int, has_scores: bool) -> list[str]:
     """Get the table, ratios to the first contender; `has_scores`: macro F1 too, which says nothing of a few rows."""
     titles = ["", "rows/s", "times", "with evaluation and checkpoints", "word pieces/s", "utilisation", "peak MiB"]
+    on_gpu = any(entry["busy"] for entry in figures)
+    if on_gpu:
+        titles += ["GPU busy"]
     if has_scores:
         titles += ["best valid macro F1", f"s to {GOOD_F1}"]
     rows = []
@@ -160,6 +170,8 @@ def write_table(figures: list[dict], epochs: int, has_scores: bool) -> list[str]
         row = [entry["name"], f"{entry['rows']:,.1f}", f"{entry['times']:.2f}",
                f"{entry['whole']:,.1f}", f"{entry['pieces']:,.0f}", f"{entry['utilisation']:.0%}",
                f"{entry['memory']:,.0f}"]  # fmt: skip
+        if on_gpu:
+            row.append(f"{entry['busy']:.0%}")
         if has_scores:
             best, reached = entry["best_f1"], entry["seconds_to_f1"]
             deviation = f" ± {statistics.stdev(best):.4f}" if len(best) > 1 else ""
@@ -219,8 +231,11 @@ def main(args: argparse.Namespace) -> None:
         measure_startup(args)
         return
     on_gpu = torch.cuda.is_available() and "--use_cpu" not in args.options
-    # two processes would meet on one GPU, which NCCL refuses
-    names = [name for name in CONTENDERS if (name in args.only if args.only else not (on_gpu and "core" in name))]
+    # two processes would meet on one GPU, which NCCL refuses; a CPU has no fp16, and is as fast by small batches
+    elsewhere = ("core",) if on_gpu else ("fp16", "512")
+    names = [name for name in CONTENDERS if not any(word in name for word in elsewhere)]
+    if args.only:
+        names = [name for name in CONTENDERS if name in args.only]
     outcomes: dict[str, list[dict]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

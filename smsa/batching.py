@@ -1,10 +1,12 @@
-"""The order of texts where batches hold texts of similar length."""
+"""The order of texts where batches hold texts of similar length, and the pads of a batch."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+from transformers import DataCollatorWithPadding
 
 STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to save most padding, few enough to mix
 
@@ -51,3 +53,25 @@ class LengthGroupedSampler(Sampler[int]):
         steps = steps[torch.randperm(len(steps), generator=generator)]
         yield from steps.flatten().tolist()
         yield from order[n_whole:].tolist()  # the short last step: any texts
+
+
+class QuickPadding(DataCollatorWithPadding):
+    """DataCollatorWithPadding in a tenth of its time, which a GPU would wait for at each step.
+
+    What it does not know, other columns than word pieces and label or pads on the left, it leaves to its parent.
+    """
+
+    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        """Get `labels`, shape (batch,), and what the tokenizer gave of each text, (batch, length); all int64."""
+        tokenizer, multiple = self.tokenizer, self.pad_to_multiple_of or 1
+        pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+        if tokenizer.padding_side == "left" or features[0].keys() - pads.keys() != {"label"}:
+            return super().__call__(features)
+        lengths = np.array([len(row["input_ids"]) for row in features])
+        is_piece = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]  # (batch, length)
+        batch = {}
+        for name in [name for name in pads if name in features[0]]:
+            values = np.full(is_piece.shape, pads[name], dtype=np.int64)
+            values[is_piece] = np.concatenate([row[name] for row in features])
+            batch[name] = torch.from_numpy(values)
+        return batch | {"labels": torch.tensor([row["label"] for row in features])}

@@ -10,12 +10,11 @@ from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import StepLR
-from transformers import DataCollatorWithPadding
 from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
 from smsa.averaging import AveragedAdam
-from smsa.batching import order_by_length
+from smsa.batching import QuickPadding, order_by_length
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.kernels import use_fast_kernels
 from smsa.labels import label_names
@@ -115,14 +114,15 @@ class SentimentTrainer(ResumableTrainer):
                     f"evaluate_every {args.evaluate_every} leaves no evaluation to choose the best epoch by in "
                     f"{args.max_steps} steps."
                 )
-        if args.fast_kernels and args.device.type == "cuda":  # few lengths: products like them, and so do recordings
-            kwargs.setdefault(
-                "data_collator", DataCollatorWithPadding(kwargs["processing_class"], pad_to_multiple_of=8)
-            )
+        on_gpu = args.device.type == "cuda"
+        if kwargs.get("processing_class") is not None:
+            # few lengths where kernels are fast: products like them, and each has a recording of its own
+            multiple = 8 if args.fast_kernels and on_gpu else None
+            kwargs.setdefault("data_collator", QuickPadding(kwargs["processing_class"], pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
-            if args.device.type == "cuda" and args.world_size == 1:  # several would have to meet within a recording
+            if on_gpu and args.world_size == 1:  # several would have to meet within a recording
                 self.recorder = StepRecorder(self.model)
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there

@@ -112,8 +112,7 @@ def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, precisi
     trainer.train()
     unchanged = [torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
     if precision == "fp16":
-        n_skipped = sum(unchanged)
-        assert 0 < n_skipped < 30 and unchanged == [True] * n_skipped + [False] * (len(unchanged) - n_skipped)
+        assert all(unchanged[:5]) and not any(unchanged[50:])
     else:
         assert not any(unchanged)
     assert all(weight.isfinite().all() for weight in weights)

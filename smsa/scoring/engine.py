@@ -20,7 +20,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.hardware import avoid_compiled_attention, PRECISIONS, precision_for_scoring, resolve_precision, share_of_cores
+from smsa.hardware import (
+    PRECISIONS,
+    avoid_compiled_attention,
+    precision_for_scoring,
+    resolve_precision,
+    share_of_cores,
+)
 from smsa.scoring.batching import pad_batch
 
 logger = logging.getLogger(__name__)
@@ -93,7 +99,7 @@ class Engine:
         self.precision = (
             precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
         )
-        self.n_streams = (num_threads or share_of_cores()) if on_cpu else 1
+        self.n_streams = (num_threads or share_of_cores()) if on_cpu else 2  # one waits for the GPU, one pads
         kind = "cpu" if on_cpu else "cuda"
         self.batch_tokens, self.window_rows = batch_tokens or BATCH_TOKENS[kind], WINDOW_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
