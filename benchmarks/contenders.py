@@ -68,7 +68,8 @@ class Clock(TrainerCallback):
         self.epochs[-1]["steps"] = self._lap()
         if self.monitor is not None:
             self.monitor.terminate()
-            shares = [int(line) for line in self.monitor.communicate()[0].split()]  # of the time before each line
+            lines = self.monitor.communicate()[0].split()  # each the share, in percent, of the time since the last one
+            shares = [int(line) for line in lines if line.isdigit()]
             self.epochs[-1]["busy"] = statistics.median(shares[2:-1] or [0]) / 100
 
     def on_evaluate(self, args=None, state=None, control=None, metrics=None, **kwargs):

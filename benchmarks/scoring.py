@@ -2,6 +2,7 @@
 
 python benchmarks/scoring.py --shape base
 python benchmarks/scoring.py --shape small --rows 20000 --only smsa
+python benchmarks/scoring.py --shape base --device cuda --rows 200000 --repeats 3
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from models import SHAPES, count_operations, make_model, measure_products
+from models import DTYPES, SHAPES, count_operations, make_model, measure_products
 from transformers import logging, pipeline
 
 from smsa.data import find_smsa, read_rows
@@ -27,6 +28,7 @@ from smsa.scoring.engine import to_openvino
 from smsa.scoring.reading import Source
 from smsa.scoring.tables import INPUT_FORMATS, find_layout, render_rows
 
+HALF = {"cpu": "bf16", "cuda": "fp16"}  # precision of 16 bits
 PEER_BATCH = 32  # texts, as in most tutorials
 Run = Callable[[Path, Path], None]  # CSV in, CSV out
 
@@ -37,8 +39,8 @@ def write_probabilities(path: Path, texts: list[str], probabilities: np.ndarray)
     table.assign(**{f"p_{label}": probabilities[:, i] for i, label in enumerate(LABELS)}).to_csv(path, index=False)
 
 
-def run_pipeline(model, tokenizer, batch_size: int, dtype: torch.dtype) -> Run:
-    classify = pipeline("text-classification", model=model.to(dtype), tokenizer=tokenizer, device="cpu", top_k=None)
+def run_pipeline(model, tokenizer, batch_size: int, dtype: torch.dtype, device: str) -> Run:
+    classify = pipeline("text-classification", model=model.to(dtype), tokenizer=tokenizer, device=device, top_k=None)
 
     def run(source: Path, target: Path) -> None:
         texts = pd.read_csv(source)["text"].tolist()
@@ -66,13 +68,13 @@ def run_sorted(tokenizer, forward: Callable[[np.ndarray, np.ndarray], np.ndarray
     return run
 
 
-def torch_forward(model, dtype: torch.dtype):
-    model = model.to(dtype)
+def torch_forward(model, dtype: torch.dtype, device: str):
+    model = model.to(device, dtype)
 
     @torch.inference_mode()
     def forward(input_ids, attention_mask):
-        ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
-        return model(input_ids=ids, attention_mask=mask).logits.float().numpy()
+        ids, mask = (torch.from_numpy(array).to(device) for array in (input_ids, attention_mask))
+        return model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
 
     return forward
 
@@ -104,7 +106,7 @@ def onnx_forward(model, folder: Path, int8: bool):
 
 
 def run_smsa(model, tokenizer, **engine) -> Run:
-    classifier = SentimentClassifier(model, tokenizer, device="cpu", **engine)
+    classifier = SentimentClassifier(model, tokenizer, **engine)
 
     def run(source: Path, target: Path) -> None:
         score_files(classifier, [source], target)
@@ -113,15 +115,22 @@ def run_smsa(model, tokenizer, **engine) -> Run:
     return run
 
 
-def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str) -> Iterator[tuple[str, Run]]:
-    """Yield each contender by name; those whose library is missing say so."""
+def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str, device: str) -> Iterator[tuple[str, Run]]:
+    """Yield each contender by name; those whose library is missing say so. On a GPU torch alone runs."""
     _, tokenizer = fresh()
+    half = HALF[device]
     makers: dict[str, tuple[str, Callable[[], Run]]] = {
-        "pipeline(batch_size=1)": ("torch", lambda: run_pipeline(*fresh(), 1, torch.float32)),
-        "pipeline(batch_size=32)": ("torch", lambda: run_pipeline(*fresh(), 32, torch.float32)),
-        "pipeline(batch_size=32), bf16": ("torch", lambda: run_pipeline(*fresh(), 32, torch.bfloat16)),
-        "torch fp32, sorted": ("torch", lambda: run_sorted(tokenizer, torch_forward(fresh()[0], torch.float32))),
-        "torch bf16, sorted": ("torch", lambda: run_sorted(tokenizer, torch_forward(fresh()[0], torch.bfloat16))),
+        "pipeline(batch_size=1)": ("torch", lambda: run_pipeline(*fresh(), 1, torch.float32, device)),
+        "pipeline(batch_size=32)": ("torch", lambda: run_pipeline(*fresh(), 32, torch.float32, device)),
+        f"pipeline(batch_size=32), {half}": ("torch", lambda: run_pipeline(*fresh(), 32, DTYPES[half], device)),
+        "torch fp32, sorted": (
+            "torch",
+            lambda: run_sorted(tokenizer, torch_forward(fresh()[0], torch.float32, device)),
+        ),
+        f"torch {half}, sorted": (
+            "torch",
+            lambda: run_sorted(tokenizer, torch_forward(fresh()[0], DTYPES[half], device)),
+        ),
         "OpenVINO fp32, sorted": ("openvino", lambda: run_sorted(tokenizer, openvino_forward(fresh()[0], "f32"))),
         "OpenVINO bf16, sorted": ("openvino", lambda: run_sorted(tokenizer, openvino_forward(fresh()[0], "bf16"))),
         "ONNX Runtime fp32, sorted": (
@@ -132,12 +141,15 @@ def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str) -> Iterator
             "onnxruntime",
             lambda: run_sorted(tokenizer, onnx_forward(fresh()[0], folder, True)),
         ),
-        "smsa, torch": ("torch", lambda: run_smsa(*fresh(), backend="torch")),
-        "smsa, OpenVINO": ("openvino", lambda: run_smsa(*fresh(), backend="openvino")),
-        "smsa, OpenVINO int8": ("openvino", lambda: run_smsa(*fresh(), backend="openvino", precision="int8")),
+        "smsa, torch": ("torch", lambda: run_smsa(*fresh(), device=device, backend="torch")),
+        "smsa, OpenVINO": ("openvino", lambda: run_smsa(*fresh(), device="cpu", backend="openvino")),
+        "smsa, OpenVINO int8": (
+            "openvino",
+            lambda: run_smsa(*fresh(), device="cpu", backend="openvino", precision="int8"),
+        ),
     }
     for name, (library, make) in makers.items():
-        if wanted not in name:
+        if wanted not in name or (device == "cuda" and library != "torch"):
             continue
         if importlib.util.find_spec(library) is None:
             print(f"{name}: not run, {library} is not installed")
@@ -147,7 +159,7 @@ def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str) -> Iterator
 
 def print_stages(fresh, source: Path, engine: dict) -> None:
     """Print the rate of each stage alone, on all cores, and of all together."""
-    classifier = SentimentClassifier(*fresh(), device="cpu", **engine)
+    classifier = SentimentClassifier(*fresh(), **engine)
     reader = Source(source, find_layout(source, INPUT_FORMATS), "csv")
     rates = {}
 
@@ -194,9 +206,11 @@ def main(args: argparse.Namespace) -> None:
             return make_model(args.shape, texts, args.vocab_file)
 
     model, tokenizer = fresh()
-    rates, operations = measure_products(), count_operations(model, tokenizer, texts)
-    hardware = describe_hardware()
-    print(f"{hardware['cpu']}, {hardware['n_threads']} threads, torch {torch.__version__}; {args.model or args.shape}, "
+    kinds = ("fp32", HALF[args.device], *["int8"] * (args.device == "cpu"))
+    rates, operations = measure_products(args.device, kinds), count_operations(model, tokenizer, texts)
+    hardware = describe_hardware(args.device)
+    processor = ", ".join(hardware["gpus"]) or hardware["cpu"]
+    print(f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}; {args.model or args.shape}, "
           f"{model.num_parameters():,} parameters; {len(texts):,} texts of {operations / 1e9:.2f} GFLOP")  # fmt: skip
     print("matrix products: " + ", ".join(
         f"{name} {rate / 1e12:.2f} TFLOP/s = {rate / operations:,.0f} rows/s" for name, rate in rates.items()
@@ -206,14 +220,16 @@ def main(args: argparse.Namespace) -> None:
         source, target = folder / "in.csv", folder / "out.csv"
         pd.DataFrame({"text": texts}).to_csv(source, index=False)
         if args.stages:
-            for engine in ({"backend": "torch"}, {"backend": "openvino"}, {"backend": "openvino", "precision": "int8"}):
+            engines = [{"backend": "torch"}, {"backend": "openvino"}, {"backend": "openvino", "precision": "int8"}]
+            for engine in engines if args.device == "cpu" else engines[:1]:
+                engine |= {"device": args.device}
                 print(engine)
                 print_stages(fresh, source, engine)
             return
-        runs = list(make_runs(fresh, folder, args.only))
+        runs = list(make_runs(fresh, folder, args.only, args.device))
         seconds: dict[str, list[float]] = {name: [] for name, _ in runs}
         outputs: dict[str, np.ndarray] = {}
-        run_sorted(tokenizer, torch_forward(model, torch.float32))(source, target)
+        run_sorted(tokenizer, torch_forward(model, torch.float32, args.device))(source, target)
         exact = pd.read_csv(target)[[f"p_{label}" for label in LABELS]].to_numpy()
         for repeat in range(args.repeats):
             for name, run in runs:
@@ -242,6 +258,7 @@ def print_table(seconds: dict[str, list[float]], outputs: dict[str, np.ndarray],
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="base", help="Shape of a random BERT.")
+    parser.add_argument("--device", choices=HALF, default="cpu", help="What scores.")
     parser.add_argument("--model", help="Fine-tuned model to use instead of a random one.")
     parser.add_argument(
         "--vocab_file", type=Path, help="vocab.txt of a WordPiece tokenizer; learned from the texts if not given."

@@ -1,6 +1,7 @@
-"""Steps that are recorded on a GPU and replayed do what steps do that are not."""
+"""Steps that are recorded and replayed do what steps do that are not: on a GPU, and by a stand-in for its graphs."""
 
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +9,10 @@ from conftest import make_model
 from training import make_trainer
 from transformers import TrainerCallback
 
+from smsa.recording import StepRecorder
 from smsa.stopping import STOP, Stopped
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs"),
-]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
 N_ROWS = 37  # five steps an epoch, the last one short
 
 
@@ -22,7 +21,12 @@ def make(tokenizer, rows):
     """A function that gets a trainer with dropout, in fp32, for its differences to be those of rounding."""
 
     def make(output_dir, **changes):
-        options = {"use_cpu": False, "fast_kernels": True, "num_train_epochs": 6, "early_stopping_patience": 0}
+        options = {
+            "use_cpu": not torch.cuda.is_available(),
+            "fast_kernels": True,
+            "num_train_epochs": 6,
+            "early_stopping_patience": 0,
+        }
         options |= {"per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length"} | changes
         return make_trainer(make_model(dropout=0.1), tokenizer, rows(N_ROWS), rows(9), output_dir, **options)
 
@@ -37,6 +41,8 @@ def scores_of(trainer) -> list[tuple]:
     return [(e["step"], e["eval_f1"], e["eval_loss"]) for e in trainer.state.log_history if "eval_f1" in e]
 
 
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize(
     "changes",
     [
@@ -65,6 +71,8 @@ def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, changes):
     assert trained == pytest.approx([e["train_f1"] for e in plain.state.log_history if "train_f1" in e], rel=1e-3)
 
 
+@pytest.mark.gpu
+@needs_gpu
 def test_a_parameter_without_gradient_stays_without(tmp_path, make):
     trainer = make(tmp_path / "run")
     trainer.model.idle = torch.nn.Parameter(torch.ones(3, device="cuda"))
@@ -74,6 +82,8 @@ def test_a_parameter_without_gradient_stays_without(tmp_path, make):
     assert trainer.model.idle.grad is None and torch.equal(trainer.model.idle.cpu(), torch.ones(3))
 
 
+@pytest.mark.gpu
+@needs_gpu
 def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_path, make):
     whole = make(tmp_path / "whole")
     whole.train()
@@ -94,6 +104,8 @@ def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_pat
     assert again.state.best_global_step == whole.state.best_global_step
 
 
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, precision):
     trainer = make(tmp_path / "run", precision=precision, num_train_epochs=30, lr_gamma=1.0)
@@ -118,3 +130,57 @@ def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, precisi
     assert all(weight.isfinite().all() for weight in weights)
     assert any(trainer.recorder.recordings.values())
     assert torch.stack(trainer.losses[-5:]).mean() < torch.stack(trainer.losses[:5]).mean() * 0.7
+
+
+class Replay:
+    """What a CUDA graph is to a recorder, on a CPU: does the step again with what lies in the places."""
+
+    def __init__(self, step, places, loss):
+        self.step, self.places, self.loss = step, places, loss
+
+    def replay(self):
+        *inputs, n_items = self.places.values()
+        self.loss.copy_(self.step(dict(zip(self.places, inputs, strict=False)), n_items))
+
+
+class StandIn(StepRecorder):
+    """Records without a GPU."""
+
+    def _record(self, step, model, inputs, n_items):
+        places = {name: torch.full_like(values, 77) for name, values in (inputs | {"n_items": n_items}).items()}
+        loss = torch.zeros(())
+        return Replay(partial(step, model), places, loss), list(places.values()), loss
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 3}, {"ema_decay": 0.9, "rdrop_alpha": 2.0}],
+    ids=["", "accumulation", "mini"],
+)
+def test_a_recorder_gives_a_recording_all_that_it_reads_and_keeps_gradients_in_place(
+    tmp_path, make, monkeypatch, changes
+):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    recorded, plain = (make(tmp_path / name, use_cpu=True, **changes) for name in ("recorded", "plain"))
+    recorded.recorder = StandIn(recorded.model)
+    gradients = set()
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients.add(tuple(p.grad.data_ptr() for p in model.parameters()))
+
+    recorded.add_callback(Watch())
+    for trainer in (recorded, plain):
+        torch.manual_seed(0)
+        trainer.train()
+    n_recordings = sum(recording is not None for recording in recorded.recorder.recordings.values())
+    assert 1 < n_recordings < len(recorded.losses)
+    assert len(gradients) == 1
+    assert torch.equal(torch.stack(recorded.losses), torch.stack(plain.losses))
+    assert recorded.norms == plain.norms
+    torch.testing.assert_close(state_of(recorded), state_of(plain), rtol=0, atol=0)
+    assert scores_of(recorded) == scores_of(plain)
+
+
+def test_gpus_alone_have_recordings(tmp_path, make):
+    assert make(tmp_path / "run", use_cpu=True).recorder is None

@@ -5,12 +5,14 @@ import json
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 from training import make_trainer
-from transformers import TrainerCallback, pipeline
+from transformers import DataCollatorWithPadding, TrainerCallback, pipeline
 
-from smsa.batching import LengthGroupedSampler
+from smsa.batching import LengthGroupedSampler, QuickPadding
 from smsa.trainer import resolve_class_weights
 
 
@@ -261,6 +263,29 @@ def test_length_groups_hold_each_text_once_in_another_order_each_epoch():
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9])
 def test_length_groups_of_few_texts(n):
     assert sorted(LengthGroupedSampler([5] * n, step_size=8, seed=0)) == list(range(n))
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    multiple=st.sampled_from([None, 8]),
+    side=st.sampled_from(["right", "left"]),
+    names=st.sampled_from([("attention_mask",), ("token_type_ids", "attention_mask"), ("attention_mask", "weight")]),
+)
+def test_quick_padding_pads_as_its_parent_does(lengths, multiple, side, names):
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = side
+    texts = [
+        {"input_ids": [7 + i] * n, "label": n % 3} | {name: [1] * n if name != "weight" else n for name in names}
+        for i, n in enumerate(lengths)
+    ]
+    expected, batch = (
+        collate(tokenizer, pad_to_multiple_of=multiple)([dict(text) for text in texts])
+        for collate in (DataCollatorWithPadding, QuickPadding)
+    )
+    assert expected.keys() == batch.keys()
+    for name, values in expected.items():
+        assert torch.equal(values, batch[name]) and values.dtype == batch[name].dtype, name
 
 
 def test_group_by_length_trains_on_batches_of_similar_length(tmp_path, tiny_model, tokenizer, rows):
