@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
@@ -86,7 +87,11 @@ class Checkpoints:
             best_step: step of the checkpoint that is best so far; None if that does not matter.
             n_processes: whose random states must be there.
         """
-        hashes = {path.name: hash_file(path) for path in sorted(staged.iterdir())}
+        paths = sorted(staged.iterdir())
+        with ThreadPoolExecutor() as pool:  # a large encoder's take seconds
+            synced = pool.submit(sync_files, staged)
+            hashes = dict(zip((path.name for path in paths), pool.map(hash_file, paths), strict=True))
+            synced.result()
         n_states = sum(name.startswith("rng_state") for name in hashes)
         if n_states != n_processes:
             raise OSError(
@@ -101,7 +106,6 @@ class Checkpoints:
             "environment": self.environment,
         }
         write_whole(staged / MANIFEST, _render(manifest))
-        sync_files(staged)
         os.rename(staged, self.path_of(step))
         sync_folder(self.output_dir)
         self.rotate()

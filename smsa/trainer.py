@@ -16,7 +16,7 @@ from smsa.arguments import SentimentTrainingArguments
 from smsa.averaging import AveragedAdam
 from smsa.batching import QuickPadding, order_by_length
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
-from smsa.kernels import use_fast_kernels
+from smsa.kernels import FIRST_PIECE_CLASSIFIERS, use_fast_kernels
 from smsa.labels import label_names
 from smsa.metrics import compute_metrics
 from smsa.recording import StepRecorder
@@ -122,7 +122,8 @@ class SentimentTrainer(ResumableTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
-            if on_gpu and args.world_size == 1:  # several would have to meet within a recording
+            # these steps ask the GPU for no result; several processes would have to meet within a recording
+            if on_gpu and args.world_size == 1 and model.config.model_type in FIRST_PIECE_CLASSIFIERS:
                 self.recorder = StepRecorder(self.model)
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
