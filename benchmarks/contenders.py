@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class Clock(TrainerCallback):
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
         self.since = time.perf_counter()
         self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0})
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and shutil.which("nvidia-smi"):
             gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
             words = ["nvidia-smi", gpu, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "50"]
             self.monitor = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
@@ -68,9 +69,10 @@ class Clock(TrainerCallback):
         self.epochs[-1]["steps"] = self._lap()
         if self.monitor is not None:
             self.monitor.terminate()
-            lines = self.monitor.communicate()[0].split()  # each the share, in percent, of the time since the last one
-            shares = [int(line) for line in lines if line.isdigit()]
-            self.epochs[-1]["busy"] = statistics.median(shares[2:-1] or [0]) / 100
+            lines = self.monitor.communicate()[0].split()  # each the percentage of a period before it
+            shares = [int(line) for line in lines if line.isdigit()][2:-1]  # which reaches beyond these steps
+            if shares:
+                self.epochs[-1]["busy"] = statistics.mean(shares) / 100
 
     def on_evaluate(self, args=None, state=None, control=None, metrics=None, **kwargs):
         self.epochs[-1]["valid"], self.epochs[-1]["f1"] = self._lap(), metrics["eval_f1"]

@@ -122,7 +122,7 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
     `rows` are rows/s of the steps alone, as `rows_per_second` counts them; `times` is the ratio to the first contender
     in the same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is
     the share of the rate of plain products in the same process; `busy` is the share of the last epoch's steps in which
-    the GPU ran anything, by nvidia-smi.
+    the GPU ran anything, by nvidia-smi, 0 where that is not known.
     """
     figures = []
     for name, repeats in outcomes.items():

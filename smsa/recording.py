@@ -13,19 +13,22 @@ class StepRecorder:
 
     Python takes several times as long to ask a GPU for the kernels of 32 short texts as the GPU to run them. The first
     batch of each shape runs as it is, the second is recorded, and from then on one call asks for all of its kernels.
-    They are the same kernels with the same dropout, so that results stay those of a run without recording, but for one
-    thing: transformers leaves out the attention mask of a batch without pads, and a recording never does.
+    They are the same kernels with the same dropout, so that results are those of a run without recording as long as
+    batches have pads: of one that has none, transformers leaves out the attention mask, but not while it is recorded,
+    and torch may then take another kernel, which draws dropout otherwise from there on.
 
     Gradients stay where they were first put, for a recording adds to fixed places: the model's `zero_grad` sets them to
-    0 and does not drop them. All recordings share the memory for what lies between forward and backward.
+    0 and does not drop them. All recordings share the memory for what lies between forward and backward. `close` ends
+    all this; a recording must not outlive the places of weights and gradients.
 
     Args:
-        model: the one that is trained; its `zero_grad` is replaced.
+        model: the one that is trained, whose weights stay where they are; its `zero_grad` is replaced until `close`.
 
     See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
     def __init__(self, model: nn.Module):
+        self.model = model
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         model.zero_grad = self.zero_gradients
         self.pool = torch.cuda.graph_pool_handle()
@@ -53,8 +56,14 @@ class StepRecorder:
         graph.replay()
         return loss.clone()  # its place is that of the next batch of this shape, too
 
-    def zero_gradients(self) -> None:
-        """Set all gradients to 0, where they are."""
+    def close(self) -> None:
+        """Forget the recordings, and give gradients and `zero_grad` back to the model."""
+        self.recordings.clear()
+        del self.model.zero_grad
+        self.model.zero_grad()
+
+    def zero_gradients(self, set_to_none: bool = True) -> None:
+        """Set all gradients to 0, where they are, whatever `set_to_none` says."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:
             torch._foreach_zero_(gradients)  # as torch's optimisers do

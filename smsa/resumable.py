@@ -58,7 +58,8 @@ class ResumableTrainer(Trainer):
         self.end_at_step = EndAtStep(self.accelerator)
         patience = self.args.early_stopping_patience
         self.early_stopping = EarlyStopping(patience) if patience else None
-        self.recorder: StepRecorder | None = None  # of steps, where a subclass has one
+        self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
+        self.recorder: StepRecorder | None = None  # while it trains
         self._n_weights = self.model.num_parameters(exclude_embeddings=True)
         self._staging: Path | None = None  # the folder into which a checkpoint is being written
         for shown_by_default in (ProgressCallback, PrinterCallback):
@@ -103,6 +104,7 @@ class ResumableTrainer(Trainer):
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # by which Accelerate shuffles, so before OwnDropout, also a second time
         keep_freed_memory()
+        self.recorder = StepRecorder(self.model) if self.records_steps else None
         try:
             with noticing_loss():
                 return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
@@ -113,6 +115,9 @@ class ResumableTrainer(Trainer):
             ) from error
         finally:
             STOP.deferred = False  # also where training has failed
+            if self.recorder is not None:
+                self.recorder.close()
+                self.recorder = None
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Get the batches of one step, and how many labels they have over all processes.
@@ -167,10 +172,14 @@ class ResumableTrainer(Trainer):
                 "--num_train_epochs cannot be less."
             )
 
+    def is_recorded(self, model) -> bool:
+        """Whether steps of `model` are; not of one that Accelerate has wrapped: processes would meet in a recording."""
+        return self.recorder is not None and model is self.model
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, by a recording where there is one, and have its loss looked at."""
         step = super().training_step
-        if self.recorder is not None:
+        if self.is_recorded(model):
             self.optimizer.train()  # a step does it too, but not its recording
             step = partial(self.recorder, step)
         loss = step(model, inputs, num_items_in_batch)
@@ -213,7 +222,7 @@ class ResumableTrainer(Trainer):
                 self._staging = None
 
     def _clip_grad_norm(self, model) -> torch.Tensor:
-        if self.recorder is None:
+        if not self.is_recorded(model):
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()  # the same, without Accelerate's look at each parameter
         return torch.nn.utils.clip_grad_norm_(self.recorder.parameters, self.args.max_grad_norm)

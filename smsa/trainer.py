@@ -19,7 +19,6 @@ from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgr
 from smsa.kernels import FIRST_PIECE_CLASSIFIERS, use_fast_kernels
 from smsa.labels import label_names
 from smsa.metrics import compute_metrics
-from smsa.recording import StepRecorder
 from smsa.resumable import IGNORED, ResumableTrainer
 
 
@@ -122,9 +121,8 @@ class SentimentTrainer(ResumableTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
-            # these steps ask the GPU for no result; several processes would have to meet within a recording
-            if on_gpu and args.world_size == 1 and model.config.model_type in FIRST_PIECE_CLASSIFIERS:
-                self.recorder = StepRecorder(self.model)
+            # whose steps ask the GPU for no result; a recording cannot
+            self.records_steps = on_gpu and model.config.model_type in FIRST_PIECE_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
         self.epoch_scores = EpochScores(self.labels, args.device)

@@ -270,9 +270,12 @@ def test_length_groups_of_few_texts(n):
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
     multiple=st.sampled_from([None, 8]),
     side=st.sampled_from(["right", "left"]),
-    names=st.sampled_from([("attention_mask",), ("token_type_ids", "attention_mask"), ("attention_mask", "weight")]),
+    names=st.sampled_from(
+        [(), ("attention_mask",), ("token_type_ids", "attention_mask"), ("attention_mask", "weight")]
+    ),
+    padding=st.sampled_from([True, "longest", "max_length"]),
 )
-def test_quick_padding_pads_as_its_parent_does(lengths, multiple, side, names):
+def test_quick_padding_pads_as_its_parent_does(lengths, multiple, side, names, padding):
     tokenizer = make_tokenizer()
     tokenizer.padding_side = side
     texts = [
@@ -280,12 +283,21 @@ def test_quick_padding_pads_as_its_parent_does(lengths, multiple, side, names):
         for i, n in enumerate(lengths)
     ]
     expected, batch = (
-        collate(tokenizer, pad_to_multiple_of=multiple)([dict(text) for text in texts])
+        collate(tokenizer, padding, pad_to_multiple_of=multiple)([dict(text) for text in texts])
         for collate in (DataCollatorWithPadding, QuickPadding)
     )
     assert expected.keys() == batch.keys()
     for name, values in expected.items():
         assert torch.equal(values, batch[name]) and values.dtype == batch[name].dtype, name
+
+
+def test_quick_padding_stops_where_the_encoder_does():
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 60
+    texts = [{"input_ids": [7] * n, "attention_mask": [1] * n, "label": 0} for n in (60, 3)]
+    collate = QuickPadding(tokenizer, pad_to_multiple_of=8)
+    assert collate(texts)["input_ids"].shape == (2, 60)
+    assert collate(texts[1:])["input_ids"].shape == (1, 8)
 
 
 def test_group_by_length_trains_on_batches_of_similar_length(tmp_path, tiny_model, tokenizer, rows):

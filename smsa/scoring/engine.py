@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "openvino")
 SCORING_PRECISIONS = (*PRECISIONS, "int8")
-# Measured on a CPU by benchmarks/scoring.py; chosen on paper for a GPU.
+# Measured on a CPU by benchmarks/scoring.py; for a GPU chosen on paper, and found good enough on an H200.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
 WINDOW_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and scored by one process
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,7 +43,7 @@ _INT8_GROUP = 128  # activations that share a scale
 
 
 class Engine:
-    """Runs padded batches on one device, several side by side on a CPU.
+    """Runs padded batches on one device, several side by side on a CPU; on a GPU the next is padded meanwhile.
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
@@ -99,7 +99,9 @@ class Engine:
         self.precision = (
             precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
         )
-        self.n_streams = (num_threads or share_of_cores()) if on_cpu else 2  # one waits for the GPU, one pads
+        self.n_streams = 2 if self.device.type == "cuda" else 1  # one waits for the GPU, one pads
+        if on_cpu:
+            self.n_streams = num_threads or share_of_cores()
         kind = "cpu" if on_cpu else "cuda"
         self.batch_tokens, self.window_rows = batch_tokens or BATCH_TOKENS[kind], WINDOW_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
