@@ -312,8 +312,8 @@ class SentimentTrainingArguments(RunArguments):
     fast_kernels: bool = field(
         default=False,
         metadata={
-            "help": "Train faster, with other rounding and other random numbers in dropout than the reference, and on a "
-            "GPU with more memory: see docs/speed.md. recipes/fast.yaml sets it."
+            "help": "Train faster, with other rounding and other random numbers in dropout than the reference, and on "
+            "a GPU with more memory: see docs/speed.md. recipes/fast.yaml sets it."
         },
     )
 

@@ -204,7 +204,9 @@ def test_gpus_alone_have_recordings(tmp_path, make):
     assert not make(tmp_path / "run", use_cpu=True).records_steps
 
 
+@pytest.mark.slow
 def test_a_model_that_accelerate_has_wrapped_is_not_recorded(tmp_path, make, monkeypatch):
+    """As for several processes, or to be compiled; Trainer then drops its gradients, by the wrapper."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(StepRecorder, "__call__", None)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
