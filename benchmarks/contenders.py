@@ -34,7 +34,7 @@ from transformers import (
 
 from scripts import finetune
 from smsa.arguments import FINETUNE_OPTIONS
-from smsa.batching import LengthGroupedSampler
+from smsa.batching import LengthGroupedSampler, count_pieces
 from smsa.data import encode_splits, find_smsa, load_splits
 from smsa.hardware import keep_freed_memory
 from smsa.kernels import use_fast_kernels
@@ -107,8 +107,7 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     collate = DataCollatorWithPadding(tokenizer)
     sampler = None
     if like_ours and args.train_sampling_strategy == "group_by_length":
-        lengths = [len(ids) for ids in splits["train"]["input_ids"]]
-        sampler = LengthGroupedSampler(lengths, args.train_batch_size, args.seed)
+        sampler = LengthGroupedSampler(count_pieces(splits["train"]), args.train_batch_size, args.seed)
     if like_ours and args.fast_kernels:
         use_fast_kernels(model, device.type)
     elif like_ours and args.bf16 and device.type == "cpu":

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.averaging import AveragedAdam
-from smsa.batching import LengthGroupedSampler, order_by_length
+from smsa.batching import LengthGroupedSampler, count_pieces, order_by_length
 from smsa.callbacks import EarlyStopping, EndAtStep, OwnDropout, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
@@ -276,7 +276,7 @@ class ResumableTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler([len(ids) for ids in train_dataset["input_ids"]], step_size, self.args.seed)
+        return LengthGroupedSampler(count_pieces(train_dataset), step_size, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset) -> list[int]:
         # Texts of one length side by side need half the pads; SentimentTrainer puts predictions back into order.
