@@ -16,19 +16,14 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     ModelArguments,
     SentimentTrainingArguments,
 )
-from smsa.checkpoints import Checkpoints
 from smsa.data import encode_splits, find_files, load_splits
 from smsa.files import hash_file
-from smsa.hardware import describe_environment
 from smsa.hub import push, require_access
-from smsa.launch import run_whole
-from smsa.model import choose_labels, freeze_layers, hash_model_files, load_model
-from smsa.parsing import parse_arguments
-from smsa.processes import IS_MAIN, on_first, set_up_logging
+from smsa.launch import find_checkpoints, run_script, run_whole
+from smsa.model import choose_labels, freeze_layers, load_model
+from smsa.processes import IS_MAIN, on_first
 from smsa.results import label_table, write_run
 from smsa.seeds import run_seeds
-from smsa.settings import describe_settings
-from smsa.stopping import STOP, end_process
 from smsa.trainer import SentimentTrainer
 
 import datasets
@@ -99,25 +94,16 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
     freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
     hashes = {f"the {split} file": hash_file(path)[0] for split, path in files.items()}
-    settings = describe_settings(
-        FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes, hash_model_files(name)
-    )
     trainer = SentimentTrainer(
         model=model,
         args=training_args,
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
         processing_class=tokenizer,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(training_args.device.type)),
+        checkpoints=find_checkpoints(FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes),
     )
     return trainer, splits, files
 
 
 if __name__ == "__main__":
-    STOP.listen()
-    set_up_logging()
-    try:
-        main(*parse_arguments(FINETUNE_OPTIONS, description=__doc__.split("\n")[0]))
-    except SystemExit as ended:
-        end_process(ended.code)
-    end_process()
+    run_script(main, FINETUNE_OPTIONS, __doc__.split("\n")[0])

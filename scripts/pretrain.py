@@ -14,19 +14,13 @@ from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
     EncoderArguments,
     PretrainingArguments,
 )
-from smsa.checkpoints import Checkpoints
 from smsa.corpus import Source, encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.encoder import add_words, build_encoder, build_tokenizer
 from smsa.files import hash_file
-from smsa.hardware import describe_environment
-from smsa.launch import run_whole
-from smsa.model import hash_model_files, load_encoder
-from smsa.parsing import parse_arguments
+from smsa.launch import find_checkpoints, run_script, run_whole
+from smsa.model import load_encoder
 from smsa.pretraining import MaskedTrainer
-from smsa.processes import set_up_logging
-from smsa.stopping import STOP, end_process
 from smsa.results import write_encoder
-from smsa.settings import describe_settings
 
 import transformers
 
@@ -77,25 +71,16 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
         if words is not None:
             logger.info("New word pieces: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
         encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
-    settings = describe_settings(
-        PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes, hash_model_files(name)
-    )
     trainer = MaskedTrainer(
         model=model,
         args=training_args,
         processing_class=tokenizer,
         rows=encoded.rows,
         held_out_rows=encoded.held_out_rows,
-        checkpoints=Checkpoints(training_args.output_dir, settings, describe_environment(training_args.device.type)),
+        checkpoints=find_checkpoints(PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes),
     )
     return trainer, sources
 
 
 if __name__ == "__main__":
-    STOP.listen()
-    set_up_logging()
-    try:
-        main(*parse_arguments(PRETRAIN_OPTIONS, description=__doc__.split("\n")[0]))
-    except SystemExit as ended:
-        end_process(ended.code)
-    end_process()
+    run_script(main, PRETRAIN_OPTIONS, __doc__.split("\n")[0])

@@ -14,7 +14,6 @@ _HOMES = {
     "labels": ("LABELS",),
     "metrics": ("SentimentMetric", "compute_metrics"),
     "model": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
-    "results": ("write_run",),
     "rows": ("BadRowsError",),
     "scoring.classifier": ("SentimentClassifier",),
     "scoring.job": ("score_files",),

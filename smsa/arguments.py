@@ -1,4 +1,4 @@
-"""Every option of training, pre-training, scoring and judging, with its default and its help, said once.
+"""Every option of the scripts that have many, with its default and its help, said once.
 
 The defaults of training are those of the `indonlu` recipe; a recipe or the command line only changes them.
 """
@@ -12,6 +12,7 @@ import torch
 from transformers import PretrainedConfig, TrainingArguments
 
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
+from smsa.processes import N_PROCESSES
 
 _POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
 _FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
@@ -156,10 +157,8 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     logging_strategy: str = "epoch"
-    save_total_limit: int | None = None  # smsa.checkpoints keeps those that are needed
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
-    average_tokens_across_devices: bool = True  # the loss is the mean over the texts of all processes
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
     @property
@@ -167,7 +166,13 @@ class RunArguments(TrainingArguments):
         """Names in `allow_changes`."""
         return tuple(name.strip() for name in (self.allow_changes or "").split(",") if name.strip())
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of one optimiser step, over accumulated batches and processes."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
     def __post_init__(self) -> None:
+        _require_ranges(self)
         if self.hub_token or self.push_to_hub:
             raise ValueError("hub_token and push_to_hub are not taken here: Trainer would write the token to disk.")
         if self.fp16 or self.bf16:
@@ -200,13 +205,13 @@ class RunArguments(TrainingArguments):
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
         if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
             raise ValueError(
-                "split_batches and even_batches must stay: by them texts that a last step repeats are told."
+                "split_batches and even_batches must stay as they are: by them smsa tells which texts the last step of "
+                "an epoch repeats."
             )
 
-        n_launched = int(os.environ.get("WORLD_SIZE", 1))
-        if self.world_size != n_launched:
+        if self.world_size != N_PROCESSES:
             raise RuntimeError(
-                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone "
+                f"{N_PROCESSES} processes were launched, but this one sees {self.world_size}: each would train alone "
                 "and overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
             )
         if self.n_gpu > 1:
@@ -305,8 +310,8 @@ class SentimentTrainingArguments(RunArguments):
     rdrop_alpha: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of R-Drop: each text is computed twice, with other dropout, and both answers are drawn "
-            "together. Takes almost twice as long; 0 for none."
+            "help": "Weight of R-Drop: each text is computed twice, with other dropout, and how far both answers "
+            "differ is added to the loss. Takes almost twice as long; 0 for none."
         },
     )
     fast_kernels: bool = field(
@@ -318,8 +323,8 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        _require_ranges(self)
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
+        super().__post_init__()
         if (
             self.evaluate_every > math.ceil(self.num_train_epochs)
             and self.max_steps <= 0
@@ -328,7 +333,6 @@ class SentimentTrainingArguments(RunArguments):
             raise ValueError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise ValueError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
-        super().__post_init__()
 
 
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -482,10 +486,6 @@ class PretrainingArguments(RunArguments):
             "half a minute at the start, and a C++ compiler."
         },
     )
-
-    def __post_init__(self) -> None:
-        _require_ranges(self)
-        super().__post_init__()
 
 
 @dataclass

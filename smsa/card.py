@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
 from smsa.labels import LABELS
-from smsa.markdown import POINT_INTERVALS, table
+from smsa.markdown import POINT_INTERVALS, table, with_interval
 from smsa.shipped import SHIPPED, find_shipped
 
 logger = logging.getLogger(__name__)
@@ -210,9 +210,8 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _bounded(scores: dict, score: str) -> str:
-    low, high = scores["intervals"][score]
-    return f"{_percent(scores[score])} ({_percent(low)} to {_percent(high)})"
+def _with_interval(scores: dict, score: str) -> str:
+    return with_interval(scores[score], *scores["intervals"][score])
 
 
 def _scores(metrics: dict, run: dict) -> str:
@@ -231,7 +230,7 @@ def _scores(metrics: dict, run: dict) -> str:
         ["", "texts", *titles, "calibration error"],
         [
             [_data_name(run, split), f"{run['data'][split]['n_texts']:,}"]
-            + [_bounded(metrics[split], score) for score in _SCORES]
+            + [_with_interval(metrics[split], score) for score in _SCORES]
             + [_percent(metrics[split]["expected_calibration_error"])]
             for split in splits
         ],
@@ -242,7 +241,7 @@ def _scores(metrics: dict, run: dict) -> str:
         lines += table(
             ["label", "texts", "F1", "recall", "precision", *(f"given {label}" for label in labels)],
             [
-                [label, f"{scores[f'n_{label}']:,}", _bounded(scores, f"f1_{label}")]
+                [label, f"{scores[f'n_{label}']:,}", _with_interval(scores, f"f1_{label}")]
                 + [_percent(scores[f"{score}_{label}"]) for score in ("recall", "precision")]
                 + [f"{n:,}" for n in given]
                 for label, given in zip(labels, scores["confusion"], strict=True)

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -130,31 +130,27 @@ def leave_out(sources: list[Source], judged: list[str]) -> None:
         kept = [text for text in source.texts if not overlaps(text, known)]
         if len(kept) < len(source.texts):
             n_left_out = len(source.texts) - len(kept)
-            logger.info("%s: %d texts are left out, for models are judged by the like", source.name, n_left_out)
+            logger.info("%s: %d texts overlap with those that models are judged by: left out", source.name, n_left_out)
         source.texts = kept
 
 
 def grams(texts: Iterable[str]) -> set[tuple[str, ...]]:
     """Get all runs of eight words in these texts, and all words of a shorter text; lower-cased, `nya` attached."""
-    found = set()
-    for text in texts:
-        words = _words(text)
-        found.update(tuple(words[i : i + N_WORDS]) for i in range(max(1, len(words) - N_WORDS + 1)))
-    return found
+    return {run for text in texts for run in _runs(text)}
 
 
 def overlaps(text: str, known: set[tuple[str, ...]]) -> bool:
     """Whether a text has eight words in a row that are in `known`, which `grams` got, or is equal to a shorter text."""
-    words = _words(text)
-    return any(tuple(words[i : i + N_WORDS]) in known for i in range(max(1, len(words) - N_WORDS + 1)))
+    return any(run in known for run in _runs(text))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
+    return (tuple(words[i : i + N_WORDS]) for i in range(max(1, len(words) - N_WORDS + 1)))
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a text is kept for judging the model; equal texts share their lot, wherever they stand."""
+    """Whether a text is kept for judging the model; equal texts are treated alike, whatever source they stand in."""
     return crc32(text.encode()) < share * 2**32
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pooch
@@ -254,13 +254,14 @@ def load_splits(
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     if bad_rows:
         raise BadRowsError(bad_rows, _find_way_out(bad_rows))
+    in_train = set(splits["train"]["text"]) if "train" in splits else set()
     for split, rows in splits.items():
         _check_labels_vary(Path(files[split]), rows["label"], labels)
         counts = ", ".join(
             f"{rows['label'].count(i):,} {repr(label) if label.isdecimal() else label}"
             for i, label in enumerate(labels)
         )
-        n_seen = count_seen(rows["text"], splits["train"]["text"]) if split != "train" and "train" in splits else 0
+        n_seen = sum(text in in_train for text in rows["text"]) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", counts, files[split], note)
         absent = " and no ".join(sorted({*labels} - {labels[i] for i in rows["label"]}))
@@ -302,12 +303,6 @@ def _check_labels_vary(path: Path, label_ids: Sequence[int], labels: tuple[str, 
             f"{path}: all {len(label_ids):,} rows are labelled {labels[label_ids[0]]!r}, so a score on it would mean "
             f"nothing. {_MASKED if labels[label_ids[0]] == 'neutral' else 'Give a file of two labels or more.'}"
         )
-
-
-def count_seen(texts: Iterable[str], train_texts: Iterable[str]) -> int:
-    """Count the `texts` that also stand, to the letter, in `train_texts`."""
-    seen = set(train_texts)
-    return sum(text in seen for text in texts)
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

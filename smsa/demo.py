@@ -155,37 +155,31 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         footer = gr.Markdown(words["footer"])
 
         # What is written in a language, and under which name of `PAGE`.
-        written = [
-            (title, "value", "title"),
-            (one, "label", "one"),
-            (many, "label", "many"),
-            (text, "label", "text"),
-            (text, "placeholder", "text_hint"),
-            (ask, "value", "ask"),
-            (examples.dataset, "label", "examples"),
-            (answer, "label", "answer"),
-            (why, "label", "why"),
-            (why_hint, "value", "why_hint"),
-            (problem, "label", "error"),
-            (lines, "label", "lines"),
-            (lines, "placeholder", "lines_hint"),
-            (file, "label", "file"),
-            (column, "label", "column"),
-            (score, "value", "score"),
-            (fault, "label", "error"),
-            (download, "label", "download"),
-            (shares, "title", "shares"),
-            *((table, "label", name) for name, table in tables.items()),
-            *((table, "headers", "headers") for table in tables.values()),
-            (footer, "value", "footer"),
-        ]
-        translated = list(dict.fromkeys(component for component, _, _ in written))
+        written = {
+            title: {"value": "title"},
+            one: {"label": "one"},
+            many: {"label": "many"},
+            text: {"label": "text", "placeholder": "text_hint"},
+            ask: {"value": "ask"},
+            examples.dataset: {"label": "examples"},
+            answer: {"label": "answer"},
+            why: {"label": "why"},
+            why_hint: {"value": "why_hint"},
+            problem: {"label": "error"},
+            lines: {"label": "lines", "placeholder": "lines_hint"},
+            file: {"label": "file"},
+            column: {"label": "column"},
+            score: {"value": "score"},
+            fault: {"label": "error"},
+            download: {"label": "download"},
+            shares: {"title": "shares"},
+            **{table: {"label": name, "headers": "headers"} for name, table in tables.items()},
+            footer: {"value": "footer"},
+        }
 
         def translate(language: str) -> list[dict]:
-            changes: dict = {component: {} for component in translated}
-            for component, attribute, name in written:
-                changes[component][attribute] = PAGE[language][name]
-            return [gr.update(**change) for change in changes.values()]
+            words = PAGE[language]
+            return [gr.update(**{place: words[name] for place, name in names.items()}) for names in written.values()]
 
         def greet(request: gr.Request) -> str:
             wanted = request.headers.get("accept-language", "")
@@ -267,7 +261,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             return output, summary, prefix
 
         page.load(greet, None, language, **private)
-        language.change(translate, language, translated, **private)
+        language.change(translate, language, list(written), **private)
         gr.on([ask.click, text.submit], label_text, [text, language], [answer, why, problem], api_name="label")
         file.change(look_into, file, column, **private)
         score.click(label_many, [lines, file, column, language], [fault, download, shares, *tables.values()], **private)

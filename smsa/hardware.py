@@ -142,7 +142,12 @@ def describe_environment(device_type: str = "cuda") -> dict[str, object]:
         "processor": ", ".join(_gpu_names(device_type)) or _cpu_name(),
         "n_threads": torch.get_num_threads(),
     }
-    return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES} | machine
+    return describe_versions() | machine
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Get the version of Python and of each of `LIBRARIES`, by name."""
+    return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES}
 
 
 def _gpu_names(device_type: str) -> list[str]:

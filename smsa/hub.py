@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -150,7 +151,7 @@ def _ask(question: Callable[[], _T], repo_id: str) -> _T:
     Raises:
         HubError: if it refuses.
     """
-    for attempt in range(1, N_TRIES + 1):
+    for attempt in count(1):
         try:
             return question()
         except RepositoryNotFoundError as error:
@@ -175,7 +176,6 @@ def _ask(question: Callable[[], _T], repo_id: str) -> _T:
             seconds = min(int(asked) if asked.isdecimal() else 2 ** (attempt - 1), LONGEST_WAIT)
             logger.warning("The Hub: %s; trying again in %d s", _one_line(error), seconds)
             time.sleep(seconds)
-    raise AssertionError("unreachable")
 
 
 def _one_line(error: Exception) -> str:

@@ -10,14 +10,50 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from smsa.checkpoints import DamagedCheckpointError, sole_run
-from smsa.processes import IS_FIRST_OF_MACHINE, IS_MAIN, FailedElsewhere, ProcessLost, on_first, require_same
+from smsa.checkpoints import Checkpoints, DamagedCheckpointError, sole_run
+from smsa.hardware import describe_environment
+from smsa.model import hash_model_files
+from smsa.parsing import parse_arguments
+from smsa.processes import (
+    IS_FIRST_OF_MACHINE,
+    IS_MAIN,
+    FailedElsewhere,
+    ProcessLost,
+    on_first,
+    require_same,
+    set_up_logging,
+)
 from smsa.resumable import ResumableTrainer
-from smsa.stopping import Stopped
+from smsa.settings import describe_settings
+from smsa.stopping import STOP, Stopped, end_process
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+def run_script(main: Callable[..., object], options: dict, description: str) -> None:
+    """Call `main` with what the command line gives to `options`, and end this process of the launch by its status."""
+    STOP.listen()
+    set_up_logging()
+    try:
+        main(*parse_arguments(options, description=description))
+    except SystemExit as ended:
+        end_process(ended.code)
+    end_process()
+
+
+def find_checkpoints(options: dict, arguments: tuple, hashes: dict[str, str]) -> Checkpoints:
+    """Get the checkpoints of a run, with all on which its result depends.
+
+    Args:
+        options: those of the script, by group.
+        arguments: the objects that hold their values: the encoder's first, the training arguments last.
+        hashes: sha256 of each file that the run reads, by what it is.
+    """
+    encoder_args, *_, training_args = arguments
+    settings = describe_settings(options, arguments, hashes, hash_model_files(encoder_args.model_name_or_path))
+    return Checkpoints(training_args.output_dir, settings, describe_environment(training_args.device.type))
 
 
 def run_whole(

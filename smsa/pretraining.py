@@ -97,7 +97,7 @@ class MaskedTrainer(ResumableTrainer):
         **kwargs,
     ):
         masking = Masking(processing_class, args.mlm_probability, args.seed)
-        self.rows_shape = rows.shape
+        self.row_length = rows.shape[1]
         super().__init__(
             model=model,
             args=args,
@@ -127,10 +127,7 @@ class MaskedTrainer(ResumableTrainer):
             ValueError: with the reason.
         """
         super().require_resumable(state)
-        _, steps_an_epoch = self._count_steps()
-        n_steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(
-            self.args.num_train_epochs * steps_an_epoch
-        )  # fmt: skip
+        _, n_steps = self.count_steps()
         falls_from = min(n_steps, state.max_steps) - self.args.decay_steps
         if n_steps != state.max_steps and state.global_step > falls_from:
             raise ValueError(
@@ -140,15 +137,9 @@ class MaskedTrainer(ResumableTrainer):
 
     def count_tokens(self) -> int:
         """Get how many word pieces have been seen so far, each time that they were; special tokens count, too."""
-        rows_a_step, steps_an_epoch = self._count_steps()
-        n_rows, length = self.rows_shape
+        steps_an_epoch, _ = self.count_steps()
         whole, rest = divmod(self.state.global_step, steps_an_epoch)
-        return (whole * n_rows + rest * rows_a_step) * length
-
-    def _count_steps(self) -> tuple[int, int]:
-        """Rows of a step, over all processes, and steps of an epoch."""
-        rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return rows_a_step, math.ceil(self.rows_shape[0] / rows_a_step)
+        return (whole * len(self.train_dataset) + rest * self.args.rows_a_step) * self.row_length
 
     def _keep_masked(self, head: nn.Module, states: tuple) -> tuple:
         return (states[0][self.is_masked], *states[1:])  # (n_masked, hidden_size)

@@ -32,12 +32,9 @@ class ProcessLost(FailedElsewhere):
         super().__init__("another process of this launch is gone. The same command with --resume auto goes on.")
 
 
-def process_rank() -> int:
-    """Get this process's number within the launch; 0 is the first, which writes and speaks."""
-    return int(os.environ.get("RANK", 0))
-
-
-IS_MAIN = process_rank() == 0  # the first process of the launch, or the only one
+RANK = int(os.environ.get("RANK", 0))  # of this process in the launch
+N_PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
+IS_MAIN = RANK == 0  # the first, or the only one, which writes and speaks
 IS_FIRST_OF_MACHINE = int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
@@ -91,7 +88,7 @@ def wait_for_all() -> None:
 
 
 def failed_together(error: BaseException) -> bool:
-    """Whether every process has failed at the same place, by what `error` or its cause is, so that all can go on."""
+    """Whether `error`, or what caused it, was raised in every process at the same place; then all can go on."""
     if isinstance(error, ProcessLost):
         return False
     if isinstance(error, FailedElsewhere | FloatingPointError) or getattr(error, "is_of_all", False):
@@ -173,7 +170,7 @@ def _cpu_group() -> dist.ProcessGroup | None:
 @contextmanager
 def joined() -> Iterator[None]:
     """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if N_PROCESSES == 1 or dist.is_initialized():
         yield
         return
     # what they leave is whole or absent, so that there is nothing to put in order

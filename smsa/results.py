@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import logging
-import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from smsa.checkpoints import RUN_RECORD, explain_failure
 from smsa.corpus import Source
 from smsa.data import SMSA_SHA256
 from smsa.files import dump_json, hash_file, publish, staged, write_json, write_whole
-from smsa.hardware import LIBRARIES, describe_hardware, find_version
+from smsa.hardware import describe_hardware, describe_versions
 from smsa.judging.figures import draw_history
 from smsa.judging.statistics import bootstrap, count_confusion, measure_calibration
 from smsa.labels import label_names
@@ -36,25 +35,28 @@ from smsa.trainer import SentimentTrainer
 logger = logging.getLogger(__name__)
 
 MACRO_SCORES = ("loss", "accuracy", "f1", "recall", "precision")
+# Columns of history.csv, by what Trainer's log calls them.
+HISTORY = {"learning_rate": "learning_rate"}
+HISTORY |= {f"train_{score}": f"train_{score}" for score in MACRO_SCORES}
+HISTORY |= {f"eval_{score}": f"valid_{score}" for score in MACRO_SCORES}
+PRETRAINING_HISTORY = {
+    "learning_rate": "learning_rate",
+    "eval_loss": "held_out_loss",
+    "eval_masked_accuracy": "held_out_masked_accuracy",
+}
 
 
-def history_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
-    """Get one row an epoch: `epoch`, `learning_rate`, `train_*` and, where valid was scored, `valid_*`.
+def history_table(log_history: list[dict[str, float]], columns: dict[str, str] = HISTORY) -> pd.DataFrame:
+    """Get one row an epoch: `epoch`, and what the log has under the keys of `columns`, named by their values.
 
     Args:
-        log_history: `trainer.state.log_history` of a `SentimentTrainer`.
+        log_history: `trainer.state.log_history`.
+        columns: what is asked of it: `HISTORY` of fine-tuning, or `PRETRAINING_HISTORY`.
     """
-    rows: dict[int, dict[str, float]] = {}
-    for entry in log_history:
-        row = rows.setdefault(epoch_number(entry["epoch"]), {})
-        if "train_f1" in entry:
-            row["learning_rate"] = entry["learning_rate"]
-            row |= {f"train_{score}": entry[f"train_{score}"] for score in MACRO_SCORES}
-        elif "eval_f1" in entry:
-            row |= {f"valid_{score}": entry[f"eval_{score}"] for score in MACRO_SCORES}
-    columns = ["learning_rate", *(f"{split}_{score}" for split in ("train", "valid") for score in MACRO_SCORES)]
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
-    return table.rename_axis("epoch").sort_index().reset_index()
+    entries = pd.DataFrame(log_history)
+    # of each column the first value that an epoch has: Trainer's last entry has a train_loss of another meaning
+    epochs = entries.groupby(entries["epoch"].map(epoch_number)).first()
+    return epochs.reindex(columns=list(columns)).rename(columns=columns).reset_index()
 
 
 def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
@@ -172,7 +174,7 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         metrics[split] |= measure_certainty(output.label_ids, output.predictions, labels)
         predictions[split] = predictions_table(splits[split]["text"], output.label_ids, output.predictions, labels)
 
-    def write_files(staging: Path) -> None:
+    def write_files(staging: Path) -> dict:
         metrics["examples"] = answer_examples(trainer.model, trainer.processing_class)
         for split, table in predictions.items():
             write_predictions(table, staging / f"predictions_{split}.csv")
@@ -182,29 +184,25 @@ def write_run(trainer: SentimentTrainer, splits: DatasetDict, files: dict[str, P
         epochs = history_table(history)
         epochs.to_csv(staging / "history.csv", index=False)
         draw_history(epochs, metrics["epoch"], staging / "history.png")
-
-    def describe(staging: Path) -> dict:
         return describe_run(trainer, splits, files, arguments) | {"normalised": has_normaliser(staging)}
 
-    _publish_run(trainer, write_files, describe)
+    _publish_run(trainer, write_files)
     return metrics
 
 
-def _publish_run(
-    trainer: ResumableTrainer, write_files: Callable[[Path], None], describe: Callable[[Path], dict]
-) -> None:
-    """Leave the model, what `write_files` writes, the card, and what `describe` gets as the record, which comes last.
+def _publish_run(trainer: ResumableTrainer, write_files: Callable[[Path], dict]) -> None:
+    """Leave the model, what `write_files` writes, the card, and the record that it returns, which comes last.
 
-    Both are called with a folder beside the place of these files, and on the main process alone.
+    It is called with a folder beside the place of these files, which has the model, on the main process alone.
     """
     output_dir = Path(trainer.args.output_dir)
 
     def write() -> None:
         with staged(output_dir) as staging:
             trainer.save_model(staging)
-            write_files(staging)
+            record = write_files(staging)
             outputs = sorted([CARD, *(path.name for path in staging.iterdir())])
-            write_json(describe(staging) | {"outputs": outputs}, staging / RUN_RECORD)
+            write_json(record | {"outputs": outputs}, staging / RUN_RECORD)
             before = read_card(output_dir)
             if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
                 (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
@@ -257,7 +255,7 @@ def describe_training(trainer: ResumableTrainer, arguments: tuple) -> dict[str, 
         "n_parameters": trainer.model.num_parameters(),
         "train_runtime_seconds": trainer.stopwatch.seconds(),
         "settings": trainer.checkpoints.settings,
-        "versions": {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES},
+        "versions": describe_versions(),
         "hardware": describe_hardware(trainer.args.device.type),
         "git_commit": _git_commit(),
     }
@@ -288,25 +286,13 @@ def write_encoder(trainer: MaskedTrainer, sources: list[Source], arguments: tupl
         for source in sources
     }
 
-    def write_files(staging: Path) -> None:
+    def write_files(staging: Path) -> dict:
         write_json(metrics, staging / "metrics.json")
-        pretraining_table(state.log_history).to_csv(staging / "history.csv", index=False)
+        history_table(state.log_history, PRETRAINING_HISTORY).to_csv(staging / "history.csv", index=False)
+        return describe_training(trainer, arguments) | {"base_model": base, "data": data}
 
-    _publish_run(
-        trainer, write_files, lambda _: describe_training(trainer, arguments) | {"base_model": base, "data": data}
-    )
+    _publish_run(trainer, write_files)
     return metrics
-
-
-def pretraining_table(log_history: list[dict[str, float]]) -> pd.DataFrame:
-    """Get one row an epoch: `epoch`, `learning_rate`, `held_out_loss` and `held_out_masked_accuracy`."""
-    rows: dict[int, dict[str, float]] = {}
-    for entry in log_history:
-        row = rows.setdefault(epoch_number(entry["epoch"]), {})
-        row |= {f"held_out_{name[5:]}": entry[name] for name in ("eval_loss", "eval_masked_accuracy") if name in entry}
-        row |= {"learning_rate": entry["learning_rate"]} if "learning_rate" in entry else {}
-    columns = ["learning_rate", "held_out_loss", "held_out_masked_accuracy"]
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).rename_axis("epoch").reset_index()
 
 
 def _git_commit() -> str | None:

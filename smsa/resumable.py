@@ -102,7 +102,7 @@ class ResumableTrainer(Trainer):
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
         if self.args.world_size > 1:
-            torch.manual_seed(self.args.seed)  # by which Accelerate shuffles, so before OwnDropout, also a second time
+            torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; OwnDropout then makes it differ
         keep_freed_memory()
         self.recorder = StepRecorder(self.model) if self.records_steps else None
         try:
@@ -155,6 +155,13 @@ class ResumableTrainer(Trainer):
         moments = sum(n_kept * p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         self.checkpoints.require_space(weights + moments, weights)
 
+    def count_steps(self) -> tuple[int, int]:
+        """Get the optimiser steps of an epoch and of the run, as Trainer counts them."""
+        an_epoch = math.ceil(len(self.train_dataset) / self.args.rows_a_step)
+        return an_epoch, self.args.max_steps if self.args.max_steps > 0 else math.ceil(
+            self.args.num_train_epochs * an_epoch
+        )
+
     def require_resumable(self, state: TrainerState) -> None:
         """Refuse to go on from a checkpoint that lies beyond the end of the run as it is asked for now.
 
@@ -164,9 +171,7 @@ class ResumableTrainer(Trainer):
         Raises:
             ValueError: with the reason.
         """
-        steps_an_epoch = round(state.global_step / state.epoch)
-        n_steps = math.ceil(self.args.num_train_epochs * steps_an_epoch)  # as Trainer counts
-        if self.args.max_steps <= 0 and state.global_step > n_steps:
+        if state.global_step > self.count_steps()[1]:
             raise ValueError(
                 f"{self.checkpoints.path_of(state.global_step).name} has trained for {state.epoch:g} epochs: "
                 "--num_train_epochs cannot be less."
@@ -275,8 +280,7 @@ class ResumableTrainer(Trainer):
         train_dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(count_pieces(train_dataset), step_size, self.args.seed)
+        return LengthGroupedSampler(count_pieces(train_dataset), self.args.rows_a_step, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset) -> list[int]:
         # Texts of one length side by side need half the pads; SentimentTrainer puts predictions back into order.

@@ -68,9 +68,9 @@ def refuse_other_separator(path: Path, names: list[str]) -> None:
     if separator:
         raise ValueError(
             f"{path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with commas: "
-            f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False), from Excel perhaps with encoding='cp1252', "
-            f"too. If it is the name of one column, give it "
-            "as --text_column; if a text, the file has no header: let its name end in .txt."
+            f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False); a file from Excel may need "
+            "encoding='cp1252' as well. If it is the name of one column, give it as --text_column; if a text, the file "
+            "has no header: let its name end in .txt."
         )
 
 

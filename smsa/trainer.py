@@ -107,21 +107,20 @@ class SentimentTrainer(ResumableTrainer):
         if args.metric_for_best_model not in known:
             raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         if args.max_steps > 0 and args.load_best_model_at_end and train_dataset is not None:
-            texts_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            if args.max_steps <= (args.evaluate_every - 1) * math.ceil(len(train_dataset) / texts_a_step):
+            if args.max_steps <= (args.evaluate_every - 1) * math.ceil(len(train_dataset) / args.rows_a_step):
                 raise ValueError(
                     f"evaluate_every {args.evaluate_every} leaves no evaluation to choose the best epoch by in "
                     f"{args.max_steps} steps."
                 )
         on_gpu = args.device.type == "cuda"
         if kwargs.get("processing_class") is not None:
-            # few lengths where kernels are fast: products like them, and each has a recording of its own
+            # few lengths: products are faster in multiples of 8, and each length has a recording of its own
             multiple = 8 if args.fast_kernels and on_gpu else None
             kwargs.setdefault("data_collator", QuickPadding(kwargs["processing_class"], pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
-            # whose steps ask the GPU for no result; a recording cannot
+            # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and model.config.model_type in FIRST_PIECE_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there

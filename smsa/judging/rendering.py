@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 from smsa.judging.statistics import SCORES
-from smsa.markdown import POINT_INTERVALS, table
+from smsa.markdown import POINT_INTERVALS, table, with_interval
+
+CHARS_SHOWN = 200  # of the text of a mistake
 
 
 def render(report: dict, pictures: list[str]) -> str:
@@ -22,7 +24,7 @@ def render(report: dict, pictures: list[str]) -> str:
     ]
     titles = ["", "accuracy", "macro F1", "macro recall", "macro precision", "calibration error"]
     rows = [
-        [system["name"], *(_cell(system["scores"][score]) for score in SCORES)]
+        [system["name"], *(with_interval(**system["scores"][score]) for score in SCORES)]
         + [f"{100 * system['calibration']['expected_calibration_error']:.1f}"]
         for system in report["systems"]
     ]
@@ -30,7 +32,7 @@ def render(report: dict, pictures: list[str]) -> str:
     if "temperature" in report:
         lines += ["", f"Calibrated by a temperature of {report['temperature']:.3f}, fitted on these same texts."]
     rows = [
-        [system["name"], *(_cell(system["labels"][label]["f1"]) for label in data["labels"])]
+        [system["name"], *(with_interval(**system["labels"][label]["f1"]) for label in data["labels"])]
         for system in report["systems"]
     ]
     lines += ["", "F1 by label:", "", *table(["", *data["labels"]], rows)]
@@ -38,7 +40,7 @@ def render(report: dict, pictures: list[str]) -> str:
         titles = ["", "texts", "precision", "recall", "F1", *(f"given {label}" for label in data["labels"])]
         rows = [
             [label, f"{scores['n']:,}", f"{100 * scores['precision']:.1f}", f"{100 * scores['recall']:.1f}"]
-            + [_cell(scores["f1"]), *(f"{n:,}" for n in given)]
+            + [with_interval(**scores["f1"]), *(f"{n:,}" for n in given)]
             for (label, scores), given in zip(system["labels"].items(), system["confusion"], strict=True)
         ]
         lines += ["", f"By gold label, {system['name']}:", "", *table(titles, rows)]
@@ -66,7 +68,8 @@ def render(report: dict, pictures: list[str]) -> str:
         for part in slices.values()
     ]
     rows = [
-        [system["name"], *(_cell(part["f1"]) for part in system["slices"].values())] for system in report["systems"]
+        [system["name"], *(with_interval(**part["f1"]) for part in system["slices"].values())]
+        for system in report["systems"]
     ]
     lines += table(["", *slices], [["texts", *sizes], *rows])
     if "robustness" in report["systems"][0]:
@@ -98,11 +101,7 @@ def render(report: dict, pictures: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(score: dict[str, float]) -> str:
-    return f"{100 * score['value']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
-
-
-def _shorten(text: str, limit: int = 200) -> str:
+def _shorten(text: str) -> str:
     """One line that Markdown leaves alone."""
     line = re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
-    return line if len(line) <= limit else f"{line[:limit]}..."
+    return line if len(line) <= CHARS_SHOWN else f"{line[:CHARS_SHOWN]}..."

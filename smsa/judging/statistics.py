@@ -67,9 +67,9 @@ def resample(counts: np.ndarray, seed: int, n_resamples: int = N_RESAMPLES) -> n
     return drawn
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
     """Get the percentile interval of resampled values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -108,21 +108,21 @@ class Comparison:
     p_value: float
     n_texts: int
 
-    def describe(self, a: str, b: str, score: str = "f1", name: str = "macro F1") -> str:
-        """Get the comparison as a plain sentence."""
-        points, (low, high) = 100 * self.differences[score], (100 * end for end in self.intervals[score])
+    def describe(self, a: str, b: str) -> str:
+        """Get the comparison of macro F1 as a plain sentence."""
+        points, (low, high) = 100 * self.differences["f1"], (100 * end for end in self.intervals["f1"])
         ahead, behind = (a, b) if points >= 0 else (b, a)
         if points < 0:
             points, low, high = -points, -high, -low
         rounded = f"95 % interval {round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"  # no -0.0
         if round(points, 1) == 0 and low < high:
-            return f"{a} and {b} have the same {name}, within {max(-low, high):.1f} points (95 % interval)."
+            return f"{a} and {b} have the same macro F1, within {max(-low, high):.1f} points (95 % interval)."
         verdict = "" if low > 0 else f": not told apart by these {self.n_texts:,} texts"
         if points == 0 and low == high == 0:
-            return f"{a} and {b} have the same {name} on these {self.n_texts:,} texts."
+            return f"{a} and {b} have the same macro F1 on these {self.n_texts:,} texts."
         if low == high:
             verdict = f": these {self.n_texts:,} texts cannot show how much others would differ"
-        lead = f"{points:.1f} points of {name} ({rounded})"
+        lead = f"{points:.1f} points of macro F1 ({rounded})"
         return f"{ahead} is ahead of {behind} by {lead}{verdict}."
 
 

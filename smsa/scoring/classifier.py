@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.labels import label_names
 from smsa.model import load_classifier
-from smsa.processes import process_rank
+from smsa.processes import IS_MAIN
 from smsa.scoring.batching import plan_batches
 from smsa.scoring.engine import Engine
 from smsa.shipped import CLASSIFIER, introduce_classifier
@@ -144,7 +144,7 @@ class SentimentClassifier:
         """
         if model_name_or_path is None:
             model_name_or_path = CLASSIFIER
-            if process_rank() == 0:
+            if IS_MAIN:
                 logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}

@@ -202,10 +202,8 @@ def to_openvino(model: PreTrainedModel):
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
-        if isinstance(
-            module, PreTrainedModel
-        ):  # tracing reads each attribute: transformers would warn of a loss it chose
-            module.loss_function = None
+        if isinstance(module, PreTrainedModel):
+            module.loss_function = None  # tracing reads each attribute: transformers would warn of a loss it chose
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
         decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.hardware import find_version
-from smsa.processes import joined, on_first, process_rank, require_same, require_shared, wait_for_all
+from smsa.processes import IS_MAIN, N_PROCESSES, RANK, joined, on_first, require_same, require_shared, wait_for_all
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
 from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns, require_captum
 from smsa.scoring.reading import Source, Window
@@ -150,7 +150,6 @@ class Job:
         self.parts = output.with_name(f"{output.name}.parts")
         self.summary_path = output.with_name(f"{output.name}.summary.json")
         self.rejects_path = output.with_name(f"{output.name}.rejects.jsonl")
-        self.rank, self.n_processes = process_rank(), int(os.environ.get("WORLD_SIZE", 1))
         self._lock = FileLock(self.parts / "lock")
         self._inputs: list[dict] = []
         self._modified: dict[Path, int] = {}
@@ -188,7 +187,7 @@ class Job:
         try:
             spec, finished = on_first(self._prepare)
             if finished is None:
-                if self.rank == 0:
+                if IS_MAIN:
                     logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_text(encoding="utf-8"))
             require_shared(self.parts / "job.json")
@@ -311,7 +310,7 @@ class Job:
     def _score_parts(self, spec: dict, finished: set[str]) -> None:
         """Score this process's share of the parts that are not finished."""
         n_rows, n_finished = sum(source["rows"] for source in spec["inputs"]), sum(map(_rows_of, finished))
-        name, is_quiet, next_look = self.output.name, self.rank != 0, 0.0
+        name, is_quiet, next_look = self.output.name, not IS_MAIN, 0.0
         self._refuse_changed_inputs()
         with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=name, disable=is_quiet, mininterval=1) as bar:
             encoded = _ahead(self._encode(self._share(finished)))
@@ -321,7 +320,7 @@ class Job:
                     bar.update(sum(_rows_of(path.stem) for path in self.parts.glob("rows-*.json")) - bar.n)
                     next_look = time.monotonic() + 1
             if not is_quiet:
-                bar.update(n_rows - bar.n if self.n_processes == 1 else 0)
+                bar.update(n_rows - bar.n if N_PROCESSES == 1 else 0)
 
     def _share(self, finished: set[str]) -> Iterator[tuple[Part, Window]]:
         """Yield the windows that fall to this process: every n-th of those that are not finished."""
@@ -332,7 +331,7 @@ class Job:
                 part = Part(source, file_starts, first, first + window.n_read - 1)
                 first += window.n_read
                 if part.name not in finished:
-                    if n_unfinished % self.n_processes == self.rank:
+                    if n_unfinished % N_PROCESSES == RANK:
                         yield part, window
                     n_unfinished += 1
 

@@ -186,7 +186,7 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
 
 def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
-    return pc.replace_substring_regex(column, "^'('*[=+\\-@\\t\\r\\n＝＋－＠])", r"\1")
+    return pc.replace_substring_regex(column, "^'" + _FORMULA.removeprefix("^"), r"\1")
 
 
 def compress(content: bytes, compression: str | None) -> bytes:
