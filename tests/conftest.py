@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
@@ -17,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from smsa.data import find_smsa  # noqa: E402
 from smsa.labels import LABELS, label_maps  # noqa: E402
+from smsa.stopping import STOP  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +39,17 @@ TINY_ROWS = [
 ]
 
 
+def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
+    """Run a command with this Python's programs first; get its status and all that it printed."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **environment,
+    }
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout + done.stderr
+
+
 def pytest_configure(config):
     """Keep all but the tests that need a GPU on the CPU, for which they are written."""
     if config.getoption("markexpr") != "gpu":
@@ -48,6 +61,16 @@ def no_launcher(monkeypatch):
     """Each test starts as a plain `python` process, whatever started pytest."""
     for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks():
+    """A test leaves no wish to stop to the next."""
+    yield
+    STOP.signum, STOP.deferred = None, False
+    # A DataLoader with workers leaves a handler of SIGCHLD, which Python runs on the stack that pytest's faulthandler
+    # set up: the end of the next child killed pytest (SIGSEGV from the kernel, twice in four whole runs).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

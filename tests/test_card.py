@@ -1,14 +1,14 @@
 """The model card: every figure of it comes from what was measured, and the Hub's client takes it."""
 
 import json
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from card import SCORES, check_card
 from conftest import ROOT, make_model, make_tokenizer
-from hub_double import find_fault, run_hub
+from hub_double import run_hub
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
@@ -18,76 +18,6 @@ from smsa.judging.changing import store_normaliser, store_temperature
 from smsa.judging.statistics import bootstrap
 from smsa.labels import LABELS
 from smsa.results import answer_examples, measure_certainty, update_card
-
-# Not measured: the level of intervals, the cut of texts, years, licences and addresses of what is cited.
-TYPED = {"95", "2019", "2020", "2009.05387", "2.0", "4.0"}
-_SCORES = ("accuracy", "f1", "recall", "precision")
-
-
-def tables_of(card: str) -> list[list[dict[str, str]]]:
-    """Each Markdown table as rows by title."""
-    tables = []
-    for block in re.findall(r"(?:^\|.*\|\n)+", card, re.MULTILINE):
-        titles, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
-        tables.append([dict(zip(titles, line, strict=True)) for line in lines])
-    return tables
-
-
-def check_card(card: str, metrics: dict, run: dict) -> None:
-    """Assert that each figure of a card is the one of metrics.json or run.json that its place says."""
-
-    def bounded(scores, score):
-        low, high = scores["intervals"][score]
-        return f"{100 * scores[score]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-    splits = [split for split in ("valid", "test") if split in metrics]
-    overview, *by_label, answers, options, versions = tables_of(card)
-    assert len(overview) == len(by_label) == len(splits) > 0
-    for split, row, table in zip(splits, overview, by_label, strict=True):
-        scores = metrics[split]
-        titles = dict(zip(_SCORES, ("accuracy", "macro F1", "macro recall", "macro precision"), strict=True))
-        assert {title: row[title] for title in titles.values()} == {
-            title: bounded(scores, score) for score, title in titles.items()
-        }
-        assert row["texts"] == f"{sum(map(sum, scores['confusion'])):,}" == f"{run['data'][split]['n_texts']:,}"
-        assert row["calibration error"] == f"{100 * scores['expected_calibration_error']:.1f}"
-        for i, (label, line) in enumerate(zip(run["labels"], table, strict=True)):
-            assert line["label"] == label
-            assert (line["texts"], line["F1"]) == (f"{scores[f'n_{label}']:,}", bounded(scores, f"f1_{label}"))
-            assert line["recall"] == f"{100 * scores[f'recall_{label}']:.1f}"
-            assert line["precision"] == f"{100 * scores[f'precision_{label}']:.1f}"
-            assert [line[f"given {other}"] for other in run["labels"]] == [f"{n:,}" for n in scores["confusion"][i]]
-    assert [tuple(row.values()) for row in answers] == [
-        (answer["text"], answer["label"], f"{answer['score']:.3f}", person if f"p_{person}" in answer else "")
-        for answer, person in zip(metrics["examples"], ("positive", "neutral", "negative"), strict=True)
-    ]
-    settings = run["settings"] | {"model_name_or_path": run["base_model"]["name"]}
-    assert {row["option"].strip("`"): row["value"] for row in options} == {k: str(v) for k, v in settings.items()}
-    assert {row["library"]: row["version"] for row in versions} == {k: v for k, v in run["versions"].items() if v}
-
-    assert find_fault(card) is None
-    listed = ModelCard(card).data
-    assert (listed.language, listed.pipeline_tag, listed.license) == (
-        "id", "text-classification", run["base_model"]["license"],
-    )  # fmt: skip
-    results = {(result.dataset_split, result.metric_type): result.metric_value for result in listed.eval_results}
-    names = {"valid": "validation", "test": "test"}
-    assert results == {(names[split], score): metrics[split][score] for split in splits for score in _SCORES}
-
-    # What is left, in sentences: nothing but what stands in one of the two files, or is known not to be a measurement.
-    prose = re.sub(r"^\|.*\|$|`[^`]*`|```.*?```", "", ModelCard(card).text, flags=re.MULTILINE | re.DOTALL)
-    last, minutes = metrics[splits[-1]], divmod(round(run["train_runtime_seconds"]), 60)
-    known = TYPED | {str(metrics["epoch"]), f"{run['n_parameters']:,}", str(run["seed"]), *map(str, minutes)}
-    known |= {str(n) for n in range(len(run["labels"]) + 1)}
-    known |= {str(run["n_processes"]), str(run["settings"]["max_length"])}
-    known |= {str(run["hardware"]["n_threads"]), *re.findall(r"[\d.]+", run["hardware"]["cpu"])}
-    known |= {f"{part['n_texts']:,}" for part in run["data"].values()}
-    known |= {f"{100 * last[score]:.1f}" for score in ("f1", *(f"f1_{label}" for label in run["labels"]))}
-    known |= {f"{100 * end:.1f}" for end in last["intervals"]["f1"]}
-    prose, _, summary = prose.partition("## Ringkasan")
-    prose += re.sub(r"(?<=\d)[.,](?=\d)", lambda match: ",."[match[0] == ","], summary)  # 1.260 teks, 86,8 %
-    found = set(re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)*", re.sub(r"https?://\S+", "", prose)))
-    assert found <= known, found - known
 
 
 @pytest.fixture
@@ -102,7 +32,7 @@ def folder(tmp_path):
     for split, n_texts in (("valid", 1260), ("test", 500)):
         gold = random.integers(0, 3, n_texts)
         metrics[split] = measure_certainty(gold, random.normal(size=(n_texts, 3)) + 1.5 * np.eye(3)[gold], LABELS)
-        names = [*_SCORES, *(f"{score}_{label}" for score in _SCORES[1:] for label in LABELS)]
+        names = [*SCORES, *(f"{score}_{label}" for score in SCORES[1:] for label in LABELS)]
         metrics[split] |= {name: float(random.random()) for name in names}
         metrics[split] |= {f"n_{label}": int(random.integers(10, 9999)) for label in LABELS}
     data = {split: {"file": f"/home/me/secret/{split}.csv", "sha256": split * 8, "is_smsa": False, "n_texts": n_texts}
@@ -171,7 +101,7 @@ def test_any_score_that_changes_changes_the_card(folder):
             write_json(metrics | {split: metrics[split] | {name: value / 2}}, folder / "metrics.json")
             assert render_card(folder, "me/model") != before, name
             n_changed += 1
-    assert n_changed == 2 * (len(_SCORES) + 9 + 3 + 1)
+    assert n_changed == 2 * (len(SCORES) + 9 + 3 + 1)
 
 
 def test_a_label_that_no_text_had_is_among_the_limits(folder):
@@ -273,7 +203,7 @@ def test_certainty_is_that_of_the_report_worked_by_hand():
     certainty = measure_certainty(gold, logits, LABELS)
     assert certainty["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert certainty["expected_calibration_error"] == pytest.approx(0.8 - 4 / 6)
-    assert {score: certainty["intervals"][score] for score in _SCORES} == bootstrap(np.array(certainty["confusion"]))
+    assert {score: certainty["intervals"][score] for score in SCORES} == bootstrap(np.array(certainty["confusion"]))
     assert certainty["intervals"]["f1_negative"] == (1, 1)
     low, high = certainty["intervals"]["f1_positive"]
     assert 0 <= low < 2 / 3 < high <= 1

@@ -6,15 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
+from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer, run
 
+PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}  # what a worker imports from
 LAUNCH_TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
-
-
-def run(command, **environment):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +24,7 @@ def seen(tmp_path_factory, real_files):
     ):
         output = folder / f"{name}.npz"
         options = [str(output), str(real_files["train"].parent), str(batch_size), str(accumulation)]
-        status, text = run([*launch, "tests/distributed_worker.py", *options])
+        status, text = run(*launch, "tests/distributed_worker.py", *options, **PATHS)
         assert status == 0, text
         record[name] = np.load(output)
     assert record["one"]["world_size"] == 1
@@ -78,7 +73,7 @@ def test_processes_that_cannot_see_each_other_are_refused():
         "torch.accelerator.current_accelerator = lambda: torch.device('mps'); "
         "from smsa import SentimentTrainingArguments as A; A(output_dir='x')"
     )
-    status, text = run([sys.executable, "-c", code], WORLD_SIZE="2")
+    status, text = run(sys.executable, "-c", code, WORLD_SIZE="2", **PATHS)
     assert status != 0
     assert "2 processes were launched, but this one sees 1" in text
 
@@ -228,5 +223,5 @@ def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again(tmp_pa
     """Each draws dropout of its own, and all shuffle by one seed."""
     (tmp_path / "worker.py").write_text(TWICE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    status, text = run([*command, str(tmp_path / "worker.py"), str(tmp_path / "run")])
+    status, text = run(*command, str(tmp_path / "worker.py"), str(tmp_path / "run"), **PATHS)
     assert status == 0 and text.count("different texts: 32") == 2, text

@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_model
+from conftest import ROOT, make_model, run
 from scoring import make_classifier
-from test_scripts import run
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast

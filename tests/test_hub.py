@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from card import check_card
 from conftest import ROOT, make_model, make_tokenizer
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from test_card import check_card
 from test_scripts import call as call_finetune
 
 from smsa import hub as hub_module

@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_model, make_tokenizer
+from conftest import ROOT, make_model, make_tokenizer, run
 from scoring import ADDED, HOSTILE, read_file, write_file
-from test_scripts import run
 
 from scripts import predict
 from smsa.arguments import SCORING_OPTIONS

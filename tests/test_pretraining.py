@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from conftest import SAMPLE_DIR, make_tokenizer
-from test_resumable import AskAt, nobody_asks  # noqa: F401
-from test_scripts import run
+from conftest import SAMPLE_DIR, make_tokenizer, run
+from training import AskAt
 from safetensors.torch import load_file
 from torch.nn import functional
 from tokenizers import Tokenizer

@@ -7,10 +7,9 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT
+from card import check_card
+from conftest import ROOT, run
 from readme import PAGES, read_blocks
-from test_card import check_card
-from test_scripts import run
 
 from smsa.arguments import FINETUNE_OPTIONS
 from smsa.parsing import parse_arguments

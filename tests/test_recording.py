@@ -1,12 +1,11 @@
 """Steps that are recorded and replayed do what steps do that are not: on a GPU, and by a stand-in for its graphs."""
 
-import signal
 from functools import partial
 
 import pytest
 import torch
 from conftest import make_model
-from training import make_trainer
+from training import AskAt, make_trainer
 from transformers import TrainerCallback
 
 from smsa.recording import StepRecorder
@@ -100,13 +99,8 @@ def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_pat
     whole = make(tmp_path / "whole")
     whole.train()
 
-    class AskAt(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 16:
-                STOP.signum = signal.SIGTERM
-
     cut = make(tmp_path / "cut")
-    cut.add_callback(AskAt())
+    cut.add_callback(AskAt(17))
     with pytest.raises(Stopped):
         cut.train()
     STOP.signum = None

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import fill, make_model
-from training import make_trainer
+from training import AskAt, make_trainer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from smsa import resumable
@@ -23,26 +23,6 @@ from smsa.files import hash_file
 from smsa.stopping import STOP, Stopped
 
 N_ROWS, STEPS_AN_EPOCH = 37, 5
-
-
-@pytest.fixture(autouse=True)
-def nobody_asks():
-    yield
-    STOP.signum, STOP.deferred = None, False
-    # A DataLoader with workers leaves a handler of SIGCHLD, which Python runs on the stack that pytest's faulthandler
-    # set up: the end of the next child killed pytest (SIGSEGV from the kernel, twice in four whole runs).
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-class AskAt(TrainerCallback):
-    """Asks for a stop, as a signal does, in the middle of a step."""
-
-    def __init__(self, *steps):
-        self.steps = steps
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 in self.steps:
-            STOP.signum = signal.SIGTERM
 
 
 class AskAtEvaluation(TrainerCallback):

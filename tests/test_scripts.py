@@ -8,12 +8,10 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SAMPLE_DIR, fill, make_model, make_tokenizer
+from conftest import SAMPLE_DIR, fill, make_model, make_tokenizer, run
 from test_data import DAMAGED
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
@@ -26,17 +24,6 @@ from smsa.trainer import SentimentTrainer
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
-
-
-def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
-    """Run a command with this Python's programs first; get its status and all that it printed."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **environment,
-    }
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    return done.returncode, done.stdout + done.stderr
 
 
 def launch(*options, config="accelerate_config.yaml", **kwargs) -> tuple[int, str]:

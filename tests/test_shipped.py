@@ -9,11 +9,10 @@ import zipfile
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SAMPLE_DIR
+from card import check_card
+from conftest import ROOT, SAMPLE_DIR, run
 from huggingface_hub import ModelCard
 from safetensors import safe_open
-from test_card import check_card
-from test_scripts import run
 from transformers import pipeline
 
 from smsa import SentimentClassifier, load_model

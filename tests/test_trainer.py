@@ -90,7 +90,7 @@ def test_rate_after_a_resume_goes_on_where_it_was(tmp_path, tiny_model, tokenize
     def make(model):
         return make_trainer(
             model, tokenizer, rows(37), rows(7), tmp_path / "run", num_train_epochs=5, lr_step_size=2, lr_gamma=0.5,
-            early_stopping_patience=0, save_total_limit=9,
+            early_stopping_patience=0,
         )  # fmt: skip
 
     first = make(copy.deepcopy(tiny_model))

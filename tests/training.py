@@ -1,11 +1,26 @@
-"""What the tests of training share: a trainer that records each step, and a tokenised dataset of real rows."""
+"""What the tests of training share: a trainer that records each step, a wish to stop, and a dataset of real rows."""
+
+import signal
 
 from datasets import DatasetDict
+from transformers import TrainerCallback
 
 from smsa.arguments import SentimentTrainingArguments
 from smsa.data import encode_splits, load_splits
 from smsa.scratch import train_tokenizer
+from smsa.stopping import STOP
 from smsa.trainer import SentimentTrainer
+
+
+class AskAt(TrainerCallback):
+    """Asks for a stop, as a signal does, in the middle of a step."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.steps:
+            STOP.signum = signal.SIGTERM
 
 
 class RecordingTrainer(SentimentTrainer):
