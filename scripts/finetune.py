@@ -21,7 +21,7 @@ from smsa.files import hash_file
 from smsa.hub import push, require_access
 from smsa.launch import find_checkpoints, run_script, run_whole
 from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.processes import IS_MAIN, on_first
+from smsa.processes import is_main, on_first
 from smsa.results import label_table, write_run
 from smsa.seeds import run_seeds
 from smsa.trainer import SentimentTrainer
@@ -53,9 +53,9 @@ def main(
             raise ValueError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
         on_first(lambda: require_access(name, hub_args.hub_private_repo))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+        raise SystemExit(f"error: {error}" if is_main() else 1) from error
     run(model_args, data_args, training_args)
-    if IS_MAIN:
+    if is_main():
         try:
             logger.info("It is on the Hub: %s", push(folder, name, hub_args.hub_private_repo))
         except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ import signal
 from smsa import SentimentClassifier, score_paths
 from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments
 from smsa.parsing import parse_arguments
-from smsa.processes import IS_MAIN, RANK, FailedElsewhere, set_up_logging
+from smsa.processes import FailedElsewhere, is_main, process_rank, set_up_logging
 
 logger = logging.getLogger("smsa.predict")
 
@@ -43,7 +43,7 @@ def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
     except FailedElsewhere as error:
         raise SystemExit(1) from error
     except (ValueError, OSError, FloatingPointError) as error:
-        where = "" if IS_MAIN else f" (process {RANK})"
+        where = "" if is_main() else f" (process {process_rank()})"
         raise SystemExit(f"error{where}: {error}") from error
     except KeyboardInterrupt as asked:
         kept = (

@@ -45,7 +45,10 @@ def main(args: JudgingArguments, engine_args: EngineArguments) -> dict:
             logger.info("%s, macro F1 as people write: %s", judged["name"], by_kind)
     if args.calibrate:
         before, after = (100 * judged["calibration"]["expected_calibration_error"] for judged in report["systems"])
-        logger.info("Temperature %.3f: off by %.1f points before, %.1f now", report["temperature"], before, after)
+        temperature = report["temperature"]
+        logger.info("Temperature %.3f: calibration error %.1f points before, %.1f now", temperature, before, after)
+        if after >= before:
+            logger.warning("It did not get less on this file: were there enough texts? The loss did.")
     if args.calibrate or args.normalise:
         logger.info("%s has been changed", args.model)
     for compared in report["comparisons"]:

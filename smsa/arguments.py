@@ -12,7 +12,7 @@ import torch
 from transformers import PretrainedConfig, TrainingArguments
 
 from smsa.hardware import PRECISIONS, resolve_precision, set_cpu_threads
-from smsa.processes import N_PROCESSES
+from smsa.processes import count_processes
 
 _POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
 _FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
@@ -119,6 +119,7 @@ class RunArguments(TrainingArguments):
     """
 
     changeable = ()  # names of the options that `allow_changes` may name
+    without_effect = ("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor")  # Trainer's, not taken here
     allow_changes: str | None = None
     early_stopping_patience = 0  # evaluations; 0 never stops early
     ema_decay = 0.0  # of an average of the weights; 0 for none
@@ -179,6 +180,10 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
         if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
             raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
+        default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+        for name in self.without_effect:
+            if getattr(self, name) != default[name]:
+                raise ValueError(f"{name} would have no effect here: leave it at {default[name]!r}.")
         if self.restore_callback_states_from_checkpoint:
             raise ValueError("restore_callback_states_from_checkpoint must stay off: smsa restores them itself.")
         fixed = [name for name in self.allowed_changes if name not in self.changeable]
@@ -209,9 +214,10 @@ class RunArguments(TrainingArguments):
                 "an epoch repeats."
             )
 
-        if self.world_size != N_PROCESSES:
+        n_launched = count_processes()
+        if self.world_size != n_launched:
             raise RuntimeError(
-                f"{N_PROCESSES} processes were launched, but this one sees {self.world_size}: each would train alone "
+                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone "
                 "and overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
             )
         if self.n_gpu > 1:
@@ -242,9 +248,11 @@ class SentimentTrainingArguments(RunArguments):
         "max_grad_norm",
         "per_device_eval_batch_size",
         "precision",
+        "fast_kernels",
         "model_name_or_path",
         "model_revision",
     )
+    without_effect = (*RunArguments.without_effect, "optim", "optim_args", "weight_decay", "warmup_steps")
 
     output_dir: str = field(
         default="runs/indonlu",

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import DataCollatorWithPadding
 
 STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to save most padding, few enough to mix
@@ -18,9 +18,23 @@ def count_pieces(dataset: Dataset) -> np.ndarray:
     return pc.list_value_length(column).to_numpy()
 
 
-def order_by_length(dataset: Dataset) -> list[int]:
-    """Get the rows of a dataset with `input_ids`, longest first, those of one length in their order."""
-    return np.argsort(-count_pieces(dataset), stable=True).tolist()
+class LengthOrder(list[int]):
+    """The rows of a dataset, longest first, those of one length in their order.
+
+    Args:
+        dataset: with `input_ids`.
+    """
+
+    def __init__(self, dataset: Dataset):
+        super().__init__(np.argsort(-count_pieces(dataset), stable=True).tolist())
+
+
+def find_order(loader: DataLoader) -> LengthOrder | None:
+    """Get the order in which a loader, as Accelerate wraps it, gives the rows; None where it is not by length."""
+    sampler = loader
+    while sampler is not None and not isinstance(sampler, LengthOrder):
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+    return sampler
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pooch
@@ -22,6 +22,7 @@ from smsa.rows import (
     read_jsonl,
     read_tsv,
     refuse_other_separator,
+    refuse_utf16,
     show,
 )
 
@@ -176,15 +177,18 @@ _Rows = Iterator[tuple[int, object, object]]
 
 def _read_tsv(path: Path, text_column: str, label_column: str) -> _Rows:
     with path.open("rb") as stream:
-        for line, row in read_tsv(stream, width=2):
+        refuse_utf16(stream, path)
+        for line, row in read_tsv(stream, path, width=2):
             yield (line, row, None) if isinstance(row, Malformed) else (line, *row)
 
 
 def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
     with path.open("rb") as stream:
+        refuse_utf16(stream, path)
         rows = read_csv(stream, path)
         _, header = next(rows, (1, []))
         refuse_other_separator(path, header)
+        _refuse_answers(path, header, label_column)
         text_at, label_at = (_find_column(path, name, header) for name in (text_column, label_column))
         for line, row in rows:
             yield (line, row, None) if isinstance(row, Malformed) else (line, row[text_at], row[label_at])
@@ -192,10 +196,12 @@ def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
 
 def _read_jsonl(path: Path, text_column: str, label_column: str) -> _Rows:
     with path.open("rb") as stream:
+        refuse_utf16(stream, path)
         for number, _, row in read_jsonl(stream):
             if isinstance(row, Malformed):
                 yield number, row, None
             elif text_column in row and label_column in row:
+                _refuse_answers(path, row, label_column)
                 yield number, row[text_column], row[label_column]
             else:
                 yield number, Malformed(row, f"not an object with {text_column!r} and {label_column!r}"), None
@@ -206,6 +212,7 @@ def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
         table = pyarrow.parquet.ParquetFile(path)
         for name in (text_column, label_column):
             _find_column(path, name, table.schema_arrow.names)
+        _refuse_answers(path, table.schema_arrow.names, label_column)
         number = 0
         for batch in table.iter_batches(columns=[text_column, label_column]):
             for row in batch.to_pylist():
@@ -213,6 +220,15 @@ def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
                 yield number, row[text_column], row[label_column]
     except (pyarrow.ArrowInvalid, OSError) as error:  # the second for a page that cannot be unpacked
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def _refuse_answers(path: Path, names: Iterable[str], label_column: str) -> None:
+    """Refuse to take a model's answers for gold, where smsa itself has written both."""
+    if label_column == "label" and "gold" in names and any(name.startswith("p_") for name in names):
+        raise ValueError(
+            f"{path} has been scored: its column 'label' is a model's answer, 'gold' the true label. Give "
+            "--label_column gold."
+        )
 
 
 def _find_column(path: Path, name: str, header: list[str]) -> int:

@@ -89,7 +89,13 @@ def export_model(
     require_empty(output_dir, "choose another --output")
     model, tokenizer = load_classifier(model_name_or_path, revision)
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
-    data = Path(data or find_smsa()["valid"])
+    try:
+        data = Path(data or find_smsa()["valid"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "An export is held against the original on SmSA's valid, which was not found: name a labelled file by "
+            "--data, such as data/sample/valid_preprocess.tsv."
+        ) from error
     labels = name_labels(str(model_name_or_path), classifier.labels, read_label_map(label_map))
     rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
     encoded, gold = classifier.encode(pa.array(rows["text"], pa.string())), np.array(rows["label"])

@@ -15,10 +15,10 @@ from smsa.hardware import describe_environment
 from smsa.model import hash_model_files
 from smsa.parsing import parse_arguments
 from smsa.processes import (
-    IS_FIRST_OF_MACHINE,
-    IS_MAIN,
     FailedElsewhere,
     ProcessLost,
+    is_first_of_machine,
+    is_main,
     on_first,
     require_same,
     set_up_logging,
@@ -74,7 +74,7 @@ def run_whole(
         SystemExit: with status 1 and the reason, if what `prepare` reads or the output folder cannot be used; with 128
             and the number of the signal when asked to stop, after a checkpoint.
     """
-    if not IS_MAIN:
+    if not is_main():
         datasets.disable_progress_bars()
     try:
         with sole_run(output_dir, resume=resume is not None):
@@ -83,7 +83,7 @@ def run_whole(
                 require_same(trainer.checkpoints.settings)
                 checkpoint, is_finished = on_first(lambda: find_start(trainer))
             except (ValueError, OSError) as error:
-                raise SystemExit(f"error: {error}" if IS_FIRST_OF_MACHINE else 1) from error  # in all processes alike
+                raise SystemExit(f"error: {error}" if is_first_of_machine() else 1) from error  # in all processes alike
             if is_finished:
                 logger.info("%s is finished: nothing to do.", output_dir)
                 return None
@@ -97,13 +97,15 @@ def run_whole(
     except FailedElsewhere as error:
         raise SystemExit(1) from error
     except (OSError, FloatingPointError, DamagedCheckpointError) as error:
-        is_said = getattr(error, "is_of_all", False) and not IS_FIRST_OF_MACHINE
+        is_said = getattr(error, "is_of_all", False) and not is_first_of_machine()
         raise SystemExit(1 if is_said else f"error: {error}") from error
-    except torch.OutOfMemoryError as error:
-        reason = (str(error).splitlines() or ["out of memory"])[0]
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        if "out of memory" not in str(error):
+            raise
         raise SystemExit(
-            f"error: {reason} A lower --per_device_train_batch_size with as much more --gradient_accumulation_steps is "
-            "the same recipe, in a new --output_dir."
+            f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
+            "--gradient_accumulation_steps is the same recipe, in a new --output_dir. Where --fast_kernels is on, its "
+            "steps take less memory with --fast_kernels false --allow_changes fast_kernels --resume auto."
         ) from error
 
 

@@ -200,7 +200,16 @@ def _read_weights(
 
 
 def _load_tokenizer(name: str, model: PreTrainedModel, revision: str | None) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+        # where its files are missing, transformers 5 makes one up that knows special tokens alone
+        problem = "" if len(tokenizer) > len(tokenizer.all_special_tokens) else "it knows no word piece"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({problem})")
+    if tokenizer.padding_side == "left":
+        raise ValueError(f"{name} ({type(model).__name__}) wants its pads on the left, which smsa does not do.")
     _fit_tokenizer(name, model, tokenizer)
     return tokenizer
 

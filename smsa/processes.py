@@ -32,16 +32,33 @@ class ProcessLost(FailedElsewhere):
         super().__init__("another process of this launch is gone. The same command with --resume auto goes on.")
 
 
-RANK = int(os.environ.get("RANK", 0))  # of this process in the launch
-N_PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
-IS_MAIN = RANK == 0  # the first, or the only one, which writes and speaks
-IS_FIRST_OF_MACHINE = int(os.environ.get("LOCAL_RANK", 0)) == 0
+# Asked anew each time: a notebook's launcher sets them in forks of a process that has imported all this.
+
+
+def process_rank() -> int:
+    """Get this process's number within the launch; 0 is the first, which writes and speaks."""
+    return int(os.environ.get("RANK", 0))
+
+
+def count_processes() -> int:
+    """Get how many processes the launch has."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this is the first process of the launch, or the only one."""
+    return process_rank() == 0
+
+
+def is_first_of_machine() -> bool:
+    """Whether this is the first process of the launch on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def set_up_logging() -> None:
     """Let the first process of a launch say what it does, the others and libraries what has failed."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if IS_MAIN else logging.ERROR)
+    logging.getLogger("smsa").setLevel(logging.INFO if is_main() else logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -170,7 +187,7 @@ def _cpu_group() -> dist.ProcessGroup | None:
 @contextmanager
 def joined() -> Iterator[None]:
     """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
-    if N_PROCESSES == 1 or dist.is_initialized():
+    if count_processes() == 1 or dist.is_initialized():
         yield
         return
     # what they leave is whole or absent, so that there is nothing to put in order

@@ -1,9 +1,12 @@
 """Steps of training recorded as CUDA graphs: a GPU is given a whole step at once, in place of 1,200 kernels."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 
@@ -18,8 +21,9 @@ class StepRecorder:
     and torch may then take another kernel, which draws dropout otherwise from there on.
 
     Gradients stay where they were first put, for a recording adds to fixed places: the model's `zero_grad` sets them to
-    0 and does not drop them. All recordings share the memory for what lies between forward and backward. `close` ends
-    all this; a recording must not outlive the places of weights and gradients.
+    0 and does not drop them; of what has dropped them otherwise, they are put back. All recordings share the memory for
+    what lies between forward and backward; where it does not suffice, all steps run as they are from then on. `close`
+    ends all this; a recording must not outlive the places of weights and gradients.
 
     Args:
         model: the one that is trained, whose weights stay where they are; its `zero_grad` is replaced until `close`.
@@ -32,6 +36,8 @@ class StepRecorder:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         model.zero_grad = self.zero_gradients
         self.pool = torch.cuda.graph_pool_handle()
+        self.gradients: list[torch.Tensor | None] = []  # of each parameter
+        self.lacks_memory = False
         self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor] | None] = {}
 
     def __call__(self, step: Step, model: nn.Module, inputs: dict[str, torch.Tensor], n_items: torch.Tensor):
@@ -45,11 +51,23 @@ class StepRecorder:
             n_items: its third argument, shape (), on the GPU.
         """
         shape = tuple((name, values.shape) for name, values in inputs.items())
-        if shape not in self.recordings:
+        self._put_gradients_back()
+        if self.lacks_memory or shape not in self.recordings:
             self.recordings[shape] = None
-            return step(model, inputs, n_items)
+            loss = step(model, inputs, n_items)
+            self.gradients = [p.grad for p in self.parameters]
+            return loss
         if self.recordings[shape] is None:
-            self.recordings[shape] = self._record(step, model, inputs, n_items)
+            try:
+                self.recordings[shape] = self._record(step, model, inputs, n_items)
+            except RuntimeError as error:  # torch's OutOfMemoryError, or that of the driver; nothing has run yet
+                if "out of memory" not in str(error):
+                    raise
+                logger.warning("Too little memory to record steps: the others run as they are, which takes longer.")
+                self.lacks_memory = True
+                self.recordings.clear()
+                torch.cuda.empty_cache()
+                return step(model, inputs, n_items)
         graph, places, loss = self.recordings[shape]
         for place, values in zip(places, (*inputs.values(), n_items), strict=True):
             place.copy_(values)
@@ -68,11 +86,20 @@ class StepRecorder:
         if gradients:
             torch._foreach_zero_(gradients)  # as torch's optimisers do
 
+    def _put_gradients_back(self) -> None:
+        """Put the gradients that something has dropped back where recordings add to them, as 0."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=False):
+            if gradient is not None and parameter.grad is not gradient:
+                parameter.grad = gradient.zero_()
+
     def _record(self, step: Step, model: nn.Module, inputs: dict[str, torch.Tensor], n_items: torch.Tensor) -> tuple:
         places = {name: values.clone() for name, values in inputs.items()}
         n_items = n_items.clone()
-        graph = torch.cuda.CUDAGraph()
-        # Threads that prepare batches may ask for memory meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            loss = step(model, dict(places), n_items)  # a copy, for the step may take out what it has read
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Threads that prepare batches may ask for memory meanwhile.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                loss = step(model, dict(places), n_items)  # a copy, for the step may take out what it has read
+        finally:
+            torch.cuda.set_stream(stream)  # torch 2.13 leaves that of the graph where the end of a recording fails
         return graph, [*places.values(), n_items], loss

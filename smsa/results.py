@@ -53,9 +53,9 @@ def history_table(log_history: list[dict[str, float]], columns: dict[str, str] =
         log_history: `trainer.state.log_history`.
         columns: what is asked of it: `HISTORY` of fine-tuning, or `PRETRAINING_HISTORY`.
     """
-    entries = pd.DataFrame(log_history)
-    # of each column the first value that an epoch has: Trainer's last entry has a train_loss of another meaning
-    epochs = entries.groupby(entries["epoch"].map(epoch_number)).first()
+    # the entry of the end of a run has a train_loss of another meaning
+    entries = pd.DataFrame([entry for entry in log_history if "train_runtime" not in entry])
+    epochs = entries.groupby(entries["epoch"].map(epoch_number)).last()  # where a run was lengthened, one came twice
     return epochs.reindex(columns=list(columns)).rename(columns=columns).reset_index()
 
 

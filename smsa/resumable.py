@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.averaging import AveragedAdam
-from smsa.batching import LengthGroupedSampler, count_pieces, order_by_length
+from smsa.batching import LengthGroupedSampler, LengthOrder, count_pieces
 from smsa.callbacks import EarlyStopping, EndAtStep, OwnDropout, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
@@ -42,6 +42,9 @@ class ResumableTrainer(Trainer):
     Args:
         *args, **kwargs: passed to Trainer.
         checkpoints: where they are kept; None stands for `args.output_dir`, with no settings to compare.
+
+    Raises:
+        ValueError: for an argument of Trainer's that would have no effect.
     """
 
     # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
@@ -50,6 +53,9 @@ class ResumableTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args, checkpoints: Checkpoints | None = None, **kwargs):
+        for given in ("compute_loss_func", "optimizer_cls_and_kwargs"):
+            if kwargs.get(given) is not None:
+                raise ValueError(f"{given} would have no effect: override compute_loss or create_optimizer.")
         super().__init__(*args, **kwargs)
         avoid_compiled_attention()
         self.model_accepts_loss_kwargs = True
@@ -282,6 +288,6 @@ class ResumableTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         return LengthGroupedSampler(count_pieces(train_dataset), self.args.rows_a_step, self.args.seed)
 
-    def _get_eval_sampler(self, eval_dataset) -> list[int]:
+    def _get_eval_sampler(self, eval_dataset) -> LengthOrder:
         # Texts of one length side by side need half the pads; SentimentTrainer puts predictions back into order.
-        return order_by_length(eval_dataset)
+        return LengthOrder(eval_dataset)

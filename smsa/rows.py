@@ -1,5 +1,6 @@
 """Bytes of a text file -> its rows, one by one, each with its line; what is wrong with a row stays with that row."""
 
+import codecs
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ from typing import BinaryIO
 BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 NOT_UTF8 = (
-    "What is not UTF-8 may be Windows-1252, as Excel's plain CSV is, or UTF-16: read it by pandas and write it anew, "
+    "What is not UTF-8 may be Windows-1252, as Excel's plain CSV is: read it by pandas and write it anew, "
     "pd.read_csv(OLD, encoding='cp1252').to_csv(NEW, index=False), so that no row is lost."
 )
 FIELD_LIMIT = 2**26  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
@@ -74,6 +75,19 @@ def refuse_other_separator(path: Path, names: list[str]) -> None:
         )
 
 
+def refuse_utf16(stream: io.BufferedReader, path: Path) -> None:
+    """Refuse a file that begins as those do that Excel saves as Unicode Text; nothing is read of others.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise ValueError(
+            f"{path} is in UTF-16, not UTF-8: pd.read_csv(OLD, encoding='utf-16').to_csv(NEW, index=False); of Excel's "
+            "Unicode Text with sep='\\t' as well."
+        )
+
+
 def is_unicode(text: str) -> bool:
     """Tell whether `text` can be written: bytes that are not UTF-8 were read as lone surrogates."""
     try:
@@ -111,10 +125,17 @@ def read_csv(stream: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | Ma
                 raise ValueError(f"{path}:{line}: the line that should name the columns is blank.")
             row = row or [""] if width == 1 else row  # a blank line is a row of one empty field
             width = width or len(row)
-            yield line, row if len(row) == width else Malformed(row, f"{len(row)} field(s) instead of {width}")
+            yield (
+                line,
+                row if len(row) == width else Malformed(row, _miscount(row, width)),
+            )
             line = rows.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}:{line}: not valid CSV from here on: {error}.") from error
+
+
+def _miscount(fields: list[str], width: int) -> str:
+    return f"{len(fields)} field(s) instead of {width}" if any(fields) else "a blank line"
 
 
 def _without_mark(lines: io.TextIOWrapper) -> Iterator[str]:
@@ -123,15 +144,24 @@ def _without_mark(lines: io.TextIOWrapper) -> Iterator[str]:
     yield from lines
 
 
-def read_tsv(stream: BinaryIO, width: int | None = None) -> Iterator[tuple[int, list[str] | Malformed]]:
-    """Yield (line, fields), split at tabs; quotes are ordinary text. `width` None is that of the first line."""
+def read_tsv(stream: BinaryIO, path: Path, width: int | None = None) -> Iterator[tuple[int, list[str] | Malformed]]:
+    """Yield (line, fields), split at tabs; quotes are ordinary text. `width` None is that of the first line.
+
+    Raises:
+        ValueError: where a row is quoted as in CSV and goes on in the next line, which would be taken for a row.
+    """
     for number, line in read_lines(stream):
         fields = line.split("\t")
         width = width or len(fields)
         if len(fields) == width:
             yield number, fields
+        elif len(fields) < width and fields[-1].startswith('"') and not fields[-1].endswith('"'):
+            raise ValueError(
+                f"{path}:{number}: a quote that is not closed; found {show(line)}. Quotes are ordinary text in a "
+                ".tsv: save it as CSV, pd.read_csv(OLD, sep='\\t').to_csv(NEW, index=False)."
+            )
         else:
-            yield number, Malformed(line, f"{len(fields)} field(s) instead of {width}")
+            yield number, Malformed(line, _miscount(fields, width))
 
 
 def read_jsonl(

@@ -12,7 +12,7 @@ import pandas as pd
 from smsa.arguments import SentimentTrainingArguments
 from smsa.checkpoints import require_empty
 from smsa.files import dump_json, write_whole
-from smsa.processes import IS_MAIN, failed_together, on_first
+from smsa.processes import failed_together, is_main, on_first
 from smsa.settings import OtherSettingsError
 from smsa.stopping import Stopped
 
@@ -33,7 +33,7 @@ def run_seeds(args: SentimentTrainingArguments, run: Callable[[SentimentTraining
         if args.resume is None:
             on_first(lambda: require_empty(output_dir))
     except OSError as error:
-        raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+        raise SystemExit(f"error: {error}" if is_main() else 1) from error
     # Those that were begun before come first: one that cannot be gone on with stops all before a new one is trained.
     for seed, folder in on_first(lambda: sorted(folders.items(), key=lambda item: not (output_dir / item[1]).is_dir())):
         logger.info("Seed %d, %d of %d", seed, list(folders).index(seed) + 1, len(folders))
@@ -61,12 +61,13 @@ def run_seeds(args: SentimentTrainingArguments, run: Callable[[SentimentTraining
         try:
             summary = on_first(lambda: write_seeds(output_dir, folders, failures))
         except (OSError, ValueError) as error:
-            raise SystemExit(f"error: {error}" if IS_MAIN else 1) from error
+            raise SystemExit(f"error: {error}" if is_main() else 1) from error
         logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
         logger.info("All scores are in %s", output_dir / "seeds.json")
     if failures:
         failed = f"seed{'s' * (len(failures) > 1)} {', '.join(map(str, failures))}"
-        raise SystemExit(f"error: {failed} failed; the same command with --resume auto tries again." if IS_MAIN else 1)
+        reason = f"error: {failed} failed; the same command with --resume auto tries again."
+        raise SystemExit(reason if is_main() else 1)
 
 
 def write_seeds(output_dir: str | Path, folders: dict[int, str], failures: dict[int, str]) -> dict:

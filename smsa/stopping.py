@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from smsa import LAUNCHER_PID
-from smsa.processes import IS_MAIN, is_launched, watch_launcher
+from smsa.processes import is_launched, is_main, watch_launcher
 
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 ORPHAN_SECONDS = 30  # that processes have to end when their launcher is gone: as many as torchrun gives
@@ -83,7 +83,7 @@ STOP = StopRequest()  # one a process, as signals are
 
 
 def _say(line: str) -> None:
-    if IS_MAIN:
+    if is_main():
         os.write(2, f"\n{line}\n".encode())
 
 

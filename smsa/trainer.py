@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from smsa.arguments import SentimentTrainingArguments
 from smsa.averaging import AveragedAdam
-from smsa.batching import QuickPadding, order_by_length
+from smsa.batching import QuickPadding, find_order
 from smsa.callbacks import EpochRate, EpochScores, EvaluateEvery, ReferenceProgress
 from smsa.kernels import FIRST_PIECE_CLASSIFIERS, use_fast_kernels
 from smsa.labels import label_names
@@ -196,11 +196,16 @@ class SentimentTrainer(ResumableTrainer):
             RuntimeError: if the gathered rows are not as many as the dataset has.
         """
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if output.predictions is not None and output.label_ids is not None:
-            if len(output.predictions) != output.num_samples:
-                raise RuntimeError(f"{len(output.predictions)} predictions came back for {output.num_samples} texts.")
-            order = np.argsort(order_by_length(dataloader.dataset))  # where each text of the dataset came
-            output = output._replace(predictions=output.predictions[order], label_ids=output.label_ids[order])
+        if output.predictions is None:
+            return output
+        if len(output.predictions) != output.num_samples:
+            raise RuntimeError(f"{len(output.predictions)} predictions came back for {output.num_samples} texts.")
+        order = find_order(dataloader)
+        if order is not None:
+            places = np.argsort(order)  # where each text of the dataset came
+            labelled = None if output.label_ids is None else output.label_ids[places]
+            output = output._replace(predictions=output.predictions[places], label_ids=labelled)
+        if output.label_ids is not None:
             logits, label_ids = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
             output.metrics[f"{metric_key_prefix}_loss"] = functional.cross_entropy(logits.double(), label_ids).item()
         return output

@@ -236,6 +236,10 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"early_stopping_patience": -1}, "must be at least 0"),
         ({"lr_step_size": 0}, "must be at least 1"),
         ({"max_grad_norm": float("inf")}, "must be at least 0"),
+        ({"weight_decay": 0.1}, "weight_decay would have no effect here: leave it at 0.0"),
+        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type would have no effect"),
+        ({"optim": "sgd"}, "optim would have no effect"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would have no effect"),
     ],
 )
 def test_values_that_could_not_take_effect_are_refused(tmp_path, values, message):

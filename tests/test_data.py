@@ -6,6 +6,7 @@ import re
 
 import pyarrow
 import pyarrow.parquet
+import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
 from hypothesis import given, settings
@@ -73,10 +74,37 @@ def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
     ]
 
 
+SCORED = [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": 0.2}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_models_answers_are_not_taken_for_gold(tmp_path, suffix):
+    path, table = tmp_path / f"scored.{suffix}", pd.DataFrame(SCORED)
+    {
+        "csv": lambda: table.to_csv(path, index=False),
+        "jsonl": lambda: table.to_json(path, orient="records", lines=True),
+        "parquet": lambda: table.to_parquet(path),
+    }[suffix]()
+    with pytest.raises(
+        ValueError, match="'label' is a model's answer, 'gold' the true label. Give --label_column gold"
+    ):
+        read_rows(path)
+    assert read_rows(path, label_column="gold")[:2] == (["enak"], [0])
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_told_by_its_mark(tmp_path, suffix, encoding):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes("\ufefftext,label\nenak,positive\n".encode(encoding))
+    with pytest.raises(ValueError, match=f"a.{suffix} is in UTF-16, not UTF-8.*encoding='utf-16'"):
+        read_rows(path)
+
+
 BAD_LINES = {
     "one field": (b"hanya teks", "1 field(s) instead of 2"),
     "three fields": (b"a\tb\tpositive", "3 field(s)"),
-    "blank line": (b"", "1 field(s)"),
+    "blank line": (b"", "a blank line"),
     "empty text": (b"\tpositive", "the text is empty"),
     "blank text": (b" \xc2\xa0 \tpositive", "the text is empty"),
     "empty label": (b"enak\t", "the label is not one of positive, neutral, negative; found ''"),
@@ -114,8 +142,16 @@ DAMAGED = [
     (".csv", b"text,label\na,neutral\n", b"b,negative,x", "3 field(s) instead of 2"),
     (".csv", b"text,label\na,neutral\n", b"b", "1 field(s) instead of 2"),
     (".csv", b"text,label\na,neutral\n", b"a\xff,positive", "not valid UTF-8"),
+    (".csv", b"text,label\na,neutral\n", b"", "a blank line"),
 ]
-DAMAGED_NAMES = [*BAD_LINES, *BAD_JSON, "CSV with a field too many", "CSV with one too few", "CSV not UTF-8"]
+DAMAGED_NAMES = [
+    *BAD_LINES,
+    *BAD_JSON,
+    "CSV with a field too many",
+    "CSV with one too few",
+    "CSV not UTF-8",
+    "CSV with a blank line",
+]
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

@@ -3,14 +3,13 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import VOCABULARY, make_model
 from transformers import (
-    GPT2Config,
-    GPT2ForSequenceClassification,
     AlbertConfig,
     AlbertForMaskedLM,
     AutoModelForSequenceClassification,
@@ -19,6 +18,8 @@ from transformers import (
     BertForPreTraining,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     RobertaConfig,
     RobertaForMaskedLM,
     XLMRobertaConfig,
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from smsa import SentimentClassifier
+from smsa.files import write_json
 from smsa.model import choose_labels, freeze_layers, load_classifier, load_model
 
 SHAPE = {
@@ -80,6 +82,27 @@ def test_every_encoder_weight_of_an_old_checkpoint_is_taken_over(tmp_path, pretr
     assert tokenizer.convert_ids_to_tokens(tokenizer("Enak !")["input_ids"]) == ["[CLS]", "enak", "!", "[SEP]"]
     assert tokenizer.model_max_length == SHAPE["max_position_embeddings"]
     assert not list((tmp_path / "old").glob("*.safetensors"))  # nothing was converted in passing
+
+
+@pytest.mark.parametrize("kept", [[], ["tokenizer_config.json"]], ids=["no file", "its configuration alone"])
+@pytest.mark.parametrize("load", [load_model, load_classifier])
+def test_a_folder_without_tokenizer_says_so(tmp_path, tiny_model, tokenizer, load, kept):
+    """transformers would make one up, by which all texts are alike: [UNK] [UNK] ..."""
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for name in kept:
+        shutil.copy(tmp_path / "tokenizer" / name, tmp_path)
+    with pytest.raises(ValueError, match="lacks its tokenizer: is tokenizer.json there"):
+        load(str(tmp_path))
+
+
+def test_an_encoder_that_wants_its_pads_on_the_left_is_refused(tmp_path, tiny_model, tokenizer):
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_bytes())
+    write_json(config | {"padding_side": "left"}, tmp_path / "tokenizer_config.json")
+    with pytest.raises(ValueError, match="wants its pads on the left"):
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(

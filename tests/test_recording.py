@@ -1,6 +1,7 @@
 """Steps that are recorded and replayed do what steps do that are not: on a GPU, and by a stand-in for its graphs."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,6 +193,52 @@ def test_a_recorder_gives_a_recording_all_that_it_reads_and_keeps_gradients_in_p
     assert scores_of(recorded) == scores_of(plain)
     assert recorded.recorder is None and "zero_grad" not in vars(recorded.model)
     assert all(p.grad is None for p in recorded.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "reason", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
+)
+def test_where_memory_does_not_suffice_steps_run_as_they_are(tmp_path, make, monkeypatch, caplog, reason):
+    recorded, plain = (make(tmp_path / name, use_cpu=True) for name in ("recorded", "plain"))
+    n_recordings = 0
+
+    def fail_from_the_third_on(recorder, step, model, inputs, n_items):
+        nonlocal n_recordings
+        n_recordings += 1
+        if n_recordings == 3:
+            raise reason
+        places = {name: torch.zeros_like(values) for name, values in (inputs | {"n_items": n_items}).items()}
+        loss = torch.zeros(())
+        return Replay(recorded, partial(step, model), places, loss), list(places.values()), loss
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(StepRecorder, "_record", fail_from_the_third_on)
+    recorded.records_steps = True
+    for trainer in (recorded, plain):
+        torch.manual_seed(0)
+        trainer.train()
+    assert n_recordings == 3 and "Too little memory to record steps" in caplog.text
+    torch.testing.assert_close(state_of(recorded), state_of(plain), rtol=0, atol=0)
+
+
+def test_gradients_that_were_dropped_are_put_back(monkeypatch):
+    """Else a recording would add to places that no optimiser looks at."""
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    model = torch.nn.Linear(2, 1, bias=False)
+    place = torch.full((1, 2), 5.0)
+    graph = SimpleNamespace(replay=lambda: place.add_(1.0))
+    recorder = StepRecorder(model)
+
+    def step(model, inputs, n_items):
+        model.weight.grad = place if model.weight.grad is None else model.weight.grad
+        return torch.zeros(())
+
+    monkeypatch.setattr(recorder, "_record", lambda *args: (graph, [torch.zeros(3), torch.zeros(())], torch.zeros(())))
+    for _ in range(3):
+        model.weight.grad = None
+        recorder(step, model, {"input_ids": torch.zeros(3)}, torch.zeros(()))
+        assert model.weight.grad is place
+    assert torch.equal(place, torch.ones(1, 2))  # of the last step alone
 
 
 def test_gpus_alone_have_recordings(tmp_path, make):

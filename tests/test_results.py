@@ -40,6 +40,12 @@ def test_history_has_a_row_an_epoch_and_gaps_where_valid_was_not_scored():
     assert table["valid_loss"].dropna().tolist() == [0.6, 0.55]
 
 
+def test_an_epoch_that_came_twice_has_the_scores_of_its_end():
+    """As in a run of 1.5 epochs that was lengthened to 2."""
+    halfway = [epoch(0.5, "train", 0.4, learning_rate=1e-5), epoch(0.5, "eval", 0.3)]
+    pd.testing.assert_frame_equal(results.history_table(halfway + HISTORY), results.history_table(HISTORY))
+
+
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
 def test_the_history_is_drawn(tmp_path, history):
     figures.draw_history(results.history_table(history), 1, tmp_path / "history.png")

@@ -3,17 +3,19 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from training import make_trainer
+from torch.utils.data import DataLoader
+from training import make_arguments, make_trainer
 from transformers import DataCollatorWithPadding, TrainerCallback, pipeline
 
 from smsa.batching import LengthGroupedSampler, QuickPadding
-from smsa.trainer import resolve_class_weights
+from smsa.trainer import SentimentTrainer, resolve_class_weights
 
 
 def weights_of(trainer) -> torch.Tensor:
@@ -212,6 +214,30 @@ def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(tmp_path, t
     assert output.label_ids.tolist() == gold.tolist()
     assert output.metrics["test_loss"] == pytest.approx(functional.cross_entropy(one_by_one, gold).item(), rel=1e-5)
     assert output.metrics["test_accuracy"] == (one_by_one.argmax(-1) == gold).double().mean().item()
+
+
+def test_rows_without_labels_are_predicted_in_their_order(tmp_path, tiny_model, tokenizer, rows):
+    trainer = make_trainer(tiny_model, tokenizer, rows(9), rows(9), tmp_path)
+    labelled = trainer.predict(rows(9)).predictions
+    assert len({tuple(logits) for logits in labelled}) > 1
+    unlabelled = trainer.predict(rows(9).remove_columns("label"))
+    np.testing.assert_allclose(unlabelled.predictions, labelled, atol=1e-6)
+    assert unlabelled.label_ids is None
+
+
+def test_a_loader_of_ones_own_keeps_its_order(tmp_path, tiny_model, tokenizer, rows):
+    class InOrder(SentimentTrainer):
+        def get_test_dataloader(self, test_dataset):
+            return self.accelerator.prepare(DataLoader(test_dataset, batch_size=2, collate_fn=self.data_collator))
+
+    args = make_arguments(tmp_path)
+    trainer = InOrder(tiny_model, args, rows(9), rows(9), processing_class=tokenizer)
+    assert trainer.predict(rows(9)).label_ids.tolist() == rows(9)["label"][:]
+
+
+def test_what_would_have_no_effect_is_refused(tmp_path, tiny_model, rows):
+    with pytest.raises(ValueError, match="compute_loss_func would have no effect"):
+        SentimentTrainer(tiny_model, make_arguments(tmp_path), rows(9), rows(9), compute_loss_func=print)
 
 
 def test_training_scores_are_those_of_the_logits_that_training_made(tmp_path, tokenizer, rows):

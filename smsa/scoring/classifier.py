@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.labels import label_names
 from smsa.model import load_classifier
-from smsa.processes import IS_MAIN
+from smsa.processes import is_main
+from smsa.rows import show
 from smsa.scoring.batching import plan_batches
 from smsa.scoring.engine import Engine
 from smsa.shipped import CLASSIFIER, introduce_classifier
@@ -144,7 +145,7 @@ class SentimentClassifier:
         """
         if model_name_or_path is None:
             model_name_or_path = CLASSIFIER
-            if IS_MAIN:
+            if is_main():
                 logger.warning(introduce_classifier())
         model, tokenizer = load_classifier(model_name_or_path, revision)
         engine = {"device": device, "precision": precision, "backend": backend, "num_threads": num_threads}
@@ -180,7 +181,9 @@ class SentimentClassifier:
             TypeError: for what is not one text.
         """
         require_captum()
-        from smsa.scoring.explaining import weigh_words  # captum takes a second, and only some have it
+        from smsa.scoring.explaining import (
+            weigh_words,  # captum takes a second, and only some have it
+        )
 
         if not isinstance(text, str):
             raise TypeError(f"a text must be a str, not {type(text).__name__}.")
@@ -217,8 +220,11 @@ class SentimentClassifier:
         None and NaN are empty texts.
 
         Raises:
-            TypeError: for a whole table, whose columns' names are what it would give, and for what is not a text.
+            TypeError: for a whole table, whose columns' names are what it would give, for one text, whose letters are,
+                and for what is not a text.
         """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise TypeError(f"a {type(texts).__name__} is not a list of texts: give a list, or any iterable, of str.")
         if isinstance(texts, Mapping) or hasattr(texts, "columns"):
             raise TypeError(f"a {type(texts).__name__} is not a list of texts: give one column, like table['text'].")
         texts = iter(texts)
@@ -226,7 +232,9 @@ class SentimentClassifier:
             try:
                 column = pa.array(window, pa.string(), from_pandas=True)
             except (pa.ArrowException, UnicodeError) as error:
-                raise TypeError(f"a text must be a str of whole characters, or None: {error}.") from error
+                raise TypeError(
+                    f"a text must be a str of whole characters, or None; found {_find_odd(window)}."
+                ) from error
             yield from self.score(column).to_table().to_pylist()
 
     def score(self, texts: pa.Array) -> Scores:
@@ -288,6 +296,16 @@ class SentimentClassifier:
             probabilities[scored] = softmax(logits.astype(np.float64), axis=-1)
         index = encoded.index
         return Scores(self.labels, probabilities[index], encoded.truncated[index], encoded.empty[index])
+
+
+def _find_odd(texts: list) -> str:
+    """The first that is no text, as a message shows it."""
+    for text in texts:
+        try:
+            pa.array([text], pa.string(), from_pandas=True)
+        except (pa.ArrowException, UnicodeError):
+            return show(text)
+    return "a mix of them"
 
 
 def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

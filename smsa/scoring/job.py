@@ -27,9 +27,24 @@ from tqdm import tqdm
 
 from smsa.files import hash_file, naming, sync_folder, write_whole
 from smsa.hardware import find_version
-from smsa.processes import IS_MAIN, N_PROCESSES, RANK, joined, on_first, require_same, require_shared, wait_for_all
+from smsa.processes import (
+    count_processes,
+    is_main,
+    joined,
+    on_first,
+    process_rank,
+    require_same,
+    require_shared,
+    wait_for_all,
+)
 from smsa.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
-from smsa.scoring.classifier import Encoded, Scores, SentimentClassifier, added_columns, require_captum
+from smsa.scoring.classifier import (
+    Encoded,
+    Scores,
+    SentimentClassifier,
+    added_columns,
+    require_captum,
+)
 from smsa.scoring.reading import Source, Window
 from smsa.scoring.tables import (
     INPUT_FORMATS,
@@ -187,7 +202,7 @@ class Job:
         try:
             spec, finished = on_first(self._prepare)
             if finished is None:
-                if IS_MAIN:
+                if is_main():
                     logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_text(encoding="utf-8"))
             require_shared(self.parts / "job.json")
@@ -310,7 +325,7 @@ class Job:
     def _score_parts(self, spec: dict, finished: set[str]) -> None:
         """Score this process's share of the parts that are not finished."""
         n_rows, n_finished = sum(source["rows"] for source in spec["inputs"]), sum(map(_rows_of, finished))
-        name, is_quiet, next_look = self.output.name, not IS_MAIN, 0.0
+        name, is_quiet, next_look = self.output.name, not is_main(), 0.0
         self._refuse_changed_inputs()
         with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=name, disable=is_quiet, mininterval=1) as bar:
             encoded = _ahead(self._encode(self._share(finished)))
@@ -320,7 +335,7 @@ class Job:
                     bar.update(sum(_rows_of(path.stem) for path in self.parts.glob("rows-*.json")) - bar.n)
                     next_look = time.monotonic() + 1
             if not is_quiet:
-                bar.update(n_rows - bar.n if N_PROCESSES == 1 else 0)
+                bar.update(n_rows - bar.n if count_processes() == 1 else 0)
 
     def _share(self, finished: set[str]) -> Iterator[tuple[Part, Window]]:
         """Yield the windows that fall to this process: every n-th of those that are not finished."""
@@ -331,7 +346,7 @@ class Job:
                 part = Part(source, file_starts, first, first + window.n_read - 1)
                 first += window.n_read
                 if part.name not in finished:
-                    if n_unfinished % N_PROCESSES == RANK:
+                    if n_unfinished % count_processes() == process_rank():
                         yield part, window
                     n_unfinished += 1
 

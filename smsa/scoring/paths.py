@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smsa.files import naming
-from smsa.processes import IS_MAIN, N_PROCESSES, joined
+from smsa.processes import count_processes, is_main, joined
 from smsa.scoring.classifier import SentimentClassifier
 from smsa.scoring.job import Job
 from smsa.scoring.tables import INPUT_FORMATS, find_layout
@@ -47,7 +47,7 @@ def score_paths(
     reads_stdin, writes_stdout = "-" in inputs, output == "-"
     if reads_stdin and len(inputs) > 1:
         raise ValueError("--input - is stdin alone; give no other file beside it.")
-    if (reads_stdin or writes_stdout) and N_PROCESSES > 1:
+    if (reads_stdin or writes_stdout) and count_processes() > 1:
         raise ValueError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and options.get("on_bad_row") == "skip":
         raise ValueError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
@@ -74,7 +74,7 @@ def score_paths(
             with Path(output).open("rb") as stream:
                 shutil.copyfileobj(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-        elif IS_MAIN:
+        elif is_main():
             logger.info("Output: %s", ", ".join(str(target) for _, target in pairs))
         return summaries
 

@@ -30,6 +30,7 @@ from smsa.rows import (
     read_lines,
     read_tsv,
     refuse_other_separator,
+    refuse_utf16,
 )
 from smsa.scoring.tables import Layout, is_text, to_plain
 
@@ -133,7 +134,7 @@ class Source:
                 typical = (row for row in rows for key in row if _is_wanted(key, text_column) and _is_string(row[key]))
                 first = next(typical, rows[0] if rows else {})
                 return list(first), [key for key, value in first.items() if value is None or _is_string(value)]
-            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream)
+            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream, self.path)
             _, names = next(rows, (1, []))
         if self.layout.format == "csv" and text_column is None:
             refuse_other_separator(self.path, names)
@@ -147,7 +148,7 @@ class Source:
                 raise ValueError(
                     f"{self.path}:1: none of {', '.join(map(repr, names))} is a known name for a text column. If this "
                     "is a header, name the column with --text_column. A .tsv without header is a text a line, or text "
-                    "and label as SmSA's; for other labels than SmSA's say so by --text_column text."
+                    "and label as in SmSA; where its labels are not SmSA's, give --text_column text."
                 )
             names = names if self._has_header else list(SMSA_COLUMNS[: len(names)])
         return names, names
@@ -165,9 +166,12 @@ class Source:
         try:
             if self.layout.compression:
                 with pa.input_stream(str(self.path), compression=self.layout.compression) as stream:
-                    yield io.BufferedReader(stream, 1 << 20)
+                    reader = io.BufferedReader(stream, 1 << 20)
+                    refuse_utf16(reader, self.path)
+                    yield reader
             else:
                 with self.path.open("rb", buffering=1 << 20) as stream:
+                    refuse_utf16(stream, self.path)
                     yield stream
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self.path} cannot be read: {error}") from error
@@ -194,7 +198,7 @@ class Source:
             yield from ((number, [line]) for number, line in read_lines(stream))
         else:
             width = len(self.schema) or None
-            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream, width)
+            rows = read_csv(stream, self.path) if self.layout.format == "csv" else read_tsv(stream, self.path, width)
             yield from islice(rows, 1 if self._has_header else 0, None)
 
     def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | Malformed]]:
