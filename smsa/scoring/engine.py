@@ -136,13 +136,15 @@ class Engine:
         with self._running, _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
             try:
                 outputs = list(pool.map(forward, batches))
+                # one wait for the GPU a window, in a thread of the pool: a stream of the caller's would not wait
+                merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} word pieces: give "
                     f"fewer, for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
                 ) from error
-        logits = np.empty((len(token_ids), outputs[0].shape[-1]), dtype=np.float32)
-        logits[np.concatenate(batches)] = torch.cat(outputs).float().cpu().numpy()  # one wait for the GPU a window
+        logits = np.empty_like(merged)
+        logits[np.concatenate(batches)] = merged
         return logits
 
 
