@@ -182,8 +182,10 @@ class RunArguments(TrainingArguments):
             raise ValueError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
         default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
         for name in self.without_effect:
-            if getattr(self, name) != default[name]:
+            if (getattr(self, name) or None) != (default[name] or None):
                 raise ValueError(f"{name} would have no effect here: leave it at {default[name]!r}.")
+        if self.dataloader_drop_last:
+            raise ValueError("dataloader_drop_last must stay off: every text is trained on, and scored.")
         if self.restore_callback_states_from_checkpoint:
             raise ValueError("restore_callback_states_from_checkpoint must stay off: smsa restores them itself.")
         fixed = [name for name in self.allowed_changes if name not in self.changeable]

@@ -223,8 +223,9 @@ def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
 
 
 def _refuse_answers(path: Path, names: Iterable[str], label_column: str) -> None:
-    """Refuse to take a model's answers for gold, where smsa itself has written both."""
-    if label_column == "label" and "gold" in names and any(name.startswith("p_") for name in names):
+    """Refuse to take a model's answers for gold, where smsa itself has written both, and `p_<label>` of each label."""
+    is_scored = sum(name.startswith("p_") for name in names) > 1
+    if label_column == "label" and "gold" in names and is_scored:
         raise ValueError(
             f"{path} has been scored: its column 'label' is a model's answer, 'gold' the true label. Give "
             "--label_column gold."

@@ -122,7 +122,12 @@ def load_model(
         logger.info("Starts at random: %s", ", ".join(sorted(drawn)))
     if not keeps_head:
         _redraw_head(model, drawn)
-    return model, _load_tokenizer(model_name_or_path, model, revision)
+    tokenizer = _load_tokenizer(model_name_or_path, model, revision)
+    if tokenizer.padding_side == "left":
+        raise ValueError(
+            f"{model_name_or_path} ({type(model).__name__}) wants its pads on the left, which smsa does not do."
+        )
+    return model, tokenizer
 
 
 def load_classifier(
@@ -208,8 +213,6 @@ def _load_tokenizer(name: str, model: PreTrainedModel, revision: str | None) -> 
         problem = str(error)
     if problem:
         raise ValueError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({problem})")
-    if tokenizer.padding_side == "left":
-        raise ValueError(f"{name} ({type(model).__name__}) wants its pads on the left, which smsa does not do.")
     _fit_tokenizer(name, model, tokenizer)
     return tokenizer
 

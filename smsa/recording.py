@@ -63,8 +63,9 @@ class StepRecorder:
             except RuntimeError as error:  # torch's OutOfMemoryError, or that of the driver; nothing has run yet
                 if "out of memory" not in str(error):
                     raise
-                logger.warning("Too little memory to record steps: the others run as they are, which takes longer.")
                 self.lacks_memory = True
+            if self.lacks_memory:  # not above, where the error still holds what it was raised among
+                logger.warning("Too little memory to record steps: the others run as they are, which takes longer.")
                 self.recordings.clear()
                 torch.cuda.empty_cache()
                 return step(model, inputs, n_items)

@@ -54,9 +54,13 @@ def history_table(log_history: list[dict[str, float]], columns: dict[str, str] =
         columns: what is asked of it: `HISTORY` of fine-tuning, or `PRETRAINING_HISTORY`.
     """
     # the entry of the end of a run has a train_loss of another meaning
-    entries = pd.DataFrame([entry for entry in log_history if "train_runtime" not in entry])
-    epochs = entries.groupby(entries["epoch"].map(epoch_number)).last()  # where a run was lengthened, one came twice
-    return epochs.reindex(columns=list(columns)).rename(columns=columns).reset_index()
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        if "train_runtime" not in entry:
+            row = rows.setdefault(epoch_number(entry["epoch"]), {})  # where a run was lengthened, one comes twice
+            row |= {name: entry[logged] for logged, name in columns.items() if logged in entry}
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns.values()))
+    return table.rename_axis("epoch").sort_index().reset_index()
 
 
 def measure_certainty(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:

@@ -136,7 +136,7 @@ class ResumableTrainer(Trainer):
 
         def mark_repeated(batch):
             label_ids = batch["labels"]  # (batch,) or (batch, length)
-            if n_last and self.accelerator.gradient_state.end_of_dataloader and not args.dataloader_drop_last:
+            if n_last and self.accelerator.gradient_state.end_of_dataloader:
                 n_before = args.process_index * len(label_ids)  # rows go to processes in turn
                 label_ids[max(0, n_last - n_before) :] = IGNORED
             return batch

@@ -155,7 +155,7 @@ def read_tsv(stream: BinaryIO, path: Path, width: int | None = None) -> Iterator
         width = width or len(fields)
         if len(fields) == width:
             yield number, fields
-        elif len(fields) < width and fields[-1].startswith('"') and not fields[-1].endswith('"'):
+        elif len(fields) < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
             raise ValueError(
                 f"{path}:{number}: a quote that is not closed; found {show(line)}. Quotes are ordinary text in a "
                 ".tsv: save it as CSV, pd.read_csv(OLD, sep='\\t').to_csv(NEW, index=False)."

@@ -238,6 +238,7 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"max_grad_norm": float("inf")}, "must be at least 0"),
         ({"weight_decay": 0.1}, "weight_decay would have no effect here: leave it at 0.0"),
         ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type would have no effect"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last must stay off"),
         ({"optim": "sgd"}, "optim would have no effect"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would have no effect"),
     ],

@@ -74,7 +74,7 @@ def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
     ]
 
 
-SCORED = [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": 0.2}]
+SCORED = [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": 0.2, "p_neutral": 0.5}]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -46,6 +46,11 @@ def test_an_epoch_that_came_twice_has_the_scores_of_its_end():
     pd.testing.assert_frame_equal(results.history_table(halfway + HISTORY), results.history_table(HISTORY))
 
 
+def test_a_score_that_is_not_a_number_is_not_that_of_before():
+    history = [epoch(0.5, "train", 0.4), epoch(1.0, "train", float("nan"))]
+    assert results.history_table(history)["train_loss"].isna().all()
+
+
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
 def test_the_history_is_drawn(tmp_path, history):
     figures.draw_history(results.history_table(history), 1, tmp_path / "history.png")

@@ -179,6 +179,7 @@ def test_one_column_may_have_any_name_where_it_is_no_header_of_csv_or_is_named(t
     ("a.csv", b"te\xffxt\nx\n", {}, "not valid UTF-8. What is not UTF-8 may be Windows-1252.*encoding='cp1252'"),
     ("a.csv", "text,n\nx,1\n".encode("utf-16"), {}, "a.csv is in UTF-16, not UTF-8: .*encoding='utf-16'"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found '\"b'.*save it as CSV"),
+    ("a.tsv", b'text\tn\na\t1\n"\n', {}, "a.tsv:3: a quote that is not closed"),
     ("a.xlsx", b"PK", {}, "the suffix must be one of .*pd.read_excel"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
@@ -202,6 +203,7 @@ BAD = {
     "csv blank": (b"id,text\n1,a\n\n3,c\n", 3, "a blank line"),
     "csv not UTF-8": (b"id,text\n1,a\n2,b\xff\n3,c\n", 3, "not valid UTF-8"),
     "tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", 3, "3 field(s) instead of 2"),
+    "tsv with words quoted": (b'id\ttext\n1\ta\n"x" y\n3\tc\n', 3, "1 field(s) instead of 2"),
     "jsonl": (b'{"text":"a"}\n{"text":1}\n{"text":"c"}\n', 2, "the text is not a string"),
     "jsonl no object": (b'{"text":"a"}\n[]\n{"text":"c"}\n', 2, "not an object"),
     "jsonl without": (b'{"text":"a"}\n{}\n{"text":"c"}\n', 2, "no 'text'"),
