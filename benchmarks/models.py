@@ -1,6 +1,8 @@
 """The models that benchmarks run on, and what their matrix products would take alone."""
 
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +55,26 @@ def measure_products(device: str = "cpu", kinds: Sequence[str] = ("fp32", "bf16"
             seconds.append((time.perf_counter() - started) / n_products)
         rates[kind] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
     return rates
+
+
+class GpuMonitor:
+    """How busy this process's GPU is, by nvidia-smi, from when it is made; knows nothing where there is none."""
+
+    def __init__(self):
+        self.process = None
+        if torch.cuda.is_available() and shutil.which("nvidia-smi"):
+            gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+            words = ["nvidia-smi", gpu, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "50"]
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def stop(self) -> float | None:
+        """Get the share of the time since then in which the GPU ran anything; None where that is not known."""
+        if self.process is None:
+            return None
+        self.process.terminate()
+        lines = self.process.communicate()[0].split()  # each the percentage of a period before it
+        shares = [int(line) for line in lines if line.isdigit()][2:-1]  # which reaches beyond this time
+        return statistics.mean(shares) / 100 if shares else None
 
 
 def count_operations(model, tokenizer, texts: list[str]) -> float:

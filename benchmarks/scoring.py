@@ -3,6 +3,7 @@
 python benchmarks/scoring.py --shape base
 python benchmarks/scoring.py --shape small --rows 20000 --only smsa
 python benchmarks/scoring.py --shape base --device cuda --rows 200000 --repeats 3
+python benchmarks/scoring.py --shape base --device cuda --rows 2000000 --format parquet --stages
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from models import DTYPES, SHAPES, count_operations, make_model, measure_products
+from models import DTYPES, SHAPES, GpuMonitor, count_operations, make_model, measure_products
 from transformers import logging, pipeline
 
 from smsa.data import find_smsa, read_rows
@@ -30,6 +31,8 @@ from smsa.scoring.tables import INPUT_FORMATS, find_layout, render_rows
 
 HALF = {"cpu": "bf16", "cuda": "fp16"}  # precision of 16 bits
 PEER_BATCH = 32  # texts, as in most tutorials
+STAGE_ROWS = 100_000  # of which the stages are measured alone, all in memory
+COUNTED_ROWS = 10_000  # whose word pieces are counted, at the most
 Run = Callable[[Path, Path], None]  # CSV in, CSV out
 
 
@@ -157,37 +160,43 @@ def make_runs(fresh: Callable[[], tuple], folder: Path, wanted: str, device: str
             yield name, make()
 
 
-def print_stages(fresh, source: Path, engine: dict) -> None:
-    """Print the rate of each stage alone, on all cores, and of all together."""
-    classifier = SentimentClassifier(*fresh(), **engine)
-    reader = Source(source, find_layout(source, INPUT_FORMATS), "csv")
-    rates = {}
+def write_texts(path: Path, texts: list[str]) -> Path:
+    """Write a column `text` as CSV or Parquet, as the suffix says."""
+    table = pd.DataFrame({"text": texts})
+    table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+    return path
 
-    def measure(name: str, n_rows: int, task: Callable[[], object]) -> object:
+
+def print_stages(fresh, texts: list[str], folder: Path, kind: str, engine: dict) -> None:
+    """Print the rate of each stage alone, on all cores, and of all together, from file to file."""
+    classifier = SentimentClassifier(*fresh(), **engine)
+    source = write_texts(folder / f"some.{kind}", texts[:STAGE_ROWS])
+    reader = Source(source, find_layout(source, INPUT_FORMATS), kind)
+    n_rows, rates = min(len(texts), STAGE_ROWS), {}
+
+    def measure(name: str, task: Callable[[], object]) -> object:
         task()
         started = time.perf_counter()
         outcome = task()
         rates[name] = n_rows / (time.perf_counter() - started)
         return outcome
 
-    windows = measure("read", 1, lambda: list(reader.windows(classifier.engine.window_rows)))
-    n_rows = sum(window.n_read for window in windows)
-    rates["read"] *= n_rows
-    encoded = measure("tokenise", n_rows, lambda: [classifier.encode(window.texts) for window in windows])
-    scores = measure("model", n_rows, lambda: [classifier.classify(texts) for texts in encoded])
+    windows = measure("read", lambda: list(reader.windows(classifier.engine.window_rows)))
+    encoded = measure("tokenise", lambda: [classifier.encode(window.texts) for window in windows])
+    scores = measure("model", lambda: [classifier.classify(window) for window in encoded])
     pairs = list(zip(windows, scores, strict=True))
-    measure("write", n_rows, lambda: [render_rows("csv", window.table, s.to_table()) for window, s in pairs])
-    target = source.with_name("stages.csv")
-    run = run_smsa(*fresh(), **engine)
-
-    def whole() -> None:
-        target.unlink(missing_ok=True)
-        run(source, target)
-
-    measure("CSV to CSV", n_rows, whole)
-    slowest = min(rate for name, rate in rates.items() if name != "CSV to CSV")
+    measure("write", lambda: [render_rows(kind, window.table, s.to_table()) for window, s in pairs])
+    whole, run = write_texts(folder / f"all.{kind}", texts), run_smsa(*fresh(), **engine)
+    run(source, folder / f"warm.{kind}")
+    monitor, started = GpuMonitor(), time.perf_counter()
+    run(whole, folder / f"scored.{kind}")
+    speed, busy = len(texts) / (time.perf_counter() - started), monitor.stop()
+    for written in folder.glob(f"*.{kind}"):
+        written.unlink()
     listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-    print(f"stages, rows/s: {listed}; end to end {rates['CSV to CSV'] / slowest:.0%} of the slowest stage")
+    print(f"stages, rows/s of {n_rows:,}: {listed}; {len(texts):,} from file to file {speed:,.0f}, "
+          f"{speed / min(rates.values()):.0%} of the slowest stage{f'; GPU busy {busy:.0%}' if busy else ''}",
+          flush=True)  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> None:
@@ -207,7 +216,10 @@ def main(args: argparse.Namespace) -> None:
 
     model, tokenizer = fresh()
     kinds = ("fp32", HALF[args.device], *["int8"] * (args.device == "cpu"))
-    rates, operations = measure_products(args.device, kinds), count_operations(model, tokenizer, texts)
+    rates, operations = (
+        measure_products(args.device, kinds),
+        count_operations(model, tokenizer, texts[:: -(-len(texts) // COUNTED_ROWS)]),
+    )
     hardware = describe_hardware(args.device)
     processor = ", ".join(hardware["gpus"]) or hardware["cpu"]
     print(f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}; {args.model or args.shape}, "
@@ -217,15 +229,14 @@ def main(args: argparse.Namespace) -> None:
     ))  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, target = folder / "in.csv", folder / "out.csv"
-        pd.DataFrame({"text": texts}).to_csv(source, index=False)
         if args.stages:
             engines = [{"backend": "torch"}, {"backend": "openvino"}, {"backend": "openvino", "precision": "int8"}]
             for engine in engines if args.device == "cpu" else engines[:1]:
                 engine |= {"device": args.device}
                 print(engine)
-                print_stages(fresh, source, engine)
+                print_stages(fresh, texts, folder, args.format, engine)
             return
+        source, target = write_texts(folder / "in.csv", texts), folder / "out.csv"
         runs = list(make_runs(fresh, folder, args.only, args.device))
         seconds: dict[str, list[float]] = {name: [] for name, _ in runs}
         outputs: dict[str, np.ndarray] = {}
@@ -270,4 +281,5 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5, help="Runs of each contender; the median is printed.")
     parser.add_argument("--only", default="", help="Run only contenders with this in their name.")
     parser.add_argument("--stages", action="store_true", help="Print the rate of each stage of smsa instead.")
+    parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="Of the files, with --stages.")
     main(parser.parse_args())

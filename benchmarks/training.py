@@ -140,7 +140,7 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
             "utilisation": statistics.median(
                 3 * operations * a / run["products"] for a, run in zip(rows, repeats, strict=True)
             ),
-            "busy": statistics.median(run["epochs"][-1].get("busy", 0) for run in repeats),
+            "busy": statistics.median(run["epochs"][-1]["busy"] for run in repeats),
             "memory": statistics.median(run["memory"] for run in repeats),
             "best_f1": [max(epoch["f1"] for epoch in run["epochs"]) for run in repeats],
             "seconds_to_f1": [time_to_f1(run["epochs"]) for run in repeats],
@@ -263,7 +263,7 @@ def main(args: argparse.Namespace) -> None:
         f"{args.epochs} epoch(s){', of which the first is not counted' * (args.epochs > 1)}, {args.repeats} repeat(s), "
         "seeds from 1.",
         f"One text, forward and back: {3 * operations / 1e9:.2f} GFLOP, pads not counted. Plain matrix products did "
-        f"{min(products):.2f} to {max(products):.2f} TFLOP/s, right after each run; ratios are medians over repeats.",
+        f"{min(products):.2f} to {max(products):.2f} TFLOP/s beside each run; ratios are medians over repeats.",
         "",
         *write_table(figures, args.epochs, has_scores=args.epochs > 1 and args.rows is None),
     ]
