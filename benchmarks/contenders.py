@@ -6,7 +6,6 @@ python benchmarks/contenders.py NAME FOLDER SEED EPOCHS RECIPE [--option VALUE .
 import contextlib
 import json
 import math
-import random
 import sys
 import time
 from pathlib import Path
@@ -43,11 +42,12 @@ PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and r
 class Clock(TrainerCallback):
     """Seconds of each epoch: its steps, the evaluation and the checkpoint; macro F1 on valid; how busy a GPU was."""
 
-    def __init__(self):
+    def __init__(self, device_type: str):
+        self.device_type = device_type
         self.epochs = []
 
     def _lap(self) -> float:
-        if torch.cuda.is_available():
+        if self.device_type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
         lap, self.since = now - self.since, now
@@ -55,12 +55,12 @@ class Clock(TrainerCallback):
 
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
         self.since = time.perf_counter()
-        self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0})
-        self.monitor = GpuMonitor()
+        self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0, "busy": None})
+        self.monitor = GpuMonitor(self.device_type)
 
     def on_epoch_end(self, args=None, state=None, control=None, **kwargs):
         self.epochs[-1]["steps"] = self._lap()
-        self.epochs[-1]["busy"] = self.monitor.stop() or 0.0
+        self.epochs[-1]["busy"] = self.monitor.stop()
 
     def on_evaluate(self, args=None, state=None, control=None, metrics=None, **kwargs):
         self.epochs[-1]["valid"], self.epochs[-1]["f1"] = self._lap(), metrics["eval_f1"]
@@ -110,7 +110,7 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     fused = (like_ours and (args.fast_kernels or args.bf16)) or None
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=fused)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_step_size, args.lr_gamma)
-    clock = Clock()
+    clock = Clock(device.type)
     for epoch in range(int(args.num_train_epochs)):
         if sampler is not None:
             sampler.set_epoch(epoch)
@@ -160,7 +160,7 @@ def run_trainer(folder: Path, args, pads_to_128: bool) -> Clock:
             ),
             batched=True,
         )
-    clock = Clock()
+    clock = Clock(args.device.type)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -189,16 +189,16 @@ def run_trainer(folder: Path, args, pads_to_128: bool) -> Clock:
 def run_smsa(options: tuple) -> Clock:
     """What scripts/finetune.py does, up to the end of training."""
     trainer, _, _ = finetune.prepare(*options[:3])
-    clock = Clock()
+    clock = Clock(options[2].device.type)
     trainer.add_callback(clock)
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
     return clock
 
 
-def peak_memory() -> float:
-    """Get the most memory this process has had, in MiB: on the GPU if there is one, else all that is resident."""
-    if torch.cuda.is_available():
+def peak_memory(device_type: str) -> float:
+    """Get the most memory this process has had, in MiB: on the GPU if it ran there, else all that is resident."""
+    if device_type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**20
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
@@ -210,8 +210,6 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
     given += ["--num_train_epochs", epochs, "--output_dir", f"{folder}/run", "--early_stopping_patience", "0"]
     options = parse_arguments(FINETUNE_OPTIONS, [*words, *given])
     args = options[2]
-    set_seed(args.seed)
-    random.seed(args.seed)
     runs = {
         "plain loop": lambda: run_loop(Path(folder), args, like_ours=False),
         "Trainer, padded to 128": lambda: run_trainer(Path(folder), args, pads_to_128=True),
@@ -222,8 +220,9 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
     # Plain products are not always as fast on a machine that others share: the faster of before and after counts.
     kind = "fp32" if "smsa" not in name else {"no": "fp32"}.get(args.mixed_precision, args.mixed_precision)
     [before] = measure_products(args.device.type, [kind]).values()
+    set_seed(args.seed)
     clock = runs[name]()
-    outcome = {"epochs": clock.epochs, "memory": peak_memory()}
+    outcome = {"epochs": clock.epochs, "memory": peak_memory(args.device.type)}
     [after] = measure_products(args.device.type, [kind]).values()
     outcome |= {"precision": kind, "products": max(before, after) * args.world_size}
     if args.process_index == 0:

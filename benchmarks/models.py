@@ -45,11 +45,12 @@ def measure_products(device: str = "cpu", kinds: Sequence[str] = ("fp32", "bf16"
     for kind in kinds:
         a, b = (torch.randint(-9, 9, size, device=device).to(DTYPES[kind]) for size in ((2048, 768), (768, 3072)))
         product = torch._int_mm if kind == "int8" else torch.matmul
+        result = product(a, b)  # its place, for memory from the system takes time
         n_products, seconds = 200 if device == "cuda" else 1, []  # a GPU does one in less time than it takes to ask
         for _ in range(25):
             started = time.perf_counter()
             for _ in range(n_products):
-                product(a, b)
+                product(a, b, out=result)
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds.append((time.perf_counter() - started) / n_products)
@@ -58,22 +59,25 @@ def measure_products(device: str = "cpu", kinds: Sequence[str] = ("fp32", "bf16"
 
 
 class GpuMonitor:
-    """How busy this process's GPU is, by nvidia-smi, from when it is made; knows nothing where there is none."""
+    """How busy the GPU of this process is, by nvidia-smi, as long as it runs; of a CPU it knows nothing.
 
-    def __init__(self):
+    nvidia-smi takes a moment to start; its first two readings and the last are left out, for they reach beyond.
+    """
+
+    def __init__(self, device_type: str):
         self.process = None
-        if torch.cuda.is_available() and shutil.which("nvidia-smi"):
-            gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+        if device_type == "cuda" and shutil.which("nvidia-smi"):
+            gpu = f"--id=GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
             words = ["nvidia-smi", gpu, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "50"]
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
     def stop(self) -> float | None:
-        """Get the share of the time since then in which the GPU ran anything; None where that is not known."""
+        """Get the share of the time in which the GPU ran anything; None where that is not known."""
         if self.process is None:
             return None
         self.process.terminate()
         lines = self.process.communicate()[0].split()  # each the percentage of a period before it
-        shares = [int(line) for line in lines if line.isdigit()][2:-1]  # which reaches beyond this time
+        shares = [int(line) for line in lines if line.isdigit()][2:-1]
         return statistics.mean(shares) / 100 if shares else None
 
 

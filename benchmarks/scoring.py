@@ -168,7 +168,10 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 
 
 def print_stages(fresh, texts: list[str], folder: Path, kind: str, engine: dict) -> None:
-    """Print the rate of each stage alone, on all cores, and of all together, from file to file."""
+    """Print the rate of each stage alone, on all cores, and of all together, from file to file.
+
+    A job reads its input once more before it starts, hashes what it reads and writes, and puts its parts together.
+    """
     classifier = SentimentClassifier(*fresh(), **engine)
     source = write_texts(folder / f"some.{kind}", texts[:STAGE_ROWS])
     reader = Source(source, find_layout(source, INPUT_FORMATS), kind)
@@ -185,18 +188,19 @@ def print_stages(fresh, texts: list[str], folder: Path, kind: str, engine: dict)
     encoded = measure("tokenise", lambda: [classifier.encode(window.texts) for window in windows])
     scores = measure("model", lambda: [classifier.classify(window) for window in encoded])
     pairs = list(zip(windows, scores, strict=True))
-    measure("write", lambda: [render_rows(kind, window.table, s.to_table()) for window, s in pairs])
+    measure("render", lambda: [render_rows(kind, window.table, s.to_table()) for window, s in pairs])
     whole, run = write_texts(folder / f"all.{kind}", texts), run_smsa(*fresh(), **engine)
     run(source, folder / f"warm.{kind}")
-    monitor, started = GpuMonitor(), time.perf_counter()
+    monitor, started = GpuMonitor(classifier.engine.device.type), time.perf_counter()
     run(whole, folder / f"scored.{kind}")
     speed, busy = len(texts) / (time.perf_counter() - started), monitor.stop()
     for written in folder.glob(f"*.{kind}"):
         written.unlink()
     listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-    print(f"stages, rows/s of {n_rows:,}: {listed}; {len(texts):,} from file to file {speed:,.0f}, "
-          f"{speed / min(rates.values()):.0%} of the slowest stage{f'; GPU busy {busy:.0%}' if busy else ''}",
-          flush=True)  # fmt: skip
+    share = speed / min(rates.values())
+    of_gpu = "" if busy is None else f"; GPU busy {busy:.0%}"
+    print(f"stages, rows/s of {n_rows:,}: {listed}; {len(texts):,} from file to file {speed:,.0f}, {share:.0%} of the "
+          f"slowest stage{of_gpu}", flush=True)  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> None:
@@ -218,7 +222,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = ("fp32", HALF[args.device], *["int8"] * (args.device == "cpu"))
     rates, operations = (
         measure_products(args.device, kinds),
-        count_operations(model, tokenizer, texts[:: -(-len(texts) // COUNTED_ROWS)]),
+        count_operations(model, tokenizer, texts[:COUNTED_ROWS]),
     )
     hardware = describe_hardware(args.device)
     processor = ", ".join(hardware["gpus"]) or hardware["cpu"]

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -122,7 +123,7 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
     `rows` are rows/s of the steps alone, as `rows_per_second` counts them; `times` is the ratio to the first contender
     in the same repeat; `whole` are rows/s of an epoch of SmSA, with its evaluation and a checkpoint; `utilisation` is
     the share of the rate of plain products in the same process; `busy` is the share of the last epoch's steps in which
-    the GPU ran anything, by nvidia-smi, 0 where that is not known.
+    the GPU ran anything, by nvidia-smi, None where that is not known.
     """
     figures = []
     for name, repeats in outcomes.items():
@@ -140,12 +141,18 @@ def summarise(outcomes: dict[str, list[dict]], n_rows: int, n_pieces: int, opera
             "utilisation": statistics.median(
                 3 * operations * a / run["products"] for a, run in zip(rows, repeats, strict=True)
             ),
-            "busy": statistics.median(run["epochs"][-1]["busy"] for run in repeats),
+            "busy": middle(run["epochs"][-1]["busy"] for run in repeats),
             "memory": statistics.median(run["memory"] for run in repeats),
             "best_f1": [max(epoch["f1"] for epoch in run["epochs"]) for run in repeats],
             "seconds_to_f1": [time_to_f1(run["epochs"]) for run in repeats],
         })  # fmt: skip
     return figures
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """Get the median of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def rows_per_second(run: dict, n_rows: int) -> float:
@@ -160,7 +167,7 @@ def rows_per_second(run: dict, n_rows: int) -> float:
 def write_table(figures: list[dict], epochs: int, has_scores: bool) -> list[str]:
     """Get the table, ratios to the first contender; `has_scores`: macro F1 too, which says nothing of a few rows."""
     titles = ["", "rows/s", "times", "with evaluation and checkpoints", "word pieces/s", "utilisation", "peak MiB"]
-    on_gpu = any(entry["busy"] for entry in figures)
+    on_gpu = any(entry["busy"] is not None for entry in figures)
     if on_gpu:
         titles += ["GPU busy"]
     if has_scores:
@@ -171,7 +178,7 @@ def write_table(figures: list[dict], epochs: int, has_scores: bool) -> list[str]
                f"{entry['whole']:,.1f}", f"{entry['pieces']:,.0f}", f"{entry['utilisation']:.0%}",
                f"{entry['memory']:,.0f}"]  # fmt: skip
         if on_gpu:
-            row.append(f"{entry['busy']:.0%}")
+            row.append("" if entry["busy"] is None else f"{entry['busy']:.0%}")
         if has_scores:
             best, reached = entry["best_f1"], entry["seconds_to_f1"]
             deviation = f" ± {statistics.stdev(best):.4f}" if len(best) > 1 else ""

@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "openvino")
 SCORING_PRECISIONS = (*PRECISIONS, "int8")
-# Measured by benchmarks/scoring.py, on a CPU and an H200, but for the batches of a GPU, which were chosen on paper.
+# Measured on a CPU by benchmarks/scoring.py; for a GPU chosen on paper, and found good enough on an H200.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
-WINDOW_ROWS = {"cpu": 2048, "cuda": 32768}  # texts that are sorted by length together, and scored by one process
+WINDOW_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and scored by one process
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, for it costs no time
