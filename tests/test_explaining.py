@@ -92,6 +92,7 @@ def test_what_cannot_be_explained_is_refused(tiny_model, tokenizer):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 450 s, alone on two Xeon cores without bf16
 def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
     """200 texts of valid that are found to be positive: without their three heaviest words they are less so, and more
     clearly than without any three."""
