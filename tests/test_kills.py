@@ -41,7 +41,7 @@ def tiny(tmp_path_factory) -> list[str]:
 
 # A run that takes several seconds, so that a moment can be chosen within it.
 LONG = [
-    *("recipes/quickstart.yaml", "--data_dir", str(SAMPLE_DIR), "--max_length", "32", "--precision", "no"),
+    *("recipes/quickstart.yaml", "--data_dir", str(SAMPLE_DIR), "--max_length", "8", "--precision", "no"),
     *("--model_name_or_path", "scratch", "--num_train_epochs", "8", "--early_stopping_patience", "0"),
     *("--num_threads", "1"),
 ]

