@@ -53,8 +53,8 @@ def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
 
 
 def is_cut_short(to: str) -> bool:
-    """Whether a long training is cut short, as pytest's summary then says: without a unit for bf16, all tests would take
-    over 90 minutes on two cores, and CI ends them."""
+    """Whether a long training is cut short, as pytest's summary then says: on a CPU without a unit for bf16, two cores
+    would take over 90 minutes for all tests."""
     if precision_for_training("cpu") == "bf16":
         return False
     warnings.warn(f"this CPU has no unit for bf16: cut short to {to}", stacklevel=2)
