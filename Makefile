@@ -29,7 +29,8 @@ test: .venv/.installed
 # What .ci/run runs: the slow tests too, two files at a time, the longest first; the kills, which must be answered in time,
 # alone.
 test-all: test
-	(echo tests/test_readme.py; grep -l mark.slow tests/test_*.py | grep -v 'test_readme\|test_kills') | \
+	(printf 'tests/test_%s.py\n' readme predict scripts; \
+	    grep -l mark.slow tests/test_*.py | grep -v 'readme\|predict\|scripts\|kills') | \
 	    OMP_WAIT_POLICY=passive xargs -P 2 -n 1 $(BIN)/pytest -q -m "slow and not gpu"
 	$(BIN)/pytest -q -m "slow and not gpu" tests/test_kills.py
 
