@@ -45,6 +45,7 @@ class Clock(TrainerCallback):
     def __init__(self, device_type: str):
         self.device_type = device_type
         self.epochs = []
+        self.monitor = GpuMonitor(device_type)
 
     def _lap(self) -> float:
         if self.device_type == "cuda":
@@ -54,13 +55,12 @@ class Clock(TrainerCallback):
         return lap
 
     def on_epoch_begin(self, args=None, state=None, control=None, **kwargs):
-        self.since = time.perf_counter()
+        self.since = self.began = time.perf_counter()
         self.epochs.append({"steps": 0.0, "valid": 0.0, "save": 0.0, "f1": 0.0, "busy": None})
-        self.monitor = GpuMonitor(self.device_type)
 
     def on_epoch_end(self, args=None, state=None, control=None, **kwargs):
         self.epochs[-1]["steps"] = self._lap()
-        self.epochs[-1]["busy"] = self.monitor.stop()
+        self.epochs[-1]["busy"] = self.monitor.share_since(self.began)
 
     def on_evaluate(self, args=None, state=None, control=None, metrics=None, **kwargs):
         self.epochs[-1]["valid"], self.epochs[-1]["f1"] = self._lap(), metrics["eval_f1"]
@@ -222,6 +222,7 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
     [before] = measure_products(args.device.type, [kind]).values()
     set_seed(args.seed)
     clock = runs[name]()
+    clock.monitor.stop()
     outcome = {"epochs": clock.epochs, "memory": peak_memory(args.device.type)}
     [after] = measure_products(args.device.type, [kind]).values()
     outcome |= {"precision": kind, "products": max(before, after) * args.world_size}

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
@@ -19,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 
 from smsa.averaging import AveragedAdam
-from smsa.batching import LengthGroupedSampler, LengthOrder, count_pieces
+from smsa.batching import LengthGroupedSampler, LengthOrder, QuickPadding, QuickRows, count_pieces
 from smsa.callbacks import EarlyStopping, EndAtStep, OwnDropout, Stopwatch
 from smsa.checkpoints import Checkpoints, DamagedCheckpointError, explain_failure, verify
 from smsa.files import stage
@@ -280,6 +281,12 @@ class ResumableTrainer(Trainer):
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate wraps it
         if isinstance(optimizer, AveragedAdam):
             optimizer.forget()  # what it holds belongs to the last epoch
+
+    def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset | QuickRows:
+        # what is left goes to a DataLoader, for which `datasets` makes a list of Python numbers of each column
+        dataset = super()._remove_unused_columns(dataset, description)
+        is_quick = isinstance(self.data_collator, QuickPadding) and QuickRows.can_read(dataset)
+        return QuickRows(dataset) if is_quick else dataset
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         # Trainer's own grouping by length runs through each pool from long to short: see LengthGroupedSampler.

@@ -530,6 +530,7 @@ PRIVATE = {
     ],
     "_load_best_model": [],
     "_load_scaler": ["checkpoint"],
+    "_remove_unused_columns": ["dataset", "description"],
     "_get_train_sampler": ["train_dataset"],
     "_get_eval_sampler": ["eval_dataset"],
 }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from training import make_arguments, make_trainer
 from transformers import DataCollatorWithPadding, TrainerCallback, pipeline
 
-from smsa.batching import LengthGroupedSampler, QuickPadding
+from smsa.batching import LengthGroupedSampler, QuickPadding, QuickRows, count_pieces
 from smsa.trainer import SentimentTrainer, resolve_class_weights
 
 
@@ -315,6 +316,43 @@ def test_quick_padding_pads_as_its_parent_does(lengths, multiple, side, names, p
     assert expected.keys() == batch.keys()
     for name, values in expected.items():
         assert torch.equal(values, batch[name]) and values.dtype == batch[name].dtype, name
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=5), st.integers(0, 2)), max_size=9),
+    chunk=st.integers(1, 4),
+    data=st.data(),
+)
+def test_quick_rows_are_the_rows_of_the_dataset(rows, chunk, data):
+    features = Features({"input_ids": List(Value("int32")), "label": ClassLabel(3), "text": Value("string")})
+    columns = {"input_ids": [ids for ids, _ in rows], "label": [label for _, label in rows], "text": ["a"] * len(rows)}
+    pieces = [
+        Dataset.from_dict({name: values[start : start + chunk] for name, values in columns.items()}, features=features)
+        for start in range(0, len(rows), chunk)
+    ]
+    dataset = concatenate_datasets([Dataset.from_dict({name: [] for name in columns}, features=features), *pieces])
+    dataset = dataset.select(data.draw(st.lists(st.sampled_from(range(len(rows)) or [0]), max_size=9 * bool(rows))))
+    assert not QuickRows.can_read(dataset)  # texts
+    for plain in (dataset.remove_columns("text"), dataset.with_format(columns=["input_ids", "label"])):
+        assert QuickRows.can_read(plain)
+        quick = QuickRows(plain)
+        assert [row | {"input_ids": row["input_ids"].tolist()} for row in quick] == list(plain)
+        assert len(quick) == len(plain)
+        assert count_pieces(quick).tolist() == count_pieces(plain).tolist()
+
+
+def test_quick_rows_leave_other_columns_to_datasets():
+    def can_read(**columns):
+        return QuickRows.can_read(Dataset.from_dict(columns))
+
+    assert can_read(label=[1, 2])
+    assert not can_read(label=[1, None])
+    assert not can_read(label=[1.0, 2.0])
+    assert not can_read(input_ids=[[1], None])
+    assert not can_read(input_ids=[[[1]], [[2]]])
+    assert not QuickRows.can_read(Dataset.from_dict({"label": [1]}).with_transform(lambda rows: rows))
+    assert not QuickRows.can_read(Dataset.from_dict({"label": [1]}).with_format("torch"))
 
 
 def test_quick_padding_stops_where_the_encoder_does():
