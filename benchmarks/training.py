@@ -294,7 +294,9 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, help="rows of train, chosen at random; all if not given")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of each run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender, with seeds from 1")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="run only these")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, metavar="CONTENDER", help=f"run only these: {shlex.join(CONTENDERS)}"
+    )
     parser.add_argument("--output", type=Path, help="where .md, .json and .png go, without suffix")
     parser.add_argument("--startup", action="store_true", help="print when the stages up to the first step are reached")
     args, parser_rest = parser.parse_known_args()

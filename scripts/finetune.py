@@ -85,6 +85,8 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
     """Get the trainer, the encoded splits and the file of each; nothing is written yet."""
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
+    if "test" not in files:
+        logger.info("test: there is no file of it, so it will have no scores and no predictions")
     name, revision = model_args.model_name_or_path, model_args.model_revision
     labels = choose_labels(data_args.labels, name, revision)
     splits = load_splits(files, labels, data_args.text_column, data_args.label_column)

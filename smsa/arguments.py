@@ -328,7 +328,8 @@ class SentimentTrainingArguments(RunArguments):
         default=False,
         metadata={
             "help": "Train faster, with other rounding and other random numbers in dropout than the reference, and on "
-            "a GPU with more memory: see docs/speed.md. recipes/fast.yaml sets it."
+            "a GPU with more memory: see docs/speed.md. recipes/fast.yaml has it, with train_sampling_strategy "
+            "group_by_length."
         },
     )
 

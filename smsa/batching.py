@@ -14,28 +14,25 @@ STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to
 
 
 class QuickRows(torch.utils.data.Dataset):
-    """The rows of a dataset for batches, read in a seventh of the time that its own reading takes.
+    """The rows of a dataset for batches, in memory, read in a fraction of the time that `datasets` takes for lists.
 
-    A row is views of the Arrow columns it lies in, which stay where they are, on disk if they are there; the views take
-    0.1 KiB of memory a column and row.
+    Lists are views of Arrow's own arrays, which take 0.1 KiB each besides their numbers.
 
     Args:
         dataset: of whole numbers and lists of them, see `can_read`.
     """
 
     def __init__(self, dataset: Dataset):
-        table = dataset.with_format("arrow", columns=dataset.format["columns"])[:]
-        self.columns = {
-            name: [value for chunk in table[name].chunks for value in _split(chunk)] for name in table.column_names
-        }
+        table = dataset.with_format("arrow")[:]
+        self.columns = {name: _split(table[name].combine_chunks()) for name in table.column_names}
 
     @staticmethod
     def can_read(dataset: Dataset) -> bool:
-        """Whether its rows would hold the same numbers: no other columns, no missing values, no format or transform."""
-        columns = [dataset.data.column(name) for name in dataset.format["columns"]]
-        kinds = [getattr(column.type, "value_type", column.type) for column in columns]
-        is_plain = dataset.format["type"] is None and not any(column.null_count for column in columns)
-        return is_plain and all(pa.types.is_integer(kind) for kind in kinds)
+        """Whether its rows would hold the same numbers: no other columns, none missing, no format or transform."""
+        columns = dataset.data.columns
+        kinds = [column.type.value_type if pa.types.is_list(column.type) else column.type for column in columns]
+        is_plain = dataset.format["type"] is None and dataset.format["columns"] == dataset.column_names
+        return is_plain and all(map(pa.types.is_integer, kinds)) and not any(column.null_count for column in columns)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -45,17 +42,17 @@ class QuickRows(torch.utils.data.Dataset):
         return {name: values[row] for name, values in self.columns.items()}
 
 
-def _split(chunk: pa.Array) -> list:
-    if not pa.types.is_list(chunk.type):
-        return chunk.to_pylist()
-    ends = np.cumsum(pc.list_value_length(chunk).to_numpy())
-    return np.split(chunk.flatten().to_numpy(), ends[:-1])[: len(chunk)]  # of no row, split gives one
+def _split(column: pa.Array) -> list:
+    if not pa.types.is_list(column.type):
+        return column.to_pylist()
+    ends = np.cumsum(pc.list_value_length(column).to_numpy())
+    return np.split(column.flatten().to_numpy(), ends[:-1])[: len(column)]  # of no row, split gives one
 
 
 def count_pieces(dataset: Dataset | QuickRows) -> np.ndarray:
     """Get the length of each row's `input_ids`, shape (rows,)."""
     if isinstance(dataset, QuickRows):
-        return np.array([len(ids) for ids in dataset.columns["input_ids"]])
+        return np.array([len(ids) for ids in dataset.columns["input_ids"]], dtype=np.int64)
     if not len(dataset):
         return np.zeros(0, dtype=np.int64)  # which has no type that says that these are lists
     column = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]

@@ -283,9 +283,10 @@ class ResumableTrainer(Trainer):
             optimizer.forget()  # what it holds belongs to the last epoch
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset | QuickRows:
-        # what is left goes to a DataLoader, for which `datasets` makes a list of Python numbers of each column
+        # What is left goes to a DataLoader, for which `datasets` makes lists of Python's numbers. Another collator, a
+        # subclass too, may count on these.
         dataset = super()._remove_unused_columns(dataset, description)
-        is_quick = isinstance(self.data_collator, QuickPadding) and QuickRows.can_read(dataset)
+        is_quick = type(self.data_collator) is QuickPadding and QuickRows.can_read(dataset)
         return QuickRows(dataset) if is_quick else dataset
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:

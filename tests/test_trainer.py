@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
-from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -334,12 +334,12 @@ def test_quick_rows_are_the_rows_of_the_dataset(rows, chunk, data):
     dataset = concatenate_datasets([Dataset.from_dict({name: [] for name in columns}, features=features), *pieces])
     dataset = dataset.select(data.draw(st.lists(st.sampled_from(range(len(rows)) or [0]), max_size=9 * bool(rows))))
     assert not QuickRows.can_read(dataset)  # texts
-    for plain in (dataset.remove_columns("text"), dataset.with_format(columns=["input_ids", "label"])):
-        assert QuickRows.can_read(plain)
-        quick = QuickRows(plain)
-        assert [row | {"input_ids": row["input_ids"].tolist()} for row in quick] == list(plain)
-        assert len(quick) == len(plain)
-        assert count_pieces(quick).tolist() == count_pieces(plain).tolist()
+    plain = dataset.remove_columns("text")
+    assert QuickRows.can_read(plain)
+    quick = QuickRows(plain)
+    assert [row | {"input_ids": row["input_ids"].tolist()} for row in quick] == list(plain)
+    assert len(quick) == len(plain)
+    assert count_pieces(quick).tolist() == count_pieces(plain).tolist()
 
 
 def test_quick_rows_leave_other_columns_to_datasets():
@@ -351,8 +351,24 @@ def test_quick_rows_leave_other_columns_to_datasets():
     assert not can_read(label=[1.0, 2.0])
     assert not can_read(input_ids=[[1], None])
     assert not can_read(input_ids=[[[1]], [[2]]])
-    assert not QuickRows.can_read(Dataset.from_dict({"label": [1]}).with_transform(lambda rows: rows))
-    assert not QuickRows.can_read(Dataset.from_dict({"label": [1]}).with_format("torch"))
+    dataset = Dataset.from_dict({"input_ids": [[1]], "label": [1]})
+    assert QuickRows.can_read(dataset)
+    assert not QuickRows.can_read(dataset.with_transform(lambda rows: rows))
+    assert not QuickRows.can_read(dataset.with_format("torch"))
+    assert not QuickRows.can_read(dataset.with_format(columns=["label"], output_all_columns=True))
+    assert not QuickRows.can_read(Dataset.from_dict({"pair": [[[1, 2]]]}, Features({"pair": Array2D((1, 2), "int64")})))
+
+
+def test_batches_are_made_of_quick_rows_where_smsa_pads_them(tmp_path, tiny_model, tokenizer, rows):
+    class OwnPadding(QuickPadding):
+        pass
+
+    trainer = make_trainer(tiny_model, tokenizer, rows(16), rows(7), tmp_path)
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader(), trainer.get_test_dataloader(rows(5))):
+        assert isinstance(loader.dataset, QuickRows)
+    for padding in (DataCollatorWithPadding, OwnPadding):
+        trainer.data_collator = padding(tokenizer)
+        assert isinstance(trainer.get_train_dataloader().dataset, Dataset)
 
 
 def test_quick_padding_stops_where_the_encoder_does():
