@@ -29,12 +29,16 @@ from transformers import (
 )
 
 from scripts import finetune
-from smsa.arguments import FINETUNE_OPTIONS
-from smsa.batching import LengthGroupedSampler, count_pieces
-from smsa.data import encode_splits, find_smsa, load_splits
-from smsa.hardware import keep_freed_memory
-from smsa.kernels import use_fast_kernels
-from smsa.parsing import parse_arguments
+from smsa.cli import parse
+from smsa.data.arguments import DataArguments
+from smsa.data.datasets import encode_splits, find_smsa, load_splits
+from smsa.models.devices import keep_freed_memory
+from smsa.training.arguments import (
+    ModelArguments,
+    SentimentTrainingArguments,
+)
+from smsa.training.collation import LengthGroupedSampler, count_pieces
+from smsa.training.kernels import use_fast_kernels
 
 PEER_LENGTH = 128  # max_seq_length of transformers' run_classification.py and run_glue.py, which pad to it
 
@@ -208,7 +212,7 @@ def main(name: str, folder: str, seed: str, epochs: str, *words: str) -> None:
     logging.set_verbosity_error()
     given = ["--model_name_or_path", f"{folder}/model", "--data_dir", f"{folder}/data", "--seed", seed]
     given += ["--num_train_epochs", epochs, "--output_dir", f"{folder}/run", "--early_stopping_patience", "0"]
-    options = parse_arguments(FINETUNE_OPTIONS, [*words, *given])
+    options = parse(ModelArguments, DataArguments, SentimentTrainingArguments, argv=[*words, *given])
     args = options[2]
     runs = {
         "plain loop": lambda: run_loop(Path(folder), args, like_ours=False),

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from smsa.labels import LABELS, label_maps
-from smsa.scratch import train_vocabulary
+from smsa.data.labels import LABELS, label_maps
+from smsa.models.scratch import train_vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 SHAPES = {

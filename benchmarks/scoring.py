@@ -17,17 +17,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from models import DTYPES, SHAPES, GpuMonitor, count_operations, make_model, measure_products
+from models import (
+    DTYPES,
+    SHAPES,
+    GpuMonitor,
+    count_operations,
+    make_model,
+    measure_products,
+)
 from transformers import logging, pipeline
 
-from smsa.data import find_smsa, read_rows
-from smsa.hardware import describe_hardware
-from smsa.labels import LABELS
 from smsa import SentimentClassifier, score_files
-from smsa.scoring.batching import pad_batch
-from smsa.scoring.engine import to_openvino
-from smsa.scoring.reading import Source
-from smsa.scoring.tables import INPUT_FORMATS, find_layout, render_rows
+from smsa.data.datasets import find_smsa, read_rows
+from smsa.data.labels import LABELS
+from smsa.data.reading import Source
+from smsa.inference.batching import pad_batch
+from smsa.inference.engine import to_openvino
+from smsa.inference.writers import INPUT_FORMATS, find_layout, render_rows
+from smsa.models.devices import describe_hardware
 
 HALF = {"cpu": "bf16", "cuda": "fp16"}  # precision of 16 bits
 PEER_BATCH = 32  # texts, as in most tutorials
@@ -210,7 +217,7 @@ def main(args: argparse.Namespace) -> None:
     texts, *_ = read_rows(find_smsa(args.data_dir)["valid"])
     texts = [texts[i % len(texts)] + (f" {i}" if i >= len(texts) else "") for i in range(args.rows or len(texts))]
     if args.model:
-        from smsa.model import load_classifier
+        from smsa.models.loading import load_classifier
 
         def fresh():
             return load_classifier(args.model)

@@ -28,12 +28,12 @@ import torch
 import transformers
 from models import count_operations, make_model
 
-from smsa.data import find_smsa, read_rows
-from smsa.hardware import describe_hardware
-from smsa.labels import LABELS
-from smsa.markdown import table
-from smsa.model import load_model
-from smsa.scratch import build_scratch
+from smsa.data.datasets import find_smsa, read_rows
+from smsa.data.labels import LABELS
+from smsa.evaluation.markdown import table
+from smsa.models.devices import describe_hardware
+from smsa.models.loading import load_model
+from smsa.models.scratch import build_scratch
 
 ROOT = Path(__file__).parent.parent
 N_TRAIN, N_VALID = 11_000, 1_260  # of SmSA

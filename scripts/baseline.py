@@ -7,15 +7,15 @@ import logging
 import sys
 from pathlib import Path
 
-from smsa.arguments import BASELINE_OPTIONS, BaselineArguments, DataArguments
-from smsa.checkpoints import require_empty
-from smsa.data import find_files, load_splits
+from smsa.cli import parse, set_up_logging
+from smsa.data.arguments import DataArguments
+from smsa.data.datasets import find_files, load_splits
+from smsa.data.labels import LABELS, parse_labels
+from smsa.evaluation.arguments import BaselineArguments
+from smsa.evaluation.baselines import BASELINES, DESCRIPTION
+from smsa.evaluation.report import LabelledFile, judge, write_report
 from smsa.files import publish, staged
-from smsa.judging.baselines import BASELINES, DESCRIPTION
-from smsa.judging.judgement import LabelledFile, judge, write_report
-from smsa.labels import LABELS, parse_labels
-from smsa.parsing import parse_arguments
-from smsa.processes import set_up_logging
+from smsa.training.checkpointing import require_empty
 
 logger = logging.getLogger("smsa.baseline")
 
@@ -57,7 +57,9 @@ if __name__ == "__main__":
     usage = f"%(prog)s {{{','.join(BASELINES)}}} [--option VALUE ...]"
     if kind in BASELINES or kind in ("-h", "--help"):
         words = words if kind in BASELINES else [kind]
-        main(kind, *parse_arguments(BASELINE_OPTIONS, words, __doc__.split("\n")[0], usage))
+        main(
+            kind, *parse(DataArguments, BaselineArguments, argv=words, description=__doc__.split("\n")[0], usage=usage)
+        )
     else:
         print(f"error: the first word must be one of {', '.join(BASELINES)}, not {kind!r}.", file=sys.stderr)
         sys.exit(2)

@@ -7,7 +7,7 @@ python scripts/demo.py --model runs/indonlu --port 8000
 import argparse
 
 from smsa import SentimentClassifier
-from smsa.processes import set_up_logging
+from smsa.cli import set_up_logging
 
 
 def main(model: str | None = None, revision: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -17,7 +17,7 @@ def main(model: str | None = None, revision: str | None = None, host: str = "127
         SystemExit: with status 1 and the reason, if the model or the port cannot be used, or Gradio is not installed.
     """
     try:
-        from smsa.demo import serve
+        from smsa.demo.page import serve
 
         classifier = SentimentClassifier.from_pretrained(model, revision)
         serve(classifier, host, port)

@@ -7,14 +7,20 @@ python scripts/export.py runs/indonlu --to openvino --int8
 import argparse
 import os
 
-from smsa.export import LARGEST_LOSS, TARGETS, describe, export_model, find_losses
-from smsa.processes import set_up_logging
+from smsa.cli import set_up_logging
+from smsa.sharing.export import (
+    LARGEST_LOSS,
+    TARGETS,
+    describe,
+    export_model,
+    find_losses,
+)
 
 LOSES = 3  # exit status
 
 
 def main(model: str, to: str, int8: bool = False, output: str | None = None, **options: object) -> dict:
-    """Export as `smsa.export.export_model` does, and print the comparison; get what export.json holds.
+    """Export as `smsa.sharing.export.export_model` does, and print the comparison; get what export.json holds.
 
     Raises:
         SystemExit: with status 1 and the reason, and no folder; with 3 where the export is there and loses more than a

@@ -9,25 +9,25 @@ Without a recipe, every option has the value of recipes/indonlu.yaml.
 import logging
 import shlex
 
-from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
+import datasets
+import transformers
+
+from smsa.data.arguments import DataArguments
+from smsa.data.datasets import encode_splits, find_files, load_splits
+from smsa.distributed import is_main, on_first
+from smsa.errors import UserError
+from smsa.files import hash_file
+from smsa.models.loading import choose_labels, freeze_layers, load_model
+from smsa.sharing.hub import push, require_access
+from smsa.training.arguments import (
     FINETUNE_OPTIONS,
-    DataArguments,
-    HubArguments,
     ModelArguments,
     SentimentTrainingArguments,
 )
-from smsa.data import encode_splits, find_files, load_splits
-from smsa.files import hash_file
-from smsa.hub import push, require_access
-from smsa.launch import find_checkpoints, run_script, run_whole
-from smsa.model import choose_labels, freeze_layers, load_model
-from smsa.processes import is_main, on_first
-from smsa.results import label_table, write_run
-from smsa.seeds import run_seeds
-from smsa.trainer import SentimentTrainer
-
-import datasets
-import transformers
+from smsa.training.launch import find_checkpoints, run_script, run_whole
+from smsa.training.results import label_table, write_run
+from smsa.training.seeds import run_seeds
+from smsa.training.trainer import SentimentTrainer
 
 logger = logging.getLogger("smsa.finetune")
 
@@ -36,30 +36,29 @@ def main(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: SentimentTrainingArguments,
-    hub_args: HubArguments,
 ) -> None:
     """Run the recipe, once for each seed, and push what it leaves; every process of a launch calls it.
 
     Raises:
         SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run` and `run_seeds`.
     """
-    if not hub_args.push_to_hub:
+    if not training_args.pushes_to_hub:
         if training_args.seeds is None:
             return run(model_args, data_args, training_args)
         return run_seeds(training_args, lambda seed_args: run(model_args, data_args, seed_args))
-    name, folder = hub_args.hub_model_id, training_args.output_dir
+    name, folder = training_args.hub_model_id, training_args.output_dir
     try:
         if training_args.seeds is not None:
-            raise ValueError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
-        on_first(lambda: require_access(name, hub_args.hub_private_repo))
+            raise UserError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
+        on_first(lambda: require_access(name, bool(training_args.hub_private_repo)))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}" if is_main() else 1) from error
     run(model_args, data_args, training_args)
     if is_main():
         try:
-            logger.info("It is on the Hub: %s", push(folder, name, hub_args.hub_private_repo))
+            logger.info("It is on the Hub: %s", push(folder, name, bool(training_args.hub_private_repo)))
         except (OSError, ValueError) as error:
-            words = ["python", "scripts/push.py", folder, name, *["--private"] * hub_args.hub_private_repo]
+            words = ["python", "scripts/push.py", folder, name, *["--private"] * bool(training_args.hub_private_repo)]
             again = shlex.join(words)
             raise SystemExit(f"error: {error}\n{folder} is finished and whole; this pushes it: {again}") from error
 
@@ -108,4 +107,4 @@ def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, dat
 
 
 if __name__ == "__main__":
-    run_script(main, FINETUNE_OPTIONS, __doc__.split("\n")[0])
+    run_script(main, (ModelArguments, DataArguments, SentimentTrainingArguments), __doc__.split("\n")[0])

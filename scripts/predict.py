@@ -10,14 +10,14 @@ import os
 import signal
 
 from smsa import SentimentClassifier, score_paths
-from smsa.arguments import SCORING_OPTIONS, EngineArguments, ScoringArguments
-from smsa.parsing import parse_arguments
-from smsa.processes import FailedElsewhere, is_main, process_rank, set_up_logging
+from smsa.cli import parse, set_up_logging
+from smsa.distributed import FailedElsewhere, is_main, process_rank
+from smsa.inference.arguments import EngineArguments, PredictionArguments
 
 logger = logging.getLogger("smsa.predict")
 
 
-def main(args: ScoringArguments, engine_args: EngineArguments) -> None:
+def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
     """Score all, and log a line for each output; every process of a launch calls it.
 
     Raises:
@@ -73,4 +73,4 @@ def describe(summary: dict) -> str:
 
 if __name__ == "__main__":
     set_up_logging()
-    main(*parse_arguments(SCORING_OPTIONS, description=__doc__.split("\n")[0]))
+    main(*parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0]))

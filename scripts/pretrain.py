@@ -7,22 +7,30 @@ accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py recip
 import logging
 from pathlib import Path
 
-from smsa.arguments import (  # first: see smsa.LAUNCHER_PID
+import transformers
+
+from smsa.files import hash_file
+from smsa.models.loading import load_encoder
+from smsa.pretraining.arguments import (
     PRETRAIN_OPTIONS,
     SHAPE,
     CorpusArguments,
     EncoderArguments,
     PretrainingArguments,
 )
-from smsa.corpus import Source, encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
-from smsa.encoder import add_words, build_encoder, build_tokenizer
-from smsa.files import hash_file
-from smsa.launch import find_checkpoints, run_script, run_whole
-from smsa.model import load_encoder
-from smsa.pretraining import MaskedTrainer
-from smsa.results import write_encoder
-
-import transformers
+from smsa.pretraining.corpus import (
+    Source,
+    encode_sources,
+    find_judged,
+    is_held_out,
+    leave_out,
+    read_sources,
+    read_texts,
+)
+from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
+from smsa.pretraining.trainer import MaskedTrainer
+from smsa.training.launch import find_checkpoints, run_script, run_whole
+from smsa.training.results import write_encoder
 
 logger = logging.getLogger("smsa.pretrain")
 
@@ -83,4 +91,4 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
 
 
 if __name__ == "__main__":
-    run_script(main, PRETRAIN_OPTIONS, __doc__.split("\n")[0])
+    run_script(main, (EncoderArguments, CorpusArguments, PretrainingArguments), __doc__.split("\n")[0])

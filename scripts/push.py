@@ -6,13 +6,13 @@ python scripts/push.py runs/indonlu me/indobert-smsa
 import argparse
 import logging
 
-from smsa.hub import push
-
 import huggingface_hub
+
+from smsa.sharing.hub import push
 
 
 def main(folder: str, repo_id: str, **options: object) -> str:
-    """Push as `smsa.hub.push` does, and print the address of the commit.
+    """Push as `smsa.sharing.hub.push` does, and print the address of the commit.
 
     Raises:
         SystemExit: with status 1 and the reason; the folder stays as it is.

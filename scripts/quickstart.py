@@ -9,8 +9,8 @@ from pathlib import Path
 
 from transformers import logging, pipeline
 
-from smsa.card import EXAMPLES
-from smsa.shipped import find_shipped
+from smsa.models.bundled import find_bundled
+from smsa.sharing.card import EXAMPLES
 
 
 def main(model: str) -> None:
@@ -22,7 +22,7 @@ def main(model: str) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        classify = pipeline("text-classification", model=find_shipped(model), device="cpu")
+        classify = pipeline("text-classification", model=find_bundled(model), device="cpu")
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     for sentence, answer in zip(EXAMPLES, classify(list(EXAMPLES)), strict=True):

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from smsa.card import CARD, render_card
-from smsa.data import find_smsa, read_rows
+from smsa.data.datasets import find_smsa, read_rows
+from smsa.errors import UserError
 from smsa.files import hash_file, remove_folder, staged, write_json
-from smsa.metrics import score_label_ids
-from smsa.model import load_classifier
-from smsa.results import answer_examples, measure_certainty
-from smsa.scoring.classifier import SentimentClassifier
-from smsa.shipped import CLASSIFIER, ENCODER, FOLDER, SHIPPED
+from smsa.inference.classifier import SentimentClassifier
+from smsa.models.bundled import BUNDLED, CLASSIFIER, ENCODER, FOLDER
+from smsa.models.loading import load_classifier
+from smsa.sharing.card import CARD, render_card
+from smsa.training.metrics import score_label_ids
+from smsa.training.results import answer_examples, measure_certainty
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
@@ -67,7 +68,7 @@ def measure_again(folder: Path) -> None:
     metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
     path = find_smsa()["valid"]
     if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
-        raise ValueError(f"{path} is not the file that the run was judged by.")
+        raise UserError(f"{path} is not the file that the run was judged by.")
     labels = tuple(run["labels"])
     texts, label_ids, _, _ = read_rows(path, labels)
     classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
@@ -84,7 +85,7 @@ def measure_again(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=SHIPPED)
+    parser.add_argument("name", choices=BUNDLED)
     parser.add_argument("run", type=Path, help="what scripts/pretrain.py, or scripts/finetune.py --seeds, has left")
     args = parser.parse_args()
     target = FOLDER / args.name

@@ -10,15 +10,15 @@ LAUNCHER_PID = os.getppid()  # of the launcher, if there is one, taken before an
 
 _HOMES = {
     "arguments": ("DataArguments", "ModelArguments", "SentimentTrainingArguments"),
-    "data": ("encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
-    "labels": ("LABELS",),
-    "metrics": ("SentimentMetric", "compute_metrics"),
-    "model": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
-    "rows": ("BadRowsError",),
-    "scoring.classifier": ("SentimentClassifier",),
-    "scoring.job": ("score_files",),
-    "scoring.paths": ("score_paths",),
-    "trainer": ("SentimentTrainer",),
+    "data.datasets": ("encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
+    "data.labels": ("LABELS",),
+    "training.metrics": ("SentimentMetric", "compute_metrics"),
+    "models.loading": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
+    "data.rows": ("BadRowsError",),
+    "inference.classifier": ("SentimentClassifier",),
+    "inference.job": ("score_files",),
+    "inference.paths": ("score_paths",),
+    "training.trainer": ("SentimentTrainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,6 +3,6 @@
 import os
 
 from smsa import SentimentClassifier
-from smsa.demo import serve
+from smsa.demo.page import serve
 
 serve(SentimentClassifier.from_pretrained(os.environ.get("SMSA_MODEL") or None), host="0.0.0.0")

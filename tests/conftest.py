@@ -17,10 +17,10 @@ import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
-from smsa.data import find_smsa  # noqa: E402
-from smsa.hardware import precision_for_training  # noqa: E402
-from smsa.labels import LABELS, label_maps  # noqa: E402
-from smsa.stopping import STOP  # noqa: E402
+from smsa.data.datasets import find_smsa  # noqa: E402
+from smsa.data.labels import LABELS, label_maps  # noqa: E402
+from smsa.models.devices import precision_for_training  # noqa: E402
+from smsa.training.signals import STOP  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)

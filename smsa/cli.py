@@ -1,0 +1,170 @@
+"""Words of a command line, and a YAML recipe before them -> dataclasses; errors of the user -> one line and a status.
+
+A recipe is read as options that stand in front of the command line, so that both take the same names, types and checks,
+and the command line wins.
+"""
+
+import argparse
+import difflib
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import transformers
+import yaml
+from transformers import HfArgumentParser
+
+from smsa.distributed import is_main
+from smsa.errors import UserError
+
+_POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
+_FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
+_FROM_ONE = ("at least 1", lambda value: 1 <= value < math.inf)
+_BELOW_ONE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+_SHARE = ("more than 0 and below 1", lambda value: 0 < value < 1)
+_RANGES = {
+    **dict.fromkeys(("learning_rate", "lr_gamma", "adam_epsilon", "num_train_epochs"), _POSITIVE),
+    **dict.fromkeys(("max_grad_norm", "rdrop_alpha", "weight_decay", "warmup_steps", "decay_steps"), _FROM_ZERO),
+    **dict.fromkeys(("freeze_layers", "early_stopping_patience", "dataloader_num_workers", "seed"), _FROM_ZERO),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _FROM_ONE),
+    **dict.fromkeys(("gradient_accumulation_steps", "lr_step_size", "evaluate_every", "num_threads"), _FROM_ONE),
+    **dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), _FROM_ONE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "ema_decay"), _BELOW_ONE),
+    **dict.fromkeys(("mlm_probability", "held_out"), _SHARE),
+}  # fmt: skip
+
+
+def require_ranges(arguments: object) -> None:
+    """Refuse numbers that mean nothing, NaN with them; None is not given.
+
+    Raises:
+        UserError: naming the option, its value and what is accepted.
+    """
+    for name, (words, is_within) in _RANGES.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not is_within(value):
+            raise UserError(f"{name} is {value}; it must be {words}.")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling of each option, without its metavar repeated for each alias."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        if action.nargs in (0, "?"):  # switches
+            return ", ".join(action.option_strings) if action.dest == "help" else action.option_strings[0]
+        accepted = f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.type.__name__.upper()
+        return f"{action.option_strings[0]} {accepted}{' ...' * (action.nargs == '+')}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.nargs == 0 and action.dest != "help":
+            return f"The opposite of --{action.dest}."
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def parse(
+    *kinds: type,
+    argv: list[str] | None = None,
+    description: str | None = None,
+    usage: str = "%(prog)s [RECIPE.yaml] [--option VALUE ...]",
+) -> tuple:
+    """Parse `[RECIPE.yaml] [--option VALUE ...]` into one object of each dataclass in `kinds`.
+
+    Args:
+        kinds: dataclasses whose fields are the options.
+        argv: the words of the command line; None takes those of this process.
+        description: what --help says first.
+        usage: what stands above it.
+
+    Returns:
+        Instances of the dataclasses, in the order of `kinds`.
+
+    Raises:
+        SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
+            valid name; with status 0 for --help.
+    """
+    parser = HfArgumentParser(
+        kinds, formatter_class=_HelpFormatter, allow_abbrev=False, usage=usage, description=description
+    )
+    parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
+    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
+    lists = {name for name, action in options.items() if action.nargs == "+"}
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        for name in lists:
+            if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
+                raise UserError(f"--{name} is given twice; write --{name} A B.")
+        if argv and not argv[0].startswith("-"):
+            argv = _recipe_words(Path(argv[0]), list(options), lists) + argv[1:]
+        *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        for word in unknown:
+            raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, list(options))}")
+        if rest.recipe:
+            raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
+        return tuple(objects)
+    except (ValueError, OSError, RuntimeError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
+    """Return the words of a command line that say what a recipe says."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path} is no recipe, which ends in .yaml; options begin with --, and --help lists them.")
+    if not path.is_file():
+        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipe"
+        raise UserError(f"{path} does not exist; {path.parent} has {there}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
+        recipe = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path}: a recipe is a list of 'option: value' lines, found {type(recipe).__name__}.")
+    lines: dict[str, int] = {}
+    for key, _ in yaml.compose(text, Loader=yaml.BaseLoader).value if recipe else ():  # of two, YAML takes the last
+        line = key.start_mark.line + 1
+        if key.value not in known:
+            raise UserError(f"{path}, line {line}: {key.value!r} is not an option{_nearest(key.value, known)}")
+        if lines.setdefault(key.value, line) != line:
+            raise UserError(f"{path}, line {line}: {key.value} stands in line {lines[key.value]}, too: keep one.")
+    words = []
+    for key, value in recipe.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise UserError(f"{path}: {key} is neither a value nor a list of values, found {value!r}.")
+        if key in lists and isinstance(value, list):
+            words += [f"--{key}", *value]
+        elif value not in ("", "null"):
+            words.append(f"--{key}={','.join(values)}")
+    return words
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1)
+    return f"; the nearest is {matches[0]}. --help lists them all." if matches else ". --help lists them all."
+
+
+def set_up_logging() -> None:
+    """Let the main process log what it does, the other ranks and the libraries only what has failed."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.INFO if is_main() else logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End a script with status 1 and one line where the user, a file or the network is at fault; a bug is raised.
+
+    Raises:
+        SystemExit: in place of a UserError or an OSError.
+    """
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error

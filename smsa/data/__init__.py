@@ -1,0 +1,1 @@
+"""Files -> rows -> tokens: labels, readers of every format, datasets, normalisers."""

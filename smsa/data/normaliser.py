@@ -1,0 +1,56 @@
+"""Normalisers that live in a tokenizer, so that every client applies them."""
+
+import json
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, normalizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from smsa.errors import UserError
+
+# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
+# by Roman numerals (III) and www.
+_DRAWN_OUT = r"(\p{L})\1+(?=\1)"
+
+
+def shorten_drawn_out() -> normalizers.Normalizer:
+    """Get the normaliser that writes drawn-out letters once: "enaaak" as "enak"."""
+    return normalizers.Replace(Regex(_DRAWN_OUT), "")
+
+
+def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.Normalizer) -> PreTrainedTokenizerFast:
+    """Get a tokenizer that has this normaliser and is `tokenizer` in all else."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normaliser
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """Get a tokenizer that writes drawn-out letters once, after all that it did before, and is `tokenizer` in all else.
+
+    Raises:
+        ValueError: if it does so already.
+    """
+    backend = tokenizer.backend_tokenizer
+    if _shortens(backend):
+        raise UserError("the tokenizer has the normaliser already.")
+    before = [backend.normalizer] if backend.normalizer else []
+    return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_drawn_out()]))
+
+
+def has_normaliser(folder: str | Path) -> bool:
+    """Whether the tokenizer of a model folder writes drawn-out letters once."""
+    path = Path(folder) / "tokenizer.json"
+    return path.is_file() and _shortens(Tokenizer.from_file(str(path)))
+
+
+def _shortens(backend: Tokenizer) -> bool:
+    normaliser = json.loads(backend.to_str())["normalizer"]
+    return json.dumps(_DRAWN_OUT) in json.dumps(normaliser)

@@ -1,0 +1,1 @@
+"""Models and the devices they run on: loading, bundled weights, precision."""

@@ -1,0 +1,240 @@
+"""A fine-tuned model -> a folder for ONNX Runtime, transformers.js or OpenVINO, held against the original first.
+
+optimum, the usual exporter, does not go with transformers 5 yet (huggingface/optimum-onnx issue 114); torch's own
+exporter and OpenVINO's frontend do the work here.
+"""
+
+import importlib.util
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.special import softmax
+from transformers import PreTrainedModel
+
+from smsa.data.datasets import find_smsa, load_splits
+from smsa.errors import UserError
+from smsa.evaluation.systems import name_labels, read_label_map
+from smsa.files import hash_file, publish, staged, write_json
+from smsa.inference.batching import pad_batch, plan_batches
+from smsa.inference.classifier import Encoded, SentimentClassifier
+from smsa.inference.engine import Logits, compress_weights, to_openvino
+from smsa.models.devices import find_version
+from smsa.models.loading import load_classifier, save_tokenizer
+from smsa.training.checkpointing import require_empty
+from smsa.training.metrics import score_label_ids
+
+logger = logging.getLogger(__name__)
+
+EXPORT_RECORD = "export.json"
+TARGETS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # and what each needs
+# The usual places: of transformers.js and of optimum.
+ONNX, ONNX_INT8, OPENVINO = "onnx/model.onnx", "onnx/model_quantized.onnx", "openvino_model.xml"
+LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
+LARGEST_LOSS = 0.01  # of macro F1, in int8
+_INPUTS = ("input_ids", "attention_mask")
+_BATCH_TOKENS = 2048
+_LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file alone holds 2 GB, those of larger models are in a file beside it
+_LONGEST_TIMING = 20  # seconds
+
+Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # input ids, attention mask -> logits (batch, n_labels)
+
+
+def export_model(
+    model_name_or_path: str,
+    output_dir: str | Path,
+    target: str,
+    int8: bool = False,
+    data: str | Path | None = None,
+    revision: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+    label_map: str | None = None,
+) -> dict:
+    """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
+
+    Args:
+        model_name_or_path, revision: as in `load_classifier`.
+        output_dir: new or empty.
+        target: `onnx`: onnx/model.onnx, and with `int8` onnx/model_quantized.onnx beside it; `openvino`:
+            openvino_model.xml and .bin, in int8 if asked. config.json and the tokenizer's files stand beside them.
+        int8: weights in 8 bits, for ONNX also those of the embeddings; activations quantised as they come.
+        data: labelled file to compare by; SmSA's valid, as `find_smsa` finds it, if None.
+        text_column, label_column: where to read in .csv, .jsonl and .parquet files.
+        label_map: what the file calls the model's labels, as `read_label_map` takes it.
+
+    Returns:
+        What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
+        its name, `bytes`, `rows_per_second` (of the model alone, all cores), `f1` (macro), and but for the original
+        `largest_difference` (of a probability), `agreement` (share of texts with the original's label) and `f1_loss`;
+        `versions`.
+
+    Raises:
+        ValueError: for an unknown target, a library that is not installed, data with other labels, or an export in fp32
+            that does not agree with the original; and as `load_classifier`.
+        OSError: if a file cannot be read or written; and as `load_classifier`.
+    """
+    if target not in TARGETS:
+        raise UserError(f"--to {target!r} is not one of {', '.join(TARGETS)}.")
+    missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} is not installed: pip install 'smsa[{target}]'.")
+    output_dir = Path(output_dir)
+    require_empty(output_dir, "choose another --output")
+    model, tokenizer = load_classifier(model_name_or_path, revision)
+    classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
+    try:
+        data = Path(data or find_smsa()["valid"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "An export is held against the original on SmSA's valid, which was not found: name a labelled file by "
+            "--data, such as data/sample/valid_preprocess.tsv."
+        ) from error
+    labels = name_labels(str(model_name_or_path), classifier.labels, read_label_map(label_map))
+    rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
+    encoded, gold = classifier.encode(pa.array(rows["text"], pa.string())), np.array(rows["label"])
+
+    def measure(forward: Forward, n_bytes: int) -> tuple[dict, np.ndarray]:
+        probabilities, seconds = _score(forward, encoded, model.config.pad_token_id or 0)
+        f1 = score_label_ids(probabilities.argmax(-1), gold, classifier.labels)["f1"]
+        return {"bytes": n_bytes, "rows_per_second": len(gold) / seconds, "f1": f1}, probabilities
+
+    original, expected = measure(_torch_forward(model), sum(p.nbytes for p in model.state_dict().values()))
+    record = {
+        "target": target,
+        "data": {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(gold)},
+        "original": original,
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with staged(output_dir) as staging:
+            model.config.save_pretrained(staging)
+            save_tokenizer(tokenizer, staging)
+            write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
+            for name in write(model, staging, int8):
+                n_bytes = sum(path.stat().st_size for path in (staging / name).parent.glob(f"{Path(name).stem}.*"))
+                measured, probabilities = measure(load(staging / name), n_bytes)
+                measured["largest_difference"] = float(np.abs(probabilities - expected).max())
+                measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
+                measured["f1_loss"] = original["f1"] - measured["f1"]
+                record[name] = measured
+                if not _is_int8(name, int8) and not measured["largest_difference"] <= LARGEST_DIFFERENCE:  # nan, too
+                    raise UserError(
+                        f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
+                        f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
+                    )
+            libraries = ("smsa", "torch", "transformers", *TARGETS[target])
+            record["versions"] = {library: find_version(library) for library in libraries}
+            write_json(record, staging / EXPORT_RECORD)
+            publish(staging, output_dir, last=EXPORT_RECORD)
+    finally:
+        if not any(output_dir.iterdir()):
+            output_dir.rmdir()
+    return record
+
+
+def find_losses(record: dict) -> dict[str, float]:
+    """Get the loss of macro F1 of each model file that loses more than `LARGEST_LOSS`."""
+    measured = {name: values for name, values in record.items() if isinstance(values, dict) and "f1_loss" in values}
+    return {name: values["f1_loss"] for name, values in measured.items() if values["f1_loss"] > LARGEST_LOSS}
+
+
+def describe(record: dict) -> str:
+    """Get the comparison as aligned text."""
+    lines = [f"{'':28}{'MB':>8}{'rows/s':>9}{'macro F1':>10}{'labels kept':>13}{'largest difference':>20}"]
+    for name, values in record.items():
+        if isinstance(values, dict) and "f1" in values:
+            line = (
+                f"{name:28}{values['bytes'] / 1e6:>8.1f}{values['rows_per_second']:>9,.0f}{100 * values['f1']:>10.2f}"
+            )
+            if "f1_loss" in values:
+                line += f"{values['agreement']:>13.2%}{values['largest_difference']:>20.2g}"
+            lines.append(line)
+    return "\n".join([*lines, f"on {record['data']['n_texts']:,} texts of {record['data']['file']}"])
+
+
+def _is_int8(name: str, int8: bool) -> bool:
+    return name == ONNX_INT8 or (int8 and name == OPENVINO)
+
+
+def _score(forward: Forward, encoded: Encoded, pad_id: int) -> tuple[np.ndarray, float]:
+    """Probabilities of shape (n_texts, n_labels), and the seconds that the model took for all of them."""
+    ids = encoded.token_ids
+    lengths = np.array([len(pieces) for pieces in ids])
+    batches = plan_batches(lengths, _BATCH_TOKENS)
+    padded = [pad_batch([ids[i] for i in batch], pad_id) for batch in batches]
+    forward(*padded[-1])  # the first call sets things up
+    seconds: list[float] = []
+    while len(seconds) < 3 and sum(seconds) < _LONGEST_TIMING:
+        started = time.perf_counter()
+        outputs = [forward(*batch) for batch in padded]
+        seconds.append(time.perf_counter() - started)
+    logits = np.empty((len(ids), outputs[0].shape[-1]), dtype=np.float32)
+    logits[np.concatenate(batches)] = np.concatenate(outputs)
+    return softmax(logits.astype(np.float64), axis=-1)[encoded.index], statistics.median(seconds)
+
+
+def _torch_forward(model: PreTrainedModel) -> Forward:
+    @torch.inference_mode()
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        return model(
+            input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask)
+        ).logits.numpy()
+
+    return forward
+
+
+def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
+    path = folder / ONNX
+    path.parent.mkdir()
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in _INPUTS)
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    is_large = sum(p.nbytes for p in model.state_dict().values()) > _LARGEST_FILE
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits(model).eval(), example, path, input_names=list(_INPUTS), output_names=["logits"],
+            dynamo=True, dynamic_shapes=(axes, axes), external_data=is_large, verbose=False,
+        )  # fmt: skip
+    if not int8:
+        return [ONNX]
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as name:
+        simplified = Path(name) / "model.onnx"
+        quant_pre_process(path, simplified, skip_symbolic_shape=True, save_as_external_data=is_large)
+        quantize_dynamic(simplified, folder / ONNX_INT8, weight_type=QuantType.QInt8, per_channel=True)
+    return [ONNX, ONNX_INT8]
+
+
+def _load_onnx(path: Path) -> Forward:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda *arrays: session.run(["logits"], dict(zip(_INPUTS, arrays, strict=True)))[0]
+
+
+def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
+    import openvino
+
+    graph = to_openvino(model)
+    if int8:
+        compress_weights(graph)
+    openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
+    return [OPENVINO]
+
+
+def _load_openvino(path: Path) -> Forward:
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda *arrays: compiled(dict(zip(_INPUTS, arrays, strict=True)))[0].copy()

@@ -1,0 +1,1 @@
+"""Fine-tuning: arguments, Trainer, callbacks, checkpoints, and what a run leaves."""

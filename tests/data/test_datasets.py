@@ -1,0 +1,422 @@
+"""Reading is exact or it stops: nothing in a file may become a wrong number."""
+
+import csv
+import json
+import re
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+import pytest
+from conftest import SAMPLE_DIR
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smsa.data import datasets as data
+from smsa.data.datasets import (
+    BadRowsError,
+    encode_splits,
+    find_files,
+    find_smsa,
+    load_splits,
+    read_rows,
+)
+
+GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
+
+# Texts that a reader may take for something else: no line break, tab or NUL, which a .tsv cannot hold, and not blank.
+hostile_texts = st.one_of(
+    st.sampled_from(
+        ["NA", "null", "NaN", "None", "#", '"', "''", '"a"', "a,b", "=1+1", "1", "-1", "\u2028x", "x\x85y", "a\rb"]
+    ),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n"), min_size=1, max_size=40),
+).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
+
+
+def write_tsv(path, rows):
+    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
+
+
+def write_csv(path, rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "label", "text"), *((7, label, text) for text, label in rows)])
+
+
+def write_jsonl(path, rows):
+    lines = (json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows)
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def write_parquet(path, rows):
+    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(data.LABELS)), min_size=1, max_size=8))
+@pytest.mark.parametrize("suffix, write", [(".tsv", write_tsv), (".csv", write_csv), (".jsonl", write_jsonl),
+                                           (".parquet", write_parquet)])  # fmt: skip
+def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, write, rows):
+    path = tmp_path_factory.mktemp("rows") / f"rows{suffix}"
+    write(path, rows)
+    texts, label_ids, lines, bad_rows = read_rows(path)
+    assert bad_rows == [] and lines == sorted(set(lines)) and len(lines) == len(texts)
+    assert texts == [text for text, _ in rows]
+    assert [data.LABELS[label_id] for label_id in label_ids] == [label for _, label in rows]
+
+
+def test_bom_and_crlf_are_read(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
+    assert read_rows(path) == (["enak", "biasa", "buruk"], [0, 1, 2], [1, 2, 3], [])
+
+
+def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"satu\ndua",positive\n"tiga\nempat",baik\nlima,negative\n', encoding="utf-8")
+    texts, label_ids, lines, bad_rows = read_rows(path)
+    assert texts == ["satu\ndua", "lima"] and lines == [2, 6]
+    assert [str(bad) for bad in bad_rows] == [
+        f"{path}:4: the label is not one of positive, neutral, negative; found 'baik'"
+    ]
+
+
+SCORED = [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": 0.2, "p_neutral": 0.5}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_models_answers_are_not_taken_for_gold(tmp_path, suffix):
+    path, table = tmp_path / f"scored.{suffix}", pd.DataFrame(SCORED)
+    {
+        "csv": lambda: table.to_csv(path, index=False),
+        "jsonl": lambda: table.to_json(path, orient="records", lines=True),
+        "parquet": lambda: table.to_parquet(path),
+    }[suffix]()
+    with pytest.raises(
+        ValueError, match="'label' is a model's answer, 'gold' the true label. Give --label_column gold"
+    ):
+        read_rows(path)
+    assert read_rows(path, label_column="gold")[:2] == (["enak"], [0])
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_told_by_its_mark(tmp_path, suffix, encoding):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes("\ufefftext,label\nenak,positive\n".encode(encoding))
+    with pytest.raises(ValueError, match=f"a.{suffix} is in UTF-16, not UTF-8.*encoding='utf-16'"):
+        read_rows(path)
+
+
+BAD_LINES = {
+    "one field": (b"hanya teks", "1 field(s) instead of 2"),
+    "three fields": (b"a\tb\tpositive", "3 field(s)"),
+    "blank line": (b"", "a blank line"),
+    "empty text": (b"\tpositive", "the text is empty"),
+    "blank text": (b" \xc2\xa0 \tpositive", "the text is empty"),
+    "empty label": (b"enak\t", "the label is not one of positive, neutral, negative; found ''"),
+    "unknown label": (b"enak\tpositif", "found 'positif'"),
+    "label in capitals": (b"enak\tPositive", "found 'Positive'"),
+    "label with a space": (b"enak\t positive", "found ' positive'"),
+    "label id": (b"enak\t0", "found '0'"),
+    "label -1": (b"enak\t-1", "found '-1'"),
+    "swapped columns": (b"positive\tenak", "found 'enak'"),
+    "NUL": (b"en\0ak\tpositive", "NUL"),
+    "not UTF-8": (b"en\xffak\tpositive", "not valid UTF-8"),
+    "UTF-8 cut short": (b"enak \xf0\x9f\x98\tpositive", "not valid UTF-8"),
+    "UTF-16": ("enak\tpositive".encode("utf-16"), "NUL"),
+    "header": (b"text\tlabel", "found 'label'"),
+}
+BAD_JSON = {
+    "not JSON": (b"enak", "not valid JSON"),
+    "not an object": (b'["enak", "positive"]', "not an object"),
+    "no label": (b'{"text": "enak"}', "not an object with 'text' and 'label'"),
+    "null text": (b'{"text": null, "label": "positive"}', "the text is missing"),
+    "number for text": (b'{"text": 5, "label": "positive"}', "the text is not a string; found 5"),
+    "null label": (b'{"text": "enak", "label": null}', "found None"),
+    "number for label": (b'{"text": "enak", "label": 0}', "found 0"),
+    "number too long": (b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    "too deep": (b"[" * 100_000, "not valid JSON"),
+    "escaped NUL": (b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
+    "half a surrogate pair": (b'{"text": "a\\ud83d", "label": "positive"}', "not valid UTF-8"),
+}
+DAMAGED = [
+    *((".tsv", "\n".join(GOOD[:2]).encode() + b"\n", *case) for case in BAD_LINES.values()),
+    *(
+        (".jsonl", b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n', *c)
+        for c in BAD_JSON.values()
+    ),
+    (".csv", b"text,label\na,neutral\n", b"b,negative,x", "3 field(s) instead of 2"),
+    (".csv", b"text,label\na,neutral\n", b"b", "1 field(s) instead of 2"),
+    (".csv", b"text,label\na,neutral\n", b"a\xff,positive", "not valid UTF-8"),
+    (".csv", b"text,label\na,neutral\n", b"", "a blank line"),
+]
+DAMAGED_NAMES = [
+    *BAD_LINES,
+    *BAD_JSON,
+    "CSV with a field too many",
+    "CSV with one too few",
+    "CSV not UTF-8",
+    "CSV with a blank line",
+]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("suffix, before, line, reason", DAMAGED, ids=DAMAGED_NAMES)
+def test_a_damaged_line_stops_by_file_and_line(tmp_path, split, suffix, before, line, reason):
+    files = {name: SAMPLE_DIR / f"{name}_preprocess.tsv" for name in ("train", "valid", "test")}
+    files[split] = tmp_path / f"damaged{suffix}"
+    files[split].write_bytes(before + line + b"\n")
+    with pytest.raises(BadRowsError) as raised:
+        load_splits(files)
+    assert len(raised.value.bad_rows) == 1
+    assert str(raised.value).startswith("1 bad row(s):\n")
+    assert f"{files[split]}:3: " in str(raised.value)
+    assert reason in str(raised.value)
+
+
+def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
+    for name, n_bad in (("train", 15), ("valid", 8)):
+        (tmp_path / f"{name}.tsv").write_text("enak\tbaik\n" * n_bad + "\n".join(GOOD), encoding="utf-8")
+    with pytest.raises(BadRowsError) as raised:
+        load_splits({"train": tmp_path / "train.tsv", "valid": tmp_path / "valid.tsv"})
+    message = str(raised.value)
+    assert message.startswith("23 bad row(s):")
+    assert message.count("found 'baik'") == 20
+    assert "... and 3 more" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (
+            "enak\tpositif\nburuk\tnegatif\nbagus\tpositif\n",
+            r"none of these: 'positif' \(2\), 'negatif' \(1\). Mend .* --labels, in score.py with --label_map\.",
+        ),
+        ("text\tlabel\nenak\tpositive\n", r"'label' \(1\). .* If the first line names columns: a .tsv has none here"),
+        ("enak\tpositive\nburuk\tnegatif\n", r"'negatif' \(1\). Mend .* --labels, in score.py with --label_map\.$"),
+        (f"positive\t{'teks ' * 99}\n", r"these: 'teks teks .*\.\.\. \(497 characters\) \(1\). Mend"),
+        ("enak\tpositive\n\tneutral\n", "found ''\nMend or remove them.$"),
+    ],
+)
+def test_the_way_out_is_that_of_what_is_wrong(tmp_path, content, way_out):
+    (tmp_path / "a.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(BadRowsError) as raised:
+        load_splits({"train": tmp_path / "a.tsv"})
+    assert re.search(way_out, str(raised.value))
+
+
+def test_texts_of_windows_are_refused_with_the_way_to_read_them(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\nenak – murah,positive\nburuk,negative\n".encode("cp1252"))
+    with pytest.raises(BadRowsError, match=r"may be Windows-1252.*encoding='cp1252'\).to_csv\(NEW, index=False\)"):
+        load_splits({"train": tmp_path / "a.csv"})
+
+
+def test_other_separators_and_packed_files_are_refused_with_the_way_out(tmp_path):
+    for mark, written in ((";", "';'"), ("\t", r"'\\t'"), ("|", r"'\|'")):
+        (tmp_path / "a.csv").write_text(f"text{mark}label\nenak{mark}positive\n")
+        message = rf"separated by {written}\? Save them with commas: pd.read_csv\(OLD, sep={written}\)"
+        with pytest.raises(ValueError, match=message):
+            load_splits({"train": tmp_path / "a.csv"})
+    with pytest.raises(ValueError, match="'.gz' is not one of .*Unpack what is compressed"):
+        load_splits({"train": tmp_path / "a.csv.gz"})
+
+
+def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
+    (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
+    load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
+    assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
+    assert "train has no 3 text, so that no text will be labelled so." in caplog.text
+    assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
+    caplog.clear()
+    load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))
+    assert " text: " not in caplog.text and "has no" not in caplog.text
+
+
+def test_a_long_bad_value_is_shortened(tmp_path):
+    (tmp_path / "a.tsv").write_text("x" * 10_000_000, encoding="utf-8")
+    *_, (bad,) = read_rows(tmp_path / "a.tsv")
+    assert len(str(bad)) < 300
+    assert "10000002 characters" in str(bad)
+
+
+FAULTY_FILES = {
+    "empty": (".tsv", b"", "has no rows"),
+    "header alone": (".csv", b"text,label\n", "has no rows"),
+    "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "all 2 rows are labelled 'neutral'.*test_preprocess.tsv"),
+    "no text column": (".csv", b"review,label\na,positive\n", "no column named 'text'. The columns are: review, label"),
+    "column twice": (".csv", b"text,text,label\na,b,positive\n", "2 columns named 'text'"),
+    "open quote": (".csv", b'text,label\na,positive\n"b,negative\n', ":3: not valid CSV"),
+    "not Parquet": (".parquet", b"PAR1 no", "not a readable Parquet file"),
+    "unknown suffix": (".xlsx", b"x", "suffix '.xlsx' is not one of .tsv, .csv, .jsonl, .parquet"),
+}
+
+
+@pytest.mark.parametrize("suffix, content, message", FAULTY_FILES.values(), ids=FAULTY_FILES)
+def test_a_file_that_cannot_be_trusted_is_refused_by_name(tmp_path, suffix, content, message):
+    path = tmp_path / f"faulty{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"faulty{suffix}.*{message}"):
+        load_splits({"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": path})
+
+
+def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [(f"enak {i}", "positive") for i in range(99)])
+    content = bytearray(path.read_bytes())
+    content[40:300] = bytes(260)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.parquet is not a readable Parquet file"):
+        load_splits({"valid": path})
+
+
+def test_one_column_cannot_hold_texts_and_labels(tmp_path):
+    write_csv(tmp_path / "a.csv", [("enak", "positive"), ("kotor", "negative")])
+    with pytest.raises(ValueError, match="a.csv: texts and labels cannot both be in 'label'"):
+        load_splits({"valid": tmp_path / "a.csv"}, text_column="label")
+
+
+def test_whole_numbers_are_the_labels_of_that_name(tmp_path):
+    rows = [("enak", 1), ("kotor", 0), ("buka", "1")]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))["valid"]["label"] == [1, 0, 1]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, ("murah", True)])
+    with pytest.raises(BadRowsError, match="a.jsonl:4: the label is not one of 0, 1; found True"):
+        load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))
+
+
+def test_parquet_without_the_column_lists_what_is_there(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"ulasan": ["a"], "label": ["positive"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="no column named 'text'. The columns are: ulasan, label"):
+        read_rows(tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet", text_column="ulasan")[0] == ["a"]
+
+
+def test_other_labels_take_the_order_given(tmp_path):
+    (tmp_path / "a.tsv").write_text("a\tpositif\nb\tnegatif\n", encoding="utf-8")
+    assert read_rows(tmp_path / "a.tsv", ("negatif", "netral", "positif"))[1] == [2, 0]
+
+
+def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_path, monkeypatch, smsa_dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
+    for name in ("default", "environment"):
+        (tmp_path / name).mkdir()
+        for split in ("train", "valid"):
+            (tmp_path / name / f"{split}_preprocess.tsv").write_text("\n".join(GOOD), encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "default").rename(tmp_path / "data" / "smsa")
+    assert find_smsa()["train"].parent.name == "smsa"
+    assert "test" not in find_smsa()  # labelled test files are optional
+    monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path / "environment"))
+    assert find_smsa()["train"].parent.name == "environment"
+    assert find_smsa(smsa_dir)["test"].parent == smsa_dir
+
+
+def test_a_named_folder_without_the_files_is_an_error_not_a_download(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="comes from --data_dir"):
+        find_smsa(tmp_path)
+    monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="comes from SMSA_DATA_DIR"):
+        find_smsa()
+
+
+def test_without_network_one_error_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(FileNotFoundError) as raised:
+        find_smsa()
+    for place in ("--data_dir", "SMSA_DATA_DIR", "./data/smsa", str(tmp_path / "cache"), data.SMSA_URL, "data/sample"):
+        assert place in str(raised.value)
+
+
+def test_a_download_with_another_sha256_is_refused(tmp_path, monkeypatch):
+    import http.server
+    import threading
+
+    handler = lambda *args: http.server.SimpleHTTPRequestHandler(*args, directory=str(SAMPLE_DIR))  # noqa: E731
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "SMSA_URL", f"http://127.0.0.1:{server.server_port}/")
+    with pytest.raises(FileNotFoundError, match="hash"):
+        find_smsa()
+    hashes = {s: data.pooch.file_hash(str(SAMPLE_DIR / f"{s}_preprocess.tsv")) for s in ("train", "valid", "test")}
+    monkeypatch.setattr(data, "SMSA_SHA256", hashes)
+    files = find_smsa()
+    server.shutdown()
+    server.server_close()
+    assert {split: path.read_bytes() for split, path in files.items()} == {
+        split: (SAMPLE_DIR / f"{split}_preprocess.tsv").read_bytes() for split in hashes
+    }
+    assert find_smsa() == files  # from the cache: the server is gone
+
+
+def test_train_and_valid_files_go_together(smsa_dir):
+    with pytest.raises(ValueError, match="--train_file and --valid_file go together"):
+        find_files(train_file="a.tsv")
+    with pytest.raises(ValueError, match="give one of both"):
+        find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
+    assert find_files(train_file="a.tsv", valid_file="b.csv").keys() == {"train", "valid"}
+    assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
+
+
+def test_texts_that_also_stand_in_train_are_counted_in_the_log(tmp_path, caplog):
+    (tmp_path / "train.tsv").write_text("\n".join(GOOD), encoding="utf-8")
+    (tmp_path / "valid.tsv").write_text("enak\tpositive\nbaru\tneutral\nburuk\tnegative\n", encoding="utf-8")
+    with caplog.at_level("INFO", logger="smsa"):
+        load_splits({"train": tmp_path / "train.tsv", "valid": tmp_path / "valid.tsv"})
+    assert "valid: 3 texts (1 positive, 1 neutral, 1 negative)" in caplog.text
+    assert "2 of its texts also stand in train" in caplog.text
+
+
+def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):
+    with caplog.at_level("INFO", logger="smsa"):
+        splits = load_splits({split: smsa_files[split] for split in ("train", "valid")})
+    counts = {split: [rows["label"].count(i) for i in range(3)] for split, rows in splits.items()}
+    assert counts == {"train": [6416, 1148, 3436], "valid": [735, 131, 394]}
+    assert "14 of its texts also stand in train" in caplog.text
+    for split in ("train", "valid"):
+        assert data.pooch.file_hash(str(smsa_files[split])) == data.SMSA_SHA256[split]
+
+
+def test_the_real_masked_test_file_is_refused_by_name(smsa_files):
+    masked = smsa_files["train"].parent / "test_preprocess_masked_label.tsv"
+    if not masked.exists():
+        pytest.skip(f"needs {masked.name} beside the other files of SmSA")
+    with pytest.raises(ValueError, match="test_preprocess_masked_label.tsv: all 500 rows are labelled 'neutral'"):
+        load_splits({"train": smsa_files["train"], "test": masked})
+
+
+def test_the_sample_is_what_its_readme_says():
+    splits = load_splits(find_smsa(SAMPLE_DIR))
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 274, "valid": 66, "test": 66}
+    texts = [text for rows in splits.values() for text in rows["text"]]
+    assert len(set(texts)) == 406
+    assert f"{len(texts)} Indonesian sentences" in (SAMPLE_DIR / "README.md").read_text(encoding="utf-8")
+
+
+def test_long_texts_are_cut_and_keep_their_separator(smsa_dir, tokenizer):
+    splits = encode_splits(load_splits({"train": smsa_dir / "train_preprocess.tsv"}), tokenizer, max_length=4)
+    for row in splits["train"]:
+        assert len(row["input_ids"]) <= 4
+        assert row["input_ids"][0] == tokenizer.cls_token_id
+        assert row["input_ids"][-1] == tokenizer.sep_token_id
+    assert max(map(len, splits["train"]["input_ids"])) == 4
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 2])
+def test_a_length_without_room_for_text_is_refused(smsa_dir, tokenizer, max_length):
+    splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
+    with pytest.raises(ValueError, match=f"--max_length is {max_length}; 2 word pieces are special tokens"):
+        encode_splits(splits, tokenizer, max_length=max_length)
+
+
+def test_more_word_pieces_than_the_encoder_reads_are_refused(smsa_dir, tokenizer):
+    splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
+    with pytest.raises(ValueError, match="--max_length is 65, but this encoder reads at most 64"):
+        encode_splits(splits, tokenizer, max_length=65)

@@ -1,0 +1,23 @@
+"""Tables whose cells hold anything."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smsa.evaluation.markdown import table
+
+
+@given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=4))
+def test_whatever_the_cells_hold_a_table_keeps_its_rows_and_columns(rows):
+    titles, bar, *lines = table(["", "a|b"], rows)
+    assert titles == r"| | a\|b |" and bar == "|---|---|"
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        assert len(line.splitlines()) == 1
+        _, *cells, _ = re.split(r"(?<!\\)\|", line)
+        assert [cell.strip().replace(r"\|", "|") for cell in cells] == [" ".join(text.split()) for text in row]
+
+
+def test_numbers_stand_as_they_are():
+    assert table(["n"], [[1], [None], ["2.5"]])[2:] == ["| 1 |", "| None |", "| 2.5 |"]

@@ -1,0 +1,55 @@
+"""Each rewriting does what it says and nothing else, and is the same for the same seed."""
+
+import re
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smsa.evaluation import perturbations as style
+
+TEXT = "tempat nya bagus , murah ! tapi saya tidak suka ( terlalu ramai ) ."
+
+
+def test_punctuation_and_clitics_are_attached():
+    assert style.attach(TEXT, Random(0)) == "tempatnya bagus, murah! tapi saya tidak suka (terlalu ramai)."
+    assert style.attach("nyaman , nyala", Random(0)) == "nyaman, nyala"  # nya begins these words
+    assert style.attach("buku ku dan muka mu", Random(0)) == "bukuku dan mukamu"
+
+
+def test_sentences_begin_with_capitals_and_some_texts_are_shouted():
+    rewritten = {style.capitalise("enak . murah ! ramah", Random(seed)) for seed in range(100)}
+    assert rewritten == {"Enak . Murah ! Ramah", "ENAK . MURAH ! RAMAH"}
+
+
+def test_letters_are_drawn_out_in_some_words_only():
+    words = "makanan minuman pelayanan kebersihan suasana".split()
+    found = [style.draw_out(" ".join(words), Random(seed)) for seed in range(200)]
+    changed = [word for text in found for word, before in zip(text.split(), words, strict=True) if word != before]
+    assert 0.04 < len(changed) / 1000 < 0.14
+    for word in changed:
+        assert re.search(r"([aeiou])\1{2,4}", word) and re.sub(r"([aeiou])\1+", r"\1", word) in words
+
+
+def test_slang_stands_for_half_of_the_words_it_knows():
+    found = " ".join(style.use_slang("tidak", Random(seed)) for seed in range(400)).split()
+    assert set(found) == {"tidak", *style.SLANG["tidak"]}
+    assert 150 < found.count("tidak") < 250
+    assert style.use_slang("tidakkah ketidakadilan", Random(1)) == "tidakkah ketidakadilan"  # whole words alone
+
+
+def test_equal_seeds_give_equal_texts_whatever_stands_before_them():
+    texts = [TEXT, "enak dan murah", TEXT]
+    assert style.rewrite(texts, seed=1) == style.rewrite(texts, seed=1) != style.rewrite(texts, seed=2)
+    assert style.rewrite(texts)[:2] == style.rewrite(texts[:2])
+    assert style.rewrite(texts, names=()) == texts
+    assert all(not style.is_smsa_style(text) for text in style.rewrite([TEXT] * 20, ("attached",)))
+
+
+@pytest.mark.parametrize("name", ["capitals", "attached"])
+@given(text=st.text())
+def test_capitals_and_attaching_lose_no_letter(name, text):
+    (rewritten,) = style.rewrite([text], (name,))
+    letters = [re.sub(r"\s", "", t).upper().lower() for t in (text, rewritten)]
+    assert letters[0] == letters[1]

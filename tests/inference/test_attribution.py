@@ -1,0 +1,147 @@
+"""Weights of words: they add up, they stand where the words stand, and taking away the heaviest words tells."""
+
+import json
+import random
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, make_model, run
+from tables import make_classifier
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from smsa import SentimentClassifier, score_files
+from smsa.data.datasets import load_splits
+from smsa.inference.attribution import TOLERANCE
+from smsa.models.bundled import CLASSIFIER
+
+
+def log_odds(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+@pytest.mark.parametrize("label", [None, "positive", "negative"])
+def test_weights_add_up_and_words_are_parts_of_the_text(tiny_model, tokenizer, label):
+    text = "Enak dan MURAH sekali, tidak kotor!"
+    classifier = make_classifier(tiny_model, tokenizer)
+    explained, answer = classifier.explain(text, label), classifier(text)
+    assert explained["label"] == label or (label is None and explained["label"] == answer["label"])
+    assert explained["log_odds"] == pytest.approx(log_odds(answer[f"p_{explained['label']}"]), abs=1e-4)
+    total = sum(word["weight"] for word in explained["words"])
+    assert explained["no_words"] + total == pytest.approx(explained["log_odds"], abs=TOLERANCE)
+    words = [word["word"] for word in explained["words"]]
+    assert words == ["Enak", "dan", "MURAH", "sekali", ",", "tidak", "kotor", "!"]
+    assert all(text[word["start"] : word["end"]] == word["word"] for word in explained["words"])
+    assert classifier.explain(text, label) == explained  # the orders are the same each time
+
+
+class OneWordCounts:
+    """In place of an engine: log-odds are 3 with the piece 7, 1 with 8 as well as 9, in sum."""
+
+    batch_tokens = 64
+
+    def run(self, token_ids, batches):
+        values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
+        return np.array([[value, 0.0] for value in values], dtype=np.float32)
+
+
+def test_weights_are_shapley_values():
+    """One word alone has all that it moves; two that only work together have half each; others nothing."""
+    from smsa.inference.attribution import weigh_words
+
+    class Encoding:
+        ids, word_ids = [1, 7, 8, 9, 5, 2], [None, 0, 1, 2, 3, None]
+        offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
+
+    words, log_odds, no_words = weigh_words(OneWordCounts(), Encoding(), 0)
+    assert (log_odds, no_words) == (4.0, 0.0)
+    assert [word[:2] for word in words] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    # An order and its reverse share the last exactly
+    assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
+
+
+def test_byte_level_pieces_become_words_without_the_space_before():
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(
+        ["makanannya enak sekali"] * 3, vocab_size=267, show_progress=False, special_tokens=["<s>", "</s>", "<pad>"]
+    )
+    backend.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(backend.to_str()), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    text = "makanannya enak, sekali"
+    words = make_classifier(make_model(vocab_size=len(tokenizer)), tokenizer, max_length=64).explain(text)["words"]
+    assert [word["word"] for word in words] == ["makanannya", "enak", ",", "sekali"]
+    assert all(text[word["start"] : word["end"]] == word["word"] for word in words)
+
+
+def test_a_long_text_is_explained_as_far_as_it_was_read(tiny_model, tokenizer):
+    explained = make_classifier(tiny_model, tokenizer, max_length=10).explain("enak " * 100)
+    assert len(explained["words"]) == 8
+
+
+def test_what_cannot_be_explained_is_refused(tiny_model, tokenizer):
+    classifier = make_classifier(tiny_model, tokenizer)
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match="no word to explain"):
+            classifier.explain(text)
+    with pytest.raises(ValueError, match="label 'bagus' is not one of positive, neutral, negative"):
+        classifier.explain("enak", "bagus")
+
+
+@pytest.mark.slow
+def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
+    """200 texts of valid that are found to be positive: without their three heaviest words they are less so, and more
+    clearly than without any three. The 195 shortest, for the time grows with the square, and the five longest."""
+    classifier = SentimentClassifier.from_pretrained(CLASSIFIER, device="cpu")
+    splits = load_splits({"valid": smsa_files["valid"]})["valid"]
+    texts = [row["text"] for row in splits if row["label"] == 0 and len(row["text"].split()) >= 8]
+    texts = [text for text, answer in zip(texts, classifier(texts), strict=True) if answer["label"] == "positive"]
+    texts.sort(key=lambda text: len(text.split()))
+    texts = texts[:195] + texts[-5:]
+    assert len(set(texts)) == 200
+
+    def without(text: str, words: list[dict]) -> str:
+        for word in sorted(words, key=lambda word: -word["start"]):
+            text = text[: word["start"]] + text[word["end"] :]
+        return text
+
+    draw, n_told = random.Random(0), 0
+    for text in texts:
+        explained = classifier.explain(text)
+        words = explained["words"]
+        total = sum(word["weight"] for word in words)
+        assert abs(explained["log_odds"] - explained["no_words"] - total) <= TOLERANCE
+        heaviest = sorted(words, key=lambda word: -word["weight"])[:3]
+        of_heaviest, of_any = classifier([without(text, heaviest), without(text, draw.sample(words, 3))])
+        n_told += of_heaviest["p_positive"] < of_any["p_positive"]
+    print(f"{n_told} of {len(texts)} texts")
+    assert n_told / len(texts) >= 0.9
+
+
+def test_the_example_of_the_page_runs(tmp_path):
+    code = (ROOT / "docs" / "explaining.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    status, text = run(sys.executable, tmp_path / "example.py")
+    assert status == 0, text
+    lines = [line for line in text.splitlines() if line[:1] in "+-" and line]
+    weights = {word: float(weight) for weight, word in (line.split("  ") for line in lines)}
+    assert list(weights) == ["makanannya", "enak", "tapi", "pelayanannya", "lambat"]
+    assert (weights["lambat"] - weights["enak"] > 0) == ("negative" in text)
+
+
+def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
+    classifier = make_classifier(tiny_model, tokenizer)
+    (tmp_path / "in.csv").write_text('text\n"enak, murah"\n" "\n"kotor sekali"\n"enak, murah"\n')
+    score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.jsonl", explain=True)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows[1]["words"] is None and rows[0]["words"] == rows[3]["words"]
+    for row in (rows[0], rows[2]):
+        words = classifier.explain(row["text"], row["label"])["words"]
+        assert json.loads(row["words"]) == [
+            [word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words
+        ]
+    with pytest.raises(ValueError, match="has no column for --explain"):
+        score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", output_format="submission", explain=True)

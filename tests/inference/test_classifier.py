@@ -1,0 +1,301 @@
+"""Texts in, labels out: against a plain forward pass of one text at a time, on every backend."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from conftest import ROOT, make_model
+from tables import ADDED, HOSTILE, make_classifier
+from transformers import (
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
+
+from smsa import SentimentClassifier
+from smsa.data.datasets import load_splits
+from smsa.data.labels import LABELS, label_maps
+from smsa.inference.batching import pad_batch, plan_batches
+from smsa.inference.engine import Engine
+from smsa.models.loading import load_classifier
+
+BACKENDS = ["torch", "openvino"]
+
+
+@pytest.fixture
+def real_texts(real_files):
+    return load_splits({"valid": real_files["valid"]})["valid"]["text"][:200]
+
+
+def plain_probabilities(model, tokenizer, texts) -> np.ndarray:
+    """One text a batch, fp32, as one would write it."""
+    with torch.inference_mode():
+        return np.stack([
+            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.double().softmax(-1)[0].numpy()
+            for text in texts
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_probabilities_are_those_of_a_plain_forward_pass(tiny_model, tokenizer, real_texts, backend):
+    expected = plain_probabilities(tiny_model.eval(), tokenizer, real_texts)
+    scores = make_classifier(tiny_model, tokenizer, backend=backend).score(pa.array(real_texts))
+    assert np.abs(scores.probabilities - expected).max() < 1e-5
+    assert len(set(scores.probabilities[:, 0])) > len(real_texts) / 2  # the model tells them apart
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_architecture_gives_the_same_probabilities(tokenizer, real_texts, backend):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape, **label_maps())
+    model = RobertaForSequenceClassification(config).eval()
+    expected = plain_probabilities(model, tokenizer, real_texts[:40])
+    scores = make_classifier(model, tokenizer, backend=backend).score(pa.array(real_texts[:40]))
+    assert np.abs(scores.probabilities - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_number_of_threads_does_not_change_a_bit(tiny_model, tokenizer, real_texts, backend):
+    one = make_classifier(copy.deepcopy(tiny_model), tokenizer, backend=backend, num_threads=1)
+    three = make_classifier(tiny_model, tokenizer, backend=backend, num_threads=3)
+    first, second = (c.score(pa.array(real_texts)).probabilities for c in (one, three))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_int8_stays_close_and_is_not_fp32(real_texts, tokenizer):
+    model = make_model(seed=3)
+    exact = make_classifier(copy.deepcopy(model), tokenizer).score(pa.array(real_texts)).probabilities
+    engine = {"backend": "openvino", "precision": "int8"}
+    rough = make_classifier(model, tokenizer, **engine).score(pa.array(real_texts)).probabilities
+    assert 0 < np.abs(exact - rough).max() < 0.02
+
+
+def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
+    classifier = make_classifier(tiny_model, tokenizer)
+    one = classifier("enak dan murah")
+    assert list(one) == ADDED
+    assert one["score"] == max(one[f"p_{label}"] for label in classifier.labels) == one[f"p_{one['label']}"]
+    assert sum(one[f"p_{label}"] for label in classifier.labels) == pytest.approx(1)
+    answers = classifier(HOSTILE * 3)
+    assert len(answers) == 3 * len(HOSTILE)
+    assert [a["label"] for a in answers[: len(HOSTILE)]] == [a["label"] for a in answers[-len(HOSTILE) :]]
+    assert classifier([]) == []
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t", "\u200b", "\u3000", None, float("nan")])
+def test_a_text_without_anything_in_it_gets_no_label(tiny_model, tokenizer, text):
+    (answer,) = make_classifier(tiny_model, tokenizer)([text])
+    assert answer == dict.fromkeys(ADDED) | {"truncated": False, "empty": True}
+    assert make_classifier(tiny_model, tokenizer)(text) == answer  # as pandas' apply gives an empty cell
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (pd.DataFrame({"text": ["enak"], "id": [1]}), "a DataFrame is not a list of texts: give one column"),
+        (pa.table({"text": ["enak"]}), "a Table is not a list of texts"),
+        ({"text": ["enak"]}, "a dict is not a list of texts"),
+        (["enak", 5], "a text must be a str of whole characters, or None; found 5"),
+        (["enak", "\ud83d"], r"a text must be a str of whole characters, or None; found '\\ud83d'"),
+        (5, "a int is not a list of texts"),
+        (b"enak", "a bytes is not a list of texts"),
+    ],
+)
+def test_what_is_no_text_is_refused(tiny_model, tokenizer, texts, message):
+    with pytest.raises(TypeError, match=message):
+        make_classifier(tiny_model, tokenizer)(texts)
+
+
+def test_a_stream_of_one_text_is_not_one_of_its_letters(tiny_model, tokenizer):
+    with pytest.raises(TypeError, match="a str is not a list of texts"):
+        list(make_classifier(tiny_model, tokenizer).stream("enak"))
+
+
+def test_only_texts_that_lose_pieces_are_truncated(tiny_model, tokenizer):
+    classifier = make_classifier(tiny_model, tokenizer, max_length=10)
+    texts = ["enak " * 8, "enak " * 9, "enak", "enak " * 100_000]
+    assert [answer["truncated"] for answer in classifier(texts)] == [False, True, False, True]
+    assert classifier(texts)[1]["score"] == pytest.approx(classifier(texts)[0]["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("text", [
+    "enak dan murah sekali , " * 20_000, "a" * 500_000 + " enak", " " * 100_000 + "enak", "🙂" * 5000 + " kotor" * 10,
+])  # fmt: skip
+def test_a_very_long_text_is_cut_to_the_same_pieces(tiny_model, tokenizer, text):
+    classifier = make_classifier(tiny_model, tokenizer)
+    encoded = classifier.encode(pa.array([text]))
+    expected = tokenizer(text, truncation=True, max_length=classifier.max_length)["input_ids"]
+    assert encoded.token_ids[0].tolist() == expected
+    assert bool(encoded.truncated[0]) == (len(tokenizer(text)["input_ids"]) > classifier.max_length)
+
+
+@pytest.mark.parametrize("n_spaces", range(3, 14))
+def test_a_long_text_is_not_cut_within_a_word(n_spaces):
+    """At 64 characters a piece the head of this one ends in the middle of a word, after few pieces."""
+    classifier = SentimentClassifier.from_pretrained("mini-sentiment", backend="torch", precision="no", max_length=16)
+    _, tokenizer = load_classifier("mini-sentiment")
+    text = "enak " * 13 + " " * (64 * 16 - n_spaces - 65) + "menyenangkan"
+    encoded = classifier.encode(pa.array([text]))
+    assert encoded.token_ids[0].tolist() == tokenizer(text, truncation=True, max_length=16)["input_ids"]
+    assert bool(encoded.truncated[0]) == (len(tokenizer(text)["input_ids"]) > 16)
+
+
+def test_equal_texts_are_scored_once(tiny_model, tokenizer, monkeypatch):
+    classifier, n_scored = make_classifier(tiny_model, tokenizer), []
+    run = classifier.engine.run
+    monkeypatch.setattr(classifier.engine, "run", lambda ids, batches: n_scored.append(len(ids)) or run(ids, batches))
+    labels = [answer["label"] for answer in classifier.score(pa.array(["enak", "kotor"] * 50)).to_table().to_pylist()]
+    assert (n_scored, len(labels)) == ([2], 100)
+
+
+def test_a_stream_is_read_window_by_window(tiny_model, tokenizer):
+    read = []
+    texts = (read.append(i) or "enak" for i in range(1000))
+    answers = make_classifier(tiny_model, tokenizer, window_rows=8).stream(texts)
+    assert next(answers)["empty"] is False
+    assert len(read) == 8
+
+
+def test_a_model_that_wants_its_pads_on_the_left_is_refused(tiny_model, tokenizer):
+    tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match="wants its pads on the left"):
+        make_classifier(tiny_model, tokenizer)
+
+
+class OneSizeOnly(BertForSequenceClassification):
+    """Its graph, once traced, gives as many rows as tracing saw."""
+
+    def forward(self, input_ids, attention_mask=None):
+        output = super().forward(input_ids, attention_mask)
+        output.logits = output.logits[torch.arange(int(input_ids.shape[0])).clamp(max=len(input_ids) - 1)]
+        return output
+
+
+class Untraceable(BertForSequenceClassification):
+    def forward(self, input_ids, attention_mask=None):
+        raise RuntimeError("cannot be traced")
+
+
+@pytest.mark.parametrize("kind", [OneSizeOnly, Untraceable])
+def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_asked_for(tiny_model, kind, caplog):
+    tiny_model.__class__ = kind
+    assert Engine(tiny_model).backend == "torch"
+    assert f"OpenVINO cannot run {kind.__name__}" in caplog.text and "torch runs it" in caplog.text
+    for options in ({"backend": "openvino"}, {"precision": "int8"}):
+        with pytest.raises(ValueError, match=f"OpenVINO cannot run {kind.__name__} .*give --backend torch"):
+            Engine(tiny_model, **options)
+
+
+def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
+    with torch.no_grad():
+        tiny_model.classifier.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite in precision no"):
+        make_classifier(tiny_model, tokenizer)("enak")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"precision": "fp8"}, "'fp8' is not one of"),
+    ({"backend": "onnx"}, "'onnx' is not one of"),
+    ({"precision": "int8", "backend": "torch"}, "int8 needs the openvino backend"),
+    ({"num_threads": 0}, "at least 1"),
+    ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+    ({"backend": "openvino", "device": "meta"}, "runs on the CPU"),
+    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+])  # fmt: skip
+def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        Engine(tiny_model, **options)
+
+
+def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tokenizer, real_texts, monkeypatch):
+    usual = make_classifier(copy.deepcopy(tiny_model), tokenizer)
+    small = make_classifier(tiny_model, tokenizer, batch_tokens=16)
+    sizes, forward = [], small.engine._forward
+
+    def watch(input_ids, attention_mask):
+        sizes.append(input_ids.size)
+        return forward(input_ids, attention_mask)
+
+    monkeypatch.setattr(small.engine, "_forward", watch)
+    texts = real_texts[:50]
+    assert [row["p_neutral"] for row in small(texts)] == pytest.approx(
+        [row["p_neutral"] for row in usual(texts)], abs=1e-6
+    )
+    assert usual.engine.batch_tokens == 1024 and small.engine.batch_tokens == 16 and len(sizes) > 20
+
+    def fail(input_ids, attention_mask):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(usual.engine, "_forward", fail)
+    with pytest.raises(ValueError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
+        usual("enak")
+
+
+def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        pad_token_id=0, cls_token_id=2, sep_token_id=3, **label_maps(LABELS),
+    )  # fmt: skip
+    model = ModernBertForSequenceClassification(config)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    make_classifier(model, tokenizer, precision="bf16")("enak")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert before and all(torch.equal(buffer, dict(model.named_buffers())[name]) for name, buffer in before.items())
+
+
+def test_the_number_of_threads_of_the_caller_stays(tiny_model, tokenizer):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make_classifier(tiny_model, tokenizer)("enak")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_folder_loads_and_the_pipeline_says_the_same(tiny_model, tokenizer, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classifier = SentimentClassifier.from_pretrained(str(tmp_path), device="cpu", backend="torch", precision="no")
+    answer, (theirs,) = classifier("enak dan murah"), pipeline("text-classification", str(tmp_path))(["enak dan murah"])
+    assert answer["label"] == theirs["label"] in ("positive", "neutral", "negative")
+    assert answer["score"] == pytest.approx(theirs["score"], abs=1e-6)
+
+
+def test_the_hash_knows_another_model_from_the_same(tiny_model, tokenizer):
+    same = make_classifier(copy.deepcopy(tiny_model), tokenizer).sha256
+    with torch.no_grad():
+        tiny_model.classifier.weight[0, 0] += 1e-3
+    assert make_classifier(tiny_model, tokenizer).sha256 != same == make_classifier(make_model(), tokenizer).sha256
+
+
+def test_scoring_does_not_import_trainer():
+    code = "import sys, smsa; smsa.SentimentClassifier, smsa.score_files; print('transformers.trainer' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("budget", [1, 7, 100, 10_000])
+def test_batches_hold_every_text_once_and_keep_to_the_budget(budget):
+    lengths = np.random.default_rng(0).integers(1, 60, size=500)
+    batches = plan_batches(lengths, budget)
+    assert sorted(np.concatenate(batches)) == list(range(500))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
+    pads = sum(len(batch) * lengths[batch].max() for batch in batches) - lengths.sum()
+    assert pads < 0.5 * lengths.sum()
+
+
+def test_a_batch_is_padded_behind_its_texts():
+    input_ids, attention_mask = pad_batch([np.array([5, 6]), np.array([7])], pad_id=9)
+    assert input_ids.tolist() == [[5, 6], [7, 9]]
+    assert attention_mask.tolist() == [[1, 1], [1, 0]]

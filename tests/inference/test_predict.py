@@ -1,0 +1,355 @@
+"""scripts/predict.py as one runs it: pipes, processes, full disks and kills, all of them real."""
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_model, make_tokenizer, run
+from tables import ADDED, HOSTILE, read_file, write_file
+
+from scripts import predict
+from smsa.cli import parse
+from smsa.inference.arguments import EngineArguments, PredictionArguments
+
+WORKER = str(ROOT / "tests" / "scoring_worker.py")
+LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes")
+PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+FAST = ("--backend", "torch", "--num_threads", "1")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def command(model, path, output, *options, program=WORKER, n_processes=1) -> list[str]:
+    start = [sys.executable] if n_processes == 1 else [*LAUNCH, str(n_processes)]
+    what = [] if "--input" in options else ["--input", str(path)]
+    return [*start, program, "--model", model, *what, "--output", str(output), *FAST, *options]
+
+
+def test_a_file_is_scored_and_the_last_line_says_how(model, tmp_path):
+    write_file(tmp_path / "in.csv", [{"id": str(i), "text": text} for i, text in enumerate(HOSTILE)])
+    status, text = run(*command(model, tmp_path / "in.csv", tmp_path / "out.csv", program="scripts/predict.py"))
+    assert status == 0, text
+    summary = json.loads((tmp_path / "out.csv.summary.json").read_text())
+    last = text.rstrip().splitlines()[-1]
+    assert last.startswith(f"{len(HOSTILE)} rows: positive ") and " rows/s" in last
+    assert f"{summary['empty']} empty, {summary['truncated']} truncated, 0 rejected" in last
+    assert "the texts are in the column 'text'" in text
+    assert f"Output: {tmp_path / 'out.csv'}" in text
+    assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [str(i) for i in range(len(HOSTILE))]
+
+
+def test_a_pipe_goes_through(model):
+    texts = "enak dan murah\n\nkotor 'sekali'\n"
+    words = command(model, "-", "-", program="scripts/predict.py")
+    done = subprocess.run(words, input=texts.encode(), capture_output=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]  # the bar and the log are on stderr
+    assert [row["text"] for row in rows] == texts.split("\n")[:-1]
+    assert list(rows[0]) == ["text", *ADDED] and [row["empty"] for row in rows] == [False, True, False]
+
+
+def test_a_pipe_of_another_format_is_named(model, monkeypatch, capfdbinary):
+    words = command(model, "-", "-", "--input_format", "csv", "--format", "csv")[2:]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,review\n1,enak\n")))
+    predict.main(*parse(PredictionArguments, EngineArguments, argv=words))
+    first, second = capfdbinary.readouterr().out.decode().splitlines()
+    assert first == ",".join(f'"{name}"' for name in ["id", "review", *ADDED])
+    assert second.startswith('"1","enak","')
+
+
+def test_a_stdin_that_is_closed_is_said(model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "--input - is stdin, which is closed" in call(*command(model, "-", "-")[2:])
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
+    words = command(model, "-", tmp_path / "out.csv")
+    environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(b"enak\n" * 200)
+    process.stdin.close()
+    process.stdin = None
+    while not list((tmp_path / "out.csv.parts").glob("rows-*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert list(tmp_path.glob("smsa-*/stdin.txt"))
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 143 and b"Traceback" not in text
+    assert b"Stopped; nothing has been written." in text
+    assert not list(tmp_path.glob("smsa-*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_pipe_that_is_full_is_an_error(model):
+    with open("/dev/full", "wb") as full:
+        words = command(model, "-", "-", program="scripts/predict.py")
+        done = subprocess.run(words, input=b"enak\n", stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    assert done.returncode == 1
+    assert b"error: " in done.stderr and b"No space left" in done.stderr
+
+
+def call(*words) -> int | str:
+    """Call the script in this process, as the command line would; get what it exits with."""
+    with pytest.raises(SystemExit) as exit_:
+        predict.main(*parse(PredictionArguments, EngineArguments, argv=list(words)))
+    return exit_.value.code
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--input", "nothing.csv"], "error: nothing.csv does not exist"),
+    (["--input", "README.md"], "error: README.md: the suffix must be one of .csv"),
+    (["--output", "out.xlsx"], "error: out.xlsx: the suffix must be one of .csv"),
+    (["--model", "/nowhere"], "error: No model '/nowhere'.*Without the Hub there are mini-sentiment"),
+    (["--input", "-", "--output", "-", "--on_bad_row", "skip"], "error: --on_bad_row skip .*name an output file"),
+    (["--text_column", "teks"], "error: .*in.csv: no column named 'teks'. The columns are: 'text'"),
+    (["--max_length", "2"], "error: max_length is 2; it must be more than the 2 special tokens"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(model, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(ROOT)
+    write_file(tmp_path / "in.csv", [{"text": "enak"}])
+    words = command(model, tmp_path / "in.csv", tmp_path / "out.csv", *options)[2:]
+    assert re.match(message, call(*words), re.DOTALL)
+    assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_a_recipe_may_hold_every_option(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ninput: [a.csv, b.csv]\noutput: c.csv\nlabels_only: true\n")
+    args, _ = parse(PredictionArguments, EngineArguments, argv=[str(tmp_path / "r.yaml"), "--output", "d.csv"])
+    assert (args.model, args.input, args.output, args.labels_only) == ("m", ["a.csv", "b.csv"], "d.csv", True)
+
+
+def test_inputs_are_not_dropped_when_the_option_is_repeated(capsys):
+    assert call("--model", "m", "--input", "a.csv", "--input", "b.csv", "--output", "c.csv") == 2
+    assert "--input is given twice; write --input A B" in capsys.readouterr().err
+
+
+def test_an_unknown_option_names_the_nearest(model, capsys):
+    assert call("--model", model, "--input", "a.csv", "--output", "b.csv", "--on_bad_rows", "skip") == 2
+    assert "--on_bad_rows is not an option; the nearest is on_bad_row" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def sizes(model, tmp_path_factory):
+    """Files of sizes around the boundaries of a window of eight, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("sizes")
+    (folder / "in").mkdir()
+    for n_rows in (1, 7, 8, 9, 15, 16, 17, 50):
+        rows = [{"id": f"{i}", "text": HOSTILE[i % len(HOSTILE)]} for i in range(n_rows)]
+        write_file(folder / "in" / f"{n_rows:02}.csv", rows)
+    (folder / "in" / "00.csv").write_text("id,text\n")
+    status, text = run(*command(model, folder / "in", folder / "one"), **PATHS)
+    assert status == 0, text
+    return folder
+
+
+@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_bytes_are_the_same_for_any_number_of_processes(model, sizes, n_processes):
+    output = sizes / f"by {n_processes}"
+    status, text = run(*command(model, sizes / "in", output, n_processes=n_processes), **PATHS)
+    assert status == 0, text
+    names = sorted(path.name for path in (sizes / "in").iterdir())
+    assert len(names) == 9
+    for name in names:
+        assert (output / name).read_bytes() == (sizes / "one" / name).read_bytes()
+        assert [row["id"] for row in read_file(output / name)] == [str(i) for i in range(int(name[:2]))]
+
+
+@pytest.mark.slow
+def test_processes_stop_together_at_a_bad_row(model, tmp_path):
+    (tmp_path / "in.csv").write_bytes(b"id,text\n1\n")
+    status, text = run(*command(model, tmp_path / "in.csv", tmp_path / "out.csv", n_processes=2), **PATHS, timeout=120)
+    assert status != 0
+    assert text.count("in.csv:2: 1 field(s) instead of 2") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
+    rows = [{"id": str(i), "text": "enak dan murah sekali " * 40} for i in range(100)]
+    write_file(tmp_path / "in.csv", rows)
+    (small_disk / "earlier.csv").write_text("earlier")
+    words = command(model, tmp_path / "in.csv", small_disk / "out.csv")
+    status, text = run(*words, **PATHS)
+    assert status == 1
+    assert "No space left on device" in text and "the same command goes on" in text and "Traceback" not in text
+    assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
+    finished = {part: part.stat().st_mtime_ns for part in (small_disk / "out.csv.parts").glob("rows-*.json")}
+    assert finished
+    subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+    run(*words, **PATHS, SMSA_KILL="merge:1")  # the parts are still there when it dies
+    assert all(part.stat().st_mtime_ns == before for part, before in finished.items())
+    status, text = run(*words, **PATHS)
+    assert status == 0, text
+    assert [{"id": row["id"], "text": row["text"]} for row in read_file(small_disk / "out.csv")] == rows
+
+
+def test_a_read_only_folder_is_refused(model, small_disk, tmp_path):
+    write_file(tmp_path / "in.csv", [{"text": "enak"}])
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    status, text = run(*command(model, tmp_path / "in.csv", small_disk / "out.csv"), **PATHS)
+    assert status == 1
+    assert f"error: the folder {small_disk} cannot be written" in text and "Traceback" not in text
+
+
+def test_a_damaged_gzip_leaves_nothing(model, tmp_path):
+    content = gzip.compress(b"text\n" + b"enak\n" * 100)
+    (tmp_path / "in.csv.gz").write_bytes(content[:-5])
+    words = command(model, tmp_path / "in.csv.gz", tmp_path / "out.csv")[2:]
+    assert re.match("error: .*in.csv.gz cannot be read", call(*words))
+    assert [file.name for file in tmp_path.iterdir()] == ["in.csv.gz"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_and_the_same_command_goes_on(model, tmp_path):
+    write_file(tmp_path / "in.csv", [{"id": str(i), "text": "enak"} for i in range(80)])
+    words = command(model, tmp_path / "in.csv", tmp_path / "out.csv")
+    process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **PATHS, "SMSA_SLOW": "0.3"}, stderr=subprocess.PIPE)
+    while not list((tmp_path / "out.csv.parts").glob("rows-*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"the same command goes on" in text and b"Traceback" not in text
+    assert not (tmp_path / "out.csv").exists()
+    status, text = run(*words, **PATHS)
+    assert status == 0, text
+    assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [str(i) for i in range(80)]
+
+
+POINTS = ["encode:1", "classify:1", "before rename:1", "after rename:1", "synced:1", "classify:3", "before rename:2",
+          "after rename:2", "synced:4", "before rename:3", "after rename:3", "encode:4", "synced:6", "merge:1",
+          "merge:5", "before rename:1", "before rename:2", "after rename:1", "after rename:2",
+          "clean up:1"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("n_processes, points, n_by_clock, target", [
+    (1, POINTS, 10, "out.csv"), (2, POINTS[2:14:2], 8, "out.parquet"),
+])  # fmt: skip
+def test_kills_at_any_moment_leave_the_same_bytes(model, tmp_path, n_processes, points, n_by_clock, target):
+    write_file(tmp_path / "in.csv", [{"id": str(i), "text": HOSTILE[i % len(HOSTILE)]} for i in range(70)])
+    whole = tmp_path / "whole" / target
+    whole.parent.mkdir()
+    assert run_and_kill(command(model, tmp_path / "in.csv", whole), None) == 0
+    clock, points = random.Random(42), list(points)
+    n_at_points = n_at_random = n_jobs = 0
+    status = -signal.SIGKILL
+    while points or n_at_random < n_by_clock or status != 0:
+        output = tmp_path / str(n_jobs) / target
+        output.parent.mkdir(exist_ok=True)
+        finished = read_finished(output)
+        at_point = points.pop(0) if points else None
+        is_last = at_point is None and n_at_random == n_by_clock
+        kill = at_point or (None if is_last else clock.uniform(0, 2))
+        status = run_and_kill(command(model, tmp_path / "in.csv", output, n_processes=n_processes), kill)
+        if output.exists():
+            assert output.read_bytes() == whole.read_bytes()
+        else:
+            after = read_finished(output)
+            assert {part: after.get(part) for part in finished} == finished  # none was touched
+            assert kill is not None
+        if status == 0:
+            assert output.exists() and not Path(f"{output}.parts").exists()
+            n_jobs += 1
+        elif at_point:
+            n_at_points += 1
+        else:
+            n_at_random += 1  # a job that was done before its moment came does not count
+    assert n_at_points >= (18 if n_processes == 1 else 5)
+
+
+def read_finished(output: Path) -> dict[str, tuple[int, int]]:
+    """Which parts are finished, with what tells whether they were written again."""
+    records = Path(f"{output}.parts").glob("rows-*.json")
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in records}
+
+
+def run_and_kill(words, kill) -> int:
+    """Run to the end, or to a kill at a point, or so many seconds after it began; no process is left afterwards."""
+    environment = {**os.environ, **PATHS, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    by_clock = isinstance(kill, float)
+    environment |= {"SMSA_SLOW": "0.2"} if by_clock else {"SMSA_KILL": kill or ":0"}
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        if by_clock:
+            assert process.stdout.readline()  # the libraries are imported
+        return process.wait(timeout=kill if by_clock else 120)
+    except subprocess.TimeoutExpired:
+        assert by_clock, "it hangs"
+        return -signal.SIGKILL
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        process.stdout.close()
+        deadline = time.monotonic() + 20
+        while is_running := find_processes(words[words.index("--output") + 1]):
+            assert time.monotonic() < deadline, f"orphans: {is_running}"
+            time.sleep(0.05)
+
+
+def find_processes(word: str) -> list[int]:
+    """Processes with this word on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if word.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # it is gone
+            continue
+    return found
+
+
+MEASURE = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "parquet"])
+def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
+    peaks = {}
+    for name, n_rows, long_text in (
+        ("short", 40_000, ""),  # from here on the allocators' own reserves do not grow any more
+        ("long", 260_000, ""),
+        ("wide", 20_000, "enak " * 2_000_000),
+    ):
+        path = tmp_path / f"{name}.{suffix}"
+        rows = [{"id": str(i), "text": f"pergi ke pasar {i}"} for i in range(n_rows)]
+        write_file(path, [*rows, {"id": "long", "text": long_text}])
+        words = command(model, path, tmp_path / f"{name}.out.{suffix}", program="scripts/predict.py")
+        # a process counts its parent's peak as its own, so let a small one start it
+        done = subprocess.run([sys.executable, "-c", MEASURE, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / f"{name}.out.{suffix}.summary.json").read_text())["read"] == n_rows + 1
+        peaks[name] = int(done.stdout)  # KiB
+    # Python lists of the rows that "long" has more would take 73 MiB; runs of the same file differ by up to 20
+    assert peaks["long"] < peaks["short"] + 45 * 1024, peaks
+    assert peaks["wide"] < peaks["short"] + 200 * 1024, peaks

@@ -1,0 +1,480 @@
+"""Masks, the loss of masked pieces alone, new encoders and new words, and a run that ends and is gone on with."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE_DIR, make_tokenizer, run
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch.nn import functional
+from trainers import AskAt
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    PreTrainedTokenizerFast,
+)
+from transformers.trainer_callback import TrainerState
+
+from scripts import finetune, pretrain
+from smsa.cli import parse
+from smsa.data.arguments import DataArguments
+from smsa.models.loading import load_encoder, load_model
+from smsa.models.scratch import embed_pieces
+from smsa.pretraining.arguments import (
+    CorpusArguments,
+    EncoderArguments,
+    PretrainingArguments,
+)
+from smsa.pretraining.corpus import (
+    encode_sources,
+    find_judged,
+    is_held_out,
+    leave_out,
+    read_sources,
+    read_texts,
+)
+from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
+from smsa.pretraining.trainer import MaskedTrainer, Masking
+from smsa.sharing.card import render_card
+from smsa.training.arguments import (
+    ModelArguments,
+    SentimentTrainingArguments,
+)
+from smsa.training.resumable import IGNORED
+from smsa.training.signals import STOP, Stopped
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: float = 0.0):
+    """Get a small random masked language model, of the vocabulary of the other tests if of no other."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer or make_tokenizer()
+    special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
+    shape = dict(SHAPE, embedding_size=32, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    shape |= {"embedding_dropout": dropout, "mlp_dropout": dropout} if model_type == "modernbert" else {}
+    config = AutoConfig.for_model(
+        model_type, vocab_size=len(tokenizer), max_position_embeddings=128, **shape, **special
+    )
+    return AutoModelForMaskedLM.from_config(config), tokenizer
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that gets a trainer over random rows of real pieces."""
+
+    def make(output_dir="run", model_type="modernbert", dropout=0.0, **changes):
+        model, tokenizer = make_masked_lm(model_type, dropout=dropout)
+        random = np.random.default_rng(0)
+        rows = random.integers(5, len(tokenizer), (37, 24))
+        rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
+        values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
+        args = PretrainingArguments(output_dir=str(tmp_path / output_dir), **values | changes)
+        return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
+
+    return make
+
+
+def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
+    masking = Masking(tokenizer, 0.3, mask_seed=1)
+    rows = np.random.default_rng(0).integers(5, len(tokenizer), (200, 30))
+    rows[:, 0], rows[:, 7] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    examples = [{"input_ids": row} for row in rows.tolist()]
+    first, again = masking(examples), masking(examples)
+    assert all(torch.equal(first[name], again[name]) for name in ("input_ids", "labels"))
+    in_parts = [masking(examples[:7]), masking(examples[7:])]  # whatever the batch
+    assert torch.equal(torch.cat([part["labels"] for part in in_parts]), first["labels"])
+    masking.epoch = 1
+    assert not torch.equal(masking(examples)["labels"], first["labels"])
+    masking.mask_seed, masking.epoch = 2, 0
+    assert not torch.equal(masking(examples)["labels"], first["labels"])
+
+    original, is_masked = torch.from_numpy(rows), first["labels"] != IGNORED
+    assert not is_masked[:, [0, 7]].any()  # special tokens
+    assert 0.27 < is_masked[:, 8:].float().mean() < 0.33
+    assert torch.equal(first["labels"][is_masked], original[is_masked])
+    assert torch.equal(first["input_ids"][~is_masked], original[~is_masked])
+    replaced = (first["input_ids"][is_masked] == tokenizer.mask_token_id).float().mean()
+    assert 0.75 < replaced < 0.85
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "electra", "distilbert", "albert"])
+def test_loss_and_accuracy_are_those_of_all_logits_where_pieces_are_masked(make, model_type):
+    trainer = make(model_type=model_type)
+    found = trainer.evaluate()
+    batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))])
+    plain, _ = make_masked_lm(model_type)
+    with torch.no_grad():
+        logits = plain.eval()(input_ids=batch["input_ids"]).logits  # (rows, length, vocab_size)
+    expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+    is_masked = batch["labels"] != IGNORED
+    hits = (logits.argmax(-1) == batch["labels"])[is_masked].float().mean()
+    assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_learns_the_same_and_is_saved_as_a_plain_one(make, tmp_path):
+    """30 rows in batches of 8 and 7 held out: all four shapes are compiled."""
+    scores, weights = [], []
+    for name, compiles in (("plain", False), ("compiled", True)):
+        trainer = make(name, compile_encoder=compiles)
+        trainer.train()
+        trainer.save_model()
+        scores.append(trainer.evaluate())
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert scores[1]["eval_loss"] == pytest.approx(scores[0]["eval_loss"], rel=1e-3)
+    assert weights[0].keys() == weights[1].keys()
+
+
+def record(trainer) -> list[tuple[float, float]]:
+    """Let a trainer keep loss and gradient norm, before it is clipped, of each step."""
+    steps, clip, train_on = [], trainer._clip_grad_norm, trainer.training_step
+    losses = []
+
+    def training_step(*args, **kwargs):
+        losses.append(train_on(*args, **kwargs).item())
+        return torch.tensor(losses[-1])
+
+    def clip_grad_norm(model):
+        norm = float(clip(model))
+        steps.append((sum(losses), norm))
+        losses.clear()
+        return norm
+
+    trainer.training_step, trainer._clip_grad_norm = training_step, clip_grad_norm
+    return steps
+
+
+def test_a_step_is_the_same_however_it_is_cut_into_batches(make):
+    """Adam would hide a gradient that is a multiple of what it should be: the norm does not."""
+    whole = make("whole", max_steps=5)
+    parts = make("parts", max_steps=5, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    steps = [record(trainer) for trainer in (whole, parts)]
+    for trainer in (whole, parts):
+        trainer.train()
+    assert len(steps[0]) == 5
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-4)
+    assert whole.count_tokens() == parts.count_tokens() == (30 + 8) * 24  # an epoch of 30 rows, and a step of 8
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "expected"),
+    [
+        (16, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
+        (4, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
+    ],
+)
+def test_the_rate_rises_stays_and_falls(make, n_steps, expected):
+    trainer = make(max_steps=n_steps)
+    rates = []
+    step = trainer.training_step
+
+    def training_step(*args, **kwargs):
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / trainer.args.learning_rate)
+        return step(*args, **kwargs)
+
+    trainer.training_step = training_step
+    trainer.train()
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"), [((2,), {}), ((4,), {"dropout": 0.2}), ((6, 9), {}), ((7,), {"dataloader_num_workers": 1})]
+)
+def test_going_on_gives_what_an_undisturbed_run_gives(make, asked, options):
+    undisturbed = make("undisturbed", **options)
+    undisturbed.train()
+    for step in asked:
+        trainer = make("stopped", **options)
+        trainer.add_callback(AskAt(step))
+        with pytest.raises(Stopped):
+            trainer.train(resume_from_checkpoint=step != asked[0])
+        STOP.signum = None
+    again = make("stopped", **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == undisturbed.state.global_step == 12
+    for a, b in zip(undisturbed.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    scores = [[e["eval_loss"] for e in t.state.log_history if "eval_loss" in e] for t in (undisturbed, again)]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_can_be_lengthened_until_its_rate_falls(make):
+    trainer = make(num_train_epochs=2)  # 8 steps, of which the rate falls in the last 4
+    for step, is_refused in ((3, False), (4, False), (5, True)):
+        state = TrainerState(global_step=step, epoch=step / 4, max_steps=12)
+        if is_refused:
+            with pytest.raises(ValueError, match="falls from step 4 on"):
+                trainer.require_resumable(state)
+        else:
+            trainer.require_resumable(state)
+    trainer.require_resumable(TrainerState(global_step=7, epoch=7 / 4, max_steps=8))  # the same length
+    with pytest.raises(ValueError, match="has trained for 3 epochs"):
+        trainer.require_resumable(TrainerState(global_step=12, epoch=3.0, max_steps=12))
+
+
+def test_a_new_encoder_starts_from_what_stands_near_what_and_from_counts(tokenizer):
+    enak, murah, kotor = tokenizer.convert_tokens_to_ids(["enak", "murah", "kotor"])
+    sequences = [[enak, murah]] * 30 + [[kotor]] * 10
+    model = build_encoder(sequences, tokenizer, **SHAPE)
+    bias = model.get_output_embeddings().bias.detach().numpy()
+    assert bias[[enak, murah, kotor]] == pytest.approx(np.log(np.array([31, 31, 11]) / (70 + len(tokenizer))), rel=1e-5)
+    expected = embed_pieces(sequences, len(tokenizer), SHAPE["hidden_size"])[[enak, murah]]  # of length 1
+    vectors = model.get_input_embeddings().weight.detach().numpy()[[enak, murah]]
+    assert vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
+def test_new_words_keep_old_rows_and_start_as_the_mean_of_their_pieces(tmp_path, model_type):
+    tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5, 100)
+    model, _ = make_masked_lm(model_type, tokenizer)
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    outputs.bias.data.normal_()
+    before = [rows.detach().clone() for rows in (inputs.weight, outputs.weight, outputs.bias)]
+    pieces = tokenizer("gacor", add_special_tokens=False)["input_ids"]
+    assert len(pieces) > 1
+    # `enak` is known; Gacor is gacor in lower case; a word with a strange character has been [UNK] so far
+    assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor", "gaco👍"]) == 2
+    new_id, emoji_id = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("gacor", "gaco👍"))
+    assert tokenizer("gacorlah", add_special_tokens=False)["input_ids"][0] != new_id  # a word of its own only
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, tokens = load_encoder(str(tmp_path))
+    assert tokens("enak gacor gaco👍")["input_ids"] == tokenizer("enak gacor gaco👍")["input_ids"]
+    outputs = again.get_output_embeddings()
+    for after, rows in zip((again.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
+        assert torch.equal(after[: len(rows)], rows)
+        assert torch.equal(after[new_id], rows[pieces].mean(0))
+        assert torch.equal(after[emoji_id], rows[tokenizer.unk_token_id])
+
+
+def test_a_byte_level_tokenizer_cuts_new_words_as_they_stand_in_a_text():
+    from tokenizers import ByteLevelBPETokenizer
+
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(["enak gacor sekali", "enak gaco"] * 5, vocab_size=290, show_progress=False)
+    special = {
+        "unk_token": "<unk>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **special)
+    model, _ = make_masked_lm("roberta", tokenizer)
+    before = model.get_input_embeddings().weight.detach().clone()
+    inside = tokenizer("enak sekali baper", add_special_tokens=False)["input_ids"][2:]  # with the space before it
+    assert len(inside) > 1
+    around = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("enak", " sekali")]
+    assert add_words(model, tokenizer, ["baper"]) == 1
+    new_id = len(before)
+    assert tokenizer("enak baper sekali", add_special_tokens=False)["input_ids"] == [*around[0], new_id, *around[1]]
+    assert torch.equal(model.get_input_embeddings().weight[len(before)], before[inside].mean(0))
+
+
+def test_a_phrase_is_no_new_word():
+    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
+        add_words(*make_masked_lm(), ["dua kata"])
+
+
+def test_pieces_do_not_depend_on_how_a_text_was_written():
+    texts = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
+    tokenizer = build_tokenizer(texts, 200)
+    expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
+    assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
+    assert "[UNK]" not in expected
+    assert build_tokenizer(texts, 200).get_vocab() == tokenizer.get_vocab()
+
+
+def call(*words) -> None:
+    pretrain.main(*parse(EncoderArguments, CorpusArguments, PretrainingArguments, argv=list(map(str, words))))
+
+
+@pytest.fixture
+def words(smsa_dir, tmp_path):
+    """Options of a run on a small corpus, from nothing."""
+    text = "warung ini enak dan murah sekali\npelayanan nya lambat , kecewa\nrapat hari ini ditunda\n"
+    (tmp_path / "a.txt").write_text(text * 20 + "".join(f"teks lain nomor {i}\n" for i in range(200)))
+    shape = [word for name, value in SHAPE.items() for word in (f"--{name}", value)]
+    return ["--sources", "a.txt=1.5", "smsa", "--corpus_dir", tmp_path, "--data_dir", smsa_dir, "--max_length", 16,
+            "--held_out", 0.1, "--vocab_size", 300, "--num_train_epochs", 2, "--learning_rate", 1e-3,
+            "--model_name_or_path", "new", *shape, "--use_cpu", "true"]  # fmt: skip
+
+
+def test_an_encoder_from_nothing_is_written_reloads_and_is_gone_on_with(words, tmp_path):
+    call(*words, "--output_dir", tmp_path / "encoder")
+    folder = tmp_path / "encoder"
+    run, metrics = (json.loads((folder / name).read_bytes()) for name in ("run.json", "metrics.json"))
+    assert run["data"]["a.txt"]["weight"] == 1.5
+    assert run["data"]["smsa"]["n_texts"] == 7
+    assert metrics["tokens_seen"] > 1000
+    assert 0 < metrics["held_out"]["loss"] < 10
+    history = list(csv.DictReader((folder / "history.csv").open()))
+    assert list(history[0]) == ["epoch", "learning_rate", "held_out_loss", "held_out_masked_accuracy"]
+    assert float(history[-1]["epoch"]) == metrics["epoch"] == len(history)
+    assert float(history[-1]["held_out_loss"]) == metrics["held_out"]["loss"]
+    assert float(history[-1]["held_out_masked_accuracy"]) == metrics["held_out"]["masked_accuracy"]
+    assert float(history[0]["learning_rate"]) > float(history[-1]["learning_rate"]) >= 0
+
+    encoder = AutoModelForMaskedLM.from_pretrained(folder)
+    model, tokenizer = load_model(str(folder))  # what scripts/finetune.py starts from
+    loaded = model.base_model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in encoder.base_model.state_dict().items())
+    # the layer that both share starts anew: trained to tell word pieces apart, its numbers are too large for labels
+    assert not torch.equal(model.head.dense.weight, encoder.head.dense.weight)
+    assert torch.equal(model.head.norm.weight, torch.ones_like(model.head.norm.weight))
+    assert model.config.mlp_dropout > 0 == encoder.model.layers[0].mlp.drop.p - model.model.layers[0].mlp.drop.p
+    assert tokenizer("Enaaak nya") == AutoTokenizer.from_pretrained(folder)("enak nya")
+
+    (tmp_path / "words.txt").write_text("gacor\n")
+    continued = [*words, "--model_name_or_path", folder, "--add_tokens", tmp_path / "words.txt", "--max_steps", 2]
+    call(*continued, "--output_dir", tmp_path / "continued")
+    again, tokens = load_encoder(str(tmp_path / "continued"))
+    assert len(tokens) == len(tokenizer) + 1 == again.config.vocab_size
+
+
+def test_equal_settings_give_equal_encoders_and_others_are_not_gone_on_with(words, tmp_path):
+    for name in ("first", "second"):
+        call(*words, "--output_dir", tmp_path / name)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+    with pytest.raises(SystemExit, match="mlm_probability was 0.2, is 0.3"):
+        (tmp_path / "first" / "run.json").unlink()
+        call(*words, "--output_dir", tmp_path / "first", "--resume", "auto", "--mlm_probability", "0.3")
+
+
+def test_the_card_names_no_path_and_a_finished_run_is_left_alone(words, tmp_path, smsa_dir):
+    folder = tmp_path / "encoder"
+    call(*words, "--output_dir", folder)
+    card = (folder / "README.md").read_text()
+    assert str(tmp_path) not in card.replace(str(folder), "")  # the folder itself is how it is loaded
+    assert "`a.txt`" in card and "starts" not in ModelCard(card).data.tags
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    call(*words, "--output_dir", folder, "--resume", "auto")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    # an owner's licence stays, and so does a card of an encoder when it goes up under another name
+    stated = render_card(folder, "me/encoder", card.replace("language: id", "language: id\nlicense: mit"))
+    assert ModelCard(stated).data.license == "mit" and "--model_name_or_path me/encoder" in stated
+
+
+def test_no_text_that_is_held_out_or_kept_out_is_trained_on(smsa_dir, tmp_path, caplog):
+    lines = [f"teks nomor {i} tentang warung di kota {i % 7}" for i in range(300)]
+    (tmp_path / "a.txt").write_text("\n".join([*lines, *lines[:50], "Enak, dan MURAH sekali!"]))
+    (tmp_path / "judged.txt").write_text("\n".join(lines[200:]))
+    sources = read_sources(["a.txt=2"], tmp_path)
+    files = find_judged(["smsa", "judged.txt"], tmp_path, smsa_dir)
+    assert list(files) == ["SmSA's valid", "SmSA's test", "judged.txt"]
+    leave_out(sources, [text for path in files.values() for text in read_texts(path)])
+    assert sources[0].texts == [*lines[:200], *lines[:50]]
+    tokenizer = build_tokenizer(lines, 400)
+    encoded = encode_sources(sources, tokenizer, 16, 0.2, seed=1)
+    held_out = {tuple(tokenizer(text)["input_ids"][1:-1]) for text in lines[:200] if is_held_out(text, 0.2)}
+    assert len(held_out) > 20
+    assert not held_out & {tuple(sequence) for sequence in encoded.sequences}
+    assert len(encoded.sequences) == 2 * sum(not is_held_out(text, 0.2) for text in sources[0].texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--held_out", 0), "held_out is 0.0"),
+        (("--max_length", 1), "max_length is 1"),
+        (("--decay_steps", -1), "decay_steps is -1"),
+        (("--add_tokens", "words.txt"), "a new one learns its words"),
+        (("--model_name_or_path", "scratch"), "--model_name_or_path new"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(words, options, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(*words, *options)
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--max_length", 4096), "this encoder reads 512"),
+        (("--held_out", 0.0001), "held out .* do not fill a row"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(words, tmp_path, options, reason):
+    with pytest.raises(SystemExit, match=reason):
+        call(*words, *options, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(SystemExit, match=r"a\.txt does not exist"):
+        call(*words, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_judge_like_one(words, tmp_path):
+    """In real launches; rows do not fill the last step of an epoch, nor share out evenly to judge by."""
+    common = [*words, "--precision", "no", "--num_threads", 1, "--warmup_steps", 2]
+    for name, config, n_rows in (("one", "accelerate_config.yaml", 8), ("two", "configs/accelerate/cpu.yaml", 4)):
+        options = [*common, "--per_device_train_batch_size", n_rows, "--output_dir", tmp_path / name]
+        command = ["accelerate", "launch", "--config_file", config, "scripts/pretrain.py", *map(str, options)]
+        status, text = run(*command)
+        assert status == 0, text
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_bytes()) for name in ("one", "two"))
+    assert one["tokens_seen"] == two["tokens_seen"]
+    assert one["tokens_seen"] // (2 * 16) % 8  # rows of an epoch, of 16 pieces
+    assert two["held_out"]["loss"] == pytest.approx(one["held_out"]["loss"], abs=1e-4)
+    assert two["held_out"]["masked_accuracy"] == pytest.approx(one["held_out"]["masked_accuracy"], abs=0.01)
+    models = [AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("one", "two")]
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "run.json").read_bytes())["n_processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_indobert_base_shape_learns_more_words_and_texts_and_is_then_fine_tuned(tmp_path):
+    """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
+    vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
+    if not vocabulary:
+        pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
+    torch.manual_seed(0)
+    encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
+    stored = tmp_path / "indobert"
+    stored.mkdir()
+    torch.save(encoder.state_dict(), stored / "pytorch_model.bin")
+    encoder.config.save_pretrained(stored)
+    shutil.copy(vocabulary, stored)
+    (tmp_path / "words.txt").write_text("mengecewakannyalah\nbaperan\n")
+    n_threads = ("--num_threads", os.cpu_count(), "--precision", "no")
+    call("--model_name_or_path", stored, "--sources", "smsa", "--data_dir", SAMPLE_DIR, "--max_length", 64,
+         "--held_out", 0.1, "--per_device_train_batch_size", 4, "--max_steps", 20, "--warmup_steps", 2,
+         "--decay_steps", 5, "--add_tokens", tmp_path / "words.txt", *n_threads,
+         "--output_dir", tmp_path / "adapted")  # fmt: skip
+    finetune.main(*parse(ModelArguments, DataArguments, SentimentTrainingArguments, argv=list(map(str, (
+        "--model_name_or_path", tmp_path / "adapted", "--data_dir", SAMPLE_DIR, "--max_length", 32, "--max_steps", 2,
+        *n_threads, "--output_dir", tmp_path / "fine-tuned",
+    )))))  # fmt: skip
+    torch.set_num_threads(1)
+    adapted, tokenizer = load_encoder(str(tmp_path / "adapted"))
+    assert json.loads((tmp_path / "adapted" / "metrics.json").read_bytes())["tokens_seen"] > 18 * 4 * 64
+    assert len(tokenizer("baperan")["input_ids"]) == 3
+    before = encoder.bert.embeddings.word_embeddings.weight
+    after = adapted.bert.embeddings.word_embeddings.weight
+    assert after.shape == (50_000, 768)  # the tokenizer has fewer pieces than the encoder has rows: nothing is resized
+    n_old = len(Path(vocabulary).read_text(encoding="utf-8").splitlines())
+    assert 0 < (after - before)[:n_old].abs().max() < 0.05  # 20 steps at a low rate
+    assert (tmp_path / "fine-tuned" / "run.json").is_file()

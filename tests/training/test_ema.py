@@ -1,0 +1,118 @@
+"""Averaged weights: what the average is, who has it when, and that evaluation and checkpoints are of it."""
+
+import copy
+
+import pytest
+import torch
+from conftest import make_model
+from safetensors.torch import load_file
+from trainers import make_trainer
+from transformers import TrainerCallback
+
+from smsa.training.ema import AveragedAdam
+
+
+def test_the_average_is_that_of_the_formula_and_training_does_not_see_it():
+    """Steps of plain Adam by its side; the average by hand; looked at by `eval` in between, twice in a row."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(5, generator=generator, requires_grad=True)
+    plain, idle = weights.detach().clone().requires_grad_(), torch.ones(2, requires_grad=True)
+    optimizer = AveragedAdam([weights, idle], 0.7, lr=0.1)
+    adam = torch.optim.Adam([plain], lr=0.1)
+    average = None
+    for step in range(1, 40):
+        target = torch.randn(5, generator=generator)
+        for values, of in ((weights, optimizer), (plain, adam)):
+            of.zero_grad()
+            ((values - target) ** 2).sum().backward()
+            of.step()
+        assert torch.equal(weights, plain)
+        decay = min(0.7, (1 + step) / (10 + step))
+        average = plain.detach().clone() if average is None else decay * average + (1 - decay) * plain.detach()
+        if step % 3 == 0:
+            optimizer.eval()
+            optimizer.eval()
+            torch.testing.assert_close(weights.detach(), average)
+            optimizer.train()
+    assert torch.equal(idle, torch.ones(2))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_state_that_is_loaded_goes_on_as_if_nothing_were(mode):
+    def go_on(weights, optimizer, n_steps):
+        for _ in range(n_steps):
+            optimizer.train()
+            optimizer.zero_grad()
+            (weights**4).sum().backward()
+            optimizer.step()
+
+    weights = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = AveragedAdam([weights], 0.9, lr=0.1)
+    go_on(weights, optimizer, 5)
+    getattr(optimizer, mode)()
+    other = weights.detach().clone().requires_grad_()
+    loaded = AveragedAdam([other], 0.5, lr=0.3)
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    go_on(weights, optimizer, 5)
+    go_on(other, loaded, 5)
+    assert torch.equal(weights, other)
+    optimizer.eval(), loaded.eval()
+    assert torch.equal(weights, other)
+
+
+def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
+    weights = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = AveragedAdam([weights], 0.9, lr=0.1, fused=True)
+    for found_inf in (0.0, 0.0, 1.0):
+        before = weights.detach().clone(), copy.deepcopy(optimizer.state[weights].get("average"))
+        optimizer.zero_grad()
+        (weights**4).sum().backward()
+        optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(found_inf)  # as GradScaler sets them
+        optimizer.step()
+    assert torch.equal(weights, before[0]) and torch.equal(optimizer.state[weights]["average"], before[1])
+
+
+class Recorder(TrainerCallback):
+    """Keeps the weights after each step, and those that are evaluated."""
+
+    def __init__(self):
+        self.after_step, self.evaluated = [], []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.after_step.append(flat(model))
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        self.evaluated.append(flat(model))
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("choose", [{}, {"evaluate_every": 2}, {"load_best_model_at_end": False}])
+def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path, tokenizer, rows, choose):
+    recorder = Recorder()
+    changes = {"num_train_epochs": 3, "learning_rate": 1e-2, "early_stopping_patience": 0, "ema_decay": 0.6, **choose}
+    trainer = make_trainer(make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
+    trainer.add_callback(recorder)
+    trainer.train()
+    n_steps = len(recorder.after_step) // 3
+    average, averages = None, []
+    for step, weights in enumerate(recorder.after_step, start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = weights if average is None else decay * average + (1 - decay) * weights
+        averages += [average] if step % n_steps == 0 else []
+    evaluated = averages[1::2] if "evaluate_every" in choose else averages
+    for found, expected in zip(recorder.evaluated, evaluated, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    best = trainer.state.best_global_step
+    if choose.get("load_best_model_at_end", True):
+        torch.testing.assert_close(flat(trainer.model), averages[best // n_steps - 1], rtol=1e-4, atol=1e-6)
+        kept = load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors")
+        state = trainer.model.state_dict()
+        assert all(torch.equal(state[name], weights) for name, weights in kept.items())
+        before = flat(trainer.model)
+        trainer.predict(rows(5))
+        assert torch.equal(flat(trainer.model), before)
+    else:
+        torch.testing.assert_close(flat(trainer.model), averages[-1], rtol=1e-4, atol=1e-6)

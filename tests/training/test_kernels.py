@@ -1,0 +1,134 @@
+"""Fast kernels compute what the model computes, and dropout drops as often as it says."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import make_model
+from scipy.stats import binomtest, chisquare
+from trainers import make_trainer
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
+
+from smsa.models.loading import load_classifier
+from smsa.training.kernels import quick_dropout, use_fast_kernels
+
+SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "pad_token_id": 0}
+SIZES |= {"intermediate_size": 64, "max_position_embeddings": 40, "num_labels": 3}
+MODELS = {
+    "albert": (AlbertForSequenceClassification, AlbertConfig(**SIZES, embedding_size=16)),
+    "bert": (BertForSequenceClassification, BertConfig(**SIZES)),
+    "electra": (ElectraForSequenceClassification, ElectraConfig(**SIZES, embedding_size=16)),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**SIZES)),
+    "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**SIZES)),
+}
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    input_ids = torch.randint(1, 60, (5, 17), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    for row, length in enumerate((17, 3, 9, 1, 16)):
+        attention_mask[row, length:] = 0
+    return {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask, "labels": torch.arange(5) % 3}
+
+
+def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    outputs = model(**batch)
+    outputs.loss.backward()
+    return outputs.logits, {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])  # what is set for a GPU computes on a CPU, too
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_gradients_are_the_models(name, device_type, batch):
+    model_class, config = MODELS[name]
+    torch.manual_seed(0)
+    plain = model_class(config).double()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain.train()
+    fast = copy.deepcopy(plain)
+    use_fast_kernels(fast, device_type)
+    expected, found = gradients(plain, batch), gradients(fast, batch)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=1e-12)
+    assert sum(gradient is not None for gradient in found[1].values()) > 20
+    for weight, gradient in expected[1].items():
+        if gradient is None or found[1][weight] is None:  # a weight that no loss reaches
+            assert gradient is found[1][weight], weight
+        else:
+            torch.testing.assert_close(found[1][weight], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_the_last_layer_is_computed_for_one_piece(batch):
+    model = MODELS["bert"][0](MODELS["bert"][1]).eval()
+    use_fast_kernels(model, "cpu")
+    with torch.no_grad():
+        assert model.bert(batch["input_ids"]).last_hidden_state.shape == (5, 1, 32)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.001])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.full((1001, 999), 2.0, requires_grad=True)
+    y = quick_dropout(x, p, training=True)
+    y.sum().backward()
+    dropped = y == 0
+    assert binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-4
+    assert torch.equal(x.grad, torch.where(dropped, 0.0, x.grad.max()))
+    assert math.isclose(x.grad.max().item(), 1 / (1 - p), rel_tol=1e-4)
+    assert torch.equal(y, x.grad * 2)
+
+
+def test_neighbours_are_dropped_independently():
+    torch.manual_seed(1)
+    dropped = quick_dropout(torch.ones(1_200_000), 0.3, training=True) == 0
+    for distance in (1, 2, 3, 4, 8):  # four elements share the 64 bits of one draw
+        pairs = dropped[:-distance].long() * 2 + dropped[distance:].long()
+        counts = torch.bincount(pairs[:: 2 * distance + 1], minlength=4).double()
+        expected = torch.tensor([0.49, 0.21, 0.21, 0.09], dtype=torch.float64) * counts.sum()
+        assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4, distance
+
+
+def test_dropout_follows_the_seed_and_rests_in_evaluation():
+    x = torch.randn(7, 33)
+    draws = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        draws.append(quick_dropout(x, 0.4, training=True))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert quick_dropout(x, 0.4, training=False) is x and quick_dropout(x, 0.0, training=True) is x
+    assert not quick_dropout(x, 1.0, training=True).any()
+
+
+def test_a_model_so_trained_learns_and_loads_as_any_other(rows, tokenizer, tmp_path):
+    trainer = make_trainer(
+        make_model(dropout=0.1), tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, num_train_epochs=6,
+        learning_rate=3e-3, train_sampling_strategy="group_by_length",
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.optimizer.defaults["fused"]
+    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_f1" in entry]
+    assert losses[-1] < 0.6 < 1.0 < losses[0]
+    output = trainer.predict(rows(20))
+    trainer.save_model(tmp_path / "model")
+    plain, _ = load_classifier(str(tmp_path / "model"))
+    assert plain.config._attn_implementation != "smsa_quick"
+    assert "smsa" not in (tmp_path / "model" / "config.json").read_text()
+    padded = tokenizer.pad({"input_ids": rows(20)["input_ids"][:]}, return_tensors="pt")
+    with torch.no_grad():
+        logits = plain(**padded).logits
+    torch.testing.assert_close(torch.from_numpy(output.predictions), logits, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,63 @@
+"""What the tests of training share: a trainer that records each step, a wish to stop, and a dataset of real rows."""
+
+import signal
+
+from datasets import DatasetDict
+from transformers import TrainerCallback
+
+from smsa.data.datasets import encode_splits, load_splits
+from smsa.models.scratch import train_tokenizer
+from smsa.training.arguments import SentimentTrainingArguments
+from smsa.training.signals import STOP
+from smsa.training.trainer import SentimentTrainer
+
+
+class AskAt(TrainerCallback):
+    """Asks for a stop, as a signal does, in the middle of a step."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.steps:
+            STOP.signum = signal.SIGTERM
+
+
+class RecordingTrainer(SentimentTrainer):
+    """Keeps the loss, the rate and the gradient norm of each step, as they were when it was taken."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.losses, self.rates, self.norms = [], [], []
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.losses.append(super().training_step(model, inputs, num_items_in_batch))
+        return self.losses[-1]
+
+    def _clip_grad_norm(self, model):
+        self.norms.append(float(super()._clip_grad_norm(model)))
+        return self.norms[-1]
+
+
+def make_arguments(output_dir, **changes) -> SentimentTrainingArguments:
+    """Get arguments for a fast, exact run: fp32 on the CPU, batches of eight."""
+    values = {"precision": "no", "use_cpu": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+    return SentimentTrainingArguments(output_dir=str(output_dir), **values | changes)
+
+
+def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> RecordingTrainer:
+    """Get a recording trainer over encoded rows."""
+    arguments = make_arguments(output_dir, **changes)
+    return RecordingTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=valid, processing_class=tokenizer
+    )
+
+
+def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
+    """Get the first rows of train and valid as word pieces, and their tokenizer."""
+    splits = load_splits({split: files[split] for split in ("train", "valid")})
+    tokenizer = train_tokenizer(splits["train"]["text"])
+    splits["train"] = splits["train"].select(range(n_train))
+    splits["valid"] = splits["valid"].select(range(n_valid))
+    return encode_splits(splits, tokenizer), tokenizer
