@@ -1,4 +1,4 @@
-"""Fine-tune an Indonesian encoder on SmSA, keep the epoch that is best on valid, score it and leave a model folder.
+"""Fine-tune an Indonesian encoder on SmSA, keep the epoch that is best on valid, evaluate it and leave a model folder.
 
 accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml
 accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/indonlu.yaml --seeds 1 2 3
@@ -7,104 +7,134 @@ Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
 import logging
-import shlex
+from pathlib import Path
 
-import datasets
-import transformers
+from transformers import set_seed
 
+from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
 from smsa.data.datasets import encode_splits, find_files, load_splits
-from smsa.distributed import is_main, on_first
-from smsa.errors import UserError
-from smsa.files import hash_file
+from smsa.distributed import is_main, on_main, require_same
+from smsa.evaluation.figures import draw_history
+from smsa.evaluation.statistics import measure_confidence
+from smsa.files import naming, publish, staged, write_json
+from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
+from smsa.sharing.card import CARD, EXAMPLES, OURS, describe_base, read_card, render_card
 from smsa.sharing.hub import push, require_access
-from smsa.training.arguments import (
-    FINETUNE_OPTIONS,
-    ModelArguments,
-    SentimentTrainingArguments,
+from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
+from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run
+from smsa.training.collation import sort_by_length
+from smsa.training.results import (
+    collect_metrics,
+    describe_data,
+    describe_run,
+    hash_splits,
+    history_table,
+    label_table,
+    predict_examples,
+    predict_splits,
+    write_predictions,
+    write_submission,
 )
-from smsa.training.launch import find_checkpoints, run_script, run_whole
-from smsa.training.results import label_table, write_run
-from smsa.training.seeds import run_seeds
+from smsa.training.seeds import seeds_table, split_seeds, write_seeds
 from smsa.training.trainer import SentimentTrainer
 
 logger = logging.getLogger("smsa.finetune")
 
 
-def main(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: SentimentTrainingArguments,
-) -> None:
-    """Run the recipe, once for each seed, and push what it leaves; every process of a launch calls it.
-
-    Raises:
-        SystemExit: with status 1 and the reason, if the Hub cannot be used as asked; and as `run` and `run_seeds`.
-    """
-    if not training_args.pushes_to_hub:
-        if training_args.seeds is None:
-            return run(model_args, data_args, training_args)
-        return run_seeds(training_args, lambda seed_args: run(model_args, data_args, seed_args))
-    name, folder = training_args.hub_model_id, training_args.output_dir
-    try:
-        if training_args.seeds is not None:
-            raise UserError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
-        on_first(lambda: require_access(name, bool(training_args.hub_private_repo)))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}" if is_main() else 1) from error
-    run(model_args, data_args, training_args)
-    if is_main():
-        try:
-            logger.info("It is on the Hub: %s", push(folder, name, bool(training_args.hub_private_repo)))
-        except (OSError, ValueError) as error:
-            words = ["python", "scripts/push.py", folder, name, *["--private"] * bool(training_args.hub_private_repo)]
-            again = shlex.join(words)
-            raise SystemExit(f"error: {error}\n{folder} is finished and whole; this pushes it: {again}") from error
+def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
+    """Run the recipe, once for each seed, and push the model where that is asked for; every rank calls it."""
+    set_up_process()
+    hub_id, private = training_args.hub_model_id, bool(training_args.hub_private_repo)
+    if training_args.pushes_to_hub:
+        on_main(lambda: require_access(hub_id, private))
+    for args in split_seeds(training_args):
+        with sole_run(Path(args.output_dir), resume=args.resume is not None):
+            finetune(model_args, data_args, args)
+    if training_args.seeds and is_main():
+        summary = write_seeds(training_args.output_dir, training_args.seeds)
+        logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
+    if training_args.pushes_to_hub and is_main():
+        logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private))
 
 
-def run(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
-    """Run the whole recipe, or what is left of it; every process of a launch calls it.
+def finetune(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
+    """Train one model, or what is left of its run, and leave it with all that README.md lists in its output folder."""
+    arguments, output_dir = (model_args, data_args, training_args), Path(training_args.output_dir)
+    name, revision = model_args.model_name_or_path, model_args.model_revision
 
-    Raises:
-        SystemExit: as `run_whole`, for the data and the model, too.
-    """
-    arguments = (model_args, data_args, training_args)
-
-    def finish(trainer, splits, files) -> None:
-        metrics = write_run(trainer, splits, files, arguments)
-        for split in [split for split in ("valid", "test") if split in metrics]:
-            logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], trainer.labels))
-        logger.info("The model is in %s", training_args.output_dir)
-
-    run_whole(training_args.output_dir, training_args.resume, lambda: prepare(*arguments), finish)
-
-
-def prepare(model_args, data_args, training_args) -> tuple[SentimentTrainer, datasets.DatasetDict, dict]:
-    """Get the trainer, the encoded splits and the file of each; nothing is written yet."""
+    # Data: files -> rows
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
-    if "test" not in files:
-        logger.info("test: there is no file of it, so it will have no scores and no predictions")
-    name, revision = model_args.model_name_or_path, model_args.model_revision
     labels = choose_labels(data_args.labels, name, revision)
     splits = load_splits(files, labels, data_args.text_column, data_args.label_column)
+    hashes = hash_splits(files)
 
-    transformers.set_seed(training_args.seed)  # the head is drawn at random
+    # Where the run stands
+    settings = describe_settings(*arguments, hashes=hashes)
+    environment = describe_environment(training_args.device.type)
+    require_same(settings)
+    checkpoint, is_finished = None, False
+    if training_args.resume:
+        checkpoint, is_finished = on_main(lambda: find_start(output_dir, settings, environment))
+    if is_finished:
+        logger.info("%s is finished: nothing to do.", output_dir)
+        return
+
+    # Model, and rows -> tokens
+    set_seed(training_args.seed)  # before the model, whose classification head starts at random
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
     freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
-    hashes = {f"the {split} file": hash_file(path)[0] for split, path in files.items()}
+
+    # Train
     trainer = SentimentTrainer(
         model=model,
         args=training_args,
         train_dataset=splits["train"],
-        eval_dataset=splits["valid"],
+        eval_dataset=sort_by_length(splits["valid"]),
         processing_class=tokenizer,
-        checkpoints=find_checkpoints(FINETUNE_OPTIONS, (model_args, data_args, training_args), hashes),
+        settings=settings,
+        environment=environment,
     )
-    return trainer, splits, files
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # Evaluate
+    outputs = predict_splits(trainer, splits)
+    if not is_main():
+        return
+    metrics = collect_metrics(trainer, outputs)
+    for split, output in outputs.items():
+        metrics[split] |= measure_confidence(output.label_ids, output.predictions, labels)
+    metrics["examples"] = predict_examples(trainer.model, tokenizer, EXAMPLES)
+
+    # Save: the files appear all together, run.json last
+    with naming(output_dir), staged(output_dir) as staging:
+        trainer.save_model(staging)
+        for split, output in outputs.items():
+            write_predictions(output, splits[split]["text"][:], labels, staging / f"predictions_{split}.csv")
+        if "test" in outputs:
+            write_submission(outputs["test"], labels, staging / "submission.csv")
+        write_json(metrics, staging / "metrics.json")
+        history = history_table(trainer.state.log_history)
+        history.to_csv(staging / "history.csv", index=False)
+        draw_history(history, metrics["epoch"], staging / "history.png")
+        record = describe_run(trainer, arguments) | {"labels": labels, "base_model": describe_base(name)}
+        record["data"] = describe_data(splits, files, hashes)
+        record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
+        write_json(record, staging / RUN_RECORD)
+        before = read_card(output_dir)
+        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
+            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        publish(staging, output_dir, last=RUN_RECORD)
+    keep_newest(output_dir, trainer.state.best_model_checkpoint)
+    for split in outputs:
+        logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], labels))
+    logger.info("The model is in %s", output_dir)
 
 
 if __name__ == "__main__":
-    run_script(main, (ModelArguments, DataArguments, SentimentTrainingArguments), __doc__.split("\n")[0])
+    set_up_logging()
+    with exit_on_error():
+        main(*parse(ModelArguments, DataArguments, SentimentTrainingArguments, description=__doc__.split("\n")[0]))

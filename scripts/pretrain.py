@@ -7,67 +7,69 @@ accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py recip
 import logging
 from pathlib import Path
 
-import transformers
+from transformers import set_seed
 
-from smsa.files import hash_file
+from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.distributed import is_main, on_main, require_same
+from smsa.files import hash_file, naming, publish, staged, write_json
+from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import load_encoder
-from smsa.pretraining.arguments import (
-    PRETRAIN_OPTIONS,
-    SHAPE,
-    CorpusArguments,
-    EncoderArguments,
-    PretrainingArguments,
-)
-from smsa.pretraining.corpus import (
-    Source,
-    encode_sources,
-    find_judged,
-    is_held_out,
-    leave_out,
-    read_sources,
-    read_texts,
-)
+from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
+from smsa.pretraining.corpus import encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.training.launch import find_checkpoints, run_script, run_whole
-from smsa.training.results import write_encoder
+from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
+from smsa.training.arguments import describe_settings
+from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run
+from smsa.training.results import describe_run, history_table
 
 logger = logging.getLogger("smsa.pretrain")
 
+HISTORY = {
+    "learning_rate": "learning_rate",
+    "loss": "train_loss",
+    "eval_loss": "held_out_loss",
+    "eval_masked_accuracy": "held_out_masked_accuracy",
+}
+
 
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
-    """Pre-train, or go on; every process of a launch calls it.
-
-    Raises:
-        SystemExit: as `run_whole`, for the texts and the encoder, too.
-    """
-    arguments = (encoder_args, corpus_args, training_args)
-
-    def finish(trainer, sources) -> None:
-        metrics = write_encoder(trainer, sources, arguments)
-        scores = metrics["held_out"]
-        logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
-        logger.info("The encoder is in %s; fine-tune it with --model_name_or_path.", training_args.output_dir)
-
-    run_whole(training_args.output_dir, training_args.resume, lambda: prepare(*arguments), finish)
+    """Pre-train, or resume, and leave an encoder; every rank of a launch calls it."""
+    set_up_process()
+    with sole_run(Path(training_args.output_dir), resume=training_args.resume is not None):
+        pretrain(encoder_args, corpus_args, training_args)
 
 
-def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, list[Source]]:
-    """Get the trainer and the sources; nothing is written yet."""
+def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
+    """Train one encoder, or what is left of its run, and leave it in its output folder."""
+    arguments, output_dir = (encoder_args, corpus_args, training_args), Path(training_args.output_dir)
+    name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
+
+    # Texts
     folders = (corpus_args.corpus_dir, corpus_args.data_dir)
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
         sources = read_sources(corpus_args.sources, *folders)
         judged = find_judged(corpus_args.keep_out or (), *folders)
     if judged:
         leave_out(sources, [text for path in judged.values() for text in read_texts(path)])
-    hashes = {source.name: source.sha256 for source in sources}
-    hashes |= {f"{name}, kept out": hash_file(path)[0] for name, path in judged.items()}
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
-    if words is not None:
-        hashes["the added tokens"] = hash_file(words)[0]
+    hashes = {source.name: source.sha256 for source in sources}
+    hashes |= {f"{name}, excluded": hash_file(path)[0] for name, path in judged.items()}
+    hashes |= {"the added tokens": hash_file(words)[0]} if words else {}
 
-    transformers.set_seed(training_args.seed)
-    name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
+    # Where the run stands
+    settings = describe_settings(*arguments, hashes=hashes)
+    environment = describe_environment(training_args.device.type)
+    require_same(settings)
+    checkpoint, is_finished = None, False
+    if training_args.resume:
+        checkpoint, is_finished = on_main(lambda: find_start(output_dir, settings, environment))
+    if is_finished:
+        logger.info("%s is finished: nothing to do.", output_dir)
+        return
+
+    # Model, and texts -> tokens
+    set_seed(seed)
     if name == "new":
         texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
         tokenizer = build_tokenizer(texts, encoder_args.vocab_size)
@@ -77,18 +79,49 @@ def prepare(encoder_args, corpus_args, training_args) -> tuple[MaskedTrainer, li
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
         encoder_args.require_shape_of(model.config)
         if words is not None:
-            logger.info("New word pieces: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
+            logger.info("New tokens: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
         encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
+
+    # Train and evaluate
     trainer = MaskedTrainer(
         model=model,
         args=training_args,
         processing_class=tokenizer,
         rows=encoded.rows,
         held_out_rows=encoded.held_out_rows,
-        checkpoints=find_checkpoints(PRETRAIN_OPTIONS, (encoder_args, corpus_args, training_args), hashes),
+        settings=settings,
+        environment=environment,
     )
-    return trainer, sources
+    trainer.train(resume_from_checkpoint=checkpoint)
+    scores = trainer.evaluate()
+    if not is_main():
+        return
+    scores = {score: scores[f"eval_{score}"] for score in ("loss", "masked_accuracy")}
+    metrics = {"epoch": trainer.state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": scores}
+
+    # Save: the files appear all together, run.json last
+    with naming(output_dir), staged(output_dir) as staging:
+        trainer.save_model(staging)
+        write_json(metrics, staging / "metrics.json")
+        history_table(trainer.state.log_history, HISTORY).to_csv(staging / "history.csv", index=False)
+        base = {"kind": "new", "name": "new", "license": None} if name == "new" else describe_base(name)
+        record = describe_run(trainer, arguments) | {"base_model": base}
+        record["data"] = {
+            source.name: {"weight": source.weight, "sha256": source.sha256, "n_texts": len(source.texts)}
+            for source in sources
+        }
+        record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
+        write_json(record, staging / RUN_RECORD)
+        before = read_card(output_dir)
+        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
+            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        publish(staging, output_dir, last=RUN_RECORD)
+    keep_newest(output_dir, None)
+    logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
+    logger.info("The encoder is in %s; fine-tune it with --model_name_or_path.", output_dir)
 
 
 if __name__ == "__main__":
-    run_script(main, (EncoderArguments, CorpusArguments, PretrainingArguments), __doc__.split("\n")[0])
+    set_up_logging()
+    with exit_on_error():
+        main(*parse(EncoderArguments, CorpusArguments, PretrainingArguments, description=__doc__.split("\n")[0]))

@@ -6,6 +6,7 @@ and the command line wins.
 
 import argparse
 import difflib
+import gc
 import logging
 import math
 import sys
@@ -13,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 import transformers
 import yaml
 from transformers import HfArgumentParser
 
-from smsa.distributed import is_main
+from smsa.distributed import is_main, rank
 from smsa.errors import UserError
 
 _POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
@@ -159,12 +162,26 @@ def set_up_logging() -> None:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End a script with status 1 and one line where the user, a file or the network is at fault; a bug is raised.
+    """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
+
+    A bug shows its traceback. At the end the ranks of a launch part, without which torch may abort at exit.
 
     Raises:
-        SystemExit: in place of a UserError or an OSError.
+        SystemExit: in place of a UserError or an OSError, of too little memory on a GPU, or of a rank that is gone.
     """
     try:
         yield
     except (UserError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error{'' if is_main() else f' (rank {rank()})'}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise SystemExit(
+            f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
+            "--gradient_accumulation_steps is the same recipe."
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise SystemExit("error: another rank is gone. The same command with --resume auto resumes.") from error
+    if dist.is_initialized():
+        gc.collect()  # a model wrapped for several ranks holds the group
+        dist.destroy_process_group()

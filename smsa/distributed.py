@@ -1,13 +1,9 @@
-"""The processes of one launch: doing things on the first, agreeing, and noticing that one is gone."""
+"""The ranks of one launch: which one this is, doing things on the main process, agreeing."""
 
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,45 +11,11 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from smsa import LAUNCHER_PID
 from smsa.errors import UserError
 
-SHARED_SECONDS = 60  # that a network disk may take to show a file of another machine: Linux' NFS, by default
 _T = TypeVar("_T")
 
-
-class FailedElsewhere(UserError):
-    """Another process has failed, and says why."""
-
-
-class ProcessLost(FailedElsewhere):
-    """Another process is gone without a word."""
-
-    def __init__(self):
-        super().__init__("another process of this launch is gone. The same command with --resume auto goes on.")
-
-
 # Asked anew each time: a notebook's launcher sets them in forks of a process that has imported all this.
-
-
-def process_rank() -> int:
-    """Get this process's number within the launch; 0 is the first, which writes and speaks."""
-    return int(os.environ.get("RANK", 0))
-
-
-def count_processes() -> int:
-    """Get how many processes the launch has."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_main() -> bool:
-    """Whether this is the first process of the launch, or the only one."""
-    return process_rank() == 0
-
-
-def is_first_of_machine() -> bool:
-    """Whether this is the first process of the launch on this machine."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def rank() -> int:
@@ -64,6 +26,16 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes of the launch."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Return whether this is the main process of the launch, or the only one."""
+    return rank() == 0
+
+
+def is_launched() -> bool:
+    """Return whether `accelerate launch` or `torchrun` started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
 
 
 def join() -> None:
@@ -85,150 +57,32 @@ def wait_for_everyone() -> None:
     PartialState().wait_for_everyone()
 
 
-def is_launched() -> bool:
-    """Whether `accelerate launch` or `torchrun` started this process."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
-
-
-def on_first(task: Callable[[], _T]) -> _T:
-    """Let the first process do `task` while the others wait; its result is everyone's.
+def require_same(settings: dict[str, object]) -> None:
+    """Refuse settings that are not those of the main process, as on machines that have other files.
 
     Raises:
-        FailedElsewhere: on the others, where the first process raises what `task` raised.
+        UserError: on the rank that differs, naming what does.
     """
-    if not dist.is_initialized():
-        return task()
-    shared, failure = [None, False], None
-    if dist.get_rank() == 0:
-        try:
-            shared[0] = task()
-        except Exception as error:  # the others wait, whatever it is
-            failure, shared[1] = error, True
-    try:
-        dist.broadcast_object_list(shared, src=0, group=_cpu_group())
-    except RuntimeError as error:
-        raise failure or ProcessLost from error
-    if shared[1]:
-        error = failure or FailedElsewhere("the first process has failed")
-        error.is_of_all = True  # see failed_together
-        raise error
-    return shared[0]
-
-
-def wait_for_all() -> None:
-    """Wait until every process has come here.
-
-    Raises:
-        ProcessLost: if one of them is gone.
-    """
-    if dist.is_initialized():
-        with noticing_loss():
-            dist.barrier(_cpu_group())
-
-
-def failed_together(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, was raised in every process at the same place; then all can go on."""
-    if isinstance(error, ProcessLost):
-        return False
-    if isinstance(error, FailedElsewhere | FloatingPointError) or getattr(error, "is_of_all", False):
-        return True
-    return error.__cause__ is not None and failed_together(error.__cause__)
-
-
-def require_same(values: dict[str, object]) -> None:
-    """Refuse to go on where the processes of a launch do not have equal values, as on machines set up differently.
-
-    Raises:
-        ValueError: in all of them, naming what differs.
-        ProcessLost: if one of them is gone.
-    """
-    if not dist.is_initialized():
-        return
-    of_all: list[dict] = [{}] * dist.get_world_size()
-    with noticing_loss():
-        dist.all_gather_object(of_all, values, group=_cpu_group())
+    of_main = broadcast_object_list([settings])[0]
     differ = [
-        f"{name} is {of_all[0].get(name)} in the first process and {other.get(name)} in process {rank}"
-        for rank, other in enumerate(of_all)
-        for name in sorted(of_all[0].keys() | other.keys())
-        if of_all[0].get(name) != other.get(name)
+        f"{name} is {of_main.get(name)} on the main process and {settings.get(name)} on rank {rank()}"
+        for name in sorted(of_main.keys() | settings.keys())
+        if of_main.get(name) != settings.get(name)
     ]
     if differ:
-        raise UserError(f"the processes do not do the same: {'; '.join(differ[:5])}.")
+        raise UserError(f"The ranks do not do the same: {'; '.join(differ[:5])}.")
 
 
-def require_shared(path: Path) -> None:
-    """Refuse a disk that is not that of all processes: `path`, which the first has just written, must be there for all.
-
-    Raises:
-        FileNotFoundError: in all of them.
-    """
-    deadline = time.monotonic() + SHARED_SECONDS
-    while not (sees := path.is_file()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-        path.parent.is_dir() and os.listdir(path.parent)  # has a network disk look again
-    if any_process(not sees)[0]:
-        error = FileNotFoundError(
-            f"{path.parent} is not the same folder for all processes: it must be on a disk that all machines share."
-        )
-        error.is_of_all = True
-        raise error
-
-
-@contextmanager
-def noticing_loss() -> Iterator[None]:
-    """Let errors of the network between the processes say so.
-
-    Raises:
-        ProcessLost: in their place.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise ProcessLost from error
-        raise
-
-
-def any_process(*flags: bool) -> list[bool]:
-    """Get for each flag whether it is set in any process of the launch; all must ask together."""
+def any_rank(flag: bool) -> bool:
+    """Return whether `flag` is set on any rank; all must ask together, and no GPU waits for it."""
     if not dist.is_initialized():
-        return list(flags)
-    counts = torch.tensor(flags, dtype=torch.int32)
-    with noticing_loss():
-        dist.all_reduce(counts, group=_cpu_group())
-    return [count > 0 for count in counts.tolist()]
+        return flag
+    flags = torch.tensor([flag], dtype=torch.int32)
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=_cpu_group())
+    return bool(flags.item())
 
 
 @cache
 def _cpu_group() -> dist.ProcessGroup | None:
-    """A group that makes no GPU wait, and tells when a process is gone, as NCCL does not; None is the default one."""
+    """Return a group that makes no GPU wait; None stands for the default one."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Let the processes of a launch find each other: by gloo also where they have GPUs, for they share no tensors."""
-    if count_processes() == 1 or dist.is_initialized():
-        yield
-        return
-    # what they leave is whole or absent, so that there is nothing to put in order
-    watch_launcher(lambda: os._exit(1))
-    dist.init_process_group("gloo", timeout=timedelta(days=30))  # one may wait that long for another's share
-    yield
-    dist.destroy_process_group()
-
-
-def watch_launcher(when_gone: Callable[[], None]) -> None:
-    """Call `when_gone`, in a thread, when the launcher has ended before this process.
-
-    torchrun starts each process in a session of its own, and `accelerate launch` of one process passes no signal on: a
-    signal to the launcher would leave them behind, to train or wait for ever.
-    """
-
-    def watch() -> None:
-        while os.getppid() == LAUNCHER_PID:
-            time.sleep(0.2)
-        when_gone()
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -224,3 +224,23 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Get the probabilities that logits divided by `temperature` give, of the same shape; the order of labels stays."""
     return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=-1)
+
+
+def measure_confidence(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
+    """Return how far the scores of a split may be trusted, as plain values.
+
+    Args:
+        label_ids: gold label ids of shape (n_texts,).
+        logits: of shape (n_texts, n_labels).
+        labels: label names in the order of their ids.
+
+    Returns:
+        `intervals`: the ends of the 95 % interval of accuracy, the macro scores and `f1_<label>`, by stratified
+        bootstrap; `confusion`: texts by gold label (rows) and predicted label; `expected_calibration_error`. Fractions.
+    """
+    confusion = count_confusion(label_ids, logits.argmax(-1), len(labels))
+    return {
+        "intervals": bootstrap(confusion, labels=labels),
+        "confusion": confusion.tolist(),
+        "expected_calibration_error": measure_calibration(label_ids, softmax(logits.astype(np.float64), axis=-1)).error,
+    }

@@ -103,26 +103,24 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
         torch.set_num_threads(n_threads)
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees until it ends, where its C library is glibc.
+def set_up_process() -> None:
+    """Set up a process of ours for training: what it frees it keeps, and attention is not compiled for each length.
 
     glibc gives each large block back to the system and has it cleared again for the next step: on two cores of an AMD
     EPYC with avx512_bf16, 51,000 page faults a step of IndoBERT's shape in bf16, and 4 to 10 % of its time. The most
-    that the process has at a time grows by 8 % there.
+    that the process has at a time grows by 8 % there. On a GPU, cuDNN compiles attention for each shape of batch, which
+    takes about 0.25 s on an H200, and texts come in many. For scripts: it changes the whole process.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h; mallopt(3)
         libc = ctypes.CDLL(None)
         libc.mallopt(trim_threshold, -1)  # never
         libc.mallopt(mmap_max, 0)  # none
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def avoid_compiled_attention() -> None:
-    """Let torch choose among its own kernels of attention on a GPU.
-
-    By torch's choice, cuDNN compiles one for each shape of batch, which takes about 0.25 s on an H200, and texts come
-    in many.
-    """
+    """Let torch choose among its own kernels of attention on a GPU: see `set_up_process`."""
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 

@@ -1,8 +1,8 @@
 """Options of pre-training, with their defaults and their help."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, SchedulerType
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
@@ -115,30 +115,28 @@ class PretrainingArguments(RunArguments):
     """Arguments of masked-language-model pre-training.
 
     Raises:
-        ValueError: as `RunArguments`, and for values that could not take effect.
+        UserError: as `RunArguments`, and for values that could not take effect.
     """
-
-    changeable = ("num_train_epochs", "per_device_eval_batch_size", "precision")
 
     output_dir: str = field(
         default="runs/pretrained",
         metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
     )
-    allow_changes: str | None = field(
-        default=None,
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate between warm-up and decay."})
+    lr_scheduler_type: str = field(
+        default=SchedulerType.WARMUP_STABLE_DECAY.value,
         metadata={
-            "help": "Options, comma-separated, that may differ from those the run was started with: "
-            f"{', '.join(changeable)}."
+            "help": "warmup_stable_decay stays constant before the last decay_steps, so that a run can be lengthened; "
+            "the others are Trainer's.",
+            "choices": [kind.value for kind in SchedulerType],
         },
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's rate between warm-up and decay."})
-    warmup_steps: int = field(default=500, metadata={"help": "Steps in which the rate rises to its full value."})
+    warmup_steps: int = field(
+        default=500, metadata={"help": "Steps in which the learning rate rises to its full value."}
+    )
     decay_steps: int = field(
         default=2000,
-        metadata={
-            "help": "Last steps, in which the rate falls to 0. Before them it is constant, so that a run can be "
-            "lengthened."
-        },
+        metadata={"help": "Last steps of warmup_stable_decay, in which the learning rate falls to 0."},
     )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta 2."})
@@ -151,7 +149,7 @@ class PretrainingArguments(RunArguments):
     seed: int = field(
         default=42, metadata={"help": "Seed of the order of texts, the masks, and what starts at random."}
     )
-    mlm_probability: float = field(default=0.2, metadata={"help": "Share of the word pieces that are masked."})
+    mlm_probability: float = field(default=0.2, metadata={"help": "Share of the tokens that are masked."})
     compile_encoder: bool = field(
         default=False,
         metadata={
@@ -159,26 +157,3 @@ class PretrainingArguments(RunArguments):
             "half a minute at the start, and a C++ compiler."
         },
     )
-
-
-def _all(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind))
-
-
-# The options of scripts/pretrain.py.
-PRETRAIN_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "encoder": (EncoderArguments, _all(EncoderArguments)),
-    "texts": (CorpusArguments, _all(CorpusArguments)),
-    "optimiser and schedule": (
-        PretrainingArguments,
-        ("learning_rate", "warmup_steps", "decay_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-        + ("max_grad_norm", "num_train_epochs", "max_steps"),
-    ),
-    "steps": (
-        PretrainingArguments,
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        + ("mlm_probability", "compile_encoder", "seed"),
-    ),
-    "hardware": (PretrainingArguments, ("precision", "use_cpu", "num_threads", "dataloader_num_workers")),
-    "output": (PretrainingArguments, ("output_dir", "resume", "allow_changes")),
-}

@@ -1,7 +1,6 @@
 """Masked-language-model pre-training: masks, and the Trainer that goes with them."""
 
 import math
-import time
 from zlib import crc32
 
 import numpy as np
@@ -9,34 +8,30 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     DataCollatorForLanguageModeling,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    SchedulerType,
     TrainerCallback,
-    get_wsd_schedule,
 )
-from transformers.trainer_callback import TrainerState
 
-from smsa.errors import UserError
 from smsa.pretraining.arguments import PretrainingArguments
-from smsa.training.callbacks import REFRESH_SECONDS, epoch_number
 from smsa.training.kernels import use_quick_attention
-from smsa.training.resumable import IGNORED, ResumableTrainer
+from smsa.training.trainer import IGNORED, ResumableTrainer
 
 
 class Masking(DataCollatorForLanguageModeling):
-    """Masks other pieces of a row in each epoch, and the same ones whenever that epoch is trained again.
+    """Masks other tokens of a row in each epoch, and the same ones whenever that epoch is trained again.
 
     The draws for a row depend on seed, epoch and the row alone: on no batch, process or checkpoint, nor how far ahead
     batches were prepared. Rows that have labels already are left as they are.
 
     Args:
-        tokenizer: whose pieces the rows are.
-        mlm_probability: share of the pieces that is masked: 8 of 10 by [MASK], 1 by any piece, 1 stays.
+        tokenizer: whose tokens the rows are.
+        mlm_probability: share of the tokens that is masked: 8 of 10 by [MASK], 1 by any token, 1 stays.
         mask_seed: of the draws.
     """
 
@@ -60,31 +55,32 @@ class Masking(DataCollatorForLanguageModeling):
 
 
 def hold_out(rows: np.ndarray, masking: Masking) -> Dataset:
-    """Mask rows once and for all: every epoch is judged by the same masks."""
+    """Mask rows once and for all: every epoch is evaluated with the same masks."""
     batch = masking([{"input_ids": row} for row in rows.tolist()])
     return Dataset.from_dict({name: values.numpy() for name, values in batch.items()})
 
 
 def score_masked(prediction: EvalPrediction) -> dict[str, float]:
-    """Get the mean cross entropy (`loss`, in nats) of the masked pieces, and the share of them that are predicted.
+    """Return the mean cross entropy (`loss`, in nats) of the masked tokens, and the share of them that are predicted.
 
     Args:
-        prediction: for each row, summed loss and hits of its masked pieces, shape (n_rows, 2), and how many these are.
+        prediction: for each row, summed loss and hits of its masked tokens, shape (n_rows, 2), and its labels, of shape
+            (n_rows, length).
     """
     loss_sum, n_hits = prediction.predictions.astype(np.float64).sum(0)
-    n_masked = max(prediction.label_ids.sum(), 1)
+    n_masked = max((prediction.label_ids != IGNORED).sum(), 1)
     return {"loss": loss_sum / n_masked, "masked_accuracy": n_hits / n_masked}
 
 
 class MaskedTrainer(ResumableTrainer):
-    """Trainer of a masked language model: AdamW, warm-up, a constant rate, and a linear decay at the end.
+    """Trainer of a masked language model.
 
-    Logits are computed for masked pieces alone, a fifth of them, which would be half of the work of a small model.
+    Logits are computed only for masked tokens, a fifth of them, which would be half of the work of a small model.
 
     Args:
         model: a masked language model.
         args: recipe and hardware.
-        rows, held_out_rows: word pieces to train on and to judge by, as `pack` returns them.
+        rows, held_out_rows: tokens to train on and to evaluate by, as `pack` returns them, shape (n_rows, length).
         **kwargs: passed to ResumableTrainer; `processing_class`, the tokenizer, is needed.
     """
 
@@ -107,6 +103,7 @@ class MaskedTrainer(ResumableTrainer):
             eval_dataset=hold_out(held_out_rows, masking),
             data_collator=masking,
             compute_metrics=score_masked,
+            preprocess_logits_for_metrics=self._score_rows,  # logits of all tokens would not fit into memory
             **kwargs,
         )
         use_quick_attention(self.model, args.device.type)
@@ -115,81 +112,58 @@ class MaskedTrainer(ResumableTrainer):
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
         _head_of(self.model).register_forward_pre_hook(self._keep_masked)
         self.add_callback(EachEpochItsMasks(masking))
-        self.late_loss = torch.zeros((), device=args.device)  # mean over the last hundred batches or so, for the eye
-        self.add_callback(PretrainingProgress(self))
-
-    def require_resumable(self, state: TrainerState) -> None:
-        """Refuse as `ResumableTrainer` does, and to change the length of a run whose rate is falling already.
-
-        Args:
-            state: of the checkpoint.
-
-        Raises:
-            ValueError: with the reason.
-        """
-        super().require_resumable(state)
-        _, n_steps = self.count_steps()
-        falls_from = min(n_steps, state.max_steps) - self.args.decay_steps
-        if n_steps != state.max_steps and state.global_step > falls_from:
-            raise UserError(
-                f"The newest checkpoint was taken after step {state.global_step:,}, and the rate falls from step "
-                f"{max(falls_from, 0):,} on: --num_train_epochs can no longer change. Start a new run from the encoder."
-            )
 
     def count_tokens(self) -> int:
-        """Get how many word pieces have been seen so far, each time that they were; special tokens count, too."""
+        """Return how many tokens have been seen so far, each time that they were; special tokens count, too."""
         steps_an_epoch, _ = self.count_steps()
         whole, rest = divmod(self.state.global_step, steps_an_epoch)
         return (whole * len(self.train_dataset) + rest * self.args.rows_a_step) * self.row_length
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Return the schedule that the arguments name; in a short run, warm-up and decay of the default get shorter."""
+        args = self.args
+        if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            warmup, decay = args.warmup_steps, args.decay_steps
+            if warmup + decay > num_training_steps:
+                args.warmup_steps = math.ceil(num_training_steps * warmup / (warmup + decay))
+                decay = num_training_steps - int(args.warmup_steps)
+            args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the share of this batch in the mean cross entropy over the masked tokens of one step.
+
+        Args:
+            num_items_in_batch: masked tokens of the step, over accumulated batches and ranks; None stands for those of
+                this batch.
+
+        Returns:
+            The loss, and with `return_outputs` the outputs too, logits of shape (n_masked, vocab_size).
+        """
+        labels = inputs.pop("labels")
+        self.is_masked = labels != IGNORED
+        outputs = model(**inputs)
+        tokens = labels[self.is_masked]
+        loss = functional.cross_entropy(outputs.logits.float(), tokens, reduction="sum")
+        n_masked = torch.tensor(len(tokens)) if num_items_in_batch is None else num_items_in_batch
+        n_masked = n_masked.clamp(min=1)  # a tensor: looking at it would make a GPU wait
+        loss = loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over ranks
+        return (loss, outputs) if return_outputs else loss
+
     def _keep_masked(self, head: nn.Module, states: tuple) -> tuple:
         return (states[0][self.is_masked], *states[1:])  # (n_masked, hidden_size)
 
-    def make_schedule(self, optimizer: torch.optim.Optimizer, n_steps: int) -> LambdaLR:
-        """Get warm-up, constant rate and decay over the steps of the run."""
-        warmup, decay = self.args.warmup_steps, self.args.decay_steps
-        if warmup + decay > n_steps:  # both get shorter
-            warmup = math.ceil(n_steps * warmup / (warmup + decay))
-            decay = n_steps - warmup
-        return get_wsd_schedule(optimizer, warmup, decay, n_steps, decay_type="linear")
-
-    def _predict_masked(self, model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Get logits of shape (n_masked, vocab_size), the pieces that were masked, and where, (batch, length)."""
-        labels = inputs.pop("labels")
-        self.is_masked = labels != IGNORED
-        return model(**inputs).logits, labels[self.is_masked], self.is_masked
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Get the share of this batch in the mean cross entropy over the masked pieces of one step.
-
-        Args:
-            num_items_in_batch: masked pieces of the step, over accumulated batches and processes.
-        """
-        logits, pieces, _ = self._predict_masked(model, inputs)
-        loss = functional.cross_entropy(logits.float(), pieces, reduction="sum")
-        n_masked = num_items_in_batch.clamp(min=1)  # a tensor: looking at it would make a GPU wait
-        return loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over processes
-
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Train on one batch, and keep its loss for the progress bar."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        of_batch = loss.detach() * self.args.gradient_accumulation_steps
-        self.late_loss = torch.where(self.late_loss > 0, torch.lerp(self.late_loss, of_batch, 0.02), of_batch)
-        return loss
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple:
-        """Get what `score_masked` takes: logits of all pieces would not fit into memory."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            logits, pieces, is_masked = self._predict_masked(model, inputs)
-        losses = functional.cross_entropy(logits.float(), pieces, reduction="none")
+    def _score_rows(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return summed loss and hits of the masked tokens of each row, shape (batch, 2)."""
+        is_masked = labels != IGNORED
+        losses = functional.cross_entropy(logits.float(), labels[is_masked], reduction="none")
         scores = losses.new_zeros(*is_masked.shape, 2)
-        scores[is_masked] = torch.stack([losses, (logits.argmax(-1) == pieces).float()], -1)
-        return None, scores.sum(1), is_masked.sum(1)
+        scores[is_masked] = torch.stack([losses, (logits.argmax(-1) == labels[is_masked]).float()], -1)
+        return scores.sum(1)
 
 
 def _head_of(model: PreTrainedModel) -> nn.Module:
-    """The module that takes the last hidden states: the one after the encoder, in all of transformers' models."""
+    """Return the module that takes the last hidden states: the one after the encoder, in all of transformers' models."""
     modules = list(model.children())
     return modules[modules.index(model.base_model) + 1]
 
@@ -202,34 +176,3 @@ class EachEpochItsMasks(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.masking.epoch = int(state.epoch or 0)
-
-
-class PretrainingProgress(TrainerCallback):
-    """A progress bar over all steps with the loss of late, and a line an epoch, on the main process only."""
-
-    def __init__(self, trainer: MaskedTrainer):
-        self.trainer = trainer
-        self.bar, self.refreshed_at = None, 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="Pre-training", unit="step", dynamic_ncols=True
-            )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(1)
-            if time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
-                self.refreshed_at = time.monotonic()
-                self.bar.set_postfix_str(f"LOSS:{self.trainer.late_loss.item():.4f}", refresh=False)
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if self.bar is not None:
-            scores = f"LOSS:{metrics['eval_loss']:.4f} ACC:{metrics['eval_masked_accuracy']:.4f}"
-            tqdm.write(f"(Epoch {epoch_number(state.epoch)}) HELD OUT {scores}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None

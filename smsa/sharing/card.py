@@ -328,7 +328,7 @@ def _limits(metrics: dict, run: dict, config: dict, is_normalised: bool) -> str:
 def _training(metrics: dict, run: dict) -> str:
     lines = ["## How it was trained", ""]
     minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
-    n_processes = f"{run['n_processes']} process{'es' * (run['n_processes'] > 1)}"
+    n_processes = f"{run['world_size']} process{'es' * (run['world_size'] > 1)}"
     lines += [
         f"{n_processes} on {_place(run)}, in {run['precision_in_effect']}, {minutes} min {seconds} s. Adam, the rate "
         f"multiplied by `lr_gamma` every `lr_step_size` epochs, seed {run['seed']}. The epoch that was kept is "

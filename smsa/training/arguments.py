@@ -4,16 +4,17 @@ The defaults are those of the `indonlu` recipe; a recipe or the command line onl
 """
 
 import dataclasses
+import json
 import math
 import os
 from dataclasses import dataclass, field
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
-from smsa.data.arguments import DataArguments
-from smsa.distributed import count_processes
+from smsa.distributed import world_size
 from smsa.errors import UserError
 from smsa.models.devices import PRECISIONS, resolve_precision, set_cpu_threads
 
@@ -25,9 +26,9 @@ class ModelArguments:
     model_name_or_path: str = field(
         default="indobenchmark/indobert-base-p1",
         metadata={
-            "help": "Encoder: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
+            "help": "Base model: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
             "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
-            "the rate of these two is far higher."
+            "the learning rate of these two is far higher."
         },
     )
     model_revision: str | None = field(
@@ -41,47 +42,44 @@ class ModelArguments:
         require_ranges(self)
 
 
+EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
+_SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
+# What smsa relies on. It tells by the shares of the ranks which texts the last step of an epoch repeats.
+_FIXED = {
+    "dataloader_drop_last": (False, "every text is trained on, and predicted"),
+    "average_tokens_across_devices": (True, "the loss is the mean over all ranks"),
+    "restore_callback_states_from_checkpoint": (False, "smsa restores them itself"),
+}
 
 
-def _is_on(value: str) -> bool:
-    return value.lower() in ("1", "true", "yes")
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """Trainer's arguments for a run that may be killed and gone on with; only the fields that differ are repeated here.
+    """Trainer's arguments for a run that may be killed and resumed; only the fields that differ are repeated here.
 
     Building it sets this process up: device, precision (`fp16` and `bf16` follow from `precision`) and CPU threads.
 
     Raises:
-        ValueError: for values that contradict each other or could not take effect.
-        RuntimeError: if several processes were launched but cannot see each other, or one process sees several GPUs.
+        UserError: for values that contradict each other or could not take effect; if several processes were launched
+            but cannot see each other, or one process sees several GPUs.
     """
 
-    changeable = ()  # names of the options that `allow_changes` may name
-    without_effect = ("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor")  # Trainer's, not taken here
-    allow_changes: str | None = None
     early_stopping_patience = 0  # evaluations; 0 never stops early
-    ema_decay = 0.0  # of an average of the weights; 0 for none
+    ema_decay = 0.0
 
     resume: str | None = field(
         default=None,
         metadata={
-            "help": "auto: go on from the newest whole checkpoint in --output_dir; start where there is none yet; do "
+            "help": "auto: resume from the newest whole checkpoint in --output_dir; start where there is none yet; do "
             "nothing where the run is finished.",
             "choices": ["auto"],
         },
     )
     num_train_epochs: float = field(default=10, metadata={"help": "Epochs at the most."})
-    max_steps: int = field(default=-1, metadata={"help": "Optimiser steps at the most, if positive; overrides epochs."})
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Batches whose gradients make one step; the loss stays the mean over all of them."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the new head, the order of texts and dropout."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "Adam's beta 1."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Adam's beta 2."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
     precision: str = field(
         default="auto",
         metadata={
@@ -89,93 +87,95 @@ class RunArguments(TrainingArguments):
             "choices": list(PRECISIONS),
         },
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is a GPU."})
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of each process; an equal share of the cores if not given."}
     )
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches, per process."})
-
-    # Not options of the scripts: what the rest relies on.
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
-    logging_strategy: str = "epoch"
+    optim: str | None = field(
+        default=None,
+        metadata={
+            "help": "Optimiser, one of Trainer's. If not given: adamw_torch in fp32, which without weight decay is the "
+            "reference's Adam to the bit; adamw_torch_fused in half precision and with --fast_kernels."
+        },
+    )
+    save_total_limit: int | None = field(
+        default=3, metadata={"help": "Checkpoints that are kept: the newest ones, and the best."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on valid: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
     @property
-    def allowed_changes(self) -> tuple[str, ...]:
-        """Names in `allow_changes`."""
-        return tuple(name.strip() for name in (self.allow_changes or "").split(",") if name.strip())
+    def rows_a_step(self) -> int:
+        """Rows of one optimiser step, over accumulated batches and ranks."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     @property
-    def rows_a_step(self) -> int:
-        """Rows of one optimiser step, over accumulated batches and processes."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+    def is_fused(self) -> bool | None:
+        """Whether the optimiser makes one pass over the weights, which rounds otherwise; None leaves it to torch."""
+        return self.optim == OptimizerNames.ADAMW_TORCH_FUSED or None
 
     def __post_init__(self) -> None:
         require_ranges(self)
+        self._take_hub()
+        for name, (value, reason) in _FIXED.items():
+            if getattr(self, name) != value:
+                raise UserError(f"{name} must stay {value}: {reason}.")
+        sharding = [name for name in _SHARDING if _is_on(f"ACCELERATE_USE_{name}")]
+        if sharding or self.deepspeed or self.fsdp:
+            raise UserError(
+                f"{sharding[0] if sharding else 'DeepSpeed or FSDP'}: each process must hold the whole model. Launch "
+                "with a file of configs/accelerate/, or answer no to it in `accelerate config`."
+            )
+        in_effect = self._choose_precision()
+        self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
+        if self.optim is None:
+            is_half = in_effect != "no" or getattr(self, "fast_kernels", False)
+            self.optim = OptimizerNames.ADAMW_TORCH_FUSED if is_half else OptimizerNames.ADAMW_TORCH
+        schedule = self.lr_scheduler_type
+        if schedule == EPOCH_STEP:
+            self.lr_scheduler_type = SchedulerType.CONSTANT  # what Trainer's own check knows
+        super().__post_init__()
+        self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
+        # else each batch on its way to a GPU waits for the step before it
+        self.accelerator_config.non_blocking = self.device.type == "cuda"
+        self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
+        if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
+            raise UserError("split_batches and even_batches must stay as they are: see smsa.training.arguments.")
+        if self.world_size != world_size():
+            raise UserError(
+                f"{world_size()} processes were launched, but this one sees {self.world_size}: each would train alone "
+                "and overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
+            )
+        if self.n_gpu > 1:
+            raise UserError(
+                f"One process sees {self.n_gpu} GPUs and would run torch's slow DataParallel. Use them all with "
+                f"accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes {self.n_gpu}, "
+                "or one of them with CUDA_VISIBLE_DEVICES=0."
+            )
+        set_cpu_threads(self.num_threads)
+
+    def _take_hub(self) -> None:
+        """Take the options of the Hub, where the finished model goes; Trainer would push checkpoints and a pickle."""
         if self.hub_token:
             raise UserError("hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.")
         if self.push_to_hub != (self.hub_model_id is not None):
             raise UserError("--push_to_hub and --hub_model_id NAME go together.")
         if self.hub_private_repo and not self.push_to_hub:
             raise UserError("--hub_private_repo goes with --push_to_hub.")
-        # the finished model goes up, by smsa.sharing.hub; Trainer would push checkpoints, too
         self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
-        if self.fp16 or self.bf16:
-            raise UserError(f"set precision ({', '.join(PRECISIONS)}) instead of fp16 or bf16.")
-        if {self.eval_strategy, self.save_strategy, self.logging_strategy} != {"epoch"}:
-            raise UserError("eval_strategy, save_strategy and logging_strategy must stay 'epoch'.")
-        default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
-        for name in self.without_effect:
-            if (getattr(self, name) or None) != (default[name] or None):
-                raise UserError(f"{name} would have no effect here: leave it at {default[name]!r}.")
-        if self.dataloader_drop_last:
-            raise UserError("dataloader_drop_last must stay off: every text is trained on, and scored.")
-        if self.restore_callback_states_from_checkpoint:
-            raise UserError("restore_callback_states_from_checkpoint must stay off: smsa restores them itself.")
-        fixed = [name for name in self.allowed_changes if name not in self.changeable]
-        if fixed:
-            can_change = ", ".join(self.changeable)
-            raise UserError(f"allow_changes {','.join(fixed)}: only {can_change} can change within a run.")
-        if not self.average_tokens_across_devices:
-            raise UserError("average_tokens_across_devices must stay on: the loss is the mean over all processes.")
-        sharding = [name for name in _SHARDING if _is_on(os.environ.get(f"ACCELERATE_USE_{name}", ""))]
-        if sharding or self.deepspeed or self.fsdp:
-            raise UserError(
-                f"{sharding[0] if sharding else 'DeepSpeed or FSDP'}: each process must hold the whole model. Launch "
-                "with a file of configs/accelerate/, or answer no to it in `accelerate config`."
-            )
-        if not torch.accelerator.is_available() or _is_on(os.environ.get("ACCELERATE_USE_CPU", "")):
-            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
-        in_effect = resolve_precision(
-            self.precision, "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
-        )
-        self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
-        super().__post_init__()
-        # else each batch on its way to a GPU waits for the step before it
-        self.accelerator_config.non_blocking = self.device.type == "cuda"
-        self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
-        if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
-            raise UserError(
-                "split_batches and even_batches must stay as they are: by them smsa tells which texts the last step of "
-                "an epoch repeats."
-            )
 
-        n_launched = count_processes()
-        if self.world_size != n_launched:
-            raise RuntimeError(
-                f"{n_launched} processes were launched, but this one sees {self.world_size}: each would train alone "
-                "and overwrite the others. Launch with configs/accelerate/cpu.yaml or multi_gpu.yaml."
-            )
-        if self.n_gpu > 1:
-            raise RuntimeError(
-                f"One process sees {self.n_gpu} GPUs and would run torch's slow DataParallel. Use them all with "
-                f"accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes {self.n_gpu}, "
-                "or one of them with CUDA_VISIBLE_DEVICES=0."
-            )
-        set_cpu_threads(self.num_threads)
+    def _choose_precision(self) -> str:
+        """Return the precision in effect; `fp16` and `bf16` are other words for `precision`."""
+        flags = [name for name in ("fp16", "bf16") if getattr(self, name)]
+        if flags and self.precision not in ("auto", *flags) or len(flags) > 1:
+            raise UserError(f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.")
+        if not torch.accelerator.is_available() or _is_on("ACCELERATE_USE_CPU"):
+            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
+        device = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
+        return resolve_precision(flags[0] if flags else self.precision, device)
 
 
 @dataclass
@@ -188,35 +188,21 @@ class SentimentTrainingArguments(RunArguments):
     Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
-    # Options that take effect in the middle of a run. Others would not, as the rate of the checkpoint wins, or would
-    # mix two runs.
-    changeable = (
-        "num_train_epochs",
-        "early_stopping_patience",
-        "class_weights",
-        "max_grad_norm",
-        "per_device_eval_batch_size",
-        "precision",
-        "fast_kernels",
-        "model_name_or_path",
-        "model_revision",
-    )
-    without_effect = (*RunArguments.without_effect, "optim", "optim_args", "weight_decay", "warmup_steps")
-
     output_dir: str = field(
         default="runs/indonlu",
         metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
     )
-    allow_changes: str | None = field(
-        default=None,
+    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate in the first epoch."})
+    lr_scheduler_type: str = field(
+        default=EPOCH_STEP,
         metadata={
-            "help": "Options, comma-separated, that may differ from those the run was started with, for instance "
-            f"num_train_epochs to train for longer. These can: {', '.join(changeable)}."
+            "help": "epoch_step multiplies the learning rate by lr_gamma every lr_step_size epochs, as the reference "
+            "does; the others are Trainer's.",
+            "choices": list(_SCHEDULES),
         },
     )
-    learning_rate: float = field(default=1e-5, metadata={"help": "Adam's rate in the first epoch."})
-    lr_step_size: int = field(default=1, metadata={"help": "Epochs between decays of the rate (StepLR step_size)."})
-    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay (StepLR gamma); 1 keeps the rate."})
+    lr_step_size: int = field(default=1, metadata={"help": "Epochs between two decays by epoch_step."})
+    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay by epoch_step; 1 keeps the rate."})
     max_grad_norm: float = field(
         default=10.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
     )
@@ -249,7 +235,9 @@ class SentimentTrainingArguments(RunArguments):
     evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
     metric_for_best_model: str = field(
         default="f1",
-        metadata={"help": "What valid is judged by: accuracy, f1, recall, precision (macro), loss, or f1_<label>."},
+        metadata={
+            "help": "Validation metric that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or f1_<label>."
+        },
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
@@ -260,8 +248,8 @@ class SentimentTrainingArguments(RunArguments):
     ema_decay: float = field(
         default=0.0,
         metadata={
-            "help": "Judge and keep an average of the weights over the last 1 / (1 - ema_decay) steps or so in place "
-            "of the weights themselves; 0 for none."
+            "help": "Evaluate and keep an exponential moving average (EMA) of the weights, over the last "
+            "1 / (1 - ema_decay) steps or so, in place of the weights themselves; 0 for none."
         },
     )
     rdrop_alpha: float = field(
@@ -284,40 +272,49 @@ class SentimentTrainingArguments(RunArguments):
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
         super().__post_init__()
         if (
-            self.evaluate_every > math.ceil(self.num_train_epochs)
+            self.load_best_model_at_end
             and self.max_steps <= 0
-            and self.load_best_model_at_end
+            and self.evaluate_every > math.ceil(self.num_train_epochs)
         ):
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
+        if self.seeds is not None and self.pushes_to_hub:
+            raise UserError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
 
 
-def _all(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(kind))
+# What does not matter to the result of a run, or is recorded by its content.
+_NOT_SETTINGS = (
+    *("output_dir", "resume", "seeds", "use_cpu", "num_threads", "report_to", "disable_tqdm", "run_name", "mixed_precision"),
+    *("log_level", "log_level_replica", "logging_nan_inf_filter", "logging_dir", "logging_steps", "logging_strategy"),
+    *("save_total_limit", "save_only_model", "push_to_hub", "hub_model_id", "hub_private_repo", "project", "precision"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "ddp_find_unused_parameters", "accelerator_config"),
+    *("data_dir", "train_file", "valid_file", "test_file", "corpus_dir", "add_tokens", "fp16", "bf16"),
+)  # fmt: skip
 
 
-# The options of scripts/finetune.py in the order of --help. Other fields of TrainingArguments are not options.
-FINETUNE_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "model": (ModelArguments, _all(ModelArguments)),
-    "data": (DataArguments, _all(DataArguments)),
-    "optimiser and schedule": (
-        SentimentTrainingArguments,
-        ("learning_rate", "lr_step_size", "lr_gamma", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-        + ("class_weights", "ema_decay", "rdrop_alpha", "num_train_epochs", "max_steps"),
-    ),
-    "steps": (
-        SentimentTrainingArguments,
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        + ("train_sampling_strategy", "fast_kernels", "seed"),
-    ),
-    "choosing the epoch": (
-        SentimentTrainingArguments,
-        ("evaluate_every", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end"),
-    ),
-    "hardware": (
-        SentimentTrainingArguments,
-        ("precision", "use_cpu", "num_threads", "dataloader_num_workers"),
-    ),
-    "output": (SentimentTrainingArguments, ("output_dir", "seeds", "resume", "allow_changes")),
-}
+def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, object]:
+    """Return all on which the result of a run depends, but for hardware and versions, as plain values by name.
+
+    Args:
+        groups: the objects that hold the options, the training arguments last. Of Trainer's own fields, those that smsa
+            does not declare count where they are not at their default.
+        hashes: sha256 of each file that the run reads, by what it is.
+    """
+    settings: dict[str, object] = {}
+    ours = set(TrainingArguments.__dataclass_fields__)
+    for group in groups:
+        values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+        declared = {
+            name for kind in type(group).__mro__ if kind.__module__.startswith("smsa") for name in kind.__annotations__
+        }
+        for name, given in type(group).__dataclass_fields__.items():
+            is_own = (
+                name in declared or name not in ours or name in ("seed", "max_steps", "gradient_accumulation_steps")
+            )
+            if name not in _NOT_SETTINGS and (is_own or values[name] != given.default):
+                settings[name] = values[name]
+    training_args = groups[-1]
+    settings |= {"precision": training_args.mixed_precision, "world_size": training_args.world_size}
+    settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
+    return json.loads(json.dumps(settings, default=str))

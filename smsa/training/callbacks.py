@@ -1,68 +1,63 @@
 """What happens at the boundaries of training, one class a purpose."""
 
+import ctypes
 import math
+import os
+import signal
+import sys
+import threading
 import time
-from itertools import islice
-from signal import SIGTERM
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import gather
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from smsa.distributed import FailedElsewhere, any_process
+from smsa.distributed import any_rank, is_launched, is_main
 from smsa.errors import UserError
 from smsa.training.metrics import REFERENCE_NAMES, score_label_ids
-from smsa.training.signals import STOP, Stopped
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
-ROWS_NAMED = 20  # of a batch whose loss is not finite
+SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
 def epoch_number(epoch: float) -> int:
-    """Get the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
+    """Return the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
     return math.ceil(epoch)
 
 
-def _steps_an_epoch(args, train_dataloader) -> int:
-    return math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-
-
 def restore(callback: ExportableState, state) -> dict:
-    """Get the attributes that `callback` had when the checkpoint was taken; none at the start of a run.
+    """Return the attributes that `callback` had when the checkpoint was taken; none at the start of a run.
 
-    Trainer 5.23 would build the callback anew, with its arguments of then, or, where a checkpoint does not know it,
-    fail at the next save.
+    `restore_callback_states_from_checkpoint` of Trainer 5.23 builds callbacks anew, so that references to them are
+    lost; and resuming with a callback that the checkpoint does not know fails at the next save.
     """
     stored = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())["attributes"]
     return stored if state.global_step else {}
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """EarlyStoppingCallback that goes on counting after a resume."""
+    """EarlyStoppingCallback whose counter is that of the run, also after a resume."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         counter = "early_stopping_patience_counter"
         self.early_stopping_patience_counter = restore(self, state).get(counter, 0)
 
-    def is_over(self) -> bool:
-        """Whether training is to stop."""
-        return self.early_stopping_patience_counter >= self.early_stopping_patience
-
 
 class OwnDropout(TrainerCallback):
-    """Lets each process draw dropout of its own: by Trainer's one seed, N processes would use each mask N times."""
+    """Seeds each rank differently: by Trainer's one seed, N ranks would use each dropout mask N times."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if args.world_size > 1 and state.global_step == 0:  # a checkpoint has the state of each process
+        if args.world_size > 1 and state.global_step == 0:  # a checkpoint has the random state of each rank
             torch.manual_seed(args.seed + 1_000_000 * args.process_index)
 
 
 class Stopwatch(TrainerCallback, ExportableState):
-    """Seconds of training, over all parts of a run that was gone on with."""
+    """Counts the seconds of training, over all parts of a run that was resumed."""
 
     def __init__(self):
         self.seconds_before, self.started = 0.0, None
@@ -75,15 +70,103 @@ class Stopwatch(TrainerCallback, ExportableState):
         self.seconds_before, self.started = self.seconds(), None
 
     def seconds(self) -> float:
-        """Get the seconds of training so far; what came after a checkpoint and was lost does not count."""
+        """Return the seconds of training so far; what came after a checkpoint and was lost does not count."""
         return self.seconds_before + (time.monotonic() - self.started if self.started is not None else 0)
 
     def state(self) -> dict:
         return {"args": {}, "attributes": {"seconds": self.seconds()}}
 
 
-class EndAtStep(TrainerCallback):
-    """Ends training at a step, in all processes at the same: when asked, after a checkpoint; or for a bad loss.
+class BestCheckpoint(TrainerCallback):
+    """Names the best checkpoint by where the run is now: Trainer keeps the path that it once had."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.best_global_step:
+            state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.best_global_step}")
+
+
+class Stopped(SystemExit):
+    """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends training after the current step, with a checkpoint, on every rank at the same one.
+
+    Asked by SIGTERM, Ctrl-C, SIGHUP, or (on Linux) the end of the launcher, which passes no signal on: `accelerate
+    launch` of one process would leave this one behind. A second Ctrl-C ends at once. Whatever is on the disk is whole.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+        self.received_at = 0.0
+        self.handlers: dict[int, object] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.signum = None
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python sets handlers only there
+        signums = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        # what is ignored already stays so, as nohup wants it
+        self.handlers = {
+            signum: signal.signal(signum, self.receive)
+            for signum in signums
+            if signal.getsignal(signum) is not signal.SIG_IGN
+        }
+        if is_launched() and sys.platform == "linux":
+            pr_set_pdeathsig = 1  # prctl(2): the kernel sends the signal when the parent has ended
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+            if _is_orphan():  # it had ended before
+                self.receive(signal.SIGTERM)
+
+    def receive(self, signum: int, frame: object = None) -> None:
+        """Note a wish to stop; a second Ctrl-C ends this process."""
+        now = time.monotonic()
+        if self.signum is None:
+            self.signum, self.received_at = signum, now
+            _say(f"{signal.Signals(signum).name}: stopping after this step, with a checkpoint. A second Ctrl-C stops "
+                 "at once.")  # fmt: skip
+        elif signal.SIGINT in (signum, self.signum) and now - self.received_at > SAME_SIGNAL_SECONDS:
+            # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
+            _say(
+                "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last one."
+            )
+            os._exit(128 + signum)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        ends_epoch = control.should_training_stop or float(state.epoch).is_integer()
+        # the end of an epoch saves anyway, when it has been evaluated
+        if any_rank(self.signum is not None) and not (ends_epoch and args.save_strategy == "epoch"):
+            control.should_save, control.should_evaluate = True, False
+
+    def on_save(self, args, state, control, **kwargs):
+        if any_rank(self.signum is not None):
+            self.let_go()
+            raise Stopped(128 + (self.signum or signal.SIGTERM))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.let_go()
+        if any_rank(self.signum is not None):
+            raise Stopped(128 + (self.signum or signal.SIGTERM))
+
+    def let_go(self) -> None:
+        """Give the signals back to whoever had them before."""
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+        self.handlers = {}
+
+
+def _is_orphan() -> bool:
+    """Return whether the launcher has ended: its child is then that of process 1, unless this is the launcher itself."""
+    return os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes()
+
+
+def _say(line: str) -> None:
+    if is_main():
+        os.write(2, f"\n{line}\n".encode())  # safe in a handler of signals, where print is not
+
+
+class FiniteLoss(TrainerCallback):
+    """Ends training with an error where a loss is not finite; nothing is saved after it.
 
     Under fp16 the scaler skips a step whose gradients are not finite, so that such a loss is an error only when the
     scale has fallen below 1, which takes more than 16 skipped steps.
@@ -94,77 +177,40 @@ class EndAtStep(TrainerCallback):
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
-        self.n_batches = 0  # of this epoch, in this process
-        self.bad_batch = torch.full((), -1, device=accelerator.device)  # the first one whose loss is not finite
+        self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)
         self.looked_at = 0.0
 
     def add(self, loss: torch.Tensor) -> None:
-        """Look at the loss of the next batch; what was seen stays on the device until the step ends."""
-        is_first = (self.bad_batch < 0) & ~loss.isfinite()
-        self.bad_batch = torch.where(is_first, self.n_batches, self.bad_batch)
-        self.n_batches += 1
+        """Look at a loss; what was seen stays on the device until the step ends."""
+        self.is_bad |= ~loss.detach().isfinite()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        STOP.deferred = True
+        self.is_bad.zero_()
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        steps_done = state.global_step % _steps_an_epoch(args, train_dataloader)
-        self.n_batches = steps_done * args.gradient_accumulation_steps
-        self.bad_batch.fill_(-1)
-
-    def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
-        ends_epoch = control.should_training_stop or float(state.epoch).is_integer()
-        is_bad = self._finds_bad_loss(at_once=ends_epoch)
-        must_stop, any_bad = any_process(STOP.signum is not None, is_bad)
-        if is_bad:
-            raise UserError(self._describe(args, state, train_dataloader))
-        if any_bad:
-            raise FailedElsewhere("the loss of another process is not finite")
-        if must_stop and not ends_epoch:  # the end of an epoch saves anyway, when it has been evaluated
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        self._stop_if_asked()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        STOP.deferred = False
-        self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
-        if any_process(STOP.signum is not None)[0]:
-            raise Stopped(128 + (STOP.signum or SIGTERM))
-
-    def _finds_bad_loss(self, at_once: bool) -> bool:
-        now = time.monotonic()
-        if self.bad_batch.device.type != "cpu" and not at_once and now - self.looked_at < REFRESH_SECONDS:
-            return False
-        self.looked_at = now
-        if self.bad_batch.item() < 0:
-            return False
+    def on_step_end(self, args, state, control, **kwargs):
+        is_due = control.should_save or time.monotonic() - self.looked_at > REFRESH_SECONDS
+        if self.is_bad.device.type != "cpu" and not is_due and not float(state.epoch).is_integer():
+            return
+        self.looked_at = time.monotonic()
+        if not self.is_bad.item():
+            return
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and scaler.get_scale() >= 1:
-            self.bad_batch.fill_(-1)
-            return False
-        return True
-
-    def _describe(self, args, state, train_dataloader) -> str:
-        batch = self.bad_batch.item()
-        train_dataloader.set_epoch(epoch_number(state.epoch) - 1)  # it may have moved on, one batch ahead
-        rows = next(islice(train_dataloader.batch_sampler, batch, None))
-        listed = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + (", ..." if len(rows) > ROWS_NAMED else "")
-        step = batch // args.gradient_accumulation_steps + 1
-        return (
-            f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, step {step} of the epoch, "
-            f"batch {batch + 1} of process {args.process_index + 1}: training rows {listed}. Nothing was saved since. "
-            "A lower --learning_rate, a lower --max_grad_norm or --precision no may help."
+            self.is_bad.zero_()
+            return
+        raise UserError(
+            f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, at or before step "
+            f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
+            "--max_grad_norm or --precision no may help."
         )
 
 
-class EpochRate(TrainerCallback):
-    """Moves the rate at the start of an epoch: also right after a resume, wherever the checkpoint was taken."""
+class EpochLearningRate(TrainerCallback):
+    """Moves an `EpochStepLR` at the start of an epoch: also right after a resume, wherever the checkpoint was taken."""
 
     def on_epoch_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        lr_scheduler.move_to(int(state.epoch or 0))
+        if hasattr(lr_scheduler, "move_to"):
+            lr_scheduler.move_to(int(state.epoch or 0))
 
 
 class EvaluateEvery(TrainerCallback):
@@ -179,27 +225,21 @@ class EvaluateEvery(TrainerCallback):
 
 
 class EpochScores(TrainerCallback, ExportableState):
-    """Loss and confusion matrix of the epoch so far, from the logits that training makes anyway.
+    """Scores of training: loss and confusion matrix of the epoch so far, from the logits that training makes anyway.
 
     Both stay on the device, so that counting them makes no GPU wait. A checkpoint within an epoch keeps those of each
-    process, for their sum to be made in the same order after a resume.
+    rank, for their sum to be made in the same order after a resume.
 
     Args:
-        labels: label names in the order of their ids.
-        device: where the logits are.
+        trainer: which logs them at the end of each epoch, under `train_`, and knows the labels.
     """
 
-    def __init__(self, labels: tuple[str, ...], device: torch.device):
-        self.labels = labels
+    def __init__(self, trainer):
+        self.trainer = trainer
+        device, n_labels = trainer.args.device, len(trainer.labels)
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        self.confusion = torch.zeros(len(labels) ** 2, dtype=torch.int64, device=device)  # gold by predicted, in rows
-        self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each process; none where all is 0
-
-    def reset(self) -> None:
-        """Start anew, for the next epoch."""
-        self.loss_sum.zero_()
-        self.confusion.zero_()
-        self.shares = []
+        self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
+        self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each rank; none where all is 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         shares = restore(self, state).get("shares")
@@ -209,37 +249,46 @@ class EpochScores(TrainerCallback, ExportableState):
             self.loss_sum.fill_(loss_sum)
             self.confusion.copy_(torch.tensor(confusion, dtype=torch.int64))
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save:
-            share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
-            self.shares = gather(share).view(args.world_size, -1).tolist()
-
-    def state(self) -> dict:
-        return {"args": {}, "attributes": {"shares": self.shares}}
-
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, label_ids: torch.Tensor) -> None:
         """Count one batch: its summed loss, logits of shape (batch, n_labels), gold label ids of shape (batch,).
 
         A label id below 0 is that of a text that does not count.
         """
         self.loss_sum += loss_sum.detach()
-        cells = label_ids.clamp(min=0) * len(self.labels) + logits.detach().argmax(-1)
+        cells = label_ids.clamp(min=0) * logits.shape[-1] + logits.detach().argmax(-1)
         self.confusion.scatter_add_(0, cells, (label_ids >= 0).to(cells.dtype))
 
     def mean_loss(self) -> float:
-        """Get the mean loss over the texts of this process so far."""
+        """Return the mean loss over the texts of this rank so far, in nats."""
         return (self.loss_sum / self.confusion.sum()).item()
 
-    def compute(self, accelerator) -> dict[str, float]:
-        """Get `loss` and what `score_label_ids` returns over the texts of all processes; all must call it."""
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
+            self.shares = gather(share).view(args.world_size, -1).tolist()
+
+    def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        labels, accelerator = self.trainer.labels, self.trainer.accelerator
         loss_sum, confusion = accelerator.reduce((self.loss_sum.clone(), self.confusion.clone()), reduction="sum")
-        references, predictions = np.divmod(np.arange(confusion.numel()), len(self.labels))
-        scores = score_label_ids(predictions, references, self.labels, n_texts=confusion.cpu().numpy())
-        return {"loss": loss_sum.item() / confusion.sum().item()} | scores
+        self.reset()
+        references, predictions = np.divmod(np.arange(confusion.numel()), len(labels))
+        scores = score_label_ids(predictions, references, labels, n_texts=confusion.cpu().numpy())
+        scores = {"loss": loss_sum.item() / confusion.sum().item(), **scores}
+        logs = {f"train_{name}": score for name, score in scores.items()}
+        self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0]})
+
+    def reset(self) -> None:
+        """Start anew, for the next epoch."""
+        self.loss_sum.zero_()
+        self.confusion.zero_()
+        self.shares = []
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"shares": self.shares}}
 
 
 class ReferenceProgress(TrainerCallback):
-    """The reference's progress bar and epoch lines, on the main process only.
+    """Shows the reference's progress bar and epoch lines, on the main process only.
 
     Args:
         epoch_scores: where the running loss is read.
@@ -253,28 +302,32 @@ class ReferenceProgress(TrainerCallback):
     def on_step_end(self, args, state, control, lr_scheduler=None, train_dataloader=None, **kwargs):
         if not state.is_world_process_zero:
             return
-        n_steps = _steps_an_epoch(args, train_dataloader)
+        n_steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
         step = (state.global_step - 1) % n_steps + 1
         self._show(step, n_steps)
         if step == n_steps or time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
             self.refreshed_at = time.monotonic()
-            loss, rate = self.epoch_scores.mean_loss(), lr_scheduler.get_last_lr()[0]
-            self.bar.set_description(f"(Epoch {epoch_number(state.epoch)}) TRAIN LOSS:{loss:.4f} LR:{rate:.8f}")
+            loss, learning_rate = self.epoch_scores.mean_loss(), lr_scheduler.get_last_lr()[0]
+            epoch = epoch_number(state.epoch)
+            self.bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if state.is_world_process_zero:
-            self._show((self.bar.n if self.bar else 0) + 1, len(eval_dataloader), "Scoring")
+            self._show((self.bar.n if self.bar else 0) + 1, len(eval_dataloader), "Evaluating")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "train_f1" in logs and state.is_world_process_zero:
-            rate = f" LR:{logs['learning_rate']:.8f}"
-            self._write(f"(Epoch {epoch_number(state.epoch)}) TRAIN {_reference_scores(logs, 'train')}{rate}")
+            learning_rate = f" LR:{logs['learning_rate']:.8f}"
+            self._write(f"(Epoch {epoch_number(state.epoch)}) TRAIN {_reference_scores(logs, 'train')}{learning_rate}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if state.is_world_process_zero:
-            self._write(f"(Epoch {epoch_number(state.epoch)}) VALID {_reference_scores(metrics, 'eval')}")
+        if "eval_f1" in metrics and state.is_world_process_zero:
+            self._write(f"(Epoch {epoch_number(state.epoch or 0)}) VALID {_reference_scores(metrics, 'eval')}")
 
     def on_predict(self, args, state, control, metrics=None, **kwargs):
+        self._close()
+
+    def on_train_end(self, args, state, control, **kwargs):
         self._close()
 
     def _show(self, n_done: int, n_total: int, description: str = "") -> None:

@@ -1,81 +1,28 @@
-"""The order of texts where batches hold texts of similar length, and how a batch is read and padded."""
+"""The order of texts where batches hold texts of similar length, and how a batch is padded."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from transformers import DataCollatorWithPadding
 
 STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to save most padding, few enough to mix
 
 
-class QuickRows(torch.utils.data.Dataset):
-    """The rows of a dataset for batches, in memory, read in a fraction of the time that `datasets` takes for lists.
-
-    Lists are views of Arrow's own arrays, which take 0.1 KiB each besides their numbers.
-
-    Args:
-        dataset: of whole numbers and lists of them, see `can_read`.
-    """
-
-    def __init__(self, dataset: Dataset):
-        table = dataset.with_format("arrow")[:]
-        self.columns = {name: _split(table[name].combine_chunks()) for name in table.column_names}
-
-    @staticmethod
-    def can_read(dataset: Dataset) -> bool:
-        """Whether its rows would hold the same numbers: no other columns, none missing, no format or transform."""
-        columns = dataset.data.columns
-        kinds = [column.type.value_type if pa.types.is_list(column.type) else column.type for column in columns]
-        is_plain = dataset.format["type"] is None and dataset.format["columns"] == dataset.column_names
-        return is_plain and all(map(pa.types.is_integer, kinds)) and not any(column.null_count for column in columns)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, row: int) -> dict[str, int | np.ndarray]:
-        """Get a number for each plain column, and an array of shape (length,) for each of lists."""
-        return {name: values[row] for name, values in self.columns.items()}
-
-
-def _split(column: pa.Array) -> list:
-    if not pa.types.is_list(column.type):
-        return column.to_pylist()
-    ends = np.cumsum(pc.list_value_length(column).to_numpy())
-    return np.split(column.flatten().to_numpy(), ends[:-1])[: len(column)]  # of no row, split gives one
-
-
-def count_pieces(dataset: Dataset | QuickRows) -> np.ndarray:
-    """Get the length of each row's `input_ids`, shape (rows,)."""
-    if isinstance(dataset, QuickRows):
-        return np.array([len(ids) for ids in dataset.columns["input_ids"]], dtype=np.int64)
+def count_tokens(dataset: Dataset) -> np.ndarray:
+    """Return the length of each row's `input_ids`, shape (n_rows,)."""
     if not len(dataset):
         return np.zeros(0, dtype=np.int64)  # which has no type that says that these are lists
     column = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
     return pc.list_value_length(column).to_numpy()
 
 
-class LengthOrder(list[int]):
-    """The rows of a dataset, longest first, those of one length in their order.
-
-    Args:
-        dataset: with `input_ids`.
-    """
-
-    def __init__(self, dataset: Dataset):
-        super().__init__(np.argsort(-count_pieces(dataset), stable=True).tolist())
-
-
-def find_order(loader: DataLoader) -> LengthOrder | None:
-    """Get the order in which a loader, as Accelerate wraps it, gives the rows; None where it is not by length."""
-    sampler = loader
-    while sampler is not None and not isinstance(sampler, LengthOrder):
-        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
-    return sampler
+def sort_by_length(dataset: Dataset) -> Dataset:
+    """Return the rows, longest first, ties in their order: batches of one length need half the padding."""
+    return dataset.select(np.argsort(-count_tokens(dataset), stable=True))
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -116,7 +63,7 @@ class LengthGroupedSampler(Sampler[int]):
         yield from order[n_whole:].tolist()  # the short last step: any texts
 
 
-class QuickPadding(DataCollatorWithPadding):
+class PaddingCollator(DataCollatorWithPadding):
     """DataCollatorWithPadding in a tenth of its time, which a GPU would wait for at each step.
 
     Where `pad_to_multiple_of` would lead beyond what the encoder reads, it stops there. What it does not know, like
@@ -124,7 +71,7 @@ class QuickPadding(DataCollatorWithPadding):
     """
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Get `labels`, shape (batch,), and what the tokenizer gave of each text, (batch, length); all int64."""
+        """Return `labels`, shape (batch,), and what the tokenizer gave of each text, (batch, length); all int64."""
         tokenizer, multiple = self.tokenizer, self.pad_to_multiple_of or 1
         pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
         is_known = {"label", "attention_mask"} <= features[0].keys() <= {"label", *pads}
@@ -133,10 +80,10 @@ class QuickPadding(DataCollatorWithPadding):
         lengths = np.array([len(row["input_ids"]) for row in features])
         longest = lengths.max()
         width = max(longest, min(-(-longest // multiple) * multiple, tokenizer.model_max_length))
-        is_piece = np.arange(width) < lengths[:, None]  # (batch, length)
+        is_token = np.arange(width) < lengths[:, None]  # (batch, length)
         batch = {}
         for name in [name for name in pads if name in features[0]]:
-            values = np.full(is_piece.shape, pads[name], dtype=np.int64)
-            values[is_piece] = np.concatenate([row[name] for row in features])
+            values = np.full(is_token.shape, pads[name], dtype=np.int64)
+            values[is_token] = np.concatenate([row[name] for row in features])
             batch[name] = torch.from_numpy(values)
         return batch | {"labels": torch.tensor([row["label"] for row in features])}

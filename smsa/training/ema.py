@@ -1,9 +1,9 @@
-"""Adam that also keeps an average of the weights over the last steps, and lends it to the model for evaluation."""
+"""AdamW that also keeps an exponential moving average (EMA) of the weights, and lends it to the model for evaluation."""
 
 import torch
 
 
-class AveragedAdam(torch.optim.Adam):
+class EmaAdamW(torch.optim.AdamW):
     """Adam whose model has averaged weights between `eval` and `train`, and its own while it is trained.
 
     After step t the average moves towards the weights by 1 - min(decay, (1 + t) / (10 + t)), so that early ones, far
@@ -47,13 +47,6 @@ class AveragedAdam(torch.optim.Adam):
     def train(self) -> None:
         """Let the model have its own weights."""
         self._exchange(False)
-
-    def forget(self) -> None:
-        """Begin a new average, from the weights that the model has now."""
-        for group in self.param_groups:
-            group |= {"n_averaged": 0, "lends_average": False}
-            for parameter in group["params"]:
-                self.state.get(parameter, {}).pop("average", None)
 
     @torch.no_grad()
     def _exchange(self, lends_average: bool) -> None:

@@ -13,13 +13,13 @@ from transformers.masking_utils import eager_mask
 
 logger = logging.getLogger(__name__)
 
-# Their classifiers read the first word piece alone, and their layers are made of the same parts.
-FIRST_PIECE_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
+# Their classifiers read the first token alone, and their layers are made of the same parts.
+FIRST_TOKEN_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
 _STEPS = 2**16  # in which quick_dropout's probability is counted
 
 
 def quick_dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Get what torch's dropout returns, with `p` rounded to 1/65536 and 16 random bits an element.
+    """Return what torch's dropout returns, with `p` rounded to 1/65536 and 16 random bits an element.
 
     On a CPU, torch draws for each element, one after the other, which takes 12 ns an element, forward and back, against
     4 here, and a sixth of the time of a small model. The bits come from torch's global generator, so that seeds and
@@ -63,7 +63,7 @@ AttentionMaskInterface.register("smsa_quick", eager_mask)
 def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
     """Change how `model` computes, in place; its weights, its configuration and what it computes stay.
 
-    Its last layer is computed for the first word piece alone, which is all that the classifier reads, where the
+    Its last layer is computed for the first token alone, which is all that the classifier reads, where the
     architecture is known to do so. On a CPU, dropout and attention are those above.
     """
     use_quick_attention(model, device_type)
@@ -71,9 +71,9 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.forward = MethodType(_forward_dropout, module)
-    if model.config.model_type in FIRST_PIECE_CLASSIFIERS:
+    if model.config.model_type in FIRST_TOKEN_CLASSIFIERS:
         last = model.base_model.encoder.layer[-1]
-        last.forward = MethodType(_forward_first_piece, last)
+        last.forward = MethodType(_forward_first_token, last)
     else:
         logger.debug("The last layer is computed whole: what %s reads of it is not known.", model.config.model_type)
 
@@ -88,8 +88,8 @@ def _forward_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     return quick_dropout(x, module.p, module.training)
 
 
-def _forward_first_piece(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
-    """Get the layer's output for the first word piece, shape (batch, 1, hidden_size)."""
+def _forward_first_token(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
+    """Return the layer's output for the first token, shape (batch, 1, hidden_size)."""
     attention, first = layer.attention.self, hidden_states[:, :1]
 
     def by_head(states: torch.Tensor) -> torch.Tensor:

@@ -1,31 +1,262 @@
-"""The Trainer of the reference recipe: Adam, a rate that falls by epoch, the mean loss, and scores of training."""
+"""Trainer with what its own arguments cannot say: whole checkpoints, an exact resume, and the reference recipe."""
 
+import logging
 import math
+import pickle
+import shutil
 import warnings
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
-from torch.optim.lr_scheduler import StepLR
-from transformers.trainer_utils import EvalLoopOutput
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from smsa.data.labels import label_names
+from smsa.distributed import on_main, wait_for_everyone
 from smsa.errors import UserError
-from smsa.training.arguments import SentimentTrainingArguments
+from smsa.files import STAGING, naming, staged
+from smsa.models.loading import save_tokenizer
+from smsa.training.arguments import EPOCH_STEP, SentimentTrainingArguments
 from smsa.training.callbacks import (
-    EpochRate,
+    BestCheckpoint,
+    EarlyStopping,
+    EpochLearningRate,
     EpochScores,
     EvaluateEvery,
+    FiniteLoss,
+    OwnDropout,
     ReferenceProgress,
+    StopOnSignal,
+    Stopwatch,
+    restore,
 )
-from smsa.training.collation import QuickPadding, find_order
-from smsa.training.ema import AveragedAdam
-from smsa.training.kernels import FIRST_PIECE_CLASSIFIERS, use_fast_kernels
+from smsa.training.checkpointing import DamagedCheckpointError, commit, find_newest, list_checkpoints, verify
+from smsa.training.collation import LengthGroupedSampler, PaddingCollator, count_tokens
+from smsa.training.cuda_graphs import StepRecorder
+from smsa.training.ema import EmaAdamW
+from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 from smsa.training.metrics import compute_metrics
-from smsa.training.resumable import IGNORED, ResumableTrainer
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100  # torch's cross entropy, and Trainer's count of labels, pass this one over
+
+
+class ResumableTrainer(Trainer):
+    """Trainer whose run, ended anyhow and resumed, has the result of one that was never disturbed.
+
+    To the bit on CPUs with the same number of threads, as tests/training/test_kills.py holds.
+
+    Args:
+        *args, **kwargs: passed to Trainer.
+        settings: plain values on which the result depends, by name, kept with each checkpoint.
+        environment: plain values that can move the last bits of the result, kept there, too.
+    """
+
+    # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
+    # to guess, Trainer 5.x takes a BERT for a model that does, and multiplies its plain mean by the batches accumulated
+    # and by the processes (transformers #47688).
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args, settings: dict | None = None, environment: dict | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True
+        self.settings, self.environment = settings or {}, environment or {}
+        self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
+        self.recorder: StepRecorder | None = None  # while it trains
+        self.stopwatch, self.stop_on_signal = Stopwatch(), StopOnSignal()
+        self.finite_loss = FiniteLoss(self.accelerator)
+        for callback in (self.stopwatch, BestCheckpoint(), OwnDropout(), self.stop_on_signal, self.finite_loss):
+            self.add_callback(callback)
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
+        """Train as Trainer does, from a checkpoint only if it is whole; also where `evaluate` or `predict` came first.
+
+        Args:
+            resume_from_checkpoint: the one to resume from; True is the newest that is whole.
+            **kwargs: passed to Trainer.
+
+        Raises:
+            Stopped: when asked to end, after a checkpoint.
+            DamagedCheckpointError: for a checkpoint that is not whole, or has more than tensors where they belong.
+            UserError: for a checkpoint of another world size, or none to resume from; for a loss or weights that are
+                not finite.
+        """
+        output_dir = Path(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = on_main(lambda: find_newest(output_dir))
+            if resume_from_checkpoint is None:
+                raise UserError(f"{output_dir} has no checkpoint to resume from.")
+        if resume_from_checkpoint:
+            manifest = on_main(lambda: verify(Path(resume_from_checkpoint)))
+            if manifest["world_size"] != self.args.world_size:
+                raise UserError(
+                    f"{resume_from_checkpoint} was made by {manifest['world_size']} processes, these are "
+                    f"{self.args.world_size}."
+                )
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
+            if self._is_over(state):
+                return self._take_over(state, resume_from_checkpoint)
+        elif self.args.should_save:
+            for checkpoint in list_checkpoints(output_dir):  # of an earlier training, which would win over new ones
+                logger.warning("%s is of an earlier training in this folder, and is removed.", checkpoint)
+                shutil.rmtree(checkpoint)
+        if self.model_wrapped is self.model:
+            # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
+            # and each would train on its own share of the texts without ever meeting the others.
+            self.model._is_accelerate_prepared = False
+        if not resume_from_checkpoint:
+            self.optimizer = None if self.optimizer_cls_and_kwargs else self.optimizer  # an average begins anew
+        if self.args.world_size > 1:
+            torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; OwnDropout then makes it differ
+        self.recorder = StepRecorder(self.model) if self.records_steps else None
+        try:
+            output = super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+        except pickle.UnpicklingError as error:
+            raise DamagedCheckpointError(
+                f"{resume_from_checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
+                "run code when it is read."
+            ) from error
+        finally:
+            self.stop_on_signal.let_go()
+            if self.recorder is not None:
+                self.recorder.close()
+                self.recorder = None
+        if not self.args.load_best_model_at_end:
+            self.optimizer.eval()  # where an EMA is kept, the model is that, evaluated or not
+        return output
+
+    def count_steps(self) -> tuple[int, int]:
+        """Return the optimiser steps of an epoch and of the run, as Trainer counts them."""
+        an_epoch = math.ceil(len(self.train_dataset) / self.args.rows_a_step)
+        of_run = math.ceil(self.args.num_train_epochs * an_epoch)
+        return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
+
+    def _is_over(self, state: TrainerState) -> bool:
+        """Return whether training was over at a checkpoint: Trainer does not keep that, and would train on."""
+        _, n_steps = self.count_steps()
+        if state.global_step > n_steps:
+            raise UserError(
+                f"The checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
+            )
+        stopping = state.stateful_callbacks.get("EarlyStopping")
+        n_worse = stopping["attributes"]["early_stopping_patience_counter"] if stopping else 0
+        return state.global_step == n_steps or 0 < self.args.early_stopping_patience <= n_worse
+
+    def _take_over(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput:
+        """Load the result of a training that was over when its last checkpoint was taken."""
+        logger.info("Training was over after step %d; a higher --num_train_epochs trains for longer, and where it had "
+                    "stopped early, a higher --early_stopping_patience.", state.global_step)  # fmt: skip
+        if self.args.load_best_model_at_end and state.best_global_step:
+            checkpoint = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        self.stopwatch.seconds_before = restore(self.stopwatch, state)["seconds"]
+        return TrainOutput(state.global_step, float("nan"), {})
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the batches of one step, and how many labels they have over all ranks.
+
+        To give each rank as many batches, Accelerate fills the last step of an epoch with rows from its start. Theirs
+        become -100, which no loss, no count and no score of training takes in.
+        """
+        args = self.args
+        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
+
+        def mark_repeated(batch):
+            label_ids = batch["labels"]  # (batch,) or (batch, length)
+            if n_last and self.accelerator.gradient_state.end_of_dataloader:
+                n_before = args.process_index * len(label_ids)  # rows go to ranks in turn
+                label_ids[max(0, n_last - n_before) :] = IGNORED
+            return batch
+
+        return super().get_batch_samples(map(mark_repeated, epoch_iterator), num_batches, device)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == EPOCH_STEP:
+            self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
+            self._created_lr_scheduler = True  # a second train() starts with a new schedule
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def is_recorded(self, model) -> bool:
+        """Return whether steps of `model` are recorded; not of a wrapped one: ranks would meet in a recording."""
+        return self.recorder is not None and model is self.model
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Train on one batch, by a recording where there is one, and have its loss looked at."""
+        step = super().training_step
+        if self.is_recorded(model):
+            self.optimizer.train()  # a step does it too, but not its recording
+            step = partial(self.recorder, step)
+        loss = step(model, inputs, num_items_in_batch)
+        self.finite_loss.add(loss)
+        return loss
+
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Save weights, configuration and tokenizer, without training_args.bin, a pickle of what run.json says."""
+        output_dir = Path(output_dir or self.args.output_dir)
+        super().save_model(str(output_dir), _internal_call)
+        if self.args.should_save:
+            (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if self.processing_class is not None:
+                save_tokenizer(self.processing_class, output_dir)
+
+    # Trainer writes into checkpoint-<step> itself, so that a kill leaves half of one, after older ones were removed.
+    # To be deleted when Trainer saves aside and renames (transformers #35525) and checks what it resumes from.
+    def _save_checkpoint(self, model, trial) -> None:
+        if trial is not None:  # of a hyper-parameter search, which keeps folders of its own and is not resumed
+            return super()._save_checkpoint(model, trial)
+        output_dir, step = Path(self.args.output_dir), self.state.global_step
+        target, best_step = output_dir / f"checkpoint-{step}", self.state.best_global_step
+        self.optimizer.eval()  # where an EMA is kept, every checkpoint is of it, evaluated or not
+        if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
+            raise UserError(f"The weights are not finite after step {step}, so no checkpoint of it was kept.")
+        with staged(output_dir) if self.args.should_save else nullcontext(), naming(target):
+            wait_for_everyone()
+            self.args.output_dir = str(output_dir / STAGING)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = str(output_dir)
+            wait_for_everyone()
+            if best_step:  # by where it will be, not the folder that it is written in
+                self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best_step}")
+            if self.args.should_save:
+                staging = output_dir / STAGING / target.name
+                self._require_all_ranks(staging)
+                self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
+                described = {"settings": self.settings, "environment": self.environment}
+                needed = best_step if self.args.load_best_model_at_end else None
+                commit(staging, target, step=step, best_step=needed, world_size=self.args.world_size, **described)
+                rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        wait_for_everyone()
+
+    def _require_all_ranks(self, staging: Path) -> None:
+        n_states = len(list(staging.glob("rng_state*")))
+        if n_states != self.args.world_size and not self.args.save_only_model:
+            raise UserError(
+                f"{n_states} of {self.args.world_size} ranks wrote to {staging.parent.parent}: --output_dir must be on "
+                "a disk that all machines share."
+            )
+
+    # Trainer's own grouping by length runs through each pool of texts from long to short, which costs macro F1: see
+    # LengthGroupedSampler. To be deleted when Trainer shuffles the batches of a pool.
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        train_dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(count_tokens(train_dataset), self.args.rows_a_step, self.args.seed)
 
 
 class EpochStepLR(StepLR):
@@ -36,11 +267,11 @@ class EpochStepLR(StepLR):
     """
 
     def step(self, epoch: int | None = None) -> None:
-        if getattr(self, "_step_count", 0) == 0:  # the one call from __init__ sets the first rate
+        if getattr(self, "_step_count", 0) == 0:  # the one call from __init__ sets the first learning rate
             super().step()
 
     def move_to(self, epoch: int) -> None:
-        """Set the rate of `epoch`, counted from 0."""
+        """Set the learning rate of `epoch`, counted from 0."""
         with warnings.catch_warnings():
             # right after a resume no optimizer step has been made in this process yet, which is as it should be
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -48,24 +279,24 @@ class EpochStepLR(StepLR):
                 super().step()
 
 
-def resolve_class_weights(spec: str, label_ids: list[int], n_labels: int) -> torch.Tensor | None:
-    """Get the weight of each label in the training loss, shape (n_labels,), or None to weigh all alike.
+def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor | None:
+    """Return the weight of each label in the training loss, shape (n_labels,), or None to weigh all alike.
 
     Args:
         spec: `none`, `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
             number per label, comma-separated.
-        label_ids: gold label ids of the training texts.
+        label_ids: gold label ids of the training texts, shape (n_texts,).
         n_labels: how many labels there are.
 
     Raises:
-        ValueError: for another spec, a number that is not positive, or `balanced` where a label has no text.
+        UserError: for another spec, a number that is not positive, or `balanced` where a label has no text.
     """
     if spec == "none":
         return None
     if spec == "balanced":
-        if len(set(label_ids)) < n_labels:
+        if len(np.unique(label_ids)) < n_labels:
             raise UserError("--class_weights balanced: a label has no text in train; give one number per label.")
-        weights = compute_class_weight("balanced", classes=np.arange(n_labels), y=np.asarray(label_ids))
+        weights = compute_class_weight("balanced", classes=np.arange(n_labels), y=label_ids)
     else:
         try:
             weights = [float(weight) for weight in spec.split(",")]
@@ -81,9 +312,10 @@ def resolve_class_weights(spec: str, label_ids: list[int], n_labels: int) -> tor
 class SentimentTrainer(ResumableTrainer):
     """Trainer that computes what IndoNLU's loop computes, on one or many processes.
 
-    Adam without weight decay on every trained parameter; the rate constant within an epoch and stepped between them;
-    early stopping, evaluation every N epochs and the choice of the best epoch as `args` say; the reference's progress
-    lines. Scores of training are logged each epoch under `train_`, those of valid under `eval_`.
+    With the defaults of its arguments: Adam without weight decay on every trained parameter; the learning rate constant
+    within an epoch and stepped between them; early stopping, evaluation every N epochs and the choice of the best epoch
+    as `args` say; the reference's progress lines. Scores of training are logged each epoch under `train_`, those of
+    valid under `eval_`.
 
     Args:
         model: a sequence classifier whose configuration names its labels.
@@ -105,67 +337,46 @@ class SentimentTrainer(ResumableTrainer):
         self.labels = label_names(model.config.id2label)
         self.class_weights = None
         if train_dataset is not None:
-            weights = resolve_class_weights(args.class_weights, train_dataset["label"], len(self.labels))
-            self.class_weights = weights if weights is None else weights.to(args.device)
+            label_ids = train_dataset.with_format("numpy")["label"][:]
+            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
         kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
-        known = {f"{score}_{label}" for score in ("f1", "recall", "precision") for label in self.labels}
-        known |= {"accuracy", "f1", "recall", "precision", "loss"}
-        if args.metric_for_best_model not in known:
-            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
-        if args.max_steps > 0 and args.load_best_model_at_end and train_dataset is not None:
-            if args.max_steps <= (args.evaluate_every - 1) * math.ceil(len(train_dataset) / args.rows_a_step):
-                raise UserError(
-                    f"evaluate_every {args.evaluate_every} leaves no evaluation to choose the best epoch by in "
-                    f"{args.max_steps} steps."
-                )
         on_gpu = args.device.type == "cuda"
         if kwargs.get("processing_class") is not None:
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
             multiple = 8 if args.fast_kernels and on_gpu else None
-            kwargs.setdefault("data_collator", QuickPadding(kwargs["processing_class"], pad_to_multiple_of=multiple))
+            collator = PaddingCollator(kwargs["processing_class"], pad_to_multiple_of=multiple)
+            kwargs.setdefault("data_collator", collator)
+        if args.ema_decay:
+            adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": args.is_fused}
+            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"lr": args.learning_rate, "decay": args.ema_decay, **adam})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
-            self.records_steps = on_gpu and model.config.model_type in FIRST_PIECE_CLASSIFIERS
+            self.records_steps = on_gpu and model.config.model_type in FIRST_TOKEN_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
-        self.epoch_scores = EpochScores(self.labels, args.device)
-        self.add_callback(self.epoch_scores)
-        self.add_callback(EpochRate())
-        self.add_callback(EvaluateEvery(args.evaluate_every))
-        self.add_callback(ReferenceProgress(self.epoch_scores))
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Get Adam over every parameter that is trained, without weight decay; with `ema_decay`, `AveragedAdam`."""
-        if self.optimizer is None:
-            decay = self.args.ema_decay
-            self.optimizer = (partial(AveragedAdam, decay=decay) if decay else torch.optim.Adam)(
-                [p for p in (model or self.model).parameters() if p.requires_grad],
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                # in one pass over the weights, which rounds otherwise: not in fp32, which is the reference's to the bit
-                fused=self.args.fast_kernels or self.args.bf16 or None,
-            )
-        return self.optimizer
-
-    def make_schedule(self, optimizer: torch.optim.Optimizer, n_steps: int) -> EpochStepLR:
-        """Get the schedule by epoch; `n_steps` of the run do not matter to it."""
-        return EpochStepLR(optimizer, self.args.lr_step_size, self.args.lr_gamma)
+        self.epoch_scores = EpochScores(self)
+        for shown_by_default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown_by_default)
+        callbacks = [self.epoch_scores, EpochLearningRate(), ReferenceProgress(self.epoch_scores)]
+        callbacks += [EarlyStopping(args.early_stopping_patience)] if args.early_stopping_patience else []
+        callbacks += [EvaluateEvery(args.evaluate_every)] if args.evaluate_every > 1 else []
+        for callback in callbacks:
+            self.add_callback(callback)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Get the share of this batch in the mean cross entropy over the texts of one step, over all processes.
+        """Return the share of this batch in the mean cross entropy over the texts of one step, over all ranks.
 
         Args:
-            num_items_in_batch: texts of the step, over accumulated batches and processes; None stands for this batch.
+            num_items_in_batch: texts of the step, over accumulated batches and ranks; None stands for this batch.
 
         Returns:
-            The loss, and with `return_outputs` the outputs too. In training, and there alone, each text counts with the
-            weight of its label; the sum is divided by the number of texts, not of weights, so that a step is the same
-            however it is cut into batches. With `rdrop_alpha`, each text is computed twice in training, with other
-            dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times the divergence of both answers is added:
-            half of the paper's.
+            The loss, and with `return_outputs` the outputs too. In training, and only there, each text counts with the
+            weight of its label, and `label_smoothing_factor` smooths; the sum is divided by the number of texts, not of
+            weights, so that a step is the same however it is cut into batches. With `rdrop_alpha`, each text is
+            computed twice in training, with other dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times
+            the divergence of both predictions is added: half of the paper's.
 
         Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
         """
@@ -175,57 +386,28 @@ class SentimentTrainer(ResumableTrainer):
             inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
             label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
-        logits, divergence = outputs.logits, 0.0
-        weight = None
-        if model.training and self.class_weights is not None:
-            weight = self.class_weights.to(logits.dtype)
+        logits, divergence, weight, smoothing = outputs.logits, 0.0, None, 0.0
+        if model.training:
+            smoothing = self.args.label_smoothing_factor
+            weight = None if self.class_weights is None else self.class_weights.to(logits)
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
-        loss_sum = functional.cross_entropy(logits, label_ids, weight=weight, reduction="sum")
+        loss_sum = functional.cross_entropy(logits, label_ids, weight, reduction="sum", label_smoothing=smoothing)
         if alpha:
-            divergence = alpha / 2 * _divergence(*logits.chunk(2), label_ids.chunk(2)[0] != IGNORED)
-            loss_sum, logits, label_ids = loss_sum / 2, logits.chunk(2)[0], label_ids.chunk(2)[0]
+            first, second = logits.chunk(2)
+            label_ids = label_ids.chunk(2)[0]
+            divergence = alpha / 2 * _divergence(first, second, label_ids != IGNORED)
+            loss_sum, logits = loss_sum / 2, first
         if model.training:
             self.epoch_scores.add(loss_sum, logits, label_ids)
         loss_sum = loss_sum + divergence
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
-        else:  # DDP takes the mean of the gradients over processes
+        else:  # DDP takes the mean of the gradients over ranks
             loss = loss_sum / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        """Predict as Trainer does, by length, and give predictions and labels in the order of the dataset.
-
-        The loss is taken from the gathered logits: exact for any number of processes.
-
-        Raises:
-            RuntimeError: if the gathered rows are not as many as the dataset has.
-        """
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if output.predictions is None:
-            return output
-        if len(output.predictions) != output.num_samples:
-            raise RuntimeError(f"{len(output.predictions)} predictions came back for {output.num_samples} texts.")
-        order = find_order(dataloader)
-        if order is not None:
-            places = np.argsort(order)  # where each text of the dataset came
-            labelled = None if output.label_ids is None else output.label_ids[places]
-            output = output._replace(predictions=output.predictions[places], label_ids=labelled)
-        if output.label_ids is not None:
-            logits, label_ids = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
-            output.metrics[f"{metric_key_prefix}_loss"] = functional.cross_entropy(logits.double(), label_ids).item()
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; the record of an epoch gets the scores of training in place of Trainer's windowed loss."""
-        if "loss" in logs:
-            scores = self.epoch_scores.compute(self.accelerator)
-            self.epoch_scores.reset()
-            logs = {f"train_{name}": score for name, score in scores.items()} | {"learning_rate": logs["learning_rate"]}
-        super().log(logs, start_time)
-
 
 def _divergence(logits: torch.Tensor, others: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p, q) + KL(q, p) of two answers of shape (batch, n_labels), summed over texts that count, in nats."""
+    """Return half of KL(p, q) + KL(q, p) of two predictions of shape (batch, n_labels), summed over texts that count."""
     p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
     return ((p.exp() - q.exp()) * (p - q) * counts[:, None]).sum() / 2
