@@ -34,10 +34,12 @@ from smsa.training.results import (
     label_table,
     predict_examples,
     predict_splits,
+    seeds_table,
+    split_seeds,
     write_predictions,
+    write_seeds,
     write_submission,
 )
-from smsa.training.seeds import seeds_table, split_seeds, write_seeds
 from smsa.training.trainer import SentimentTrainer
 
 logger = logging.getLogger("smsa.finetune")

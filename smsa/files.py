@@ -68,7 +68,7 @@ def staged(folder: Path) -> Iterator[Path]:
     staging = folder / STAGING
     with naming(staging):
         shutil.rmtree(staging, ignore_errors=True)  # what a killed process was writing
-        staging.mkdir(parents=True)
+        staging.mkdir()  # and not its parents: a folder that is gone is no place to write to
     try:
         yield staging
     finally:

@@ -20,7 +20,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import LABELS, label_maps  # noqa: E402
 from smsa.models.devices import precision_for_training  # noqa: E402
-from smsa.training.signals import STOP  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,12 +74,10 @@ def no_launcher(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nobody_asks():
-    """A test leaves no wish to stop to the next."""
+def no_handler_of_children():
+    """A DataLoader with workers leaves a handler of SIGCHLD, which Python runs on the stack that pytest's faulthandler
+    set up: the end of the next child killed pytest (SIGSEGV from the kernel, twice in four whole runs)."""
     yield
-    STOP.signum, STOP.deferred = None, False
-    # A DataLoader with workers leaves a handler of SIGCHLD, which Python runs on the stack that pytest's faulthandler
-    # set up: the end of the next child killed pytest (SIGSEGV from the kernel, twice in four whole runs).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

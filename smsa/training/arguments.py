@@ -43,6 +43,9 @@ class ModelArguments:
 
 
 EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
+LENGTH_GROUPS = (
+    "length_groups"  # what group_by_length is here; by Trainer's own, predictions come back in another order
+)
 _SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
 # What smsa relies on. It tells by the shares of the ranks which texts the last step of an epoch repeats.
@@ -139,6 +142,8 @@ class RunArguments(TrainingArguments):
             self.lr_scheduler_type = SchedulerType.CONSTANT  # what Trainer's own check knows
         super().__post_init__()
         self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
+        if self.train_sampling_strategy == "group_by_length":
+            self.train_sampling_strategy = LENGTH_GROUPS
         # else each batch on its way to a GPU waits for the step before it
         self.accelerator_config.non_blocking = self.device.type == "cuda"
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False

@@ -1,6 +1,7 @@
 """What happens at the boundaries of training, one class a purpose."""
 
 import ctypes
+import logging
 import math
 import os
 import signal
@@ -19,6 +20,8 @@ from transformers.trainer_callback import ExportableState
 from smsa.distributed import any_rank, is_launched, is_main
 from smsa.errors import UserError
 from smsa.training.metrics import REFERENCE_NAMES, score_label_ids
+
+logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
@@ -48,40 +51,14 @@ class EarlyStopping(EarlyStoppingCallback):
         self.early_stopping_patience_counter = restore(self, state).get(counter, 0)
 
 
-class OwnDropout(TrainerCallback):
-    """Seeds each rank differently: by Trainer's one seed, N ranks would use each dropout mask N times."""
+class RunStart(TrainerCallback):
+    """Sets up what Trainer leaves as it was, at the start of a run and where it is resumed."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if args.world_size > 1 and state.global_step == 0:  # a checkpoint has the random state of each rank
+        if args.world_size > 1 and state.global_step == 0:
+            # by Trainer's one seed, N ranks would use each dropout mask N times; a checkpoint has the state of each
             torch.manual_seed(args.seed + 1_000_000 * args.process_index)
-
-
-class Stopwatch(TrainerCallback, ExportableState):
-    """Counts the seconds of training, over all parts of a run that was resumed."""
-
-    def __init__(self):
-        self.seconds_before, self.started = 0.0, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.seconds_before = restore(self, state).get("seconds", 0.0)
-        self.started = time.monotonic()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds_before, self.started = self.seconds(), None
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far; what came after a checkpoint and was lost does not count."""
-        return self.seconds_before + (time.monotonic() - self.started if self.started is not None else 0)
-
-    def state(self) -> dict:
-        return {"args": {}, "attributes": {"seconds": self.seconds()}}
-
-
-class BestCheckpoint(TrainerCallback):
-    """Names the best checkpoint by where the run is now: Trainer keeps the path that it once had."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.best_global_step:
+        if state.best_global_step:  # the folder may have moved
             state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.best_global_step}")
 
 
@@ -141,12 +118,12 @@ class StopOnSignal(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
             self.let_go()
+            logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
             raise Stopped(128 + (self.signum or signal.SIGTERM))
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.on_save(args, state, control)  # asked after the last checkpoint, the result is left to a resumed run
         self.let_go()
-        if any_rank(self.signum is not None):
-            raise Stopped(128 + (self.signum or signal.SIGTERM))
 
     def let_go(self) -> None:
         """Give the signals back to whoever had them before."""
@@ -240,6 +217,7 @@ class EpochScores(TrainerCallback, ExportableState):
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
         self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each rank; none where all is 0
+        self.started = 0.0  # when the epoch, or what is left of it, began
 
     def on_train_begin(self, args, state, control, **kwargs):
         shares = restore(self, state).get("shares")
@@ -268,20 +246,25 @@ class EpochScores(TrainerCallback, ExportableState):
             self.shares = gather(share).view(args.world_size, -1).tolist()
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
-        labels, accelerator = self.trainer.labels, self.trainer.accelerator
-        loss_sum, confusion = accelerator.reduce((self.loss_sum.clone(), self.confusion.clone()), reduction="sum")
+        logs = {f"train_{name}": score for name, score in self.compute().items()}
+        seconds = time.monotonic() - self.started
+        self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.reset()
-        references, predictions = np.divmod(np.arange(confusion.numel()), len(labels))
-        scores = score_label_ids(predictions, references, labels, n_texts=confusion.cpu().numpy())
-        scores = {"loss": loss_sum.item() / confusion.sum().item(), **scores}
-        logs = {f"train_{name}": score for name, score in scores.items()}
-        self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0]})
+
+    def compute(self) -> dict[str, float]:
+        """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it."""
+        pair = (self.loss_sum.clone(), self.confusion.clone())
+        loss_sum, confusion = self.trainer.accelerator.reduce(pair, reduction="sum")
+        n_texts, labels = confusion.cpu().numpy(), self.trainer.labels
+        references, predictions = np.divmod(np.arange(len(n_texts)), len(labels))
+        scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
+        return {"loss": loss_sum.item() / max(n_texts.sum(), 1), **scores}
 
     def reset(self) -> None:
         """Start anew, for the next epoch."""
         self.loss_sum.zero_()
         self.confusion.zero_()
-        self.shares = []
+        self.shares, self.started = [], time.monotonic()
 
     def state(self) -> dict:
         return {"args": {}, "attributes": {"shares": self.shares}}

@@ -4,7 +4,7 @@ import torch
 
 
 class EmaAdamW(torch.optim.AdamW):
-    """Adam whose model has averaged weights between `eval` and `train`, and its own while it is trained.
+    """AdamW whose model has averaged weights between `eval` and `train`, and its own while it is trained.
 
     After step t the average moves towards the weights by 1 - min(decay, (1 + t) / (10 + t)), so that early ones, far
     from those of late, are soon forgotten. Trainer calls `eval` before it evaluates and `train` before it trains on, so
@@ -12,20 +12,20 @@ class EmaAdamW(torch.optim.AdamW):
     is part of the state, and thus of every checkpoint.
 
     Args:
-        params, **kwargs: as Adam's.
+        params, **kwargs: as AdamW's, without weight decay where none is given.
         decay: between 0 and 1; the average is over the last 1 / (1 - decay) steps or so.
 
     Source: Polyak and Juditsky 1992; the early decay is that of TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, params, decay: float, **kwargs):
-        super().__init__(params, **kwargs)
+    def __init__(self, params, decay: float, weight_decay: float = 0.0, **kwargs):
+        super().__init__(params, weight_decay=weight_decay, **kwargs)
         for group in self.param_groups:
             group |= {"average_decay": decay, "n_averaged": 0, "lends_average": False}
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Make a step of Adam, and move the average; in `train` alone."""
+        """Make a step of AdamW, and move the average; only in `train`."""
         loss = super().step(closure)
         for group in self.param_groups:
             t = group["n_averaged"] = group["n_averaged"] + 1

@@ -95,5 +95,4 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
     if logits.ndim != 2 or logits.shape[1] != len(labels):
         raise UserError(f"logits of shape {logits.shape} do not have one column for each of {', '.join(labels)}.")
     losses = -log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(logits)), prediction.label_ids]
-    scores = SentimentMetric(labels).compute(predictions=logits.argmax(-1), references=prediction.label_ids)
-    return {"loss": float(losses.mean()), **scores}
+    return {"loss": float(losses.mean()), **score_label_ids(logits.argmax(-1), prediction.label_ids, labels)}

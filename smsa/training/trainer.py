@@ -26,19 +26,16 @@ from smsa.distributed import on_main, wait_for_everyone
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
 from smsa.models.loading import save_tokenizer
-from smsa.training.arguments import EPOCH_STEP, SentimentTrainingArguments
+from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import (
-    BestCheckpoint,
     EarlyStopping,
     EpochLearningRate,
     EpochScores,
     EvaluateEvery,
     FiniteLoss,
-    OwnDropout,
     ReferenceProgress,
+    RunStart,
     StopOnSignal,
-    Stopwatch,
-    restore,
 )
 from smsa.training.checkpointing import DamagedCheckpointError, commit, find_newest, list_checkpoints, verify
 from smsa.training.collation import LengthGroupedSampler, PaddingCollator, count_tokens
@@ -74,9 +71,8 @@ class ResumableTrainer(Trainer):
         self.settings, self.environment = settings or {}, environment or {}
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder: StepRecorder | None = None  # while it trains
-        self.stopwatch, self.stop_on_signal = Stopwatch(), StopOnSignal()
-        self.finite_loss = FiniteLoss(self.accelerator)
-        for callback in (self.stopwatch, BestCheckpoint(), OwnDropout(), self.stop_on_signal, self.finite_loss):
+        self.stop_on_signal, self.finite_loss = StopOnSignal(), FiniteLoss(self.accelerator)
+        for callback in (RunStart(), self.stop_on_signal, self.finite_loss):
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
@@ -161,7 +157,6 @@ class ResumableTrainer(Trainer):
             checkpoint = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(checkpoint))
         self.state = state
-        self.stopwatch.seconds_before = restore(self.stopwatch, state)["seconds"]
         return TrainOutput(state.global_step, float("nan"), {})
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -254,7 +249,7 @@ class ResumableTrainer(Trainer):
     # LengthGroupedSampler. To be deleted when Trainer shuffles the batches of a pool.
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         train_dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
+        if self.args.train_sampling_strategy != LENGTH_GROUPS:
             return super()._get_train_sampler(train_dataset)
         return LengthGroupedSampler(count_tokens(train_dataset), self.args.rows_a_step, self.args.seed)
 
@@ -340,6 +335,14 @@ class SentimentTrainer(ResumableTrainer):
             label_ids = train_dataset.with_format("numpy")["label"][:]
             self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
         kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
+        known = {
+            "loss",
+            "accuracy",
+            *(f"{score}_{label}" for score in ("f1", "recall", "precision") for label in self.labels),
+        }
+        known |= {"f1", "recall", "precision"}
+        if args.metric_for_best_model not in known:
+            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         on_gpu = args.device.type == "cuda"
         if kwargs.get("processing_class") is not None:
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
@@ -380,6 +383,8 @@ class SentimentTrainer(ResumableTrainer):
 
         Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
         """
+        if self.compute_loss_func is not None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         label_ids = inputs.pop("labels")  # (batch,); without it the model skips its own loss
         alpha = self.args.rdrop_alpha if model.training else 0.0
         if alpha:

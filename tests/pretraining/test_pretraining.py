@@ -23,11 +23,11 @@ from transformers import (
     BertForPreTraining,
     PreTrainedTokenizerFast,
 )
-from transformers.trainer_callback import TrainerState
 
 from scripts import finetune, pretrain
 from smsa.cli import parse
 from smsa.data.arguments import DataArguments
+from smsa.errors import UserError
 from smsa.models.loading import load_encoder, load_model
 from smsa.models.scratch import embed_pieces
 from smsa.pretraining.arguments import (
@@ -46,12 +46,9 @@ from smsa.pretraining.corpus import (
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer, Masking
 from smsa.sharing.card import render_card
-from smsa.training.arguments import (
-    ModelArguments,
-    SentimentTrainingArguments,
-)
-from smsa.training.resumable import IGNORED
-from smsa.training.signals import STOP, Stopped
+from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
+from smsa.training.callbacks import Stopped
+from smsa.training.trainer import IGNORED
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -193,7 +190,7 @@ def test_the_rate_rises_stays_and_falls(make, n_steps, expected):
 @pytest.mark.parametrize(
     ("asked", "options"), [((2,), {}), ((4,), {"dropout": 0.2}), ((6, 9), {}), ((7,), {"dataloader_num_workers": 1})]
 )
-def test_going_on_gives_what_an_undisturbed_run_gives(make, asked, options):
+def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make, asked, options):
     undisturbed = make("undisturbed", **options)
     undisturbed.train()
     for step in asked:
@@ -201,7 +198,6 @@ def test_going_on_gives_what_an_undisturbed_run_gives(make, asked, options):
         trainer.add_callback(AskAt(step))
         with pytest.raises(Stopped):
             trainer.train(resume_from_checkpoint=step != asked[0])
-        STOP.signum = None
     again = make("stopped", **options)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == undisturbed.state.global_step == 12
@@ -209,20 +205,6 @@ def test_going_on_gives_what_an_undisturbed_run_gives(make, asked, options):
         assert torch.equal(a, b)
     scores = [[e["eval_loss"] for e in t.state.log_history if "eval_loss" in e] for t in (undisturbed, again)]
     assert scores[0] == scores[1]
-
-
-def test_a_run_can_be_lengthened_until_its_rate_falls(make):
-    trainer = make(num_train_epochs=2)  # 8 steps, of which the rate falls in the last 4
-    for step, is_refused in ((3, False), (4, False), (5, True)):
-        state = TrainerState(global_step=step, epoch=step / 4, max_steps=12)
-        if is_refused:
-            with pytest.raises(ValueError, match="falls from step 4 on"):
-                trainer.require_resumable(state)
-        else:
-            trainer.require_resumable(state)
-    trainer.require_resumable(TrainerState(global_step=7, epoch=7 / 4, max_steps=8))  # the same length
-    with pytest.raises(ValueError, match="has trained for 3 epochs"):
-        trainer.require_resumable(TrainerState(global_step=12, epoch=3.0, max_steps=12))
 
 
 def test_a_new_encoder_starts_from_what_stands_near_what_and_from_counts(tokenizer):
@@ -324,7 +306,7 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_gone_on_with(words, t
     assert metrics["tokens_seen"] > 1000
     assert 0 < metrics["held_out"]["loss"] < 10
     history = list(csv.DictReader((folder / "history.csv").open()))
-    assert list(history[0]) == ["epoch", "learning_rate", "held_out_loss", "held_out_masked_accuracy"]
+    assert list(history[0]) == ["epoch", "learning_rate", "train_loss", "held_out_loss", "held_out_masked_accuracy"]
     assert float(history[-1]["epoch"]) == metrics["epoch"] == len(history)
     assert float(history[-1]["held_out_loss"]) == metrics["held_out"]["loss"]
     assert float(history[-1]["held_out_masked_accuracy"]) == metrics["held_out"]["masked_accuracy"]
@@ -352,7 +334,7 @@ def test_equal_settings_give_equal_encoders_and_others_are_not_gone_on_with(word
         call(*words, "--output_dir", tmp_path / name)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
-    with pytest.raises(SystemExit, match="mlm_probability was 0.2, is 0.3"):
+    with pytest.raises(UserError, match="mlm_probability was 0.2, is 0.3"):
         (tmp_path / "first" / "run.json").unlink()
         call(*words, "--output_dir", tmp_path / "first", "--resume", "auto", "--mlm_probability", "0.3")
 
@@ -412,14 +394,14 @@ def test_options_that_make_no_sense_are_refused(words, options, reason, capsys):
     ],
 )
 def test_texts_that_do_not_fit_are_refused(words, tmp_path, options, reason):
-    with pytest.raises(SystemExit, match=reason):
+    with pytest.raises(UserError, match=reason):
         call(*words, *options, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(SystemExit, match=r"a\.txt does not exist"):
+    with pytest.raises(UserError, match=r"a\.txt does not exist"):
         call(*words, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -441,7 +423,7 @@ def test_two_processes_train_and_judge_like_one(words, tmp_path):
     models = [AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("one", "two")]
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
-    assert json.loads((tmp_path / "two" / "run.json").read_bytes())["n_processes"] == 2
+    assert json.loads((tmp_path / "two" / "run.json").read_bytes())["world_size"] == 2
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Started by test_distributed.py as one process or several: trains a few steps, predicts, and writes down what it saw.
 
-python tests/distributed_worker.py OUTPUT.npz SMSA_DIR BATCH_SIZE ACCUMULATION
+python tests/training/distributed_worker.py OUTPUT.npz SMSA_DIR BATCH_SIZE ACCUMULATION
 """
 
 import sys
@@ -12,8 +12,8 @@ from conftest import make_model
 from trainers import encode_real_rows, make_trainer
 from transformers import TrainerCallback
 
+from smsa.cli import exit_on_error
 from smsa.data.datasets import find_smsa
-from smsa.training.signals import end_process
 
 
 def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> None:
@@ -50,5 +50,5 @@ def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> Non
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    end_process()
+    with exit_on_error():
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

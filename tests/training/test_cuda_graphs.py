@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_model
+from smsa.training.signals import STOP, Stopped
 from trainers import AskAt, make_trainer
 from transformers import TrainerCallback
 
 from smsa.training.cuda_graphs import StepRecorder
-from smsa.training.signals import STOP, Stopped
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
 N_ROWS = 37  # five steps an epoch, the last one short

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from trainers import make_trainer
 from transformers import TrainerCallback
 
-from smsa.training.ema import AveragedAdam
+from smsa.training.ema import EmaAdamW
 
 
 def test_the_average_is_that_of_the_formula_and_training_does_not_see_it():
@@ -17,7 +17,7 @@ def test_the_average_is_that_of_the_formula_and_training_does_not_see_it():
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(5, generator=generator, requires_grad=True)
     plain, idle = weights.detach().clone().requires_grad_(), torch.ones(2, requires_grad=True)
-    optimizer = AveragedAdam([weights, idle], 0.7, lr=0.1)
+    optimizer = EmaAdamW([weights, idle], 0.7, lr=0.1)
     adam = torch.optim.Adam([plain], lr=0.1)
     average = None
     for step in range(1, 40):
@@ -47,11 +47,11 @@ def test_a_state_that_is_loaded_goes_on_as_if_nothing_were(mode):
             optimizer.step()
 
     weights = torch.tensor([1.0, -2.0], requires_grad=True)
-    optimizer = AveragedAdam([weights], 0.9, lr=0.1)
+    optimizer = EmaAdamW([weights], 0.9, lr=0.1)
     go_on(weights, optimizer, 5)
     getattr(optimizer, mode)()
     other = weights.detach().clone().requires_grad_()
-    loaded = AveragedAdam([other], 0.5, lr=0.3)
+    loaded = EmaAdamW([other], 0.5, lr=0.3)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     go_on(weights, optimizer, 5)
     go_on(other, loaded, 5)
@@ -62,7 +62,7 @@ def test_a_state_that_is_loaded_goes_on_as_if_nothing_were(mode):
 
 def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
     weights = torch.tensor([1.0, -2.0], requires_grad=True)
-    optimizer = AveragedAdam([weights], 0.9, lr=0.1, fused=True)
+    optimizer = EmaAdamW([weights], 0.9, lr=0.1, fused=True)
     for found_inf in (0.0, 0.0, 1.0):
         before = weights.detach().clone(), copy.deepcopy(optimizer.state[weights].get("average"))
         optimizer.zero_grad()

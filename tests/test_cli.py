@@ -1,0 +1,81 @@
+"""A recipe and a command line -> options; errors -> one line and an exit status."""
+
+import pytest
+from conftest import ROOT
+
+from smsa.cli import exit_on_error, parse
+from smsa.data.arguments import DataArguments
+from smsa.errors import UserError
+from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
+from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
+
+FINETUNE = (ModelArguments, DataArguments, SentimentTrainingArguments)
+PRETRAIN = (EncoderArguments, CorpusArguments, PretrainingArguments)
+
+
+def write_recipe(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_parses(path):
+    objects = parse(*(PRETRAIN if path.stem.startswith("pretrain") else FINETUNE), argv=[str(path)])
+    assert [group.output_dir for group in objects if hasattr(group, "output_dir")] == [f"runs/{path.stem}"]
+
+
+def test_the_command_line_wins_over_the_recipe(tmp_path):
+    recipe = write_recipe(tmp_path, "learning_rate: 3e-6\nseed: 7\nlabels: [a, no]\nuse_cpu: true\nprecision: no\n")
+    _, data_args, training_args = parse(*FINETUNE, argv=[recipe, "--seed", "8"])
+    assert (training_args.learning_rate, training_args.seed, data_args.labels) == (3e-6, 8, "a,no")
+    assert (training_args.use_cpu, training_args.precision) == (True, "no")
+
+
+BAD_COMMANDS = {
+    "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
+    "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
+    "unknown key": ("lr_gama: 1", [], "recipe.yaml, line 1: 'lr_gama' is not an option; the nearest is lr_gamma"),
+    "malformed value": ("learning_rate: fast", [], "invalid float value: 'fast'"),
+    "malformed choice": ("precision: fp8", [], "invalid choice: 'fp8'"),
+    "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found list"),
+    "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
+    "not YAML": ("a: [", [], "is not valid YAML"),
+    "value out of range": ("evaluate_every: 0", [], "evaluate_every is 0; it must be at least 1"),
+    "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
+    "beta of one": ("adam_beta2: 1", [], "adam_beta2 is 1.0; it must be at least 0 and below 1"),
+    "a table in a list": ("labels:\n- a: b", [], "labels is neither a value nor a list of values, found [{'a': 'b'}]"),
+    "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
+    "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
+}
+
+
+@pytest.mark.parametrize("recipe, argv, message", BAD_COMMANDS.values(), ids=BAD_COMMANDS)
+def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, recipe, argv, message):
+    with pytest.raises(SystemExit) as stopped:
+        parse(*FINETUNE, argv=[write_recipe(tmp_path, recipe), *argv])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word, message", [("recipes/minii.yaml", "recipes has "), ("mini", "mini is no recipe")])
+def test_a_missing_recipe_ends_with_status_2(capsys, monkeypatch, word, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        parse(*FINETUNE, argv=[word])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, status", [(UserError("a.tsv, line 3"), "error: a.tsv, line 3"),
+                                           (PermissionError(13, "denied", "x"), "error: [Errno 13] denied: 'x'")])  # fmt: skip
+def test_an_error_of_the_user_is_one_line(error, status):
+    with pytest.raises(SystemExit) as stopped, exit_on_error():
+        raise error
+    assert stopped.value.code == status
+
+
+@pytest.mark.parametrize("error", [ValueError("could not broadcast"), RuntimeError("mat1 and mat2"), KeyError("x")])
+def test_a_bug_is_raised_as_it_is(error):
+    with pytest.raises(type(error)), exit_on_error():
+        raise error
