@@ -3,13 +3,11 @@
 Data flows one way: files -> rows -> tokens -> logits -> tables.
 """
 
-import os
 from importlib import import_module
 
-LAUNCHER_PID = os.getppid()  # of the launcher, if there is one, taken before anything slow: it may die meanwhile
-
 _HOMES = {
-    "arguments": ("DataArguments", "ModelArguments", "SentimentTrainingArguments"),
+    "data.arguments": ("DataArguments",),
+    "training.arguments": ("ModelArguments", "SentimentTrainingArguments"),
     "data.datasets": ("encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
     "data.labels": ("LABELS",),
     "training.metrics": ("SentimentMetric", "compute_metrics"),

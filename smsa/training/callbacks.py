@@ -246,6 +246,8 @@ class EpochScores(TrainerCallback, ExportableState):
             self.shares = gather(share).view(args.world_size, -1).tolist()
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        if not self.confusion.any():  # a loss of the user's own shows no logits
+            return
         logs = {f"train_{name}": score for name, score in self.compute().items()}
         seconds = time.monotonic() - self.started
         self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
@@ -258,7 +260,7 @@ class EpochScores(TrainerCallback, ExportableState):
         n_texts, labels = confusion.cpu().numpy(), self.trainer.labels
         references, predictions = np.divmod(np.arange(len(n_texts)), len(labels))
         scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
-        return {"loss": loss_sum.item() / max(n_texts.sum(), 1), **scores}
+        return {"loss": loss_sum.item() / n_texts.sum(), **scores}
 
     def reset(self) -> None:
         """Start anew, for the next epoch."""

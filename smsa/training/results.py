@@ -139,7 +139,8 @@ def describe_data(splits: DatasetDict, files: dict[str, Path], hashes: dict[str,
 
 def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, object]:
     """Return the record of a run as plain values: resolved options, precision, versions, hardware and commit."""
-    precision = trainer.accelerator.mixed_precision
+    precision, history = trainer.accelerator.mixed_precision, trainer.state.log_history
+    seconds = sum(entry.get("epoch_runtime", 0) for entry in history)  # over all parts of a run that was resumed
     return {
         "arguments": {
             # to_dict is Trainer's own, and masks tokens
@@ -152,7 +153,7 @@ def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, objec
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "world_size": trainer.args.world_size,
         "n_parameters": trainer.model.num_parameters(),
-        "train_runtime_seconds": sum(entry.get("epoch_runtime", 0) for entry in trainer.state.log_history),
+        "train_runtime_seconds": seconds or history[-1].get("train_runtime"),
         "versions": describe_versions(),
         "hardware": describe_hardware(trainer.args.device.type),
         "git_commit": _git_commit(),

@@ -52,7 +52,7 @@ def test_checkpoints_are_found_by_number_and_nothing_else_is_taken_for_one(save,
 
 DAMAGE = {
     "a byte": lambda path: path.write_bytes(b"Weights 20"),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
     "empty": lambda path: path.write_bytes(b""),
     "gone": lambda path: path.unlink(),
 }
