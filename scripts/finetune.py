@@ -29,7 +29,6 @@ from smsa.training.results import (
     collect_metrics,
     describe_data,
     describe_run,
-    hash_splits,
     history_table,
     label_table,
     predict_examples,
@@ -71,10 +70,10 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
     labels = choose_labels(data_args.labels, name, revision)
     splits = load_splits(files, labels, data_args.text_column, data_args.label_column)
-    hashes = hash_splits(files)
+    data = describe_data(splits, files)
 
     # Where the run stands
-    settings = describe_settings(*arguments, hashes=hashes)
+    settings = describe_settings(*arguments, hashes={split: data[split]["sha256"] for split in data})
     environment = describe_environment(training_args.device.type)
     require_same(settings)
     checkpoint, is_finished = None, False
@@ -122,8 +121,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         history = history_table(trainer.state.log_history)
         history.to_csv(staging / "history.csv", index=False)
         draw_history(history, metrics["epoch"], staging / "history.png")
-        record = describe_run(trainer, arguments) | {"labels": labels, "base_model": describe_base(name)}
-        record["data"] = describe_data(splits, files, hashes)
+        record = describe_run(trainer, arguments)
+        record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
         write_json(record, staging / RUN_RECORD)
         before = read_card(output_dir)

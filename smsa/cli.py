@@ -4,7 +4,6 @@ A recipe is read as options that stand in front of the command line, so that bot
 and the command line wins.
 """
 
-import argparse
 import difflib
 import gc
 import logging
@@ -52,23 +51,6 @@ def require_ranges(arguments: object) -> None:
             raise UserError(f"{name} is {value}; it must be {words}.")
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of each option, without its metavar repeated for each alias."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings:
-            return super()._format_action_invocation(action)
-        if action.nargs in (0, "?"):  # switches
-            return ", ".join(action.option_strings) if action.dest == "help" else action.option_strings[0]
-        accepted = f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.type.__name__.upper()
-        return f"{action.option_strings[0]} {accepted}{' ...' * (action.nargs == '+')}"
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.nargs == 0 and action.dest != "help":
-            return f"The opposite of --{action.dest}."
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def parse(
     *kinds: type,
     argv: list[str] | None = None,
@@ -90,9 +72,7 @@ def parse(
         SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
             valid name; with status 0 for --help.
     """
-    parser = HfArgumentParser(
-        kinds, formatter_class=_HelpFormatter, allow_abbrev=False, usage=usage, description=description
-    )
+    parser = HfArgumentParser(kinds, allow_abbrev=False, usage=usage, description=description)
     parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
     lists = {name for name, action in options.items() if action.nargs == "+"}

@@ -222,14 +222,6 @@ class SentimentTrainingArguments(RunArguments):
         default=32, metadata={"help": "Texts a batch in each process. The recipe's batch is this times the processes."}
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a batch in evaluation."})
-    train_sampling_strategy: str = field(
-        default="random",
-        metadata={
-            "help": "Order of the training texts: random, sequential, or group_by_length (random, but batches of "
-            "similar length, which is faster).",
-            "choices": ["random", "sequential", "group_by_length"],
-        },
-    )
     seeds: list[int] | None = field(
         default=None,
         metadata={

@@ -124,17 +124,14 @@ def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
     return "\n".join([*lines, f"accuracy {100 * scores['accuracy']:.2f}, loss {scores['loss']:.4f}"])
 
 
-def describe_data(splits: DatasetDict, files: dict[str, Path], hashes: dict[str, str]) -> dict[str, dict]:
+def describe_data(splits: DatasetDict, files: dict[str, Path]) -> dict[str, dict]:
     """Return for each split its `file`, `sha256`, `n_texts`, and whether it `is_smsa`."""
-    return {
-        split: {
-            "file": str(path),
-            "sha256": hashes[split],
-            "n_texts": len(splits[split]),
-            "is_smsa": hashes[split] == SMSA_SHA256[split],
-        }
-        for split, path in files.items()
-    }
+    data = {}
+    for split, path in files.items():
+        sha256, _ = hash_file(path)
+        is_smsa = sha256 == SMSA_SHA256[split]
+        data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
+    return data
 
 
 def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, object]:
@@ -170,11 +167,6 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def hash_splits(files: dict[str, Path]) -> dict[str, str]:
-    """Return the sha256 of the file of each split."""
-    return {split: hash_file(path)[0] for split, path in files.items()}
 
 
 def split_seeds(args: SentimentTrainingArguments) -> list[SentimentTrainingArguments]:
