@@ -12,10 +12,9 @@ _HOMES = {
     "data.labels": ("LABELS",),
     "training.metrics": ("SentimentMetric", "compute_metrics"),
     "models.loading": ("choose_labels", "freeze_layers", "load_classifier", "load_model"),
-    "data.rows": ("BadRowsError",),
+    "data.formats": ("BadRowsError",),
     "inference.classifier": ("SentimentClassifier",),
-    "inference.job": ("score_files",),
-    "inference.paths": ("score_paths",),
+    "inference.job": ("predict_files",),
     "training.trainer": ("SentimentTrainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -24,7 +23,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: scoring must not wait for Trainer, nor the other way round."""
+    """Import a public name when it is first asked for: prediction must not wait for Trainer, nor the other way round."""
     if name not in _HOME:
         raise AttributeError(f"module 'smsa' has no attribute {name!r}")
     return getattr(import_module(f"smsa.{_HOME[name]}"), name)

@@ -1,1 +1,1 @@
-"""Files -> rows -> tokens: labels, readers of every format, datasets, normalisers."""
+"""Files -> rows -> tokens: labels, one reader of every format, datasets, a normaliser."""

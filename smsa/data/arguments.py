@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class DataArguments:
-    """Where labelled texts come from and how they are cut."""
+    """Where labelled texts come from and where they are truncated."""
 
     data_dir: str | None = field(
         default=None,
@@ -17,14 +17,16 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your own training file in place of SmSA: .tsv (no header: text, tab, label), .csv, .jsonl or "
-            ".parquet. Needs --valid_file too."
+            "help": "Your own training file in place of SmSA: .csv, .tsv (without header: text, tab, label), .jsonl or "
+            ".parquet, all but the last also .gz or .zst. Needs --valid_file too."
         },
     )
     valid_file: str | None = field(default=None, metadata={"help": "Your own validation file."})
     test_file: str | None = field(default=None, metadata={"help": "Your own labelled test file."})
-    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
-    label_column: str = field(default="label", metadata={"help": "Column of labels in those files."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts; if not given, the only sensible one is taken."}
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of labels."})
     labels: str | None = field(
         default=None,
         metadata={
@@ -33,5 +35,5 @@ class DataArguments:
         },
     )
     max_length: int = field(
-        default=512, metadata={"help": "Word pieces per text, special tokens included; longer texts are cut."}
+        default=512, metadata={"help": "Tokens per text, special tokens included; longer texts are truncated."}
     )

@@ -1,30 +1,18 @@
-"""Labelled files -> rows -> `datasets.DatasetDict` -> word pieces. Strict: a bad row stops all, by file and line."""
+"""Labelled files -> rows -> `datasets.DatasetDict` -> tokens. Strict: a bad row stops all, by file and line."""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pooch
-import pyarrow
-import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
+from smsa.data.formats import BadRow, BadRowsError, is_unicode, show
 from smsa.data.labels import LABELS, label_maps
-from smsa.data.rows import (
-    BadRow,
-    BadRowsError,
-    Malformed,
-    is_unicode,
-    read_csv,
-    read_jsonl,
-    read_tsv,
-    refuse_other_separator,
-    refuse_utf16,
-    show,
-)
+from smsa.data.reader import Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +30,7 @@ SMSA_SHA256 = {
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
-    """Find the labelled files of SmSA by split; `test` only where it is there.
+    """Return the labelled files of SmSA by split; `test` only where it is there.
 
     Looks in `data_dir`, else in $SMSA_DATA_DIR, else in ./data/smsa, else downloads from IndoNLU at a pinned commit,
     checked by sha256, into the user's cache. A folder that was named is used or refused, never passed over.
@@ -72,10 +60,10 @@ def find_files(
     valid_file: str | Path | None = None,
     test_file: str | Path | None = None,
 ) -> dict[str, Path]:
-    """Find the file of each split: those that are named, else SmSA's (see `find_smsa`).
+    """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
 
     Raises:
-        ValueError: if only one of train and valid is named, or a folder beside them.
+        UserError: if only one of train and valid is named, or a folder beside them.
         FileNotFoundError: as `find_smsa`.
     """
     if bool(train_file) != bool(valid_file):
@@ -109,14 +97,15 @@ def _download(split: str) -> Path:
 
 
 def read_rows(
-    path: str | Path, labels: tuple[str, ...] = LABELS, text_column: str = "text", label_column: str = "label"
+    path: str | Path, labels: tuple[str, ...] = LABELS, text_column: str | None = None, label_column: str = "label"
 ) -> tuple[list[str], list[int], list[int], list[BadRow]]:
-    """Read one labelled file, by its suffix: .tsv (headerless, text then label), .csv, .jsonl or .parquet.
+    """Read one labelled file of any of `INPUT_FORMATS` but .txt; a .tsv without header holds text and label.
 
     Args:
         path: the file; text in UTF-8, with or without BOM, lines ended by LF or CRLF.
         labels: the accepted label names, in the order of their ids. They must match to the letter.
-        text_column, label_column: where to read in files that name their columns.
+        text_column: the column of texts; None to choose it as prediction does (see `Source`).
+        label_column: the column of labels.
 
     Returns:
         Texts exactly as written, the label id and the line of each, and the rows that were refused instead of these.
@@ -124,28 +113,27 @@ def read_rows(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another suffix, a column that is missing or named for both, or a file that is not what its
-            suffix says.
+        UserError: as `Source`; or if the labels are a model's predictions.
     """
     path = Path(path)
-    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix not in readers:
+    source = Source(path, text_column=text_column, label_column=label_column)
+    is_predicted = sum(name.startswith("p_") for name in source.names) > 1  # `p_<label>`, as prediction writes them
+    if label_column == "label" and "gold" in source.names and is_predicted:
         raise UserError(
-            f"{path}: the suffix {path.suffix!r} is not one of {', '.join(readers)}. Unpack what is compressed; tables "
-            "of other kinds become CSV by pandas: pd.read_excel(OLD).to_csv(NEW, index=False)."
+            f"{path} holds predictions: its column 'label' is what a model predicted, 'gold' the true label. Give "
+            "--label_column gold."
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
-    if path.suffix != ".tsv" and text_column == label_column:
-        raise UserError(f"{path}: texts and labels cannot both be in {text_column!r}.")
     label_ids = label_maps(labels)["label2id"]
     good_texts, good_ids, good_lines, bad_rows = [], [], [], []
-    for line, text, label in readers[path.suffix](path, text_column, label_column):
-        if isinstance(label, int) and str(label) in label_ids:  # as pandas writes labels called 0 and 1
+    for line, text, label in source.labelled_rows():
+        if type(label) is int and str(label) in label_ids:  # as pandas writes labels called 0 and 1
             label = str(label)
-        reason, value = _find_fault(text, label, label_ids)
-        if reason:
-            bad_rows.append(BadRow(path, line, value, reason))
+        if isinstance(text, BadRow):
+            bad_rows.append(text)
+        elif reason := _find_text_fault(text):
+            bad_rows.append(BadRow(path, line, text, reason))
+        elif not isinstance(label, str) or label not in label_ids:
+            bad_rows.append(BadRow(path, line, label, f"{_UNKNOWN_LABEL} {', '.join(label_ids)}"))
         else:
             good_texts.append(text)
             good_ids.append(label_ids[label])
@@ -156,97 +144,20 @@ def read_rows(
 _UNKNOWN_LABEL = "the label is not one of"
 
 
-def _find_fault(text: object, label: object, label_ids: dict[str, int]) -> tuple[str | None, object]:
-    if isinstance(text, Malformed):
-        return text.reason, text.value
+def _find_text_fault(text: object) -> str | None:
     if not isinstance(text, str):
-        return "the text is missing" if text is None else "the text is not a string", text
+        return "the text is missing" if text is None else "the text is not a string"
     if "\0" in text:
-        return "the text holds a NUL character", text
+        return "the text holds a NUL character"
     if not is_unicode(text):
-        return "the text is not valid UTF-8", text
-    if not text.strip():
-        return "the text is empty", text
-    if not isinstance(label, str) or label not in label_ids:
-        return f"{_UNKNOWN_LABEL} {', '.join(label_ids)}", label
-    return None, None
-
-
-# Each reader yields (line from 1, text, label); a Malformed in place of the text says what is wrong with the row.
-_Rows = Iterator[tuple[int, object, object]]
-
-
-def _read_tsv(path: Path, text_column: str, label_column: str) -> _Rows:
-    with path.open("rb") as stream:
-        refuse_utf16(stream, path)
-        for line, row in read_tsv(stream, path, width=2):
-            yield (line, row, None) if isinstance(row, Malformed) else (line, *row)
-
-
-def _read_csv(path: Path, text_column: str, label_column: str) -> _Rows:
-    with path.open("rb") as stream:
-        refuse_utf16(stream, path)
-        rows = read_csv(stream, path)
-        _, header = next(rows, (1, []))
-        refuse_other_separator(path, header)
-        _refuse_answers(path, header, label_column)
-        text_at, label_at = (_find_column(path, name, header) for name in (text_column, label_column))
-        for line, row in rows:
-            yield (line, row, None) if isinstance(row, Malformed) else (line, row[text_at], row[label_at])
-
-
-def _read_jsonl(path: Path, text_column: str, label_column: str) -> _Rows:
-    with path.open("rb") as stream:
-        refuse_utf16(stream, path)
-        for number, _, row in read_jsonl(stream):
-            if isinstance(row, Malformed):
-                yield number, row, None
-            elif text_column in row and label_column in row:
-                _refuse_answers(path, row, label_column)
-                yield number, row[text_column], row[label_column]
-            else:
-                yield number, Malformed(row, f"not an object with {text_column!r} and {label_column!r}"), None
-
-
-def _read_parquet(path: Path, text_column: str, label_column: str) -> _Rows:
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-        for name in (text_column, label_column):
-            _find_column(path, name, table.schema_arrow.names)
-        _refuse_answers(path, table.schema_arrow.names, label_column)
-        number = 0
-        for batch in table.iter_batches(columns=[text_column, label_column]):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row[text_column], row[label_column]
-    except (pyarrow.ArrowInvalid, OSError) as error:  # the second for a page that cannot be unpacked
-        raise UserError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _refuse_answers(path: Path, names: Iterable[str], label_column: str) -> None:
-    """Refuse to take a model's answers for gold, where smsa itself has written both, and `p_<label>` of each label."""
-    is_scored = sum(name.startswith("p_") for name in names) > 1
-    if label_column == "label" and "gold" in names and is_scored:
-        raise UserError(
-            f"{path} has been scored: its column 'label' is a model's answer, 'gold' the true label. Give "
-            "--label_column gold."
-        )
-
-
-def _find_column(path: Path, name: str, header: list[str]) -> int:
-    if header.count(name) != 1:
-        found = "no column" if name not in header else f"{header.count(name)} columns"
-        raise UserError(
-            f"{path}:1: {found} named {name!r}. The columns are: {', '.join(header) or '(none)'}. "
-            "Choose with --text_column and --label_column."
-        )
-    return header.index(name)
+        return "the text is not valid UTF-8"
+    return None if text.strip() else "the text is empty"
 
 
 def load_splits(
     files: dict[str, str | Path],
     labels: tuple[str, ...] = LABELS,
-    text_column: str = "text",
+    text_column: str | None = None,
     label_column: str = "label",
 ) -> DatasetDict:
     """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
@@ -254,54 +165,53 @@ def load_splits(
     Args:
         files: a path for each split, for instance what `find_smsa()` returns.
         labels: label names in the order of their ids.
-        text_column, label_column: where to read in .csv, .jsonl and .parquet files.
+        text_column, label_column: as in `read_rows`.
 
     Returns:
         Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
 
     Raises:
         BadRowsError: for any bad row, over all files together.
-        ValueError: if a split has no rows or one single label throughout.
+        UserError: if a split has no rows or one single label throughout.
         FileNotFoundError: if a file is missing.
     """
-    splits, bad_rows = DatasetDict(), []
+    splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
-    for split, path in files.items():
-        texts, label_ids, lines, bad = read_rows(path, labels, text_column, label_column)
-        bad_rows += bad
-        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
+    read = {split: read_rows(path, labels, text_column, label_column) for split, path in files.items()}
+    bad_rows = [row for *_, bad in read.values() for row in bad]
     if bad_rows:
         raise BadRowsError(bad_rows, _find_way_out(bad_rows))
-    in_train = set(splits["train"]["text"]) if "train" in splits else set()
-    for split, rows in splits.items():
-        _check_labels_vary(Path(files[split]), rows["label"], labels)
-        counts = ", ".join(
-            f"{rows['label'].count(i):,} {repr(label) if label.isdecimal() else label}"
-            for i, label in enumerate(labels)
+    in_train = set(read["train"][0]) if "train" in read else set()
+    for split, (texts, label_ids, lines, _) in read.items():
+        counts = Counter(label_ids)
+        _check_labels_vary(Path(files[split]), label_ids, labels)
+        listed = ", ".join(
+            f"{counts[i]:,} {repr(label) if label.isdecimal() else label}" for i, label in enumerate(labels)
         )
-        n_seen = sum(text in in_train for text in rows["text"]) if split != "train" else 0
+        n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", counts, files[split], note)
-        absent = " and no ".join(sorted({*labels} - {labels[i] for i in rows["label"]}))
+        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, files[split], note)
+        absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
             logger.warning("train has no %s text, so that no text will be labelled so.", absent)
         elif absent:
             logger.warning("%s has no %s text: the macro scores count it as 0.", files[split], absent)
+        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     return splits
 
 
 def _find_way_out(bad_rows: list[BadRow]) -> str:
-    """Say what may be done, by what is wrong."""
+    """Return what may be done, by what is wrong."""
     unknown = [row for row in bad_rows if row.reason.startswith(_UNKNOWN_LABEL)]
     if not unknown:
         return "Mend or remove them."
     counts = Counter(show(row.value) for row in unknown).most_common(10)
     listed = ", ".join(f"{label} ({n:,})" for label, n in counts)
-    hint = " If the first line names columns: a .tsv has none here, so save the file as .csv."
-    has_header = any(row.line == 1 and row.path.suffix == ".tsv" for row in unknown)
+    hint = " If the first line names columns, give their names: --text_column and --label_column."
+    is_first_line = any(row.line == 1 for row in unknown)
     return (
         f"Labels that were found and are none of these: {listed}. Mend or remove them, or name your labels: with "
-        f"--labels, in score.py with --label_map.{hint if has_header else ''}"
+        f"--labels, in eval.py with --label_map.{hint if is_first_line else ''}"
     )
 
 
@@ -324,18 +234,16 @@ def _check_labels_vary(path: Path, label_ids: Sequence[int], labels: tuple[str, 
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:
-    """Add word pieces to each row: special tokens included, cut to `max_length` with the last [SEP] kept, not padded.
+    """Add the tokens of each row: special tokens included, truncated to `max_length`, [SEP] kept, not padded.
 
     Raises:
-        ValueError: if the tokenizer's encoder cannot read `max_length` word pieces, or these leave no room for text.
+        UserError: if the tokenizer's encoder cannot read `max_length` tokens, or these leave no room for text.
     """
     n_special = tokenizer.num_special_tokens_to_add()
     if max_length <= n_special:
-        raise UserError(f"--max_length is {max_length}; {n_special} word pieces are special tokens, so give more.")
+        raise UserError(f"--max_length is {max_length}; {n_special} tokens are special, so give more.")
     if max_length > tokenizer.model_max_length:
-        raise UserError(
-            f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length} word pieces."
-        )
+        raise UserError(f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length}.")
     return splits.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True, desc="Tokenising"
     )

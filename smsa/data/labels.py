@@ -1,18 +1,18 @@
-from smsa.errors import UserError
-
 """The sentiment labels of SmSA and their order: the one place that knows it.
 
 IndoNLU's order is part of the interface. Other loaders of SmSA use other orders, so match labels by name, never by id.
 """
 
+from smsa.errors import UserError
+
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
 
 
 def parse_labels(names: str) -> tuple[str, ...]:
-    """Get the labels in `negatif,netral,positif`, in this order.
+    """Return the labels in `negatif,netral,positif`, in this order.
 
     Raises:
-        ValueError: for fewer than two names, an empty or a repeated one.
+        UserError: for fewer than two names, an empty or a repeated one.
     """
     labels = tuple(name.strip() for name in names.split(","))
     if len(labels) < 2 or len(set(labels)) != len(labels) or "" in labels:
@@ -21,15 +21,15 @@ def parse_labels(names: str) -> tuple[str, ...]:
 
 
 def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
-    """Get `id2label` and `label2id` as a transformers configuration takes them, ids in the order of `labels`."""
+    """Return `id2label` and `label2id` as a transformers configuration takes them, ids in the order of `labels`."""
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
 
 def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
-    """Get the labels of a transformers configuration in the order of their ids.
+    """Return the labels of a transformers configuration in the order of their ids.
 
     Raises:
-        ValueError: if the ids are not 0, 1, ... without a gap.
+        UserError: if the ids are not 0, 1, ... without a gap.
     """
     if sorted(id2label) != list(range(len(id2label))):
         raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")

@@ -10,16 +10,16 @@ from smsa.errors import UserError
 
 # All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
 # by Roman numerals (III) and www.
-_DRAWN_OUT = r"(\p{L})\1+(?=\1)"
+_ELONGATED = r"(\p{L})\1+(?=\1)"
 
 
-def shorten_drawn_out() -> normalizers.Normalizer:
-    """Get the normaliser that writes drawn-out letters once: "enaaak" as "enak"."""
-    return normalizers.Replace(Regex(_DRAWN_OUT), "")
+def shorten_elongated() -> normalizers.Normalizer:
+    """Return the normaliser that writes elongated letters once: "enaaak" as "enak"."""
+    return normalizers.Replace(Regex(_ELONGATED), "")
 
 
 def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.Normalizer) -> PreTrainedTokenizerFast:
-    """Get a tokenizer that has this normaliser and is `tokenizer` in all else."""
+    """Return a tokenizer that has this normaliser and is `tokenizer` in all else."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.normalizer = normaliser
     return PreTrainedTokenizerFast(
@@ -33,24 +33,26 @@ def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.N
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Get a tokenizer that writes drawn-out letters once, after all that it did before, and is `tokenizer` in all else.
+    """Return a tokenizer that writes elongated letters once, after all that it did before, and is `tokenizer` in all else.
 
     Raises:
-        ValueError: if it does so already.
+        UserError: if it does so already, or is a slow tokenizer, which has no normaliser.
     """
-    backend = tokenizer.backend_tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer, which takes no normaliser.")
     if _shortens(backend):
         raise UserError("the tokenizer has the normaliser already.")
     before = [backend.normalizer] if backend.normalizer else []
-    return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_drawn_out()]))
+    return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_elongated()]))
 
 
 def has_normaliser(folder: str | Path) -> bool:
-    """Whether the tokenizer of a model folder writes drawn-out letters once."""
+    """Whether the tokenizer of a model folder writes elongated letters once."""
     path = Path(folder) / "tokenizer.json"
     return path.is_file() and _shortens(Tokenizer.from_file(str(path)))
 
 
 def _shortens(backend: Tokenizer) -> bool:
     normaliser = json.loads(backend.to_str())["normalizer"]
-    return json.dumps(_DRAWN_OUT) in json.dumps(normaliser)
+    return json.dumps(_ELONGATED) in json.dumps(normaliser)

@@ -1,1 +1,1 @@
-"""Texts in, labels out, at any size: files -> windows of rows -> word pieces -> logits -> files."""
+"""Texts in, labels out, at any size: files -> chunks of rows -> tokens -> logits -> files."""

@@ -18,7 +18,7 @@ class PredictionArguments:
     output: str = field(
         metadata={
             "help": "File to write: .csv, .tsv, .jsonl or .parquet, also .gz or .zst; a folder for a file for each "
-            "input; - is stdout. It appears when all is done."
+            "input; - is stdout. It appears when it is whole."
         }
     )
     model: str | None = field(
@@ -49,12 +49,12 @@ class PredictionArguments:
             "choices": ["csv", "tsv", "jsonl", "parquet", "submission"],
         },
     )
-    labels_only: bool = field(default=False, metadata={"help": "Add the label alone, without probabilities."})
+    labels_only: bool = field(default=False, metadata={"help": "Add the label only, without probabilities."})
     explain: bool = field(
         default=False,
         metadata={
             "help": "Add a column, words, that says what each word of a text weighs for its label: see "
-            "docs/explaining.md. Slower by about ten times the words of a text."
+            "docs/attribution.md. Slower by about ten times the words of a text."
         },
     )
     prefix: str = field(default="", metadata={"help": "What the names of the added columns begin with."})
@@ -71,10 +71,11 @@ class PredictionArguments:
 class EngineArguments:
     """Where and how a model labels texts: what `SentimentClassifier` takes under the same names."""
 
-    max_length: int = field(
-        default=512,
+    max_length: int | None = field(
+        default=None,
         metadata={
-            "help": "Word pieces per text, special tokens included; longer texts are cut. Give that of training."
+            "help": "Tokens per text, special tokens included; longer texts are truncated. If not given: the length "
+            "that the model was trained with, which its tokenizer states."
         },
     )
     device: str | None = field(
@@ -87,7 +88,8 @@ class EngineArguments:
         default="auto",
         metadata={
             "help": "auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU fast in it (AMX; AMD with "
-            "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and shifts probabilities by about 0.01.",
+            "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and a CPU with VNNI, and shifts probabilities "
+            "by about 0.01.",
             "choices": [*PRECISIONS, "int8"],
         },
     )
@@ -99,12 +101,12 @@ class EngineArguments:
         },
     )
     num_threads: int | None = field(
-        default=None, metadata={"help": "CPU cores of each process; an equal share if not given."}
+        default=None, metadata={"help": "CPU cores of each process; if not given, an equal share."}
     )
     batch_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Word pieces a batch, pads included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need "
+            "help": "Tokens of a batch, pads included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need "
             "less memory; they move the last digits of probabilities."
         },
     )

@@ -1,7 +1,7 @@
 """What each word of a text weighs for a label: Shapley values, on the engine that labels.
 
 Words come into an empty text one after the other, in a random order; a word weighs what the log-odds of the label move
-when it comes, in the mean over several orders. In each order these moves add up to what separates the text from one
+when it comes, as the mean over several orders. In each order these moves add up to what separates the text from one
 without words, and so do the means.
 
 Source: Castro, Gómez and Tejada 2009, Polynomial calculation of the Shapley value based on sampling,
@@ -16,7 +16,6 @@ from captum.attr import ShapleyValueSampling
 from scipy.special import logsumexp
 from tokenizers import Encoding
 
-from smsa.inference.batching import plan_batches
 from smsa.inference.engine import Engine
 
 TOLERANCE = 1e-3  # log-odds by which the weights may miss their sum: captum adds them up in float32
@@ -25,11 +24,11 @@ EVALUATIONS = 2000  # at the most, about: longer texts get fewer orders
 
 
 def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list[tuple[int, int, float]], float, float]:
-    """Get start, end and weight of each word, and the log-odds of the label with all words and with none.
+    """Return start, end and weight of each word, and the log-odds of the label with all words and with none.
 
     Args:
         engine: what runs the model.
-        encoding: of the text, with at least one word piece.
+        encoding: of the text, with at least one token.
         label_id: of the label.
 
     Returns:
@@ -38,9 +37,9 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
     """
     ids = np.array(encoding.ids, dtype=np.int64)
     numbers = [number for number in dict.fromkeys(encoding.word_ids) if number is not None]
-    # (n_words, n_pieces): which pieces a word has
-    has_piece = np.array([[piece == number for piece in encoding.word_ids] for number in numbers])
-    is_special = ~has_piece.any(0)
+    # (n_words, n_tokens): which tokens a word has
+    has_token = np.array([[of_word == number for of_word in encoding.word_ids] for number in numbers])
+    is_special = ~has_token.any(0)
 
     known: dict[bytes, float] = {}  # by which words are present: computed once, so that no rounding tells two apart
 
@@ -49,8 +48,8 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
         rows = {row.tobytes(): row for row in present.numpy() > 0}
         new = [key for key in rows if key not in known]
         if new:
-            kept = [ids[has_piece[rows[key]].any(0) | is_special] for key in new]
-            logits = engine.run(kept, plan_batches(np.array([len(row) for row in kept]), engine.batch_tokens))
+            kept = [ids[has_token[rows[key]].any(0) | is_special] for key in new]
+            logits = engine.run(kept)
             others = logsumexp(np.delete(logits.astype(np.float64), label_id, axis=-1), axis=-1)
             known.update(zip(new, logits[:, label_id] - others, strict=True))
         return torch.tensor([known[row.tobytes()] for row in present.numpy() > 0], dtype=torch.float64)
@@ -62,8 +61,8 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
     n_pairs = int(np.clip(EVALUATIONS // (2 * n_words), 1, PAIRS))
     weights = sampling.attribute(every, n_samples=n_pairs, perturbations_per_eval=n_words)[0].tolist()
     words = []
-    for pieces, weight in zip(has_piece, weights, strict=True):
-        offsets = [encoding.offsets[i] for i in np.flatnonzero(pieces)]
+    for tokens, weight in zip(has_token, weights, strict=True):
+        offsets = [encoding.offsets[i] for i in np.flatnonzero(tokens)]
         words.append((min(start for start, _ in offsets), max(end for _, end in offsets), weight))
     return words, log_odds(every).item(), log_odds(torch.zeros(1, n_words)).item()
 

@@ -1,8 +1,7 @@
-"""Padded word pieces -> logits, on torch or on OpenVINO.
+"""Tokens -> padded batches -> logits, on torch or on OpenVINO.
 
-On a CPU one batch never uses more than one core, and as many batches run side by side as there are cores. This is
-faster than all cores on one batch, and the sums of a batch do not depend on the number of cores or processes: that is
-what makes the output of `scripts/predict.py` byte-identical for any of them.
+On a CPU one batch never uses more than one core, and as many batches run side by side as there are cores: this is
+faster than all cores on one batch.
 """
 
 import importlib.util
@@ -11,36 +10,66 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from smsa.errors import UserError
-from smsa.inference.batching import pad_batch
-from smsa.models.devices import (
-    PRECISIONS,
-    avoid_compiled_attention,
-    precision_for_scoring,
-    resolve_precision,
-    share_of_cores,
-)
+from smsa.models.devices import PRECISIONS, precision_for_scoring, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "openvino")
-SCORING_PRECISIONS = (*PRECISIONS, "int8")
-# Measured on a CPU by benchmarks/scoring.py; for a GPU chosen on paper, and found good enough on an H200.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # word pieces a batch, pads included
-WINDOW_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and scored by one process
+INFERENCE_PRECISIONS = (*PRECISIONS, "int8")
+# The CPU's figures were measured with benchmarks/, the GPU's are large enough for an H100.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # tokens in a batch, pads included
+CHUNK_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and predicted by one process
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# torch's own kernels of attention: cuDNN's are compiled for each shape of batch, about 0.25 s each on an H200
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
-_NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, for it costs no time
+_NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, as it costs no time
 _INT8_GROUP = 128  # activations that share a scale
+
+
+def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Return the batches of one chunk: indices of texts, longest first, so that a batch has few pads.
+
+    Args:
+        lengths: tokens of each text, of shape (n_texts,).
+        batch_tokens: tokens of a batch at the most, pads included; a longer text makes a batch of its own.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def pad_batch(token_ids: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return input ids and attention mask of one batch, int64, of shape (n_texts, n_tokens of the longest)."""
+    lengths = np.array([len(ids) for ids in token_ids])
+    attention_mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(attention_mask.shape, pad_id, dtype=np.int64)
+    input_ids[attention_mask] = np.concatenate(token_ids)
+    return input_ids, attention_mask.astype(np.int64)
+
+
+def is_cpu_fast_in_int8() -> bool:
+    """Whether int8 is faster than fp32 on this CPU.
+
+    Rows/s of IndoBERT's shape, SmSA texts, two cores: 111.1 in int8 and 35.7 in fp32 on a Xeon with VNNI; 10.4 and 12.1
+    on an EPYC with AVX2 only, where products of 8 bits have no instruction of their own.
+    """
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")) or has.get("architecture") != "x86_64"
 
 
 class Engine:
@@ -48,20 +77,19 @@ class Engine:
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
-        device: `cpu`; `cuda` for the GPU that falls to this process of a launch; `cuda:1`; None for `cuda` where it is
-            there, else `cpu`.
-        precision: one of `SCORING_PRECISIONS`; `auto` is that of `precision_for_scoring`.
+        device: `cpu`; `cuda` for the GPU of this process of a launch; `cuda:1`; None for `cuda` where there is one,
+            else `cpu`.
+        precision: one of `INFERENCE_PRECISIONS`; `auto` is the fastest one that keeps the labels.
         backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
-        num_threads: CPU cores to use; None for all that fall to this process.
-        batch_tokens: word pieces that a batch should have, pads included; None is that of `BATCH_TOKENS`.
+        num_threads: CPU cores to use; None for an equal share of them.
+        batch_tokens: tokens of a batch at the most, pads included; None is that of `BATCH_TOKENS`.
 
     Attributes:
-        device, precision, backend: what is in effect.
-        batch_tokens: word pieces that a batch should have.
-        window_rows: texts that should be batched together.
+        device, precision, backend, batch_tokens: what is in effect.
+        chunk_rows: texts that should be batched together.
 
     Raises:
-        ValueError: for an unknown name, or a backend and precision that do not go together.
+        UserError: for an unknown name, or a backend and precision that do not go together.
     """
 
     def __init__(
@@ -73,13 +101,13 @@ class Engine:
         num_threads: int | None = None,
         batch_tokens: int | None = None,
     ):
-        for name, value, known in (("precision", precision, SCORING_PRECISIONS), ("backend", backend, BACKENDS)):
+        for name, value, known in (("precision", precision, INFERENCE_PRECISIONS), ("backend", backend, BACKENDS)):
             if value not in known:
                 raise UserError(f"{name} {value!r} is not one of {', '.join(known)}.")
         for name, value in (("num_threads", num_threads), ("batch_tokens", batch_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
-        # as Accelerate counts: a scheduler may let each process see one GPU alone
+        # as Accelerate counts: a scheduler may let each process see one GPU only
         own_gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
         try:
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,24 +115,24 @@ class Engine:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
             raise UserError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        on_cpu = self.device.type == "cpu"
-        if backend == "openvino" and not on_cpu:
+        kind = self.device.type
+        if backend == "openvino" and kind != "cpu":
             raise UserError("the openvino backend runs on the CPU: give --device cpu.")
+        has_openvino = importlib.util.find_spec("openvino") is not None
         self.backend = backend
         if backend == "auto":
-            self.backend = "openvino" if on_cpu and _has_openvino() else "torch"
+            self.backend = "openvino" if kind == "cpu" and has_openvino else "torch"
         if precision == "int8" and self.backend != "openvino":
-            raise UserError("precision int8 needs the openvino backend on a CPU: pip install 'smsa[openvino]'.")
-        if self.backend == "openvino" and not _has_openvino():
-            raise UserError("the openvino backend is not installed: pip install 'smsa[openvino]'.")
-        self.precision = (
-            precision if precision == "int8" else resolve_precision(precision, self.device.type, precision_for_scoring)
-        )
-        self.n_streams = 2 if self.device.type == "cuda" else 1  # one waits for the GPU, one pads
-        if on_cpu:
-            self.n_streams = num_threads or share_of_cores()
-        kind = "cpu" if on_cpu else "cuda"
-        self.batch_tokens, self.window_rows = batch_tokens or BATCH_TOKENS[kind], WINDOW_ROWS[kind]
+            raise UserError("precision int8 needs the openvino backend on a CPU: pip install -e '.[openvino]'.")
+        if self.backend == "openvino" and not has_openvino:
+            raise UserError("the openvino backend is not installed: pip install -e '.[openvino]'.")
+        self.precision = precision if precision == "int8" else resolve_precision(precision, kind, precision_for_scoring)
+        if precision == "int8" and not is_cpu_fast_in_int8():
+            logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
+        # on a GPU one batch is computed while the next is padded
+        self.n_streams = num_threads or share_of_cores() if kind == "cpu" else 2
+        self.batch_tokens = batch_tokens or BATCH_TOKENS["cpu" if kind == "cpu" else "cuda"]
+        self.chunk_rows = CHUNK_ROWS["cpu" if kind == "cpu" else "cuda"]
         self._pad_id = model.config.pad_token_id or 0
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         if self.backend == "openvino":
@@ -118,49 +146,42 @@ class Engine:
                 self.backend = "torch"
         if self.backend == "torch":
             self._forward = _torch_forward(model, self.device, self.precision)
-        logger.info("Scoring on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
+        logger.info("Predicting on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
-    def run(self, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray]) -> np.ndarray:
-        """Get logits of shape (n_texts, n_labels), float32, rows in the order of `token_ids`.
+    def run(self, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """Return logits of shape (n_texts, n_labels), float32, rows in the order of `token_ids`.
 
         Args:
-            token_ids: ids of each text's word pieces, special tokens included.
-            batches: indices into `token_ids`, each in exactly one batch.
+            token_ids: ids of each text's tokens, special tokens included.
+            batches: indices into `token_ids`, each in exactly one batch; None for those of `plan_batches`.
 
         Raises:
-            ValueError: if the memory of a GPU does not hold a batch.
+            UserError: if the memory of a GPU does not hold a batch.
         """
-
-        def forward(batch: np.ndarray) -> torch.Tensor:
-            return self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id))
-
-        with self._running, _one_core_a_batch(), ThreadPoolExecutor(self.n_streams) as pool:
+        if batches is None:
+            batches = plan_batches(np.array([len(ids) for ids in token_ids]), self.batch_tokens)
+        n_threads = torch.get_num_threads()
+        # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
+        with self._running, sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
+            torch.set_num_threads(1)
             try:
-                outputs = list(pool.map(forward, batches))
-                # one wait for the GPU a window, in a thread of the pool: a stream of the caller's would not wait
+                outputs = list(
+                    pool.map(
+                        lambda batch: self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id)), batches
+                    )
+                )
+                # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
                 merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} word pieces: give "
-                    f"fewer, for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
+                    f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} tokens: give fewer, "
+                    f"for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
                 ) from error
+            finally:
+                torch.set_num_threads(n_threads)
         logits = np.empty_like(merged)
         logits[np.concatenate(batches)] = merged
         return logits
-
-
-@contextmanager
-def _one_core_a_batch() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _has_openvino() -> bool:
-    return importlib.util.find_spec("openvino") is not None
 
 
 _Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
@@ -168,21 +189,18 @@ _Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attent
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> _Forward:
     model = model.to(device).eval()
-    avoid_compiled_attention()
-    for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 alone
+    for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 only
         parameter.data = parameter.data.to(_DTYPES[precision])
 
     @torch.inference_mode()
-    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
-        ids, mask = (_to_device(array, device) for array in (input_ids, attention_mask))
-        return model(input_ids=ids, attention_mask=mask).logits
+    def forward(*arrays: np.ndarray) -> torch.Tensor:
+        tensors = [torch.from_numpy(array) for array in arrays]
+        if device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        input_ids, attention_mask = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     return forward
-
-
-def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Logits(nn.Module):
@@ -197,7 +215,7 @@ class Logits(nn.Module):
 
 
 def to_openvino(model: PreTrainedModel):
-    """Get the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out."""
+    """Return the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -225,7 +243,7 @@ def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) ->
         "NUM_STREAMS": str(n_streams),
         "INFERENCE_NUM_THREADS": n_streams,
         "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     if precision == "int8":
         compress_weights(graph)
@@ -238,8 +256,8 @@ def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) ->
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
-    if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts, of eight word pieces
-        raise RuntimeError("its graph holds for one number of texts alone")
+    if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts, of eight tokens
+        raise RuntimeError("its graph holds for one number of texts only")
     return forward
 
 

@@ -1,475 +1,477 @@
-"""Files in, one labelled file out: in parts that are whole or absent, so that nothing is lost or scored twice.
+"""Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
 
-    OUTPUT.parts/job.json                   what is scored, by which model, how
-    OUTPUT.parts/rows-<first>-<last>.<ext>  the rows of one window as they will stand in OUTPUT
-    OUTPUT.parts/rows-<first>-<last>.json   written last: the part is finished; its counts, sha256 and rejected rows
+    OUTPUT.shards/job.json             what is predicted, with which model, and how
+    OUTPUT.shards/rows-<first>-<last>  a line of JSON with the counts and the rejected rows of one chunk, then its rows
+                                       as they will stand in OUTPUT
 
-A part is one window of rows by position, so its bytes do not depend on who scores it, when, or beside how many others.
+A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
 
-import hashlib
+import glob
 import json
 import logging
 import os
-import platform
 import shutil
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from smsa.data.reading import Source, Window
-from smsa.data.rows import BAD_ROWS_SHOWN, BadRow, BadRowsError
-from smsa.distributed import (
-    count_processes,
-    is_main,
-    joined,
-    on_first,
-    process_rank,
-    require_same,
-    require_shared,
-    wait_for_all,
-)
+from smsa.data.formats import BAD_ROWS_SHOWN, BadRow, BadRowsError
+from smsa.data.reader import INPUT_FORMATS, Chunk, Source, find_layout
+from smsa.distributed import is_main, join, on_main, rank, wait_for_everyone, world_size
 from smsa.errors import UserError
-from smsa.files import hash_file, naming, sync_folder, write_whole
-from smsa.inference.classifier import (
-    Encoded,
-    Scores,
-    SentimentClassifier,
-    added_columns,
-    require_captum,
-)
-from smsa.inference.writers import (
-    INPUT_FORMATS,
-    OUTPUT_FORMATS,
-    compress,
-    find_layout,
-    join_columns,
-    render_header,
-    render_rows,
-    write_all,
-)
-from smsa.models.devices import find_version
+from smsa.files import dump_json, hash_file, naming, write_whole
+from smsa.inference.arguments import PredictionArguments
+from smsa.inference.classifier import Predictions, SentimentClassifier, added_columns, require_captum
+from smsa.inference.writers import OUTPUT_FORMATS, compress, find_unfit, render_header, render_rows, to_plain
 
 logger = logging.getLogger(__name__)
 
+EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 _EXISTS = "{} exists already: choose another --output, or remove it first."
-EXPLAINED_ROWS = 32  # a part of texts that are explained, which takes some seconds
-ON_BAD_ROW = ("strict", "skip")
-_BYTES_DEPEND_ON = ("smsa", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 _T = TypeVar("_T")
 
 
-def score_files(classifier: SentimentClassifier, inputs: list[Path], output: Path, **options: object) -> dict:
-    """Label every row of some files and write one file; what was finished before is not scored again.
+def predict_files(
+    classifier: SentimentClassifier,
+    input: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike,
+    **options: object,
+) -> list[dict]:
+    """Label files, globs or folders of files; `-` stands for stdin and stdout.
 
-    Every process of a launch calls it, with equal arguments.
+    What was finished before is not predicted again. Every rank of a launch calls it, with equal arguments. Stdin is
+    read to its end first, and stdout is written when all is done.
 
     Args:
         classifier: a loaded model.
-        inputs: files with the same columns.
-        output: the file to write; it appears when all is done.
-        options: as in `Job`.
+        input: see `find_inputs`.
+        output: a file, or a folder for a file each (see `pair_outputs`).
+        options: of `PredictionArguments`: input_format, format, text_column, labels_only, explain, prefix, on_bad_row.
 
     Returns:
-        What `OUTPUT.summary.json` holds: `read`, `scored`, `empty`, `rejected` (read is the sum of the other three),
-        `truncated`, `labels` (count of each), `seconds` and `rows_per_second` of this run, `output`, `job`.
+        Of each output, what `OUTPUT.summary.json` holds: `read`, `predicted`, `empty`, `rejected` (read is the sum of
+        the other three), `truncated`, `labels` (count of each), `seconds` and `rows_per_second` of this run, `bytes` of
+        the output, `job`.
 
     Raises:
-        BadRowsError: for rows that cannot be scored, before anything is written, unless `on_bad_row` is `skip`.
+        BadRowsError: for rows that cannot be labelled, before anything is written, unless `on_bad_row` is `skip`.
         FileExistsError: if the output exists but is not what this job wrote, or another run is at work.
-        ValueError: if inputs or options do not fit together, or parts were made by another job.
+        UserError: if inputs or options do not fit together, or shards were made by another job.
     """
-    with joined():
-        job = Job(classifier, [Path(path) for path in inputs], Path(output), **options)
-        job.check()
-        return job.run()
+    names = [os.fspath(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
+    args = PredictionArguments(names, os.fspath(output), **options)
+    reads_stdin, writes_stdout = "-" in args.input, args.output == "-"
+    if not args.input or not all(args.input) or not args.output:
+        raise UserError("name an input and an output: --input and --output are empty.")
+    if reads_stdin and len(args.input) > 1:
+        raise UserError("--input - is stdin only; give no other file beside it.")
+    if (reads_stdin or writes_stdout) and world_size() > 1:
+        raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
+    if writes_stdout and args.on_bad_row == "skip":
+        raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
+    join()
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
+        if reads_stdin:
+            if sys.stdin is None:
+                raise UserError("--input - is stdin, which is closed: name a file.")
+            if args.input_format is None:
+                logger.info("stdin is read as plain lines, a text each; for CSV give --input_format csv")
+            files = [Path(folder, f"stdin.{args.input_format or 'txt'}")]
+            with naming(files[0]), files[0].open("wb") as stream:
+                shutil.copyfileobj(sys.stdin.buffer, stream)
+        else:
+            files = on_main(lambda: find_inputs(args.input, Path(output), args.input_format))
+        pairs = on_main(lambda: pair_outputs(files, output, args.input_format, args.format))
+        jobs = [_Job(classifier, paths, target, args) for paths, target in pairs]
+        for job in jobs:  # a bad row in the last file is told before the first is predicted
+            job.description = on_main(job.check)
+        summaries = [job.run() for job in jobs]
+        if writes_stdout:
+            with Path(output).open("rb") as stream:
+                shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            logger.info("Output: %s", ", ".join(str(target) for _, target in pairs))
+        return summaries
+
+
+def find_inputs(names: Iterable[str], output: Path, input_format: str | None = None) -> list[Path]:
+    """Return the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
+
+    Of a folder, the files with one of the known suffixes are taken, and the others are named in the log. A glob does
+    not match the output, nor what belongs to it or lies in it.
+
+    Raises:
+        FileNotFoundError: for a name that matches no file.
+        UserError: if a file is named twice, is a pipe, or belongs to the output.
+    """
+    files: list[Path] = []
+    target = output.resolve()
+    beside = [
+        target.with_name(f"{target.name}{suffix}") for suffix in ("", ".summary.json", ".rejects.jsonl", ".shards")
+    ]
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() in (target, target.parent if output.suffix else None):
+                raise UserError(
+                    f"{output} lies in the input folder {path}, and would be read as input: write elsewhere."
+                )
+            found, others = [], []
+            for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
+                (found if input_format or _is_known(file) else others).append(file)
+            if others:
+                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(f.name for f in others))
+        elif path.exists():
+            if not path.is_file():
+                raise UserError(
+                    f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin."
+                )
+            found = [path]
+        else:
+            matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
+            found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & {*beside}]
+            if matches and not found:
+                raise UserError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
+        if not found:
+            raise FileNotFoundError(f"{name} does not exist, or holds no file of a known format.")
+        files += found
+    for file, n_named in Counter(file.resolve() for file in files).items():
+        if n_named > 1:
+            raise UserError(f"{file} is named twice: its rows would be predicted twice.")
+    return files
+
+
+def _is_known(path: Path) -> bool:
+    with suppress(UserError):
+        return bool(find_layout(path, INPUT_FORMATS))
+    return False
+
+
+def pair_outputs(
+    files: list[Path], output: str, input_format: str | None = None, output_format: str | None = None
+) -> list[tuple[list[Path], Path]]:
+    """Return which files go into which output: all into one, or each into a file of its name if `output` is a folder.
+
+    `output` is a folder if it is one already, ends with a slash, or has no suffix. There a .txt becomes a .csv, as
+    lines hold no columns.
+
+    Raises:
+        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
+    """
+    path = Path(output)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UserError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
+    pairs: dict[Path, list[Path]] = {}
+    if not path.is_dir() and path.suffix and not output.endswith("/"):
+        pairs[path] = files
+    else:
+        for file in files:
+            kind, compression = find_layout(file, INPUT_FORMATS, input_format)
+            chosen = output_format or ("csv" if kind == "txt" else kind)
+            stem = file.name[: -len("".join(file.suffixes[-2:] if compression else file.suffixes[-1:])) or None]
+            packed = file.suffix if compression and chosen != "parquet" else ""
+            target = path / f"{stem}.{'csv' if chosen == 'submission' else chosen}{packed}"
+            if target in pairs:
+                raise UserError(f"{pairs[target][0]} and {file} would both go to {target}: predict them separately.")
+            pairs[target] = [file]
+    read = {file.resolve() for file in files}
+    for target in pairs:
+        if target.resolve() in read:
+            raise UserError(f"{target} is an input and the output, too: choose another --output.")
+    return [(inputs, target) for target, inputs in pairs.items()]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows `first` to `last` of all input rows, one window of one file, whose first row is `file_starts`."""
+class _Shard:
+    """One chunk of one file, and the name of the file that its rows go to."""
 
+    name: str  # of its first and last row, counted over all files
     source: Source
-    file_starts: int
-    first: int
-    last: int
-
-    @property
-    def name(self) -> str:
-        return f"rows-{self.first:012d}-{self.last:012d}"
+    file_starts: int  # number of the first row of the source, counted over all files
+    chunk: Chunk
 
 
-def _rows_of(part_name: str) -> int:
-    first, last = part_name.split("-")[1:]
-    return int(last) - int(first) + 1
+class _Job:
+    """One output file in the making, of files with the same columns."""
 
-
-class Job:
-    """One output file in the making.
-
-    Args:
-        classifier, inputs, output: as in `score_files`.
-        input_format, output_format: formats to go by instead of the suffixes.
-        text_column: the column of texts; None to choose the only sensible one of each file.
-        labels_only: add `label` alone.
-        explain: add `words`, too: what each word of a text weighs for its label.
-        prefix: what the added column names begin with.
-        on_bad_row: `strict`, or `skip` to put bad rows into `OUTPUT.rejects.jsonl`.
-    """
-
-    def __init__(
-        self,
-        classifier: SentimentClassifier,
-        inputs: list[Path],
-        output: Path,
-        *,
-        input_format: str | None = None,
-        output_format: str | None = None,
-        text_column: str | None = None,
-        labels_only: bool = False,
-        explain: bool = False,
-        prefix: str = "",
-        on_bad_row: str = "strict",
-    ):
-        if on_bad_row not in ON_BAD_ROW:
-            raise UserError(f"on_bad_row {on_bad_row!r} is not one of {', '.join(ON_BAD_ROW)}.")
-        self.classifier, self.output = classifier, output
-        self.layout = find_layout(output, OUTPUT_FORMATS, output_format)
-        is_submission = self.layout.format == "submission"
-        if is_submission and explain:
+    def __init__(self, classifier: SentimentClassifier, inputs: list[Path], output: Path, args: PredictionArguments):
+        if args.on_bad_row not in ("strict", "skip"):
+            raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
+        self.classifier, self.output, self.args = classifier, output, args
+        self.format, self.compression = find_layout(output, OUTPUT_FORMATS, args.format)
+        is_submission = self.format == "submission"
+        if is_submission and args.explain:
             raise UserError("--format submission has no column for --explain: choose one of them.")
-        if explain:
+        if args.explain:
             require_captum()
-        labels_only = labels_only or is_submission
-        self.options = {"labels_only": labels_only, "explain": explain, "prefix": prefix, "on_bad_row": on_bad_row}
-        self.added = added_columns(classifier.labels, prefix, labels_only, explain)
-        window_rows = classifier.engine.window_rows
-        self.window_rows = min(window_rows, EXPLAINED_ROWS) if explain else window_rows
-        reserved = frozenset() if is_submission else frozenset(self.added.names)
+        self.labels_only = args.labels_only or is_submission
+        self.chunk_rows = EXPLAINED_ROWS if args.explain else classifier.engine.chunk_rows
+        self.description: dict = {}  # what shards must have in common to become one output; see `check`
+        self._modified: dict[Source, int] = {}  # when each input was changed last, in ns; on the main process
+        self.shards, self.summary_path, self.rejects_path = (
+            output.with_name(f"{output.name}{suffix}") for suffix in (".shards", ".summary.json", ".rejects.jsonl")
+        )
+        self._lock = FileLock(self.shards / "lock")
+
+        added = added_columns(classifier.labels, args.prefix, self.labels_only, args.explain)
         self.sources = [
-            Source(path, find_layout(path, INPUT_FORMATS, input_format), self.layout.format, text_column, reserved)
+            Source(
+                path,
+                args.input_format,
+                text_column=args.text_column,
+                keep_lines=self.format == "jsonl",
+                reserved=frozenset() if is_submission else frozenset(added.names),
+            )
             for path in inputs
         ]
-        self.schema = self._common_schema()
-        render_header(self.layout.format, self.schema.names)  # refuses names that the format cannot hold
-        for source in self.sources:
-            if text_column is None and source.text_column is not None:
+        first, *others = [source for source in self.sources if source.names] or self.sources[:1]
+        original = to_plain(first.schema.empty_table(), self.format).schema
+        for source in (first, *others):
+            if args.text_column is None and source.names:
                 logger.info("%s: the texts are in the column %r", source.path, source.text_column)
-        self.parts = output.with_name(f"{output.name}.parts")
-        self.summary_path = output.with_name(f"{output.name}.summary.json")
-        self.rejects_path = output.with_name(f"{output.name}.rejects.jsonl")
-        self._lock = FileLock(self.parts / "lock")
-        self._inputs: list[dict] = []
-        self._modified: dict[Path, int] = {}
-
-    def _common_schema(self) -> pa.Schema:
-        """Columns of the output."""
-        named = [source for source in self.sources if source.schema.names] or self.sources[:1]
-        first = named[0]
-        for source in named[1:]:
-            if not source.schema.equals(first.schema) or source.stays_whole != first.stays_whole:
+            schema = to_plain(source.schema.empty_table(), self.format).schema
+            if not schema.equals(original) or source.keep_lines != first.keep_lines:
+                listed = [", ".join(f"{field.name}: {field.type}" for field in fields) for fields in (schema, original)]
                 raise UserError(
-                    f"{source.path} has other columns than {first.path}, or of other types ({_listed(source)}; "
-                    f"{_listed(first)}), so they cannot go into one file: make --output a folder, for a file each."
+                    f"{source.path} has other columns than {first.path}, or of other types ({'; '.join(listed)}), so "
+                    "they cannot go into one file: make --output a folder, for a file each."
                 )
-        if self.layout.format == "submission":
-            return pa.schema([("index", pa.int64()), ("label", pa.string())])
-        return join_columns(first.schema.empty_table(), self.added.empty_table()).schema
+        self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
+        self.header = compress(render_header(self.format, self.schema.names), self.compression)
 
-    def check(self) -> None:
-        """Read all inputs once, on the first process: count rows, and refuse bad ones. Nothing is written.
+    def check(self) -> dict:
+        """Read all inputs once, and return what shards must have in common to become one output, as plain values.
+
+        It runs on the main process, before anything is written.
 
         Raises:
             BadRowsError: unless `on_bad_row` is `skip`.
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
-        self._inputs = on_first(self._describe_inputs)
-        for source, described in zip(self.sources, self._inputs, strict=True):
-            if not described["rows"]:
+        if self.output.exists() and not self.summary_path.exists():
+            raise FileExistsError(_EXISTS.format(self.output))
+        bad_rows, n_bad_rows, inputs = [], 0, []
+        for source in self.sources:
+            n_rows, self._modified[source] = 0, source.path.stat().st_mtime_ns
+            for chunk in self._chunks(source):
+                n_rows += chunk.n_read
+                n_bad_rows += len(chunk.bad_rows)
+                bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
+            if not n_rows:
                 logger.warning("%s has no rows.", source.path)
+            sha256, size = hash_file(source.path)
+            described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
+            inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
+        if bad_rows and self.args.on_bad_row == "strict":
+            way_out = "Correct them, or set them apart with --on_bad_row skip. Nothing has been written."
+            raise BadRowsError(bad_rows, way_out, n_bad_rows)
+        engine = self.classifier.engine
+        return {
+            "inputs": inputs,
+            "model": self.classifier.sha256,
+            "labels": list(self.classifier.labels),
+            "max_length": self.classifier.max_length,
+            "format": self.format,
+            "compression": self.compression,
+            **{name: getattr(self.args, name) for name in ("explain", "prefix", "on_bad_row")},
+            "labels_only": self.labels_only,
+            "device": engine.device.type,
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "chunk_rows": self.chunk_rows,
+        }
 
     def run(self) -> dict:
-        """Do the rest; see `score_files`."""
+        """Predict what is not finished, and return the summary; see `predict_files`."""
         started = time.monotonic()
-        require_same({name: value for name, value in self._describe().items() if name != "inputs"})
         try:
-            spec, finished = on_first(self._prepare)
+            finished = on_main(self._prepare)
             if finished is None:
-                if is_main():
-                    logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
-                return json.loads(self.summary_path.read_text(encoding="utf-8"))
-            require_shared(self.parts / "job.json")
-            self._score_parts(spec, set(finished))
-            wait_for_all()
-            return on_first(lambda: self._finish(spec, sum(map(_rows_of, finished)), started))
+                logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
+                return json.loads(self.summary_path.read_bytes())
+            # Reading and tokenising, the model, and writing run side by side, each in a thread
+            encoded = _ahead((shard, self.classifier.encode(shard.chunk.texts)) for shard in self._share(set(finished)))
+            predicted = _ahead((shard, self.classifier.classify(tokens)) for shard, tokens in encoded)
+            n_rows = sum(found["rows"] for found in self.description["inputs"])
+            n_finished = sum(last - first + 1 for first, last in (map(int, name.split("-")[1:]) for name in finished))
+            with tqdm(
+                total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=not is_main()
+            ) as bar:
+                for shard, predictions in predicted:
+                    self._write_shard(shard, predictions)
+                    # the other ranks are about as far
+                    bar.update(min(shard.chunk.n_read * world_size(), n_rows - bar.n))
+            wait_for_everyone()
+            return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
         except OSError as error:
-            if error.errno is None or not self.parts.is_dir():  # one of our own, or nothing was begun
+            if error.errno is None or not self.shards.is_dir():  # one of our own, or nothing was begun
                 raise
-            kept = "the finished parts are kept, and the same command goes on from them"
-            raise type(error)(error.errno, f"{error.strerror or error} ({kept})", error.filename) from error
+            kept = "the finished shards are kept, and the same command resumes from them"
+            raise type(error)(error.errno, f"{error.strerror} ({kept})", error.filename) from error
         finally:
             self._lock.release()
 
-    def _prepare(self) -> tuple[dict, list[str] | None]:
-        """Take the output, and get the job and the names of its finished parts; None if all is done already."""
+    def _chunks(self, source: Source) -> Iterator[Chunk]:
+        """Yield the chunks of a file as the output can hold them; a row that it cannot hold is a bad row."""
+        for chunk in source.chunks(self.chunk_rows):
+            if source.format == "parquet":  # all else is text already
+                chunk = replace(chunk, table=to_plain(chunk.table, self.format))
+            if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
+                bad_rows = list(chunk.bad_rows)
+                for i, name in unfit.items():
+                    reason = f"{name!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
+                    bad_row = BadRow(source.path, int(chunk.lines[i]), chunk.table.slice(i, 1).to_pylist()[0], reason)
+                    bad_rows.append((int(chunk.numbers[i]), bad_row))
+                fits = np.ones(len(chunk.numbers), dtype=bool)
+                fits[list(unfit)] = False
+                chunk = Chunk(
+                    n_read=chunk.n_read,
+                    numbers=chunk.numbers[fits],
+                    lines=chunk.lines[fits],
+                    texts=chunk.texts.filter(pa.array(fits)),
+                    table=chunk.table.filter(pa.array(fits)),
+                    bad_rows=sorted(bad_rows, key=itemgetter(0)),
+                )
+            yield chunk
+
+    def _prepare(self) -> list[str] | None:
+        """Take the output, and return the names of its finished shards; None if all is done already."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(self.output.parent, os.W_OK):
             raise PermissionError(f"the folder {self.output.parent} cannot be written.")
-        spec = json.loads(json.dumps(self._describe()))
+        job = self.description
         if self.output.exists():
-            if self._wrote_output(spec):
-                shutil.rmtree(self.parts, ignore_errors=True)
-                return spec, None
+            with suppress(OSError, ValueError, AttributeError):
+                summary = json.loads(self.summary_path.read_bytes())
+                if (summary.get("job"), summary.get("bytes")) == (job, self.output.stat().st_size):
+                    shutil.rmtree(self.shards, ignore_errors=True)
+                    return None
             raise FileExistsError(_EXISTS.format(self.output))
-        self.parts.mkdir(exist_ok=True)
+        self.shards.mkdir(exist_ok=True)
         try:
             self._lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
             raise FileExistsError(
                 f"another run is writing {self.output} right now: wait for it, or stop it."
             ) from error
-        job_path = self.parts / "job.json"
-        if job_path.exists():
-            _refuse_another_job(job_path, spec)
-        else:
-            write_whole(job_path, _to_json(spec))
-        for leftover in self.parts.glob("*.tmp"):
-            leftover.unlink()
-        return spec, [name for name in (path.stem for path in self.parts.glob("rows-*.json")) if self._is_whole(name)]
+        path = self.shards / "job.json"
+        before = json.loads(path.read_bytes()) if path.exists() else job
+        if changed := [key for key in job if before.get(key) != job[key]]:
+            listed = "; ".join(f"{key} was {before.get(key)}, is {job[key]}" for key in changed)
+            raise UserError(
+                f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
+                "another --output, or remove that folder to start again."
+            )
+        write_whole(path, dump_json(job))
+        for leftover in self.shards.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return [path.name for path in self.shards.glob("rows-*[0-9]")]
 
-    def _describe_inputs(self) -> list[dict]:
-        """Get name, text column, rows, size and sha256 of each input; refuses bad rows."""
-        if self.output.exists() and not self.summary_path.exists():
-            raise FileExistsError(_EXISTS.format(self.output))
-        bad_rows, n_bad_rows, inputs = [], 0, []
-        for source in self.sources:
-            n_rows = 0
-            for window in source.windows(self.window_rows):
-                n_rows += window.n_read
-                n_bad_rows += len(window.bad_rows)
-                bad_rows += [row for _, row in window.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-            sha256, size = hash_file(source.path)
-            described = {"file": source.path.name, "format": source.layout.format, "text_column": source.text_column}
-            inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
-            self._modified[source.path] = source.path.stat().st_mtime_ns
-        if bad_rows and self.options["on_bad_row"] == "strict":
-            way_out = "Mend them, or set them apart with --on_bad_row skip. Nothing has been written."
-            raise BadRowsError(bad_rows, way_out, n_bad_rows)
-        return inputs
-
-    def _refuse_changed_inputs(self) -> None:
-        """Refuse files that are not those that were checked; another machine may have a copy of its own."""
-        for source, checked in zip(self.sources, self._inputs, strict=True):
-            found = source.path.stat()
-            if (
-                found.st_size != checked["bytes"]
-                or self._modified.get(source.path, found.st_mtime_ns) != found.st_mtime_ns
-            ):
-                raise UserError(
-                    f"{source.path} was changed while it was scored: remove {self.parts} and run the same command "
-                    "again."
-                )
-
-    def _describe(self) -> dict:
-        """Get all that the output depends on, as plain values."""
-        engine = self.classifier.engine
-        libraries = [
-            *_BYTES_DEPEND_ON,
-            *["openvino"] * (engine.backend == "openvino"),
-            *["captum"] * self.options["explain"],
-        ]
-        return {
-            "inputs": self._inputs,
-            "model": self.classifier.sha256,
-            "labels": list(self.classifier.labels),
-            "max_length": self.classifier.max_length,
-            "output": {"format": self.layout.format, "compression": self.layout.compression},
-            **self.options,
-            "device": engine.device.type,
-            "backend": engine.backend,
-            "precision": engine.precision,
-            "batch_tokens": engine.batch_tokens,
-            "window_rows": self.window_rows,
-            "machine": platform.machine(),
-            "versions": {name: find_version(name) for name in libraries},
-        }
-
-    def _wrote_output(self, spec: dict) -> bool:
-        try:
-            summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        sha256, size = hash_file(self.output)
-        wrote = {"job": spec, "output": {"bytes": size, "sha256": sha256}}
-        return isinstance(summary, dict) and {name: summary.get(name) for name in wrote} == wrote
-
-    def _is_whole(self, name: str) -> bool:
-        try:
-            return self._part_path(name).stat().st_size == self._read_record(name)["bytes"]
-        except (OSError, ValueError, KeyError):
-            return False
-
-    def _read_record(self, name: str) -> dict:
-        return json.loads((self.parts / f"{name}.json").read_text(encoding="utf-8"))
-
-    def _part_path(self, name: str) -> Path:
-        return self.parts / f"{name}.{self.layout.format}"
-
-    def _score_parts(self, spec: dict, finished: set[str]) -> None:
-        """Score this process's share of the parts that are not finished."""
-        n_rows, n_finished = sum(source["rows"] for source in spec["inputs"]), sum(map(_rows_of, finished))
-        name, is_quiet, next_look = self.output.name, not is_main(), 0.0
-        self._refuse_changed_inputs()
-        with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=name, disable=is_quiet, mininterval=1) as bar:
-            encoded = _ahead(self._encode(self._share(finished)))
-            for part, window, scores in _ahead(self._classify(encoded)):
-                self._write_part(part, window, scores)
-                if not is_quiet and time.monotonic() > next_look:  # the parts of the other processes count, too
-                    bar.update(sum(_rows_of(path.stem) for path in self.parts.glob("rows-*.json")) - bar.n)
-                    next_look = time.monotonic() + 1
-            if not is_quiet:
-                bar.update(n_rows - bar.n if count_processes() == 1 else 0)
-
-    def _share(self, finished: set[str]) -> Iterator[tuple[Part, Window]]:
-        """Yield the windows that fall to this process: every n-th of those that are not finished."""
+    def _share(self, finished: set[str]) -> Iterator[_Shard]:
+        """Yield every n-th of the chunks that are not finished, of n ranks."""
         first, n_unfinished = 0, 0
         for source in self.sources:
             file_starts = first
-            for window in source.windows(self.window_rows):
-                part = Part(source, file_starts, first, first + window.n_read - 1)
-                first += window.n_read
-                if part.name not in finished:
-                    if n_unfinished % count_processes() == process_rank():
-                        yield part, window
+            for chunk in self._chunks(source):
+                shard = _Shard(f"rows-{first:012d}-{first + chunk.n_read - 1:012d}", source, file_starts, chunk)
+                first += chunk.n_read
+                if shard.name not in finished:
+                    if n_unfinished % world_size() == rank():
+                        yield shard
                     n_unfinished += 1
 
-    def _encode(self, windows: Iterable[tuple[Part, Window]]) -> Iterator[tuple[Part, Window, Encoded]]:
-        for part, window in windows:
-            yield part, window, self.classifier.encode(window.texts)
+    def _write_shard(self, shard: _Shard, predictions: Predictions) -> None:
+        chunk = shard.chunk
+        if self.args.explain:
+            predictions = self.classifier.explain_all(chunk.texts, predictions)
+        added = predictions.to_table(self.args.prefix, self.labels_only)
+        table = chunk.table
+        if self.format == "submission":
+            table = pa.table({"index": shard.file_starts + chunk.numbers})
+        content = render_rows(self.format, table, added, shard.source.keep_lines)
+        n_of_id = np.bincount(predictions.label_ids[~predictions.empty], minlength=len(predictions.labels))
+        counts = {
+            "read": chunk.n_read,
+            "empty": int(predictions.empty.sum()),
+            "truncated": int(predictions.truncated.sum()),
+            "labels": dict(zip(predictions.labels, n_of_id.tolist(), strict=True)),
+            "rejected": [
+                {"file": str(bad.path), "line": bad.line, "row": shard.file_starts + number, "value": bad.value,
+                 "reason": bad.reason}
+                for number, bad in chunk.bad_rows
+            ],
+        }  # fmt: skip
+        head = json.dumps(counts, default=str).encode() + b"\n"
+        write_whole(self.shards / shard.name, head + compress(content, self.compression))
 
-    def _classify(
-        self, encoded_windows: Iterable[tuple[Part, Window, Encoded]]
-    ) -> Iterator[tuple[Part, Window, Scores]]:
-        for part, window, encoded in encoded_windows:
-            scores = self.classifier.classify(encoded)
-            if self.options["explain"]:
-                scores = self.classifier.explain_window(window.texts, scores)
-            yield part, window, scores
-
-    def _write_part(self, part: Part, window: Window, scores: Scores) -> None:
-        added = scores.to_table(self.options["prefix"], self.options["labels_only"])
-        table = window.table
-        if self.layout.format == "submission":
-            table = pa.table({"index": part.file_starts + window.numbers})
-        content = render_rows(self.layout.format, table, added, part.source.stays_whole)
-        content = compress(content, self.layout.compression)
-        label_ids = scores.label_ids[~scores.empty]
-        counts = {label: int((label_ids == i).sum()) for i, label in enumerate(scores.labels)}
-        record = {
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "read": window.n_read,
-            "empty": int(scores.empty.sum()),
-            "truncated": int(scores.truncated.sum()),
-            "labels": counts,
-            "rejected": [_reject(bad_row, part.file_starts + number) for number, bad_row in window.bad_rows],
-        }
-        write_whole(self._part_path(part.name), content)
-        write_whole(self.parts / f"{part.name}.json", _to_json(record))
-
-    def _finish(self, spec: dict, n_finished_before: int, started: float) -> dict:
-        """Put the parts together, and let the output appear."""
-        self._refuse_changed_inputs()
-        names = sorted(path.stem for path in self.parts.glob("rows-*.json"))
-        counts, labels = Counter(), Counter(dict.fromkeys(spec["labels"], 0))
-        rejects, merged = self.parts / "rejects.tmp", self.parts / "merged.tmp"
-        with naming(rejects), rejects.open("w", encoding="utf-8") as stream:
-            for record in map(self._read_record, names):
-                counts.update({name: record[name] for name in ("read", "empty", "truncated")})
-                counts["rejected"] += len(record["rejected"])
-                labels.update(record["labels"])
-                stream.writelines(f"{json.dumps(row, default=str)}\n" for row in record["rejected"])
-        n_expected = sum(source["rows"] for source in spec["inputs"])
-        if counts["read"] != n_expected:
-            raise UserError(
-                f"{self.parts} holds {counts['read']:,} rows, not {n_expected:,}: remove it and start anew."
-            )
-        if counts["read"] != sum(labels.values()) + counts["empty"] + counts["rejected"]:
-            raise UserError(f"{self.parts}: of {n_expected:,} rows, some are neither scored nor empty nor rejected.")
-        self._merge(merged, names)
-        sha256, size = hash_file(merged)
-        seconds = time.monotonic() - started
+    def _finish(self, seconds: float, n_finished: int) -> dict:
+        """Put the shards together, let the output appear, and return the summary."""
+        for source, found in zip(self.sources, self.description["inputs"], strict=True):
+            now = source.path.stat()
+            if (now.st_mtime_ns, now.st_size) != (self._modified[source], found["bytes"]):
+                shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
+                raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
+        counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
+        rejects, merged = self.shards / "rejects.tmp", self.shards / "merged.tmp"
+        with (
+            naming(merged),
+            rejects.open("w", encoding="utf-8") as rejects_stream,
+            merged.open("wb") as stream,
+            pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet,
+        ):
+            stream.write(self.header)
+            for path in sorted(self.shards.glob("rows-*[0-9]")):
+                head, content = path.read_bytes().split(b"\n", 1)
+                found = json.loads(head)
+                if int(path.name.split("-")[1]) != counts["read"]:
+                    raise UserError(f"{self.shards} lacks rows before {path.name}: remove it and start again.")
+                counts.update({name: found[name] for name in ("read", "empty", "truncated")})
+                counts["rejected"] += len(found["rejected"])
+                labels.update(found["labels"])
+                rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
+                if parquet:
+                    parquet.write_table(pq.read_table(pa.BufferReader(content)))
+                else:
+                    stream.write(content)
+        with naming(merged), merged.open("rb") as stream:
+            os.fsync(stream.fileno())
+        n_rows = sum(found["rows"] for found in self.description["inputs"])
+        if counts["read"] != n_rows or n_rows != sum(labels.values()) + counts["empty"] + counts["rejected"]:
+            raise UserError(f"{self.shards} holds {counts['read']:,} rows, not {n_rows:,}: remove it and start again.")
         summary = {
-            "read": counts["read"],
-            "scored": sum(labels.values()),
+            "read": n_rows,
+            "predicted": sum(labels.values()),
             **{name: counts[name] for name in ("empty", "rejected", "truncated")},
             "labels": dict(labels),
             "seconds": round(seconds, 3),
-            "rows_per_second": round((counts["read"] - n_finished_before) / seconds, 1),
-            "output": {"bytes": size, "sha256": sha256},
-            "job": spec,
+            "rows_per_second": round((n_rows - n_finished) / seconds, 1),
+            "bytes": merged.stat().st_size,
+            "job": self.description,
         }
         self.rejects_path.unlink(missing_ok=True)  # of an earlier job
         if counts["rejected"]:
             os.replace(rejects, self.rejects_path)
-        write_whole(self.summary_path, _to_json(summary))
+        write_whole(self.summary_path, dump_json(summary))
         os.replace(merged, self.output)
-        sync_folder(self.output.parent)
-        shutil.rmtree(self.parts, ignore_errors=True)
+        shutil.rmtree(self.shards, ignore_errors=True)
         return summary
-
-    def _merge(self, path: Path, names: list[str]) -> None:
-        """Write the whole output to `path`, and see to it that it is on the disk.
-
-        Raises:
-            ValueError: if a part is not what was written.
-        """
-        with naming(path), path.open("wb") as stream:
-            write_all(stream, self.layout, self.schema, map(self._read_part, names))
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def _read_part(self, name: str) -> bytes:
-        content = self._part_path(name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._read_record(name)["sha256"]:
-            raise UserError(f"{self._part_path(name)} is damaged: remove it and run the same command again.")
-        return content
-
-
-def _listed(source: Source) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in source.schema)
-
-
-def _refuse_another_job(job_path: Path, now: dict) -> None:
-    """Refuse to go on from parts that another input, model or option made."""
-    way_out = "choose another --output, or remove that folder to start anew"
-    try:
-        before = json.loads(job_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{job_path} is damaged: {way_out}.") from error
-    if before != now:
-        changed = [key for key in now if before.get(key) != now[key]]
-        listed = "; ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in changed)
-        raise UserError(
-            f"{job_path.parent} holds finished parts of another job: {listed}. Run it as before to go on, {way_out}."
-        )
-
-
-def _reject(bad_row: BadRow, number: int) -> dict:
-    value = bad_row.value
-    return {"file": str(bad_row.path), "line": bad_row.line, "row": number, "value": value, "reason": bad_row.reason}
-
-
-def _to_json(values: object) -> bytes:
-    return (json.dumps(values, indent=1, default=str) + "\n").encode()
 
 
 def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smsa.data.datasets import find_smsa
-from smsa.data.rows import BadRow, BadRowsError, is_unicode, read_lines
+from smsa.data.formats import BadRow, BadRowsError, is_unicode, read_lines
 from smsa.errors import UserError
 from smsa.files import hash_file
 

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from smsa.data.normaliser import set_normaliser, shorten_drawn_out
+from smsa.data.normaliser import set_normaliser, shorten_elongated
 from smsa.errors import UserError
 from smsa.models.scratch import embed_pieces, set_word_vectors, train_vocabulary
 
@@ -34,7 +34,7 @@ def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
     normaliser = normalizers.Sequence(
         [
             normalizers.BertNormalizer(lowercase=True),
-            shorten_drawn_out(),
+            shorten_elongated(),
             normalizers.Replace(Regex(CLITIC), "nya"),
         ]
     )

@@ -16,7 +16,7 @@ from smsa.inference import engine
 from smsa.inference.arguments import EngineArguments, PredictionArguments
 from smsa.inference.classifier import SentimentClassifier
 
-engine.WINDOW_ROWS["cpu"] = 8
+engine.CHUNK_ROWS["cpu"] = 8
 
 
 def watch(owner, name: str, point: str, after: bool = False) -> None:

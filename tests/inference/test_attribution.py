@@ -12,7 +12,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from smsa import SentimentClassifier, score_files
+from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.inference.attribution import TOLERANCE
 from smsa.models.bundled import CLASSIFIER
@@ -135,7 +135,7 @@ def test_the_example_of_the_page_runs(tmp_path):
 def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
     classifier = make_classifier(tiny_model, tokenizer)
     (tmp_path / "in.csv").write_text('text\n"enak, murah"\n" "\n"kotor sekali"\n"enak, murah"\n')
-    score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.jsonl", explain=True)
+    predict_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.jsonl", explain=True)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows[1]["words"] is None and rows[0]["words"] == rows[3]["words"]
     for row in (rows[0], rows[2]):
@@ -144,4 +144,4 @@ def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
             [word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words
         ]
     with pytest.raises(ValueError, match="has no column for --explain"):
-        score_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", output_format="submission", explain=True)
+        predict_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", format="submission", explain=True)

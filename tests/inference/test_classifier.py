@@ -23,8 +23,7 @@ from transformers import (
 from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
 from smsa.data.labels import LABELS, label_maps
-from smsa.inference.batching import pad_batch, plan_batches
-from smsa.inference.engine import Engine
+from smsa.inference.engine import Engine, pad_batch, plan_batches
 from smsa.models.loading import load_classifier
 
 BACKENDS = ["torch", "openvino"]
@@ -47,7 +46,7 @@ def plain_probabilities(model, tokenizer, texts) -> np.ndarray:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_probabilities_are_those_of_a_plain_forward_pass(tiny_model, tokenizer, real_texts, backend):
     expected = plain_probabilities(tiny_model.eval(), tokenizer, real_texts)
-    scores = make_classifier(tiny_model, tokenizer, backend=backend).score(pa.array(real_texts))
+    scores = make_classifier(tiny_model, tokenizer, backend=backend).predict(pa.array(real_texts))
     assert np.abs(scores.probabilities - expected).max() < 1e-5
     assert len(set(scores.probabilities[:, 0])) > len(real_texts) / 2  # the model tells them apart
 
@@ -59,7 +58,7 @@ def test_another_architecture_gives_the_same_probabilities(tokenizer, real_texts
     config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape, **label_maps())
     model = RobertaForSequenceClassification(config).eval()
     expected = plain_probabilities(model, tokenizer, real_texts[:40])
-    scores = make_classifier(model, tokenizer, backend=backend).score(pa.array(real_texts[:40]))
+    scores = make_classifier(model, tokenizer, backend=backend).predict(pa.array(real_texts[:40]))
     assert np.abs(scores.probabilities - expected).max() < 1e-5
 
 
@@ -67,15 +66,15 @@ def test_another_architecture_gives_the_same_probabilities(tokenizer, real_texts
 def test_the_number_of_threads_does_not_change_a_bit(tiny_model, tokenizer, real_texts, backend):
     one = make_classifier(copy.deepcopy(tiny_model), tokenizer, backend=backend, num_threads=1)
     three = make_classifier(tiny_model, tokenizer, backend=backend, num_threads=3)
-    first, second = (c.score(pa.array(real_texts)).probabilities for c in (one, three))
+    first, second = (c.predict(pa.array(real_texts)).probabilities for c in (one, three))
     assert first.tobytes() == second.tobytes()
 
 
 def test_int8_stays_close_and_is_not_fp32(real_texts, tokenizer):
     model = make_model(seed=3)
-    exact = make_classifier(copy.deepcopy(model), tokenizer).score(pa.array(real_texts)).probabilities
+    exact = make_classifier(copy.deepcopy(model), tokenizer).predict(pa.array(real_texts)).probabilities
     engine = {"backend": "openvino", "precision": "int8"}
-    rough = make_classifier(model, tokenizer, **engine).score(pa.array(real_texts)).probabilities
+    rough = make_classifier(model, tokenizer, **engine).predict(pa.array(real_texts)).probabilities
     assert 0 < np.abs(exact - rough).max() < 0.02
 
 
@@ -153,14 +152,14 @@ def test_equal_texts_are_scored_once(tiny_model, tokenizer, monkeypatch):
     classifier, n_scored = make_classifier(tiny_model, tokenizer), []
     run = classifier.engine.run
     monkeypatch.setattr(classifier.engine, "run", lambda ids, batches: n_scored.append(len(ids)) or run(ids, batches))
-    labels = [answer["label"] for answer in classifier.score(pa.array(["enak", "kotor"] * 50)).to_table().to_pylist()]
+    labels = [answer["label"] for answer in classifier.predict(pa.array(["enak", "kotor"] * 50)).to_table().to_pylist()]
     assert (n_scored, len(labels)) == ([2], 100)
 
 
 def test_a_stream_is_read_window_by_window(tiny_model, tokenizer):
     read = []
     texts = (read.append(i) or "enak" for i in range(1000))
-    answers = make_classifier(tiny_model, tokenizer, window_rows=8).stream(texts)
+    answers = make_classifier(tiny_model, tokenizer, chunk_rows=8).stream(texts)
     assert next(answers)["empty"] is False
     assert len(read) == 8
 
@@ -280,7 +279,9 @@ def test_the_hash_knows_another_model_from_the_same(tiny_model, tokenizer):
 
 
 def test_scoring_does_not_import_trainer():
-    code = "import sys, smsa; smsa.SentimentClassifier, smsa.score_files; print('transformers.trainer' in sys.modules)"
+    code = (
+        "import sys, smsa; smsa.SentimentClassifier, smsa.predict_files; print('transformers.trainer' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

@@ -20,9 +20,9 @@ from scripts import predict
 from smsa.cli import parse
 from smsa.inference.arguments import EngineArguments, PredictionArguments
 
-WORKER = str(ROOT / "tests" / "scoring_worker.py")
+WORKER = str(ROOT / "tests" / "inference" / "kill_predict.py")
 LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes")
-PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{ROOT / 'tests' / 'inference'}"}
 FAST = ("--backend", "torch", "--num_threads", "1")
 
 
@@ -85,7 +85,7 @@ def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
     process.stdin.write(b"enak\n" * 200)
     process.stdin.close()
     process.stdin = None
-    while not list((tmp_path / "out.csv.parts").glob("rows-*.json")):
+    while not list((tmp_path / "out.csv.shards").glob("rows-*.json")):
         assert process.poll() is None
         time.sleep(0.05)
     assert list(tmp_path.glob("smsa-*/stdin.txt"))
@@ -190,7 +190,7 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
     assert status == 1
     assert "No space left on device" in text and "the same command goes on" in text and "Traceback" not in text
     assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
-    finished = {part: part.stat().st_mtime_ns for part in (small_disk / "out.csv.parts").glob("rows-*.json")}
+    finished = {part: part.stat().st_mtime_ns for part in (small_disk / "out.csv.shards").glob("rows-*.json")}
     assert finished
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
     run(*words, **PATHS, SMSA_KILL="merge:1")  # the parts are still there when it dies
@@ -221,7 +221,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(model, tmp_path):
     write_file(tmp_path / "in.csv", [{"id": str(i), "text": "enak"} for i in range(80)])
     words = command(model, tmp_path / "in.csv", tmp_path / "out.csv")
     process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **PATHS, "SMSA_SLOW": "0.3"}, stderr=subprocess.PIPE)
-    while not list((tmp_path / "out.csv.parts").glob("rows-*.json")):
+    while not list((tmp_path / "out.csv.shards").glob("rows-*.json")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -267,7 +267,7 @@ def test_kills_at_any_moment_leave_the_same_bytes(model, tmp_path, n_processes, 
             assert {part: after.get(part) for part in finished} == finished  # none was touched
             assert kill is not None
         if status == 0:
-            assert output.exists() and not Path(f"{output}.parts").exists()
+            assert output.exists() and not Path(f"{output}.shards").exists()
             n_jobs += 1
         elif at_point:
             n_at_points += 1
@@ -278,7 +278,7 @@ def test_kills_at_any_moment_leave_the_same_bytes(model, tmp_path, n_processes, 
 
 def read_finished(output: Path) -> dict[str, tuple[int, int]]:
     """Which parts are finished, with what tells whether they were written again."""
-    records = Path(f"{output}.parts").glob("rows-*.json")
+    records = Path(f"{output}.shards").glob("rows-*.json")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in records}
 
 

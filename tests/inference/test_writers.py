@@ -1,4 +1,4 @@
-"""Files of every format: what goes in comes back, and what cannot be trusted is named by file and line."""
+"""Rows -> bytes: what goes in comes back, read by other libraries, and a spreadsheet finds nothing to run."""
 
 import datetime
 import decimal
@@ -11,46 +11,40 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tables import HOSTILE, read_file, write_file
 
-from smsa.data.reading import Source
+from smsa.data.reader import Source, find_layout
+from smsa.errors import UserError
 from smsa.inference.writers import (
-    INPUT_FORMATS,
     OUTPUT_FORMATS,
     compress,
     escape_formulas,
-    find_layout,
     render_header,
     render_rows,
     restore_formulas,
+    to_plain,
 )
 
 TEXTS = st.one_of(
     st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
 )
-OF_ONE_LINE = TEXTS.filter(lambda text: not set(text) & set("\t\r\n") and text == text.removesuffix("\r"))
+OF_ONE_LINE = TEXTS.filter(lambda text: not set(text) & set("\t\r\n"))
 
 
-def open_source(path, output_format="csv", **options):
-    return Source(path, find_layout(path, INPUT_FORMATS), output_format, **options)
-
-
-def copy(path, target, n_rows):
-    """Read a file in windows and write it with one more column, as a job does."""
-    layout = find_layout(target, OUTPUT_FORMATS)
-    source = open_source(path, layout.format)
-    content = compress(render_header(layout.format, [*source.schema.names, "label"]), layout.compression)
-    n_read = 0
-    for window in source.windows(n_rows):
-        assert not window.bad_rows
-        assert window.texts.to_pylist() == [row["text"] for row in read_file_texts(window, source)]
-        added = pa.table({"label": pa.array(["positive"] * len(window.numbers), pa.string())})
-        content += compress(render_rows(layout.format, window.table, added, source.stays_whole), layout.compression)
-        n_read += window.n_read
+def copy(path, target, n_rows=9) -> int:
+    """Read a file in chunks and write it with one more column, as a job does; return the number of rows."""
+    kind, compression = find_layout(target, OUTPUT_FORMATS)
+    source = Source(path, keep_lines=kind == "jsonl")
+    names = to_plain(source.schema.empty_table(), kind).column_names
+    content, n_read = compress(render_header(kind, [*names, "label"]), compression), 0
+    for chunk in source.chunks(n_rows):
+        assert not chunk.bad_rows
+        table = to_plain(chunk.table, kind)
+        rows = map(json.loads, table[0].to_pylist()) if source.keep_lines else chunk.table.to_pylist()
+        assert chunk.texts.to_pylist() == [row["text"] for row in rows]
+        added = pa.table({"label": pa.array(["positive"] * len(chunk.numbers), pa.string())})
+        content += compress(render_rows(kind, table, added, source.keep_lines), compression)
+        n_read += chunk.n_read
     target.write_bytes(content)
     return n_read
-
-
-def read_file_texts(window, source):
-    return map(json.loads, window.table[0].to_pylist()) if source.stays_whole else window.table.to_pylist()
 
 
 FORMATS = st.sampled_from(["csv", "csv.gz", "jsonl", "tsv", "jsonl.gz"])
@@ -111,170 +105,13 @@ def test_the_formula_rule_in_examples(cell, escaped):
     assert escape_formulas(pa.array([cell])).to_pylist() == [escaped]
 
 
-@pytest.mark.parametrize("first_line, columns, text_column, n_rows", [
-    ("enak\tpositive", ["text", "gold"], "text", 2),
-    ("enak", ["text"], "text", 2),
-    ("id\tUlasan\tlabel", ["id", "Ulasan", "label"], "Ulasan", 1),
-])  # fmt: skip
-def test_tsv_with_and_without_header(tmp_path, first_line, columns, text_column, n_rows):
-    path = tmp_path / "a.tsv"
-    path.write_text(f"{first_line}\n" + "\t".join("x" * len(columns)) + "\n", encoding="utf-8")
-    source = open_source(path)
-    assert (source.schema.names, source.text_column) == (columns, text_column)
-    assert sum(window.n_read for window in source.windows(10)) == n_rows
-
-
-def test_tsv_of_other_labels_has_no_header_if_one_says_so(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_text("enak\tpositif\nkotor\tnegatif\n", encoding="utf-8")
-    assert [w.texts.to_pylist() for w in open_source(path, text_column="text").windows(9)] == [["enak", "kotor"]]
-
-
-@pytest.mark.parametrize("header, chosen", [("id,review,date", "review"), ("a", "a"), ("Teks,judul", "Teks")])
-def test_the_only_sensible_column_is_taken(tmp_path, header, chosen):
-    path = tmp_path / "a.csv"
-    path.write_text(f"{header}\n", encoding="utf-8")
-    assert open_source(path).text_column == chosen
-
-
-def test_a_first_line_that_may_be_a_text_is_pointed_out(tmp_path, caplog):
-    for name, content, is_said in (
-        ("a.csv", "bagus sekali\njelek\n", True),
-        ("b.csv", "ulasan\njelek\n", False),
-        ("c.csv", "a,ulasan\n1,x\n", False),
-    ):  # fmt: skip
-        caplog.clear()
-        (tmp_path / name).write_text(content)
-        open_source(tmp_path / name)
-        assert ("'bagus sekali', is taken for the name of the column. If it is a text" in caplog.text) is is_said
-    caplog.clear()
-    assert open_source(tmp_path / "a.csv", text_column="bagus sekali").text_column == "bagus sekali"
-    assert not caplog.text
-
-
-def test_one_column_may_have_any_name_where_it_is_no_header_of_csv_or_is_named(tmp_path):
-    pq.write_table(pa.table({"isi|ulasan": ["enak"]}), tmp_path / "a.parquet")
-    assert open_source(tmp_path / "a.parquet").text_column == "isi|ulasan"
-    (tmp_path / "a.jsonl").write_text('{"isi; ulasan": "enak"}\n')
-    assert open_source(tmp_path / "a.jsonl").text_column == "isi; ulasan"
-    (tmp_path / "a.csv").write_text('"Apa pendapat Anda? (a; b)"\nenak\n')
-    assert open_source(tmp_path / "a.csv", text_column="Apa pendapat Anda? (a; b)").schema.names
-
-
-@pytest.mark.parametrize("name, content, options, message", [
-    ("a.csv", b"id,judul\n1,x\n", {}, "which column holds the texts.*The columns are: 'id', 'judul'"),
-    ("a.csv", b"text,review\n1,x\n", {}, "which column holds the texts"),
-    ("a.csv", b"id;text;n\n1;x;2\n", {}, "separated by ';'. Save them with commas"),
-    ("a.csv", b"\nid,text\n1,x\n", {}, "a.csv:1: the line that should name the columns is blank"),
-    ("a.csv", b"text,text\n1,x\n", {}, "which column holds the texts"),
-    ("a.csv", b"text,a,a\n1,x,y\n", {"output_format": "jsonl"}, "two columns are named 'a', which jsonl cannot hold"),
-    ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
-    ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
-    ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
-    ("a.tsv", b"a\tb\tc\n", {}, "none of 'a', 'b', 'c' is a known name for a text column"),
-    ("a.tsv", b"no\tulasan_pembeli\n1\tx\n", {}, "none of 'no', 'ulasan_pembeli' is a known name"),
-    ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
-    ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),
-    ("a.jsonl.zst", b"text\nx\n", {}, "a.jsonl.zst cannot be read"),
-    ("a.csv", b"te\xffxt\nx\n", {}, "not valid UTF-8. What is not UTF-8 may be Windows-1252.*encoding='cp1252'"),
-    ("a.csv", "text,n\nx,1\n".encode("utf-16"), {}, "a.csv is in UTF-16, not UTF-8: .*encoding='utf-16'"),
-    ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found '\"b'.*save it as CSV"),
-    ("a.tsv", b'text\tn\na\t1\n"\n', {}, "a.tsv:3: a quote that is not closed"),
-    ("a.xlsx", b"PK", {}, "the suffix must be one of .*pd.read_excel"),
-])  # fmt: skip
-def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        list(open_source(path, **{"output_format": "jsonl" if "jsonl" in name else "csv"} | options).windows(9))
-
-
-def test_a_number_is_no_text(tmp_path):
-    path = tmp_path / "a.parquet"
-    pa.parquet.write_table(pa.table({"text": [1, 2], "x": ["a", "b"]}), path)
-    for text_column in ("text", None):
-        with pytest.raises(ValueError, match="'text' does not hold text"):
-            open_source(path, text_column=text_column)
-    assert open_source(path, text_column="x").text_column == "x"
-
-
-BAD = {
-    "csv": (b'id,text\n1,"a\nb"\n2\n3,c\n', 4, "1 field(s) instead of 2"),
-    "csv blank": (b"id,text\n1,a\n\n3,c\n", 3, "a blank line"),
-    "csv not UTF-8": (b"id,text\n1,a\n2,b\xff\n3,c\n", 3, "not valid UTF-8"),
-    "tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", 3, "3 field(s) instead of 2"),
-    "tsv with words quoted": (b'id\ttext\n1\ta\n"x" y\n3\tc\n', 3, "1 field(s) instead of 2"),
-    "jsonl": (b'{"text":"a"}\n{"text":1}\n{"text":"c"}\n', 2, "the text is not a string"),
-    "jsonl no object": (b'{"text":"a"}\n[]\n{"text":"c"}\n', 2, "not an object"),
-    "jsonl without": (b'{"text":"a"}\n{}\n{"text":"c"}\n', 2, "no 'text'"),
-    "jsonl broken": (b'{"text":"a"}\n{"text":\n{"text":"c"}\n', 2, "not valid JSON"),
-    "jsonl surrogate": (b'{"text":"a"}\n{"text":"\\ud800"}\n{"text":"c"}\n', 2, "not valid UTF-8"),
-    "txt": (b"a\nb\xff\nc\n", 2, "not valid UTF-8"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("n_rows", [1, 2, 10])
-def test_a_bad_row_stands_apart_with_its_line(tmp_path, case, n_rows):
-    content, line, reason = BAD[case]
-    path = tmp_path / f"a.{case.split()[0]}"
-    path.write_bytes(content)
-    windows = list(open_source(path, "jsonl").windows(n_rows))
-    (bad,) = [bad for window in windows for bad in window.bad_rows]
-    assert (bad[0], bad[1].line) == (1, line)
-    assert reason in bad[1].reason
-    assert [n for window in windows for n in window.numbers] == [0, 2]
-    assert sum(window.n_read for window in windows) == 3
-    assert [str(text)[0] for window in windows for text in window.texts] == ["a", "c"]
-
-
-def test_tsv_cannot_hold_a_tab_or_a_line_break(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b'id,text\n1,a\n2,"b\tc"\n"3\n",d\n4,e\n5,"f\rg"\n')
-    (window,) = open_source(path, "tsv").windows(9)
-    assert [(number, bad.value) for number, bad in window.bad_rows] == [
-        (1, {"id": "2", "text": "b\tc"}), (2, {"id": "3\n", "text": "d"}), (4, {"id": "5", "text": "f\rg"}),
-    ]  # fmt: skip
-    assert window.texts.to_pylist() == ["a", "e"]
-
-
-@pytest.mark.parametrize("content", [b'text\na\n"b\nc\n', b'text\na\n"b"x\nc\n'])
-def test_where_csv_ends_to_be_csv_nothing_more_is_read(tmp_path, content):
-    path = tmp_path / "a.csv"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.csv:3: not valid CSV from here on"):
-        list(open_source(path).windows(9))
-
-
-def test_a_truncated_gzip_is_not_a_short_file(tmp_path):
-    path = tmp_path / "a.csv.gz"
-    write_file(path, [{"text": str(i) * 50} for i in range(1000)])
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="a.csv.gz cannot be read"):
-        list(open_source(path).windows(9))
-
-
-@pytest.mark.parametrize("head", ["{}", "[]", '{"text":1,"id":"x"}', '{"id":"x"}'])
-@pytest.mark.parametrize("text_column", [None, "text"])
-def test_an_odd_first_line_of_jsonl_decides_nothing(tmp_path, head, text_column):
-    path = tmp_path / "a.jsonl"
-    path.write_text(f'{head}\n{{"id":"1","text":"a"}}\n{{"id":"2","text":"b"}}\n', encoding="utf-8")
-    for output_format in ("jsonl", "csv"):
-        (window,) = open_source(path, output_format, text_column=text_column).windows(9)
-        assert window.texts.to_pylist() == ["a", "b"]
-        assert [number for number, _ in window.bad_rows] == [0]
-
-
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_what_is_nested_keeps_to_the_rules_too(tmp_path, suffix):
     kind = pa.struct([("x", pa.list_(pa.float64())), ("raw", pa.binary()), ("day", pa.date32())])
     value = {"x": [1.5, float("nan"), float("-inf")], "raw": b"ab\xff", "day": datetime.date(2026, 11, 22)}
-    pa.parquet.write_table(pa.table({"text": ["enak"], "s": pa.array([value], kind)}), tmp_path / "a.parquet")
-    (window,) = open_source(tmp_path / "a.parquet", suffix).windows(9)
-    target = tmp_path / f"out.{suffix}"
-    rows = render_rows(suffix, window.table, pa.table({"label": ["positive"]}))
-    target.write_bytes(render_header(suffix, [*window.table.column_names, "label"]) + rows)
-    (row,) = read_file(target)
+    pq.write_table(pa.table({"text": ["enak"], "s": pa.array([value], kind)}), tmp_path / "a.parquet")
+    copy(tmp_path / "a.parquet", tmp_path / f"out.{suffix}")
+    (row,) = read_file(tmp_path / f"out.{suffix}")
     found = row["s"] if suffix == "jsonl" else json.loads(row["s"])
     assert found == {"x": [1.5, None, None], "raw": "YWL/", "day": "2026-11-22"}
 
@@ -288,7 +125,7 @@ def test_parquet_of_every_type_goes_to_text_by_one_rule(tmp_path):
         "cat": pa.array(["k", None]).dictionary_encode(), "text": pa.array(["enak", None]),
     }  # fmt: skip
     path = tmp_path / "a.parquet"
-    pa.parquet.write_table(pa.table(columns), path, row_group_size=1)
+    pq.write_table(pa.table(columns), path, row_group_size=1)
     expected = {"l": "[1, 2]", "s": '{"a": "x"}', "raw": "YWL/", "day": "2026-11-22", "d": "1.10",
                 "at": "2026-11-22 01:02:03.000000", "none": "", "cat": "k", "text": "enak"}  # fmt: skip
     for suffix, first, second in (
@@ -297,15 +134,15 @@ def test_parquet_of_every_type_goes_to_text_by_one_rule(tmp_path):
         ("jsonl", {"n": 1, "x": 1.5, "b": True, "l": [1, 2], "s": {"a": "x"}, "none": None}, {}),
     ):
         target = tmp_path / f"out.{suffix}"
-        (window,) = open_source(path, suffix).windows(9)
-        rows = render_rows(suffix, window.table, pa.table({"label": ["positive"] * 2}))
-        target.write_bytes(render_header(suffix, [*window.table.column_names, "label"]) + rows)
+        copy(path, target)
         nothing = dict.fromkeys(columns, None if suffix == "jsonl" else "")
         assert read_file(target) == [expected | first | {"label": "positive"}, nothing | second | {"label": "positive"}]
         assert "NaN" not in target.read_text()
 
 
-@pytest.mark.parametrize("name", ["a.xlsx", "a", "a.gz", "a.parquet.gz"])
-def test_other_formats_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="suffix must be one of|compressed inside"):
-        find_layout(tmp_path / name, INPUT_FORMATS)
+def test_names_that_a_format_cannot_hold_are_refused():
+    with pytest.raises(UserError, match="two columns are named 'a', which jsonl cannot hold"):
+        render_header("jsonl", ["a", "b", "a"])
+    with pytest.raises(UserError, match="holds a tab or a line break, which TSV cannot"):
+        render_header("tsv", ["a", "b\tc"])
+    assert render_header("csv", ["a", 'b"c', "=d", "a"]) == b'"a","b""c","\'=d","a"\n'

@@ -10,7 +10,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsa.data.rows import BadRowsError
+from smsa.data.formats import BadRowsError
 from smsa.models.bundled import FOLDER
 from smsa.pretraining.corpus import (
     find_judged,

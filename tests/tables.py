@@ -40,12 +40,12 @@ HOSTILE = [
 ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated", "empty"]
 
 
-def make_classifier(model, tokenizer, window_rows: int = 8, **options) -> SentimentClassifier:
+def make_classifier(model, tokenizer, chunk_rows: int = 8, **options) -> SentimentClassifier:
     """Get a classifier on torch in fp32, with windows of a few rows."""
     classifier = SentimentClassifier(
         model, tokenizer, **{"backend": "torch", "precision": "no", "num_threads": 1} | options
     )
-    classifier.engine.window_rows = window_rows
+    classifier.engine.chunk_rows = chunk_rows
     return classifier
 
 
