@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
+from smsa.errors import UserError
 from smsa.inference.attribution import TOLERANCE
 from smsa.models.bundled import CLASSIFIER
 
@@ -38,11 +39,9 @@ def test_weights_add_up_and_words_are_parts_of_the_text(tiny_model, tokenizer, l
 
 
 class OneWordCounts:
-    """In place of an engine: log-odds are 3 with the piece 7, 1 with 8 as well as 9, in sum."""
+    """In place of an engine: log-odds are 3 with the token 7, 1 with 8 as well as 9, in sum."""
 
-    batch_tokens = 64
-
-    def run(self, token_ids, batches):
+    def run(self, token_ids):
         values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
         return np.array([[value, 0.0] for value in values], dtype=np.float32)
 
@@ -62,7 +61,7 @@ def test_weights_are_shapley_values():
     assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
 
 
-def test_byte_level_pieces_become_words_without_the_space_before():
+def test_byte_level_tokens_become_words_without_the_space_before():
     backend = ByteLevelBPETokenizer()
     backend.train_from_iterator(
         ["makanannya enak sekali"] * 3, vocab_size=267, show_progress=False, special_tokens=["<s>", "</s>", "<pad>"]
@@ -85,9 +84,9 @@ def test_a_long_text_is_explained_as_far_as_it_was_read(tiny_model, tokenizer):
 def test_what_cannot_be_explained_is_refused(tiny_model, tokenizer):
     classifier = make_classifier(tiny_model, tokenizer)
     for text in ("", "  "):
-        with pytest.raises(ValueError, match="no word to explain"):
+        with pytest.raises(UserError, match="no word to explain"):
             classifier.explain(text)
-    with pytest.raises(ValueError, match="label 'bagus' is not one of positive, neutral, negative"):
+    with pytest.raises(UserError, match="label 'bagus' is not one of positive, neutral, negative"):
         classifier.explain("enak", "bagus")
 
 
@@ -122,7 +121,7 @@ def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
 
 
 def test_the_example_of_the_page_runs(tmp_path):
-    code = (ROOT / "docs" / "explaining.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    code = (ROOT / "docs" / "attribution.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     status, text = run(sys.executable, tmp_path / "example.py")
     assert status == 0, text
@@ -135,7 +134,7 @@ def test_the_example_of_the_page_runs(tmp_path):
 def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
     classifier = make_classifier(tiny_model, tokenizer)
     (tmp_path / "in.csv").write_text('text\n"enak, murah"\n" "\n"kotor sekali"\n"enak, murah"\n')
-    predict_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.jsonl", explain=True)
+    predict_files(classifier, tmp_path / "in.csv", tmp_path / "out.jsonl", explain=True)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows[1]["words"] is None and rows[0]["words"] == rows[3]["words"]
     for row in (rows[0], rows[2]):
@@ -143,5 +142,5 @@ def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
         assert json.loads(row["words"]) == [
             [word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words
         ]
-    with pytest.raises(ValueError, match="has no column for --explain"):
-        predict_files(classifier, [tmp_path / "in.csv"], tmp_path / "out.csv", format="submission", explain=True)
+    with pytest.raises(UserError, match="has no column for --explain"):
+        predict_files(classifier, tmp_path / "in.csv", tmp_path / "out.csv", format="submission", explain=True)

@@ -15,6 +15,7 @@ from transformers import (
     BertForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
+    PythonBackend,
     RobertaConfig,
     RobertaForSequenceClassification,
     pipeline,
@@ -23,6 +24,7 @@ from transformers import (
 from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
 from smsa.data.labels import LABELS, label_maps
+from smsa.errors import UserError
 from smsa.inference.engine import Engine, pad_batch, plan_batches
 from smsa.models.loading import load_classifier
 
@@ -46,9 +48,9 @@ def plain_probabilities(model, tokenizer, texts) -> np.ndarray:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_probabilities_are_those_of_a_plain_forward_pass(tiny_model, tokenizer, real_texts, backend):
     expected = plain_probabilities(tiny_model.eval(), tokenizer, real_texts)
-    scores = make_classifier(tiny_model, tokenizer, backend=backend).predict(pa.array(real_texts))
-    assert np.abs(scores.probabilities - expected).max() < 1e-5
-    assert len(set(scores.probabilities[:, 0])) > len(real_texts) / 2  # the model tells them apart
+    predictions = make_classifier(tiny_model, tokenizer, backend=backend).predict(pa.array(real_texts))
+    assert np.abs(predictions.probabilities - expected).max() < 1e-5
+    assert len(set(predictions.probabilities[:, 0])) > len(real_texts) / 2  # the model tells them apart
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -58,8 +60,8 @@ def test_another_architecture_gives_the_same_probabilities(tokenizer, real_texts
     config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape, **label_maps())
     model = RobertaForSequenceClassification(config).eval()
     expected = plain_probabilities(model, tokenizer, real_texts[:40])
-    scores = make_classifier(model, tokenizer, backend=backend).predict(pa.array(real_texts[:40]))
-    assert np.abs(scores.probabilities - expected).max() < 1e-5
+    predictions = make_classifier(model, tokenizer, backend=backend).predict(pa.array(real_texts[:40]))
+    assert np.abs(predictions.probabilities - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -114,12 +116,38 @@ def test_what_is_no_text_is_refused(tiny_model, tokenizer, texts, message):
         make_classifier(tiny_model, tokenizer)(texts)
 
 
+def test_two_labels_of_one_name_are_refused(tokenizer):
+    with pytest.raises(UserError, match="two labels the same name"):
+        make_classifier(make_model(("x", "y", "x")), tokenizer)
+
+
+def test_a_tokenizer_written_in_python_is_refused_in_a_sentence(tiny_model):
+    class SlowTokenizer(PythonBackend):
+        def get_vocab(self):
+            return {"[PAD]": 0, "[UNK]": 1, "enak": 2}
+
+        vocab_size = 3
+
+    with pytest.raises(UserError, match="SlowTokenizer is a slow tokenizer, written in Python.*save the model with a"):
+        make_classifier(tiny_model, SlowTokenizer(pad_token="[PAD]", unk_token="[UNK]"))
+
+
+@pytest.mark.parametrize("stated, asked, in_effect", [(64, None, 64), (8, None, 8), (8, 20, 8), (64, 20, 20),
+                                                      (10**30, None, 512), (10**30, 20, 20)])  # fmt: skip
+def test_texts_are_truncated_where_training_truncated_them(tokenizer, stated, asked, in_effect):
+    """The tokenizer states the length of training as its `model_max_length`; 10**30 stands for none."""
+    tokenizer.model_max_length = stated
+    classifier = make_classifier(make_model(), tokenizer, max_length=asked)
+    encoded = classifier.encode(pa.array(["enak " * 600]))
+    assert classifier.max_length == in_effect == len(encoded.token_ids[0])
+
+
 def test_a_stream_of_one_text_is_not_one_of_its_letters(tiny_model, tokenizer):
     with pytest.raises(TypeError, match="a str is not a list of texts"):
         list(make_classifier(tiny_model, tokenizer).stream("enak"))
 
 
-def test_only_texts_that_lose_pieces_are_truncated(tiny_model, tokenizer):
+def test_only_texts_that_lose_tokens_are_truncated(tiny_model, tokenizer):
     classifier = make_classifier(tiny_model, tokenizer, max_length=10)
     texts = ["enak " * 8, "enak " * 9, "enak", "enak " * 100_000]
     assert [answer["truncated"] for answer in classifier(texts)] == [False, True, False, True]
@@ -129,7 +157,7 @@ def test_only_texts_that_lose_pieces_are_truncated(tiny_model, tokenizer):
 @pytest.mark.parametrize("text", [
     "enak dan murah sekali , " * 20_000, "a" * 500_000 + " enak", " " * 100_000 + "enak", "🙂" * 5000 + " kotor" * 10,
 ])  # fmt: skip
-def test_a_very_long_text_is_cut_to_the_same_pieces(tiny_model, tokenizer, text):
+def test_a_very_long_text_is_cut_to_the_same_tokens(tiny_model, tokenizer, text):
     classifier = make_classifier(tiny_model, tokenizer)
     encoded = classifier.encode(pa.array([text]))
     expected = tokenizer(text, truncation=True, max_length=classifier.max_length)["input_ids"]
@@ -139,7 +167,7 @@ def test_a_very_long_text_is_cut_to_the_same_pieces(tiny_model, tokenizer, text)
 
 @pytest.mark.parametrize("n_spaces", range(3, 14))
 def test_a_long_text_is_not_cut_within_a_word(n_spaces):
-    """At 64 characters a piece the head of this one ends in the middle of a word, after few pieces."""
+    """At 64 characters a token the head of this one ends in the middle of a word, after few tokens."""
     classifier = SentimentClassifier.from_pretrained("mini-sentiment", backend="torch", precision="no", max_length=16)
     _, tokenizer = load_classifier("mini-sentiment")
     text = "enak " * 13 + " " * (64 * 16 - n_spaces - 65) + "menyenangkan"
@@ -148,12 +176,12 @@ def test_a_long_text_is_not_cut_within_a_word(n_spaces):
     assert bool(encoded.truncated[0]) == (len(tokenizer(text)["input_ids"]) > 16)
 
 
-def test_equal_texts_are_scored_once(tiny_model, tokenizer, monkeypatch):
-    classifier, n_scored = make_classifier(tiny_model, tokenizer), []
+def test_equal_texts_are_predicted_once(tiny_model, tokenizer, monkeypatch):
+    classifier, n_predicted = make_classifier(tiny_model, tokenizer), []
     run = classifier.engine.run
-    monkeypatch.setattr(classifier.engine, "run", lambda ids, batches: n_scored.append(len(ids)) or run(ids, batches))
+    monkeypatch.setattr(classifier.engine, "run", lambda ids: n_predicted.append(len(ids)) or run(ids))
     labels = [answer["label"] for answer in classifier.predict(pa.array(["enak", "kotor"] * 50)).to_table().to_pylist()]
-    assert (n_scored, len(labels)) == ([2], 100)
+    assert (n_predicted, len(labels)) == ([2], 100)
 
 
 def test_a_stream_is_read_window_by_window(tiny_model, tokenizer):
@@ -164,9 +192,9 @@ def test_a_stream_is_read_window_by_window(tiny_model, tokenizer):
     assert len(read) == 8
 
 
-def test_a_model_that_wants_its_pads_on_the_left_is_refused(tiny_model, tokenizer):
+def test_a_model_that_needs_its_padding_on_the_left_is_refused(tiny_model, tokenizer):
     tokenizer.padding_side = "left"
-    with pytest.raises(ValueError, match="wants its pads on the left"):
+    with pytest.raises(UserError, match="needs its padding on the left"):
         make_classifier(tiny_model, tokenizer)
 
 
@@ -190,14 +218,14 @@ def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_
     assert Engine(tiny_model).backend == "torch"
     assert f"OpenVINO cannot run {kind.__name__}" in caplog.text and "torch runs it" in caplog.text
     for options in ({"backend": "openvino"}, {"precision": "int8"}):
-        with pytest.raises(ValueError, match=f"OpenVINO cannot run {kind.__name__} .*give --backend torch"):
+        with pytest.raises(UserError, match=f"OpenVINO cannot run {kind.__name__} .*give --backend torch"):
             Engine(tiny_model, **options)
 
 
 def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     with torch.no_grad():
         tiny_model.classifier.bias[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="not finite in precision no"):
+    with pytest.raises(UserError, match="not finite in precision no"):
         make_classifier(tiny_model, tokenizer)("enak")
 
 
@@ -212,7 +240,7 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     ({"device": "abacus"}, "device 'abacus' cannot be used here"),
 ])  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Engine(tiny_model, **options)
 
 
@@ -236,8 +264,43 @@ def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tok
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(usual.engine, "_forward", fail)
-    with pytest.raises(ValueError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
+    with pytest.raises(UserError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
         usual("enak")
+
+
+CPUS = {
+    "AVX2 only": ({"avx2": True, "architecture": "x86_64"}, False),
+    "VNNI": ({"avx2": True, "avx512_vnni": True, "architecture": "x86_64"}, True),
+    "AMX": ({"avx2": True, "amx_int8": True, "amx_tile": True, "architecture": "x86_64"}, True),
+    "AVX-VNNI": ({"avx2": True, "avx_vnni": True, "architecture": "x86_64"}, True),
+}
+
+
+@pytest.mark.parametrize("has, is_fast", CPUS.values(), ids=CPUS)
+def test_int8_is_said_to_be_slower_on_a_cpu_without_vnni(tiny_model, monkeypatch, caplog, has, is_fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert Engine(tiny_model, backend="openvino", precision="int8").precision == "int8"
+    assert ("This CPU is slower in int8 than in fp32" in caplog.text) is not is_fast
+
+
+def test_settings_of_the_process_are_as_before_after_a_run(tiny_model, tokenizer, monkeypatch):
+    """cuDNN's attention would be compiled for each shape of batch; it is off while the engine runs, and only then."""
+    classifier, seen = make_classifier(tiny_model, tokenizer), []
+    forward, before = classifier.engine._forward, torch.get_num_threads()
+
+    def watch(*arrays):
+        seen.append((torch.backends.cuda.cudnn_sdp_enabled(), torch.get_num_threads()))
+        return forward(*arrays)
+
+    monkeypatch.setattr(classifier.engine, "_forward", watch)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    torch.set_num_threads(2)
+    try:
+        classifier("enak")
+        assert seen == [(False, 1)]
+        assert torch.backends.cuda.cudnn_sdp_enabled() and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
@@ -250,16 +313,6 @@ def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
     make_classifier(model, tokenizer, precision="bf16")("enak")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert before and all(torch.equal(buffer, dict(model.named_buffers())[name]) for name, buffer in before.items())
-
-
-def test_the_number_of_threads_of_the_caller_stays(tiny_model, tokenizer):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        make_classifier(tiny_model, tokenizer)("enak")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_folder_loads_and_the_pipeline_says_the_same(tiny_model, tokenizer, tmp_path):
@@ -278,7 +331,7 @@ def test_the_hash_knows_another_model_from_the_same(tiny_model, tokenizer):
     assert make_classifier(tiny_model, tokenizer).sha256 != same == make_classifier(make_model(), tokenizer).sha256
 
 
-def test_scoring_does_not_import_trainer():
+def test_prediction_does_not_import_trainer():
     code = (
         "import sys, smsa; smsa.SentimentClassifier, smsa.predict_files; print('transformers.trainer' in sys.modules)"
     )
