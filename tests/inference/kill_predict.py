@@ -1,22 +1,18 @@
-"""scripts/predict.py with small windows, and a SIGKILL at a chosen point; started by test_predict.py.
+"""scripts/predict.py with small chunks, and a SIGKILL at a chosen point; started by test_predict.py.
 
-SMSA_KILL=POINT:N kills this process at the N-th time that it comes by POINT.
+SMSA_KILL=POINT:N kills this process at the N-th time that it comes by POINT; SMSA_SLOW=S lets each chunk take S seconds.
 """
 
 import os
 import pathlib
+import runpy
 import shutil
 import signal
 import sys
 import time
 
-from scripts import predict
-from smsa.cli import parse
 from smsa.inference import engine
-from smsa.inference.arguments import EngineArguments, PredictionArguments
 from smsa.inference.classifier import SentimentClassifier
-
-engine.CHUNK_ROWS["cpu"] = 8
 
 
 def watch(owner, name: str, point: str, after: bool = False) -> None:
@@ -37,21 +33,18 @@ def watch(owner, name: str, point: str, after: bool = False) -> None:
     setattr(owner, name, counted)
 
 
-def slow_down(seconds: float) -> None:
-    """Let each part take so long that a kill by the clock meets one."""
-    classify = SentimentClassifier.classify
-    SentimentClassifier.classify = lambda self, encoded: time.sleep(seconds) or classify(self, encoded)
-
-
 if __name__ == "__main__":
-    slow_down(float(os.environ.get("SMSA_SLOW", 0)))
+    engine.CHUNK_ROWS["cpu"] = 8
+    classify, seconds = SentimentClassifier.classify, float(os.environ.get("SMSA_SLOW", 0))
+    SentimentClassifier.classify = lambda self, encoded: time.sleep(seconds) or classify(self, encoded)
     watch(SentimentClassifier, "encode", "encode")
     watch(SentimentClassifier, "classify", "classify")
-    watch(os, "fsync", "synced", after=True)
     watch(os, "replace", "before rename")
     watch(os, "replace", "after rename", after=True)
+    watch(os, "fsync", "merged", after=True)
     watch(pathlib.Path, "read_bytes", "merge")
     watch(shutil, "rmtree", "clean up")
     print("begins", flush=True)
-    predict.set_up_logging()
-    predict.main(*parse(PredictionArguments, EngineArguments, argv=sys.argv[1:]))
+    script = pathlib.Path(__file__).parents[2] / "scripts" / "predict.py"
+    sys.argv[0] = str(script)
+    runpy.run_path(str(script), run_name="__main__")
