@@ -15,7 +15,6 @@ from scipy.special import softmax
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from smsa.data.formats import show
 from smsa.data.labels import label_names
 from smsa.distributed import is_main
 from smsa.errors import UserError
@@ -170,18 +169,17 @@ class SentimentClassifier:
             TypeError: for a whole table, whose columns' names are what it would give, for one text, whose letters are,
                 and for what is not a text.
         """
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            raise TypeError(f"a {type(texts).__name__} is not a list of texts: give a list, or any iterable, of str.")
-        if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-            raise TypeError(f"a {type(texts).__name__} is not a list of texts: give one column, like table['text'].")
+        is_table = isinstance(texts, Mapping) or hasattr(texts, "columns")
+        if is_table or isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise TypeError(
+                f"a {type(texts).__name__} is not a list of texts: give any iterable of str, such as table['text']."
+            )
         texts = iter(texts)
         while chunk := list(islice(texts, self.engine.chunk_rows)):
             try:
                 column = pa.array(chunk, pa.string(), from_pandas=True)
             except (pa.ArrowException, UnicodeError) as error:
-                raise TypeError(
-                    f"a text must be a str of whole characters, or None; found {_find_odd(chunk)}."
-                ) from error
+                raise TypeError(f"a text must be a str of whole characters, or None: {error}.") from error
             yield from self.predict(column).to_table().to_pylist()
 
     def predict(self, texts: pa.Array) -> Predictions:
@@ -299,16 +297,6 @@ def require_captum() -> None:
     """
     if importlib.util.find_spec("captum") is None:
         raise UserError("explanations need captum: pip install -e '.[explain]'.")
-
-
-def _find_odd(texts: list) -> str:
-    """Return the first that is no text, as a message shows it."""
-    for text in texts:
-        try:
-            pa.array([text], pa.string(), from_pandas=True)
-        except (pa.ArrowException, UnicodeError):
-            return show(text)
-    return "a mix of them"
 
 
 def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -133,11 +133,10 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
                 raise UserError(
                     f"{output} lies in the input folder {path}, and would be read as input: write elsewhere."
                 )
-            found, others = [], []
-            for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
-                (found if input_format or _is_known(file) else others).append(file)
-            if others:
-                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(f.name for f in others))
+            files_there = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            found = [file for file in files_there if input_format or _is_known(file)]
+            if others := [file.name for file in files_there if file not in found]:
+                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(others))
         elif path.exists():
             if not path.is_file():
                 raise UserError(

@@ -96,6 +96,7 @@ def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
     assert not list(tmp_path.glob("smsa-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_pipe_that_is_full_is_an_error(model):
     with open("/dev/full", "wb") as full:
@@ -197,9 +198,8 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
 def test_a_read_only_folder_is_refused(model, small_disk, tmp_path):
     write_file(tmp_path / "in.csv", [{"text": "enak"}])
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    status, text = run(*command(model, tmp_path / "in.csv", small_disk / "out.csv"), **PATHS)
-    assert status == 1
-    assert f"error: the folder {small_disk} cannot be written" in text and "Traceback" not in text
+    answer = call(*command(model, tmp_path / "in.csv", small_disk / "out.csv")[2:])
+    assert answer == f"error: the folder {small_disk} cannot be written."
 
 
 def test_a_damaged_gzip_leaves_nothing(model, tmp_path):
