@@ -137,31 +137,28 @@ BAD_JSON = {
     "escaped NUL": (b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
     "half a surrogate pair": (b'{"text": "a\\ud83d", "label": "positive"}', "not valid UTF-8"),
 }
-DAMAGED = [
-    *((".tsv", "\n".join(GOOD[:2]).encode() + b"\n", *case) for case in BAD_LINES.values()),
-    *(
-        (".jsonl", b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n', *c)
-        for c in BAD_JSON.values()
-    ),
-    (".csv", b"text,label\na,neutral\n", b"b,negative,x", "3 field(s) instead of 2"),
-    (".csv", b"text,label\na,neutral\n", b"b", "1 field(s) instead of 2"),
-    (".csv", b"text,label\na,neutral\n", b"a\xff,positive", "not valid UTF-8"),
-    (".csv", b"text,label\na,neutral\n", b"", "a blank line"),
-]
-DAMAGED_NAMES = [
-    *BAD_LINES,
-    *BAD_JSON,
-    "CSV with a field too many",
-    "CSV with one too few",
-    "CSV not UTF-8",
-    "CSV with a blank line",
-]
+BAD_CSV = {
+    "CSV with a field too many": (b"b,negative,x", "3 field(s) instead of 2"),
+    "CSV with one too few": (b"b", "1 field(s) instead of 2"),
+    "CSV not UTF-8": (b"a\xff,positive", "not valid UTF-8"),
+    "CSV with a blank line": (b"", "a blank line"),
+}
+BEFORE = {
+    ".tsv": "\n".join([*GOOD[:2], ""]).encode(),
+    ".jsonl": b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n',
+    ".csv": b"text,label\na,neutral\n",
+}
+DAMAGED = {
+    name: (suffix, *case)
+    for suffix, cases in ((".tsv", BAD_LINES), (".jsonl", BAD_JSON), (".csv", BAD_CSV))
+    for name, case in cases.items()
+}
 
 
-@pytest.mark.parametrize("suffix, before, line, reason", DAMAGED, ids=DAMAGED_NAMES)
-def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, before, line, reason):
+@pytest.mark.parametrize("suffix, line, reason", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     files = {"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": tmp_path / f"damaged{suffix}"}
-    files["valid"].write_bytes(before + line + b"\n")
+    files["valid"].write_bytes(BEFORE[suffix] + line + b"\n")
     with pytest.raises(BadRowsError) as raised:
         load_splits(files)
     assert len(raised.value.bad_rows) == 1

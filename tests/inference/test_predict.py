@@ -136,16 +136,6 @@ def test_a_recipe_may_hold_every_option(tmp_path):
     assert (args.model, args.input, args.output, args.labels_only) == ("m", ["a.csv", "b.csv"], "d.csv", True)
 
 
-def test_inputs_are_not_dropped_when_the_option_is_repeated(capsys):
-    assert call("--model", "m", "--input", "a.csv", "--input", "b.csv", "--output", "c.csv") == 2
-    assert "--input is given twice; write --input A B" in capsys.readouterr().err
-
-
-def test_an_unknown_option_names_the_nearest(model, capsys):
-    assert call("--model", model, "--input", "a.csv", "--output", "b.csv", "--on_bad_rows", "skip") == 2
-    assert "--on_bad_rows is not an option; the nearest is on_bad_row" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_row_comes_once_and_in_order_from_any_number_of_processes(model, tmp_path, n_processes):
     """Files of sizes around the boundaries of a chunk of eight."""
