@@ -173,9 +173,7 @@ class Source:
             elif self.format == "jsonl":
                 head = (row for _, _, row in islice(read_jsonl(stream, self.path), _ROWS_LOOKED_AT))
                 rows = [row for row in head if isinstance(row, dict) and row]
-                typical = (
-                    row for row in rows for key in row if self._is_wanted(key) and isinstance(row[key], str)
-                )  # fmt: skip
+                typical = (row for row in rows for key in row if self._is_wanted(key) and isinstance(row[key], str))
                 first = next(typical, rows[0] if rows else {})
                 names, candidates = list(first), [key for key in first if isinstance(first[key], str | None)]
             else:
@@ -348,12 +346,13 @@ class Source:
             bad = {i: BadRow(self.path, lines[i], values[i], "not valid UTF-8") for i in good - fit}
             return self._to_chunk(start, [(line, bad.get(i, row)) for i, (line, row) in enumerate(rows)])
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
+        # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
+        text_at = -1 if self.keep_lines or not self.names else self.names.index(self.text_column)
         return Chunk(
             n_read=len(rows),
             numbers=start + np.array(good, dtype=np.int64),
             lines=np.array(lines)[good],
-            # behind a line that is kept stands its text
-            texts=columns[-1 if self.keep_lines else self.names.index(self.text_column)],
+            texts=columns[text_at] if columns else pa.array([], pa.string()),
             table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
             bad_rows=[(start + i, row) for i, row in enumerate(values) if isinstance(row, BadRow)],
         )

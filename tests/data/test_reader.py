@@ -181,3 +181,10 @@ def test_a_long_field_is_read_and_the_limit_of_the_process_stays(tmp_path, befor
         assert csv.field_size_limit() == before
     finally:
         csv.field_size_limit(limit)
+
+
+@pytest.mark.parametrize("keep_lines", [True, False])
+def test_a_file_of_bad_rows_only_has_no_columns_and_no_texts(tmp_path, keep_lines):
+    (tmp_path / "a.jsonl").write_text("[]\n1\n{}\n")
+    (chunk,) = Source(tmp_path / "a.jsonl", keep_lines=keep_lines).chunks(9)
+    assert (chunk.n_read, len(chunk.texts), [bad.line for _, bad in chunk.bad_rows]) == (3, 0, [1, 2, 3])
