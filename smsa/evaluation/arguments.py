@@ -1,4 +1,4 @@
-"""Options of evaluation and of baselines, with their defaults and their help."""
+"""Options of evaluation, calibration and baselines, with their defaults and their help."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,22 @@ from smsa.errors import UserError
 
 
 @dataclass
-class EvaluationArguments:
-    """Which systems to judge by which labelled file."""
+class LabelledFileArguments:
+    """Which labelled file, and how it is to be read."""
 
     data: str = field(metadata={"help": "Labelled file: .tsv (no header: text, tab, label), .csv, .jsonl or .parquet."})
+    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
+    label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
+    label_map: str | None = field(
+        default=None,
+        metadata={"help": "Names for the labels of all systems, where theirs are not the file's: LABEL_0=positive,..."},
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """Which systems to evaluate, and how."""
+
     output: str = field(
         metadata={"help": "Folder for report.json, report.md and the pictures; new, or an earlier report."}
     )
@@ -24,37 +36,17 @@ class EvaluationArguments:
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of --model on the Hub; its main branch if not given."}
     )
-    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
-    label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
-    label_map: str | None = field(
-        default=None,
-        metadata={"help": "Names for the labels of all systems, where theirs are not the file's: LABEL_0=positive,..."},
-    )
     train_file: str | None = field(
         default=None, metadata={"help": "Texts the systems were trained on, to tell apart which they have seen."}
     )
     robustness: bool = field(
         default=False,
         metadata={
-            "help": "Judge the same texts as people write them, too: capitals, punctuation and clitics attached, "
-            "drawn-out letters, slang. Takes six times as long."
+            "help": "Evaluate the same texts as people write them, too: capitals, no space before punctuation and "
+            "clitics, elongated letters, slang. Takes six times as long."
         },
     )
-    calibrate: bool = field(
-        default=False,
-        metadata={
-            "help": "Fit a temperature on the file, which should be valid, and store it in the model: probabilities "
-            "change for every client, its labels do not."
-        },
-    )
-    normalise: bool = field(
-        default=False,
-        metadata={
-            "help": "Put a normaliser into the tokenizer of the model that writes drawn-out letters once, and judge "
-            "the model with and without it, as --robustness does."
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the rewriting."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the perturbations."})
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -62,16 +54,30 @@ class EvaluationArguments:
             raise UserError("give --model for one system, or --compare for several.")
         if self.compare is not None and (len(self.compare) < 2 or self.model_revision):
             raise UserError("--compare takes two systems or more, and no --model_revision.")
-        if (self.calibrate or self.normalise) and self.model is None:
-            raise UserError("--calibrate and --normalise change one model: give it as --model.")
-        if self.calibrate and self.normalise:
-            raise UserError("give --normalise first, and --calibrate in a run of its own: it shifts probabilities.")
+
+
+@dataclass
+class CalibrationArguments:
+    """Which model to calibrate, and where the calibrated one goes."""
+
+    model: str = field(metadata={"help": "Folder of a fine-tuned model, or mini-sentiment; it stays as it is."})
+    output: str = field(metadata={"help": "Folder for the calibrated model; new or empty."})
+    normalise_elongated: bool = field(
+        default=False, metadata={"help": "Let its tokenizer write elongated letters once, too: enaaak as enak."}
+    )
 
 
 @dataclass
 class BaselineArguments:
-    """Where a baseline goes."""
+    """Which baseline, and where it goes."""
 
+    kind: str = field(
+        metadata={
+            "help": "keyword: counts words of joy and anger. tfidf: logistic regression over words and parts of words. "
+            "majority: the most frequent label.",
+            "choices": ["keyword", "tfidf", "majority"],
+        }
+    )
     output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
 

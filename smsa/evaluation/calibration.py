@@ -1,6 +1,7 @@
-"""What `--calibrate` and `--normalise` change in a model folder, so that every client applies it."""
+"""What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
 
 import json
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -9,16 +10,60 @@ from transformers import PreTrainedModel
 
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
-from smsa.files import hash_file, replace_files, staged, write_json
-from smsa.models.bundled import BUNDLED
+from smsa.files import hash_file, write_json
+from smsa.inference.classifier import SentimentClassifier
+from smsa.models.bundled import find_bundled
 from smsa.models.loading import load_classifier, save_tokenizer
+
+_OF_A_MODEL = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*")  # but for what its run predicted
+
+
+def find_model_folder(name: str) -> Path:
+    """Return the folder of a model on this machine; that of a bundled model for its name.
+
+    Raises:
+        UserError: if it has no model.safetensors.
+    """
+    folder = Path(find_bundled(name))
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")
+    return folder
+
+
+def require_unseen(folder: Path, data_path: str | Path) -> None:
+    """Refuse to calibrate on the file that the model was trained on, where its run.json tells.
+
+    Raises:
+        UserError: with the way out.
+    """
+    record = folder / "run.json"
+    run = json.loads(record.read_bytes()) if record.is_file() else {}
+    trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
+    if hash_file(Path(data_path))[0] == trained_on:
+        raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Copy the files of a model, without the checkpoints and predictions of its run."""
+    for path in {path for pattern in _OF_A_MODEL for path in source.glob(pattern) if path.is_file()}:
+        shutil.copyfile(path, folder / path.name)
+
+
+def load_normalised(folder: Path, **engine: object) -> SentimentClassifier:
+    """Load a model whose tokenizer writes elongated letters once; nothing is written.
+
+    Raises:
+        UserError: if it does so already; and as `load_classifier`.
+    """
+    model, tokenizer = load_classifier(folder)
+    return SentimentClassifier(model, add_normaliser(tokenizer), **engine)
 
 
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Get the layer whose outputs are the logits, and its name.
+    """Return the name of the layer whose outputs are the logits, and the layer.
 
     Raises:
-        ValueError: if the model does not end with a linear layer of one output a label.
+        UserError: if the model does not end with a linear layer of one output a label.
     """
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != model.config.num_labels:
@@ -26,51 +71,18 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def require_model_folder(folder: str | Path) -> None:
-    """Refuse what cannot be changed.
-
-    Raises:
-        ValueError: if it is no folder with safetensors, or the name of a model that comes with smsa.
-    """
-    if folder in BUNDLED or not Path(folder, "model.safetensors").is_file():
-        raise UserError(
-            f"only a model folder with a model.safetensors can be changed; {folder} is none. Of a model that comes "
-            f"with smsa, change a copy: cp -r smsa/bundled/mini-sentiment runs/mine. (A folder of yours that has its "
-            "name is ./mini-sentiment.)"
-        )
-
-
-def require_unseen(folder: str | Path, data_path: str | Path) -> None:
-    """Refuse to calibrate by the file that the model was trained on, where its run.json tells.
-
-    Raises:
-        ValueError: with the way out.
-    """
-    record = Path(folder, "run.json")
-    run = json.loads(record.read_bytes()) if record.is_file() else {}
-    trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
-    if hash_file(Path(data_path))[0] == trained_on:
-        raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate by valid.")
-
-
 def store_temperature(folder: str | Path, temperature: float) -> float:
-    """Divide the logits of a model folder by a temperature, for good: pipeline, ONNX and smsa all give what comes out.
+    """Divide the logits of a model folder by a temperature: pipeline, exports and smsa all give what comes out.
 
-    Two tensors change, in the precision in which they are stored, and `smsa_temperature` in config.json keeps the
-    temperature. Each file is replaced whole, the weights first.
-
-    Args:
-        folder: a fine-tuned model on this machine.
-        temperature: what its logits, as they are now, are divided by.
+    Two tensors change, in the precision in which they are stored.
 
     Returns:
-        The temperature against the model as it was trained: a model may be calibrated more than once.
+        What config.json keeps as `smsa_temperature`: that of this call times that of earlier ones.
 
     Raises:
-        ValueError: if it is no folder with safetensors, or as `last_layer`.
+        UserError: as `last_layer`, and if the weights of that layer have another name in the file.
     """
     folder = Path(folder)
-    require_model_folder(folder)
     model, _ = load_classifier(folder)
     name, layer = last_layer(model)
     tensors = load_file(folder / "model.safetensors")
@@ -78,27 +90,30 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
         raise UserError(f"{folder}/model.safetensors has no {name}.weight under that name, so it cannot be calibrated.")
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):
         tensors[f"{name}.{part}"] /= temperature
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_bytes())
     config["smsa_temperature"] = config.get("smsa_temperature", 1.0) * temperature
-    with staged(folder) as staging:
-        save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
-        write_json(config, staging / "config.json")
-        replace_files(staging, folder, ("model.safetensors", "config.json"))
+    write_json(config, folder / "config.json")
     return config["smsa_temperature"]
 
 
 def store_normaliser(folder: str | Path) -> None:
-    """Put the normaliser into the tokenizer of a model folder, for good: pipeline, exports and smsa all apply it.
-
-    Args:
-        folder: a fine-tuned model on this machine.
+    """Let the tokenizer of a model folder write elongated letters once: pipeline, exports and smsa all apply it.
 
     Raises:
-        ValueError: as `add_normaliser`, and as `load_classifier`.
+        UserError: as `add_normaliser`, and as `load_classifier`.
     """
-    folder = Path(folder)
     _, tokenizer = load_classifier(folder)
-    with staged(folder) as staging:
-        save_tokenizer(add_normaliser(tokenizer), staging)
-        # in this order: a tokenizer_class of before does not look at the normaliser
-        replace_files(staging, folder, ("tokenizer.json", "tokenizer_config.json"))
+    save_tokenizer(add_normaliser(tokenizer), folder)
+
+
+def update_examples(folder: Path, **engine: object) -> None:
+    """Let metrics.json of a finished run, if there is one, say what the model predicts for its `examples` now."""
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_bytes()) if path.is_file() else {}
+    if "examples" in metrics:
+        classifier = SentimentClassifier.from_pretrained(folder, **engine)
+        for example in metrics["examples"]:
+            row = classifier(example["text"])
+            example |= {key: row[key] for key in example.keys() & row.keys()}
+        write_json(metrics, path)

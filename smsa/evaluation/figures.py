@@ -15,36 +15,35 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # O
 MARKERS = "osD^vP"
 
 
-def draw(report: dict, folder: Path) -> list[str]:
-    """Draw scores.png, confusion.png and reliability.png; get their names, none where matplotlib is not installed.
-
-    Args:
-        report: the content of report.json.
-        folder: where they go.
-    """
+def draw_report(report: dict, folder: Path) -> list[str]:
+    """Draw `PICTURES` of what report.json holds into a folder; return their names, none without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        figures = [draw_metrics(report), draw_confusion(report), draw_reliability(report)]
     except ImportError:
-        logger.warning("%s were not drawn: pip install 'smsa[plots]' brings matplotlib.", ", ".join(PICTURES))
+        logger.warning("%s were not drawn: pip install -e '.[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
-    for name, draw_one in zip(PICTURES, (_draw_scores, _draw_confusion, _draw_reliability), strict=True):
-        draw_one(report, Figure).savefig(folder / name, dpi=150)
+    for name, figure in zip(PICTURES, figures, strict=True):
+        figure.savefig(folder / name, dpi=150)
     return list(PICTURES)
 
 
-def _draw_scores(report: dict, figure_class: type):
+def _new_figure(width: float, height: float):
+    from matplotlib.figure import Figure  # only some have it
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def draw_metrics(report: dict):
     """Macro F1 and the F1 of each label, a dot and its interval for each system."""
     labels = list(report["data"]["labels"])
     rows = ["macro", *labels]
     n_systems = len(report["systems"])
-    figure = figure_class(
-        figsize=(7, 1.2 + 0.32 * len(rows) * (n_systems + 0.8)), layout="constrained", facecolor="white"
-    )
+    figure = _new_figure(7, 1.2 + 0.32 * len(rows) * (n_systems + 0.8))
     axes = figure.subplots()
     for k, system in enumerate(report["systems"]):
-        scores = [system["scores"]["f1"], *(system["labels"][label]["f1"] for label in labels)]
-        values = np.array([100 * score["value"] for score in scores])
-        ends = np.array([[100 * score["low"], 100 * score["high"]] for score in scores]).T  # (2, n_rows)
+        bounded = [system["metrics"]["f1"], *(system["labels"][label]["f1"] for label in labels)]
+        values = np.array([100 * f1["value"] for f1 in bounded])
+        ends = np.array([[100 * f1["low"], 100 * f1["high"]] for f1 in bounded]).T  # (2, n_rows)
         heights = np.arange(len(rows)) + (k - (n_systems - 1) / 2) * 0.8 / n_systems
         axes.errorbar(
             values, heights, xerr=np.abs(ends - values), fmt=MARKERS[k % len(MARKERS)], markersize=5, capsize=3,
@@ -66,12 +65,12 @@ def _draw_scores(report: dict, figure_class: type):
     return figure
 
 
-def _draw_confusion(report: dict, figure_class: type):
+def draw_confusion(report: dict):
     """Counts, and shares of the gold label, for each system."""
     labels, systems = list(report["data"]["labels"]), report["systems"]
     n_columns = 2 if len(systems) == 4 else min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
-    figure = figure_class(figsize=(3.9 * n_columns + 0.4, 3.7 * n_rows), layout="constrained", facecolor="white")
+    figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
     panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for axes, system in zip(panels, systems, strict=False):
         confusion = np.array(system["confusion"])
@@ -84,7 +83,7 @@ def _draw_confusion(report: dict, figure_class: type):
             )
         axes.set_xticks(range(len(labels)), labels)
         axes.set_yticks(range(len(labels)), labels, rotation=90, va="center")
-        axes.set(xlabel="given", ylabel="gold", title=system["name"] if len(systems) > 1 else None)
+        axes.set(xlabel="Predicted", ylabel="Gold", title=system["name"] if len(systems) > 1 else None)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     for axes in panels[len(systems) :]:
@@ -92,26 +91,26 @@ def _draw_confusion(report: dict, figure_class: type):
     return figure
 
 
-def _draw_reliability(report: dict, figure_class: type):
+def draw_reliability(report: dict):
     """Accuracy by confidence, the area of a mark showing how many texts stand behind it; those of few are faint."""
-    figure = figure_class(figsize=(5.2, 5.2), layout="constrained", facecolor="white")
+    figure = _new_figure(5.2, 5.2)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="perfectly calibrated")
     for k, system in enumerate(report["systems"]):
         bins = system["calibration"]["bins"]
         sizes = np.array([bin_["n"] for bin_ in bins])
-        error = 100 * system["calibration"]["expected_calibration_error"]
+        error = 100 * system["calibration"]["expected_calibration_error"]  # in points
         x, y = [bin_["confidence"] for bin_ in bins], [bin_["accuracy"] for bin_ in bins]
         many = sizes >= N_TELLING
         axes.plot(np.array(x)[many], np.array(y)[many], color=COLORS[k % len(COLORS)], linewidth=1, alpha=0.6)
         axes.scatter(
             x, y, s=20 + 180 * sizes / sizes.max(), marker=MARKERS[k % len(MARKERS)], edgecolor="white", clip_on=False,
             color=[(COLORS[k % len(COLORS)], 0.8 if enough else 0.25) for enough in many],
-            label=f"{system['name']}: off by {error:.1f} points",
+            label=f"{system['name']}: calibration error {error:.1f}",
         )  # fmt: skip
     axes.set(
-        xlabel="Probability of the given label (larger marks: more texts)",
-        ylabel="Share that is right",
+        xlabel="Confidence: probability of the predicted label (larger marks: more texts)",
+        ylabel="Accuracy",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
     )
@@ -125,39 +124,36 @@ def _draw_reliability(report: dict, figure_class: type):
 
 
 def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
-    """Draw loss, macro F1 (the kept epoch marked) and rate as a PNG; without matplotlib, log that it was not drawn.
+    """Draw loss, macro F1 (the kept epoch marked) and learning rate as a PNG; without matplotlib, log a warning.
 
     Args:
-        history: what `smsa.training.results.history_table` gets.
+        history: a row an epoch, with the columns of history.csv.
         kept_epoch: the epoch whose model was kept.
-        path: where it goes.
     """
     try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
+        figure = _new_figure(11, 3.4)
     except ImportError:
-        logger.warning("%s was not drawn: pip install 'smsa[plots]' brings matplotlib.", path)
+        logger.warning("%s was not drawn: pip install -e '.[plots]' brings matplotlib.", path)
         return
-    figure = Figure(figsize=(11, 3.4), layout="constrained", facecolor="white")
-    losses, scores, rates = figure.subplots(1, 3)
-    for axes, score, title in ((losses, "loss", "Cross entropy"), (scores, "f1", "Macro F1")):
+    losses, f1, rates = figure.subplots(1, 3)
+    for axes, metric, title in ((losses, "loss", "Cross entropy"), (f1, "f1", "Macro F1")):
         for split, color, marker in (("train", COLORS[0], "o"), ("valid", COLORS[1], "s")):
-            seen = history.dropna(subset=[f"{split}_{score}"])
-            axes.plot(seen["epoch"], seen[f"{split}_{score}"], color=color, marker=marker, markersize=4, label=split)
+            seen = history.dropna(subset=[f"{split}_{metric}"])
+            axes.plot(seen["epoch"], seen[f"{split}_{metric}"], color=color, marker=marker, markersize=4, label=split)
         axes.set(title=title)
         axes.legend(frameon=False)
     for kept_f1 in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna():
-        scores.annotate(
+        f1.annotate(
             f"kept: {kept_f1:.3f}", (kept_epoch, kept_f1), (0, 6), textcoords="offset points", ha="center",
             color=COLORS[1],
         )  # fmt: skip
     rates.plot(history["epoch"], history["learning_rate"], color="#444444", marker="o", markersize=4)
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rates.set(title="Learning rate")
-    for axes in (losses, scores, rates):
+    for axes in (losses, f1, rates):
         axes.set(xlabel="Epoch")
         axes.margins(y=0.15)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     losses.set_ylim(bottom=0)

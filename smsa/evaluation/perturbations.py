@@ -1,48 +1,17 @@
-"""SmSA's texts as people write them: with capitals, punctuation and clitics attached, drawn-out letters, common slang.
+"""SmSA's texts as people write them: with capitals, no space before punctuation and clitics, elongated letters, slang.
 
-SmSA is in lower case, with punctuation and the clitic `nya` apart ("tempat nya bagus , murah !"). Each rewriting undoes
-one of these, or adds what social media have; none changes what a text says.
+SmSA is in lower case, with punctuation and the clitic `nya` apart ("tempat nya bagus , murah !"). Each perturbation
+undoes one of these, or adds what social media have; none changes what a text says.
 """
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 # Formal word -> what people type instead; the first is the most common.
-SLANG = {
-    "tidak": ("gak", "ga", "nggak", "tdk", "enggak"),
-    "yang": ("yg",),
-    "dan": ("dn", "n"),
-    "dengan": ("dgn", "sama"),
-    "untuk": ("utk", "buat"),
-    "karena": ("krn", "karna", "soalnya"),
-    "tapi": ("tp", "tpi"),
-    "sudah": ("udah", "sdh", "dah"),
-    "belum": ("blm", "belom"),
-    "juga": ("jg", "jga"),
-    "saja": ("aja", "aj"),
-    "sangat": ("sgt",),
-    "banget": ("bgt", "bangett"),
-    "saya": ("gue", "sy", "aku"),
-    "kamu": ("km", "lu"),
-    "bagus": ("bgs", "bagusss"),
-    "orang": ("org",),
-    "tempat": ("tmpt",),
-    "dari": ("dr", "dri"),
-    "sampai": ("sampe", "smp"),
-    "kalau": ("kalo", "klo", "kl"),
-    "seperti": ("kayak", "kyk", "sprt"),
-    "bisa": ("bs", "bsa"),
-    "harus": ("hrs", "kudu"),
-    "lagi": ("lg", "lgi"),
-    "memang": ("emang", "mmg"),
-    "hanya": ("cuma", "cuman", "hny"),
-    "mau": ("mo", "pengen"),
-    "terima kasih": ("makasih", "makasi", "thx"),
-    "begitu": ("gitu", "gt"),
-    "bagaimana": ("gimana", "gmn"),
-    "kenapa": ("knp", "napa"),
-}
+SLANG = json.loads(Path(__file__).with_name("words").joinpath("slang.json").read_text(encoding="utf-8"))
 _SLANG_WORDS = re.compile(rf"\b({'|'.join(sorted(map(re.escape, SLANG), key=len, reverse=True))})\b", re.IGNORECASE)
 
 
@@ -53,14 +22,14 @@ def capitalise(text: str, random: Random) -> str:
     return re.sub(r"(^|[.!?]\s+)(\w)", lambda match: match[1] + match[2].upper(), text)
 
 
-def attach(text: str, random: Random) -> str:
-    """Attach punctuation to the word before it, and the clitics nya, ku and mu."""
+def remove_spaces(text: str, random: Random) -> str:
+    """Leave no space before punctuation and the clitics nya, ku and mu."""
     text = re.sub(r"(\w) (nya|ku|mu)\b", r"\1\2", text)
     text = re.sub(r"\s+([,.!?;:)%])", r"\1", text)
     return re.sub(r"([(])\s+", r"\1", text)
 
 
-def draw_out(text: str, random: Random) -> str:
+def elongate(text: str, random: Random) -> str:
     """Repeat the last vowel of one word in twelve: enak, enaaak."""
 
     def lengthen(match: re.Match) -> str:
@@ -80,31 +49,31 @@ def use_slang(text: str, random: Random) -> str:
     return _SLANG_WORDS.sub(replace, text)
 
 
-REWRITINGS: dict[str, Callable[[str, Random], str]] = {
+PERTURBATIONS: dict[str, Callable[[str, Random], str]] = {
     "capitals": capitalise,
-    "attached": attach,
-    "drawn out": draw_out,
+    "no space": remove_spaces,
+    "elongated": elongate,
     "slang": use_slang,
 }
 
 
-def rewrite(texts: list[str], names: tuple[str, ...] = tuple(REWRITINGS), seed: int = 0) -> list[str]:
-    """Rewrite texts by some of `REWRITINGS`, each text with draws of its own; equal seeds give equal texts.
+def perturb(texts: list[str], names: tuple[str, ...] = tuple(PERTURBATIONS), seed: int = 0) -> list[str]:
+    """Rewrite texts with some of `PERTURBATIONS`, in the order of `names`.
+
+    Each text has draws of its own, so that equal seeds give equal texts whatever stands before them.
 
     Args:
         texts: n_texts strings in SmSA's style.
-        names: which rewritings, in this order.
-        seed: of the draws.
     """
-    rewritten = []
+    perturbed = []
     for number, text in enumerate(texts):
         random = Random(f"{seed} {number}")
         for name in names:
-            text = REWRITINGS[name](text, random)
-        rewritten.append(text)
-    return rewritten
+            text = PERTURBATIONS[name](text, random)
+        perturbed.append(text)
+    return perturbed
 
 
 def is_smsa_style(text: str) -> bool:
-    """Whether a text is in lower case with its punctuation apart, as SmSA's texts are."""
+    """Return whether a text is in lower case with its punctuation apart, as SmSA's texts are."""
     return text == text.lower() and not re.search(r"\w[,.!?]|[,.!?]\w", text)

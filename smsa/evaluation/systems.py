@@ -1,79 +1,107 @@
-"""What is judged: a fine-tuned model or a baseline, and what its labels are called."""
+"""What is evaluated: fine-tuned models and baselines behind one call, under the label names of the evaluated file."""
 
+import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
-from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import load_classifier
+from smsa.models.bundled import find_bundled
 
 _LABEL_N = re.compile(r"LABEL_\d+")
 
 
-class System(Protocol):
-    """Whatever labels texts."""
+@dataclass(frozen=True)
+class System:
+    """Whatever labels texts.
 
+    Attributes:
+        name: what a report calls it.
+        kind: `model`, or which baseline.
+        labels: what the evaluated file calls its labels, in the order of its own probabilities.
+        label_texts: texts -> probabilities of shape (n_texts, n_labels), in that order.
+        engine: device, backend and precision of a model, which move the last bits of its logits; None for a baseline.
+    """
+
+    name: str
     kind: str
     labels: tuple[str, ...]
+    label_texts: Callable[[list[str]], np.ndarray]
+    engine: dict[str, str] | None = None
 
-    def predict(self, texts: list[str]) -> np.ndarray:
-        """Get the probability of each label, of shape (n_texts, n_labels)."""
+    def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
+        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`.
 
-
-class ModelSystem:
-    """A fine-tuned model as a `System`; an empty text gets equal probabilities."""
-
-    kind = "model"
-
-    def __init__(self, classifier: SentimentClassifier):
-        self.classifier, self.labels = classifier, classifier.labels
-
-    def predict(self, texts: list[str]) -> np.ndarray:
-        window = self.classifier.engine.window_rows
-        parts = [
-            self.classifier.score(pa.array(texts[i : i + window], pa.string())).probabilities
-            for i in range(0, len(texts), window)
-        ]
-        probabilities = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
-        return np.where(np.isnan(probabilities), 1 / len(self.labels), probabilities)
-
-    def describe_engine(self) -> dict[str, object]:
-        """Get what computes the logits, which moves their last bits, and by int8 a few labels."""
-        engine = self.classifier.engine
-        return {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
+        Raises:
+            UserError: if these are not the labels of the system.
+        """
+        if set(labels) != set(self.labels):
+            raise UserError(
+                f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
+                "do not match. Give --label_map, or another model."
+            )
+        return self.label_texts(texts)[:, [self.labels.index(label) for label in labels]]
 
 
-def load_system(name: str, revision: str | None = None, **options: object) -> System:
-    """Load a baseline's folder, or a model as `SentimentClassifier.from_pretrained` does.
+def load_systems(
+    paths: list[str], revision: str | None = None, label_map: str | None = None, **engine: object
+) -> list[System]:
+    """Load models, as `SentimentClassifier.from_pretrained` does, and folders of baselines.
+
+    Args:
+        paths: of each system; its last part becomes the name, where that tells the systems apart.
+        revision: of a model on the Hub.
+        label_map: as in `read_label_map`; it must name a label of at least one system.
 
     Raises:
-        ValueError: for a revision of a baseline; and as `load_baseline` and `load_classifier`.
-        OSError: as `load_classifier`.
+        UserError: if a system is given twice, for a revision of a baseline, and for labels without a meaning.
     """
-    if (Path(name) / DESCRIPTION).is_file():
-        if revision is not None:
-            raise UserError(f"{name} is a baseline, which has no --model_revision.")
-        return load_baseline(name)
-    return ModelSystem(SentimentClassifier.from_pretrained(name, revision, **options))
+    if len({os.path.abspath(find_bundled(path)) for path in paths}) < len(paths):
+        raise UserError("--compare: a system is given twice.")
+    short = [os.path.basename(os.path.normpath(path)) for path in paths]
+    names = short if len(set(short)) == len(paths) else paths
+    systems, label_names = [], read_label_map(label_map)
+    for name, path in zip(names, paths, strict=True):
+        if not (Path(path) / DESCRIPTION).is_file():
+            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
+        elif revision is not None:
+            raise UserError(f"{path} is a baseline, which has no --model_revision.")
+        else:
+            baseline = load_baseline(path)
+            systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
+    if label_names and not any(label_names.keys() & set(system.labels) for system in systems):
+        listed = "; ".join(f"{system.name} has {', '.join(system.labels)}" for system in systems)
+        raise UserError(
+            f"--label_map {label_map!r} names no label of a system ({listed}): write a system's label, =, and what the "
+            "file calls it."
+        )
+    return [replace(system, labels=name_labels(system.name, system.labels, label_names)) for system in systems]
 
 
-def load_normalised(name: str, **options: object) -> System:
-    """Load a model as `load_system` does, with `add_normaliser` put into its tokenizer; nothing is written."""
-    model, tokenizer = load_classifier(name)
-    return ModelSystem(SentimentClassifier(model, add_normaliser(tokenizer), **options))
+def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
+    """Return a classifier as a system; an empty text gets equal probabilities."""
+    columns = [f"p_{label}" for label in classifier.labels]
+
+    def label_texts(texts: list[str]) -> np.ndarray:
+        rows = [[row[column] for column in columns] for row in classifier.stream(texts)]
+        probabilities = np.array(rows, dtype=float).reshape(-1, len(columns))  # NaN where a text is empty
+        return np.where(np.isnan(probabilities), 1 / len(columns), probabilities)
+
+    engine = classifier.engine
+    described = {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
+    return System(name, "model", classifier.labels, label_texts, described)
 
 
 def read_label_map(label_map: str | None) -> dict[str, str]:
-    """Get the names in `LABEL_0=positive,LABEL_1=neutral,...`; none for None.
+    """Return the names in `LABEL_0=positive,LABEL_1=neutral,...`; none for None.
 
     Raises:
-        ValueError: if it is something else, or gives two labels one name.
+        UserError: if it is something else, or gives two labels one name.
     """
     pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
     names = {label.strip(): name.strip() for label, _, name in pairs}
@@ -83,15 +111,15 @@ def read_label_map(label_map: str | None) -> dict[str, str]:
 
 
 def name_labels(name: str, labels: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    """Get what a system's labels are called in the file, in the system's order.
+    """Return what a system's labels are called in the file, in the system's order.
 
     Args:
         name: of the system, for messages.
         labels: as the system calls them.
-        names: as `read_label_map` gives them; a system that has none of these labels keeps its own.
+        names: as `read_label_map` returns them; a system that has none of these labels keeps its own.
 
     Raises:
-        ValueError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
+        UserError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
     """
     named = tuple(names.get(label, "LABEL_0") for label in labels) if names.keys() & set(labels) else labels
     if any(_LABEL_N.fullmatch(label) for label in named) or len(set(named)) < len(named):
