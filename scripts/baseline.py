@@ -30,7 +30,7 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     train = load_splits({"train": files["train"]}, labels, *columns)["train"].to_pandas()
     baseline = BASELINES[args.kind].fit(train["text"].tolist(), train["label"].tolist(), labels)
 
-    data = LabelledFile.read(files["valid"], labels, *columns, files["train"])
+    data = LabelledFile.read(files["valid"], labels, columns, files["train"])
     report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data, args.seed)
     write_report(report, output)
     with staged(output) as staging:

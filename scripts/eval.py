@@ -20,9 +20,8 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
     require_report_folder(args.output)
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
-    data = LabelledFile.read(
-        data_args.data, systems[0].labels, data_args.text_column, data_args.label_column, args.train_file
-    )
+    columns = data_args.text_column, data_args.label_column
+    data = LabelledFile.read(data_args.data, systems[0].labels, columns, args.train_file)
     report = evaluate(systems, data, args.seed, args.robustness)
     write_report(report, args.output)
 

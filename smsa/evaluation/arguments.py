@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
+from smsa.evaluation.baselines import BASELINES
 
 
 @dataclass
@@ -75,7 +76,7 @@ class BaselineArguments:
         metadata={
             "help": "keyword: counts words of joy and anger. tfidf: logistic regression over words and parts of words. "
             "majority: the most frequent label.",
-            "choices": ["keyword", "tfidf", "majority"],
+            "choices": list(BASELINES),
         }
     )
     output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})

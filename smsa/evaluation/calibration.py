@@ -49,16 +49,6 @@ def copy_model(source: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def load_normalised(folder: Path, **engine: object) -> SentimentClassifier:
-    """Load a model whose tokenizer writes elongated letters once; nothing is written.
-
-    Raises:
-        UserError: if it does so already; and as `load_classifier`.
-    """
-    model, tokenizer = load_classifier(folder)
-    return SentimentClassifier(model, add_normaliser(tokenizer), **engine)
-
-
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     """Return the name of the layer whose outputs are the logits, and the layer.
 

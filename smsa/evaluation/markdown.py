@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import chain
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -44,7 +45,12 @@ def one_line(text: str) -> str:
 
 
 def render(package: str, template: str, **values: object) -> str:
-    """Fill a Markdown template of a package; it may call the functions of this module, and `count` as a filter."""
+    """Fill a Markdown template of a package; templates may use the functions of this module, and the filter `count`."""
+    return _environment(package).get_template(template).render(**values)
+
+
+@cache
+def _environment(package: str) -> Environment:
     environment = Environment(
         loader=PackageLoader(package, "."),
         trim_blocks=True,
@@ -55,4 +61,4 @@ def render(package: str, template: str, **values: object) -> str:
     environment.globals |= {"row": row, "header": header, "POINT_INTERVALS": POINT_INTERVALS}
     environment.filters |= {"percent": percent, "one_line": one_line, "count": "{:,}".format}
     environment.filters["interval"] = lambda bounded: with_interval(**bounded)
-    return environment.get_template(template).render(**values)
+    return environment

@@ -5,27 +5,14 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from smsa.data.datasets import load_splits
-from smsa.evaluation import figures
+from smsa.evaluation import figures, statistics
 from smsa.evaluation.baselines import DESCRIPTION
 from smsa.evaluation.markdown import percent, render, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
-from smsa.evaluation.statistics import (
-    LEVEL,
-    METRICS,
-    N_RESAMPLES,
-    bootstrap,
-    bounded,
-    compare,
-    count_confusion,
-    describe_comparison,
-    interval,
-    measure_calibration,
-    resample,
-    score_confusion,
-    score_labels,
-)
+from smsa.evaluation.statistics import METRICS, bounded, count_confusion, score_confusion, score_labels
 from smsa.evaluation.systems import System
 from smsa.files import hash_file, publish, staged, write_json
 from smsa.models.devices import describe_environment
@@ -38,49 +25,59 @@ OPENING_SENTENCES = (
     "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.",
 )
 OPENING_LABELS = ("positive", "negative")
-LENGTHS = ((1, 10), (11, 25), (26, None))  # words
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """Rows to evaluate on: n_texts texts, their gold label ids and lines, and which of them stand in train."""
+    """Rows to evaluate on.
+
+    Attributes:
+        labels: their names, in the order of their ids.
+        rows: `text`, `label` (its id), `line`, and with a train file `seen`: whether train has the text, too.
+    """
 
     path: Path
     labels: tuple[str, ...]
-    texts: list[str]
-    gold: np.ndarray
-    lines: np.ndarray
-    seen: np.ndarray | None
+    rows: pd.DataFrame
 
     @classmethod
     def read(
         cls,
         path: str | Path,
         labels: tuple[str, ...],
-        text_column: str = "text",
-        label_column: str = "label",
+        columns: tuple[str, str] = ("text", "label"),
         train_path: str | Path | None = None,
     ) -> "LabelledFile":
-        """Read a file as `load_splits` does, which also says what is refused; without `train_path`, `seen` is None."""
+        """Read a file as `load_splits` does, which also says what is refused; `columns` are those of text and label."""
         files = {"data": path} | ({} if train_path is None else {"train": train_path})
-        splits = load_splits(files, labels, text_column, label_column)
+        splits = load_splits(files, labels, *columns)
         rows = splits["data"].to_pandas()
-        seen = None if train_path is None else rows["text"].isin(splits["train"].to_pandas()["text"]).to_numpy()
-        return cls(Path(path), labels, rows["text"].tolist(), rows["label"].to_numpy(), rows["line"].to_numpy(), seen)
+        if train_path is not None:
+            rows["seen"] = rows["text"].isin(splits["train"].to_pandas()["text"])
+        return cls(Path(path), labels, rows)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts in the order of the file."""
+        return self.rows["text"].tolist()
+
+    @property
+    def gold(self) -> np.ndarray:
+        """Gold label ids of shape (n_texts,)."""
+        return self.rows["label"].to_numpy()
 
     def slices(self) -> dict[str, np.ndarray]:
         """Return masks of shape (n_texts,) by length, by style and, where train is known, by whether train has it."""
-        n_words = np.array([len(text.split()) for text in self.texts])
+        n_words, is_plain = (self.rows["text"].map(f) for f in (lambda text: len(text.split()), is_smsa_style))
         masks = {
-            f"{low} to {high} words" if high else f"{low} words or more": (n_words >= low)
-            & (n_words <= (high or np.inf))
-            for low, high in LENGTHS
+            "1 to 10 words": n_words <= 10,
+            "11 to 25 words": n_words.between(11, 25),
+            "26 words or more": n_words > 25,
         }
-        is_plain = np.array([is_smsa_style(text) for text in self.texts])
         masks |= {"in SmSA's style": is_plain, "raw": ~is_plain}
-        if self.seen is not None:
-            masks |= {"also in train": self.seen, "not in train": ~self.seen}
-        return {title: mask for title, mask in masks.items() if mask.any()}
+        if "seen" in self.rows:
+            masks |= {"also in train": self.rows["seen"], "not in train": ~self.rows["seen"]}
+        return {title: mask.to_numpy() for title, mask in masks.items() if mask.any()}
 
 
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
@@ -102,8 +99,8 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     comparisons = []
     for a, b in combinations(probabilities, 2):
         predicted_a, predicted_b = probabilities[a].argmax(-1), probabilities[b].argmax(-1)
-        compared = compare(data.gold, predicted_a, predicted_b, len(data.labels), seed)
-        sentence = describe_comparison(a, b, compared["differences"]["f1"], len(data.texts))
+        compared = statistics.compare(data.gold, predicted_a, predicted_b, len(data.labels), seed)
+        sentence = statistics.describe_comparison(a, b, compared["differences"]["f1"], len(data.texts))
         comparisons.append({"a": a, "b": b, **compared, "sentence": sentence})
     devices = {system.engine["device"] for system in systems if system.engine}
     return {
@@ -113,12 +110,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },
-        "intervals": {
-            "level": LEVEL,
-            "method": "stratified percentile bootstrap",
-            "resamples": N_RESAMPLES,
-            "seed": seed,
-        },
+        "intervals": statistics.BOOTSTRAP | {"seed": seed},
         "systems": evaluations,
         "comparisons": comparisons,
         "environment": describe_environment(next(iter(devices - {"cpu"}), "cpu")),
@@ -134,7 +126,7 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
     """
     predicted, n_labels = probabilities.argmax(-1), len(data.labels)
     confusion = count_confusion(data.gold, predicted, n_labels)
-    metrics, ends = score_confusion(confusion), bootstrap(confusion, seed, labels=data.labels)
+    metrics, ends = score_confusion(confusion), statistics.bootstrap(confusion, seed, labels=data.labels)
     by_label = score_labels(confusion)
     examples = system.predict(list(OPENING_SENTENCES), data.labels)
     return {
@@ -151,7 +143,7 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
             for i, label in enumerate(data.labels)
         },
         "confusion": confusion.tolist(),
-        "calibration": measure_calibration(data.gold, probabilities),
+        "calibration": statistics.measure_calibration(data.gold, probabilities),
         "slices": {
             title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], n_labels), seed)
             for title, mask in data.slices().items()
@@ -172,30 +164,22 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
 def _evaluate_slice(confusion: np.ndarray, seed: int) -> dict:
     """Macro F1 over the labels that the slice has: one that it lacks would count as 0."""
     present = confusion.sum(-1) > 0
-    f1, resampled = score_labels(confusion)["f1"], score_labels(resample(confusion, seed))["f1"]
+    f1, resampled = score_labels(confusion)["f1"], score_labels(statistics.resample(confusion, seed))["f1"]
     return {
         "n": int(confusion.sum()),
         "n_labels": int(present.sum()),
-        "f1": bounded(f1[present].mean(), interval(resampled[:, present].mean(-1))),
+        "f1": bounded(f1[present].mean(), statistics.interval(resampled[:, present].mean(-1))),
     }
 
 
 def _find_errors(data: LabelledFile, probabilities: np.ndarray) -> list[dict]:
     """The most confident first."""
-    predicted, confidence = probabilities.argmax(-1), probabilities.max(-1)
-    wrong = np.flatnonzero(predicted != data.gold)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:N_ERRORS]
-    return [
-        {
-            "file": data.path.name,
-            "line": int(data.lines[i]),
-            "gold": data.labels[data.gold[i]],
-            "predicted": data.labels[predicted[i]],
-            "confidence": float(confidence[i]),
-            "text": data.texts[i],
-        }
-        for i in wrong
-    ]
+    names = np.array(data.labels)
+    table = pd.DataFrame({"file": data.path.name, "line": data.rows["line"], "gold": names[data.gold]})
+    table["predicted"], table["confidence"] = names[probabilities.argmax(-1)], probabilities.max(-1)
+    table["text"] = data.rows["text"]
+    errors = table[table["gold"] != table["predicted"]].sort_values("confidence", ascending=False, kind="stable")
+    return errors.head(N_ERRORS).to_dict("records")
 
 
 def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
@@ -211,12 +195,14 @@ def summarise(report: dict) -> list[str]:
     """Return what a log says of a report: a line for each system, its robustness, and each comparison."""
     lines = []
     for system in report["systems"]:
-        f1 = with_interval(**system["metrics"]["f1"])
         by_label = ", ".join(
             f"{label} {percent(metrics['f1']['value'])}" for label, metrics in system["labels"].items()
         )
-        accuracy = percent(system["metrics"]["accuracy"]["value"])
-        lines.append(f"{system['name']}: macro F1 {f1}, accuracy {accuracy}; F1 of {by_label}")
+        lines.append(
+            f"{system['name']}: macro F1 {with_interval(**system['metrics']['f1'])}, accuracy "
+            f"{percent(system['metrics']['accuracy']['value'])}, calibration error "
+            f"{percent(system['calibration']['expected_calibration_error'])}; F1 of {by_label}"
+        )
         if "robustness" in system:
             by_kind = ", ".join(f"{kind} {percent(f1)}" for kind, f1 in system["robustness"].items())
             lines.append(f"{system['name']}, macro F1 as people write: {by_kind}")

@@ -7,6 +7,7 @@ faster.
 """
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
@@ -16,6 +17,7 @@ from smsa.errors import UserError
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 N_BINS = 15  # Guo et al. 2017, section 3
+BOOTSTRAP = {"level": LEVEL, "method": "stratified percentile bootstrap", "resamples": N_RESAMPLES}
 METRICS = ("accuracy", "f1", "recall", "precision")
 
 
@@ -72,10 +74,15 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bounded(value: float, ends: tuple[float, float]) -> dict[str, float]:
+    """Return a value with the ends of its interval as report.json has them."""
+    return {"value": float(value), "low": ends[0], "high": ends[1]}
+
+
 def bootstrap(
     confusion: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES, labels: tuple[str, ...] = ()
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of accuracy, of macro F1, recall and precision, and of `f1_<label>` for `labels`.
+    """Return the ends of the 95 % interval of each of `METRICS`, and of `f1_<label>` for each of `labels`.
 
     Where every text of a label was predicted alike, that label does not vary, so that the interval of a perfect result
     has no width: then it says little about other texts.
@@ -99,9 +106,9 @@ def compare(
 
     Returns:
         `differences`: A minus B in accuracy and the macro metrics, each with `value` and the ends, `low` and `high`, of
-        its 95 % interval by paired bootstrap; `mcnemar`: `only_a_right` and `only_b_right`, the texts that only one system
-        predicted as gold, and the `p_value` of McNemar's exact test: how likely so uneven a split is if both err
-        equally often.
+        its 95 % interval by paired bootstrap; `mcnemar`: `only_a_right` and `only_b_right`, the texts that only one
+        system predicted as gold, and the `p_value` of McNemar's exact test: how likely so uneven a split is if both
+        err equally often.
 
     Source: McNemar 1947; paired bootstrap as in Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091
     """
@@ -117,11 +124,6 @@ def compare(
         },
         "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
     }
-
-
-def bounded(value: float, ends: tuple[float, float]) -> dict[str, float]:
-    """Return a value with the ends of its interval as report.json has them."""
-    return {"value": float(value), "low": ends[0], "high": ends[1]}
 
 
 def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> str:
@@ -162,12 +164,11 @@ def measure_calibration(gold: np.ndarray, probabilities: np.ndarray, n_bins: int
     """
     confidence, is_right = probabilities.max(-1), probabilities.argmax(-1) == gold
     in_bin = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    bins, error = [], 0.0
-    for mask in (in_bin == i for i in np.unique(in_bin)):
-        mean_confidence, accuracy, n = float(confidence[mask].mean()), float(is_right[mask].mean()), int(mask.sum())
-        bins.append({"confidence": mean_confidence, "accuracy": accuracy, "n": n})
-        error += abs(mean_confidence - accuracy) * n / len(gold)
-    return {"expected_calibration_error": error, "bins": bins}
+    n = np.bincount(in_bin)
+    table = pd.DataFrame({"confidence": np.bincount(in_bin, confidence), "accuracy": np.bincount(in_bin, is_right)})
+    table = table.div(np.maximum(n, 1), axis=0).assign(n=n)
+    error = np.average((table["confidence"] - table["accuracy"]).abs(), weights=n)
+    return {"expected_calibration_error": float(error), "bins": table[n > 0].to_dict("records")}
 
 
 def measure_confidence(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
@@ -217,28 +218,3 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
             "temperature between 0.05 and 20: calibrate on a larger file that the model was not trained on."
         )
     return float(np.exp(best.x))
-
-
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities that logits divided by `temperature` give; the order of labels stays."""
-    return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=-1)
-
-
-def measure_confidence(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
-    """Return how far the scores of a split may be trusted, as plain values.
-
-    Args:
-        label_ids: gold label ids of shape (n_texts,).
-        logits: of shape (n_texts, n_labels).
-        labels: label names in the order of their ids.
-
-    Returns:
-        `intervals`: the ends of the 95 % interval of accuracy, the macro scores and `f1_<label>`, by stratified
-        bootstrap; `confusion`: texts by gold label (rows) and predicted label; `expected_calibration_error`. Fractions.
-    """
-    confusion = count_confusion(label_ids, logits.argmax(-1), len(labels))
-    return {
-        "intervals": bootstrap(confusion, labels=labels),
-        "confusion": confusion.tolist(),
-        "expected_calibration_error": measure_calibration(label_ids, softmax(logits.astype(np.float64), axis=-1)).error,
-    }

@@ -67,7 +67,7 @@ def load_systems(
     names = short if len(set(short)) == len(paths) else paths
     systems, label_names = [], read_label_map(label_map)
     for name, path in zip(names, paths, strict=True):
-        if not (Path(path) / DESCRIPTION).is_file():
+        if not Path(find_bundled(path), DESCRIPTION).is_file():
             systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
         elif revision is not None:
             raise UserError(f"{path} is a baseline, which has no --model_revision.")

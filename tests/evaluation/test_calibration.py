@@ -1,33 +1,25 @@
-"""Temperature folded into a model: every client gives the calibrated probabilities, and no label moves."""
+"""Temperature and normaliser in a model folder: every client applies them."""
 
 import hashlib
 import json
-import shutil
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from conftest import SAMPLE_DIR, VOCABULARY, make_model, make_tokenizer
 from safetensors.torch import load_file
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     RobertaConfig,
     RobertaForSequenceClassification,
-    pipeline,
 )
 
-from scripts import score
-from smsa.cli import parse
 from smsa.data.labels import LABELS, label_maps
-from smsa.evaluation import figures
-from smsa.evaluation.arguments import EvaluationArguments
-from smsa.evaluation.calibration import last_layer, require_unseen, store_temperature
-from smsa.evaluation.report import LabelledFile, judge_calibrated
-from smsa.inference.arguments import EngineArguments
-from smsa.inference.classifier import SentimentClassifier
+from smsa.errors import UserError
+from smsa.evaluation import calibration
+from smsa.models.bundled import find_bundled
 from smsa.models.loading import load_classifier
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
@@ -36,100 +28,19 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model that is far too sure of itself."""
-    model = make_model()
-    _, layer = last_layer(model)
-    layer.weight.data *= 40
-    layer.bias.data = torch.tensor([0.3, -0.1, 0.05])
-    model.save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
-def run_score(*options) -> dict:
-    return score.main(
-        *parse(
-            EvaluationArguments, EngineArguments, argv=[*map(str, options), "--backend", "torch", "--precision", "no"]
-        )
-    )
-
-
-def test_score_calibrates_a_model_for_every_client(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "before")
-    options = ("--model", folder, "--data", VALID)
-    report = run_score(*options, "--output", tmp_path / "report", "--calibrate", "--robustness")
-    before, after = report["systems"]
-    assert (before["name"], after["name"]) == ("model", "model (calibrated)")
-    assert report["temperature"] > 1
-    errors = [system["calibration"]["expected_calibration_error"] for system in (before, after)]
-    assert errors[1] < errors[0]
-    assert before["confusion"] == after["confusion"] and before["robustness"] == after["robustness"]
-    for one, other in zip(before["opening_sentences"], after["opening_sentences"], strict=True):
-        assert one["label"] == other["label"] and one["probabilities"][one["label"]] > max(
-            *other["probabilities"].values()
-        )
-    text = (tmp_path / "report" / "report.md").read_text()
-    assert f"temperature of {report['temperature']:.3f}" in text
-
-    texts = LabelledFile.read(VALID, LABELS).texts
-    again = run_score(*options, "--output", tmp_path / "again")["systems"][0]
-    assert again["confusion"] == before["confusion"]
-    assert again["calibration"]["expected_calibration_error"] == pytest.approx(errors[1], abs=1e-6)
-    sure, calibrated = (
-        pipeline("text-classification", model=str(path), top_k=None)(texts) for path in (tmp_path / "before", folder)
-    )
-    for one, other in zip(sure, calibrated, strict=True):
-        assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
-        logits = np.log([answer["score"] for answer in one]) / report["temperature"]
-        expected = np.exp(logits) / np.exp(logits).sum()
-        assert [answer["score"] for answer in other] == pytest.approx(expected, abs=1e-4)
-    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == pytest.approx(report["temperature"])
-    names = {path.name for path in folder.iterdir()}
-    assert names == {path.name for path in (tmp_path / "before").iterdir()}
-
-
-def test_a_folder_of_the_name_of_a_shipped_model_is_the_one_that_is_judged_and_changed(folder, tmp_path, monkeypatch):
-    folder.rename(tmp_path / "mini-sentiment")
-    before = load_file(tmp_path / "mini-sentiment" / "model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    report = run_score("--model", "./mini-sentiment", "--data", VALID, "--output", "report", "--calibrate")
-    after = load_file(tmp_path / "mini-sentiment" / "model.safetensors")
-    for name, tensor in before.items():
-        divisor = report["temperature"] if name.startswith("classifier.") else 1
-        torch.testing.assert_close(after[name], tensor / divisor)
-    names = score.name_systems(["mini-sentiment", "./mini-sentiment"])
-    assert names == {"mini-sentiment": "mini-sentiment", "./mini-sentiment": "./mini-sentiment"}
-    with pytest.raises(ValueError, match="given twice"):
-        score.name_systems(["runs/a", "runs/./a/"])
-
-
-@pytest.mark.parametrize("change", ["--calibrate", "--normalise"])
-def test_a_report_that_cannot_be_written_leaves_the_model_as_it_was(folder, tmp_path, monkeypatch, change):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(figures, "draw", fail)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(SystemExit, match="No space left"):
-        run_score("--model", folder, "--data", VALID, "--output", tmp_path / "report", change)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_a_run_json_of_another_program_says_nothing_of_the_training_file(folder):
-    (folder / "run.json").write_text('{"data": {"name": "other"}}')
-    require_unseen(folder, VALID)
-
-
-def test_a_second_calibration_starts_from_the_first(folder):
-    assert store_temperature(folder, 2.0) == 2.0
-    assert store_temperature(folder, 1.5) == 3.0
-
-
 def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
-    model, _ = load_classifier(str(folder))
+    model, _ = load_classifier(folder)
+    model.classifier.bias.data = torch.tensor([0.3, -0.1, 0.05])
     model.half().save_pretrained(folder)
     before = load_file(folder / "model.safetensors")
-    store_temperature(folder, 2.0)  # exact in fp16
+    assert calibration.store_temperature(folder, 2.0) == 2.0  # exact in fp16
     after = load_file(folder / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
@@ -137,25 +48,10 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
     assert torch.equal(after["classifier.weight"] * 2, before["classifier.weight"])
 
 
-def test_a_model_that_is_always_wrong_sets_no_temperature(folder, tmp_path):
-    texts = LabelledFile.read(VALID, LABELS).texts
-    given = [row["label"] for row in SentimentClassifier.from_pretrained(str(folder), backend="torch")(texts)]
-    wrong = [[label for label in LABELS if label != answer][i % 2] for i, answer in enumerate(given)]
-    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, wrong, strict=True))
-    (tmp_path / "wrong.tsv").write_text(rows, encoding="utf-8")
-    before = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match="texts of which 0% are labelled as gold set no temperature"):
-        run_score("--model", folder, "--data", tmp_path / "wrong.tsv", "--output", tmp_path / "report", "--calibrate")
-    assert not (tmp_path / "report").exists() and (folder / "model.safetensors").read_bytes() == before
-
-
-def test_ties_that_a_temperature_breaks_are_refused():
-    data = LabelledFile(VALID, LABELS, ["enak"], np.array([0]), np.array([1]), None)
-    opening = [{"probabilities": dict.fromkeys(LABELS, 1 / 3)}] * 2
-    judged = {"name": "tied", "kind": "stub", "opening_sentences": opening}
-    judged["probabilities"] = np.array([[0.49999999999999994, 0.5, 0]])
-    with pytest.raises(ValueError, match="tied has ties between labels, which a temperature of 20.000 breaks"):
-        judge_calibrated("x", judged, data, 20.0)
+def test_a_second_calibration_starts_from_the_first(folder):
+    calibration.store_temperature(folder, 2.0)
+    assert calibration.store_temperature(folder, 1.5) == 3.0
+    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == 3.0
 
 
 @pytest.mark.parametrize("kind", ["roberta", "albert"])
@@ -165,41 +61,78 @@ def test_the_last_layer_is_found_whatever_the_head(tmp_path, kind):
         model = RobertaForSequenceClassification(RobertaConfig(**SMALL, **label_maps(LABELS)))
     else:
         model = AlbertForSequenceClassification(AlbertConfig(embedding_size=8, **SMALL, **label_maps(LABELS)))
-    _, layer = last_layer(model)
+    _, layer = calibration.last_layer(model)
     layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
     model.eval().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     batch = {"input_ids": torch.tensor([[2, 7, 8, 3]])}
     with torch.no_grad():
         before = model(**batch).logits
-        store_temperature(tmp_path, 4.0)
+        calibration.store_temperature(tmp_path, 4.0)
         after = AutoModelForSequenceClassification.from_pretrained(tmp_path)(**batch).logits
     assert after == pytest.approx(before / 4, abs=1e-6)
 
 
-def test_what_cannot_be_calibrated_is_refused_and_stays(tmp_path, folder, monkeypatch):
-    (tmp_path / "keyword").mkdir()
-    (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
-    before = (folder / "model.safetensors").read_bytes()
-    trained_on = {"train": {"sha256": hashlib.sha256(Path(VALID).read_bytes()).hexdigest()}}
-    shutil.copytree(folder, tmp_path / "trained")
-    (tmp_path / "trained" / "run.json").write_text(json.dumps({"data": trained_on}))
-    shutil.copytree(folder, tmp_path / "mini-sentiment")
-    monkeypatch.chdir(tmp_path)  # where a folder has the name of a model that comes with smsa
-    for options, message in (
-        (["--model", tmp_path / "keyword"], "is none"),
-        (["--model", "mini-sentiment"], "mini-sentiment is none. Of a model that comes with smsa, change a copy"),
-        (["--model", tmp_path / "trained"], "was trained on .*, of which it is too sure: calibrate by valid"),
-        (["--model", folder, "--data", tmp_path / "nowhere.tsv"], "does not exist"),
-    ):
-        with pytest.raises(SystemExit, match=message):
-            run_score("--data", VALID, *options, "--output", tmp_path / "report", "--calibrate")
-        assert not (tmp_path / "report").exists()
-    assert (folder / "model.safetensors").read_bytes() == before
-    with pytest.raises(SystemExit) as stopped:
-        parse(
-            EvaluationArguments,
-            EngineArguments,
-            argv=["--data", "a", "--output", "b", "--compare", "c", "d", "--calibrate"],
-        )
-    assert stopped.value.code == 2
+def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
+    before = AutoTokenizer.from_pretrained(folder)
+    calibration.store_normaliser(folder)
+    after = AutoTokenizer.from_pretrained(folder)
+    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.get_vocab() == before.get_vocab() and len(after) == len(VOCABULARY)
+    texts = ["enak", "murah sekali dan bagus !", "kotor " * 100]
+    options = {"padding": True, "truncation": True, "max_length": 20}
+    assert after(texts, **options).data == before(texts, **options).data
+    assert after("enak", "murah").data == before("enak", "murah").data
+    # a name that transformers 4 knows, too, and that survives another save
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    after.save_pretrained(folder / "copy")
+    assert AutoTokenizer.from_pretrained(folder / "copy").tokenize("enaaaak") == ["enak"]
+    with pytest.raises(UserError, match="has the normaliser already"):
+        calibration.store_normaliser(folder)
+
+
+def test_a_tokenizer_of_2020_gets_a_normaliser(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    calibration.store_normaliser(folder)
+    assert AutoTokenizer.from_pretrained(folder).tokenize("enaaaak") == ["enak"]
+
+
+def test_only_a_folder_of_a_model_can_be_calibrated(folder, tmp_path):
+    assert calibration.find_model_folder(str(folder)) == folder
+    assert str(calibration.find_model_folder("mini-sentiment")) == find_bundled("mini-sentiment")
+    for name in (tmp_path, "me/on-the-hub"):
+        with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
+            calibration.find_model_folder(str(name))
+
+
+def test_the_file_of_training_is_refused(folder):
+    calibration.require_unseen(folder, VALID)
+    (folder / "run.json").write_text('{"data": {"name": "of another program"}}')
+    calibration.require_unseen(folder, VALID)
+    trained_on = {"train": {"sha256": hashlib.sha256(VALID.read_bytes()).hexdigest()}}
+    (folder / "run.json").write_text(json.dumps({"data": trained_on}))
+    with pytest.raises(UserError, match="was trained on .*, of which it is too sure: calibrate on valid"):
+        calibration.require_unseen(folder, VALID)
+
+
+def test_a_copy_has_no_checkpoints_and_no_predictions(folder, tmp_path):
+    expected = {path.name for path in folder.iterdir()} | {"README.md", "LICENSE", "run.json"}
+    for name in (*expected, "predictions_valid.csv", "submission.csv", ".hidden", "checkpoint-1/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (tmp_path / "copy").mkdir()
+    calibration.copy_model(folder, tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == expected
+
+
+def test_the_examples_in_metrics_json_are_those_of_the_model_as_it_is_now(folder):
+    calibration.update_examples(folder, backend="torch", precision="no")  # not of a run of ours
+    example = {"text": "enak", "label": "?", "score": 2.0, "p_positive": 2.0}
+    (folder / "metrics.json").write_text(json.dumps({"epoch": 1, "examples": [example]}))
+    calibration.update_examples(folder, backend="torch", precision="no")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["epoch"] == 1 and metrics["examples"][0].keys() == example.keys()
+    assert metrics["examples"][0]["label"] in LABELS and 1 / 3 < metrics["examples"][0]["score"] < 1

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsa.evaluation.markdown import table
+from smsa.evaluation.markdown import row, table
 
 
 @given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=4))
@@ -19,5 +19,5 @@ def test_whatever_the_cells_hold_a_table_keeps_its_rows_and_columns(rows):
         assert [cell.strip().replace(r"\|", "|") for cell in cells] == [" ".join(text.split()) for text in row]
 
 
-def test_numbers_stand_as_they_are():
-    assert table(["n"], [[1], [None], ["2.5"]])[2:] == ["| 1 |", "| None |", "| 2.5 |"]
+def test_numbers_stand_as_they_are_and_an_iterable_is_several_cells():
+    assert row(1, None, "2.5", ["a", "b"]) == "| 1 | None | 2.5 | a | b |"

@@ -1,4 +1,4 @@
-"""Each rewriting does what it says and nothing else, and is the same for the same seed."""
+"""Each perturbation does what it says and nothing else, and is the same for the same seed."""
 
 import re
 from random import Random
@@ -7,25 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsa.evaluation import perturbations as style
+from smsa.evaluation import perturbations
 
 TEXT = "tempat nya bagus , murah ! tapi saya tidak suka ( terlalu ramai ) ."
 
 
-def test_punctuation_and_clitics_are_attached():
-    assert style.attach(TEXT, Random(0)) == "tempatnya bagus, murah! tapi saya tidak suka (terlalu ramai)."
-    assert style.attach("nyaman , nyala", Random(0)) == "nyaman, nyala"  # nya begins these words
-    assert style.attach("buku ku dan muka mu", Random(0)) == "bukuku dan mukamu"
+def test_no_space_is_left_before_punctuation_and_clitics():
+    assert perturbations.remove_spaces(TEXT, Random(0)) == "tempatnya bagus, murah! tapi saya tidak suka (terlalu ramai)."
+    assert perturbations.remove_spaces("nyaman , nyala", Random(0)) == "nyaman, nyala"  # nya begins these words
+    assert perturbations.remove_spaces("buku ku dan muka mu", Random(0)) == "bukuku dan mukamu"
 
 
 def test_sentences_begin_with_capitals_and_some_texts_are_shouted():
-    rewritten = {style.capitalise("enak . murah ! ramah", Random(seed)) for seed in range(100)}
-    assert rewritten == {"Enak . Murah ! Ramah", "ENAK . MURAH ! RAMAH"}
+    perturbed = {perturbations.capitalise("enak . murah ! ramah", Random(seed)) for seed in range(100)}
+    assert perturbed == {"Enak . Murah ! Ramah", "ENAK . MURAH ! RAMAH"}
 
 
-def test_letters_are_drawn_out_in_some_words_only():
+def test_letters_are_elongated_in_some_words_only():
     words = "makanan minuman pelayanan kebersihan suasana".split()
-    found = [style.draw_out(" ".join(words), Random(seed)) for seed in range(200)]
+    found = [perturbations.elongate(" ".join(words), Random(seed)) for seed in range(200)]
     changed = [word for text in found for word, before in zip(text.split(), words, strict=True) if word != before]
     assert 0.04 < len(changed) / 1000 < 0.14
     for word in changed:
@@ -33,23 +33,23 @@ def test_letters_are_drawn_out_in_some_words_only():
 
 
 def test_slang_stands_for_half_of_the_words_it_knows():
-    found = " ".join(style.use_slang("tidak", Random(seed)) for seed in range(400)).split()
-    assert set(found) == {"tidak", *style.SLANG["tidak"]}
+    found = " ".join(perturbations.use_slang("tidak", Random(seed)) for seed in range(400)).split()
+    assert set(found) == {"tidak", *perturbations.SLANG["tidak"]}
     assert 150 < found.count("tidak") < 250
-    assert style.use_slang("tidakkah ketidakadilan", Random(1)) == "tidakkah ketidakadilan"  # whole words alone
+    assert perturbations.use_slang("tidakkah ketidakadilan", Random(1)) == "tidakkah ketidakadilan"  # whole words only
 
 
 def test_equal_seeds_give_equal_texts_whatever_stands_before_them():
     texts = [TEXT, "enak dan murah", TEXT]
-    assert style.rewrite(texts, seed=1) == style.rewrite(texts, seed=1) != style.rewrite(texts, seed=2)
-    assert style.rewrite(texts)[:2] == style.rewrite(texts[:2])
-    assert style.rewrite(texts, names=()) == texts
-    assert all(not style.is_smsa_style(text) for text in style.rewrite([TEXT] * 20, ("attached",)))
+    assert perturbations.perturb(texts, seed=1) == perturbations.perturb(texts, seed=1) != perturbations.perturb(texts, seed=2)
+    assert perturbations.perturb(texts)[:2] == perturbations.perturb(texts[:2])
+    assert perturbations.perturb(texts, names=()) == texts
+    assert all(not perturbations.is_smsa_style(text) for text in perturbations.perturb([TEXT] * 20, ("no space",)))
 
 
-@pytest.mark.parametrize("name", ["capitals", "attached"])
+@pytest.mark.parametrize("name", ["capitals", "no space"])
 @given(text=st.text())
-def test_capitals_and_attaching_lose_no_letter(name, text):
-    (rewritten,) = style.rewrite([text], (name,))
-    letters = [re.sub(r"\s", "", t).upper().lower() for t in (text, rewritten)]
+def test_capitals_and_no_space_lose_no_letter(name, text):
+    (perturbed,) = perturbations.perturb([text], (name,))
+    letters = [re.sub(r"\s", "", t).upper().lower() for t in (text, perturbed)]
     assert letters[0] == letters[1]

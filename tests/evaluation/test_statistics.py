@@ -1,6 +1,5 @@
 """Numbers against scikit-learn, scipy and hand-worked cases; intervals against simulated truth."""
 
-import itertools
 import re
 
 import numpy as np
@@ -9,18 +8,20 @@ import torch
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
+from smsa.errors import UserError
 from smsa.evaluation import statistics
 from smsa.evaluation.statistics import (
-    SCORES,
-    Comparison,
+    METRICS,
     bootstrap,
+    bounded,
     compare,
     count_confusion,
+    describe_comparison,
     score_confusion,
 )
 from smsa.training.metrics import score_label_ids
 
-SCORE_FUNCTIONS = {"f1": f1_score, "recall": recall_score, "precision": precision_score}
+METRIC_FUNCTIONS = {"f1": f1_score, "recall": recall_score, "precision": precision_score}
 CASES = {
     "mixed": ([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2]),
     "an absent label": ([0, 0, 2], [0, 2, 2]),
@@ -37,12 +38,12 @@ def test_scores_are_those_of_scikit_learn(gold, predicted):
     confusion = count_confusion(np.array(gold), np.array(predicted), 3)
     scores, by_label = score_confusion(confusion), statistics.score_labels(confusion)
     assert scores["accuracy"] == accuracy_score(gold, predicted)
-    for name, function in SCORE_FUNCTIONS.items():
+    for name, function in METRIC_FUNCTIONS.items():
         expected = function(gold, predicted, labels=range(3), average=None, zero_division=0)
         assert by_label[name] == pytest.approx(expected)
         assert scores[name] == pytest.approx(expected.mean())
-    assert {name: float(scores[name]) for name in SCORES} == pytest.approx(
-        {name: score_label_ids(predicted, gold)[name] for name in SCORES}
+    assert {name: float(scores[name]) for name in METRICS} == pytest.approx(
+        {name: score_label_ids(predicted, gold)[name] for name in METRICS}
     )
 
 
@@ -87,15 +88,15 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     other = score_confusion(counts[:, None] * other_rows)
     generator = np.random.default_rng(1)
     gold = np.repeat(range(3), counts)
-    covered, covered_difference, n_files = dict.fromkeys(SCORES, 0), 0, 1000
+    covered, covered_difference, n_files = dict.fromkeys(METRICS, 0), 0, 1000
     for i in range(n_files):
         a = np.array([generator.choice(3, p=truth_rows[label]) for label in gold])
         b = np.array([generator.choice(3, p=other_rows[label]) for label in gold])
         intervals = bootstrap(count_confusion(gold, a, 3), seed=i, n_resamples=1000)
         for name, (low, high) in intervals.items():
             covered[name] += low <= truth[name] <= high
-        low, high = compare(gold, a, b, 3, seed=i, n_resamples=1000).intervals["f1"]
-        covered_difference += low <= truth["f1"] - other["f1"] <= high
+        f1 = compare(gold, a, b, 3, seed=i, n_resamples=1000)["differences"]["f1"]
+        covered_difference += f1["low"] <= truth["f1"] - other["f1"] <= f1["high"]
     # the rate over 1,000 files has a standard error of 0.7 points
     for name, n_covered in [*covered.items(), ("difference", covered_difference)]:
         assert 0.93 <= n_covered / n_files <= 0.97, (name, n_covered)
@@ -105,28 +106,27 @@ def test_a_comparison_is_right_by_hand():
     gold = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([0, 0, 0, 0, 1, 1, 1, 0])
     b = np.array([0, 0, 1, 1, 1, 0, 0, 1])
-    compared = compare(gold, a, b, 2)
-    assert (compared.only_a_right, compared.only_b_right, compared.n_texts) == (4, 1, 8)
+    compared, mirrored, same = compare(gold, a, b, 2), compare(gold, b, a, 2), compare(gold, a, a, 2)
     # exact McNemar: the chance of a split as uneven as 4 to 1 is 2 * (5 + 1) / 32
-    assert compared.p_value == pytest.approx(12 / 32)
-    assert compared.differences["accuracy"] == pytest.approx(3 / 8)
-    assert compared.differences["f1"] == pytest.approx(
+    assert compared["mcnemar"] == {"only_a_right": 4, "only_b_right": 1, "p_value": pytest.approx(12 / 32)}
+    assert compared["differences"]["accuracy"]["value"] == pytest.approx(3 / 8)
+    assert compared["differences"]["f1"]["value"] == pytest.approx(
         f1_score(gold, a, average="macro") - f1_score(gold, b, average="macro")
     )
-    mirrored = compare(gold, b, a, 2)
-    assert mirrored.differences == pytest.approx({name: -value for name, value in compared.differences.items()})
-    same = compare(gold, a, a, 2)
-    assert same.p_value == 1.0 and set(same.intervals.values()) == {(0.0, 0.0)}
+    for name in METRICS:
+        assert mirrored["differences"][name]["value"] == pytest.approx(-compared["differences"][name]["value"])
+        assert same["differences"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert same["mcnemar"]["p_value"] == 1.0
 
 
 def test_a_comparison_is_made_in_pairs():
-    """Two systems that share most of their mistakes, against a bootstrap that draws texts one by one."""
+    """Two systems that share most of their errors, against a bootstrap that draws texts one by one."""
     generator = np.random.default_rng(3)
     gold = np.repeat([0, 1, 2], [120, 60, 120])
     shared = np.where(generator.random(300) < 0.3, generator.integers(0, 3, 300), gold)
     a = np.where(generator.random(300) < 0.03, generator.integers(0, 3, 300), shared)
     b = np.where(generator.random(300) < 0.06, generator.integers(0, 3, 300), shared)
-    found = compare(gold, a, b, 3).intervals["f1"]
+    f1 = compare(gold, a, b, 3)["differences"]["f1"]
     differences = []
     for _ in range(3000):
         drawn = np.concatenate(
@@ -136,9 +136,9 @@ def test_a_comparison_is_made_in_pairs():
         differences.append(scores[0] - scores[1])
     expected = np.quantile(differences, [0.025, 0.975])
     width = expected[1] - expected[0]
-    assert found == pytest.approx(expected, abs=0.1 * width)
+    assert (f1["low"], f1["high"]) == pytest.approx(expected, abs=0.1 * width)
     alone = [bootstrap(count_confusion(gold, x, 3))["f1"] for x in (a, b)]
-    assert width < 0.6 * (alone[0][1] - alone[0][0])  # the shared mistakes cancel out
+    assert width < 0.6 * (alone[0][1] - alone[0][0])  # the shared errors cancel out
 
 
 def test_mcnemar_is_that_of_statsmodels_table():
@@ -146,55 +146,57 @@ def test_mcnemar_is_that_of_statsmodels_table():
     gold = np.zeros(314, dtype=int)
     a = np.repeat([0, 0, 1, 1], [101, 121, 59, 33])
     b = np.repeat([0, 1, 0, 1], [101, 121, 59, 33])
-    compared = compare(gold, a, b, 2, n_resamples=10)
-    assert (compared.only_a_right, compared.only_b_right) == (121, 59)
-    assert compared.p_value == pytest.approx(4.434446e-06, rel=1e-4)
+    mcnemar = compare(gold, a, b, 2, n_resamples=10)["mcnemar"]
+    assert mcnemar == {"only_a_right": 121, "only_b_right": 59, "p_value": pytest.approx(4.434446e-06, rel=1e-4)}
 
 
 @pytest.mark.parametrize(
-    ("ends", "verdict"),
+    ("f1", "sentence"),
     [
-        ((0.001, 0.03), "."),
-        ((-0.005, 0.03), ": not told apart by these 9 texts."),
-        ((0.0, 0.03), ": not told apart by these 9 texts."),
-        ((0.02, 0.02), ": these 9 texts cannot show how much others would differ."),
+        ((0.02, 0.001, 0.03), "A is ahead of B by 2.0 points of macro F1 (95 % interval 0.1 to 3.0)."),
+        ((-0.02, -0.03, -0.001), "B is ahead of A by 2.0 points of macro F1 (95 % interval 0.1 to 3.0)."),
+        ((0.02, -0.005, 0.03), "A is ahead .* -0.5 to 3.0.: not told apart by these 9 texts."),
+        ((0.02, 0.0, 0.03), "A is ahead .* 0.0 to 3.0.: not told apart by these 9 texts."),
+        ((-0.02, -0.03, 0.0), "B is ahead .* 0.0 to 3.0.: not told apart by these 9 texts."),
+        ((0.02, 0.02, 0.02), "A is ahead .*: these 9 texts cannot show how much others would differ."),
+        ((0.0, 0.0, 0.0), "A and B have the same macro F1 on these 9 texts."),
+        ((-0.0001, -0.012, 0.01), "A and B have the same macro F1, within 1.2 points .95 % interval.."),
     ],
 )
-def test_only_an_interval_above_zero_is_a_verdict(ends, verdict):
-    compared = Comparison({"f1": 0.02}, {"f1": ends}, only_a_right=2, only_b_right=0, p_value=0.5, n_texts=9)
-    lead = f"2.0 points of macro F1 (95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
-    assert compared.describe("A", "B") == f"A is ahead of B by {lead}{verdict}"
-
-
-def test_the_sentence_says_who_is_ahead_and_whether_that_is_told_apart():
-    gold = np.repeat([0, 1], 250)
-    good, poor = gold.copy(), gold.copy()
-    good[:10], poor[:60], poor[250:310] = 1, 1, 0
-    other = gold.copy()
-    other[250:261] = 0
-    assert compare(gold, good, poor, 2).describe("A", "B").startswith("A is ahead of B by 2")
-    assert compare(gold, poor, good, 2).describe("A", "B").startswith("B is ahead of A by 2")
-    assert "not told apart" not in compare(gold, poor, good, 2).describe("A", "B")
-    sentence = compare(gold, good, other, 2).describe("A", "B")
-    assert "not told apart by these 500 texts." in sentence
-    assert compare(gold, good, good, 2).describe("A", "B") == "A and B have the same macro F1 on these 500 texts."
-    mirrored = gold.copy()
-    mirrored[10:20] = 1
-    sentence = compare(gold, good, mirrored, 2).describe("A", "B")
-    assert re.fullmatch(r"A and B have the same macro F1, within 1\.\d points \(95 % interval\)\.", sentence)
+def test_a_sentence_says_who_is_ahead_and_only_an_interval_above_zero_tells_two_apart(f1, sentence):
+    described = describe_comparison("A", "B", bounded(f1[0], f1[1:]), 9)
+    assert re.fullmatch(sentence.replace("(", r"\(").replace(")", r"\)"), described), described
 
 
 def test_calibration_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
     found = statistics.measure_calibration(np.array([0, 1, 1, 1]), probabilities, n_bins=10)
-    assert found.n_texts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 2, 1]  # 0.6 and 0.9 close their bins
-    assert found.accuracy[[5, 8, 9]].tolist() == [1.0, 0.5, 1.0]
-    assert found.confidence[[5, 8, 9]] == pytest.approx([0.6, 0.9, 1.0])
-    assert found.error == pytest.approx((1 * 0.4 + 2 * 0.4 + 1 * 0.0) / 4)
-    assert np.isnan(found.accuracy[0])
+    assert [(bin_["n"], bin_["accuracy"]) for bin_ in found["bins"]] == [(1, 1.0), (2, 0.5), (1, 1.0)]
+    assert [bin_["confidence"] for bin_ in found["bins"]] == pytest.approx([0.6, 0.9, 1.0])  # 0.9 closes its bin
+    assert found["expected_calibration_error"] == pytest.approx((1 * 0.4 + 2 * 0.4 + 1 * 0.0) / 4)
 
 
-def test_temperature_is_found_again_and_never_changes_a_label():
+def test_confidence_is_measured_on_the_probabilities_of_logits():
+    gold, labels = np.array([0, 0, 1, 2]), ("positive", "neutral", "negative")
+    logits = np.array([[2, 0, 0], [0, 1, 0], [0, 3, 0], [0, 0, 4]], dtype=np.float32)
+    found = statistics.measure_confidence(gold, logits, labels)
+    assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert found["intervals"] == bootstrap(np.array(found["confusion"]), labels=labels)
+    assert found["intervals"].keys() == {*METRICS, "f1_positive", "f1_neutral", "f1_negative"}
+    probabilities = torch.tensor(logits).double().softmax(-1).numpy()
+    calibration = statistics.measure_calibration(gold, probabilities)
+    assert found["expected_calibration_error"] == pytest.approx(calibration["expected_calibration_error"])
+
+
+def test_intervals_of_labels_are_those_of_their_own_resamples():
+    confusion = np.array([[50, 10, 0], [3, 30, 7], [1, 1, 60]])
+    drawn = statistics.resample(confusion, seed=0)
+    found = bootstrap(confusion, labels=("a", "b", "c"))
+    for i, label in enumerate("abc"):
+        assert found[f"f1_{label}"] == statistics.interval(statistics.score_labels(drawn)["f1"][:, i])
+
+
+def test_temperature_is_found_again():
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (4000, 3))
     gold = np.array([generator.choice(3, p=torch.tensor(row).softmax(-1).numpy()) for row in logits])
@@ -202,10 +204,10 @@ def test_temperature_is_found_again_and_never_changes_a_label():
         probabilities = torch.tensor(logits * sharpness).softmax(-1).numpy()
         temperature = statistics.fit_temperature(gold, probabilities)
         assert temperature == pytest.approx(sharpness, rel=0.06)
-        scaled = statistics.apply_temperature(probabilities, temperature)
-        assert (scaled.argmax(-1) == probabilities.argmax(-1)).all()
-        assert scaled == pytest.approx(torch.tensor(logits * sharpness / temperature).softmax(-1).numpy())
-        before, after = (statistics.measure_calibration(gold, p).error for p in (probabilities, scaled))
+        scaled = torch.tensor(logits * sharpness / temperature).softmax(-1).numpy()
+        before, after = (
+            statistics.measure_calibration(gold, p)["expected_calibration_error"] for p in (probabilities, scaled)
+        )
         assert after < 0.03 and (sharpness == 1.0 or after < before)
 
 
@@ -213,10 +215,5 @@ def test_temperature_of_certain_and_of_useless_models_is_refused():
     certain = np.eye(3)[[0, 1, 2, 0]]
     for gold in ([0, 1, 2, 0], [1, 2, 0, 1]):
         share = f"{np.mean(np.array(gold) == [0, 1, 2, 0]):.0%}"
-        with pytest.raises(ValueError, match=f"4 texts of which {share} are labelled as gold set no temperature"):
+        with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
             statistics.fit_temperature(np.array(gold), certain * 0.7 + 0.1)
-    for a, b in itertools.pairwise((0.05, 1.0, 20.0)):
-        assert (
-            statistics.apply_temperature(np.array([[0.7, 0.3]]), a)[0, 0]
-            > statistics.apply_temperature(np.array([[0.7, 0.3]]), b)[0, 0]
-        )

@@ -1,0 +1,91 @@
+"""Models and baselines behind one call, and what their labels are called."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_model, make_tokenizer
+from tables import make_classifier
+
+from smsa.data.labels import LABELS
+from smsa.errors import UserError
+from smsa.evaluation.systems import System, load_systems, name_labels, read_label_map, wrap_classifier
+
+UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.fixture
+def keyword(tmp_path):
+    folder = tmp_path / "keyword"
+    folder.mkdir()
+    (folder / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
+    return folder
+
+
+def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities():
+    texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
+    classifier = make_classifier(make_model(), make_tokenizer(), window_rows=8)
+    system = wrap_classifier("model", classifier)
+    found = system.predict(texts, LABELS)
+    alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
+    assert found[:-1] == pytest.approx(alone, abs=1e-6) and len(np.unique(found[:, 0])) > 10
+    assert found[-1].tolist() == [1 / 3] * 3
+    assert system.predict(texts, LABELS[::-1]) == pytest.approx(found[:, ::-1], abs=1e-12)
+    assert system.engine == {"device": "cpu", "backend": "torch", "precision": "no"}
+    assert system.predict([], LABELS).shape == (0, 3)
+
+
+def test_other_labels_than_those_of_the_file_are_refused():
+    system = System("x", "x", ("good", "neutral", "bad"), lambda texts: np.zeros((len(texts), 3)))
+    with pytest.raises(UserError, match="x has the labels good, neutral, bad, .* do not match"):
+        system.predict(["enak"], LABELS)
+
+
+def test_labels_that_say_nothing_must_be_mapped():
+    names = read_label_map("LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative")
+    assert name_labels("x", UNNAMED, names) == LABELS == name_labels("x", LABELS, names)
+    with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=..."):
+        name_labels("x", UNNAMED, {})
+    with pytest.raises(UserError, match="say what each"):
+        name_labels("x", UNNAMED, {"LABEL_0": "positive", "LABEL_1": "neutral"})
+
+
+@pytest.mark.parametrize("label_map", ["LABEL_0=a,LABEL_1=a", "nonsense", "a=", "=b", "a=b,"])
+def test_a_label_map_of_another_form_is_refused(label_map):
+    with pytest.raises(UserError, match="with different names"):
+        read_label_map(label_map)
+
+
+def test_a_label_map_renames_the_labels_of_a_loaded_system(keyword):
+    (system,) = load_systems([str(keyword)], label_map="positive=baik,neutral=netral,negative=buruk")
+    assert (system.name, system.kind, system.labels) == ("keyword", "keyword", ("baik", "netral", "buruk"))
+    assert system.predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
+    for label_map, message in (
+        ("a=b", r"names no label of a system \(keyword has positive, neutral, negative\): write a system's label"),
+        ("positive=a", "--label_map positive=...,neutral=...,neg"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_systems([str(keyword)], label_map=label_map)
+
+
+def test_systems_are_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):
+    for name in ("a/keyword", "mini-sentiment"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(keyword)
+    monkeypatch.chdir(tmp_path)
+    assert [system.name for system in load_systems(["keyword/", "./mini-sentiment"])] == ["keyword", "mini-sentiment"]
+    assert [system.name for system in load_systems(["keyword", "a/keyword"])] == ["keyword", "a/keyword"]
+    with pytest.raises(UserError, match="a system is given twice"):
+        load_systems(["keyword", "./keyword/"])
+
+
+def test_a_folder_of_the_name_of_a_bundled_model_is_another_system(keyword, tmp_path, monkeypatch):
+    (tmp_path / "mini-sentiment").symlink_to(keyword)
+    monkeypatch.chdir(tmp_path)
+    mine, bundled = load_systems(["./mini-sentiment", "mini-sentiment"], backend="torch", precision="no")
+    assert (mine.kind, bundled.kind) == ("keyword", "model")
+
+
+def test_a_baseline_has_no_revision(keyword):
+    with pytest.raises(UserError, match="keyword is a baseline, which has no --model_revision"):
+        load_systems([str(keyword)], "main")
