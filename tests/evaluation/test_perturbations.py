@@ -13,7 +13,9 @@ TEXT = "tempat nya bagus , murah ! tapi saya tidak suka ( terlalu ramai ) ."
 
 
 def test_no_space_is_left_before_punctuation_and_clitics():
-    assert perturbations.remove_spaces(TEXT, Random(0)) == "tempatnya bagus, murah! tapi saya tidak suka (terlalu ramai)."
+    assert (
+        perturbations.remove_spaces(TEXT, Random(0)) == "tempatnya bagus, murah! tapi saya tidak suka (terlalu ramai)."
+    )
     assert perturbations.remove_spaces("nyaman , nyala", Random(0)) == "nyaman, nyala"  # nya begins these words
     assert perturbations.remove_spaces("buku ku dan muka mu", Random(0)) == "bukuku dan mukamu"
 
@@ -41,7 +43,11 @@ def test_slang_stands_for_half_of_the_words_it_knows():
 
 def test_equal_seeds_give_equal_texts_whatever_stands_before_them():
     texts = [TEXT, "enak dan murah", TEXT]
-    assert perturbations.perturb(texts, seed=1) == perturbations.perturb(texts, seed=1) != perturbations.perturb(texts, seed=2)
+    assert (
+        perturbations.perturb(texts, seed=1)
+        == perturbations.perturb(texts, seed=1)
+        != perturbations.perturb(texts, seed=2)
+    )
     assert perturbations.perturb(texts)[:2] == perturbations.perturb(texts[:2])
     assert perturbations.perturb(texts, names=()) == texts
     assert all(not perturbations.is_smsa_style(text) for text in perturbations.perturb([TEXT] * 20, ("no space",)))

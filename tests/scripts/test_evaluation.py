@@ -1,0 +1,199 @@
+"""scripts/eval.py, baseline.py and calibrate.py on the sample and a tiny model."""
+
+import importlib.metadata
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from transformers import pipeline
+
+import smsa
+from scripts import baseline, calibrate
+from scripts import eval as script
+from smsa.cli import exit_on_error, parse
+from smsa.data.arguments import DataArguments
+from smsa.data.labels import LABELS
+from smsa.evaluation.arguments import (
+    BaselineArguments,
+    CalibrationArguments,
+    EvaluationArguments,
+    LabelledFileArguments,
+)
+from smsa.evaluation.calibration import last_layer
+from smsa.evaluation.perturbations import PERTURBATIONS
+from smsa.evaluation.report import LabelledFile
+from smsa.inference.arguments import EngineArguments
+
+VALID = SAMPLE_DIR / "valid_preprocess.tsv"
+TORCH = ("--backend", "torch", "--precision", "no")
+
+
+def run_eval(*options) -> dict:
+    with exit_on_error():
+        argv = list(map(str, (*options, *TORCH)))
+        return script.main(*parse(EvaluationArguments, LabelledFileArguments, EngineArguments, argv=argv))
+
+
+def run_baseline(*options) -> dict:
+    with exit_on_error():
+        return baseline.main(*parse(BaselineArguments, DataArguments, argv=list(map(str, options))))
+
+
+def run_calibrate(*options) -> dict:
+    with exit_on_error():
+        argv = list(map(str, (*options, *TORCH)))
+        return calibrate.main(*parse(CalibrationArguments, LabelledFileArguments, EngineArguments, argv=argv))
+
+
+def read_folder(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model that is far too sure of itself."""
+    model = make_model()
+    _, layer = last_layer(model)
+    layer.weight.data *= 40
+    layer.bias.data = torch.tensor([0.3, -0.1, 0.05])
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
+    for kind in ("keyword", "majority"):
+        own = run_baseline("--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind)
+        assert json.loads((tmp_path / kind / "report.json").read_text()) == own
+    with pytest.raises(SystemExit, match="error: .* is not empty .baseline.json, .*: choose another --output"):
+        run_baseline("--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind)
+    options = ["--data", VALID, "--output", tmp_path / "report", "--robustness", "--train_file", VALID, "--seed", "5"]
+    report = run_eval("--compare", tmp_path / "keyword", tmp_path / "majority", model, *options)
+    keyword, majority, evaluated = report["systems"]
+    assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
+    assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
+    assert report["intervals"]["seed"] == 5 and keyword["slices"]["also in train"]["n"] == 66
+    assert keyword["robustness"].keys() == {"as it is", *PERTURBATIONS, "all of them"}
+    assert keyword["robustness"]["elongated"] != keyword["robustness"]["as it is"] == keyword["metrics"]["f1"]["value"]
+    assert len(set(majority["robustness"].values())) == 1
+    assert own["systems"][0]["confusion"] == majority["confusion"]
+    assert (tmp_path / "report" / "report.md").is_file()
+
+    data = LabelledFile.read(VALID, LABELS)
+    classifier = smsa.SentimentClassifier.from_pretrained(str(model), backend="torch", precision="no")
+    right = [row["label"] == LABELS[label_id] for row, label_id in zip(classifier(data.texts), data.gold, strict=True)]
+    assert evaluated["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
+    assert report["environment"]["torch"] == importlib.metadata.version("torch")
+
+
+REFUSED = {
+    "masked": ("enak\tneutral\nkotor\tneutral\n", "its real labels are in test_preprocess.tsv"),
+    "other labels": ("enak\tbaik\nkotor\tneutral\n", "found 'baik'"),
+    "one row": ("enak\tpositive\n", "one row"),
+    "no file": (None, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("rows, message", REFUSED.values(), ids=REFUSED)
+def test_a_file_that_cannot_be_evaluated_on_leaves_no_report(tmp_path, rows, message):
+    (tmp_path / "keyword").mkdir()
+    (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
+    if rows is not None:
+        (tmp_path / "data.tsv").write_text(rows)
+    with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
+        run_eval("--model", tmp_path / "keyword", "--data", tmp_path / "data.tsv", "--output", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give --model for one system, or --compare for several"),
+        (["--model", "c", "--compare", "d"], "give --model for one system, or --compare for several"),
+        (["--compare", "a"], "--compare takes two systems or more, and no --model_revision"),
+        (["--compare", "a", "b", "--model_revision", "main"], "--compare takes two systems or more, and no"),
+    ],
+)
+def test_options_that_contradict_each_other_end_with_status_2(options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_eval("--data", "a", "--output", "b", *options)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_calibrated_model_is_a_new_folder_that_every_client_reads(model, tmp_path):
+    before = read_folder(model)
+    report = run_calibrate("--model", model, "--data", VALID, "--output", tmp_path / "calibrated")
+    assert read_folder(model) == before and read_folder(tmp_path / "calibrated").keys() == before.keys()
+    one, other = report["systems"]
+    assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
+    assert report["temperature"] > 1 and one["confusion"] == other["confusion"]
+    config = json.loads((tmp_path / "calibrated" / "config.json").read_text())
+    assert config["smsa_temperature"] == pytest.approx(report["temperature"])
+
+    texts = LabelledFile.read(VALID, LABELS).texts
+    sure, calibrated = (
+        pipeline("text-classification", model=str(path), top_k=None)(texts) for path in (model, tmp_path / "calibrated")
+    )
+    for rows, calibrated_rows in zip(sure, calibrated, strict=True):
+        assert [row["label"] for row in rows] == [row["label"] for row in calibrated_rows]
+        logits = np.log([row["score"] for row in rows]) / report["temperature"]
+        expected = np.exp(logits) / np.exp(logits).sum()
+        assert [row["score"] for row in calibrated_rows] == pytest.approx(expected, abs=1e-4)
+
+
+def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
+    output = tmp_path / "normalised"
+    run_calibrate("--model", model, "--data", VALID, "--output", output, "--normalise_elongated")
+    plain, classify = (pipeline("text-classification", model=str(path)) for path in (model, output))
+    assert classify("enaaaak sekaliii") == classify("enak sekali")
+    assert plain("enaaaak sekaliii") != plain("enak sekali")
+    answer = smsa.SentimentClassifier.from_pretrained(str(output), backend="torch", precision="no")("muraaaah")
+    assert answer["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
+    report = run_eval("--model", output, "--data", VALID, "--output", tmp_path / "report", "--robustness")
+    robustness = report["systems"][0]["robustness"]
+    assert robustness["elongated"] == robustness["as it is"]
+
+
+def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
+    run_calibrate("--model", "mini-sentiment", "--data", VALID, "--output", tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    metrics = json.loads((tmp_path / "mine" / "metrics.json").read_text())
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert f"temperature of {config['smsa_temperature']:.3f}" in card
+    classifier = smsa.SentimentClassifier.from_pretrained(str(tmp_path / "mine"), backend="torch", precision="no")
+    for example in metrics["examples"]:
+        assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
+        assert f"{example['score']:.3f}" in card
+
+
+def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path, monkeypatch):
+    (tmp_path / "keyword").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.docx").touch()
+    before = read_folder(model)
+    classifier = smsa.SentimentClassifier.from_pretrained(str(model), backend="torch", precision="no")
+    texts = LabelledFile.read(VALID, LABELS).texts
+    others = [[label for label in LABELS if label != row["label"]][i % 2] for i, row in enumerate(classifier(texts))]
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, others, strict=True))
+    (tmp_path / "wrong.tsv").write_text(rows, encoding="utf-8")
+    output = tmp_path / "calibrated"
+    for options, message in (
+        (["--model", tmp_path / "keyword", "--data", VALID, "--output", output], "keyword is none"),
+        (["--model", model, "--data", tmp_path / "nowhere.tsv", "--output", output], "does not exist"),
+        (["--model", model, "--data", tmp_path / "wrong.tsv", "--output", output], "texts of which 0% .* set no temp"),
+        (["--model", model, "--data", VALID, "--output", model], "is not empty"),
+        (["--model", model, "--data", VALID, "--output", tmp_path / "full"], "is not empty"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*{message}"):
+            run_calibrate(*options)
+        assert not output.exists() or not any(output.iterdir())
+    assert read_folder(model) == before and read_folder(tmp_path / "full") == {"thesis.docx": b""}
+    shutil.rmtree(output)
+    monkeypatch.setattr(calibrate, "publish", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(SystemExit, match="No space left"):
+        run_calibrate("--model", model, "--data", VALID, "--output", output)
+    assert read_folder(model) == before and not any(output.iterdir())
