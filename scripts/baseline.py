@@ -14,8 +14,7 @@ from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION
 from smsa.evaluation.report import LabelledFile, evaluate, summarise, write_report
 from smsa.evaluation.systems import System
-from smsa.files import publish, staged
-from smsa.training.checkpointing import require_empty
+from smsa.files import publish, require_empty, staged
 
 logger = logging.getLogger("smsa.baseline")
 

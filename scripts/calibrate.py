@@ -3,6 +3,7 @@
 python scripts/calibrate.py --model runs/indonlu --data data/smsa/valid_preprocess.tsv --output runs/calibrated
 """
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArgument
 from smsa.evaluation.report import LabelledFile, evaluate, summarise
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import publish, staged
+from smsa.files import publish, require_empty, staged, write_json
 from smsa.inference.arguments import EngineArguments
-from smsa.sharing.card import CARD, is_renewable, read_card, render_card
-from smsa.training.checkpointing import require_empty
+from smsa.models.loading import load_classifier
+from smsa.sharing.card import CARD, EXAMPLES, is_renewable, read_card, render_card
+from smsa.training.results import predict_examples
 
 logger = logging.getLogger("smsa.calibrate")
 
@@ -40,8 +42,10 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         calibration.store_temperature(staging, temperature)
         (calibrated,) = load_systems([str(staging)], **options)
         report = evaluate([system, replace(calibrated, name=f"{system.name} (calibrated)")], data)
-        calibration.update_examples(staging, **vars(engine_args))
         if is_renewable(staging):
+            metrics = json.loads((staging / "metrics.json").read_bytes())
+            metrics["examples"] = predict_examples(*load_classifier(staging), EXAMPLES)
+            write_json(metrics, staging / "metrics.json")
             (staging / CARD).write_text(render_card(staging, str(output), read_card(staging)), encoding="utf-8")
         publish(staging, output, last="config.json")
 

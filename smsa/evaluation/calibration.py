@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 from smsa.files import hash_file, write_json
-from smsa.inference.classifier import SentimentClassifier
 from smsa.models.bundled import find_bundled
 from smsa.models.loading import load_classifier, save_tokenizer
 
@@ -95,15 +94,3 @@ def store_normaliser(folder: str | Path) -> None:
     """
     _, tokenizer = load_classifier(folder)
     save_tokenizer(add_normaliser(tokenizer), folder)
-
-
-def update_examples(folder: Path, **engine: object) -> None:
-    """Let metrics.json of a finished run, if there is one, say what the model predicts for its `examples` now."""
-    path = folder / "metrics.json"
-    metrics = json.loads(path.read_bytes()) if path.is_file() else {}
-    if "examples" in metrics:
-        classifier = SentimentClassifier.from_pretrained(folder, **engine)
-        for example in metrics["examples"]:
-            row = classifier(example["text"])
-            example |= {key: row[key] for key in example.keys() & row.keys()}
-        write_json(metrics, path)

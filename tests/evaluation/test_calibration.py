@@ -126,13 +126,3 @@ def test_a_copy_has_no_checkpoints_and_no_predictions(folder, tmp_path):
     (tmp_path / "copy").mkdir()
     calibration.copy_model(folder, tmp_path / "copy")
     assert {path.name for path in (tmp_path / "copy").iterdir()} == expected
-
-
-def test_the_examples_in_metrics_json_are_those_of_the_model_as_it_is_now(folder):
-    calibration.update_examples(folder, backend="torch", precision="no")  # not of a run of ours
-    example = {"text": "enak", "label": "?", "score": 2.0, "p_positive": 2.0}
-    (folder / "metrics.json").write_text(json.dumps({"epoch": 1, "examples": [example]}))
-    calibration.update_examples(folder, backend="torch", precision="no")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["epoch"] == 1 and metrics["examples"][0].keys() == example.keys()
-    assert metrics["examples"][0]["label"] in LABELS and 1 / 3 < metrics["examples"][0]["score"] < 1
