@@ -82,7 +82,7 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for system in report["systems"][:3]:  # those that are the same on every machine
-        cells = [system["scores"][score]["value"] for score in ("accuracy", "f1")]
+        cells = [system["metrics"][score]["value"] for score in ("accuracy", "f1")]
         cells += [system["labels"][label]["f1"]["value"] for label in ("positive", "neutral", "negative")]
         (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
         assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
