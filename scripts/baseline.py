@@ -11,7 +11,7 @@ from smsa.data.arguments import DataArguments
 from smsa.data.datasets import find_files, load_splits
 from smsa.data.labels import LABELS, parse_labels
 from smsa.evaluation.arguments import BaselineArguments
-from smsa.evaluation.baselines import BASELINES, DESCRIPTION
+from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, summarise, write_report
 from smsa.evaluation.systems import System
 from smsa.files import publish, require_empty, staged
@@ -33,7 +33,7 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data, args.seed)
     write_report(report, output)
     with staged(output) as staging:
-        baseline.save(staging)
+        save_baseline(baseline, staging)
         publish(staging, output, last=DESCRIPTION)
 
     for line in summarise(report):

@@ -6,14 +6,14 @@ saved as JSON and safetensors, never as a pickle.
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import hstack
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -22,34 +22,27 @@ from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.files import write_json
 
-DESCRIPTION, WEIGHTS, VOCABULARY = "baseline.json", "baseline.safetensors", "vocabulary.json"
+DESCRIPTION, WEIGHTS = "baseline.json", "baseline.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Majority:
     """Gives every text the label that most texts have; the probabilities are the shares of the labels in train."""
 
     labels: tuple[str, ...]
-    shares: tuple[float, ...]
+    shares: list[float]
     kind = "majority"
 
     @classmethod
     def fit(cls, texts: list[str], label_ids: list[int], labels: tuple[str, ...] = LABELS) -> "Majority":
         """Count the labels of the training texts."""
-        return cls(labels, tuple((np.bincount(label_ids, minlength=len(labels)) / len(label_ids)).tolist()))
+        return cls(labels, (np.bincount(label_ids, minlength=len(labels)) / len(label_ids)).tolist())
 
     def predict(self, texts: list[str]) -> np.ndarray:
         return np.tile(self.shares, (len(texts), 1))
 
-    def save(self, folder: Path) -> None:
-        write_json({"kind": self.kind, "labels": self.labels, "shares": self.shares}, folder / DESCRIPTION)
 
-    @classmethod
-    def load(cls, folder: Path, description: dict) -> "Majority":
-        return cls(tuple(description["labels"]), tuple(description["shares"]))
-
-
-# Words that carry a judgement by themselves in reviews and on social media, with the spellings people use. A stem also
+# Words that judge by themselves in reviews and on social media, with the spellings people use. A stem also
 # stands for its forms with the endings -nya, -lah, -kan, -an and -i.
 _VALUES = {
     word: value
@@ -57,10 +50,11 @@ _VALUES = {
     for word in Path(__file__).with_name("words").joinpath(name).read_text(encoding="utf-8").split()
 }
 NEGATIONS = frozenset("tidak tdk tak ga gak gk nggak ngga enggak engga bukan belum blm tanpa jangan kurang".split())
-NEGATION_REACH = 2  # words after a negation whose judgement it turns round: "tidak terlalu enak"
+NEGATION_REACH = 2  # words after a negation whose value it turns round: "tidak terlalu enak"
 _ENDINGS = ("nya", "lah", "kan", "an", "i")
 
 
+@dataclass
 class Keyword:
     """Counts words of joy and of anger, as the tutorial's first solution does; the label with more of them wins.
 
@@ -68,12 +62,12 @@ class Keyword:
     label grows with its lead: a softmax over the counts, in which neutral stands half a word above a tie.
     """
 
+    labels: tuple[str, ...] = LABELS
     kind = "keyword"
 
-    def __init__(self, labels: tuple[str, ...] = LABELS):
-        if set(labels) != set(LABELS):
-            raise UserError(f"the keyword baseline knows the labels {', '.join(LABELS)}, not {', '.join(labels)}.")
-        self.labels = tuple(labels)
+    def __post_init__(self) -> None:
+        if set(self.labels) != set(LABELS):
+            raise UserError(f"the keyword baseline knows the labels {', '.join(LABELS)}, not {', '.join(self.labels)}.")
 
     @classmethod
     def fit(cls, texts: list[str], label_ids: list[int], labels: tuple[str, ...] = LABELS) -> "Keyword":
@@ -102,19 +96,18 @@ class Keyword:
         scores = {"positive": counts[:, 0], "negative": counts[:, 1], "neutral": counts.min(-1) + 0.5}
         return softmax(np.stack([scores[label] for label in self.labels], axis=1), axis=-1)
 
-    def save(self, folder: Path) -> None:
-        write_json({"kind": self.kind, "labels": self.labels}, folder / DESCRIPTION)
-
-    @classmethod
-    def load(cls, folder: Path, description: dict) -> "Keyword":
-        return cls(tuple(description["labels"]))
-
 
 def _find_value(word: str) -> int:
     stems = [word, *(word.removesuffix(ending) for ending in _ENDINGS)]
     return next((_VALUES[stem] for stem in stems if stem in _VALUES), 0)
 
 
+def _make_vectorizers() -> list[TfidfVectorizer]:
+    kinds = ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5)})
+    return [TfidfVectorizer(min_df=2, sublinear_tf=True, **kind) for kind in kinds]
+
+
+@dataclass
 class Tfidf:
     """Logistic regression over the TF-IDF of words and of parts of words; seconds to train.
 
@@ -122,83 +115,77 @@ class Tfidf:
     minimal count were chosen on SmSA valid.
     """
 
+    labels: tuple[str, ...]
+    vocabularies: list[list[str]]  # of words and of parts of words, in the order of the features
+    word_idf: np.ndarray  # (n_words,)
+    part_idf: np.ndarray  # (n_parts,)
+    weights: np.ndarray  # (n_labels, n_words + n_parts)
+    bias: np.ndarray  # (n_labels,)
     kind = "tfidf"
     C = 30.0
 
-    def __init__(
-        self, labels: tuple[str, ...], vectorizers: list[TfidfVectorizer], weights: np.ndarray, bias: np.ndarray
-    ):
-        self.labels, self._vectorizers, self._weights, self._bias = tuple(labels), vectorizers, weights, bias
-
-    @staticmethod
-    def _make_vectorizers(vocabularies: Iterable[dict | None] = (None, None)) -> list[TfidfVectorizer]:
-        kinds = ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5)})
-        return [
-            TfidfVectorizer(min_df=2, sublinear_tf=True, vocabulary=vocabulary, **kind)
-            for kind, vocabulary in zip(kinds, vocabularies, strict=True)
-        ]
-
     @classmethod
     def fit(cls, texts: list[str], label_ids: list[int], labels: tuple[str, ...] = LABELS) -> "Tfidf":
-        """Train on texts and their label ids; every label must have a text.
+        """Train on texts and their label ids.
 
         Raises:
-            UserError: if one has none.
+            UserError: if a label has no text.
         """
         if len(set(label_ids)) < len(labels):
             raise UserError("the tfidf baseline needs at least one training text of each label.")
-        vectorizers = cls._make_vectorizers()
+        vectorizers = _make_vectorizers()
         features = hstack([vectorizer.fit_transform(texts) for vectorizer in vectorizers], format="csr")
         model = LogisticRegression(C=cls.C, class_weight="balanced", max_iter=1000).fit(features, label_ids)
         weights, bias = model.coef_, model.intercept_
         if len(labels) == 2:  # scikit-learn keeps one row for two labels
             weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+        vocabularies = [vectorizer.get_feature_names_out().tolist() for vectorizer in vectorizers]
         # safetensors writes the memory as it lies, whatever the order of the axes
-        return cls(labels, vectorizers, np.ascontiguousarray(weights, np.float32), bias.astype(np.float32))
+        weights, bias = np.ascontiguousarray(weights, np.float32), bias.astype(np.float32)
+        return cls(labels, vocabularies, *(vectorizer.idf_ for vectorizer in vectorizers), weights, bias)
 
-    def features(self, texts: list[str]) -> csr_matrix:
-        """Return the TF-IDF values, of shape (n_texts, n_features)."""
-        return hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers], format="csr")
+    @cached_property
+    def vectorizers(self) -> list[TfidfVectorizer]:
+        """From texts to the TF-IDF of words, and of parts of words."""
+        vectorizers = _make_vectorizers()
+        for vectorizer, terms, idf in zip(vectorizers, self.vocabularies, (self.word_idf, self.part_idf), strict=True):
+            vectorizer.vocabulary = {term: i for i, term in enumerate(terms)}
+            vectorizer.idf_ = idf
+        return vectorizers
 
     def predict(self, texts: list[str]) -> np.ndarray:
-        return softmax(self.features(texts) @ self._weights.T.astype(np.float64) + self._bias, axis=-1)
-
-    def save(self, folder: Path) -> None:
-        tensors = {"weights": self._weights, "bias": self._bias}
-        vocabularies = []
-        for i, vectorizer in enumerate(self._vectorizers):
-            tensors[f"idf_{i}"] = vectorizer.idf_
-            vocabularies.append(sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.get))
-        save_file(tensors, folder / WEIGHTS)
-        write_json(vocabularies, folder / VOCABULARY)
-        write_json({"kind": self.kind, "labels": self.labels}, folder / DESCRIPTION)
-
-    @classmethod
-    def load(cls, folder: Path, description: dict) -> "Tfidf":
-        tensors = load_file(folder / WEIGHTS)
-        terms = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-        vectorizers = cls._make_vectorizers([{term: i for i, term in enumerate(listed)} for listed in terms])
-        for i, vectorizer in enumerate(vectorizers):
-            vectorizer.idf_ = tensors[f"idf_{i}"]
-        return cls(tuple(description["labels"]), vectorizers, tensors["weights"], tensors["bias"])
+        features = hstack([vectorizer.transform(texts) for vectorizer in self.vectorizers], format="csr")
+        return softmax(features @ self.weights.T.astype(np.float64) + self.bias, axis=-1)
 
 
 BASELINES = {baseline.kind: baseline for baseline in (Keyword, Tfidf, Majority)}
 
 
-def load_baseline(folder: str | Path) -> "Keyword | Tfidf | Majority":
-    """Load a baseline that `save` has left in a folder.
+def save_baseline(baseline: Keyword | Tfidf | Majority, folder: Path) -> None:
+    """Save arrays as safetensors and all else as JSON."""
+    values = {field.name: getattr(baseline, field.name) for field in fields(baseline)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    if arrays:
+        save_file(arrays, folder / WEIGHTS)
+    plain = {name: value for name, value in values.items() if name not in arrays}
+    write_json({"kind": baseline.kind, **plain}, folder / DESCRIPTION)
+
+
+def load_baseline(folder: str | Path) -> Keyword | Tfidf | Majority:
+    """Load what `save_baseline` has left in a folder.
 
     Raises:
-        UserError: if its files are not those of one.
+        UserError: if its files are not those of a baseline.
     """
-    path = Path(folder) / DESCRIPTION
+    folder = Path(folder)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        baseline = BASELINES[description["kind"]].load(Path(folder), description)
+        values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        kind, labels = values.pop("kind"), tuple(values.pop("labels"))
+        arrays = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
+        baseline = BASELINES[kind](labels=labels, **values, **arrays)
         shape = baseline.predict(["enak"]).shape
-    except (ValueError, TypeError, KeyError, IndexError, SafetensorError) as error:
-        raise UserError(f"{path.parent} is damaged, or no baseline ({', '.join(BASELINES)}): {error!r}") from error
-    if shape != (1, len(baseline.labels)):
-        raise UserError(f"{path.parent} is damaged: it has not one probability for each of its labels.")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{folder} is damaged, or no baseline ({', '.join(BASELINES)}): {error!r}") from error
+    if shape != (1, len(labels)):
+        raise UserError(f"{folder} is damaged: it has not one probability for each of its labels.")
     return baseline
