@@ -14,7 +14,7 @@ from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArgument
 from smsa.evaluation.report import LabelledFile, evaluate, summarise
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import publish, require_empty, staged, write_json
+from smsa.files import STAGING, publish, require_empty, staged, write_json
 from smsa.inference.arguments import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, EXAMPLES, is_renewable, read_card, render_card
@@ -27,12 +27,11 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     """Fit a temperature, write the calibrated model, and log how both do; return both's report and the temperature."""
     source, output = calibration.find_model_folder(args.model), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
-    require_empty(output, "choose another --output")
+    require_empty(output, "choose another --output", frozenset({STAGING}))
     (system,) = load_systems([args.model], **options)
     data = LabelledFile.read(data_args.data, system.labels, (data_args.text_column, data_args.label_column))
     calibration.require_unseen(source, data.path)
 
-    output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
         calibration.copy_model(source, staging)
         if args.normalise_elongated:

@@ -1,13 +1,10 @@
-"""Markdown that holds whatever the values hold: rows of tables, numbers, texts of one line; for templates."""
+"""What the templates of reports call: rows of tables and texts that hold whatever the values hold, and numbers."""
 
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable
 from itertools import chain
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
-POINT_INTERVALS = "Where both ends of an interval are equal, these texts cannot show how much others would differ."
 
 
 def row(*cells: object) -> str:
@@ -19,14 +16,14 @@ def row(*cells: object) -> str:
 
 def header(*titles: object) -> str:
     """Return the two lines that begin a table, of titles as `row` takes them."""
-    titles = row(*titles)
-    n_columns = titles.replace(r"\|", "").count("|") - 1
-    return f"{titles}\n{'|---' * n_columns}|"
+    line = row(*titles)
+    n_columns = line.replace(r"\|", "").count("|") - 1
+    return f"{line}\n{'|---' * n_columns}|"
 
 
-def table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Return the lines of a whole table."""
-    return [*header(titles).split("\n"), *map(row, rows)]
+def one_line(text: str) -> str:
+    """Return a text as one line that Markdown leaves alone."""
+    return re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
 
 
 def percent(value: float) -> str:
@@ -35,30 +32,28 @@ def percent(value: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """Return a fraction and its interval in per cent."""
+    """Return a fraction and the ends of its interval in per cent."""
     return f"{percent(value)} ({percent(low)} to {percent(high)})"
 
 
-def one_line(text: str) -> str:
-    """Return a text as one line that Markdown leaves alone."""
-    return re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
+TEMPLATES = Environment(
+    loader=PackageLoader("smsa.evaluation", "."),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.globals |= {"row": row, "header": header}
+TEMPLATES.filters |= {
+    "one_line": one_line,
+    "percent": percent,
+    "interval": lambda ends: with_interval(**ends),
+    "count": "{:,}".format,
+}
+
+POINT_INTERVALS = "Where both ends of an interval are equal, these texts cannot show how much others would differ."
 
 
-def render(package: str, template: str, **values: object) -> str:
-    """Fill a Markdown template of a package; templates may use the functions of this module, and the filter `count`."""
-    return _environment(package).get_template(template).render(**values)
-
-
-@cache
-def _environment(package: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader(package, "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.globals |= {"row": row, "header": header, "POINT_INTERVALS": POINT_INTERVALS}
-    environment.filters |= {"percent": percent, "one_line": one_line, "count": "{:,}".format}
-    environment.filters["interval"] = lambda bounded: with_interval(**bounded)
-    return environment
+def table(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
+    """Return the lines of a whole table."""
+    return [*header(titles).split("\n"), *map(row, rows)]

@@ -10,11 +10,11 @@ import pandas as pd
 from smsa.data.datasets import load_splits
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.baselines import DESCRIPTION
-from smsa.evaluation.markdown import percent, render, with_interval
+from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bounded, count_confusion, score_confusion, score_labels
 from smsa.evaluation.systems import System
-from smsa.files import hash_file, publish, staged, write_json
+from smsa.files import STAGING, hash_file, publish, require_empty, staged, write_json
 from smsa.models.devices import describe_environment
 
 REPORT = "report.json"
@@ -214,14 +214,10 @@ def write_report(report: dict, output_dir: str | Path) -> None:
 
     Args:
         report: what `evaluate` returns.
-        output_dir: the folder; new, empty, or an earlier report.
-
-    Raises:
-        FileExistsError: if the folder holds anything but an earlier report.
+        output_dir: new, empty, or an earlier report; anything else is refused.
     """
     output_dir = Path(output_dir)
     require_report_folder(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     with staged(output_dir) as staging:
         pictures = figures.draw_report(report, staging)
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
@@ -238,10 +234,8 @@ def render_report(report: dict, pictures: list[str]) -> str:
         f"{part['n']:,}" + f", {part['n_labels']} of {len(labels)} labels" * (part["n_labels"] < len(labels))
         for part in slices.values()
     ]
-    return render(
-        "smsa.evaluation",
-        "report.md.jinja",
-        **report,
+    return TEMPLATES.get_template("report.md.jinja").render(
+        report,
         file_name=Path(report["data"]["file"]).name,
         predicted_titles=[f"predicted {label}" for label in labels],
         slices=slices,
@@ -254,9 +248,7 @@ def require_report_folder(output_dir: str | Path) -> None:
     """Refuse an output folder that holds something other than an earlier report, as those of baselines do.
 
     Raises:
-        FileExistsError: with the way out.
+        UserError: with the way out.
     """
-    output_dir = Path(output_dir)
-    is_report = (output_dir / REPORT).is_file() and not (output_dir / DESCRIPTION).exists()
-    if output_dir.exists() and not is_report and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} is not empty and holds no earlier report: choose another --output.")
+    if not Path(output_dir, REPORT).is_file() or Path(output_dir, DESCRIPTION).exists():
+        require_empty(output_dir, "it holds no earlier report, so choose another --output", frozenset({STAGING}))

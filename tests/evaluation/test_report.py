@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
+from smsa.errors import UserError
 from smsa.evaluation import figures
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
@@ -189,7 +190,7 @@ def test_a_folder_with_other_things_is_not_written_into(tmp_path, data):
         folder.mkdir()
         for name in names:
             (folder / name).touch()
-        with pytest.raises(FileExistsError, match="holds no earlier report"):
+        with pytest.raises(UserError, match="holds no earlier report"):
             write_report(report, folder)
         assert sorted(path.name for path in folder.iterdir()) == sorted(names)
         folder.rename(tmp_path / names[0])
