@@ -32,6 +32,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     data = LabelledFile.read(data_args.data, system.labels, (data_args.text_column, data_args.label_column))
     calibration.require_unseen(source, data.path)
 
+    output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
         calibration.copy_model(source, staging)
         if args.normalise_elongated:

@@ -218,6 +218,7 @@ def write_report(report: dict, output_dir: str | Path) -> None:
     """
     output_dir = Path(output_dir)
     require_report_folder(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     with staged(output_dir) as staging:
         pictures = figures.draw_report(report, staging)
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
