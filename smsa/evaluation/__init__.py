@@ -1,1 +1,1 @@
-"""How good a model is: gold labels and probabilities in, scores with intervals, tables and pictures out."""
+"""How good a model is: gold labels and probabilities in; metrics with intervals, tables and pictures out."""

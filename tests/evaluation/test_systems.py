@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from conftest import make_model, make_tokenizer
-from tables import make_classifier
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.systems import System, load_systems, name_labels, read_label_map, wrap_classifier
+from smsa.inference.classifier import SentimentClassifier
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 
@@ -24,7 +24,8 @@ def keyword(tmp_path):
 
 def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities():
     texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
-    classifier = make_classifier(make_model(), make_tokenizer(), window_rows=8)
+    classifier = SentimentClassifier(make_model(), make_tokenizer(), backend="torch", precision="no")
+    classifier.engine.chunk_rows = classifier.engine.window_rows = 8
     system = wrap_classifier("model", classifier)
     found = system.predict(texts, LABELS)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
