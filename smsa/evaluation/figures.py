@@ -109,7 +109,7 @@ def draw_reliability(report: dict):
             label=f"{system['name']}: calibration error {error:.1f}",
         )  # fmt: skip
     axes.set(
-        xlabel="Confidence: probability of the predicted label (larger marks: more texts)",
+        xlabel="Confidence (larger marks: more texts)",
         ylabel="Accuracy",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
