@@ -25,7 +25,7 @@ def keyword(tmp_path):
 def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities():
     texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
     classifier = SentimentClassifier(make_model(), make_tokenizer(), backend="torch", precision="no")
-    classifier.engine.chunk_rows = classifier.engine.window_rows = 8
+    classifier.engine.chunk_rows = 8
     system = wrap_classifier("model", classifier)
     found = system.predict(texts, LABELS)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
