@@ -128,6 +128,7 @@ def test_a_calibrated_model_is_a_new_folder_that_every_client_reads(model, tmp_p
     before = read_folder(model)
     report = run_calibrate("--model", model, "--data", VALID, "--output", tmp_path / "calibrated")
     assert read_folder(model) == before and read_folder(tmp_path / "calibrated").keys() == before.keys()
+    assert len({path.stat().st_mode for path in (tmp_path / "calibrated").iterdir()}) == 1  # safetensors': 0600
     one, other = report["systems"]
     assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
     assert report["temperature"] > 1 and one["confusion"] == other["confusion"]
