@@ -32,7 +32,7 @@ from scripts import finetune
 from smsa.cli import parse
 from smsa.data.arguments import DataArguments
 from smsa.data.datasets import encode_splits, find_smsa, load_splits
-from smsa.models.devices import keep_freed_memory
+from smsa.models.devices import set_up_process
 from smsa.training.arguments import (
     ModelArguments,
     SentimentTrainingArguments,
@@ -92,7 +92,7 @@ def run_loop(folder: Path, args, like_ours: bool) -> Clock:
     `like_ours` gives it the precision, the order of texts, the kernels, the optimiser and the memory of smsa's Trainer.
     """
     if like_ours:
-        keep_freed_memory()
+        set_up_process()
     model, tokenizer, splits = load(folder)
     device = args.device
     model.to(device).train()

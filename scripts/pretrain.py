@@ -15,7 +15,14 @@ from smsa.files import hash_file, naming, publish, staged, write_json
 from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
-from smsa.pretraining.corpus import encode_sources, find_judged, is_held_out, leave_out, read_sources, read_texts
+from smsa.pretraining.corpus import (
+    decontaminate,
+    encode_sources,
+    find_evaluation_files,
+    is_held_out,
+    read_sources,
+    read_texts,
+)
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
 from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
@@ -49,12 +56,12 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     folders = (corpus_args.corpus_dir, corpus_args.data_dir)
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
         sources = read_sources(corpus_args.sources, *folders)
-        judged = find_judged(corpus_args.keep_out or (), *folders)
-    if judged:
-        leave_out(sources, [text for path in judged.values() for text in read_texts(path)])
+        evaluation_files = find_evaluation_files(corpus_args.decontaminate or (), *folders)
+    if evaluation_files:
+        decontaminate(sources, [text for path in evaluation_files.values() for text in read_texts(path)])
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
     hashes = {source.name: source.sha256 for source in sources}
-    hashes |= {f"{name}, excluded": hash_file(path)[0] for name, path in judged.items()}
+    hashes |= {f"{name}, excluded": hash_file(path)[0] for name, path in evaluation_files.items()}
     hashes |= {"the added tokens": hash_file(words)[0]} if words else {}
 
     # Where the run stands
@@ -73,22 +80,21 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     if name == "new":
         texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
         tokenizer = build_tokenizer(texts, encoder_args.vocab_size)
-        encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
-        model = build_encoder(encoded.sequences, tokenizer, **{name: getattr(encoder_args, name) for name in SHAPE})
+        model = build_encoder(tokenizer, **{name: getattr(encoder_args, name) for name in SHAPE})
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
         encoder_args.require_shape_of(model.config)
         if words is not None:
             logger.info("New tokens: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
-        encoded = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
+    rows, held_out_rows = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
 
     # Train and evaluate
     trainer = MaskedTrainer(
         model=model,
         args=training_args,
         processing_class=tokenizer,
-        rows=encoded.rows,
-        held_out_rows=encoded.held_out_rows,
+        rows=rows,
+        held_out_rows=held_out_rows,
         settings=settings,
         environment=environment,
     )

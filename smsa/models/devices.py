@@ -1,4 +1,4 @@
-"""What this process runs on: precision, CPU threads, memory, versions, and a description for `run.json`."""
+"""What this process runs on: precision, CPU threads, and a description of machine and libraries for `run.json`."""
 
 import ctypes
 import logging
@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
+import psutil
 import torch
 
 from smsa.distributed import is_launched
@@ -14,78 +15,91 @@ from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = (
-    "smsa",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "tokenizers",
-    "scikit-learn",
-    "numpy",
-)
+LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenizers scikit-learn numpy".split())
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
+def is_cpu_fast_in_bf16() -> bool:
+    """Whether bf16 is faster than fp32 on this CPU.
+
+    Measured as matrix products on two cores: with AMX bf16 has 3 times the rate of fp32 (0.76 against 0.24 TFLOP/s on a
+    Xeon), with AMD's avx512_bf16 4 times (0.8 on an EPYC of 2024). With Intel's avx512_bf16 and no AMX it has half the
+    rate (0.17 against 0.32). Without any of these it is emulated: a model of IndoBERT's shape labels 0.9 texts a second
+    in bf16 and 10.4 in fp32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    is_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")
+    return bool(capabilities.get("amx_tile") or (capabilities.get("avx512_bf16") and is_amd))
+
+
 def precision_for_training(device_type: str) -> str:
-    """Get bf16, or failing that fp16, on a GPU that has it; bf16 on a CPU with AMX or avx512_bf16; `no` elsewhere."""
+    """Return bf16, or else fp16, on a GPU that has it; bf16 on a CPU that is fast in it; `no` (fp32) elsewhere."""
     if device_type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
         return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"  # (7, 0): first with tensor cores
-    if device_type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return "bf16" if capabilities.get("amx_tile") or capabilities.get("avx512_bf16") else "no"
-    return "no"
+    return "bf16" if device_type == "cpu" and is_cpu_fast_in_bf16() else "no"
 
 
-def precision_for_scoring(device_type: str) -> str:
-    """Get the fastest one that keeps the labels: fp16 on a GPU with tensor cores, bf16 on a CPU that is fast in it.
+def precision_for_inference(device_type: str) -> str:
+    """Return the fastest precision that keeps the labels: as in training, but fp16 on a GPU.
 
-    fp16 has three more bits of mantissa than bf16, which matter to probabilities; its range is enough without
-    gradients. A CPU is fast in bf16 with AMX, or avx512_bf16 by AMD: four times the rate of fp32 in products (0.8
-    TFLOP/s on two cores of an EPYC of 2024). By Intel without AMX, it has half the rate (0.17 against 0.32 on two Xeon
-    cores, `benchmarks/scoring.py`).
+    fp16 has three more bits of mantissa than bf16, which matter to probabilities, and its range is enough here.
     """
     if device_type == "cuda":
         return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"
-    capabilities = torch.cpu.get_capabilities() if device_type == "cpu" else {}
-    by_amd = capabilities.get("avx512_bf16") and capabilities.get("cpu_name", "").startswith("AMD")
-    return "bf16" if capabilities.get("amx_tile") or by_amd else "no"
+    return precision_for_training(device_type)
 
 
 def resolve_precision(requested: str, device_type: str, best: Callable[[str], str] = precision_for_training) -> str:
-    """Get the precision that is really in effect: `no` (fp32), `fp16` or `bf16`.
+    """Return the precision that is in effect, and log it: `no` (fp32), `fp16` or `bf16`.
 
     Args:
-        requested: one of `PRECISIONS`. `auto` follows the launcher where its `mixed_precision` asks for one, else is
-            `best(device_type)`.
+        requested: one of `PRECISIONS`. `auto` is what the launcher was asked for, else `best(device_type)`.
         device_type: `cuda`, `cpu` or another torch device type.
-        best: `precision_for_training` or `precision_for_scoring`.
+        best: `precision_for_training` or `precision_for_inference`.
 
     Returns:
-        fp16 on a CPU comes back as `no`: Accelerate would train in fp32 there without a word.
+        `no` where fp16 was asked of a CPU: Accelerate would train in fp32 there without a word.
 
     Raises:
-        ValueError: for an unknown precision, asked here or by the launcher (`fp8`).
+        UserError: for an unknown precision, from the option or the launcher (`fp8`).
     """
     source, asked = "--precision", requested
     if requested == "auto":
-        source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if asked == "no":
+        source, asked = "the launcher", _launcher_precision()
+        if asked is None:
             source, asked = "the device", best(device_type)
     if asked not in PRECISIONS:
         raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
-    logger.info("Precision: asked %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked, device_type,
-                "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
+    logger.info("Precision: requested %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked,
+                device_type, "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
+    if in_effect == "bf16" and device_type == "cpu" and not is_cpu_fast_in_bf16():
+        logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect
 
 
+def _launcher_precision() -> str | None:
+    """Return what `accelerate launch` was asked for; None if nothing.
+
+    The launcher exports ACCELERATE_MIXED_PRECISION=no both where it was asked for `no` and where it was asked for
+    nothing (accelerate 1.15, commands/launch.py), and `accelerate config` writes `no` into its file for who skips the
+    question. So `no` is a wish only on the launcher's own command line, and the launcher is the parent process.
+    """
+    exported = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if exported != "no":
+        return exported
+    try:
+        words = " ".join(psutil.Process(os.getppid()).cmdline()).replace("=", " ").replace("-", "_")
+    except psutil.Error:
+        return None
+    return "no" if "__mixed_precision no" in words else None
+
+
 def share_of_cores() -> int:
-    """Get the CPU cores that fall to this process of a launch."""
+    """Return how many CPU cores each process of a launch gets on this machine."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -104,12 +118,11 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
 
 
 def set_up_process() -> None:
-    """Set up a process of ours for training: what it frees it keeps, and attention is not compiled for each length.
+    """Set up a process of ours for training: it keeps the memory that it frees, and attention is not compiled.
 
-    glibc gives each large block back to the system and has it cleared again for the next step: on two cores of an AMD
-    EPYC with avx512_bf16, 51,000 page faults a step of IndoBERT's shape in bf16, and 4 to 10 % of its time. The most
-    that the process has at a time grows by 8 % there. On a GPU, cuDNN compiles attention for each shape of batch, which
-    takes about 0.25 s on an H200, and texts come in many. For scripts: it changes the whole process.
+    For scripts, since both hold for the whole process. glibc returns each large block to the system and has it cleared
+    again for the next step: 4 to 10 % of a step of IndoBERT's shape in bf16 on two cores of an AMD EPYC. On a GPU,
+    cuDNN compiles attention for each shape of batch, about 0.25 s each on an H200, and texts come in many shapes.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h; mallopt(3)
@@ -119,13 +132,8 @@ def set_up_process() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def avoid_compiled_attention() -> None:
-    """Let torch choose among its own kernels of attention on a GPU: see `set_up_process`."""
-    torch.backends.cuda.enable_cudnn_sdp(False)
-
-
 def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
-    """Get the machine as plain values: system, CPU, threads, and, of what runs on `cuda`, each GPU that is visible."""
+    """Return the machine as plain values: system, CPU, cores and threads and, for `cuda`, each visible GPU."""
     return {
         "system": platform.platform(),
         "cpu": _cpu_name(),
@@ -136,30 +144,27 @@ def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
 
 
 def describe_environment(device_type: str = "cuda") -> dict[str, object]:
-    """Get what can move the last bits of a result: versions of the libraries, the processor and its threads."""
-    machine = {
-        "processor": ", ".join(_gpu_names(device_type)) or _cpu_name(),
-        "n_threads": torch.get_num_threads(),
-    }
-    return describe_versions() | machine
+    """Return what can change the last bits of a result: versions of the libraries, the processor and its threads."""
+    processor = ", ".join(_gpu_names(device_type)) or _cpu_name()
+    return describe_versions() | {"processor": processor, "n_threads": torch.get_num_threads()}
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Get the version of Python and of each of `LIBRARIES`, by name."""
+    """Return the version of Python and of each of `LIBRARIES`, by name."""
     return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES}
+
+
+def find_version(library: str) -> str | None:
+    """Return the version of an installed library; None for one that runs from a folder, as smsa itself may."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _gpu_names(device_type: str) -> list[str]:
     n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
     return [torch.cuda.get_device_name(i) for i in range(n_gpus)]
-
-
-def find_version(library: str) -> str | None:
-    """Get the version of an installed library; None for one that runs from a folder, as smsa itself may."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu_name() -> str:

@@ -90,11 +90,11 @@ class CorpusArguments:
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder with SmSA, for the source smsa: as in scripts/finetune.py."}
     )
-    keep_out: list[str] | None = field(
+    decontaminate: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files by whose texts models will be judged, one a line: every text that shares eight words in a "
-            "row with one of theirs, or is the same, is left out. 'smsa' stands for SmSA's valid and test."
+            "help": "Files of evaluation texts, one per line: every text that shares eight words in a row with one of "
+            "them, or is equal to it, is excluded. 'smsa' stands for SmSA's valid and test."
         },
     )
     held_out: float = field(

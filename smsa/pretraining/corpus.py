@@ -1,4 +1,4 @@
-"""Plain text -> rows of word pieces to pre-train on: sources with weights, texts that are held out, packing."""
+"""Plain text -> rows of tokens to pre-train on: sources with weights, decontamination, held-out texts, packing."""
 
 import logging
 import os
@@ -18,9 +18,9 @@ from smsa.files import hash_file
 
 logger = logging.getLogger(__name__)
 
-SMSA = "smsa"  # as a source it stands for SmSA's training texts, as something to keep out for its valid and test
+SMSA = "smsa"  # as a source it stands for SmSA's training texts, in --decontaminate for its valid and test
 _NOT_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".zst", ".zip")
-N_WORDS = 8  # in a row, that make two texts overlap
+NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         name: as it was given, without the weight.
-        weight: how often an epoch sees a text of it.
+        weight: how often an epoch sees each of its texts.
         sha256: of the file.
         texts: one for each line that is not blank, without white space around it.
     """
@@ -43,17 +43,16 @@ class Source:
 def read_sources(
     specs: Iterable[str], corpus_dir: str | Path | None = None, data_dir: str | Path | None = None
 ) -> list[Source]:
-    """Read `FILE` or `FILE=WEIGHT`, each a text a line in UTF-8, or `smsa` for the training texts of SmSA.
+    """Read `FILE` or `FILE=WEIGHT`, each with one text per line in UTF-8, or `smsa` for the training texts of SmSA.
 
     Args:
         specs: the sources.
-        corpus_dir: folder in which relative names lie; None stands for $SMSA_CORPUS_DIR, else the working directory.
+        corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
         data_dir: as in `find_smsa`.
 
     Raises:
-        ValueError: for a weight that is no positive number, a file named twice or without any text; as `read_texts`.
+        UserError: for a weight that is not a positive number, a file named twice or without any text; as `read_texts`.
         FileNotFoundError: if a file is missing.
-        BadRowsError: for lines that are not valid UTF-8 or hold a NUL character.
     """
     sources: list[Source] = []
     for spec in specs:
@@ -69,15 +68,15 @@ def read_sources(
         path = find_smsa(data_dir)["train"] if name == SMSA else _find(name, corpus_dir)
         texts = read_texts(path)
         if not texts:
-            raise UserError(f"{path} holds no text.")
+            raise UserError(f"{path} has no text.")
         sources.append(Source(name, value, hash_file(path)[0], texts))
     return sources
 
 
-def find_judged(
+def find_evaluation_files(
     specs: Iterable[str], corpus_dir: str | Path | None = None, data_dir: str | Path | None = None
 ) -> dict[str, Path]:
-    """Find the files of `--keep_out` by name: those that are named, and for `smsa` its valid and test, masked or not.
+    """Return the files of `--decontaminate` by name; `smsa` stands for its valid and test, masked or not.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -102,61 +101,54 @@ def _find(name: str, corpus_dir: str | Path | None) -> Path:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read a text a line, blank ones left out; of a .tsv, as SmSA's are, what stands before the last tab.
+    """Read one text per line without the blank ones; of a .tsv, such as SmSA's, what stands before the last tab.
 
     Raises:
-        ValueError: for a table or a packed file, whose lines are not its texts.
-        BadRowsError: as `read_sources`.
+        UserError: for a table or a compressed file, whose lines are not its texts.
+        BadRowsError: for lines that are not valid UTF-8 or have a NUL character.
     """
     if path.suffix in _NOT_TEXT:
-        raise UserError(f"{path}: a {path.suffix} is not a text a line; write its texts into a .txt.")
+        raise UserError(f"{path}: a {path.suffix} does not have one text per line; write its texts into a .txt.")
     texts, bad_rows = [], []
     with path.open("rb") as stream:
         for line, content in read_lines(stream):
             text = (content.rpartition("\t")[0] if path.suffix == ".tsv" and "\t" in content else content).strip()
             if not is_unicode(text) or "\0" in text:
-                reason = "the text holds a NUL character" if "\0" in text else "the text is not valid UTF-8"
+                reason = "the text has a NUL character" if "\0" in text else "the text is not valid UTF-8"
                 bad_rows.append(BadRow(path, line, text, reason))
             elif text:
                 texts.append(text)
     if bad_rows:
-        raise BadRowsError(bad_rows, "Mend or remove them.")
+        raise BadRowsError(bad_rows, "Correct or remove them.")
     return texts
 
 
-def leave_out(sources: list[Source], judged: list[str]) -> None:
-    """Take out of the sources, in place, every text that overlaps with one of `judged`: see `overlaps`."""
-    known = grams(judged)
+def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:
+    """Exclude from the sources, in place, the texts that share eight words in a row with an evaluation text.
+
+    Case, punctuation and the space before `nya` do not count. A shorter text overlaps with one that is equal to it.
+    """
+    known = {ngram for text in evaluation_texts for ngram in _ngrams(text)}
     for source in sources:
-        kept = [text for text in source.texts if not overlaps(text, known)]
-        if len(kept) < len(source.texts):
-            n_left_out = len(source.texts) - len(kept)
-            logger.info("%s: %d texts overlap with those that models are judged by: left out", source.name, n_left_out)
-        source.texts = kept
+        texts = [text for text in source.texts if known.isdisjoint(_ngrams(text))]
+        if n_excluded := len(source.texts) - len(texts):
+            logger.info("%s: %s texts overlap with evaluation texts: excluded", source.name, f"{n_excluded:,}")
+        source.texts = texts
 
 
-def grams(texts: Iterable[str]) -> set[tuple[str, ...]]:
-    """Get all runs of eight words in these texts, and all words of a shorter text; lower-cased, `nya` attached."""
-    return {run for text in texts for run in _runs(text)}
-
-
-def overlaps(text: str, known: set[tuple[str, ...]]) -> bool:
-    """Whether a text has eight words in a row that are in `known`, which `grams` got, or is equal to a shorter text."""
-    return any(run in known for run in _runs(text))
-
-
-def _runs(text: str) -> Iterator[tuple[str, ...]]:
+def _ngrams(text: str) -> Iterator[tuple[str, ...]]:
+    """Return all runs of eight words of a text, or the whole of a shorter one; lower-cased, `nya` attached."""
     words = re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
-    return (tuple(words[i : i + N_WORDS]) for i in range(max(1, len(words) - N_WORDS + 1)))
+    return (tuple(words[i : i + NGRAM_SIZE]) for i in range(max(1, len(words) - NGRAM_SIZE + 1)))
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a text is kept for judging the model; equal texts are treated alike, whatever source they stand in."""
+    """Whether a text is held out for evaluation; equal texts are treated alike, whatever source they stand in."""
     return crc32(text.encode()) < share * 2**32
 
 
 def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
-    """Get the numbers of the texts that an epoch sees: each `floor(weight)` times, and a random part once more.
+    """Return the indices of the texts that an epoch sees: each `floor(weight)` times, and a random part once more.
 
     The part is the same in every epoch, so that under a weight below 1 the other texts are never seen.
     """
@@ -168,54 +160,43 @@ def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
 def pack(
     sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int, which: str = ""
 ) -> np.ndarray:
-    """Lay texts one after the other, in random order, and cut them into rows.
+    """Join texts in random order, [SEP] after each, and cut them into rows that begin with [CLS].
 
     Args:
-        sequences: word pieces of each text, without special tokens.
-        max_length: word pieces of a row.
-        cls_id, sep_id: ids of [CLS], with which each row begins, and of [SEP], with which each text ends.
+        sequences: token ids of each text, without special tokens.
+        max_length: tokens of a row.
+        cls_id, sep_id: ids of the two special tokens.
         seed: of the order.
-        which: what the texts are, for the message where they are too few.
+        which: of the texts, for the error.
 
     Returns:
-        Ids of shape (n_rows, max_length); what is left at the end and does not fill a row is dropped.
+        Rows of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped.
 
     Raises:
-        ValueError: if the texts do not fill a single row.
+        UserError: if there are too few tokens for one row.
     """
     order = np.random.default_rng(seed).permutation(len(sequences))
-    pieces = np.concatenate([np.array([*sequences[i], sep_id], dtype=np.int32) for i in order] or [np.empty(0, int)])
-    n_rows = len(pieces) // (max_length - 1)
+    tokens = np.concatenate([np.array([*sequences[i], sep_id], dtype=np.int32) for i in order] or [np.empty(0, int)])
+    n_rows = len(tokens) // (max_length - 1)
     if not n_rows:
         raise UserError(
-            f"{len(sequences)} texts {which} with {len(pieces)} word pieces do not fill a row of {max_length}: lower "
+            f"{len(sequences)} texts {which} with {len(tokens)} tokens do not fill a row of {max_length}: lower "
             "--max_length."
         )
-    rows = pieces[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
+    rows = tokens[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
     return np.concatenate([np.full((n_rows, 1), cls_id, dtype=np.int32), rows], axis=1)
-
-
-@dataclass
-class Rows:
-    """What pre-training reads.
-
-    Attributes:
-        sequences: word pieces of each text that an epoch sees, without special tokens.
-        rows, held_out_rows: the same and the texts that are held out, packed, shape (n_rows, max_length).
-    """
-
-    sequences: list[list[int]]
-    rows: np.ndarray
-    held_out_rows: np.ndarray
 
 
 def encode_sources(
     sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
-) -> Rows:
-    """Tokenise and pack texts, each as often as its source weighs, and those that are held out.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out.
+
+    Returns:
+        Rows to train on and rows of held-out texts, as `pack` returns them.
 
     Raises:
-        ValueError: if the tokenizer lacks [CLS], [SEP] or [MASK], or its encoder cannot read `max_length` pieces; if
+        UserError: if the tokenizer lacks [CLS], [SEP] or [MASK], if its encoder cannot read `max_length` tokens, or if
             either part does not fill a row.
     """
     lacking = [name for name in ("cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
@@ -224,21 +205,21 @@ def encode_sources(
             f"the tokenizer has no {', '.join(lacking)} token, without which no rows can be made or masked."
         )
     if max_length > tokenizer.model_max_length:
-        raise UserError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} pieces.")
+        raise UserError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} tokens.")
 
     def tokenise(texts: list[str]) -> list[list[int]]:
         quick = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
         sequences = tokenizer(texts, add_special_tokens=False, **quick)["input_ids"] if texts else []
         return [sequence for sequence in sequences if sequence]
 
-    sequences, judged = [], []
+    train_sequences, held_out_sequences = [], []
     for source in sources:
         seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
-        sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
-        judged += tokenise([text for text in source.texts if is_held_out(text, held_out)])
+        train_sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
+        held_out_sequences += tokenise([text for text in source.texts if is_held_out(text, held_out)])
     special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    rows = pack(sequences, max_length, *special, seed, "to train on")
-    held_out_rows = pack(judged, max_length, *special, seed, "held out (more with a higher --held_out)")
-    n_texts, n_rows, n_judged = (f"{len(part):,}" for part in (sequences, rows, judged))
-    logger.info("An epoch: %s texts, %s rows of %d pieces; held out: %s texts", n_texts, n_rows, max_length, n_judged)
-    return Rows(sequences, rows, held_out_rows)
+    rows = pack(train_sequences, max_length, *special, seed, "to train on")
+    held_out_rows = pack(held_out_sequences, max_length, *special, seed, "held out (more with a higher --held_out)")
+    counts = [f"{len(part):,}" for part in (train_sequences, rows, held_out_sequences)]
+    logger.info("An epoch: %s texts, %s rows of %d tokens; held out: %s texts", *counts[:2], max_length, counts[2])
+    return rows, held_out_rows

@@ -414,7 +414,7 @@ def _encoder_sections(
     options = [
         [f"`{option}`", value]
         for option, value in settings.items()
-        if option not in ("sources", "keep_out") and "sha256" not in option
+        if option not in ("sources", "decontaminate") and "sha256" not in option
     ]
     return [
         f"---\n{metadata.to_yaml()}\n---",

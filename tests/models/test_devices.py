@@ -1,4 +1,4 @@
-"""Precision, threads and what is said of the machine."""
+"""Precision, threads and what a run writes about its machine."""
 
 import os
 import platform
@@ -8,15 +8,23 @@ import sys
 import pytest
 import torch
 
-from smsa.models import devices as hardware
+from smsa import SentimentClassifier
+from smsa.models import devices
+
+LAUNCHER = (
+    "import subprocess, sys; "
+    "subprocess.run([sys.executable, '-c', 'from smsa.models.devices import resolve_precision; "
+    'print(resolve_precision("auto", "cpu", lambda device: "bf16"))\'], check=True)'
+)
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """A function that makes this machine look like another one to `resolve_precision`."""
 
-    def make(cpu=(), capability=None, bf16=False, launcher=None):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
+    def make(cpu=(), cpu_name="Intel Xeon", capability=None, bf16=False, launcher=None):
+        capabilities = {**dict.fromkeys(cpu, True), "cpu_name": cpu_name}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         if launcher:
@@ -29,8 +37,9 @@ def machine(monkeypatch):
     "requested, device, looks, in_effect",
     [
         ("auto", "cpu", {"cpu": ["amx_tile"]}, "bf16"),
-        ("auto", "cpu", {"cpu": ["avx512_bf16"]}, "bf16"),
-        ("auto", "cpu", {"cpu": ["avx2"]}, "no"),
+        ("auto", "cpu", {"cpu": ["avx512_bf16"], "cpu_name": "AMD EPYC"}, "bf16"),
+        ("auto", "cpu", {"cpu": ["avx512_bf16"]}, "no"),
+        ("auto", "cpu", {"cpu": ["avx2"], "cpu_name": "AMD EPYC"}, "no"),
         ("auto", "cuda", {"bf16": True, "capability": (9, 0)}, "bf16"),
         ("auto", "cuda", {"capability": (7, 5)}, "fp16"),
         ("auto", "cuda", {"capability": (6, 1)}, "no"),
@@ -49,64 +58,69 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 ):
     machine(**looks)
     with caplog.at_level("INFO", logger="smsa"):
-        assert hardware.resolve_precision(requested, device) == in_effect
-    assert f"asked {requested}" in caplog.text
+        assert devices.resolve_precision(requested, device) == in_effect
+    assert f"requested {requested}" in caplog.text
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
+    assert ("fp16 is for GPUs" in caplog.text) == (device == "cpu" and "fp16" in (requested, looks.get("launcher")))
+    assert ("slower in bf16" in caplog.text) == (looks == {"cpu": ["avx2"], "launcher": "bf16"})
+
+
+@pytest.mark.parametrize("capability, on_gpu", [((9, 0), "fp16"), ((6, 1), "no")])
+def test_inference_takes_fp16_on_a_gpu_and_on_a_cpu_what_training_takes(machine, capability, on_gpu):
+    machine(cpu=["amx_tile"], bf16=True, capability=capability)
+    assert devices.precision_for_inference("cuda") == on_gpu
+    assert devices.precision_for_inference("cpu") == "bf16"
 
 
 @pytest.mark.parametrize(
-    "capabilities, best",
-    [
-        ({"amx_tile": True, "cpu_name": "Intel(R) Xeon(R)"}, "bf16"),
-        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, "no"),
-        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
-        ({"avx2": True, "cpu_name": "AMD EPYC"}, "no"),
-    ],
+    "options, in_effect", [(["--mixed_precision", "no"], "no"), (["--mixed-precision=no"], "no"), (["--cpu"], "bf16")]
 )
-def test_scoring_is_in_bf16_where_a_cpu_is_fast_in_it(monkeypatch, capabilities, best):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert hardware.precision_for_scoring("cpu") == best
+def test_a_launcher_that_was_asked_for_no_is_told_from_one_that_was_asked_for_nothing(options, in_effect):
+    """Both export the same variable; only their command lines differ."""
+    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": "no"}
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *options], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == in_effect, done.stderr
 
 
-def test_fp16_on_a_cpu_says_that_it_is_not(machine, caplog):
-    with caplog.at_level("INFO", logger="smsa"):
-        hardware.resolve_precision("fp16", "cpu")
-    assert "fp16 is for GPUs" in caplog.text
-
-
-def test_a_precision_of_the_launcher_that_we_do_not_know_is_refused(machine):
+def test_an_unknown_precision_of_the_launcher_is_refused(machine):
     machine(launcher="fp8")
     with pytest.raises(ValueError, match="'fp8' .from the launcher. is not one of"):
-        hardware.resolve_precision("auto", "cuda")
-
-
-def test_gpus_are_named_where_they_are_used(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU {i}")
-    assert hardware.describe_hardware()["gpus"] == ["GPU 0", "GPU 1"]
-    assert hardware.describe_hardware("cpu")["gpus"] == []
-    assert hardware.describe_environment("cuda")["processor"] == "GPU 0, GPU 1"
-    assert "GPU" not in hardware.describe_environment("cpu")["processor"]
+        devices.resolve_precision("auto", "cuda")
 
 
 def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    hardware.set_cpu_threads()  # plain python: torch's own choice
+    devices.set_cpu_threads()  # plain python: torch's own choice
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    hardware.set_cpu_threads()
+    devices.set_cpu_threads()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    hardware.set_cpu_threads()
+    devices.set_cpu_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    hardware.set_cpu_threads()  # what the user asked for
-    hardware.set_cpu_threads(5)
+    devices.set_cpu_threads()  # what the user asked for
+    devices.set_cpu_threads(5)
     assert seen == [8, 2, 5]
 
 
+def test_importing_smsa_and_loading_a_model_changes_no_setting_of_the_host():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    SentimentClassifier.from_pretrained(device="cpu", backend="torch")("enak")
+    assert before and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_gpus_are_named_where_they_are_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU {i}")
+    assert devices.describe_hardware()["gpus"] == ["GPU 0", "GPU 1"]
+    assert devices.describe_hardware("cpu")["gpus"] == []
+    assert devices.describe_environment("cuda")["processor"] == "GPU 0, GPU 1"
+    assert "GPU" not in devices.describe_environment("cpu")["processor"]
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept():
+def test_freed_memory_is_kept_where_a_script_asks_for_it():
     script = (
         "import resource, torch; from smsa.models.devices import set_up_process\n"
         "for kept in (False, True):\n"

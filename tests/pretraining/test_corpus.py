@@ -1,4 +1,4 @@
-"""Text files -> weighted sources -> rows: nothing is lost, nothing leaks into what is held out."""
+"""Text files -> weighted sources -> rows: nothing is lost, nothing leaks from evaluation texts or held-out ones."""
 
 import json
 import os
@@ -9,15 +9,16 @@ import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BertTokenizer
 
 from smsa.data.formats import BadRowsError
 from smsa.models.bundled import FOLDER
 from smsa.pretraining.corpus import (
-    find_judged,
-    grams,
+    Source,
+    decontaminate,
+    encode_sources,
+    find_evaluation_files,
     is_held_out,
-    leave_out,
-    overlaps,
     pack,
     read_sources,
     read_texts,
@@ -42,15 +43,17 @@ def test_sources_are_lines_with_weights(corpus, smsa_dir):
     assert (second.name, second.weight, len(second.texts)) == ("smsa", 2.0, 7)
 
 
-def test_of_a_tsv_the_last_field_is_left_out_where_there_is_one(tmp_path):
+def test_the_last_field_of_a_tsv_is_its_label_where_there_is_one(tmp_path):
     (tmp_path / "a.tsv").write_text("enak\tsekali\tpositive\n\tneutral\nsatu teks saja\n")
     assert read_texts(tmp_path / "a.tsv") == ["enak\tsekali", "satu teks saja"]
 
 
-def test_smsa_keeps_out_its_masked_test_too(smsa_dir):
-    assert list(find_judged(["smsa"], data_dir=smsa_dir)) == ["SmSA's valid", "SmSA's test"]
+def test_smsa_stands_for_its_valid_and_test_and_its_masked_test_too(smsa_dir, tmp_path):
+    (tmp_path / "other.txt").touch()
+    files = find_evaluation_files(["smsa", "other.txt"], tmp_path, smsa_dir)
+    assert list(files) == ["SmSA's valid", "SmSA's test", "other.txt"]
     (smsa_dir / "test_preprocess_masked_label.tsv").write_text("enak\tneutral\n")
-    files = find_judged(["smsa"], data_dir=smsa_dir)
+    files = find_evaluation_files(["smsa"], data_dir=smsa_dir)
     assert files["SmSA's masked test"].name == "test_preprocess_masked_label.tsv"
 
 
@@ -66,9 +69,9 @@ def test_bad_lines_are_named_and_stop_all(corpus):
         (["a.txt=0"], "'0' is not a positive number"),
         (["a.txt=inf"], "'inf' is not a positive number"),
         (["a.txt", "a.txt=2"], "names a.txt twice"),
-        (["empty.txt"], "holds no text"),
+        (["empty.txt"], "has no text"),
         (["none.txt"], "--corpus_dir"),
-        (["labelled.csv"], "a .csv is not a text a line; write its texts into a .txt"),
+        (["labelled.csv"], "a .csv does not have one text per line; write its texts into a .txt"),
     ],
 )
 def test_sources_that_make_no_sense_are_refused(corpus, specs, reason):
@@ -85,24 +88,24 @@ def test_weights_count_how_often_a_text_is_seen(n_texts, weight):
 
 @given(st.lists(st.lists(st.integers(5, 99), max_size=30), max_size=20), st.integers(3, 16), st.integers(0, 3))
 def test_rows_hold_every_text_whole_and_in_order_but_for_the_end(sequences, max_length, seed):
-    n_pieces = sum(len(sequence) + 1 for sequence in sequences)
-    if n_pieces < max_length - 1:
+    n_tokens = sum(len(sequence) + 1 for sequence in sequences)
+    if n_tokens < max_length - 1:
         with pytest.raises(ValueError, match="do not fill a row"):
             pack(sequences, max_length, CLS, SEP, seed)
         return
     rows = pack(sequences, max_length, CLS, SEP, seed)
-    assert rows.shape == (n_pieces // (max_length - 1), max_length)
+    assert rows.shape == (n_tokens // (max_length - 1), max_length)
     assert (rows[:, 0] == CLS).all()
     flat = rows[:, 1:].ravel().tolist()
-    texts = "".join("," if piece == SEP else f" {piece}" for piece in flat).split(",")
-    spelled = sorted("".join(f" {piece}" for piece in sequence) for sequence in sequences)
+    texts = "".join("," if token == SEP else f" {token}" for token in flat).split(",")
+    spelled = sorted("".join(f" {token}" for token in sequence) for sequence in sequences)
     *whole, cut = texts
     for text in whole:
         spelled.remove(text)  # each text as often as it was given
     assert not cut or any(text.startswith(cut) for text in spelled)
 
 
-def test_equal_texts_share_their_lot_and_the_share_is_kept():
+def test_equal_texts_are_held_out_together_and_the_share_is_kept():
     texts = [f"teks nomor {i}" for i in range(20_000)]
     held_out = [text for text in texts if is_held_out(text, 0.1)]
     assert 0.09 < len(held_out) / len(texts) < 0.11
@@ -110,25 +113,49 @@ def test_equal_texts_share_their_lot_and_the_share_is_kept():
 
 
 def test_overlap_is_seen_through_case_punctuation_and_clitics():
-    known = grams(["kemarin saya makan di sana , tempat nya bagus sekali dan murah", "tidak enak"])
-    assert overlaps("Sungguh! Kemarin saya makan di sana, tempatnya bagus SEKALI.", known)
-    assert overlaps("Tidak enak!", known) and not overlaps("tidak enak lagi", known)
-    assert not overlaps("kemarin saya makan di sana", known)  # seven words at the most in a row
+    excluded = ["Sungguh! Kemarin saya makan di sana, tempatnya bagus SEKALI.", "Tidak enak!"]
+    kept = ["tidak enak lagi", "kemarin saya makan di sana"]  # at most seven words in a row
+    source = Source("a.txt", 1, "", excluded + kept)
+    decontaminate([source], ["kemarin saya makan di sana , tempat nya bagus sekali dan murah", "tidak enak"])
+    assert source.texts == kept
+
+
+def test_no_held_out_text_is_trained_on_and_all_others_as_often_as_they_weigh():
+    words = [f"w{i}" for i in range(300)]  # each a text and a token
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
+    sources = [Source("a.txt", 2, "", words), Source("b.txt", 1, "", words[:50])]
+    rows, held_out_rows = encode_sources(sources, tokenizer, 4, 0.2, seed=1)
+    held_out = {tokenizer.convert_tokens_to_ids(word) for word in words if is_held_out(word, 0.2)}
+    assert len(held_out) > 40 and held_out == set(held_out_rows.ravel()) - {CLS, SEP}
+    counts = np.bincount(rows.ravel(), minlength=len(vocabulary))[5:]
+    expected = [0 if i + 5 in held_out else 3 if i < 50 else 2 for i in range(300)]
+    assert np.abs(counts - expected).sum() <= 2  # the last tokens do not fill a row
+
+
+@pytest.mark.parametrize(
+    "lacking, max_length, message", [("mask_token", 16, "has no mask token"), ("", 65, "this encoder reads 64 tokens")]
+)
+def test_a_tokenizer_that_cannot_make_the_rows_is_refused(tokenizer, lacking, max_length, message):
+    if lacking:
+        setattr(tokenizer, lacking, None)
+    with pytest.raises(ValueError, match=message):
+        encode_sources([Source("a.txt", 1, "", ["enak"])], tokenizer, max_length, 0.1, seed=1)
 
 
 @pytest.mark.slow
-def test_nothing_that_the_shipped_encoder_read_overlaps_with_valid_or_test(smsa_files):
+def test_nothing_that_the_bundled_encoder_read_overlaps_with_valid_or_test(smsa_files):
     if not os.environ.get("SMSA_CORPUS_DIR"):
         pytest.skip("needs the corpus: set SMSA_CORPUS_DIR to its folder")
     recipe = yaml.safe_load((ROOT / "recipes" / "pretrain-mini.yaml").read_text())
     sources = read_sources(recipe["sources"])
-    judged = [text for path in find_judged(recipe["keep_out"]).values() for text in read_texts(path)]
-    assert len(judged) >= 1260 + 500
+    files = find_evaluation_files(recipe["decontaminate"])
+    evaluation_texts = [text for path in files.values() for text in read_texts(path)]
+    assert len(evaluation_texts) >= 1260 + 500
     n_texts = {source.name: len(source.texts) for source in sources}
-    leave_out(sources, judged)
-    left_out = {source.name: n_texts[source.name] - len(source.texts) for source in sources}
-    assert left_out.pop("smsa") == 28  # train itself has texts of valid and test: docs/mini.md
-    assert not any(left_out.values())
+    decontaminate(sources, evaluation_texts)
+    n_excluded = {source.name: n_texts[source.name] - len(source.texts) for source in sources}
+    assert n_excluded.pop("smsa") == 28  # train itself has texts of valid and test: docs/mini.md
+    assert not any(n_excluded.values())
     run = json.loads((FOLDER / "mini" / "run.json").read_bytes())
     assert {source.name: source.sha256 for source in sources} == {k: v["sha256"] for k, v in run["data"].items()}
-    assert {source.name: len(source.texts) for source in sources} == {k: v["n_texts"] for k, v in run["data"].items()}

@@ -12,7 +12,6 @@ import torch
 from conftest import SAMPLE_DIR, make_tokenizer, run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch.nn import functional
 from trainers import AskAt
 from transformers import (
@@ -21,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
-    PreTrainedTokenizerFast,
 )
 
 from scripts import finetune, pretrain
@@ -29,21 +27,11 @@ from smsa.cli import parse
 from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
 from smsa.models.loading import load_encoder, load_model
-from smsa.models.scratch import embed_pieces
 from smsa.pretraining.arguments import (
     CorpusArguments,
     EncoderArguments,
     PretrainingArguments,
 )
-from smsa.pretraining.corpus import (
-    encode_sources,
-    find_judged,
-    is_held_out,
-    leave_out,
-    read_sources,
-    read_texts,
-)
-from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer, Masking
 from smsa.sharing.card import render_card
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
@@ -207,81 +195,6 @@ def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make, asked, options)
     assert scores[0] == scores[1]
 
 
-def test_a_new_encoder_starts_from_what_stands_near_what_and_from_counts(tokenizer):
-    enak, murah, kotor = tokenizer.convert_tokens_to_ids(["enak", "murah", "kotor"])
-    sequences = [[enak, murah]] * 30 + [[kotor]] * 10
-    model = build_encoder(sequences, tokenizer, **SHAPE)
-    bias = model.get_output_embeddings().bias.detach().numpy()
-    assert bias[[enak, murah, kotor]] == pytest.approx(np.log(np.array([31, 31, 11]) / (70 + len(tokenizer))), rel=1e-5)
-    expected = embed_pieces(sequences, len(tokenizer), SHAPE["hidden_size"])[[enak, murah]]  # of length 1
-    vectors = model.get_input_embeddings().weight.detach().numpy()[[enak, murah]]
-    assert vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
-def test_new_words_keep_old_rows_and_start_as_the_mean_of_their_pieces(tmp_path, model_type):
-    tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5, 100)
-    model, _ = make_masked_lm(model_type, tokenizer)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    outputs.bias.data.normal_()
-    before = [rows.detach().clone() for rows in (inputs.weight, outputs.weight, outputs.bias)]
-    pieces = tokenizer("gacor", add_special_tokens=False)["input_ids"]
-    assert len(pieces) > 1
-    # `enak` is known; Gacor is gacor in lower case; a word with a strange character has been [UNK] so far
-    assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor", "gaco👍"]) == 2
-    new_id, emoji_id = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("gacor", "gaco👍"))
-    assert tokenizer("gacorlah", add_special_tokens=False)["input_ids"][0] != new_id  # a word of its own only
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again, tokens = load_encoder(str(tmp_path))
-    assert tokens("enak gacor gaco👍")["input_ids"] == tokenizer("enak gacor gaco👍")["input_ids"]
-    outputs = again.get_output_embeddings()
-    for after, rows in zip((again.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
-        assert torch.equal(after[: len(rows)], rows)
-        assert torch.equal(after[new_id], rows[pieces].mean(0))
-        assert torch.equal(after[emoji_id], rows[tokenizer.unk_token_id])
-
-
-def test_a_byte_level_tokenizer_cuts_new_words_as_they_stand_in_a_text():
-    from tokenizers import ByteLevelBPETokenizer
-
-    backend = ByteLevelBPETokenizer()
-    backend.train_from_iterator(["enak gacor sekali", "enak gaco"] * 5, vocab_size=290, show_progress=False)
-    special = {
-        "unk_token": "<unk>",
-        "cls_token": "<s>",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **special)
-    model, _ = make_masked_lm("roberta", tokenizer)
-    before = model.get_input_embeddings().weight.detach().clone()
-    inside = tokenizer("enak sekali baper", add_special_tokens=False)["input_ids"][2:]  # with the space before it
-    assert len(inside) > 1
-    around = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("enak", " sekali")]
-    assert add_words(model, tokenizer, ["baper"]) == 1
-    new_id = len(before)
-    assert tokenizer("enak baper sekali", add_special_tokens=False)["input_ids"] == [*around[0], new_id, *around[1]]
-    assert torch.equal(model.get_input_embeddings().weight[len(before)], before[inside].mean(0))
-
-
-def test_a_phrase_is_no_new_word():
-    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
-        add_words(*make_masked_lm(), ["dua kata"])
-
-
-def test_pieces_do_not_depend_on_how_a_text_was_written():
-    texts = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
-    tokenizer = build_tokenizer(texts, 200)
-    expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
-    assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
-    assert "[UNK]" not in expected
-    assert build_tokenizer(texts, 200).get_vocab() == tokenizer.get_vocab()
-
-
 def call(*words) -> None:
     pretrain.main(*parse(EncoderArguments, CorpusArguments, PretrainingArguments, argv=list(map(str, words))))
 
@@ -351,23 +264,6 @@ def test_the_card_names_no_path_and_a_finished_run_is_left_alone(words, tmp_path
     # an owner's licence stays, and so does a card of an encoder when it goes up under another name
     stated = render_card(folder, "me/encoder", card.replace("language: id", "language: id\nlicense: mit"))
     assert ModelCard(stated).data.license == "mit" and "--model_name_or_path me/encoder" in stated
-
-
-def test_no_text_that_is_held_out_or_kept_out_is_trained_on(smsa_dir, tmp_path, caplog):
-    lines = [f"teks nomor {i} tentang warung di kota {i % 7}" for i in range(300)]
-    (tmp_path / "a.txt").write_text("\n".join([*lines, *lines[:50], "Enak, dan MURAH sekali!"]))
-    (tmp_path / "judged.txt").write_text("\n".join(lines[200:]))
-    sources = read_sources(["a.txt=2"], tmp_path)
-    files = find_judged(["smsa", "judged.txt"], tmp_path, smsa_dir)
-    assert list(files) == ["SmSA's valid", "SmSA's test", "judged.txt"]
-    leave_out(sources, [text for path in files.values() for text in read_texts(path)])
-    assert sources[0].texts == [*lines[:200], *lines[:50]]
-    tokenizer = build_tokenizer(lines, 400)
-    encoded = encode_sources(sources, tokenizer, 16, 0.2, seed=1)
-    held_out = {tuple(tokenizer(text)["input_ids"][1:-1]) for text in lines[:200] if is_held_out(text, 0.2)}
-    assert len(held_out) > 20
-    assert not held_out & {tuple(sequence) for sequence in encoded.sequences}
-    assert len(encoded.sequences) == 2 * sum(not is_held_out(text, 0.2) for text in sources[0].texts)
 
 
 @pytest.mark.parametrize(

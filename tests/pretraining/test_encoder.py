@@ -1,0 +1,90 @@
+"""A new encoder and its vocabulary, and words that are added to one that is there."""
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+from smsa.models.loading import load_encoder
+from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TEXTS = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
+
+
+def make_masked_lm(model_type, tokenizer):
+    special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
+    return AutoModelForMaskedLM.from_config(
+        AutoConfig.for_model(model_type, vocab_size=len(tokenizer), max_position_embeddings=128, **SHAPE, **special)
+    )
+
+
+def test_tokens_do_not_depend_on_how_a_text_was_written():
+    tokenizer = build_tokenizer(TEXTS, 200)
+    expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
+    assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
+    assert "[UNK]" not in expected
+    assert build_tokenizer(TEXTS, 200).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_new_encoder_is_built_without_dropout_and_fine_tuned_with_it():
+    tokenizer = build_tokenizer(TEXTS, 200)
+    torch.manual_seed(0)
+    model = build_encoder(tokenizer, **SHAPE)
+    torch.manual_seed(0)
+    again = build_encoder(tokenizer, **SHAPE)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert model.get_input_embeddings().weight.shape == (len(tokenizer), 32)
+    assert model.config.mlp_dropout > 0 == model.model.layers[0].mlp.drop.p
+    model.train()
+    batch = tokenizer("makanan nya enak", return_tensors="pt")
+    assert torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
+def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type):
+    tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5, 100)
+    model = make_masked_lm(model_type, tokenizer)
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    outputs.bias.data.normal_()
+    before = [rows.detach().clone() for rows in (inputs.weight, outputs.weight, outputs.bias)]
+    token_ids = tokenizer("gacor", add_special_tokens=False)["input_ids"]
+    assert len(token_ids) > 1
+    # `enak` is known; Gacor is gacor in lower case; a word with a strange character has been [UNK] so far
+    assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor", "gaco👍"]) == 2
+    new_id, emoji_id = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("gacor", "gaco👍"))
+    assert tokenizer("gacorlah", add_special_tokens=False)["input_ids"][0] != new_id  # only a word of its own
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, loaded_tokenizer = load_encoder(str(tmp_path))
+    assert loaded_tokenizer("enak gacor gaco👍")["input_ids"] == tokenizer("enak gacor gaco👍")["input_ids"]
+    outputs = again.get_output_embeddings()
+    for after, rows in zip((again.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
+        assert torch.equal(after[: len(rows)], rows)
+        assert torch.equal(after[new_id], rows[token_ids].mean(0))
+        assert torch.equal(after[emoji_id], rows[tokenizer.unk_token_id])
+
+
+def test_a_byte_level_tokenizer_splits_new_words_as_they_stand_in_a_text():
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(["enak gacor sekali", "enak gaco"] * 5, vocab_size=290, show_progress=False)
+    special = {"unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(backend.to_str()), mask_token="<mask>", **special
+    )
+    model = make_masked_lm("roberta", tokenizer)
+    before = model.get_input_embeddings().weight.detach().clone()
+    inside = tokenizer("enak sekali baper", add_special_tokens=False)["input_ids"][2:]  # with the space before it
+    assert len(inside) > 1
+    around = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("enak", " sekali")]
+    assert add_words(model, tokenizer, ["baper"]) == 1
+    new_id = len(before)
+    assert tokenizer("enak baper sekali", add_special_tokens=False)["input_ids"] == [*around[0], new_id, *around[1]]
+    assert torch.equal(model.get_input_embeddings().weight[new_id], before[inside].mean(0))
+
+
+def test_a_phrase_is_not_a_word(tokenizer):
+    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
+        add_words(make_masked_lm("bert", tokenizer), tokenizer, ["dua kata"])
