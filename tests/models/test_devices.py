@@ -7,15 +7,10 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT, run
 
 from smsa import SentimentClassifier
 from smsa.models import devices
-
-LAUNCHER = (
-    "import subprocess, sys; "
-    "subprocess.run([sys.executable, '-c', 'from smsa.models.devices import resolve_precision; "
-    'print(resolve_precision("auto", "cpu", lambda device: "bf16"))\'], check=True)'
-)
 
 
 @pytest.fixture
@@ -73,13 +68,32 @@ def test_inference_takes_fp16_on_a_gpu_and_on_a_cpu_what_training_takes(machine,
 
 
 @pytest.mark.parametrize(
-    "options, in_effect", [(["--mixed_precision", "no"], "no"), (["--mixed-precision=no"], "no"), (["--cpu"], "bf16")]
+    "options, in_effect", [("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")]
 )
-def test_a_launcher_that_was_asked_for_no_is_told_from_one_that_was_asked_for_nothing(options, in_effect):
+def test_a_launcher_that_was_asked_for_no_is_told_from_one_that_was_asked_for_nothing(
+    machine, monkeypatch, options, in_effect
+):
     """Both export the same variable; only their command lines differ."""
-    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": "no"}
-    done = subprocess.run([sys.executable, "-c", LAUNCHER, *options], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == in_effect, done.stderr
+    machine(cpu=["amx_tile"], launcher="no")
+    launcher = subprocess.Popen([sys.executable, "-c", "input()", *options.split()], stdin=subprocess.PIPE)
+    monkeypatch.setattr(os, "getppid", lambda: launcher.pid)
+    try:
+        assert devices.resolve_precision("auto", "cpu") == in_effect
+    finally:
+        launcher.communicate(b"\n")
+
+
+@pytest.mark.slow
+def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself(tmp_path):
+    script = tmp_path / "show.py"
+    script.write_text(
+        "from smsa.models.devices import resolve_precision\n"
+        "print('precision:', resolve_precision('auto', 'cpu', lambda device: 'bf16'))"
+    )
+    for options, in_effect in (("--mixed_precision no", "no"), ("", "bf16"), ("--mixed_precision bf16", "bf16")):
+        command = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), script]
+        status, text = run(*command, PYTHONPATH=str(ROOT))
+        assert status == 0 and f"precision: {in_effect}" in text, text
 
 
 def test_an_unknown_precision_of_the_launcher_is_refused(machine):
@@ -125,9 +139,9 @@ def test_freed_memory_is_kept_where_a_script_asks_for_it():
         "import resource, torch; from smsa.models.devices import set_up_process\n"
         "for kept in (False, True):\n"
         "    if kept: set_up_process()\n"
-        "    for _ in range(20): torch.ones(2**24)\n"
+        "    for _ in range(3): torch.ones(2**24)\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(20): torch.ones(2**24)\n"
+        "    for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_MEM", "GLIBC_TUNABLES"))}

@@ -297,7 +297,7 @@ def test_texts_that_do_not_fit_are_refused(words, tmp_path, options, reason):
 
 def test_what_cannot_be_read_is_named_and_nothing_is_left(words, tmp_path):
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(UserError, match=r"a\.txt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"a\.txt does not exist"):
         call(*words, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
