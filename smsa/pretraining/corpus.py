@@ -25,19 +25,12 @@ NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 @dataclass
 class Source:
-    """Texts of one origin.
+    """Texts of one origin."""
 
-    Attributes:
-        name: as it was given, without the weight.
-        weight: how often an epoch sees each of its texts.
-        sha256: of the file.
-        texts: one for each line that is not blank, without white space around it.
-    """
-
-    name: str
-    weight: float
-    sha256: str
-    texts: list[str]
+    name: str  # as it was given, without the weight
+    weight: float  # how often an epoch sees each of its texts
+    sha256: str  # of the file
+    texts: list[str]  # one for each line that is not blank, without white space around it
 
 
 def read_sources(

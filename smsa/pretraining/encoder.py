@@ -29,13 +29,8 @@ def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
     Its normaliser lower-cases, writes elongated letters once, and attaches the clitic `nya`, so that a text has the
     same tokens however these were written.
     """
-    normaliser = normalizers.Sequence(
-        [
-            normalizers.BertNormalizer(lowercase=True),
-            shorten_elongated(),
-            normalizers.Replace(Regex(CLITIC), "nya"),
-        ]
-    )
+    attach_clitic = normalizers.Replace(Regex(CLITIC), "nya")
+    normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), shorten_elongated(), attach_clitic])
     vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], vocab_size)
     names = ["input_ids", "attention_mask"]
     return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512, model_input_names=names), normaliser)

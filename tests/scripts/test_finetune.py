@@ -83,6 +83,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert float(kept["train_loss"]) == metrics["train"]["loss"]
 
     classify = pipeline("text-classification", model=str(output_dir), top_k=None)
+    assert classify.tokenizer.model_max_length == 32  # of training, and inference's default
     for split in ("valid", "test"):
         rows = list(csv.DictReader((output_dir / f"predictions_{split}.csv").open(encoding="utf-8", newline="")))
         lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines()
