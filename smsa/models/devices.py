@@ -48,7 +48,7 @@ def precision_for_inference(device_type: str) -> str:
     """
     if device_type == "cuda":
         return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"
-    return precision_for_training(device_type)
+    return "bf16" if device_type == "cpu" and is_cpu_fast_in_bf16() else "no"
 
 
 def resolve_precision(requested: str, device_type: str, best: Callable[[str], str] = precision_for_training) -> str:
