@@ -307,7 +307,8 @@ class _Job:
             if finished is None:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
-            unfinished = (shard for shard in self._shards() if shard.name not in finished)
+            done = set(finished)
+            unfinished = (shard for shard in self._shards() if shard.name not in done)
             share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
             encoded = _ahead((shard, self.classifier.encode(shard.chunk.texts)) for shard in share)
