@@ -1,4 +1,4 @@
-"""What the tests of prediction share: hostile texts, files written by other libraries, and a classifier that is fast."""
+"""What the tests of prediction share: hostile texts, files that other libraries wrote, and a fast classifier."""
 
 import csv
 import gzip
