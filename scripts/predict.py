@@ -5,14 +5,12 @@ accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processe
     --model runs/indonlu --input 'exports/*.parquet' --output predicted.parquet
 """
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.distributed import is_launched
+from smsa.distributed import end_with_launcher
 from smsa.inference.arguments import EngineArguments, PredictionArguments
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
@@ -51,9 +49,7 @@ def interrupt(signum: int, frame: object) -> None:
 if __name__ == "__main__":
     set_up_logging()
     signal.signal(signal.SIGTERM, interrupt)
-    if is_launched() and sys.platform == "linux":
-        pr_set_pdeathsig = 1  # prctl(2): a launcher that is killed leaves no rank behind; shards are whole or absent
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    end_with_launcher(signal.SIGKILL)  # shards are whole or absent
     try:
         with exit_on_error():
             main(*parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0]))

@@ -1,9 +1,12 @@
 """The ranks of one launch: which one this is, doing things on the main process, agreeing."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -36,6 +39,16 @@ def is_main() -> bool:
 def is_launched() -> bool:
     """Return whether `accelerate launch` or `torchrun` started this process."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+
+
+def end_with_launcher(signum: int) -> None:
+    """Let the kernel send a signal to this process when its launcher has ended, which passes none on; Linux only."""
+    if is_launched() and sys.platform == "linux":
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signum)
+        # it had ended before: its child is then that of process 1, unless that is the launcher
+        if os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes():
+            os.kill(os.getpid(), signum)
 
 
 def join() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of scoring share: hostile texts, files written by other libraries, and a classifier that is fast."""
+"""What the tests of prediction share: hostile texts, files that other libraries wrote, and a fast classifier."""
 
 import csv
 import gzip
@@ -41,7 +41,7 @@ ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated",
 
 
 def make_classifier(model, tokenizer, chunk_rows: int = 8, **options) -> SentimentClassifier:
-    """Get a classifier on torch in fp32, with windows of a few rows."""
+    """Return a classifier on torch in fp32, with chunks of a few rows."""
     classifier = SentimentClassifier(
         model, tokenizer, **{"backend": "torch", "precision": "no", "num_threads": 1} | options
     )
@@ -79,7 +79,7 @@ def restore(cell: str) -> str:
 
 
 def read_file(path) -> list[dict]:
-    """Read a scored file by libraries that are not the one under test; cells of CSV and TSV are strings."""
+    """Read a labelled file with libraries that are not the one under test; cells of CSV and TSV are strings."""
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
         return pq.read_table(path).to_pylist()

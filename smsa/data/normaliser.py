@@ -33,7 +33,7 @@ def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.N
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that writes elongated letters once, after all that it did before, and is `tokenizer` in all else.
+    """Return `tokenizer` with elongated letters written once, after all that it did before; all else is the same.
 
     Raises:
         UserError: if it does so already, or is a slow tokenizer, which has no normaliser.

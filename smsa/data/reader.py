@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -105,6 +106,23 @@ class Chunk:
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
     bad_rows: list[tuple[int, BadRow]]  # with the number of the row in its file
+
+    def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
+        """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
+        bad_rows = [
+            (int(self.numbers[i]), BadRow(path, int(self.lines[i]), value, reason))
+            for i, (value, reason) in faults.items()
+        ]
+        fits = np.ones(len(self.numbers), dtype=bool)
+        fits[list(faults)] = False
+        return Chunk(
+            n_read=self.n_read,
+            numbers=self.numbers[fits],
+            lines=self.lines[fits],
+            texts=self.texts.filter(pa.array(fits)),
+            table=self.table.filter(pa.array(fits)),
+            bad_rows=sorted([*self.bad_rows, *bad_rows], key=itemgetter(0)),
+        )
 
 
 class Source:

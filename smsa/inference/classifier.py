@@ -54,7 +54,7 @@ class Predictions:
         return np.where(self.empty, 0, self.probabilities.argmax(-1))
 
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
-        """Return `label`, `score`, `p_<label>` of each label, `truncated` and `empty`, or `label` only; and any `words`.
+        """Return `label`, `score`, `p_<label>`s, `truncated` and `empty`, or `label` only; and any `words`.
 
         An empty text has no label, score or probabilities: they are null.
         """

@@ -176,8 +176,8 @@ class Engine:
                 merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} tokens: give fewer, "
-                    f"for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
+                    f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} tokens: give "
+                    f"fewer, for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
                 ) from error
             finally:
                 torch.set_num_threads(n_threads)

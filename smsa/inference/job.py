@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from smsa.data.formats import BAD_ROWS_SHOWN, BadRow, BadRowsError
+from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
 from smsa.data.reader import INPUT_FORMATS, Chunk, Source, find_layout
 from smsa.distributed import is_main, join, on_main, rank, wait_for_everyone, world_size
 from smsa.errors import UserError
@@ -240,12 +239,15 @@ class _Job:
             )
             for path in inputs
         ]
-        first, *others = [source for source in self.sources if source.names] or self.sources[:1]
-        original = to_plain(first.schema.empty_table(), self.format).schema
-        for source in (first, *others):
+        with_columns = [source for source in self.sources if source.names] or self.sources[:1]
+        schemas = [  # all but Parquet is text already
+            to_plain(source.schema.empty_table(), self.format).schema if source.format == "parquet" else source.schema
+            for source in with_columns
+        ]
+        first, original = with_columns[0], schemas[0]
+        for source, schema in zip(with_columns, schemas, strict=True):
             if args.text_column is None and source.names:
                 logger.info("%s: the texts are in the column %r", source.path, source.text_column)
-            schema = to_plain(source.schema.empty_table(), self.format).schema
             if not schema.equals(original) or source.keep_lines != first.keep_lines:
                 listed = [", ".join(f"{field.name}: {field.type}" for field in fields) for fields in (schema, original)]
                 raise UserError(
@@ -266,18 +268,18 @@ class _Job:
         """
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(_EXISTS.format(self.output))
-        bad_rows, n_bad_rows, inputs = [], 0, []
+        self._modified = {source: source.path.stat().st_mtime_ns for source in self.sources}
+        bad_rows, n_bad_rows, n_rows, inputs = [], 0, Counter(), []
+        for shard in self._shards():
+            n_rows[shard.source] += shard.chunk.n_read
+            n_bad_rows += len(shard.chunk.bad_rows)
+            bad_rows += [row for _, row in shard.chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
         for source in self.sources:
-            n_rows, self._modified[source] = 0, source.path.stat().st_mtime_ns
-            for chunk in self._chunks(source):
-                n_rows += chunk.n_read
-                n_bad_rows += len(chunk.bad_rows)
-                bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-            if not n_rows:
+            if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
             sha256, size = hash_file(source.path)
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
-            inputs.append(described | {"rows": n_rows, "bytes": size, "sha256": sha256})
+            inputs.append(described | {"rows": n_rows[source], "bytes": size, "sha256": sha256})
         if bad_rows and self.args.on_bad_row == "strict":
             way_out = "Correct them, or set them apart with --on_bad_row skip. Nothing has been written."
             raise BadRowsError(bad_rows, way_out, n_bad_rows)
@@ -305,8 +307,11 @@ class _Job:
             if finished is None:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
+            done = set(finished)
+            unfinished = (shard for shard in self._shards() if shard.name not in done)
+            share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
-            encoded = _ahead((shard, self.classifier.encode(shard.chunk.texts)) for shard in self._share(set(finished)))
+            encoded = _ahead((shard, self.classifier.encode(shard.chunk.texts)) for shard in share)
             predicted = _ahead((shard, self.classifier.classify(tokens)) for shard, tokens in encoded)
             n_rows = sum(found["rows"] for found in self.description["inputs"])
             n_finished = sum(last - first + 1 for first, last in (map(int, name.split("-")[1:]) for name in finished))
@@ -327,28 +332,23 @@ class _Job:
         finally:
             self._lock.release()
 
-    def _chunks(self, source: Source) -> Iterator[Chunk]:
-        """Yield the chunks of a file as the output can hold them; a row that it cannot hold is a bad row."""
-        for chunk in source.chunks(self.chunk_rows):
-            if source.format == "parquet":  # all else is text already
-                chunk = replace(chunk, table=to_plain(chunk.table, self.format))
-            if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
-                bad_rows = list(chunk.bad_rows)
-                for i, name in unfit.items():
-                    reason = f"{name!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
-                    bad_row = BadRow(source.path, int(chunk.lines[i]), chunk.table.slice(i, 1).to_pylist()[0], reason)
-                    bad_rows.append((int(chunk.numbers[i]), bad_row))
-                fits = np.ones(len(chunk.numbers), dtype=bool)
-                fits[list(unfit)] = False
-                chunk = Chunk(
-                    n_read=chunk.n_read,
-                    numbers=chunk.numbers[fits],
-                    lines=chunk.lines[fits],
-                    texts=chunk.texts.filter(pa.array(fits)),
-                    table=chunk.table.filter(pa.array(fits)),
-                    bad_rows=sorted(bad_rows, key=itemgetter(0)),
-                )
-            yield chunk
+    def _shards(self) -> Iterator[_Shard]:
+        """Yield all rows, chunk by chunk, as the output can hold them; a row that it cannot hold is a bad row."""
+        first = 0
+        for source in self.sources:
+            file_starts = first
+            for chunk in source.chunks(self.chunk_rows):
+                if source.format == "parquet":
+                    chunk = replace(chunk, table=to_plain(chunk.table, self.format))
+                if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
+                    reason = "{!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
+                    values = chunk.table.take(list(unfit)).to_pylist()
+                    chunk = chunk.set_apart(
+                        {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)},
+                        source.path,
+                    )
+                yield _Shard(f"rows-{first:012d}-{first + chunk.n_read - 1:012d}", source, file_starts, chunk)
+                first += chunk.n_read
 
     def _prepare(self) -> list[str] | None:
         """Take the output, and return the names of its finished shards; None if all is done already."""
@@ -382,19 +382,6 @@ class _Job:
         for leftover in self.shards.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         return [path.name for path in self.shards.glob("rows-*[0-9]")]
-
-    def _share(self, finished: set[str]) -> Iterator[_Shard]:
-        """Yield every n-th of the chunks that are not finished, of n ranks."""
-        first, n_unfinished = 0, 0
-        for source in self.sources:
-            file_starts = first
-            for chunk in self._chunks(source):
-                shard = _Shard(f"rows-{first:012d}-{first + chunk.n_read - 1:012d}", source, file_starts, chunk)
-                first += chunk.n_read
-                if shard.name not in finished:
-                    if n_unfinished % world_size() == rank():
-                        yield shard
-                    n_unfinished += 1
 
     def _write_shard(self, shard: _Shard, predictions: Predictions) -> None:
         chunk = shard.chunk

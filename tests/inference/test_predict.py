@@ -217,9 +217,10 @@ def test_ctrl_c_stops_and_the_same_command_resumes(model, tmp_path):
     assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [str(i) for i in range(80)]
 
 
-POINTS = ["encode:1", "before rename:1", "after rename:1", "classify:3", "before rename:3", "after rename:3", "encode:4",
-          "merge:2", "merge:6", "merged:1", "before rename:1", "before rename:2", "after rename:2",
-          "clean up:1"]  # fmt: skip
+POINTS = """encode:1, before rename:1, after rename:1, classify:3, before rename:3, after rename:3, encode:4, merge:2,
+    merge:6, merged:1, before rename:1, before rename:2, after rename:2, clean up:1""".replace("\n    ", " ").split(
+    ", "
+)
 
 
 @pytest.mark.slow
