@@ -137,7 +137,9 @@ def describe_data(splits: DatasetDict, files: dict[str, Path]) -> dict[str, dict
 def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, object]:
     """Return the record of a run as plain values: resolved options, precision, versions, hardware and commit."""
     precision, history = trainer.accelerator.mixed_precision, trainer.state.log_history
-    seconds = sum(entry.get("epoch_runtime", 0) for entry in history)  # over all parts of a run that was resumed
+    # over all parts of a run that was resumed; of pre-training, which keeps no epochs, of the last part
+    seconds = sum(entry.get("epoch_runtime", 0) for entry in history)
+    seconds = seconds or max(entry.get("train_runtime", 0) for entry in history)
     return {
         "arguments": {
             # to_dict is Trainer's own, and masks tokens
@@ -150,7 +152,7 @@ def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, objec
         "precision_in_effect": "fp32" if precision == "no" else precision,
         "world_size": trainer.args.world_size,
         "n_parameters": trainer.model.num_parameters(),
-        "train_runtime_seconds": seconds or history[-1].get("train_runtime"),
+        "train_runtime_seconds": seconds,
         "versions": describe_versions(),
         "hardware": describe_hardware(trainer.args.device.type),
         "git_commit": _git_commit(),
