@@ -1,15 +1,12 @@
-"""Steps that are recorded and replayed do what steps do that are not: on a GPU, and by a stand-in for its graphs."""
-
-from functools import partial
-from types import SimpleNamespace
+"""Steps that are recorded and replayed do what steps do that are not."""
 
 import pytest
 import torch
 from conftest import make_model
-from smsa.training.signals import STOP, Stopped
 from trainers import AskAt, make_trainer
 from transformers import TrainerCallback
 
+from smsa.training.callbacks import Stopped
 from smsa.training.cuda_graphs import StepRecorder
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
@@ -104,7 +101,6 @@ def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_pat
     cut.add_callback(AskAt(17))
     with pytest.raises(Stopped):
         cut.train()
-    STOP.signum = None
     again = make(tmp_path / "cut")
     again.train(resume_from_checkpoint=True)
     torch.testing.assert_close(state_of(again), state_of(whole), rtol=1e-3, atol=1e-4)
@@ -139,120 +135,5 @@ def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, recordi
     assert torch.stack(trainer.losses[-5:]).mean() < torch.stack(trainer.losses[:5]).mean() * 0.7
 
 
-class Replay:
-    """What a CUDA graph is to a recorder, on a CPU: does the step again with what lies in the places, and no more."""
-
-    def __init__(self, trainer, step, places, loss):
-        self.trainer, self.step, self.places, self.loss = trainer, step, places, loss
-
-    def replay(self):
-        *inputs, n_items = self.places.values()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.trainer.optimizer, "train", lambda: None)
-            self.loss.copy_(self.step(dict(zip(self.places, inputs, strict=False)), n_items))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 3},
-        {"ema_decay": 0.9, "rdrop_alpha": 2.0},
-        {"ema_decay": 0.9, "evaluate_every": 2},
-    ],
-    ids=["", "accumulation", "mini", "evaluations"],
-)
-def test_a_recorder_gives_a_recording_all_that_it_reads_and_keeps_gradients_in_place(
-    tmp_path, make, monkeypatch, changes
-):
-    recorded, plain = (make(tmp_path / name, use_cpu=True, **changes) for name in ("recorded", "plain"))
-    n_recordings, gradients = 0, set()
-
-    def stand_in(recorder, step, model, inputs, n_items):
-        nonlocal n_recordings
-        n_recordings += 1
-        places = {name: torch.full_like(values, 77) for name, values in (inputs | {"n_items": n_items}).items()}
-        loss = torch.zeros(())
-        return Replay(recorded, partial(step, model), places, loss), list(places.values()), loss
-
-    class Watch(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-            gradients.add(tuple(p.grad.data_ptr() for p in model.parameters()))
-
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(StepRecorder, "_record", stand_in)
-    recorded.records_steps = True
-    recorded.add_callback(Watch())
-    for trainer in (recorded, plain):
-        torch.manual_seed(0)
-        trainer.train()
-    assert 1 < n_recordings < len(recorded.losses) and len(gradients) == 1
-    assert torch.equal(torch.stack(recorded.losses), torch.stack(plain.losses))
-    assert recorded.norms == plain.norms
-    torch.testing.assert_close(state_of(recorded), state_of(plain), rtol=0, atol=0)
-    assert scores_of(recorded) == scores_of(plain)
-    assert recorded.recorder is None and "zero_grad" not in vars(recorded.model)
-    assert all(p.grad is None for p in recorded.model.parameters())
-
-
-@pytest.mark.parametrize(
-    "reason", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
-)
-def test_where_memory_does_not_suffice_steps_run_as_they_are(tmp_path, make, monkeypatch, caplog, reason):
-    recorded, plain = (make(tmp_path / name, use_cpu=True) for name in ("recorded", "plain"))
-    n_recordings = 0
-
-    def fail_from_the_third_on(recorder, step, model, inputs, n_items):
-        nonlocal n_recordings
-        n_recordings += 1
-        if n_recordings == 3:
-            raise reason
-        places = {name: torch.zeros_like(values) for name, values in (inputs | {"n_items": n_items}).items()}
-        loss = torch.zeros(())
-        return Replay(recorded, partial(step, model), places, loss), list(places.values()), loss
-
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(StepRecorder, "_record", fail_from_the_third_on)
-    recorded.records_steps = True
-    for trainer in (recorded, plain):
-        torch.manual_seed(0)
-        trainer.train()
-    assert n_recordings == 3 and "Too little memory to record steps" in caplog.text
-    torch.testing.assert_close(state_of(recorded), state_of(plain), rtol=0, atol=0)
-
-
-def test_gradients_that_were_dropped_are_put_back(monkeypatch):
-    """Else a recording would add to places that no optimiser looks at."""
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    model = torch.nn.Linear(2, 1, bias=False)
-    place = torch.full((1, 2), 5.0)
-    graph = SimpleNamespace(replay=lambda: place.add_(1.0))
-    recorder = StepRecorder(model)
-
-    def step(model, inputs, n_items):
-        model.weight.grad = place if model.weight.grad is None else model.weight.grad
-        return torch.zeros(())
-
-    monkeypatch.setattr(recorder, "_record", lambda *args: (graph, [torch.zeros(3), torch.zeros(())], torch.zeros(())))
-    for _ in range(3):
-        model.weight.grad = None
-        recorder(step, model, {"input_ids": torch.zeros(3)}, torch.zeros(()))
-        assert model.weight.grad is place
-    assert torch.equal(place, torch.ones(1, 2))  # of the last step alone
-
-
-def test_gpus_alone_have_recordings(tmp_path, make):
+def test_on_a_cpu_nothing_is_recorded(tmp_path, make):
     assert not make(tmp_path / "run", use_cpu=True).records_steps
-
-
-@pytest.mark.slow
-def test_a_model_that_accelerate_has_wrapped_is_not_recorded(tmp_path, make, monkeypatch):
-    """As for several processes, or to be compiled; Trainer then drops its gradients, by the wrapper."""
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(StepRecorder, "__call__", None)
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
-    trainer = make(tmp_path / "run", use_cpu=True, num_train_epochs=1)
-    trainer.records_steps = True
-    trainer.train()
-    assert trainer.model_wrapped is not trainer.model
-    assert len(trainer.losses) == 5

@@ -1,21 +1,12 @@
 """Tables, files and the record of a run."""
 
 import csv
-import io
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from transformers.trainer_utils import PredictionOutput
 
-from smsa.evaluation import figures
-from smsa.evaluation.statistics import (
-    count_confusion,
-    resample,
-    score_confusion,
-    score_labels,
-)
-from smsa.files import write_json
 from smsa.training import results
 from smsa.training.metrics import score_label_ids
 
@@ -56,48 +47,26 @@ def test_a_score_that_is_not_a_number_is_not_that_of_before():
     assert results.history_table(history)["train_loss"].isna().all()
 
 
-@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]], ids=["three epochs", "one, without valid"])
-def test_the_history_is_drawn(tmp_path, history):
-    figures.draw_history(results.history_table(history), 1, tmp_path / "history.png")
-    pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB"))
-    assert pixels.shape[1] > 1000
-    blue = np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 30  # the line of train
-    assert blue.sum() > 10
-    assert (pixels[0] == 255).all()  # a page of its own colour, light or dark around it
+def make_output(logits, label_ids) -> PredictionOutput:
+    return PredictionOutput(np.asarray(logits, dtype=np.float32), np.asarray(label_ids), {})
 
 
-def test_intervals_are_those_of_the_scores_they_are_named_for():
-    gold = np.repeat([0, 1, 2], [30, 10, 20])
-    logits = np.random.default_rng(0).normal(size=(60, 3)) + 2 * np.eye(3)[gold]
-    found = results.measure_certainty(gold, logits, LABELS)["intervals"]
-    drawn = resample(count_confusion(gold, logits.argmax(-1), 3), seed=0)
-    expected = {f"f1_{label}": scores for label, scores in zip(LABELS, score_labels(drawn)["f1"].T, strict=True)}
-    expected |= score_confusion(drawn)
-    assert found.keys() == expected.keys()
-    for score, values in expected.items():
-        assert found[score] == pytest.approx(np.quantile(values, [0.025, 0.975])), score
-
-
-def test_predictions_are_rows_in_order_with_probabilities():
-    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], dtype=np.float32))
-    table = results.predictions_table(["a", "b"], np.array([0, 1]), logits, LABELS)
-    assert table.columns.tolist() == ["text", "gold", "label", "p_positive", "p_neutral", "p_negative"]
-    assert table["gold"].tolist() == ["positive", "neutral"]
-    assert table["label"].tolist() == ["positive", "negative"]
-    assert table[["p_positive", "p_neutral", "p_negative"]].to_numpy() == pytest.approx(np.exp(logits))
-
-
-def test_predictions_keep_hostile_texts_to_the_letter(tmp_path):
+def test_predictions_keep_hostile_texts_to_the_letter_with_probabilities(tmp_path):
     texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "a\rb", "\r", "=1+1", "\u2028", "👍"]
-    table = results.predictions_table(texts, np.zeros(len(texts), dtype=int), np.zeros((len(texts), 3)), LABELS)
-    results.write_predictions(table, tmp_path / "p.csv")
+    logits = np.log([[0.7, 0.2, 0.1], *[[0.1, 0.2, 0.7]] * (len(texts) - 1)])
+    results.write_predictions(make_output(logits, [0, 1, *[2] * 9]), texts, LABELS, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["text", "gold", "label", "p_positive", "p_neutral", "p_negative"]
     assert [row["text"] for row in rows] == texts
+    assert [(row["gold"], row["label"]) for row in rows[:3]] == [
+        ("positive", "positive"), ("neutral", "negative"), ("negative", "negative"),
+    ]  # fmt: skip
+    assert [[float(row[f"p_{label}"]) for label in LABELS] for row in rows] == pytest.approx(np.exp(logits), abs=1e-6)
 
 
 def test_submission_is_the_benchmarks_format(tmp_path):
-    results.write_submission(pd.DataFrame({"text": ["a", "b"], "label": ["neutral", "positive"]}), tmp_path / "s.csv")
+    results.write_submission(make_output([[0, 1, 0], [1, 0, 0]], [0, 0]), LABELS, tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "index,label\n0,neutral\n1,positive\n"
 
 
@@ -108,8 +77,3 @@ def test_label_table_reads_as_a_table():
     assert lines[4].split() == ["macro", "83.33", "83.33", "77.78", "4"]
     assert lines[5] == "accuracy 75.00, loss 0.5000"
     assert len({len(line) for line in lines[:5]}) == 1
-
-
-def test_json_is_readable_and_keeps_letters(tmp_path):
-    write_json({"text": "é👍"}, tmp_path / "a.json")
-    assert io.open(tmp_path / "a.json", encoding="utf-8").read() == '{\n  "text": "é👍"\n}\n'
