@@ -8,8 +8,10 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
+from transformers import AutoConfig
 
 from smsa.data.labels import LABELS
+from smsa.data.normaliser import has_normaliser
 from smsa.errors import UserError
 from smsa.models.bundled import BUNDLED, find_bundled
 
@@ -138,8 +140,6 @@ def _classifier_values(
     folder: Path, title: str, metrics: dict, run: dict, licence: str | None
 ) -> tuple[str, dict, dict]:
     """Return template, metadata and values of a classifier's card."""
-    from smsa.data.normaliser import has_normaliser  # brings torch, for which scripts/push.py need not wait
-
     base, data, settings = run["base_model"], run["data"], run["settings"]
     splits = [split for split in _SPLITS if split in metrics]
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
@@ -196,9 +196,8 @@ def _classifier_values(
 
 def _encoder_values(folder: Path, title: str, metrics: dict, run: dict, licence: str | None) -> tuple[str, dict, dict]:
     """Return template, metadata and values of the card of a pre-trained encoder."""
-    from transformers import AutoConfig  # as above; architectures have names of their own for depth and width
-
-    base, config, held_out = run["base_model"], AutoConfig.from_pretrained(folder), metrics["held_out"]
+    base, held_out = run["base_model"], metrics["held_out"]
+    config = AutoConfig.from_pretrained(folder)  # architectures have names of their own for depth and width
     metadata = {
         "language": "id",
         "license": licence,

@@ -76,7 +76,7 @@ def test_the_encoder_has_no_weight_at_random_and_its_card_names_every_source_wit
 
 def test_the_classifier_was_made_from_the_encoder_and_its_card_says_what_was_measured():
     run_record = read(CLASSIFIER, "run.json")
-    assert run_record["base_model"] == {"kind": "shipped", "name": ENCODER, "license": "cc-by-sa-4.0"}
+    assert run_record["base_model"] == {"kind": "bundled", "name": ENCODER, "license": "cc-by-sa-4.0"}
     card = (FOLDER / CLASSIFIER / "README.md").read_text(encoding="utf-8")
     check_card(card, read(CLASSIFIER, "metrics.json"), run_record)
     recipe = yaml.safe_load((ROOT / "recipes" / "mini.yaml").read_text())

@@ -65,6 +65,9 @@ class Repository:
         self.branches[branch] = oid
         return oid
 
+    def files(self, branch: str = "main") -> dict[str, bytes]:
+        return self.commits[self.branches[branch]]
+
     def find(self, revision: str) -> str | None:
         if revision in self.commits:
             return revision
