@@ -33,74 +33,8 @@ ROWS_SHOWN = 8  # of the most confident and of the least confident
 TAKEN_PREFIX = "smsa_"  # of the added columns, where a file has one of their names already
 _READ_ROWS = 1024
 
-# The browser's language chooses; another one can be chosen in Gradio's settings, below the page.
-PAGE = {
-    "id": {
-        "title": "## Sentimen teks bahasa Indonesia",
-        "one": "Satu teks",
-        "many": "Banyak teks",
-        "text": "Teks",
-        "text_hint": "Ketik atau tempel satu teks, misalnya ulasan atau cuitan",
-        "ask": "Beri label",
-        "examples": "Contoh",
-        "label": "Label",
-        "why": "Pengaruh tiap kata",
-        "why_hint": "Ungu mendukung label ini, merah melawannya; makin pekat, makin kuat. Ini cara model membaca teks, "
-        "bukan alasan manusia.",
-        "lines": "Satu teks per baris",
-        "lines_hint": "Tempel beberapa baris di sini, atau unggah berkas di bawah",
-        "file": "Berkas (menggantikan baris di atas): .csv, .tsv, .jsonl, .parquet, .txt",
-        "column": "Kolom berisi teks",
-        "predict": "Beri label semua teks",
-        "error": "Gagal",
-        "counts": "Jumlah baris per label",
-        "rows": "baris",
-        "certain": "Prediksi paling yakin",
-        "doubtful": "Prediksi paling ragu",
-        "probability": "probabilitas",
-        "download": "Unduh hasil",
-        "footer": "Satu teks tidak pernah disimpan; beberapa baris, berkas, dan hasilnya dihapus setelah "
-        f"{KEPT_SECONDS // 60} menit.",
-        "positive": "positif",
-        "neutral": "netral",
-        "negative": "negatif",
-        "empty": "Teksnya kosong: tulis setidaknya satu kata.",
-        "nothing": "Tempelkan teks atau unggah berkas dulu.",
-        "choose": "Pilih kolom yang berisi teks, lalu coba lagi.",
-        "too_long": f"Teksnya lebih dari {MAX_CHARS // 1000}.000 karakter: unggah sebagai berkas.",
-    },
-    "en": {
-        "title": "## Sentiment of Indonesian texts",
-        "one": "One text",
-        "many": "Many texts",
-        "text": "Text",
-        "text_hint": "Type or paste one Indonesian text, such as a review or a tweet",
-        "ask": "Label it",
-        "examples": "Examples",
-        "label": "Label",
-        "why": "Words that pushed",
-        "why_hint": "Purple pushes towards this label, red away from it; the stronger, the deeper. It is what the "
-        "model reads, not a person's reasons.",
-        "lines": "One text a line",
-        "lines_hint": "Paste some lines here, or upload a file below",
-        "file": "File (in place of the lines above): .csv, .tsv, .jsonl, .parquet, .txt",
-        "column": "Column of texts",
-        "predict": "Label them all",
-        "error": "That did not work",
-        "counts": "Rows by label",
-        "rows": "rows",
-        "certain": "Most confident",
-        "doubtful": "Least confident",
-        "probability": "probability",
-        "download": "Download the result",
-        "footer": "One text is never stored; pasted lines, files and their results are deleted after "
-        f"{KEPT_SECONDS // 60} minutes.",
-        "empty": "The text is empty: write at least one word.",
-        "nothing": "Paste some texts or upload a file first.",
-        "choose": "Choose the column that holds the texts, and try again.",
-        "too_long": f"The text has more than {MAX_CHARS:,} characters: upload it as a file.",
-    },
-}
+# Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
+PAGE = {name: json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8")) for name in ("id", "en")}
 TRANSLATIONS = gr.I18n(**PAGE)
 
 

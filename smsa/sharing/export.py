@@ -105,6 +105,7 @@ def export_model(
     described = {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(gold)}
     record = {"target": target, "data": described, "original": original}
     write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
+    output_dir.mkdir(parents=True, exist_ok=True)
     try:
         with staged(output_dir) as staging:
             model.config.save_pretrained(staging)

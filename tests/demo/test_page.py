@@ -18,7 +18,16 @@ import pytest
 from conftest import ROOT
 from tables import HOSTILE
 
-from smsa.demo.page import MAX_CHARS, PAGE, TAKEN_PREFIX, find_columns, find_extremes, label_file, mark_words
+from smsa.demo.page import (
+    KEPT_SECONDS,
+    MAX_CHARS,
+    PAGE,
+    TAKEN_PREFIX,
+    find_columns,
+    find_extremes,
+    label_file,
+    mark_words,
+)
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
 from smsa.models.bundled import CLASSIFIER
@@ -285,6 +294,11 @@ def test_pasted_lines_are_labelled_and_a_broken_file_gets_the_error_of_predict(b
 
 
 def test_every_word_of_the_page_stands_in_both_languages():
+    for words, n_chars in ((PAGE["id"], "5.000"), (PAGE["en"], "5,000")):
+        assert n_chars in words["too_long"] and f"{KEPT_SECONDS // 60} men" in words["footer"].replace(
+            "minutes", "menit"
+        )
+    assert MAX_CHARS == 5_000
     assert set(PAGE["id"]) - set(PAGE["en"]) == {"positive", "neutral", "negative"} and set(PAGE["en"]) < set(
         PAGE["id"]
     )
