@@ -106,7 +106,8 @@ def push(
         contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api, tags = HfApi(), {}
-    with _explaining(repo_id):
+    command = f"python scripts/push.py {folder} {repo_id}{' --private' * private}"
+    with _explaining(repo_id, f" This sends what is missing: {command}"):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(
@@ -130,8 +131,8 @@ def _require_name_and_token(repo_id: str) -> None:
 
 
 @contextmanager
-def _explaining(repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into a UserError that says the way out."""
+def _explaining(repo_id: str, way_out: str = "") -> Iterator[None]:
+    """Turn what the Hub's client raises into a UserError."""
     try:
         yield
     except RepositoryNotFoundError as error:
@@ -139,14 +140,13 @@ def _explaining(repo_id: str) -> Iterator[None]:
     # HTTPError: the Hub's answer, or none; ConnectionError: hf_xet's; ValueError: a card that the Hub refuses.
     except (HTTPError, ConnectionError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"{repo_id} on the Hub: {_one_line(error)}"
         if status in (401, 403):
-            raise UserError(
+            reason = (
                 f"The Hub refuses the token for {repo_id} ({status}): it must be valid and may write there. "
                 "Run `hf auth login`, or set HF_TOKEN."
-            ) from error
-        may_pass = not isinstance(error, ValueError) and status in (None, 429, 500, 502, 503, 504)
-        advice = " The same command again sends only what is missing." if may_pass else ""
-        raise UserError(f"{repo_id} on the Hub: {_one_line(error)}{advice}") from error
+            )
+        raise UserError(reason + way_out) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -144,9 +144,11 @@ def test_an_upload_that_fails_for_a_while_is_repeated(hub, folder, fault):
 
 
 @pytest.mark.parametrize("trouble", [{"status": 500}, {"cut_after": 100}])
-def test_a_commit_that_fails_is_completed_by_the_same_command(hub, folder, trouble):
+def test_a_commit_that_fails_is_completed_by_the_command_that_is_named(hub, folder, trouble):
     hub.faults.append(Fault("POST", "/commit/", times=1, **trouble))
-    with pytest.raises(UserError, match="me/model on the Hub: .* The same command again sends only what is missing"):
+    with pytest.raises(
+        UserError, match="me/model on the Hub: .* This sends what is missing: python scripts/push.py .*run me/model"
+    ):
         push(folder, "me/model")
     n_uploads = hub.requests_of("PUT", "/storage/")
     push(folder, "me/model")
