@@ -47,10 +47,10 @@ bench: .venv/.installed
 # docs/mini-sources.md lists.
 mini: .venv/.installed
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py recipes/pretrain-mini.yaml --resume auto
-	$(BIN)/python scripts/ship.py mini runs/pretrain-mini
+	$(BIN)/python scripts/bundle.py mini runs/pretrain-mini
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/mini.yaml \
 	    --seeds 1 2 3 --output_dir runs/mini-seeds --resume auto
-	$(BIN)/python scripts/ship.py mini-sentiment runs/mini-seeds
+	$(BIN)/python scripts/bundle.py mini-sentiment runs/mini-seeds
 
 # What the tutorial prints, anew, in both languages and the notebook.
 tutorial: .venv/.installed

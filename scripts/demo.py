@@ -6,40 +6,30 @@ python scripts/demo.py --model runs/indonlu --port 8000
 
 import argparse
 
-from smsa import SentimentClassifier
-from smsa.cli import set_up_logging
+from smsa.cli import exit_on_error, set_up_logging
+from smsa.errors import UserError
+from smsa.inference.classifier import SentimentClassifier
 
 
-def main(model: str | None = None, revision: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Load the model and serve the page until Ctrl-C.
-
-    Raises:
-        SystemExit: with status 1 and the reason, if the model or the port cannot be used, or Gradio is not installed.
-    """
+def main(args: argparse.Namespace) -> None:
+    """Load the model and serve the page until Ctrl-C."""
     try:
         from smsa.demo.page import serve
-
-        classifier = SentimentClassifier.from_pretrained(model, revision)
-        serve(classifier, host, port)
     except ModuleNotFoundError as error:
-        raise SystemExit(f"error: {error}; the page needs more libraries: pip install 'smsa[demo]'.") from error
-    except (ValueError, OSError, OverflowError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise UserError(f"{error}; the page needs more libraries: pip install -e '.[demo]'.") from error
+    if not 0 <= args.port <= 65_535:
+        raise UserError(f"--port {args.port} is not from 0 to 65535.")
+    serve(SentimentClassifier.from_pretrained(args.model, args.revision), args.host, args.port)
 
 
 if __name__ == "__main__":
     set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
-        "--model", help="Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment."
+        "--model", help="Fine-tuned model: a folder, or a name on the Hub; mini-sentiment if not given."
     )
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="Address to serve on; 0.0.0.0 lets other machines in. (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--port", type=int, default=7860, help="From 0 to 65535; 0 takes a free one. (default: %(default)s)"
-    )
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--host", default="127.0.0.1", help="Address; 0.0.0.0 lets others in. (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one. (default: %(default)s)")
+    with exit_on_error():
+        main(parser.parse_args())

@@ -4,37 +4,25 @@ python scripts/push.py runs/indonlu me/indobert-smsa
 """
 
 import argparse
-import logging
 
-import huggingface_hub
-
+from smsa.cli import exit_on_error, set_up_logging
 from smsa.sharing.hub import push
 
 
-def main(folder: str, repo_id: str, **options: object) -> str:
-    """Push as `smsa.sharing.hub.push` does, and print the address of the commit.
-
-    Raises:
-        SystemExit: with status 1 and the reason; the folder stays as it is.
-    """
-    try:
-        address = push(folder, repo_id, **options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"{folder} is {'proposed' if options.get('pull_request') else 'on the Hub'}: {address}")
-    return address
+def main(args: argparse.Namespace) -> None:
+    """Push the folder, and print the address of the commit or pull request."""
+    address = push(args.folder, args.repo_id, args.private, args.revision, args.tag, args.pull_request)
+    print(f"{args.folder} is {'proposed' if args.pull_request else 'on the Hub'}: {address}")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    huggingface_hub.logging.set_verbosity_error()
+    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("folder", help="Folder that scripts/finetune.py has finished.")
     parser.add_argument("repo_id", help="Name on the Hub: NAMESPACE/NAME, or a name in your own namespace.")
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
-    parser.add_argument("--revision", help="Branch to commit to, made if there is none; main if not given.")
+    parser.add_argument("--revision", help="Branch to commit to, created if there is none; main if not given.")
     parser.add_argument("--tag", help="Name for the commit.")
-    parser.add_argument(
-        "--pull_request", action="store_true", help="Propose the commit to the main branch instead of making it."
-    )
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--pull_request", action="store_true", help="Propose the commit instead of making it.")
+    with exit_on_error():
+        main(parser.parse_args())

@@ -1,9 +1,10 @@
 """A page to try a model on: one text and why, or many texts at once.
 
-Gradio makes the page. What is scored is scored by the classes behind scripts/predict.py, so files are the same bytes.
-One text is never written to a disk; pasted lines, files and their results are, and are deleted soon.
+Gradio makes the page. Files are labelled by `predict_files`, as scripts/predict.py does, so the results are the same
+bytes. One text is never written to a disk; pasted lines, files and their results are, and are deleted soon.
 """
 
+import html
 import json
 import os
 import shutil
@@ -18,264 +19,158 @@ import gradio as gr
 import pandas as pd
 import pyarrow as pa
 
-from smsa.data.reading import ManyColumns, Source
+from smsa.data.reader import ManyColumns, Source
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, added_columns
-from smsa.inference.paths import pair_outputs, score_paths
-from smsa.inference.writers import (
-    INPUT_FORMATS,
-    escape_formulas,
-    find_layout,
-    restore_formulas,
-)
+from smsa.inference.job import pair_outputs, predict_files
+from smsa.inference.writers import escape_formulas, restore_formulas
 from smsa.sharing.card import EXAMPLES
 
 MAX_CHARS = 5_000  # of one text
 MAX_UPLOAD = "200mb"
 KEPT_SECONDS = 600  # after which a file that was uploaded, and its result, are deleted
-ROWS_SHOWN = 8  # of the most certain and of the most doubtful
+ROWS_SHOWN = 8  # of the most confident and of the least confident
 TAKEN_PREFIX = "smsa_"  # of the added columns, where a file has one of their names already
 _READ_ROWS = 1024
 
-PAGE = {
-    "id": {
-        "title": "## Sentimen teks bahasa Indonesia",
-        "one": "Satu teks",
-        "many": "Banyak teks",
-        "text": "Teks",
-        "text_hint": "Ketik atau tempel satu teks, misalnya ulasan atau cuitan",
-        "ask": "Beri label",
-        "examples": "Contoh",
-        "answer": "Label",
-        "why": "Pengaruh tiap kata",
-        "why_hint": "Ungu mendukung label ini, merah melawannya; makin pekat, makin kuat. Ini cara model membaca teks, "
-        "bukan alasan manusia.",
-        "lines": "Satu teks per baris",
-        "lines_hint": "Tempel beberapa baris di sini, atau unggah berkas di bawah",
-        "file": "Berkas (menggantikan baris di atas): .csv, .tsv, .jsonl, .parquet, .txt",
-        "column": "Kolom berisi teks",
-        "score": "Beri label semua teks",
-        "error": "Gagal",
-        "shares": "Jumlah baris per label",
-        "rows": "baris",
-        "certain": "Prediksi paling yakin",
-        "doubtful": "Prediksi paling ragu",
-        "headers": ["label", "probabilitas", "teks"],
-        "download": "Unduh hasil",
-        "footer": "Satu teks tidak pernah disimpan; beberapa baris, berkas, dan hasilnya dihapus setelah "
-        f"{KEPT_SECONDS // 60} menit.",
-        "labels": {"positive": "positif", "neutral": "netral", "negative": "negatif"},
-        "empty": "Teksnya kosong: tulis setidaknya satu kata.",
-        "nothing": "Tempelkan teks atau unggah berkas dulu.",
-        "choose": "Pilih kolom yang berisi teks, lalu coba lagi.",
-        "too_long": f"Teksnya lebih dari {MAX_CHARS // 1000}.000 karakter: unggah sebagai berkas.",
-    },
-    "en": {
-        "title": "## Sentiment of Indonesian texts",
-        "one": "One text",
-        "many": "Many texts",
-        "text": "Text",
-        "text_hint": "Type or paste one Indonesian text, such as a review or a tweet",
-        "ask": "Label it",
-        "examples": "Examples",
-        "answer": "Label",
-        "why": "Words that pushed",
-        "why_hint": "Purple pushes towards this label, red away from it; the stronger, the deeper. It is what the "
-        "model reads, not a person's reasons.",
-        "lines": "One text a line",
-        "lines_hint": "Paste some lines here, or upload a file below",
-        "file": "File (in place of the lines above): .csv, .tsv, .jsonl, .parquet, .txt",
-        "column": "Column of texts",
-        "score": "Label them all",
-        "error": "That did not work",
-        "shares": "Rows by label",
-        "rows": "rows",
-        "certain": "Most certain",
-        "doubtful": "Most doubtful",
-        "headers": ["label", "probability", "text"],
-        "download": "Download the result",
-        "footer": "One text is never stored; pasted lines, files and their results are deleted after "
-        f"{KEPT_SECONDS // 60} minutes.",
-        "labels": {},
-        "empty": "The text is empty: write at least one word.",
-        "nothing": "Paste some texts or upload a file first.",
-        "choose": "Choose the column that holds the texts, and try again.",
-        "too_long": f"The text has more than {MAX_CHARS:,} characters: upload it as a file.",
-    },
-}
+# Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
+PAGE = {name: json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8")) for name in ("id", "en")}
+TRANSLATIONS = gr.I18n(**PAGE)
 
 
 def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
-    """Get the page, whose functions label with `classifier`, and files in a folder of their own in `folder`."""
-    words = PAGE["id"]
-    private = {"api_visibility": "private"}  # programs may call /label alone
+    """Return the page, whose functions label with `classifier`, and files in a folder of their own in `folder`."""
+    word = TRANSLATIONS
     with gr.Blocks(title="smsa", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
-        with gr.Row(equal_height=True):
-            title = gr.Markdown(words["title"])
-            language = gr.Radio(
-                [("Indonesia", "id"), ("English", "en")],
-                value="id",
-                show_label=False,
-                container=False,
-                elem_id="language",
-            )
-        with gr.Tab(words["one"]) as one:
+        gr.Markdown(word("title"))
+        with gr.Tab(word("one")):
             text = gr.Textbox(
-                label=words["text"],
-                placeholder=words["text_hint"],
-                lines=3,
-                max_lines=12,
-                max_length=MAX_CHARS,
+                label=word("text"), placeholder=word("text_hint"), lines=3, max_lines=12, max_length=MAX_CHARS,
                 elem_id="text",
-            )
-            ask = gr.Button(words["ask"], variant="primary", elem_id="ask")
+            )  # fmt: skip
+            ask = gr.Button(word("ask"), variant="primary", elem_id="ask")
             with gr.Row():
-                answer = gr.Label(label=words["answer"], elem_id="answer")
+                answer = gr.Label(label=word("label"), elem_id="answer")
                 with gr.Column():
-                    why = gr.HighlightedText(label=words["why"], show_whitespaces=True, elem_id="why")
-                    why_hint = gr.Markdown(words["why_hint"])
-            problem = gr.Textbox(label=words["error"], visible=False, interactive=False, elem_id="problem")
-            examples = gr.Examples([[example] for example in EXAMPLES], text, label=words["examples"])
-        with gr.Tab(words["many"]) as many:
+                    why = gr.HighlightedText(label=word("why"), show_whitespaces=True, elem_id="why")
+                    gr.Markdown(word("why_hint"))
+            gr.Examples([[example] for example in EXAMPLES], text, label=word("examples"))
+        with gr.Tab(word("many")):
             lines = gr.Textbox(
-                label=words["lines"], placeholder=words["lines_hint"], lines=4, max_lines=8, elem_id="lines"
+                label=word("lines"), placeholder=word("lines_hint"), lines=4, max_lines=8, elem_id="lines"
             )
-            file = gr.File(label=words["file"], elem_id="file", height=140)
-            column = gr.Dropdown([], label=words["column"], visible=False, elem_id="column")
-            score = gr.Button(words["score"], variant="primary", elem_id="score")
-            fault = gr.Textbox(label=words["error"], visible=False, interactive=False, lines=3, elem_id="fault")
-            download = gr.DownloadButton(words["download"], visible=False, elem_id="download")
-            shares = gr.BarPlot(x="label", y="n", title=words["shares"], visible=False, height=240, elem_id="shares")
-            tables = {
-                name: gr.Dataframe(
-                    headers=words["headers"],
-                    datatype="str",
-                    column_widths=["25%", "27%", "48%"],
-                    label=words[name],
-                    visible=False,
-                    wrap=True,
+            file = gr.File(label=word("file"), elem_id="file", height=140)
+            column = gr.Dropdown([], label=word("column"), visible=False, elem_id="column")
+            predict = gr.Button(word("predict"), variant="primary", elem_id="predict")
+            download = gr.DownloadButton(word("download"), visible=False, elem_id="download")
+            counts = gr.BarPlot(  # without the limit, the axis may begin above the smallest count
+                x="label", y="n", y_lim=[0, None], title=word("counts"), visible=False, height=240, elem_id="counts"
+            )
+            certain, doubtful = (
+                gr.Dataframe(
+                    label=word(name), datatype="str", column_widths=["25%", "27%", "48%"], visible=False, wrap=True,
                     elem_id=name,
                 )
                 for name in ("certain", "doubtful")
-            }
-        footer = gr.Markdown(words["footer"])
+            )  # fmt: skip
+        gr.Markdown(word("footer"))
 
-        # What is written in a language, and under which name of `PAGE`.
-        written = {
-            title: {"value": "title"},
-            one: {"label": "one"},
-            many: {"label": "many"},
-            text: {"label": "text", "placeholder": "text_hint"},
-            ask: {"value": "ask"},
-            examples.dataset: {"label": "examples"},
-            answer: {"label": "answer"},
-            why: {"label": "why"},
-            why_hint: {"value": "why_hint"},
-            problem: {"label": "error"},
-            lines: {"label": "lines", "placeholder": "lines_hint"},
-            file: {"label": "file"},
-            column: {"label": "column"},
-            score: {"value": "score"},
-            fault: {"label": "error"},
-            download: {"label": "download"},
-            shares: {"title": "shares"},
-            **{table: {"label": name, "headers": "headers"} for name, table in tables.items()},
-            footer: {"value": "footer"},
-        }
-
-        def translate(language: str) -> list[dict]:
-            words = PAGE[language]
-            return [gr.update(**{place: words[name] for place, name in names.items()}) for names in written.values()]
-
-        def greet(request: gr.Request) -> str:
-            wanted = request.headers.get("accept-language", "")
-            return "en" if wanted.lower().startswith("en") else "id"
-
-        def label_text(text: str, language: str) -> Iterator[tuple]:
-            """Label one text: what `answer`, `why` and `problem` show, first without and then with its words."""
-            words = PAGE[language]
-            reason = "too_long" if len(text) > MAX_CHARS else None
-            if not reason:
-                found = classifier(text)
-                reason = "empty" if found["empty"] else None
-            if reason:
-                yield None, None, gr.update(value=words[reason], visible=True)
-                return
-            shown = {words["labels"].get(label, label): found[f"p_{label}"] for label in classifier.labels}
-            fine = gr.update(visible=False)
-            yield shown, None, fine
-            yield shown, mark_words(text, classifier.explain(text, found["label"])["words"]), fine
-
-        def look_into(path: str | None) -> dict:
-            """Offer the columns of a file that has been uploaded; what is wrong with it is said when it is scored."""
-            if path is None:
-                return gr.update(visible=False, value=None, choices=[])
-            try:
-                layout = find_layout(Path(path), INPUT_FORMATS)
-                source = Source(Path(path), layout, "csv")
-                choices, value = source.candidates, source.text_column
-            except ManyColumns as error:
-                choices, value = error.candidates, None
-            except ValueError:
-                choices, value = [], None
-            return gr.update(visible=len(choices) > 1, choices=choices, value=value)
+        def label_text(text: str, request: gr.Request) -> Iterator[tuple]:
+            """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
+            words = _words(request)
+            if len(text) > MAX_CHARS:
+                raise _error(words, words["too_long"])
+            found = classifier(text)
+            if found["empty"]:
+                raise _error(words, words["empty"])
+            shown = {words.get(label, label): found[f"p_{label}"] for label in classifier.labels}
+            yield shown, None
+            yield shown, mark_words(text, classifier.explain(text, found["label"])["words"])
 
         def label_many(
-            lines: str, path: str | None, column: str | None, language: str, progress=gr.Progress(track_tqdm=True)
+            lines: str, path: str | None, column: str | None, request: gr.Request, progress=gr.Progress(track_tqdm=True)
         ) -> Iterator[list]:
-            """Score lines or a file: what `fault`, `download`, `shares` and the tables show."""
-            hidden = gr.update(visible=False)
-            words, job = PAGE[language], folder
-            try:
-                # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
-                with TemporaryDirectory(dir=folder) as job:
+            """Label lines or a file: what `download`, `counts`, `certain` and `doubtful` show."""
+            words = _words(request)
+            yield [gr.update(visible=False)] * 4  # results of another file
+            if not path and not lines.strip():
+                raise _error(words, words["nothing"])
+            # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
+            with TemporaryDirectory(dir=folder) as job:
+                try:
                     source = Path(job, Path(path).name if path else "texts.txt")
                     if path:
                         shutil.copy(path, source)
-                    elif lines.strip():
-                        source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
                     else:
-                        raise UserError(words["nothing"])
-                    output, summary, prefix = score_one(source, f"{job}/scored/", column if path else None)
-                    counts = {words["labels"].get(label, label): n for label, n in summary["labels"].items()}
-                    text_column = summary["job"]["inputs"][0]["text_column"]
-                    certain, doubtful = find_extremes(output, text_column, prefix, words["labels"])
-                    yield [
-                        hidden,
-                        gr.update(value=str(output), visible=True),
-                        gr.update(
-                            value=pd.DataFrame({"label": list(counts), "n": list(counts.values())}),
-                            y_title=words["rows"],
-                            sort=list(counts),
-                            visible=True,
-                        ),
-                        gr.update(value=certain, visible=True),
-                        gr.update(value=doubtful, visible=True),
-                    ]
-            except ManyColumns:
-                yield [gr.update(value=words["choose"], visible=True), *[hidden] * 4]
-            except (ValueError, OSError, FloatingPointError) as error:  # as scripts/predict.py
-                said = str(error).replace(f"{job}{os.sep}", "")
-                yield [gr.update(value=said, visible=True), *[hidden] * 4]
+                        source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
+                    output, labels, extremes = label_file(classifier, source, column if path else None)
+                except ManyColumns as error:
+                    raise _error(words, words["choose"]) from error
+                except (UserError, OSError) as error:  # as scripts/predict.py
+                    raise _error(words, str(error).replace(f"{job}{os.sep}", "")) from error
+                names = [words.get(label, label) for label in labels]
+                bars = pd.DataFrame({"label": names, "n": labels.values()})
+                titles = [words["label"].lower(), words["probability"], words["text"].lower()]
+                tables = [
+                    pd.DataFrame([[words.get(label, label), *rest] for label, *rest in rows], columns=titles)
+                    for rows in extremes
+                ]
+                yield [
+                    gr.update(value=str(output), visible=True),
+                    gr.update(value=bars, x_title=titles[0], y_title=words["rows"], sort=names, visible=True),
+                    *(gr.update(value=table, visible=True) for table in tables),
+                ]
 
-        def score_one(source: Path, folder: str, column: str | None) -> tuple[Path, dict, str]:
-            """Score one file into a folder; get the file, its summary and the prefix, if one was needed."""
-            ((_, output),) = pair_outputs([source], folder)
-            names = Source(source, find_layout(source, INPUT_FORMATS), "csv", column).schema.names
-            prefix = TAKEN_PREFIX if set(names) & set(added_columns(classifier.labels).names) else ""
-            (summary,) = score_paths(classifier, [str(source)], str(output), text_column=column, prefix=prefix)
-            return output, summary, prefix
-
-        page.load(greet, None, language, **private)
-        language.change(translate, language, list(written), **private)
-        gr.on([ask.click, text.submit], label_text, [text, language], [answer, why, problem], api_name="label")
-        file.change(look_into, file, column, **private)
-        score.click(label_many, [lines, file, column, language], [fault, download, shares, *tables.values()], **private)
+        private = {"api_visibility": "private"}  # programs may call /label only
+        gr.on([ask.click, text.submit], label_text, text, [answer, why], api_name="label")
+        file.change(find_columns, file, column, **private)
+        shown = [download, counts, certain, doubtful]  # hidden meanwhile, so that the progress needs another place
+        predict.click(label_many, [lines, file, column], shown, show_progress_on=file, **private)
     return page
 
 
+def _words(request: gr.Request) -> dict[str, str]:
+    """Return the words of the language that the browser asks for, as Gradio chooses those in the page."""
+    return PAGE["id" if request.headers.get("accept-language", "").lower().startswith("id") else "en"]
+
+
+def _error(words: dict[str, str], message: str) -> gr.Error:
+    """Return an error that the page shows until it is closed; Gradio would render HTML in it."""
+    return gr.Error(html.escape(message, quote=False), duration=None, title=words["error"], print_exception=False)
+
+
+def find_columns(path: str | None) -> dict:
+    """Offer the columns of a file that has been uploaded; what is wrong with it is told when it is labelled."""
+    choices, value = [], None
+    try:
+        if path is not None:
+            source = Source(Path(path))
+            choices, value = source.candidates, source.text_column
+    except ManyColumns as error:
+        choices = error.candidates
+    except (UserError, OSError):
+        pass
+    return gr.update(visible=len(choices) > 1, choices=choices, value=value)
+
+
+def label_file(
+    classifier: SentimentClassifier, source: Path, column: str | None = None
+) -> tuple[Path, dict[str, int], tuple[list, list]]:
+    """Label one file into a folder beside it.
+
+    Returns:
+        The result, as scripts/predict.py writes it; the number of rows of each label; and what `find_extremes` does.
+    """
+    ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
+    taken = set(Source(source, text_column=column).names) & set(added_columns(classifier.labels).names)
+    prefix = TAKEN_PREFIX if taken else ""
+    (summary,) = predict_files(classifier, str(source), str(output), text_column=column, prefix=prefix)
+    text_column = summary["job"]["inputs"][0]["text_column"]
+    return output, summary["labels"], find_extremes(output, text_column, prefix)
+
+
 def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
-    """Cut a text into words with their shade, 1 or -1 for the heaviest, and what is between them with None.
+    """Cut a text into words with their shade, 1 or -1 for the largest weight, and what is between them with None.
 
     Gradio paints what is below 0 purple and what is above it red, so shades are weights with their sign turned round.
     """
@@ -287,28 +182,26 @@ def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
     return [part for part in [*parts, (text[position:], None)] if part[0]]
 
 
-def find_extremes(
-    scored: Path, text_column: str | None, prefix: str, names: dict[str, str]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Get label, probability and text of the most certain rows of a scored file, and of the most doubtful.
+def find_extremes(output: Path, text_column: str | None, prefix: str = "") -> tuple[list[list[str]], list[list[str]]]:
+    """Return label, probability and text of the most confident rows of a labelled file, and of the least confident.
 
     Args:
-        scored: the file.
+        output: the file.
         text_column: the column of texts, as it was called in the input; None for a file without anything in it.
         prefix: what the names of the added columns begin with.
-        names: how labels are called; a label that is not there is called by its own name.
     """
     if text_column is None:
         return [], []
-    layout = find_layout(scored, INPUT_FORMATS)
-    is_sheet, is_jsonl = layout.format in ("csv", "tsv"), layout.format == "jsonl"
+    is_sheet = ".csv" in output.suffixes or ".tsv" in output.suffixes
     if is_sheet:
         text_column = escape_formulas(pa.array([text_column]))[0].as_py()
     certain: list[tuple[float, str, str]] = []
     doubtful: list[tuple[float, str, str]] = []
-    for window in Source(scored, layout, "jsonl" if is_jsonl else "csv", text_column).windows(_READ_ROWS):
-        rows = [json.loads(line) for line in window.table["line"].to_pylist()] if is_jsonl else window.table.to_pylist()
-        texts = (restore_formulas(window.texts) if is_sheet else window.texts).to_pylist()
+    # Lines of JSONL may have different keys, so each is taken apart by itself.
+    for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
+        texts = (restore_formulas(chunk.texts) if is_sheet else chunk.texts).to_pylist()
+        rows = chunk.table.to_pylist()
+        rows = [json.loads(row["line"]) for row in rows] if chunk.table.column_names == ["line"] else rows
         found = [
             (float(row[f"{prefix}score"]), row[f"{prefix}label"], text)
             for row, text in zip(rows, texts, strict=True)
@@ -319,8 +212,7 @@ def find_extremes(
 
     def shown(chosen: list[tuple[float, str, str]]) -> list[list[str]]:
         return [
-            [names.get(label, label), f"{score:.3f}", text if len(text) <= 300 else f"{text[:300]}…"]
-            for score, label, text in chosen
+            [label, f"{score:.3f}", text if len(text) <= 300 else f"{text[:300]}…"] for score, label, text in chosen
         ]
 
     return shown(certain), shown(doubtful)
@@ -349,7 +241,8 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
             max_file_size=MAX_UPLOAD,
             run_history=False,
             share=False,
-            footer_links=[],
+            footer_links=["settings"],  # where the language can be chosen
+            i18n=TRANSLATIONS,
             theme=gr.themes.Default(**fonts),
             show_error=True,
             ssr_mode=False,

@@ -42,7 +42,7 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
             assert (line["texts"], line["F1"]) == (f"{scores[f'n_{label}']:,}", bounded(scores, f"f1_{label}"))
             assert line["recall"] == f"{100 * scores[f'recall_{label}']:.1f}"
             assert line["precision"] == f"{100 * scores[f'precision_{label}']:.1f}"
-            assert [line[f"given {other}"] for other in run["labels"]] == [f"{n:,}" for n in scores["confusion"][i]]
+            assert [line[f"predicted {other}"] for other in run["labels"]] == [f"{n:,}" for n in scores["confusion"][i]]
     assert [tuple(row.values()) for row in answers] == [
         (answer["text"], answer["label"], f"{answer['score']:.3f}", person if f"p_{person}" in answer else "")
         for answer, person in zip(metrics["examples"], ("positive", "neutral", "negative"), strict=True)
@@ -65,7 +65,7 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
     last, minutes = metrics[splits[-1]], divmod(round(run["train_runtime_seconds"]), 60)
     known = TYPED | {str(metrics["epoch"]), f"{run['n_parameters']:,}", str(run["seed"]), *map(str, minutes)}
     known |= {str(n) for n in range(len(run["labels"]) + 1)}
-    known |= {str(run["n_processes"]), str(run["settings"]["max_length"])}
+    known |= {str(run["world_size"]), str(run["settings"]["max_length"])}
     known |= {str(run["hardware"]["n_threads"]), *re.findall(r"[\d.]+", run["hardware"]["cpu"])}
     known |= {f"{part['n_texts']:,}" for part in run["data"].values()}
     known |= {f"{100 * last[score]:.1f}" for score in ("f1", *(f"f1_{label}" for label in run["labels"]))}

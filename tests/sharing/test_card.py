@@ -1,5 +1,6 @@
 """The model card: every figure of it comes from what was measured, and the Hub's client takes it."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,48 +8,58 @@ import sys
 import numpy as np
 import pytest
 from cards import SCORES, check_card
-from conftest import ROOT, make_model, make_tokenizer
+from conftest import ROOT, make_tokenizer
 from hub_double import run_hub
 from huggingface_hub import ModelCard
-from transformers import pipeline
 
 from smsa.data.labels import LABELS
-from smsa.evaluation.calibration import store_normaliser, store_temperature
-from smsa.evaluation.statistics import bootstrap
+from smsa.data.normaliser import add_normaliser
+from smsa.errors import UserError
 from smsa.files import write_json
-from smsa.sharing.card import EXAMPLES, OURS, describe_base, render_card
-from smsa.training.results import answer_examples, measure_certainty, update_card
+from smsa.sharing.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, render_card
+
+
+def make_scores(random: np.random.Generator, n_texts: int) -> dict:
+    """Scores of a split that are all different, so that no figure can stand in for another."""
+    names = [*SCORES, *(f"{score}_{label}" for score in SCORES[1:] for label in LABELS)]
+    scores = {name: float(random.random()) for name in [*names, "expected_calibration_error"]}
+    scores |= {f"n_{label}": int(random.integers(10, 9999)) for label in LABELS}
+    scores["confusion"] = [[n_texts // 9 + (n_texts % 9) * (i == j == 0) for j in range(3)] for i in range(3)]
+    bounded = [*SCORES, *(f"f1_{label}" for label in LABELS)]
+    return scores | {"intervals": {name: sorted(random.random(2).tolist()) for name in bounded}}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model folder with measured answers and made-up scores that are all different."""
+    """What a run leaves for its card."""
     folder = tmp_path / "finished"
-    model, tokenizer = make_model(), make_tokenizer()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder.mkdir()
     random = np.random.default_rng(0)
-    metrics = {"epoch": 7, "train": {"loss": 0.123}, "examples": answer_examples(model, tokenizer)}
-    for split, n_texts in (("valid", 1260), ("test", 500)):
-        gold = random.integers(0, 3, n_texts)
-        metrics[split] = measure_certainty(gold, random.normal(size=(n_texts, 3)) + 1.5 * np.eye(3)[gold], LABELS)
-        names = [*SCORES, *(f"{score}_{label}" for score in SCORES[1:] for label in LABELS)]
-        metrics[split] |= {name: float(random.random()) for name in names}
-        metrics[split] |= {f"n_{label}": int(random.integers(10, 9999)) for label in LABELS}
+    examples = []
+    for text in EXAMPLES:
+        shares = dict(zip(LABELS, random.dirichlet(np.ones(3)).tolist(), strict=True))
+        label = max(shares, key=shares.get)
+        examples.append(
+            {"text": text, "label": label, "score": shares[label], **{f"p_{k}": v for k, v in shares.items()}}
+        )
+    metrics = {"epoch": 7, "train": {"loss": 0.123}, "examples": examples}
+    metrics |= {"valid": make_scores(random, 1260), "test": make_scores(random, 500)}
     data = {split: {"file": f"/home/me/secret/{split}.csv", "sha256": split * 8, "is_smsa": False, "n_texts": n_texts}
             for split, n_texts in (("train", 11_000), ("valid", 1260), ("test", 500))}  # fmt: skip
     run = {
-        "labels": list(LABELS), "data": data, "seed": 12, "n_processes": 2, "n_parameters": 124_443_651,
+        "labels": list(LABELS), "data": data, "seed": 12, "world_size": 2, "n_parameters": 124_443_651,
         "normalised": False,
         "base_model": {"kind": "hub", "name": "indobenchmark/indobert-base-p1", "license": "mit"},
         "model_commit": "c0ffee", "precision_in_effect": "bf16", "train_runtime_seconds": 3 * 60 + 47.4,
         "hardware": {"gpus": [], "cpu": "A Processor", "n_threads": 6},
-        "settings": {"model_name_or_path": "indobenchmark/indobert-base-p1", "learning_rate": 1e-5, "labels": None,
-                     "max_length": 128, "load_best_model_at_end": True},
+        "settings": {"model_name_or_path": "/home/me/secret/base", "learning_rate": 1e-5, "labels": None,
+                     "max_length": 128, "load_best_model_at_end": True, "optim": "adamw_torch",
+                     "lr_scheduler_type": "cosine"},
         "versions": {"python": "3.11.7", "torch": "2.13.0", "smsa": None},
     }  # fmt: skip
     write_json(metrics, folder / "metrics.json")
     write_json(run, folder / "run.json")
+    write_json({}, folder / "config.json")
     return folder
 
 
@@ -62,55 +73,67 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     assert "/home/me" not in card  # no path of the machine
     assert "# indonesian-sentiment\n" in card and card.count("me/indonesian-sentiment") == 3
     assert "0 `positive`, 1 `neutral`, 2 `negative`" in card
-    assert "2 processes on A Processor, 6 threads, in bf16, 3 min 47 s." in card
-    assert "seed 12. The epoch that was kept is 7." in card and "It has 124,443,651 parameters." in card
-    scores = read(folder)[0]["test"]  # of two splits, the one that was not chosen by
+    assert "2 processes on A Processor, 6 threads, in bf16, 3 min 47 s, seed 12." in card
+    assert "`adamw_torch`, learning rate schedule `cosine`" in card
+    assert "The epoch that was kept is 7." in card and "It has 124,443,651 parameters." in card
+    scores = read(folder)[0]["test"]  # of two splits, the one by which the epoch was not chosen
     weakest = min(LABELS, key=lambda label: scores[f"f1_{label}"])
-    assert f"- `{weakest}` is the label that it tells worst: F1 {100 * scores[f'f1_{weakest}']:.1f}." in card
+    assert f"- `{weakest}` is the label that it predicts worst: F1 {100 * scores[f'f1_{weakest}']:.1f}." in card
     low, high = (f"{100 * end:.1f}" for end in scores["intervals"]["f1"])
     by_label = ", ".join(f"{label} {100 * scores[f'f1_{label}']:.1f}" for label in LABELS)
     summary = (
         f"macro F1-nya {100 * scores['f1']:.1f} % (selang kepercayaan 95 %: {low} sampai {high}), dan F1 tiap label: "
     )
-    assert f"Pada test.csv (500 teks) {f'{summary}{by_label}'.replace('.', ',')}. Sarkasme" in card
+    assert f"Pada test.csv (500 teks) {f'{summary}{by_label}'.replace('.', ',')}." in card
     assert "[indobenchmark/indobert-base-p1](https://huggingface.co/indobenchmark/indobert-base-p1)" in card
     assert ModelCard(card).data.base_model == "indobenchmark/indobert-base-p1"
+    assert card.endswith(f"\n\n{OURS}\n")
 
 
-def test_what_a_run_adds_to_the_recipe_is_said(folder):
-    _, run = read(folder)
-    card = render_card(folder, "me/model")
-    assert "which follows the recipe of IndoNLU. It" in card and "menurut resep IndoNLU. Pada" in card
-    added = {"ema_decay": 0.99, "rdrop_alpha": 2, "class_weights": "none"}
-    write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
-    card = render_card(folder, "me/model")
-    assert "which adds averaged weights (`ema_decay`) and R-Drop (`rdrop_alpha`) to the recipe of IndoNLU" in card
-    assert "menurut resep IndoNLU dengan tambahan rata-rata bobot (`ema_decay`) dan R-Drop (`rdrop_alpha`)." in card
-    added = {"ema_decay": 0.0, "class_weights": "balanced"}
-    write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
-    assert "which adds weighted labels (`class_weights`) to the recipe" in render_card(folder, "me/model")
-
-
-def test_any_score_that_changes_changes_the_card(folder):
+def test_any_score_that_changes_changes_the_card_and_any_that_is_missing_is_an_error(folder):
     metrics, _ = read(folder)
     before, n_changed = render_card(folder, "me/model"), 0
     for split in ("valid", "test"):
         for name, value in metrics[split].items():
-            if not isinstance(value, float | int):
-                continue
-            write_json(metrics | {split: metrics[split] | {name: value / 2}}, folder / "metrics.json")
-            assert render_card(folder, "me/model") != before, name
-            n_changed += 1
+            changed = copy.deepcopy(metrics)
+            if isinstance(value, float | int):
+                changed[split][name] = value / 2
+                write_json(changed, folder / "metrics.json")
+                assert render_card(folder, "me/model") != before, name
+                n_changed += 1
+            del changed[split][name]
+            write_json(changed, folder / "metrics.json")
+            with pytest.raises(UserError, match="is not what a finished run leaves"):
+                render_card(folder, "me/model")
     assert n_changed == 2 * (len(SCORES) + 9 + 3 + 1)
+
+
+def test_a_record_that_lacks_a_value_is_an_error(folder):
+    _, run = read(folder)
+    names = set(run) - {"normalised"}
+    assert len(names) == 12
+    for name in names:
+        write_json({key: value for key, value in run.items() if key != name}, folder / "run.json")
+        with pytest.raises(UserError, match=f"run.json of {folder}.*{name}"):
+            render_card(folder, "me/model")
+
+
+def test_what_a_run_adds_to_plain_fine_tuning_is_named(folder):
+    _, run = read(folder)
+    card = render_card(folder, "me/model")
+    assert "fine-tuned on train.csv with smsa. It" in card and "dengan train.csv.\n" in card
+    added = {"ema_decay": 0.99, "rdrop_alpha": 2, "class_weights": "none", "label_smoothing_factor": 0.0}
+    write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
+    card = render_card(folder, "me/model")
+    assert "with smsa, with EMA of the weights (`ema_decay`) and R-Drop (`rdrop_alpha`). It" in card
+    assert "ditambah EMA bobot (`ema_decay`) dan R-Drop (`rdrop_alpha`)." in card
 
 
 def test_a_label_that_no_text_had_is_among_the_limits(folder):
     metrics, _ = read(folder)
-    assert "No text that it was measured on" not in render_card(folder, "me/model")
+    assert "No text that it was evaluated on" not in render_card(folder, "me/model")
     write_json(metrics | {"test": metrics["test"] | {"n_neutral": 0}}, folder / "metrics.json")
-    assert "No text that it was measured on is `neutral`; the macro scores count that" in render_card(
-        folder, "me/model"
-    )
+    assert "No text that it was evaluated on is `neutral`; the macro scores" in render_card(folder, "me/model")
 
 
 def test_smsa_is_cited_and_other_data_is_named_by_its_file(folder):
@@ -141,40 +164,33 @@ def test_the_hubs_own_client_finds_the_card_valid(folder, tmp_path):
         assert hub.requests_of("POST", "/api/validate-yaml") == 2
 
 
-def test_a_model_that_is_changed_gets_a_card_that_says_so(folder):
-    (folder / "README.md").write_text(render_card(folder, str(folder)))
-    before, _ = read(folder)
-    store_temperature(folder, 2.0)
-    store_normaliser(folder)
-    update_card(folder)
+def test_a_model_that_was_changed_after_its_evaluation_has_a_card_that_says_so(folder):
     metrics, run = read(folder)
-    card = (folder / "README.md").read_text()
+    make_tokenizer().save_pretrained(folder)
+    card = render_card(folder, "me/model")
+    assert "temperature" not in card and "elongated letters" not in card
+    add_normaliser(make_tokenizer()).save_pretrained(folder)
+    write_json({"smsa_temperature": 2.0}, folder / "config.json")
+    card = render_card(folder, "me/model")
     check_card(card.replace(" of 2.000", ""), metrics, run)
-    assert "divided by a temperature of 2.000" in card and "reads drawn-out letters as one" in card
-    assert metrics["examples"] != before["examples"]
-    assert {**metrics, "examples": 0} == {**before, "examples": 0}
-    classify = pipeline("text-classification", model=str(folder), top_k=None)
-    for answer in metrics["examples"]:
-        shares = {given["label"]: given["score"] for given in classify([answer["text"]])[0]}
-        assert {label: answer[f"p_{label}"] for label in LABELS} == pytest.approx(shares, abs=1e-6)
-        assert (answer["label"], answer["score"]) == (max(shares, key=shares.get), pytest.approx(max(shares.values())))
-    assert [answer["text"] for answer in metrics["examples"]] == list(EXAMPLES)
+    assert "divided by a temperature of 2.000" in card and "reads elongated letters as one" in card
+    write_json(run | {"normalised": True}, folder / "run.json")  # trained with it
+    assert "elongated letters" not in render_card(folder, "me/model")
 
 
-def test_a_card_that_its_owner_took_over_stays(folder):
-    for text in ("# Mine\n", None):
-        if text is None:
-            (folder / "README.md").unlink()
-        else:
-            (folder / "README.md").write_text(text)
-        before = (folder / "metrics.json").read_bytes()
-        update_card(folder)
-        assert (folder / "metrics.json").read_bytes() == before
-        assert (folder / "README.md").exists() == (text is not None)
-    assert OURS in render_card(folder, "me/model")
+def test_a_card_that_its_owner_took_over_is_not_renewed(folder):
+    assert not is_renewable(folder)  # no card
+    (folder / CARD).write_text(render_card(folder, "me/model"))
+    assert is_renewable(folder)
+    (folder / CARD).write_text(render_card(folder, "me/model").replace(OURS, ""))
+    assert not is_renewable(folder)
+    (folder / CARD).write_text(OURS)
+    (folder / "run.json").unlink()  # of another machine
+    assert not is_renewable(folder)
 
 
-def test_the_licence_is_that_which_the_encoder_states(tmp_path):
+def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplog):
+    caplog.set_level("INFO")
     assert describe_base("scratch") == {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
     encoder = tmp_path / "encoder"
     encoder.mkdir()
@@ -183,27 +199,14 @@ def test_the_licence_is_that_which_the_encoder_states(tmp_path):
     assert describe_base(str(encoder))["license"] == "mit"
     (encoder / "README.md").write_text("---\nlicense: [a, b\n---\n# An encoder\n")
     assert describe_base(str(encoder))["license"] is None
+    caplog.clear()
     assert describe_base("me/nowhere") == {"kind": "hub", "name": "me/nowhere", "license": None}  # no network here
+    assert "The card of me/nowhere cannot be read" in caplog.text
 
-
-def test_a_card_without_a_known_licence_says_so(folder):
-    metrics, run = read(folder)
-    write_json(run | {"base_model": {"kind": "folder", "name": "encoder", "license": None}}, folder / "run.json")
+    write_json(read(folder)[1] | {"base_model": describe_base(str(encoder))}, folder / "run.json")
     card = render_card(folder, "me/model")
     check_card(card, *read(folder))
     assert "The encoder in `encoder` states no licence that smsa could read." in card
     assert ModelCard(card).data.base_model is None
-
-
-def test_certainty_is_that_of_the_report_worked_by_hand():
-    gold = np.array([0, 0, 0, 1, 1, 2])
-    logits = np.log(
-        np.array([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
-    )
-    certainty = measure_certainty(gold, logits, LABELS)
-    assert certainty["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert certainty["expected_calibration_error"] == pytest.approx(0.8 - 4 / 6)
-    assert {score: certainty["intervals"][score] for score in SCORES} == bootstrap(np.array(certainty["confusion"]))
-    assert certainty["intervals"]["f1_negative"] == (1, 1)
-    low, high = certainty["intervals"]["f1_positive"]
-    assert 0 <= low < 2 / 3 < high <= 1
+    card = render_card(folder, "me/model", "---\nlicense: cc-by-4.0\n---\n")  # what the owner wrote stays
+    assert ModelCard(card).data.license == "cc-by-4.0"

@@ -1,7 +1,8 @@
-"""Exports: what other runtimes load answers as the model does, or does not appear."""
+"""Exports: what other runtimes load predicts as the model does, or does not appear."""
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,39 +10,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY_ROWS, make_tokenizer
-from transformers import (
-    AlbertConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-    pipeline,
-)
+from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, XLMRobertaConfig
 
 from scripts import export as script
 from smsa.data.labels import LABELS, label_maps
-from smsa.evaluation.calibration import store_normaliser
+from smsa.data.normaliser import add_normaliser
+from smsa.errors import UserError
 from smsa.sharing import export
-from smsa.sharing.export import (
-    ONNX,
-    ONNX_INT8,
-    OPENVINO,
-    describe,
-    export_model,
-    find_losses,
-)
+from smsa.sharing.export import ONNX, ONNX_INT8, OPENVINO, describe, export_model, find_losses
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs smsa[onnx]")
-openvino = pytest.importorskip("openvino", reason="needs smsa[openvino]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
+openvino = pytest.importorskip("openvino", reason="needs pip install -e '.[openvino]'")
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {
     "BERT": BertConfig(**SIZES, vocab_size=60, pad_token_id=0),
     "ALBERT": AlbertConfig(**SIZES, vocab_size=60, embedding_size=16, pad_token_id=0),
-    "RoBERTa": RobertaConfig(**SIZES, vocab_size=60, max_position_embeddings=130, type_vocab_size=1, pad_token_id=0),
     "XLM-R": XLMRobertaConfig(**SIZES, vocab_size=60, max_position_embeddings=130, type_vocab_size=1, pad_token_id=0),
 }
+FILES = {"config.json", "tokenizer.json", "tokenizer_config.json", "export.json"}
 
 
 def save_model(shape: str, folder):
@@ -71,46 +58,75 @@ def data(tmp_path):
     return path
 
 
-def answers(folder, load) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the original and of an export, for batches of shapes that the exporter did not see."""
+def list_files(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def compare(folder, run) -> tuple[np.ndarray, float]:
+    """Return the original's logits for batches of shapes that the exporter did not see, and how far an export's are."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     ours, theirs = [], []
-    for texts in (
-        ["enak"],
-        ["kotor dan mahal sekali", "pergi", "ramah , puas dan enak !"],
-        ["a b c d e f g h i j k"] * 5,
-    ):
+    for texts in (["enak"], ["kotor dan mahal", "pergi", "ramah , puas dan enak !"], ["a b c d e f g h i j k"] * 5):
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
             ours.append(model.eval()(**inputs).logits.numpy())
-        theirs.append(load({name: tensor.numpy() for name, tensor in inputs.items()}))
-    return np.concatenate(ours), np.concatenate(theirs)
+        theirs.append(run({name: tensor.numpy() for name, tensor in inputs.items()}))
+    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    assert ours.std() > 0.1
+    return ours, np.abs(ours - theirs).max()
 
 
-def test_every_shape_goes_to_onnx_and_answers_as_it_does(folder, data, tmp_path):
+def test_every_shape_goes_to_onnx(folder, data, tmp_path):
     record = export_model(str(folder), tmp_path / "out", "onnx", int8=True, data=data)
     assert record == json.loads((tmp_path / "out" / "export.json").read_text())
-    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {"config.json", "tokenizer.json", "tokenizer_config.json", ONNX, ONNX_INT8, "export.json"}
+    assert list_files(tmp_path / "out") == {*FILES, ONNX, ONNX_INT8}
     session = onnxruntime.InferenceSession(tmp_path / "out" / ONNX)
-    ours, theirs = answers(folder, lambda inputs: session.run(None, inputs)[0])
-    assert ours.std() > 0.1 and np.abs(ours - theirs).max() < 1e-4
+    assert compare(folder, lambda inputs: session.run(None, inputs)[0])[1] < 1e-4
     assert record[ONNX]["largest_difference"] < 1e-4 and record[ONNX]["agreement"] == 1
     assert record[ONNX]["f1"] == record["original"]["f1"] and record[ONNX]["f1_loss"] == 0
     assert 0 < record[ONNX_INT8]["largest_difference"] < 0.5
     assert record[ONNX_INT8]["f1_loss"] == record["original"]["f1"] - record[ONNX_INT8]["f1"]
     assert record[ONNX_INT8]["bytes"] == (tmp_path / "out" / ONNX_INT8).stat().st_size < record[ONNX]["bytes"]
     session = onnxruntime.InferenceSession(tmp_path / "out" / ONNX_INT8)
-    ours, theirs = answers(folder, lambda inputs: session.run(None, inputs)[0])
-    assert 0 < np.abs(ours - theirs).max() < 2
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["label2id"] == {
-        "positive": 0,
-        "neutral": 1,
-        "negative": 2,
-    }
+    assert 0 < compare(folder, lambda inputs: session.run(None, inputs)[0])[1] < 2
+    label2id = json.loads((tmp_path / "out" / "config.json").read_text())["label2id"]
+    assert label2id == {"positive": 0, "neutral": 1, "negative": 2}
+
+    # No sum of two products may exceed 16 bits, in which CPUs without VNNI add them.
+    from onnx import load, numpy_helper
+
+    graph = load(tmp_path / "out" / ONNX_INT8).graph
+    arrays = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+    weights = [
+        arrays[node.input[1]] for node in graph.node if node.op_type == "MatMulInteger" and node.input[1] in arrays
+    ]
+    assert len(weights) >= 7 and all(weight.dtype == np.int8 for weight in weights)
+    assert 2 * 255 * max(np.abs(weight.astype(int)).max() for weight in weights) <= 32_767
 
 
+EMULATED = """
+import sys, json, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+ids = numpy.array(json.loads(sys.argv[2]))
+print(json.dumps(session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0].tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs apt-get install qemu-user")
+def test_int8_predicts_the_same_on_a_cpu_without_vnni(bert, data, tmp_path):
+    export_model(str(bert), tmp_path / "out", "onnx", int8=True, data=data)
+    ids = [[2, *range(10, 30), 3], [2, *range(25, 45), 3]]
+    words = [sys.executable, "-c", EMULATED, tmp_path / "out" / ONNX_INT8, json.dumps(ids)]
+    here, emulated = (
+        json.loads(subprocess.run([*emulator, *words], capture_output=True, text=True, check=True).stdout)
+        for emulator in ([], ["qemu-x86_64", "-cpu", "Haswell"])
+    )
+    assert np.allclose(here, emulated, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_a_model_that_one_file_cannot_hold_is_written_to_two(bert, data, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_LARGEST_FILE", 0)
     record = export_model(str(bert), tmp_path / "out", "onnx", int8=True, data=data)
@@ -121,21 +137,12 @@ def test_a_model_that_one_file_cannot_hold_is_written_to_two(bert, data, tmp_pat
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_every_shape_goes_to_openvino_and_answers_as_it_does(folder, data, tmp_path, int8):
+def test_every_shape_goes_to_openvino(folder, data, tmp_path, int8):
     record = export_model(str(folder), tmp_path / "out", "openvino", int8, data)
-    files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "openvino_model.xml",
-        "openvino_model.bin",
-        "export.json",
-    }
+    assert list_files(tmp_path / "out") == {*FILES, "openvino_model.xml", "openvino_model.bin"}
     compiled = openvino.Core().compile_model(tmp_path / "out" / OPENVINO, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    ours, theirs = answers(folder, lambda inputs: compiled(inputs)[0])
-    assert ours.std() > 0.1
-    assert np.abs(ours - theirs).max() < 1e-4 if not int8 else 0 < np.abs(ours - theirs).max() < 2
+    _, difference = compare(folder, lambda inputs: compiled(inputs)[0])
+    assert 0 < difference < 2 if int8 else difference < 1e-4
     assert (record[OPENVINO]["largest_difference"] < 1e-4) != int8
     names = ("openvino_model.xml", "openvino_model.bin")
     assert record[OPENVINO]["bytes"] == sum((tmp_path / "out" / name).stat().st_size for name in names)
@@ -147,83 +154,63 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     tokenizer, model = AutoTokenizer.from_pretrained(bert), AutoModelForSequenceClassification.from_pretrained(bert)
     lines = [line.split("\t") for line in data.read_text().splitlines()]
     with torch.no_grad():
-        given = [model.eval()(**tokenizer(text, return_tensors="pt")).logits.argmax().item() for text, _ in lines]
-    right = [LABELS[label_id] == label for label_id, (_, label) in zip(given, lines, strict=True)]
+        predicted = [model.eval()(**tokenizer(text, return_tensors="pt")).logits.argmax().item() for text, _ in lines]
+    right = [LABELS[label_id] == label for label_id, (_, label) in zip(predicted, lines, strict=True)]
     f1 = []
     for i, label in enumerate(LABELS):
         hits = sum(r for r, (_, gold) in zip(right, lines, strict=True) if gold == label)
-        f1.append(2 * hits / (sum(gold == label for _, gold in lines) + given.count(i)))
+        f1.append(2 * hits / (sum(gold == label for _, gold in lines) + predicted.count(i)))
     assert record["original"]["f1"] == pytest.approx(sum(f1) / 3)
     sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
     assert record["data"] == {"file": "valid.tsv", "sha256": sha256, "n_texts": len(lines)}
     assert record["original"]["bytes"] == sum(tensor.nbytes for tensor in model.state_dict().values())
 
-
-def test_a_file_of_other_columns_and_names_is_compared_by(bert, data, tmp_path):
-    expected = export_model(str(bert), tmp_path / "a", "openvino", data=data)["original"]["f1"]
+    # The same texts under other names of columns and labels.
     names = dict(zip(LABELS, ("baik", "biasa", "buruk"), strict=True))
-    rows = [line.split("\t") for line in data.read_text().splitlines()]
-    lines = [json.dumps({"ulasan": text, "nada": names[label]}) for text, label in rows]
-    (tmp_path / "valid.jsonl").write_text("\n".join(lines))
+    renamed = [json.dumps({"ulasan": text, "nada": names[label]}) for text, label in lines]
+    (tmp_path / "valid.jsonl").write_text("\n".join(renamed))
     options = {"data": tmp_path / "valid.jsonl", "text_column": "ulasan", "label_column": "nada"}
     label_map = ",".join(f"{label}={name}" for label, name in names.items())
-    record = export_model(str(bert), tmp_path / "b", "openvino", **options, label_map=label_map)
-    assert record["original"]["f1"] == expected
-    with pytest.raises(ValueError, match="the label is not one of positive, neutral, negative; found 'baik'"):
-        export_model(str(bert), tmp_path / "c", "openvino", **options)
+    again = export_model(str(bert), tmp_path / "again", "openvino", **options, label_map=label_map)
+    assert again["original"]["f1"] == record["original"]["f1"]
+    with pytest.raises(UserError, match="positive, neutral, negative.*'baik'"):
+        export_model(str(bert), tmp_path / "other", "openvino", **options)
 
 
-def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, monkeypatch):
-    load = export._load_onnx
-    monkeypatch.setattr(export, "_load_onnx", lambda path: lambda *arrays: load(path)(*arrays) * 1.01)
-    with pytest.raises(
-        ValueError, match=r"onnx/model.onnx differs from the model by 0.0\d* in a probability; 0.0001 is"
-    ):
-        export_model(str(bert), tmp_path / "out", "onnx", data=data)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_loss_by_int8_is_said_and_has_its_exit_status(bert, data, tmp_path, monkeypatch, capsys):
-    """An int8 file that gives all texts one label, by way of a broken quantisation."""
-    load = export._load_onnx
-    broken = lambda path: lambda *arrays: load(path)(*arrays) * ("quantized" not in path.name)  # noqa: E731
-    monkeypatch.setattr(export, "_load_onnx", broken)
-    classify = pipeline("text-classification", model=str(bert))
-    texts = [text for text, _ in TINY_ROWS]
-    labels = [answer["label"] for answer in classify(texts)]  # so that any other answer loses
-    assert len(set(labels)) > 1
-    data.write_text("".join(f"{text}\t{label}\n" for text, label in zip(texts, labels, strict=True)))
-    with pytest.raises(SystemExit) as stopped:
-        script.main(str(bert), "onnx", True, str(tmp_path / "out"), data=data)
-    assert stopped.value.code == 3
-    record = json.loads((tmp_path / "out" / "export.json").read_text())
-    losses = find_losses(record)
-    assert losses.keys() == {ONNX_INT8} and losses[ONNX_INT8] == record[ONNX_INT8]["f1_loss"] > 0.01
-    # equal logits for every label give the first one
-    assert record[ONNX_INT8]["agreement"] == labels.count(LABELS[0]) / len(labels)
-    said = capsys.readouterr().out
-    assert f"warning: {ONNX_INT8} loses {100 * losses[ONNX_INT8]:.1f} points of macro F1" in said
-    assert describe(record) in said
-
-
-def test_a_point_of_macro_f1_is_what_int8_may_lose():
-    record = {"target": "onnx", "original": {"f1": 0.9}, ONNX: {"f1_loss": 0.0099}, ONNX_INT8: {"f1_loss": 0.0101}}
-    assert find_losses(record) == {ONNX_INT8: 0.0101}
-
-
-def test_an_export_that_answers_nan_does_not_appear(bert, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, monkeypatch, factor):
     load = export._load_openvino
-    monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: load(path)(*arrays) * float("nan"))
-    with pytest.raises(ValueError, match="differs from the model by nan in a probability"):
+    monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: load(path)(*arrays) * factor)
+    with pytest.raises(UserError, match=r"differs from the model by (0\.0\d+|nan) in a probability; 0.0001 is"):
         export_model(str(bert), tmp_path / "out", "openvino", data=data)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_loss_by_int8_is_a_warning_and_has_its_exit_status(bert, data, tmp_path, monkeypatch, capsys):
+    """An int8 file that predicts one label for all texts, as after a broken quantisation."""
+    load = export._load_openvino
+    monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: 0 * load(path)(*arrays))
+    with pytest.raises(SystemExit) as stopped:
+        script.main(
+            script.parse(
+                [str(bert), "--to", "openvino", "--int8", "--output", str(tmp_path / "out"), "--data", str(data)]
+            )
+        )
+    assert stopped.value.code == 3
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    losses = find_losses(record)
+    assert losses.keys() == {OPENVINO} and losses[OPENVINO] == record[OPENVINO]["f1_loss"] > 0.01
+    printed = capsys.readouterr().out
+    assert f"warning: {OPENVINO} loses {100 * losses[OPENVINO]:.1f} points of macro F1" in printed
+    assert describe(record) in printed
+    record = {"target": "onnx", "original": {"f1": 0.9}, ONNX: {"f1_loss": 0.0099}, ONNX_INT8: {"f1_loss": 0.0101}}
+    assert find_losses(record) == {ONNX_INT8: 0.0101}  # a point is what it may lose
+
+
 def test_a_normaliser_goes_along(bert, data, tmp_path):
-    model = tmp_path / "normalised"
-    subprocess.run(["cp", "-r", bert, model], check=True)
-    store_normaliser(model)
-    export_model(str(model), tmp_path / "out", "onnx", data=data)
+    model = shutil.copytree(bert, tmp_path / "normalised")
+    add_normaliser(make_tokenizer()).save_pretrained(model)
+    export_model(str(model), tmp_path / "out", "openvino", data=data)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.tokenize("enaaaak") == ["enak"]
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
@@ -231,32 +218,31 @@ def test_a_normaliser_goes_along(bert, data, tmp_path):
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="--to 'tflite' is not one of onnx, openvino"):
-        export_model(str(bert), tmp_path / "out", "tflite", data=data)
-    with pytest.raises(OSError, match="No model .*nowhere"):
-        export_model(str(tmp_path / "nowhere"), tmp_path / "out", "onnx", data=data)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="--to 'tflite' is not one of onnx, openvino"):
+        export_model(str(bert), out, "tflite", data=data)
+    with pytest.raises(OSError, match="nowhere"):
+        export_model(str(tmp_path / "nowhere"), out, "onnx", data=data)
     data.write_text("enak\tpositif\n")
-    with pytest.raises(ValueError, match="valid.tsv:1: the label is not one of .* found 'positif'"):
-        export_model(str(bert), tmp_path / "out", "onnx", data=data)
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").touch()
-    with pytest.raises(FileExistsError, match="is not empty .mine.txt.: choose another --output"):
-        export_model(str(bert), tmp_path / "out", "onnx", data=data)
+    with pytest.raises(UserError, match="valid.tsv:1: .*'positif'"):
+        export_model(str(bert), out, "onnx", data=data)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").touch()
+    with pytest.raises(UserError, match="is not empty .mine.txt.: choose another --output"):
+        export_model(str(bert), out, "onnx", data=data)
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"openvino is not installed: pip install 'smsa\[openvino\]'"):
+    with pytest.raises(UserError, match=r"openvino is not installed: pip install -e '.\[openvino\]'"):
         export_model(str(bert), tmp_path / "other", "openvino", data=data)
 
 
 @pytest.mark.slow
-def test_the_script_says_what_it_did(bert, data):
+def test_the_script_prints_what_it_did(bert, data):
     command = [sys.executable, "scripts/export.py", str(bert), "--to", "openvino", "--int8", "--data", str(data)]
     environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     output, done = f"{bert}-openvino-int8", []
     for _ in range(2):
         done.append(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True))
-    assert done[0].returncode == 0
-    said = ("Model: ", "Precision: ", "Scoring on ", "data: ")  # no warning of a library's
-    assert all(line.startswith(said) for line in done[0].stderr.splitlines()), done[0].stderr
+    assert done[0].returncode == 0 and "Warning" not in done[0].stderr, done[0].stderr
     assert f"The export is in {output}" in done[0].stdout and OPENVINO in done[0].stdout
-    assert done[1].returncode == 1 and done[1].stderr.startswith(f"error: {output} is not empty")
+    assert done[1].returncode == 1 and done[1].stderr.splitlines()[-1].startswith(f"error: {output} is not empty")

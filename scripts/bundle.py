@@ -1,0 +1,92 @@
+"""Put a pre-trained encoder, or the best of some fine-tuned seeds, into the package, in fp16: see `make mini`.
+
+python scripts/bundle.py mini runs/pretrain-mini
+python scripts/bundle.py mini-sentiment runs/mini-seeds
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from smsa.cli import exit_on_error, set_up_logging
+from smsa.data.datasets import find_smsa, load_splits
+from smsa.errors import UserError
+from smsa.evaluation.statistics import measure_confidence
+from smsa.files import hash_file, staged, write_json
+from smsa.inference.classifier import SentimentClassifier
+from smsa.models.bundled import BUNDLED, ENCODER, FOLDER
+from smsa.models.loading import load_classifier
+from smsa.sharing.card import CARD, EXAMPLES, render_card
+from smsa.training.metrics import score_label_ids
+from smsa.training.results import predict_examples
+
+ROOT = Path(__file__).parent.parent
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
+STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
+
+
+def main(name: str, run: Path) -> None:
+    """Write a run into the package; what stood there stays until what replaces it is whole."""
+    with staged(FOLDER) as folder:
+        origins = None
+        if name == ENCODER:
+            origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
+        else:
+            seeds = json.loads((run / "seeds.json").read_bytes())["runs"].values()
+            run /= max(seeds, key=lambda seed: seed["valid"]["f1"])["folder"]
+        copy_in_fp16(run, folder)
+        if name != ENCODER:
+            evaluate_again(folder)
+        (folder / CARD).write_text(render_card(folder, name, STATED, origins), encoding="utf-8")
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        folder.rename(FOLDER / name)
+    print(f"{run} is now {name}")
+
+
+def copy_in_fp16(run: Path, folder: Path) -> None:
+    """Copy what a finished run has left, its weights rounded to fp16.
+
+    config.json still says float32, so that every client computes in fp32.
+    """
+    weights = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
+    record = json.loads((run / "run.json").read_bytes())
+    for file in FILES:
+        shutil.copy(run / file, folder / file)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    del record["arguments"]  # of this machine; `settings` has all that matters
+    for data in record["data"].values():
+        data |= {"file": Path(data["file"]).name} if "file" in data else {}
+    write_json(record | {"outputs": sorted([*FILES, CARD, "model.safetensors"])}, folder / "run.json")
+
+
+def evaluate_again(folder: Path) -> None:
+    """Let metrics.json say what the rounded weights score on valid, and predict for the examples."""
+    metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
+    path = find_smsa()["valid"]
+    if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
+        raise UserError(f"{path} is not the file that the run was evaluated on.")
+    labels = tuple(run["labels"])
+    rows = load_splits({"valid": path}, labels)["valid"]
+    label_ids = np.array(rows["label"][:])  # (n_texts,)
+    classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
+    logits = np.log([[found[f"p_{label}"] for label in labels] for found in classifier(rows["text"][:])])
+    scores = {"loss": float(-logits[np.arange(len(label_ids)), label_ids].mean())}
+    scores |= score_label_ids(logits.argmax(-1), label_ids, labels)
+    metrics["valid"] = {name: scores[name] for name in metrics["valid"] if name in scores}
+    metrics["valid"] |= measure_confidence(label_ids, logits, labels)
+    metrics["examples"] = predict_examples(*load_classifier(str(folder)), EXAMPLES)
+    write_json(metrics, folder / "metrics.json")
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=BUNDLED)
+    parser.add_argument("run", type=Path, help="what scripts/pretrain.py, or scripts/finetune.py --seeds, has left")
+    with exit_on_error():
+        main(**vars(parser.parse_args()))
