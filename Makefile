@@ -34,8 +34,8 @@ test-all: test
 	$(BIN)/pytest -q -m "slow and not gpu" tests/training/test_kills.py
 
 lint: .venv/.installed
-	$(BIN)/flake8
-	$(BIN)/ruff format --check --quiet --line-length 120
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
 
 # 10 minutes on two cores. The machine should have nothing else to do.
 bench: .venv/.installed
