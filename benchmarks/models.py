@@ -46,11 +46,8 @@ def count_operations(model: torch.nn.Module, token_ids: list[list[int]]) -> floa
 def is_emulated(precision: str, device: str) -> bool:
     """Return whether this CPU has no unit for a precision: it computes bf16 by conversions then, far slower."""
     capabilities = torch.cpu.get_capabilities()
-    return (
-        device == "cpu"
-        and precision == "bf16"
-        and not (capabilities.get("amx_tile") or capabilities.get("avx512_bf16"))
-    )
+    has_unit = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
+    return device == "cpu" and precision == "bf16" and not has_unit
 
 
 def measure_products(precision: str, device: str) -> float:

@@ -2,13 +2,11 @@
 
 python benchmarks/prediction.py --output benchmarks/results/prediction.md
 python benchmarks/prediction.py --shape small --rows 2000
-python benchmarks/prediction.py --shape base --rows 200000 --repeats 1   # on a machine with a GPU
 
 Each contender reads a CSV, labels its texts and writes a CSV with a label and three probabilities.
 """
 
 import argparse
-import re
 import statistics
 import sys
 import tempfile
@@ -24,59 +22,35 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from smsa import SentimentClassifier, find_smsa, load_splits, score_files
+from smsa import SentimentClassifier, find_smsa, load_splits, predict_files
 from smsa.data.labels import LABELS
 
 BATCH_SIZE = 32  # of the peers, as in most tutorials
 COLUMNS = [f"p_{label}" for label in LABELS]
-Predict = Callable[[list[str]], np.ndarray]  # texts -> probabilities of shape (n_texts, n_labels)
 Run = Callable[[Path, Path], None]  # CSV in, CSV out
+# For each contender the precisions that it is run in.
+CONTENDERS = {
+    "pipeline": ("fp32", "bf16"),
+    "torch, sorted": ("fp32", "bf16"),
+    "OpenVINO, sorted": ("fp32", "bf16"),
+    "ONNX Runtime, sorted": ("fp32", "int8"),
+    "smsa, torch": ("fp32",),
+    "smsa": ("fp32", "bf16", "int8"),
+}
 
 
-def through_pandas(predict: Predict) -> Run:
-    """Return a run that reads and writes by pandas, as a user would."""
-
-    def run(source: Path, target: Path) -> None:
-        texts = pd.read_csv(source)["text"].tolist()
-        probabilities = predict(texts)
-        table = pd.DataFrame({"text": texts, "label": np.array(LABELS)[probabilities.argmax(-1)]})
-        table[COLUMNS] = probabilities
-        table.to_csv(target, index=False)
-
-    return run
-
-
-def make_pipeline(folder: Path, precision: str, device: str) -> Run:
+def load_pipeline(folder: Path, precision: str, device: str):
     classify = pipeline("text-classification", str(folder), device=device, dtype=models.DTYPES[precision], top_k=None)
 
     def predict(texts: list[str]) -> np.ndarray:
-        rows = ({entry["label"]: entry["score"] for entry in answer}
-                for answer in classify(texts, batch_size=BATCH_SIZE, truncation=True))  # fmt: skip
+        answers = classify(texts, batch_size=BATCH_SIZE, truncation=True)
+        rows = ({entry["label"]: entry["score"] for entry in answer} for answer in answers)
         return np.array([[row[label] for label in LABELS] for row in rows])
 
-    return through_pandas(predict)
+    return predict
 
 
-def make_sorted(folder: Path, load: Callable, precision: str, device: str) -> Run:
-    """Return a run with batches of texts of similar length, each padded to its longest: what a careful user writes."""
-    forward = load(folder, precision, device)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def predict(texts: list[str]) -> np.ndarray:
-        token_ids = tokenizer(texts, truncation=True)["input_ids"]
-        order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
-        logits = np.empty((len(texts), len(LABELS)))
-        for start in range(0, len(texts), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            inputs = tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="np")
-            logits[batch] = forward({name: inputs[name] for name in ("input_ids", "attention_mask")})
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return powers / powers.sum(-1, keepdims=True)
-
-    return through_pandas(predict)
-
-
-def torch_forward(folder: Path, precision: str, device: str):
+def load_torch(folder: Path, precision: str, device: str):
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=models.DTYPES[precision]).to(device).eval()
 
     @torch.inference_mode()
@@ -88,7 +62,7 @@ def torch_forward(folder: Path, precision: str, device: str):
 
 
 def export(folder: Path) -> Path:
-    """Return the ONNX file of the model, which ONNX Runtime and OpenVINO read; written the first time."""
+    """Return the ONNX file of the model, which ONNX Runtime and OpenVINO read; it is written the first time."""
     path, names = folder / "model.onnx", ["input_ids", "attention_mask"]
     if not path.exists():
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -99,15 +73,15 @@ def export(folder: Path) -> Path:
     return path
 
 
-def openvino_forward(folder: Path, precision: str, device: str):
+def load_openvino(folder: Path, precision: str, device: str):
     import openvino
 
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    hint = {"fp32": "f32"}.get(precision, precision)
     compiled = openvino.Core().compile_model(export(folder), "CPU", {"INFERENCE_PRECISION_HINT": hint})
     return lambda inputs: compiled(inputs)[0]
 
 
-def onnx_forward(folder: Path, precision: str, device: str):
+def load_onnx(folder: Path, precision: str, device: str):
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -121,29 +95,41 @@ def onnx_forward(folder: Path, precision: str, device: str):
     return lambda inputs: session.run(None, inputs)[0]
 
 
-def make_smsa(folder: Path, precision: str, device: str, backend: str = "auto") -> Run:
-    asked = {"fp32": "no"}.get(precision, precision)
-    classifier = SentimentClassifier.from_pretrained(str(folder), device=device, precision=asked, backend=backend)
-    return lambda source, target: score_files(classifier, [source], target)
+def predict_sorted(tokenizer, forward: Callable[[dict[str, np.ndarray]], np.ndarray], texts: list[str]) -> np.ndarray:
+    """Predict in batches of texts of similar length, each padded to its longest, as a careful user would."""
+    token_ids = tokenizer(texts, truncation=True)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
+    logits = np.empty((len(texts), len(LABELS)))
+    for start in range(0, len(texts), BATCH_SIZE):
+        batch = order[start : start + BATCH_SIZE]
+        inputs = tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="np")
+        logits[batch] = forward({name: inputs[name] for name in ("input_ids", "attention_mask")})
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
-def list_contenders(folder: Path, device: str) -> dict[str, tuple[str, Callable[[], Run]]]:
-    """Return for each contender its precision, and what loads it."""
-    contenders: dict[str, tuple[str, Callable[[], Run]]] = {}
-    for kind in ("fp32", "bf16"):
-        contenders |= {
-            f"pipeline, {kind}": (kind, partial(make_pipeline, folder, kind, device)),
-            f"torch, sorted, {kind}": (kind, partial(make_sorted, folder, torch_forward, kind, device)),
-            f"OpenVINO, sorted, {kind}": (kind, partial(make_sorted, folder, openvino_forward, kind, device)),
+def load(name: str, precision: str, folder: Path, device: str) -> Run:
+    """Return what labels a CSV: smsa's job over files, or a peer between two calls of pandas."""
+    if name.startswith("smsa"):
+        engine = {
+            "precision": {"fp32": "no"}.get(precision, precision),
+            "backend": "torch" if "torch" in name else "auto",
         }
-    for kind in ("fp32", "int8"):
-        contenders[f"ONNX Runtime, sorted, {kind}"] = (kind, partial(make_sorted, folder, onnx_forward, kind, device))
-    contenders["smsa, torch, fp32"] = ("fp32", partial(make_smsa, folder, "fp32", device, "torch"))
-    for kind in ("fp32", "bf16", "int8"):
-        contenders[f"smsa, {kind}"] = (kind, partial(make_smsa, folder, kind, device))
-    if device == "cuda":  # the others run on CPUs only
-        contenders = {name: made for name, made in contenders.items() if not re.search("OpenVINO|ONNX|int8", name)}
-    return contenders
+        classifier = SentimentClassifier.from_pretrained(str(folder), device=device, **engine)
+        return lambda source, target: predict_files(classifier, [source], target)
+    loaders = {"pipeline": load_pipeline, "torch": load_torch, "OpenVINO": load_openvino, "ONNX Runtime": load_onnx}
+    predict = loaders[name.split(",")[0]](folder, precision, device)
+    if "sorted" in name:
+        predict = partial(predict_sorted, AutoTokenizer.from_pretrained(folder), predict)
+
+    def run(source: Path, target: Path) -> None:
+        texts = pd.read_csv(source)["text"].tolist()
+        probabilities = predict(texts)
+        table = pd.DataFrame({"text": texts, "label": np.array(LABELS)[probabilities.argmax(-1)]})
+        table[COLUMNS] = probabilities
+        table.to_csv(target, index=False)
+
+    return run
 
 
 def main(args: argparse.Namespace) -> None:
@@ -163,25 +149,25 @@ def main(args: argparse.Namespace) -> None:
         operations = models.count_operations(model, tokenizer(texts[:10_000], truncation=True)["input_ids"])
         source = folder / "texts.csv"
         pd.DataFrame({"text": texts}).to_csv(source, index=False)
-        contenders = list_contenders(folder / "model", device)
-        skipped = [name for name, (precision, _) in contenders.items() if models.is_emulated(precision, device)]
-        runs = {name: make() for name, (_, make) in contenders.items() if name not in skipped}
+        names = [(name, kind) for name, kinds in CONTENDERS.items() for kind in kinds]
+        if device == "cuda":  # the others, and int8, run on CPUs
+            names = [(name, kind) for name, kind in names if name[0] != "O" and kind != "int8"]
+        skipped = [f"{name}, {kind}" for name, kind in names if models.is_emulated(kind, device)]
+        names = [(name, kind) for name, kind in names if not models.is_emulated(kind, device)]
+        runs = {f"{name}, {kind}": load(name, kind, folder / "model", device) for name, kind in names}
         for repeat in range(args.repeats + 1):  # the first one warms up
             for name, run in runs.items():
                 target = folder / f"{repeat}-{name}.csv"
                 started = time.perf_counter()
                 run(source, target)
-                took = time.perf_counter() - started
-                if repeat:
-                    seconds.setdefault(name, []).append(took)
+                seconds.setdefault(name, []).append(time.perf_counter() - started)
                 outputs[name] = pd.read_csv(target)[COLUMNS].to_numpy()
-                print(f"repeat {repeat}, {name}: {len(texts) / took:,.1f} rows/s", file=sys.stderr)
-    kinds = sorted({contenders[name][0] for name in runs})
-    products = {kind: models.measure_products(kind, device) for kind in kinds}
+                print(f"repeat {repeat}, {name}: {len(texts) / seconds[name][-1]:,.1f} rows/s", file=sys.stderr)
+    products = {kind: models.measure_products(kind, device) for kind in sorted({kind for _, kind in names})}
     exact, rows = outputs["torch, sorted, fp32"], []
-    speeds = {name: len(texts) / statistics.median(values) for name, values in seconds.items()}
+    speeds = {name: len(texts) / statistics.median(values[1:]) for name, values in seconds.items()}
     for name, speed in speeds.items():
-        share = speed * operations / products[contenders[name][0]]
+        share = speed * operations / products[name.split()[-1]]
         agree = (outputs[name].argmax(-1) == exact.argmax(-1)).mean()
         difference = np.abs(outputs[name] - exact).max()
         times = speed / next(iter(speeds.values()))

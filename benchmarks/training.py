@@ -83,15 +83,16 @@ def make_trainer(
     """Return transformers' Trainer with its defaults, or smsa's."""
     kind, precision, options = CONTENDERS[name]
     common = {
-        "output_dir": str(folder / "run"),
+        "output_dir": tempfile.mkdtemp(dir=folder),
         "per_device_train_batch_size": args.batch_size,
         "num_train_epochs": args.epochs,
         "learning_rate": LEARNING_RATE,
         "max_grad_norm": MAX_GRAD_NORM,
+        "disable_tqdm": True,
     }
     if kind == "trainer":
         common |= {"bf16": precision == "bf16", "use_cpu": not torch.cuda.is_available()}
-        quiet = transformers.TrainingArguments(**common, save_strategy="no", report_to="none", disable_tqdm=True)
+        quiet = transformers.TrainingArguments(**common, save_strategy="no", report_to="none")
         return transformers.Trainer(model, quiet, train_dataset=rows, processing_class=tokenizer)
     ours = SentimentTrainingArguments(**common, **options, early_stopping_patience=0)
     few = rows.select(range(min(32, len(rows))))  # evaluation is not measured
@@ -148,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
                 counted = outcome["seconds"][1:] or outcome["seconds"]
                 outcome["rate"] = len(counted) * len(train) / sum(counted)
                 measured.append(outcome)
-                print(f"repeat {repeat + 1}, {name}: {outcome['rows_per_second']:,.1f} rows/s", file=sys.stderr)
+                print(f"repeat {repeat + 1}, {name}: {outcome['rate']:,.1f} rows/s", file=sys.stderr)
     n_tokens = sum(map(len, train["input_ids"])) / len(train)
     rows, first = [], next(iter(outcomes.values()))
     for name, measured in outcomes.items():
