@@ -88,15 +88,13 @@ def make_trainer(
         "num_train_epochs": args.epochs,
         "learning_rate": LEARNING_RATE,
         "max_grad_norm": MAX_GRAD_NORM,
-        "disable_tqdm": True,
     }
     if kind == "trainer":
         common |= {"bf16": precision == "bf16", "use_cpu": not torch.cuda.is_available()}
-        quiet = transformers.TrainingArguments(**common, save_strategy="no", report_to="none")
+        quiet = transformers.TrainingArguments(**common, save_strategy="no", report_to="none", disable_tqdm=True)
         return transformers.Trainer(model, quiet, train_dataset=rows, processing_class=tokenizer)
     ours = SentimentTrainingArguments(**common, **options, early_stopping_patience=0)
-    few = rows.select(range(min(32, len(rows))))  # evaluation is not measured
-    return SentimentTrainer(model, ours, rows, few, processing_class=tokenizer)
+    return SentimentTrainer(model, ours, rows, rows.select(range(8)), processing_class=tokenizer)
 
 
 def run_contender(name: str, folder: Path, args: argparse.Namespace) -> dict:
@@ -144,7 +142,9 @@ def main(args: argparse.Namespace) -> None:
         for repeat in range(args.repeats):
             for name, measured in outcomes.items():
                 words = [sys.executable, __file__, *sys.argv[1:], "--contender", name, "--folder", str(folder)]
-                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(words, capture_output=True, text=True)
+                if done.returncode:
+                    raise SystemExit(f"{name} has failed:\n{done.stderr}")
                 outcome = json.loads(done.stdout.splitlines()[-1])
                 counted = outcome["seconds"][1:] or outcome["seconds"]
                 outcome["rate"] = len(counted) * len(train) / sum(counted)
