@@ -46,9 +46,9 @@ bench: .venv/.installed
 # that docs/mini-sources.md lists.
 mini: .venv/.installed
 	$(LAUNCH) scripts/pretrain.py recipes/pretrain-mini.yaml --resume auto
-	$(BIN)/python scripts/ship.py mini runs/pretrain-mini
+	$(BIN)/python scripts/bundle.py mini runs/pretrain-mini
 	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seeds 1 2 3 --output_dir runs/mini-seeds --resume auto
-	$(BIN)/python scripts/ship.py mini-sentiment runs/mini-seeds
+	$(BIN)/python scripts/bundle.py mini-sentiment runs/mini-seeds
 
 # Run the tutorial and write what it prints into both pages and the notebook.
 tutorial: .venv/.installed
