@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
 
 from smsa import SentimentTrainer, SentimentTrainingArguments, encode_splits, find_smsa, load_splits
+from smsa.models.devices import set_up_process
 
 LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 10.0
 FAST = {"train_sampling_strategy": "group_by_length", "fast_kernels": True}  # recipes/fast.yaml
@@ -92,6 +93,7 @@ def make_trainer(
         common |= {"bf16": precision == "bf16", "use_cpu": not torch.cuda.is_available()}
         quiet = transformers.TrainingArguments(**common, save_strategy="no", report_to="none", disable_tqdm=True)
         return transformers.Trainer(model, quiet, train_dataset=rows, processing_class=tokenizer)
+    set_up_process()  # as scripts/finetune.py does
     ours = SentimentTrainingArguments(**common, **options, early_stopping_patience=0)
     return SentimentTrainer(model, ours, rows, rows.select(range(8)), processing_class=tokenizer)
 
@@ -110,8 +112,7 @@ def run_contender(name: str, folder: Path, args: argparse.Namespace) -> dict:
         trainer, clock = make_trainer(name, model, tokenizer, rows, folder, args), Clock()
         trainer.add_callback(clock)
         trainer.train()
-        seconds = clock.seconds
-        precision = "bf16" if trainer.args.bf16 else "fp32"
+        seconds, precision = clock.seconds, "bf16" if trainer.args.bf16 else "fp32"
     if torch.cuda.is_available():
         device, memory = "cuda", torch.cuda.max_memory_reserved() / 2**20
     else:
