@@ -83,8 +83,9 @@ def publish(args: argparse.Namespace, device: str, facts: str, skipped: list[str
     hardware, units = describe_hardware(device), torch.cpu.get_capabilities()
     known = [name for name in ("avx2", "avx512_vnni", "avx512_bf16", "amx_tile") if units.get(name)]
     processor = ", ".join(hardware["gpus"]) or f"{hardware['cpu']} ({', '.join(known)})"
-    lines = [f"$ python {shlex.join(sys.argv)}", "", f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}, transformers "
-              f"{transformers.__version__}; shape `{args.shape}`, {facts}. Medians of {args.repeats}."]  # fmt: skip
+    facts = f"transformers {transformers.__version__}; shape `{args.shape}`, {facts}. Medians of {args.repeats}."
+    machine = f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}, {facts}"
+    lines = [f"$ python {shlex.join(sys.argv)}", "", machine]
     lines += [f"{name}: skipped, for this CPU has no unit for bf16." for name in skipped]
     lines += ["", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))]
     print("\n".join(lines))
