@@ -1,107 +1,94 @@
 """The models that benchmarks run on, and what their matrix products would take alone."""
 
-import shutil
+import argparse
+import shlex
 import statistics
-import subprocess
+import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import torch
+import transformers
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from smsa.data.labels import LABELS, label_maps
+from smsa.models.devices import describe_hardware
 from smsa.models.scratch import train_vocabulary
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 SHAPES = {
     # indobert-base-p1: 124,443,651 parameters
     "base": {"vocab_size": 50_000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     # recipes/scratch.yaml
-    "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "small": {"vocab_size": 8_000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
 
 
-def make_model(shape: str, texts: list[str], vocab_file: Path | None):
-    """Get a random BERT and a tokenizer, with the vocabulary in a file or one learned from the texts."""
-    if vocab_file:
-        vocabulary = {line.rstrip("\n"): i for i, line in enumerate(vocab_file.open(encoding="utf-8"))}
-    else:
-        vocabulary = train_vocabulary(texts, 8000)
+def make_model(shape: str, texts: list[str]) -> tuple[BertForSequenceClassification, BertTokenizer]:
+    """Return a random BERT of a shape in `SHAPES`, and a tokenizer with a vocabulary learned from the texts."""
+    vocabulary = train_vocabulary(texts, SHAPES[shape]["vocab_size"])
     torch.manual_seed(0)
-    values = {"vocab_size": len(vocabulary)} | SHAPES[shape]
-    config = BertConfig(**values, intermediate_size=4 * values["hidden_size"], **label_maps(LABELS))
+    config = BertConfig(**SHAPES[shape], intermediate_size=4 * SHAPES[shape]["hidden_size"], **label_maps(LABELS))
     return BertForSequenceClassification(config).eval(), BertTokenizer(vocab=vocabulary, model_max_length=512)
 
 
-def measure_products(device: str = "cpu", kinds: Sequence[str] = ("fp32", "bf16", "int8")) -> dict[str, float]:
-    """Get the rate of plain matrix products of the base shape, on all of this process's cores or its GPU.
-
-    Returns:
-        Operations a second for each of `kinds`.
-    """
-    rates = {}
-    for kind in kinds:
-        a, b = (torch.randint(-9, 9, size, device=device).to(DTYPES[kind]) for size in ((2048, 768), (768, 3072)))
-        product = torch._int_mm if kind == "int8" else torch.matmul
-        result = product(a, b)  # its place, for memory from the system takes time
-        n_products, seconds = 200 if device == "cuda" else 1, []  # a GPU does one in less time than it takes to ask
-        # a shared CPU has been twice as fast for tenths of a second as it was for the rest of a minute
-        ended = time.perf_counter() + (0 if device == "cuda" else 2)
-        while len(seconds) < 25 or time.perf_counter() < ended:
-            started = time.perf_counter()
-            for _ in range(n_products):
-                product(a, b, out=result)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append((time.perf_counter() - started) / n_products)
-        rates[kind] = 2 * 2048 * 768 * 3072 / statistics.median(seconds)
-    return rates
-
-
-class GpuMonitor:
-    """How busy the GPU of this process is, by nvidia-smi, until `stop`; of a CPU it knows nothing.
-
-    Each reading is of a period before it: on an H200 with driver 580 the number changes every 0.2 s, and up to 0.35 s
-    after work has begun it is still that of the time before.
-    """
-
-    LAG = 0.35  # seconds
-
-    def __init__(self, device_type: str):
-        self.readings: list[tuple[float, int]] = []  # when it came, by time.perf_counter, and the percentage
-        self.process = None
-        if device_type == "cuda" and shutil.which("nvidia-smi"):
-            gpu = f"--id=GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-            words = ["nvidia-smi", gpu, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "20"]
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-            Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            if line.strip().isdigit():
-                self.readings.append((time.perf_counter(), int(line)))
-
-    def share_since(self, started: float) -> float | None:
-        """Get the share of the time since `started`, by time.perf_counter, in which the GPU ran anything.
-
-        None where that is not known: without a GPU, or after less than `LAG`.
-        """
-        shares = [percentage for when, percentage in self.readings if when >= started + self.LAG]
-        return statistics.mean(shares) / 100 if shares else None
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-
-
-def count_operations(model, tokenizer, texts: list[str]) -> float:
-    """Get the operations of all matrix products of the encoder, per text, without any pad."""
+def count_operations(model: torch.nn.Module, token_ids: list[list[int]]) -> float:
+    """Return the operations of all matrix products of the encoder, forward, per text and without padding."""
     width, depth = model.config.hidden_size, model.config.num_hidden_layers
-    lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]])
-    # per piece: each weight of the layers; per layer: two products of the pieces with each other
+    lengths = np.array([len(ids) for ids in token_ids])
     layers = {name: module for name, module in model.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
     n_weights = sum(module.weight.numel() for name, module in layers.items() if not name.startswith("pooler"))
+    # per token: each weight of the layers; per layer: two products of the tokens with each other
     return float(np.mean(2 * n_weights * lengths + depth * 4 * width * lengths**2))
+
+
+def is_emulated(precision: str, device: str) -> bool:
+    """Return whether this CPU has no unit for a precision: it computes bf16 by conversions then, far slower."""
+    capabilities = torch.cpu.get_capabilities()
+    has_unit = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
+    return device == "cpu" and precision == "bf16" and not has_unit
+
+
+def measure_products(precision: str, device: str) -> float:
+    """Return the operations a second of plain matrix products of the base shape, on all cores or the GPU."""
+    a, b = (torch.randint(-9, 9, size, device=device).to(DTYPES[precision]) for size in ((2048, 768), (768, 3072)))
+    multiply = torch._int_mm if precision == "int8" else torch.matmul
+    result = multiply(a, b)  # reused, since new memory takes time
+    n_products, seconds = 200 if device == "cuda" else 1, []  # a GPU computes one faster than it is asked for
+    ended = time.perf_counter() + 1  # a shared CPU may be twice as fast for tenths of a second
+    while len(seconds) < 25 or time.perf_counter() < ended:
+        started = time.perf_counter()
+        for _ in range(n_products):
+            multiply(a, b, out=result)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - started) / n_products)
+    return 2 * 2048 * 768 * 3072 / statistics.median(seconds)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="base", help="base is indobert-base-p1's")
+    parser.add_argument("--data_dir", help="folder of SmSA; found as scripts/finetune.py does if not given")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each contender, in turn")
+    parser.add_argument("--output", type=Path, help="Markdown file to write as well")
+    return parser
+
+
+def publish(args: argparse.Namespace, device: str, facts: str, skipped: list[str], titles: list[str],
+            rows: list[list[str]]) -> None:  # fmt: skip
+    """Print command, machine and figures as Markdown, and write them to `--output` where it is given."""
+    hardware, units = describe_hardware(device), torch.cpu.get_capabilities()
+    known = [name for name in ("avx2", "avx512_vnni", "avx512_bf16", "amx_tile") if units.get(name)]
+    processor = ", ".join(hardware["gpus"]) or f"{hardware['cpu']} ({', '.join(known)})"
+    facts = f"transformers {transformers.__version__}; shape `{args.shape}`, {facts}. Medians of {args.repeats}."
+    machine = f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}, {facts}"
+    lines = [f"$ python {shlex.join(sys.argv)}", "", machine]
+    lines += [f"{name}: skipped, for this CPU has no unit for bf16." for name in skipped]
+    lines += ["", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))]
+    print("\n".join(lines))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -4,8 +4,7 @@ import re
 
 import nbformat
 import pytest
-from conftest import ROOT
-from readme import BLOCK as README_BLOCK
+from readme import PAGES, read_blocks
 
 from docs import regenerate
 
@@ -61,13 +60,10 @@ def test_the_notebook_runs_and_prints_what_the_pages_show():
             )
 
 
-def test_commands_that_need_more_are_those_of_the_readme():
-    """What no test can run here differs from a command of README.md, which holds for it, by names alone."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    known = " ".join(match["code"] for match in README_BLOCK.finditer(readme)).split()
+def test_commands_that_need_more_are_those_of_other_pages():
+    """What no test can run here differs from a command of README.md or its pages by names only; their test holds it."""
+    known = " ".join(code for _, _, code in read_blocks(*PAGES)).split()
     for block in regenerate.BLOCK.finditer(TEXTS["tutorial.md"]):
         if block["needs"] and "make" not in block["code"]:
-            options = [
-                word for word in block["code"].split() if word.startswith("--") or word.endswith((".py", ".yaml"))
-            ]
-            assert set(options) <= set(known)
+            words = block["code"].split()
+            assert {word for word in words if word.startswith("--") or word.endswith((".py", ".yaml"))} <= set(known)

@@ -1,0 +1,65 @@
+"""Imports in smsa/ point down: each room imports only the rooms below it and the modules at the root."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "smsa"
+ROOMS_BELOW = {
+    "": set(),  # the root's own modules
+    "data": set(),
+    "models": {"data"},
+    "training": {"data", "models"},
+    "pretraining": {"data", "models", "training"},
+    "inference": {"data", "models"},
+    "evaluation": {"data", "models", "training", "inference"},
+    "sharing": {"data", "models", "training", "pretraining", "inference", "evaluation"},
+    "demo": {"data", "models", "inference", "evaluation"},
+}
+MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
+
+
+def list_imports(source: str, package: list[str]) -> Iterator[str]:
+    """Yield the full name of all that a module in `package` imports, within functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def find_room(name: str) -> str | None:
+    """Return the room of an imported name: "" is the root, "api" smsa/__init__.py, None another package."""
+    parts = name.split(".")
+    if parts[0] != "smsa":
+        return None
+    if len(parts) > 1 and parts[1] in ROOMS_BELOW:
+        return parts[1]
+    return "" if len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").exists() else "api"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path):
+    package = path.relative_to(ROOT).parent.parts
+    room = package[1] if len(package) > 1 else ""
+    names = list(list_imports(path.read_text(encoding="utf-8"), list(package)))
+    allowed = {None, "", room, *ROOMS_BELOW[room]}
+    assert not [name for name in names if find_room(name) not in allowed]
+    assert not {name.split(".")[0] for name in names} & {"scripts", "benchmarks", "tests"}
+
+
+def test_every_module_is_in_a_known_room():
+    rooms = {path.parent.name for path in MODULES} - {"smsa"}
+    assert rooms and rooms <= set(ROOMS_BELOW)
+
+
+def test_all_forms_of_import_are_seen():
+    lines = ["import smsa.demo", "from ..inference import job", "from .. import files", "from smsa import LABELS", ""]
+    source = "\n".join(lines) + "def load():\n    from smsa.training.trainer import SentimentTrainer"
+    rooms = [find_room(name) for name in list_imports(source, ["smsa", "data"])]
+    assert sorted(rooms) == ["", "api", "demo", "inference", "training"]
