@@ -1,4 +1,4 @@
-"""smsa: fine-tune an Indonesian encoder into a sentiment classifier, by the recipe of IndoNLU, and score texts with it.
+"""smsa: fine-tune an Indonesian encoder into a sentiment classifier, by the recipe of IndoNLU, and label texts with it.
 
 Data flows one way: files -> rows -> tokens -> logits -> tables.
 """
@@ -23,7 +23,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: prediction must not wait for Trainer, nor the other way round."""
+    """Import a public name when it is first asked for: prediction must not wait for Trainer, nor Trainer for it."""
     if name not in _HOME:
         raise AttributeError(f"module 'smsa' has no attribute {name!r}")
     return getattr(import_module(f"smsa.{_HOME[name]}"), name)

@@ -67,8 +67,13 @@ def test_a_missing_recipe_ends_with_status_2(capsys, monkeypatch, word, message)
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error, status", [(UserError("a.tsv, line 3"), "error: a.tsv, line 3"),
-                                           (PermissionError(13, "denied", "x"), "error: [Errno 13] denied: 'x'")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (UserError("a.tsv, line 3"), "error: a.tsv, line 3"),
+        (PermissionError(13, "denied", "x"), "error: [Errno 13] denied: 'x'"),
+    ],
+)
 def test_an_error_of_the_user_is_one_line(error, status):
     with pytest.raises(SystemExit) as stopped, exit_on_error():
         raise error

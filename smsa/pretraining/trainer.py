@@ -163,7 +163,7 @@ class MaskedTrainer(ResumableTrainer):
 
 
 def _head_of(model: PreTrainedModel) -> nn.Module:
-    """Return the module that takes the last hidden states: the one after the encoder, in all of transformers' models."""
+    """Return the module that takes the last hidden states: in transformers, the one after the encoder."""
     modules = list(model.children())
     return modules[modules.index(model.base_model) + 1]
 

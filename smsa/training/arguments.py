@@ -233,7 +233,8 @@ class SentimentTrainingArguments(RunArguments):
     metric_for_best_model: str = field(
         default="f1",
         metadata={
-            "help": "Validation metric that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or f1_<label>."
+            "help": "Metric on valid that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or "
+            "f1_<label>."
         },
     )
     early_stopping_patience: int = field(
@@ -282,7 +283,8 @@ class SentimentTrainingArguments(RunArguments):
 
 # What does not matter to the result of a run, or is recorded by its content.
 _NOT_SETTINGS = (
-    *("output_dir", "resume", "seeds", "use_cpu", "num_threads", "report_to", "disable_tqdm", "run_name", "mixed_precision"),
+    *("output_dir", "resume", "seeds", "use_cpu", "num_threads", "report_to", "disable_tqdm", "run_name"),
+    *("mixed_precision",),
     *("log_level", "log_level_replica", "logging_nan_inf_filter", "logging_dir", "logging_steps", "logging_strategy"),
     *("save_total_limit", "save_only_model", "push_to_hub", "hub_model_id", "hub_private_repo", "project", "precision"),
     *("dataloader_num_workers", "dataloader_pin_memory", "ddp_find_unused_parameters", "accelerator_config"),

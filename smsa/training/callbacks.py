@@ -133,7 +133,7 @@ class StopOnSignal(TrainerCallback):
 
 
 def _is_orphan() -> bool:
-    """Return whether the launcher has ended: its child is then that of process 1, unless this is the launcher itself."""
+    """Return whether the launcher has ended: its child is then that of process 1, unless that is the launcher."""
     return os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes()
 
 

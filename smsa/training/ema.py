@@ -1,4 +1,4 @@
-"""AdamW that also keeps an exponential moving average (EMA) of the weights, and lends it to the model for evaluation."""
+"""AdamW with an exponential moving average (EMA) of the weights, which it lends to the model for evaluation."""
 
 import torch
 

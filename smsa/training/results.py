@@ -45,7 +45,7 @@ def predict_splits(trainer: SentimentTrainer, splits: DatasetDict) -> dict[str, 
 
 
 def collect_metrics(trainer: SentimentTrainer, outputs: dict[str, PredictionOutput]) -> dict[str, object]:
-    """Return the `epoch` that was kept, the scores of `train`, made while that epoch trained, and those of `outputs`."""
+    """Return the `epoch` that was kept, the scores of `train`, made while it trained, and those of `outputs`."""
     trained = [entry for entry in trainer.state.log_history if "train_f1" in entry]
     state, is_best = trainer.state, trainer.args.load_best_model_at_end
     kept_step = state.best_global_step if is_best and state.best_global_step else state.global_step
@@ -160,7 +160,7 @@ def describe_run(trainer: ResumableTrainer, arguments: tuple) -> dict[str, objec
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, `-dirty` where it was changed; None without one."""
+    """Return the commit of the checkout that this package runs from, `-dirty` if changed; None without one."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -208,7 +208,7 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
 
 
 def seeds_table(summary: dict) -> str:
-    """Return macro F1, accuracy and the F1 of each label on valid, by seed, with mean and standard deviation, as text."""
+    """Return macro F1, accuracy and F1 of each label on valid, by seed, with mean and standard deviation, as text."""
     of_labels = [score for score in summary["mean"]["valid"] if score.startswith("f1_")]
     scores = ("f1", "accuracy", *of_labels)
     titles = ("macro F1", "accuracy", *(score.removeprefix("f1_") for score in of_labels))

@@ -413,6 +413,6 @@ class SentimentTrainer(ResumableTrainer):
 
 
 def _divergence(logits: torch.Tensor, others: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return half of KL(p, q) + KL(q, p) of two predictions of shape (batch, n_labels), summed over texts that count."""
+    """Return half of KL(p, q) + KL(q, p) of two predictions, shape (batch, n_labels), summed over texts that count."""
     p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
     return ((p.exp() - q.exp()) * (p - q) * counts[:, None]).sum() / 2
