@@ -284,7 +284,7 @@ class SentimentTrainingArguments(RunArguments):
 # What does not matter to the result of a run, or is recorded by its content.
 _NOT_SETTINGS = (
     *("output_dir", "resume", "seeds", "use_cpu", "num_threads", "report_to", "disable_tqdm", "run_name"),
-    *("mixed_precision",),
+    *("mixed_precision", "do_eval", "greater_is_better", "hub_token"),
     *("log_level", "log_level_replica", "logging_nan_inf_filter", "logging_dir", "logging_steps", "logging_strategy"),
     *("save_total_limit", "save_only_model", "push_to_hub", "hub_model_id", "hub_private_repo", "project", "precision"),
     *("dataloader_num_workers", "dataloader_pin_memory", "ddp_find_unused_parameters", "accelerator_config"),
@@ -296,24 +296,19 @@ def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, obje
     """Return all on which the result of a run depends, but for hardware and versions, as plain values by name.
 
     Args:
-        groups: the objects that hold the options, the training arguments last. Of Trainer's own fields, those that smsa
-            does not declare count where they are not at their default.
+        groups: the objects that hold the options, the training arguments last. Of the fields that are just
+            Trainer's, those count that are not at their default, and the seed.
         hashes: sha256 of each file that the run reads, by what it is.
     """
     settings: dict[str, object] = {}
-    ours = set(TrainingArguments.__dataclass_fields__)
+    of_trainer = TrainingArguments.__dataclass_fields__
     for group in groups:
         values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
-        declared = {
-            name for kind in type(group).__mro__ if kind.__module__.startswith("smsa") for name in kind.__annotations__
-        }
         for name, given in type(group).__dataclass_fields__.items():
-            is_own = (
-                name in declared or name not in ours or name in ("seed", "max_steps", "gradient_accumulation_steps")
-            )
-            if name not in _NOT_SETTINGS and (is_own or values[name] != given.default):
+            is_as_in_trainer = given is of_trainer.get(name) and values[name] in (given.default, False, None, [], {})
+            if name == "seed" or name not in _NOT_SETTINGS and not is_as_in_trainer:
                 settings[name] = values[name]
     training_args = groups[-1]
     settings |= {"precision": training_args.mixed_precision, "world_size": training_args.world_size}
     settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
-    return json.loads(json.dumps(settings, default=str))
+    return json.loads(json.dumps(settings, default=str, sort_keys=True))
