@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
+from smsa.data.labels import EXAMPLES
 from smsa.errors import UserError
 from smsa.evaluation.statistics import measure_confidence
 from smsa.files import hash_file, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.bundled import BUNDLED, ENCODER, FOLDER
 from smsa.models.loading import load_classifier
-from smsa.sharing.card import CARD, EXAMPLES, render_card
+from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import score_label_ids
 from smsa.training.results import predict_examples
 

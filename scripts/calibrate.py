@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.data.labels import EXAMPLES
 from smsa.evaluation import calibration
 from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, summarise
@@ -17,7 +18,7 @@ from smsa.evaluation.systems import load_systems
 from smsa.files import STAGING, publish, require_empty, staged, write_json
 from smsa.inference.arguments import EngineArguments
 from smsa.models.loading import load_classifier
-from smsa.sharing.card import CARD, EXAMPLES, is_renewable, read_card, render_card
+from smsa.sharing.card import CARD, is_renewable, read_card, render_card
 from smsa.training.results import predict_examples
 
 logger = logging.getLogger("smsa.calibrate")

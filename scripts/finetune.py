@@ -14,13 +14,14 @@ from transformers import set_seed
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
 from smsa.data.datasets import encode_splits, find_files, load_splits
+from smsa.data.labels import EXAMPLES
 from smsa.distributed import is_main, on_main, require_same
 from smsa.evaluation.figures import draw_history
 from smsa.evaluation.statistics import measure_confidence
 from smsa.files import naming, publish, staged, write_json
 from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
-from smsa.sharing.card import CARD, EXAMPLES, OURS, describe_base, read_card, render_card
+from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
 from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run

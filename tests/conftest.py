@@ -73,14 +73,6 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(autouse=True)
-def no_handler_of_children():
-    """A DataLoader with workers leaves a handler of SIGCHLD, which Python runs on the stack that pytest's faulthandler
-    set up: the end of the next child killed pytest (SIGSEGV from the kernel, twice in four whole runs)."""
-    yield
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
     """Code that reaches for the network in a test fails at once, and by name."""

@@ -6,6 +6,12 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
+# The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
+EXAMPLES = (
+    "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
+    "Budi pergi ke pondok indah mall membeli cakwe",
+    "Dasar anak sialan!! Kurang ajar!!",
+)
 
 
 def parse_labels(names: str) -> tuple[str, ...]:

@@ -19,12 +19,12 @@ import gradio as gr
 import pandas as pd
 import pyarrow as pa
 
+from smsa.data.labels import EXAMPLES
 from smsa.data.reader import ManyColumns, Source
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, added_columns
 from smsa.inference.job import pair_outputs, predict_files
 from smsa.inference.writers import escape_formulas, restore_formulas
-from smsa.sharing.card import EXAMPLES
 
 MAX_CHARS = 5_000  # of one text
 MAX_UPLOAD = "200mb"

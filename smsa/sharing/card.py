@@ -20,12 +20,6 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
-# The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
-EXAMPLES = (
-    "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
-    "Budi pergi ke pondok indah mall membeli cakwe",
-    "Dasar anak sialan!! Kurang ajar!!",
-)
 _SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
 _SPLITS = {"valid": "validation", "test": "test"}  # ours and the Hub's
 _ADDITIONS = {  # what a card names beside the data: in English, in Indonesian

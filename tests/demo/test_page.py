@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 from tables import HOSTILE
 
+from smsa.data.labels import EXAMPLES
 from smsa.demo.page import (
     KEPT_SECONDS,
     MAX_CHARS,
@@ -31,7 +32,6 @@ from smsa.demo.page import (
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
 from smsa.models.bundled import CLASSIFIER
-from smsa.sharing.card import EXAMPLES
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
 FLAGS = (

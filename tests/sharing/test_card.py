@@ -12,11 +12,11 @@ from conftest import ROOT, make_tokenizer
 from hub_double import run_hub
 from huggingface_hub import ModelCard
 
-from smsa.data.labels import LABELS
+from smsa.data.labels import EXAMPLES, LABELS
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 from smsa.files import write_json
-from smsa.sharing.card import CARD, EXAMPLES, OURS, describe_base, is_renewable, render_card
+from smsa.sharing.card import CARD, OURS, describe_base, is_renewable, render_card
 
 
 def make_scores(random: np.random.Generator, n_texts: int) -> dict:
