@@ -246,18 +246,22 @@ class EpochScores(TrainerCallback, ExportableState):
             self.shares = gather(share).view(args.world_size, -1).tolist()
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
-        if not self.confusion.any():  # a loss of the user's own shows no logits
-            return
         logs = {f"train_{name}": score for name, score in self.compute().items()}
-        seconds = time.monotonic() - self.started
-        self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
+        if logs:
+            seconds = time.monotonic() - self.started
+            self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.reset()
 
     def compute(self) -> dict[str, float]:
-        """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it."""
+        """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it.
+
+        Nothing where no text was counted: a loss of the user's own shows no logits.
+        """
         pair = (self.loss_sum.clone(), self.confusion.clone())
         loss_sum, confusion = self.trainer.accelerator.reduce(pair, reduction="sum")
         n_texts, labels = confusion.cpu().numpy(), self.trainer.labels
+        if not n_texts.any():
+            return {}
         references, predictions = np.divmod(np.arange(len(n_texts)), len(labels))
         scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
         return {"loss": loss_sum.item() / n_texts.sum(), **scores}
