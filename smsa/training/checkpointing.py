@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -209,8 +209,9 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
             raise UserError(f"{output_dir} is not there for every rank: it must be on a disk that all machines share.")
         yield
     finally:
-        if is_main():
-            (output_dir / _LOCK).unlink(missing_ok=True)
-            lock.release()
-            if is_new and not any(output_dir.iterdir()):
-                output_dir.rmdir()
+        with suppress(OSError):  # of a disk that is gone or read-only now, which has been said
+            if is_main():
+                (output_dir / _LOCK).unlink(missing_ok=True)
+                lock.release()
+                if is_new and not any(output_dir.iterdir()):
+                    output_dir.rmdir()
