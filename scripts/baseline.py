@@ -8,11 +8,11 @@ from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
-from smsa.data.datasets import find_files, load_splits
+from smsa.data.datasets import find_files
 from smsa.data.labels import LABELS, parse_labels
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
-from smsa.evaluation.report import LabelledFile, evaluate, summarise, write_report
+from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import System
 from smsa.files import STAGING, publish, require_empty, staged
 
@@ -26,18 +26,17 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
     columns = data_args.text_column, data_args.label_column
     files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file)
-    train = load_splits({"train": files["train"]}, labels, *columns)["train"].to_pandas()
-    baseline = BASELINES[args.kind].fit(train["text"].tolist(), train["label"].tolist(), labels)
+    train = LabelledFile.read(files["train"], labels, columns)
+    baseline = BASELINES[args.kind].fit(train.texts, train.gold.tolist(), labels)
 
     data = LabelledFile.read(files["valid"], labels, columns, files["train"])
-    report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data, args.seed)
+    report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data)
     write_report(report, output)
     with staged(output) as staging:
         save_baseline(baseline, staging)
         publish(staging, output, last=DESCRIPTION)
 
-    for line in summarise(report):
-        logger.info("%s", line)
+    log_report(report)
     logger.info("The baseline and its report are in %s", output)
     return report
 

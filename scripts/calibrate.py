@@ -12,7 +12,7 @@ from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.labels import EXAMPLES
 from smsa.evaluation import calibration
 from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, summarise
+from smsa.evaluation.report import LabelledFile, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
 from smsa.files import STAGING, publish, require_empty, staged, write_json
@@ -26,13 +26,11 @@ logger = logging.getLogger("smsa.calibrate")
 
 def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
     """Fit a temperature, write the calibrated model, and log how both do; return both's report and the temperature."""
-    source, output = calibration.find_model_folder(args.model), Path(args.output)
+    source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
     require_empty(output, "choose another --output", frozenset({STAGING}))
     (system,) = load_systems([args.model], **options)
     data = LabelledFile.read(data_args.data, system.labels, (data_args.text_column, data_args.label_column))
-    calibration.require_unseen(source, data.path)
-
     output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
         calibration.copy_model(source, staging)
@@ -51,8 +49,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         publish(staging, output, last="config.json")
 
     logger.info("Temperature %.3f", temperature)
-    for line in summarise(report):
-        logger.info("%s", line)
+    log_report(report)
     before, after = (evaluated["calibration"]["expected_calibration_error"] for evaluated in report["systems"])
     if after >= before:
         logger.warning("The calibration error did not get less on this file: are there enough texts? The loss did.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, require_report_folder, summarise, write_report
+from smsa.evaluation.report import LabelledFile, evaluate, log_report, require_report_folder, write_report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.arguments import EngineArguments
 
@@ -25,8 +25,7 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
     report = evaluate(systems, data, args.seed, args.robustness)
     write_report(report, args.output)
 
-    for line in summarise(report):
-        logger.info("%s", line)
+    log_report(report)
     logger.info("The report is in %s", Path(args.output, "report.md"))
     return report
 

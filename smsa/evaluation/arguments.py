@@ -15,8 +15,7 @@ class LabelledFileArguments:
     text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
     label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
     label_map: str | None = field(
-        default=None,
-        metadata={"help": "Names for the labels of all systems, where theirs are not the file's: LABEL_0=positive,..."},
+        default=None, metadata={"help": "What the file calls the labels of the systems: LABEL_0=positive,..."}
     )
 
 
@@ -24,28 +23,15 @@ class LabelledFileArguments:
 class EvaluationArguments:
     """Which systems to evaluate, and how."""
 
-    output: str = field(
-        metadata={"help": "Folder for report.json, report.md and the pictures; new, or an earlier report."}
-    )
+    output: str = field(metadata={"help": "Folder for the report and its pictures; new, or an earlier report."})
     model: str | None = field(
-        default=None,
-        metadata={"help": "Fine-tuned model (a folder, a name on the Hub) or a folder of scripts/baseline.py."},
+        default=None, metadata={"help": "Model folder, name on the Hub, or folder of a baseline."}
     )
-    compare: list[str] | None = field(
-        default=None, metadata={"help": "Several of them, side by side on the same texts, in place of --model."}
-    )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of --model on the Hub; its main branch if not given."}
-    )
-    train_file: str | None = field(
-        default=None, metadata={"help": "Texts the systems were trained on, to tell apart which they have seen."}
-    )
+    compare: list[str] | None = field(default=None, metadata={"help": "Two of them or more, in place of --model."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of --model on the Hub."})
+    train_file: str | None = field(default=None, metadata={"help": "What they trained on, to tell seen texts apart."})
     robustness: bool = field(
-        default=False,
-        metadata={
-            "help": "Evaluate the same texts as people write them, too: capitals, no space before punctuation and "
-            "clitics, elongated letters, slang. Takes six times as long."
-        },
+        default=False, metadata={"help": "Evaluate the texts as people write them, too; six times as long."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the perturbations."})
 
@@ -63,9 +49,7 @@ class CalibrationArguments:
 
     model: str = field(metadata={"help": "Folder of a fine-tuned model, or mini-sentiment; it stays as it is."})
     output: str = field(metadata={"help": "Folder for the calibrated model; new or empty."})
-    normalise_elongated: bool = field(
-        default=False, metadata={"help": "Let its tokenizer write elongated letters once, too: enaaak as enak."}
-    )
+    normalise_elongated: bool = field(default=False, metadata={"help": "Also read elongated letters once: enaaak."})
 
 
 @dataclass
@@ -74,13 +58,8 @@ class BaselineArguments:
 
     kind: str = field(
         metadata={
-            "help": "keyword: counts words of joy and anger. tfidf: logistic regression over words and parts of words. "
-            "majority: the most frequent label.",
+            "help": "Words of joy and anger; logistic regression over words and their parts; the most frequent label.",
             "choices": list(BASELINES),
         }
     )
     output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
-
-    def __post_init__(self) -> None:
-        require_ranges(self)

@@ -14,46 +14,33 @@ from smsa.files import hash_file, write_json
 from smsa.models.bundled import find_bundled
 from smsa.models.loading import load_classifier, save_tokenizer
 
-_OF_A_MODEL = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*")  # but for what its run predicted
 
-
-def find_model_folder(name: str) -> Path:
-    """Return the folder of a model on this machine; that of a bundled model for its name.
+def find_model_folder(name: str, data_path: str | Path) -> Path:
+    """Return the folder of a model on this machine, or of a bundled one, that may be calibrated on a file.
 
     Raises:
-        UserError: if it has no model.safetensors.
+        UserError: if it has no model.safetensors, or was trained on the file, where its run.json tells.
     """
     folder = Path(find_bundled(name))
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")
-    return folder
-
-
-def require_unseen(folder: Path, data_path: str | Path) -> None:
-    """Refuse to calibrate on the file that the model was trained on, where its run.json tells.
-
-    Raises:
-        UserError: with the way out.
-    """
     record = folder / "run.json"
     run = json.loads(record.read_bytes()) if record.is_file() else {}
     trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
-    if hash_file(Path(data_path))[0] == trained_on:
+    if trained_on and hash_file(Path(data_path))[0] == trained_on:
         raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
+    return folder
 
 
 def copy_model(source: Path, folder: Path) -> None:
     """Copy the files of a model, without the checkpoints and predictions of its run."""
-    for path in {path for pattern in _OF_A_MODEL for path in source.glob(pattern) if path.is_file()}:
-        shutil.copyfile(path, folder / path.name)
+    for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):
+        for path in filter(Path.is_file, source.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
 
 
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Return the name of the layer whose outputs are the logits, and the layer.
-
-    Raises:
-        UserError: if the model does not end with a linear layer of one output a label.
-    """
+    """Return the name of the layer whose outputs are the logits, and the layer; a UserError if there is none."""
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != model.config.num_labels:
         raise UserError(f"{type(model).__name__} does not end with a linear layer, so it cannot be calibrated.")
@@ -63,10 +50,8 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
 def store_temperature(folder: str | Path, temperature: float) -> float:
     """Divide the logits of a model folder by a temperature: pipeline, exports and smsa all give what comes out.
 
-    Two tensors change, in the precision in which they are stored.
-
-    Returns:
-        What config.json keeps as `smsa_temperature`: that of this call times that of earlier ones.
+    Two tensors change, in the precision in which they are stored. Return what config.json keeps as `smsa_temperature`:
+    that of this call times that of earlier ones.
 
     Raises:
         UserError: as `last_layer`, and if the weights of that layer have another name in the file.
@@ -87,10 +72,5 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
 
 
 def store_normaliser(folder: str | Path) -> None:
-    """Let the tokenizer of a model folder write elongated letters once: pipeline, exports and smsa all apply it.
-
-    Raises:
-        UserError: as `add_normaliser`, and as `load_classifier`.
-    """
-    _, tokenizer = load_classifier(folder)
-    save_tokenizer(add_normaliser(tokenizer), folder)
+    """Let the tokenizer of a model folder write elongated letters once, as `add_normaliser` has it."""
+    save_tokenizer(add_normaliser(load_classifier(folder)[1]), folder)

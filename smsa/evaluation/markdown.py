@@ -31,9 +31,9 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def with_interval(value: float, low: float, high: float) -> str:
-    """Return a fraction and the ends of its interval in per cent."""
-    return f"{percent(value)} ({percent(low)} to {percent(high)})"
+def with_interval(score: dict[str, float]) -> str:
+    """Return the `value` and its interval, from `low` to `high`, in per cent."""
+    return f"{percent(score['value'])} ({percent(score['low'])} to {percent(score['high'])})"
 
 
 TEMPLATES = Environment(
@@ -47,13 +47,7 @@ TEMPLATES.globals |= {"row": row, "header": header}
 TEMPLATES.filters |= {
     "one_line": one_line,
     "percent": percent,
-    "interval": lambda ends: with_interval(**ends),
+    "interval": with_interval,
     "count": "{:,}".format,
+    "predicted": "predicted {}".format,
 }
-
-POINT_INTERVALS = "Where both ends of an interval are equal, these texts cannot show how much others would differ."
-
-
-def table(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
-    """Return the lines of a whole table."""
-    return [*header(titles).split("\n"), *map(row, rows)]

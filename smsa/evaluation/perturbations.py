@@ -6,13 +6,11 @@ undoes one of these, or adds what social media have; none changes what a text sa
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-# Formal word -> what people type instead; the first is the most common.
+# Formal word -> what people type instead.
 SLANG = json.loads(Path(__file__).with_name("words").joinpath("slang.json").read_text(encoding="utf-8"))
-_SLANG_WORDS = re.compile(rf"\b({'|'.join(sorted(map(re.escape, SLANG), key=len, reverse=True))})\b", re.IGNORECASE)
 
 
 def capitalise(text: str, random: Random) -> str:
@@ -25,17 +23,14 @@ def capitalise(text: str, random: Random) -> str:
 def remove_spaces(text: str, random: Random) -> str:
     """Leave no space before punctuation and the clitics nya, ku and mu."""
     text = re.sub(r"(\w) (nya|ku|mu)\b", r"\1\2", text)
-    text = re.sub(r"\s+([,.!?;:)%])", r"\1", text)
-    return re.sub(r"([(])\s+", r"\1", text)
+    return re.sub(r"\s+(?=[,.!?;:)%])|(?<=[(])\s+", "", text)
 
 
 def elongate(text: str, random: Random) -> str:
     """Repeat the last vowel of one word in twelve: enak, enaaak."""
 
     def lengthen(match: re.Match) -> str:
-        if random.random() >= 1 / 12:
-            return match[0]
-        return f"{match[1]}{match[2] * random.randint(3, 5)}{match[3]}"
+        return f"{match[1]}{match[2] * (random.randint(3, 5) if random.random() < 1 / 12 else 1)}{match[3]}"
 
     return re.sub(r"\b([^\W\d_]{2,}?)([aeiou])([^\W\d_aeiou]?)\b", lengthen, text)
 
@@ -46,24 +41,16 @@ def use_slang(text: str, random: Random) -> str:
     def replace(match: re.Match) -> str:
         return random.choice(SLANG[match[0].lower()]) if random.random() < 0.5 else match[0]
 
-    return _SLANG_WORDS.sub(replace, text)
+    return re.sub(rf"\b({'|'.join(SLANG)})\b", replace, text, flags=re.IGNORECASE)
 
 
-PERTURBATIONS: dict[str, Callable[[str, Random], str]] = {
-    "capitals": capitalise,
-    "no space": remove_spaces,
-    "elongated": elongate,
-    "slang": use_slang,
-}
+PERTURBATIONS = {"capitals": capitalise, "no space": remove_spaces, "elongated": elongate, "slang": use_slang}
 
 
 def perturb(texts: list[str], names: tuple[str, ...] = tuple(PERTURBATIONS), seed: int = 0) -> list[str]:
     """Rewrite texts with some of `PERTURBATIONS`, in the order of `names`.
 
     Each text has draws of its own, so that equal seeds give equal texts whatever stands before them.
-
-    Args:
-        texts: n_texts strings in SmSA's style.
     """
     perturbed = []
     for number, text in enumerate(texts):

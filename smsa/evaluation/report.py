@@ -1,5 +1,6 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
+import logging
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,13 +13,14 @@ from smsa.evaluation import figures, statistics
 from smsa.evaluation.baselines import DESCRIPTION
 from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
-from smsa.evaluation.statistics import METRICS, bounded, count_confusion, score_confusion, score_labels
+from smsa.evaluation.statistics import METRICS, bootstrap, count_confusion, score_confusion
 from smsa.evaluation.systems import System
 from smsa.files import STAGING, hash_file, publish, require_empty, staged, write_json
 from smsa.models.devices import describe_environment
 
+logger = logging.getLogger(__name__)
+
 REPORT = "report.json"
-N_ERRORS = 20
 # The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
 OPENING_SENTENCES = (
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
@@ -50,11 +52,10 @@ class LabelledFile:
     ) -> "LabelledFile":
         """Read a file as `load_splits` does, which also says what is refused; `columns` are those of text and label."""
         files = {"data": path} | ({} if train_path is None else {"train": train_path})
-        splits = load_splits(files, labels, *columns)
-        rows = splits["data"].to_pandas()
-        if train_path is not None:
-            rows["seen"] = rows["text"].isin(splits["train"].to_pandas()["text"])
-        return cls(Path(path), labels, rows)
+        splits = {name: rows.to_pandas() for name, rows in load_splits(files, labels, *columns).items()}
+        if "train" in splits:
+            splits["data"]["seen"] = splits["data"]["text"].isin(splits["train"]["text"])
+        return cls(Path(path), labels, splits["data"])
 
     @property
     def texts(self) -> list[str]:
@@ -73,8 +74,9 @@ class LabelledFile:
             "1 to 10 words": n_words <= 10,
             "11 to 25 words": n_words.between(11, 25),
             "26 words or more": n_words > 25,
+            "in SmSA's style": is_plain,
+            "raw": ~is_plain,
         }
-        masks |= {"in SmSA's style": is_plain, "raw": ~is_plain}
         if "seen" in self.rows:
             masks |= {"also in train": self.rows["seen"], "not in train": ~self.rows["seen"]}
         return {title: mask.to_numpy() for title, mask in masks.items() if mask.any()}
@@ -94,12 +96,12 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     evaluations = [evaluate_system(system, data, probabilities[system.name], seed) for system in systems]
     if robustness:
         for system, evaluation in zip(systems, evaluations, strict=True):
-            as_it_is = evaluation["metrics"]["f1"]["value"]
-            evaluation["robustness"] = {"as it is": as_it_is} | measure_robustness(system, data, seed)
+            evaluation["robustness"] = {"as it is": evaluation["metrics"]["f1"]["value"]}
+            evaluation["robustness"] |= measure_robustness(system, data, seed)
     comparisons = []
     for a, b in combinations(probabilities, 2):
-        predicted_a, predicted_b = probabilities[a].argmax(-1), probabilities[b].argmax(-1)
-        compared = statistics.compare(data.gold, predicted_a, predicted_b, len(data.labels), seed)
+        predicted = (probabilities[name].argmax(-1) for name in (a, b))
+        compared = statistics.compare(data.gold, *predicted, len(data.labels), seed)
         sentence = statistics.describe_comparison(a, b, compared["differences"]["f1"], len(data.texts))
         comparisons.append({"a": a, "b": b, **compared, "sentence": sentence})
     devices = {system.engine["device"] for system in systems if system.engine}
@@ -110,7 +112,12 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },
-        "intervals": statistics.BOOTSTRAP | {"seed": seed},
+        "intervals": {
+            "level": statistics.LEVEL,
+            "method": "stratified percentile bootstrap",
+            "resamples": statistics.N_RESAMPLES,
+            "seed": seed,
+        },
         "systems": evaluations,
         "comparisons": comparisons,
         "environment": describe_environment(next(iter(devices - {"cpu"}), "cpu")),
@@ -118,34 +125,31 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 
 
 def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0) -> dict:
-    """Return what report.json says of one system, as plain values.
-
-    Args:
-        probabilities: what the system predicts for the texts of `data`, of shape (n_texts, n_labels).
-        seed: of the bootstrap.
-    """
-    predicted, n_labels = probabilities.argmax(-1), len(data.labels)
-    confusion = count_confusion(data.gold, predicted, n_labels)
-    metrics, ends = score_confusion(confusion), statistics.bootstrap(confusion, seed, labels=data.labels)
-    by_label = score_labels(confusion)
-    examples = system.predict(list(OPENING_SENTENCES), data.labels)
+    """Return what report.json says of a system that predicts these probabilities, (n_texts, n_labels), for `data`."""
+    names, predicted = np.array(data.labels), probabilities.argmax(-1)
+    confusion = count_confusion(data.gold, predicted, len(names))
+    scores = bootstrap(confusion, data.labels, seed)
+    answers = system.predict(list(OPENING_SENTENCES), data.labels)
+    rows = data.rows.assign(file=data.path.name, gold=names[data.gold], predicted=names[predicted])
+    errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted]
+    errors = errors.sort_values("confidence", ascending=False, kind="stable").head(20)
     return {
         "name": system.name,
         "kind": system.kind,
-        "metrics": {name: bounded(metrics[name], ends[name]) for name in METRICS},
+        "metrics": {name: scores[name] for name in METRICS},
         "labels": {
             label: {
-                "f1": bounded(by_label["f1"][i], ends[f"f1_{label}"]),
-                "recall": float(by_label["recall"][i]),
-                "precision": float(by_label["precision"][i]),
-                "n": int(confusion[i].sum()),
+                "f1": scores[f"f1_{label}"],
+                "recall": scores[f"recall_{label}"]["value"],
+                "precision": scores[f"precision_{label}"]["value"],
+                "n": n,
             }
-            for i, label in enumerate(data.labels)
+            for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
         },
         "confusion": confusion.tolist(),
         "calibration": statistics.measure_calibration(data.gold, probabilities),
         "slices": {
-            title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], n_labels), seed)
+            title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], len(names)), seed)
             for title, mask in data.slices().items()
         },
         "examples": [
@@ -155,31 +159,18 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
                 "predicted": data.labels[row.argmax()],
                 "probabilities": dict(zip(data.labels, row.tolist(), strict=True)),
             }
-            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, examples, strict=True)
+            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
         ],
-        "errors": _find_errors(data, probabilities),
+        "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
     } | ({"engine": system.engine} if system.engine else {})
 
 
 def _evaluate_slice(confusion: np.ndarray, seed: int) -> dict:
-    """Macro F1 over the labels that the slice has: one that it lacks would count as 0."""
-    present = confusion.sum(-1) > 0
-    f1, resampled = score_labels(confusion)["f1"], score_labels(statistics.resample(confusion, seed))["f1"]
-    return {
-        "n": int(confusion.sum()),
-        "n_labels": int(present.sum()),
-        "f1": bounded(f1[present].mean(), statistics.interval(resampled[:, present].mean(-1))),
-    }
-
-
-def _find_errors(data: LabelledFile, probabilities: np.ndarray) -> list[dict]:
-    """The most confident first."""
-    names = np.array(data.labels)
-    table = pd.DataFrame({"file": data.path.name, "line": data.rows["line"], "gold": names[data.gold]})
-    table["predicted"], table["confidence"] = names[probabilities.argmax(-1)], probabilities.max(-1)
-    table["text"] = data.rows["text"]
-    errors = table[table["gold"] != table["predicted"]].sort_values("confidence", ascending=False, kind="stable")
-    return errors.head(N_ERRORS).to_dict("records")
+    """Macro F1 over the labels that the slice has: one that it lacks counts as 0 in that over all."""
+    n_labels = int((confusion.sum(-1) > 0).sum())
+    over_all = bootstrap(confusion, seed=seed)["f1"]
+    f1 = {end: value * (len(confusion) / n_labels) for end, value in over_all.items()}
+    return {"n": int(confusion.sum()), "n_labels": n_labels, "f1": f1}
 
 
 def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
@@ -191,22 +182,22 @@ def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dic
     return found
 
 
-def summarise(report: dict) -> list[str]:
-    """Return what a log says of a report: a line for each system, its robustness, and each comparison."""
-    lines = []
+def log_report(report: dict) -> None:
+    """Log a line for each system, its robustness, and each comparison."""
+
+    def listed(fractions: dict[str, float]) -> str:
+        return ", ".join(f"{name} {percent(value)}" for name, value in fractions.items())
+
     for system in report["systems"]:
-        by_label = ", ".join(
-            f"{label} {percent(metrics['f1']['value'])}" for label, metrics in system["labels"].items()
-        )
-        lines.append(
-            f"{system['name']}: macro F1 {with_interval(**system['metrics']['f1'])}, accuracy "
-            f"{percent(system['metrics']['accuracy']['value'])}, calibration error "
-            f"{percent(system['calibration']['expected_calibration_error'])}; F1 of {by_label}"
-        )
+        f1, accuracy = with_interval(system["metrics"]["f1"]), percent(system["metrics"]["accuracy"]["value"])
+        by_label = listed({label: metrics["f1"]["value"] for label, metrics in system["labels"].items()})
+        error = percent(system["calibration"]["expected_calibration_error"])
+        line = "%s: macro F1 %s, accuracy %s, calibration error %s; F1 of %s"
+        logger.info(line, system["name"], f1, accuracy, error, by_label)
         if "robustness" in system:
-            by_kind = ", ".join(f"{kind} {percent(f1)}" for kind, f1 in system["robustness"].items())
-            lines.append(f"{system['name']}, macro F1 as people write: {by_kind}")
-    return lines + [compared["sentence"] for compared in report["comparisons"]]
+            logger.info("%s, macro F1 as people write: %s", system["name"], listed(system["robustness"]))
+    for compared in report["comparisons"]:
+        logger.info("%s", compared["sentence"])
 
 
 def write_report(report: dict, output_dir: str | Path) -> None:
@@ -214,7 +205,7 @@ def write_report(report: dict, output_dir: str | Path) -> None:
 
     Args:
         report: what `evaluate` returns.
-        output_dir: new, empty, or an earlier report; anything else is refused.
+        output_dir: as `require_report_folder` has it.
     """
     output_dir = Path(output_dir)
     require_report_folder(output_dir)
@@ -230,19 +221,7 @@ def write_report(report: dict, output_dir: str | Path) -> None:
 
 def render_report(report: dict, pictures: list[str]) -> str:
     """Return the report as Markdown; fractions become per cent."""
-    labels, slices = report["data"]["labels"], report["systems"][0]["slices"]
-    sizes = [
-        f"{part['n']:,}" + f", {part['n_labels']} of {len(labels)} labels" * (part["n_labels"] < len(labels))
-        for part in slices.values()
-    ]
-    return TEMPLATES.get_template("report.md.jinja").render(
-        report,
-        file_name=Path(report["data"]["file"]).name,
-        predicted_titles=[f"predicted {label}" for label in labels],
-        slices=slices,
-        slice_sizes=sizes,
-        pictures=pictures,
-    )
+    return TEMPLATES.get_template("report.md.jinja").render(report, pictures=pictures)
 
 
 def require_report_folder(output_dir: str | Path) -> None:

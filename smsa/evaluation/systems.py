@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.bundled import find_bundled
-
-_LABEL_N = re.compile(r"LABEL_\d+")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def load_systems(
     Args:
         paths: of each system; its last part becomes the name, where that tells the systems apart.
         revision: of a model on the Hub.
-        label_map: as in `read_label_map`; it must name a label of at least one system.
+        label_map: as in `name_labels`; it must change a label of at least one system.
 
     Raises:
         UserError: if a system is given twice, for a revision of a baseline, and for labels without a meaning.
@@ -64,9 +63,8 @@ def load_systems(
     if len({os.path.abspath(find_bundled(path)) for path in paths}) < len(paths):
         raise UserError("--compare: a system is given twice.")
     short = [os.path.basename(os.path.normpath(path)) for path in paths]
-    names = short if len(set(short)) == len(paths) else paths
-    systems, label_names = [], read_label_map(label_map)
-    for name, path in zip(names, paths, strict=True):
+    systems = []
+    for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if not Path(find_bundled(path), DESCRIPTION).is_file():
             systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
         elif revision is not None:
@@ -74,55 +72,40 @@ def load_systems(
         else:
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
-    if label_names and not any(label_names.keys() & set(system.labels) for system in systems):
+    named = [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
+    if label_map and named == systems:
         listed = "; ".join(f"{system.name} has {', '.join(system.labels)}" for system in systems)
-        raise UserError(
-            f"--label_map {label_map!r} names no label of a system ({listed}): write a system's label, =, and what the "
-            "file calls it."
-        )
-    return [replace(system, labels=name_labels(system.name, system.labels, label_names)) for system in systems]
+        raise UserError(f"--label_map {label_map!r} changes no label of a system: {listed}.")
+    return named
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
     """Return a classifier as a system; an empty text gets equal probabilities."""
-    columns = [f"p_{label}" for label in classifier.labels]
+    columns, engine = [f"p_{label}" for label in classifier.labels], classifier.engine
 
     def label_texts(texts: list[str]) -> np.ndarray:
-        rows = [[row[column] for column in columns] for row in classifier.stream(texts)]
-        probabilities = np.array(rows, dtype=float).reshape(-1, len(columns))  # NaN where a text is empty
-        return np.where(np.isnan(probabilities), 1 / len(columns), probabilities)
+        probabilities = pd.DataFrame(classifier(texts), columns=columns, dtype=float)
+        return probabilities.fillna(1 / len(columns)).to_numpy()
 
-    engine = classifier.engine
     described = {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
     return System(name, "model", classifier.labels, label_texts, described)
 
 
-def read_label_map(label_map: str | None) -> dict[str, str]:
-    """Return the names in `LABEL_0=positive,LABEL_1=neutral,...`; none for None.
-
-    Raises:
-        UserError: if it is something else, or gives two labels one name.
-    """
-    pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
-    names = {label.strip(): name.strip() for label, _, name in pairs}
-    if "" in names or "" in names.values() or len({*names.values()}) < len(pairs):
-        raise UserError(f"--label_map {label_map!r}: write LABEL_0=positive,LABEL_1=neutral,... with different names.")
-    return names
-
-
-def name_labels(name: str, labels: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    """Return what a system's labels are called in the file, in the system's order.
+def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tuple[str, ...]:
+    """Return what the labels of the system called `name` are called in the file, in the system's order.
 
     Args:
-        name: of the system, for messages.
-        labels: as the system calls them.
-        names: as `read_label_map` returns them; a system that has none of these labels keeps its own.
+        label_map: `LABEL_0=positive,LABEL_1=neutral,...`; a system that has none of these labels keeps its own.
 
     Raises:
-        UserError: if a label has a name that says nothing (LABEL_0), or only some of them are named.
+        UserError: if a label has a name that says nothing (LABEL_0), only some are named, or two have one name.
     """
+    pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
+    names = {label.strip(): new.strip() for label, _, new in pairs}
+    if "" in names or "" in names.values() or len({*names.values()}) < len(pairs):
+        raise UserError(f"--label_map {label_map!r}: write LABEL_0=positive,LABEL_1=neutral,... with different names.")
     named = tuple(names.get(label, "LABEL_0") for label in labels) if names.keys() & set(labels) else labels
-    if any(_LABEL_N.fullmatch(label) for label in named) or len(set(named)) < len(named):
+    if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
         raise UserError(
             f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
             f"--label_map {','.join(f'{label}=...' for label in labels)}."

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.errors import UserError
-from smsa.evaluation.systems import name_labels, read_label_map
+from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import Encoded, SentimentClassifier
 from smsa.inference.engine import Logits, compress_weights, pad_batch, plan_batches, to_openvino
@@ -62,7 +62,7 @@ def export_model(
         int8: weights in 8 bits, for ONNX also those of the embeddings; activations are quantised at run time.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
         text_column, label_column: as in `load_splits`.
-        label_map: what the file calls the model's labels, as `read_label_map` takes it.
+        label_map: what the file calls the model's labels, as `name_labels` takes it.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -91,7 +91,7 @@ def export_model(
             "An export is compared with the original on SmSA's valid, which was not found: name a labelled file with "
             "--data, such as data/sample/valid_preprocess.tsv."
         ) from error
-    labels = name_labels(str(model_name_or_path), classifier.labels, read_label_map(label_map))
+    labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
     rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
     encoded = classifier.encode(pa.array(rows["text"][:], pa.string()))
     gold, pad_id = np.array(rows["label"][:]), model.config.pad_token_id or 0
