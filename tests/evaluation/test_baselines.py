@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from conftest import SAMPLE_DIR
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
@@ -14,7 +16,7 @@ from smsa.evaluation.baselines import (
     Keyword,
     Majority,
     Tfidf,
-    _make_vectorizers,
+    _make_vectorizer,
     load_baseline,
     save_baseline,
 )
@@ -25,10 +27,6 @@ from smsa.training.metrics import score_label_ids
 @pytest.fixture(scope="module")
 def sample() -> dict[str, tuple[list[str], list[int]]]:
     return {split: read_rows(path)[:2] for split, path in find_smsa(SAMPLE_DIR).items()}
-
-
-def label_of(system, text: str) -> str:
-    return system.labels[system.predict([text])[0].argmax()]
 
 
 @pytest.mark.parametrize("kind", BASELINES)
@@ -42,7 +40,7 @@ def test_it_comes_back_from_its_folder_with_the_same_probabilities(tmp_path, sam
     assert expected.sum(-1) == pytest.approx(np.ones(len(texts)))
     assert np.array_equal(loaded.predict(texts), expected)
     assert loaded.labels == LABELS and loaded.kind == kind
-    assert not any(path.suffix in (".pkl", ".joblib", ".bin") for path in tmp_path.iterdir())
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors"}
 
 
 def test_majority_is_the_most_frequent_label_with_the_shares_of_train():
@@ -55,7 +53,6 @@ COUNTS = {
     "budi pergi ke pasar": (0, 0),
     "makanannya enak": (1, 0),
     "Enak, murah, dan pelayanannya ramah!": (3, 0),
-    "tidak enak": (0, 1),
     "tidak terlalu enak": (0, 1),
     "tidak pernah merasa enak": (1, 0),  # three words after the negation
     "gak kecewa": (1, 0),
@@ -73,77 +70,59 @@ def test_keyword_counts_words_and_turns_them_round_after_a_negation(text, counts
 
 
 def test_keyword_gives_the_label_with_more_words_and_neutral_for_a_tie():
-    system = Keyword()
-    assert [label_of(system, text) for text in ("enak dan murah", "enak tapi mahal", "kotor dan mahal", "")] == [
-        "positive",
-        "neutral",
-        "negative",
-        "neutral",
-    ]
-    surer = [system.predict([text]).max() for text in ("enak", "enak murah", "enak murah ramah")]
-    assert surer == sorted(surer)
-    reordered = Keyword(("negative", "positive", "neutral"))
-    assert reordered.predict(["kotor"])[0].argmax() == 0
-    with pytest.raises(ValueError, match="knows the labels positive, neutral, negative, not a, b"):
+    # the tutorial's second sentence fools it: winning weighs as much as the disappointment at the end
+    texts = ["enak dan murah", "enak tapi mahal", "kotor dan mahal", "", *OPENING_SENTENCES]
+    for labels in (LABELS, LABELS[::-1]):
+        predicted = [labels[i] for i in Keyword(labels).predict(texts).argmax(-1)]
+        assert predicted == ["positive", "neutral", "negative", "neutral", "positive", "neutral"]
+    surer = Keyword().predict(["enak", "enak murah", "enak murah ramah"])[:, 0]
+    assert (np.diff(surer) > 0).all()
+    with pytest.raises(UserError, match="knows the labels positive, neutral, negative, not a, b"):
         Keyword(("a", "b"))
 
 
-def test_keyword_is_fooled_as_the_tutorial_says():
-    """Winning words weigh as much as the disappointment at the end."""
-    assert label_of(Keyword(), OPENING_SENTENCES[0]) == "positive"
-    assert label_of(Keyword(), OPENING_SENTENCES[1]) == "neutral"
-
-
-def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample):
-    from scipy.sparse import hstack
-    from sklearn.linear_model import LogisticRegression
-
-    texts, label_ids = sample["train"]
-    system = Tfidf.fit(texts, label_ids)
-    vectorizers = _make_vectorizers()
-    features = hstack([vectorizer.fit_transform(texts) for vectorizer in vectorizers])
-    model = LogisticRegression(C=Tfidf.C, class_weight="balanced", max_iter=1000).fit(features, label_ids)
-    valid = hstack([vectorizer.transform(sample["valid"][0]) for vectorizer in vectorizers])
-    assert system.predict(sample["valid"][0]) == pytest.approx(model.predict_proba(valid), abs=1e-5)
+@pytest.mark.parametrize("labels", [LABELS, ("positive", "negative")])
+def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
+    ids = {LABELS.index(label): i for i, label in enumerate(labels)}
+    texts, label_ids = zip(*((text, ids[i]) for text, i in zip(*sample["train"], strict=True) if i in ids), strict=True)
+    system = Tfidf.fit(texts, list(label_ids), labels)
+    regression = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000)
+    model = make_pipeline(_make_vectorizer(), regression).fit(texts, label_ids)
+    valid = sample["valid"][0]
+    assert system.predict(valid) == pytest.approx(model.predict_proba(valid), abs=1e-5)
     assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 
 
-def test_tfidf_of_two_labels_and_of_a_label_without_texts(sample):
-    texts, label_ids = sample["train"]
-    pairs = [(text, label_id // 2) for text, label_id in zip(texts, label_ids, strict=True) if label_id != 1]
-    system = Tfidf.fit([text for text, _ in pairs], [label_id for _, label_id in pairs], ("positive", "negative"))
-    assert np.mean(system.predict([text for text, _ in pairs]).argmax(-1) == [label_id for _, label_id in pairs]) > 0.95
-    with pytest.raises(ValueError, match="at least one training text of each label"):
+def test_tfidf_needs_a_text_of_each_label():
+    with pytest.raises(UserError, match="at least one training text of each label"):
         Tfidf.fit(["a b", "b c"], [0, 1])
 
 
 def test_a_damaged_baseline_is_refused_by_name(sample, tmp_path):
     save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
-    weights = (tmp_path / "baseline.safetensors").read_bytes()
-    (tmp_path / "baseline.safetensors").write_bytes(weights[:100])
-    with pytest.raises(ValueError, match=f"{tmp_path} is damaged, or no baseline"):
-        load_baseline(tmp_path)
-    (tmp_path / "baseline.safetensors").write_bytes(weights)
-    description = json.loads((tmp_path / "baseline.json").read_text())
-    for damaged in (
-        *("", "[]", '{"kind": "oracle"}', '{"kind": "majority"}'),
-        '{"kind": "majority", "labels": ["a", "b"], "shares": [1]}',
-        json.dumps(description | {"vocabularies": [["a"], ["b"]]}),
-        json.dumps(description | {"labels": ["a", "b"]}),
+    weights, description = tmp_path / "baseline.safetensors", tmp_path / "baseline.json"
+    values, whole = json.loads(description.read_text()), weights.read_bytes()
+    for damaged, content in (
+        (weights, whole[:100]),
+        *((description, text) for text in (b"", b"[]", b'{"kind": "oracle"}', b'{"kind": "majority"}')),
+        (description, b'{"kind": "majority", "labels": ["a", "b"], "shares": [1]}'),
+        (description, json.dumps(values | {"vocabularies": [["a"], ["b"]]}).encode()),
+        (description, json.dumps(values | {"labels": ["a", "b"]}).encode()),
     ):
-        (tmp_path / "baseline.json").write_text(damaged)
+        before = damaged.read_bytes()
+        damaged.write_bytes(content)
         with pytest.raises(UserError, match=f"{tmp_path} is damaged"):
             load_baseline(tmp_path)
+        damaged.write_bytes(before)
 
 
 @pytest.mark.slow
-def test_on_the_real_smsa(smsa_files, tmp_path):
+def test_on_the_real_smsa(smsa_files):
     train, valid = (read_rows(smsa_files[split])[:2] for split in ("train", "valid"))
     found = {}
     for kind, baseline in BASELINES.items():
         probabilities = baseline.fit(*train).predict(valid[0])
         found[kind] = score_label_ids(probabilities.argmax(-1), valid[1])["f1"]
-    print(json.dumps(found))
     assert found["tfidf"] >= 0.86
     assert 0.6 < found["keyword"] < found["tfidf"]
     assert found["majority"] == pytest.approx(0.2456, abs=1e-4)

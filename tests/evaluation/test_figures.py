@@ -27,17 +27,12 @@ def make_report(n_systems: int) -> dict:
     return {"data": {"labels": {"a": 1, "b": 5}}, "systems": systems}
 
 
-@pytest.mark.parametrize("n_systems", range(1, 8))
-def test_a_confusion_matrix_has_a_panel_for_each_system_and_no_empty_one(n_systems):
-    drawn = figures.draw_confusion(make_report(n_systems))
-    shown = [axes for axes in drawn.axes if axes.get_visible()]
-    assert [axes.texts[0].get_text().split("\n")[0] for axes in shown] == [str(i) for i in range(n_systems)]
-    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in shown} == {("Predicted", "Gold")}
-
-
-def test_a_confusion_matrix_shows_counts_and_shares_of_the_gold_label():
-    (axes,) = figures.draw_confusion(make_report(1)).axes
-    assert [text.get_text() for text in axes.texts] == ["0\n0%", "1\n100%", "2\n40%", "3\n60%"]
+@pytest.mark.parametrize("n_systems", [1, 4])
+def test_confusion_has_a_panel_for_each_system_with_counts_and_shares_of_the_gold_label(n_systems):
+    panels = figures.draw_confusion(make_report(n_systems)).axes
+    assert [axes.texts[0].get_text().split("\n")[0] for axes in panels] == [str(i) for i in range(n_systems)]
+    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in panels} == {("Predicted", "Gold")}
+    assert [text.get_text() for text in panels[0].texts] == ["0\n0%", "1\n100%", "2\n40%", "3\n60%"]
 
 
 def test_metrics_are_drawn_in_per_cent_for_each_label_and_system():
