@@ -125,7 +125,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 
 
 def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0) -> dict:
-    """Return what report.json says of a system that predicts these probabilities, (n_texts, n_labels), for `data`."""
+    """Return what report.json says of a system; `probabilities`, (n_texts, n_labels), are its own for `data`."""
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
     confusion = count_confusion(data.gold, predicted, len(names))
     scores = bootstrap(confusion, data.labels, seed)

@@ -81,14 +81,13 @@ def test_keyword_gives_the_label_with_more_words_and_neutral_for_a_tie():
         Keyword(("a", "b"))
 
 
-@pytest.mark.parametrize("labels", [LABELS, ("positive", "negative")])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:2]])
 def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
-    ids = {LABELS.index(label): i for i, label in enumerate(labels)}
-    texts, label_ids = zip(*((text, ids[i]) for text, i in zip(*sample["train"], strict=True) if i in ids), strict=True)
+    rows = [(text, label_id) for text, label_id in zip(*sample["train"], strict=True) if label_id < len(labels)]
+    texts, label_ids = zip(*rows, strict=True)
     system = Tfidf.fit(texts, list(label_ids), labels)
-    regression = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000)
+    regression, valid = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000), sample["valid"][0]
     model = make_pipeline(_make_vectorizer(), regression).fit(texts, label_ids)
-    valid = sample["valid"][0]
     assert system.predict(valid) == pytest.approx(model.predict_proba(valid), abs=1e-5)
     assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 

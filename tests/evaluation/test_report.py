@@ -15,15 +15,20 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
-from smsa.evaluation import figures
+from smsa.evaluation import figures, statistics
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
 from smsa.evaluation.systems import System
+from smsa.training.metrics import score_label_ids
 
-ROWS = [
-    *(("Enak banget!", "positive"), ("murah dan ramah .", "positive"), ("pergi ke pasar", "neutral")),
-    *(("kotor", "negative"), ("mahal sekali", "negative"), ("lambat ,[link] | *kecewa*", "negative")),
-]
+ROWS = {
+    "Enak banget!": "positive",
+    "murah dan ramah .": "positive",
+    "pergi ke pasar": "neutral",
+    "kotor": "negative",
+    "mahal sekali": "negative",
+    "lambat ,[link] | *kecewa*": "negative",
+}
 PROBABILITIES = [
     *([0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]),
     *([0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.95, 0.03, 0.02]),
@@ -36,11 +41,14 @@ def make_system(probabilities=PROBABILITIES, labels=LABELS, name="system") -> Sy
     return System(name, "written", labels, lambda texts: np.resize(probabilities, (len(texts), len(labels))))
 
 
+def read_rows(path, rows, **options) -> LabelledFile:
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8")
+    return LabelledFile.read(path, LABELS, **options)
+
+
 @pytest.fixture
 def data(tmp_path):
-    path = tmp_path / "six.tsv"
-    path.write_text("".join(f"{text}\t{label}\n" for text, label in ROWS), encoding="utf-8")
-    return LabelledFile.read(path, LABELS)
+    return read_rows(tmp_path / "six.tsv", ROWS.items())
 
 
 @pytest.fixture
@@ -49,22 +57,24 @@ def system(data):
     return evaluate_system(make_system(), data, np.array(PROBABILITIES))
 
 
-def test_metrics_are_right_by_hand_and_within_their_intervals(system):
+def test_metrics_are_right_and_within_their_intervals(system):
     assert system["confusion"] == confusion_matrix(GOLD, PREDICTED).tolist()
-    assert system["metrics"]["accuracy"]["value"] == 0.5
-    assert system["metrics"]["f1"]["value"] == pytest.approx(f1_score(GOLD, PREDICTED, average="macro"))
-    assert system["labels"]["negative"]["f1"]["value"] == 0.5 and system["labels"]["negative"]["n"] == 3
-    assert [metrics["recall"] for metrics in system["labels"].values()] == pytest.approx([1 / 2, 1, 1 / 3])
-    assert [metrics["precision"] for metrics in system["labels"].values()] == pytest.approx([1 / 3, 1 / 2, 1])
-    for bounded in (*system["metrics"].values(), *(metrics["f1"] for metrics in system["labels"].values())):
-        assert bounded["low"] <= bounded["value"] <= bounded["high"]
+    expected = score_label_ids(PREDICTED, GOLD)
+    scores = dict(system["metrics"])
+    for label, metrics in system["labels"].items():
+        scores[f"f1_{label}"] = metrics["f1"]
+        for name in ("recall", "precision", "n"):
+            assert metrics[name] == pytest.approx(expected[f"{name}_{label}"])
+    for name, score in scores.items():
+        assert score["value"] == pytest.approx(expected[name])
+        assert score["low"] <= score["value"] <= score["high"]
     ends = [(metrics["f1"]["low"], metrics["f1"]["high"]) for metrics in system["labels"].values()]
     assert len(set(ends)) == 3 and ends[1][0] >= 0.4 and ends[2][0] == 0  # one neutral text, 1 to 3 predicted
     assert sum(bin_["n"] for bin_ in system["calibration"]["bins"]) == 6
     assert json.loads(json.dumps(system)) == system  # plain values
 
 
-def test_errors_are_listed_with_their_lines_the_most_confident_first(system):
+def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path, system):
     assert [(error["line"], error["predicted"]) for error in system["errors"]] == [
         *((6, "positive"), (2, "neutral"), (5, "positive"))
     ]
@@ -72,13 +82,9 @@ def test_errors_are_listed_with_their_lines_the_most_confident_first(system):
         **{"file": "six.tsv", "line": 6, "gold": "negative", "predicted": "positive", "confidence": 0.95},
         "text": "lambat ,[link] | *kecewa*",
     }
-
-
-def test_only_the_most_confident_errors_are_listed(tmp_path):
-    path = tmp_path / "many.tsv"
-    path.write_text("".join(f"teks {i}\t{'positive' if i else 'neutral'}\n" for i in range(30)))
+    many = read_rows(tmp_path / "many.tsv", [(f"teks {i}", "positive" if i else "neutral") for i in range(30)])
     wrong = make_system([[0.1, 0.9 - i / 100, i / 100] for i in range(30)])
-    (evaluated,) = evaluate([wrong], LabelledFile.read(path, LABELS))["systems"]
+    (evaluated,) = evaluate([wrong], many)["systems"]
     assert [error["line"] for error in evaluated["errors"]] == list(range(2, 22))
 
 
@@ -97,15 +103,13 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     plain = {"enak , murah .": True, "Enak": False, "enak,murah": False, "enak!": False, "a.b": False, "12 : 30": True}
     assert {text: is_smsa_style(text) for text in plain} == plain and is_smsa_style("")
     (tmp_path / "train.tsv").write_text("kotor\tnegative\nlain\tneutral\n", encoding="utf-8")
-    lengths = [1, 10, 11, 25, 26, 1]
-    texts = [*("enak " * n for n in lengths[:5]), "kotor"]
-    rows = "".join(f"{text.strip()}\t{label}\n" for text, (_, label) in zip(texts, ROWS, strict=True))
-    (tmp_path / "data.tsv").write_text(rows, encoding="utf-8")
-    slices = LabelledFile.read(tmp_path / "data.tsv", LABELS, train_path=tmp_path / "train.tsv").slices()
-    assert slices["also in train"].tolist() == [*[False] * 5, True]
-    assert (slices["also in train"] == ~slices["not in train"]).all()
-    found = {title: mask.nonzero()[0].tolist() for title, mask in slices.items() if "words" in title}
-    assert found == {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
+    texts = [*(" ".join(["enak"] * n) for n in (1, 10, 11, 25, 26)), "kotor"]
+    rows = zip(texts, ROWS.values(), strict=True)
+    slices = read_rows(tmp_path / "data.tsv", rows, train_path=tmp_path / "train.tsv").slices()
+    assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == {
+        **{"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]},
+        **{"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]},
+    }
 
 
 def test_labels_are_matched_by_name_in_any_order(data):
@@ -116,37 +120,29 @@ def test_labels_are_matched_by_name_in_any_order(data):
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):
-    right = {"kotor": 0, "mahal": 0, "lamba": 0, "enak ": 1, "murah": 1, "pergi": 2}
-    labels = ("negative", "positive", "neutral")
-    reader = System("x", "x", labels, lambda texts: np.eye(3)[[right.get(text[:5].lower(), 0) for text in texts]])
-    (evaluated,) = evaluate([reader], data, robustness=True)["systems"]
-    assert list(evaluated["robustness"]) == ["as it is", *PERTURBATIONS, "all of them"]
-    assert evaluated["robustness"]["as it is"] == evaluated["robustness"]["capitals"] == 1.0
-    shouting = System("x", "x", labels, lambda texts: np.eye(3)[[int(text[0].isupper()) for text in texts]])
+    shouting = System("x", "x", LABELS, lambda texts: np.eye(3)[[2 * text[0].islower() for text in texts]])
     (evaluated,) = evaluate([shouting], data, robustness=True)["systems"]
-    assert evaluated["robustness"]["capitals"] == pytest.approx(f1_score(GOLD, [0] * 6, average="macro"))
-    assert evaluated["robustness"]["as it is"] != evaluated["robustness"]["capitals"]
+    assert list(evaluated["robustness"]) == ["as it is", *PERTURBATIONS, "all of them"]
+    as_it_is = f1_score(GOLD, [0, 2, 2, 2, 2, 2], average="macro", zero_division=0)
+    capitals = f1_score(GOLD, [0] * 6, average="macro", zero_division=0)
+    assert evaluated["robustness"]["as it is"] == evaluated["robustness"]["no space"] == pytest.approx(as_it_is)
+    assert evaluated["robustness"]["capitals"] == evaluated["robustness"]["all of them"] == pytest.approx(capitals)
 
 
 def test_the_seed_decides_the_intervals(tmp_path):
     generator = np.random.default_rng(0)
-    path = tmp_path / "random.tsv"
-    path.write_text("".join(f"teks {i}\t{LABELS[k]}\n" for i, k in enumerate(generator.integers(0, 3, 301))))
-    data, system = LabelledFile.read(path, LABELS), make_system(generator.dirichlet([1, 1, 1], 301))
+    rows = [(f"teks {i}", LABELS[k]) for i, k in enumerate(generator.integers(0, 3, 301))]
+    data, system = read_rows(tmp_path / "random.tsv", rows), make_system(generator.dirichlet([1, 1, 1], 301))
     first, second, other = (evaluate([system], data, seed)["systems"][0]["metrics"]["f1"] for seed in (1, 1, 2))
     assert first == second != other and first["value"] == other["value"]
 
 
 def test_every_pair_of_systems_is_compared(data):
-    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(3)], data)
+    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(3)], data, seed=2)
     assert [(pair["a"], pair["b"]) for pair in report["comparisons"]] == [("s0", "s1"), ("s0", "s2"), ("s1", "s2")]
-    first = report["comparisons"][0]
-    rolled = [PREDICTED[-1], *PREDICTED[:-1]]
-    right = [(a == gold, b == gold) for gold, a, b in zip(GOLD, PREDICTED, rolled, strict=True)]
-    assert first["mcnemar"]["only_a_right"] == right.count((True, False))
-    assert first["mcnemar"]["only_b_right"] == right.count((False, True))
-    ahead = f1_score(GOLD, PREDICTED, average="macro") - f1_score(GOLD, rolled, average="macro")
-    assert first["differences"]["f1"]["value"] == pytest.approx(ahead)
+    first, rolled = report["comparisons"][0], np.roll(PREDICTED, 1)
+    expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), rolled, 3, seed=2)
+    assert {name: first[name] for name in expected} == expected
     assert first["sentence"].startswith("s1 is ahead of s0 by")
 
 
@@ -163,37 +159,31 @@ def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, m
         pixels = np.asarray(Image.open(picture).convert("RGB"))
         assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels @ [1, 256, 65536])) > 20  # sizes, colours
         assert (pixels[0, 0] == 255).all()  # on white
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = evaluate([make_system(name="third")], data)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(figures, "draw_report", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        write_report(other, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as where it is not installed
-    write_report(evaluate([make_system(name="third")], data), folder)
+    write_report(other, folder)
     assert {path.name for path in folder.iterdir()} == {"report.json", "report.md"}
     assert "were not drawn: pip install -e" in caplog.text
     text = (folder / "report.md").read_text()
     assert "second" not in text and "third" in text and ".png" not in text
 
 
-def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path, data, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(figures, "draw_report", lambda *_: [])
-    write_report(evaluate([make_system()], data), tmp_path / "report")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    monkeypatch.setattr(figures, "draw_report", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_report(evaluate([make_system(name="other")], data), tmp_path / "report")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
-
-
-def test_a_folder_with_other_things_is_not_written_into(tmp_path, data):
-    report, folder = evaluate([make_system()], data), tmp_path / "report"
-    for names in (["thesis.docx"], ["report.json", "baseline.json"]):  # the latter is a baseline with its own report
-        folder.mkdir()
-        for name in names:
-            (folder / name).touch()
-        with pytest.raises(UserError, match="holds no earlier report"):
-            write_report(report, folder)
-        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-        folder.rename(tmp_path / names[0])
+@pytest.mark.parametrize("names", [["thesis.docx"], ["baseline.json", "report.json"]])  # a baseline has its own report
+def test_a_folder_with_other_things_is_not_written_into(tmp_path, data, names):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    with pytest.raises(UserError, match="holds no earlier report"):
+        write_report(evaluate([make_system()], data), folder)
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_the_markdown_says_what_the_json_holds(data):
@@ -218,10 +208,9 @@ def test_the_markdown_says_what_the_json_holds(data):
     assert "Macro F1 of the same texts as people write them" not in text and "No text is" not in text
 
 
-def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(data):
-    few = LabelledFile(data.path, LABELS, data.rows[data.rows["label"] != 1].reset_index(drop=True))
-    perfect = make_system(np.eye(3)[few.gold])
-    text = render_report(evaluate([perfect], few, robustness=True), [])
+def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(tmp_path):
+    few = read_rows(tmp_path / "few.tsv", [row for row in ROWS.items() if row[1] != "neutral"])
+    text = render_report(evaluate([make_system(np.eye(3)[few.gold])], few, robustness=True), [])
     assert "No text is neutral, which counts as 0 in the macro metrics.\n" in text
     assert "## The most confident errors of system\n\nNone.\n" in text
     assert "| | as it is | capitals | no space | elongated | slang | all of them |" in text

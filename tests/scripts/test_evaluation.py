@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from scripts import eval as script
 from smsa.cli import exit_on_error, parse
 from smsa.data.arguments import DataArguments
 from smsa.data.labels import LABELS
+from smsa.errors import UserError
 from smsa.evaluation.arguments import (
     BaselineArguments,
     CalibrationArguments,
@@ -23,7 +23,6 @@ from smsa.evaluation.arguments import (
     LabelledFileArguments,
 )
 from smsa.evaluation.calibration import last_layer
-from smsa.evaluation.perturbations import PERTURBATIONS
 from smsa.evaluation.report import LabelledFile
 from smsa.inference.arguments import EngineArguments
 
@@ -32,20 +31,19 @@ TORCH = ("--backend", "torch", "--precision", "no")
 
 
 def run_eval(*options) -> dict:
+    kinds = EvaluationArguments, LabelledFileArguments, EngineArguments
     with exit_on_error():
-        argv = list(map(str, (*options, *TORCH)))
-        return script.main(*parse(EvaluationArguments, LabelledFileArguments, EngineArguments, argv=argv))
-
-
-def run_baseline(*options) -> dict:
-    with exit_on_error():
-        return baseline.main(*parse(BaselineArguments, DataArguments, argv=list(map(str, options))))
+        return script.main(*parse(*kinds, argv=[*map(str, options), *TORCH]))
 
 
 def run_calibrate(*options) -> dict:
+    kinds = CalibrationArguments, LabelledFileArguments, EngineArguments
     with exit_on_error():
-        argv = list(map(str, (*options, *TORCH)))
-        return calibrate.main(*parse(CalibrationArguments, LabelledFileArguments, EngineArguments, argv=argv))
+        return calibrate.main(*parse(*kinds, argv=[*map(str, options), *TORCH]))
+
+
+def load(folder) -> smsa.SentimentClassifier:
+    return smsa.SentimentClassifier.from_pretrained(str(folder), backend="torch", precision="no")
 
 
 def read_folder(folder) -> dict[str, bytes]:
@@ -66,25 +64,24 @@ def model(tmp_path):
 
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
     for kind in ("keyword", "majority"):
-        own = run_baseline("--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind)
+        argv = ["--kind", kind, "--data_dir", str(SAMPLE_DIR), "--output", str(tmp_path / kind)]
+        args = parse(BaselineArguments, DataArguments, argv=argv)
+        own = baseline.main(*args)
         assert json.loads((tmp_path / kind / "report.json").read_text()) == own
-    with pytest.raises(SystemExit, match="error: .* is not empty .baseline.json, .*: choose another --output"):
-        run_baseline("--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind)
+    with pytest.raises(UserError, match="is not empty .baseline.json, .*: choose another --output"):
+        baseline.main(*args)
     options = ["--data", VALID, "--output", tmp_path / "report", "--robustness", "--train_file", VALID, "--seed", "5"]
     report = run_eval("--compare", tmp_path / "keyword", tmp_path / "majority", model, *options)
     keyword, majority, evaluated = report["systems"]
     assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
     assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
     assert report["intervals"]["seed"] == 5 and keyword["slices"]["also in train"]["n"] == 66
-    assert keyword["robustness"].keys() == {"as it is", *PERTURBATIONS, "all of them"}
     assert keyword["robustness"]["elongated"] != keyword["robustness"]["as it is"] == keyword["metrics"]["f1"]["value"]
-    assert len(set(majority["robustness"].values())) == 1
     assert own["systems"][0]["confusion"] == majority["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
 
     data = LabelledFile.read(VALID, LABELS)
-    classifier = smsa.SentimentClassifier.from_pretrained(str(model), backend="torch", precision="no")
-    right = [row["label"] == LABELS[label_id] for row, label_id in zip(classifier(data.texts), data.gold, strict=True)]
+    right = [row["label"] == LABELS[i] for row, i in zip(load(model)(data.texts), data.gold, strict=True)]
     assert evaluated["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
@@ -94,7 +91,6 @@ REFUSED = {
     "masked": ("enak\tneutral\nkotor\tneutral\n", "its real labels are in test_preprocess.tsv"),
     "other labels": ("enak\tbaik\nkotor\tneutral\n", "found 'baik'"),
     "one row": ("enak\tpositive\n", "one row"),
-    "no file": (None, "does not exist"),
 }
 
 
@@ -102,8 +98,7 @@ REFUSED = {
 def test_a_file_that_cannot_be_evaluated_on_leaves_no_report(tmp_path, rows, message):
     (tmp_path / "keyword").mkdir()
     (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
-    if rows is not None:
-        (tmp_path / "data.tsv").write_text(rows)
+    (tmp_path / "data.tsv").write_text(rows)
     with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
         run_eval("--model", tmp_path / "keyword", "--data", tmp_path / "data.tsv", "--output", tmp_path / "report")
     assert not (tmp_path / "report").exists()
@@ -114,8 +109,8 @@ def test_a_file_that_cannot_be_evaluated_on_leaves_no_report(tmp_path, rows, mes
     [
         ([], "give --model for one system, or --compare for several"),
         (["--model", "c", "--compare", "d"], "give --model for one system, or --compare for several"),
-        (["--compare", "a"], "--compare takes two systems or more, and no --model_revision"),
-        (["--compare", "a", "b", "--model_revision", "main"], "--compare takes two systems or more, and no"),
+        (["--compare", "a"], "--compare takes two systems or more"),
+        (["--compare", "a", "b", "--model_revision", "main"], "and no --model_revision"),
     ],
 )
 def test_options_that_contradict_each_other_end_with_status_2(options, message, capsys):
@@ -152,7 +147,7 @@ def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp
     plain, classify = (pipeline("text-classification", model=str(path)) for path in (model, output))
     assert classify("enaaaak sekaliii") == classify("enak sekali")
     assert plain("enaaaak sekaliii") != plain("enak sekali")
-    answer = smsa.SentimentClassifier.from_pretrained(str(output), backend="torch", precision="no")("muraaaah")
+    answer = load(output)("muraaaah")
     assert answer["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
     report = run_eval("--model", output, "--data", VALID, "--output", tmp_path / "report", "--robustness")
     robustness = report["systems"][0]["robustness"]
@@ -165,36 +160,33 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     metrics = json.loads((tmp_path / "mine" / "metrics.json").read_text())
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     assert f"temperature of {config['smsa_temperature']:.3f}" in card
-    classifier = smsa.SentimentClassifier.from_pretrained(str(tmp_path / "mine"), backend="torch", precision="no")
+    classifier = load(tmp_path / "mine")
     for example in metrics["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
 
 
 def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path, monkeypatch):
-    (tmp_path / "keyword").mkdir()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.docx").touch()
+    full, output = tmp_path / "full", tmp_path / "calibrated"
+    full.mkdir()
+    (full / "thesis.docx").touch()
     before = read_folder(model)
-    classifier = smsa.SentimentClassifier.from_pretrained(str(model), backend="torch", precision="no")
     texts = LabelledFile.read(VALID, LABELS).texts
-    others = [[label for label in LABELS if label != row["label"]][i % 2] for i, row in enumerate(classifier(texts))]
+    others = [[label for label in LABELS if label != row["label"]][i % 2] for i, row in enumerate(load(model)(texts))]
     rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, others, strict=True))
     (tmp_path / "wrong.tsv").write_text(rows, encoding="utf-8")
-    output = tmp_path / "calibrated"
-    for options, message in (
-        (["--model", tmp_path / "keyword", "--data", VALID, "--output", output], "keyword is none"),
-        (["--model", model, "--data", tmp_path / "nowhere.tsv", "--output", output], "does not exist"),
-        (["--model", model, "--data", tmp_path / "wrong.tsv", "--output", output], "texts of which 0% .* set no temp"),
-        (["--model", model, "--data", VALID, "--output", model], "is not empty"),
-        (["--model", model, "--data", VALID, "--output", tmp_path / "full"], "is not empty"),
+    for source, data, target, message in (
+        (full, VALID, output, "full is none"),
+        (model, tmp_path / "nowhere.tsv", output, "does not exist"),
+        (model, tmp_path / "wrong.tsv", output, "texts of which 0% .* set no temp"),
+        (model, VALID, model, "is not empty"),
+        (model, VALID, full, "is not empty"),
     ):
         with pytest.raises(SystemExit, match=f"error: .*{message}"):
-            run_calibrate(*options)
+            run_calibrate("--model", source, "--data", data, "--output", target)
         assert not output.exists() or not any(output.iterdir())
-    assert read_folder(model) == before and read_folder(tmp_path / "full") == {"thesis.docx": b""}
-    shutil.rmtree(output)
     monkeypatch.setattr(calibrate, "publish", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(SystemExit, match="No space left"):
         run_calibrate("--model", model, "--data", VALID, "--output", output)
     assert read_folder(model) == before and not any(output.iterdir())
+    assert read_folder(full) == {"thesis.docx": b""}
