@@ -27,7 +27,6 @@ from smsa.data.labels import LABELS
 
 BATCH_SIZE = 32  # of the peers, as in most tutorials
 COLUMNS = [f"p_{label}" for label in LABELS]
-Run = Callable[[Path, Path], None]  # CSV in, CSV out
 # For each contender the precisions that it is run in.
 CONTENDERS = {
     "pipeline": ("fp32", "bf16"),
@@ -108,7 +107,7 @@ def predict_sorted(tokenizer, forward: Callable[[dict[str, np.ndarray]], np.ndar
     return powers / powers.sum(-1, keepdims=True)
 
 
-def load(name: str, precision: str, folder: Path, device: str) -> Run:
+def load(name: str, precision: str, folder: Path, device: str) -> Callable[[Path, Path], None]:
     """Return what labels a CSV: smsa's job over files, or a peer between two calls of pandas."""
     if name.startswith("smsa"):
         engine = {

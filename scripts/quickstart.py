@@ -10,13 +10,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from smsa import SentimentClassifier
-
-# The tutorial's three sentences, with the label that a person gives them.
-SENTENCES = {
-    "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita": "positive",
-    "Budi pergi ke pondok indah mall membeli cakwe": "neutral",
-    "Dasar anak sialan!! Kurang ajar!!": "negative",
-}
+from smsa.data.labels import EXAMPLES, LABELS
 
 
 def main(run: Path) -> None:
@@ -31,7 +25,8 @@ def main(run: Path) -> None:
     )
     logging.disable_progress_bar()
     classifier = SentimentClassifier.from_pretrained(str(run), device="cpu")
-    for (text, label), predicted in zip(SENTENCES.items(), classifier(list(SENTENCES)), strict=True):
+    # a person calls the three sentences positive, neutral and negative
+    for text, label, predicted in zip(EXAMPLES, LABELS, classifier(list(EXAMPLES)), strict=True):
         verdict = "right" if predicted["label"] == label else f"WRONG, a person says {label}"
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {verdict:29}  {text}")
     print(

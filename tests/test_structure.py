@@ -1,6 +1,7 @@
 """Imports in smsa/ point down: each room imports only the rooms below it and the modules at the root."""
 
 import ast
+import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,12 @@ def test_all_forms_of_import_are_seen():
     source = "\n".join(lines) + "def load():\n    from smsa.training.trainer import SentimentTrainer"
     rooms = [find_room(name) for name in list_imports(source, ["smsa", "data"])]
     assert sorted(rooms) == ["", "api", "demo", "inference", "training"]
+
+
+def test_an_installation_has_every_file_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["smsa"].split()
+    installed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    there = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert len(there) > 10 and there <= installed
