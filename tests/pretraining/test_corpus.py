@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from smsa.data.formats import BadRowsError
 from smsa.models.bundled import FOLDER
 from smsa.pretraining.corpus import (
     Source,
@@ -55,11 +54,6 @@ def test_smsa_stands_for_its_valid_and_test_and_its_masked_test_too(smsa_dir, tm
     assert sources[2].texts == ["masked"]
 
 
-def test_bad_lines_are_named_and_stop_all(corpus):
-    with pytest.raises(BadRowsError, match=r"b\.txt:2: the text is not valid UTF-8, or has a NUL(.|\n)*b\.txt:3"):
-        read_sources(["a.txt", "b.txt"], corpus)
-
-
 @pytest.mark.parametrize(
     ("specs", "reason"),
     [
@@ -67,6 +61,7 @@ def test_bad_lines_are_named_and_stop_all(corpus):
         (["a.txt=inf"], "'inf' is not a positive number"),
         (["a.txt", "a.txt=2"], "names a.txt twice"),
         (["empty.txt"], "has no text"),
+        (["b.txt"], r"b\.txt:2: the text is not valid UTF-8, or has a NUL(.|\n)*b\.txt:3"),
         (["none.txt"], "--corpus_dir"),
         (["labelled.csv"], "a .csv does not have one text per line; write its texts into a .txt"),
     ],
