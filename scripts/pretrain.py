@@ -15,14 +15,7 @@ from smsa.files import hash_file, naming, publish, staged, write_json
 from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
-from smsa.pretraining.corpus import (
-    decontaminate,
-    encode_sources,
-    find_evaluation_files,
-    is_held_out,
-    read_sources,
-    read_texts,
-)
+from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
 from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
@@ -56,12 +49,12 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     folders = (corpus_args.corpus_dir, corpus_args.data_dir)
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
         sources = read_sources(corpus_args.sources, *folders)
-        evaluation_files = find_evaluation_files(corpus_args.decontaminate or (), *folders)
-    if evaluation_files:
-        decontaminate(sources, [text for path in evaluation_files.values() for text in read_texts(path)])
+        excluded = read_sources(corpus_args.decontaminate or (), *folders, to_exclude=True)
+    if excluded:
+        decontaminate(sources, [text for source in excluded for text in source.texts])
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
     hashes = {source.name: source.sha256 for source in sources}
-    hashes |= {f"{name}, excluded": hash_file(path)[0] for name, path in evaluation_files.items()}
+    hashes |= {f"{source.name}, excluded": source.sha256 for source in excluded}
     hashes |= {"the added tokens": hash_file(words)[0]} if words else {}
 
     # Where the run stands

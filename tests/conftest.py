@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import LABELS, label_maps  # noqa: E402
-from smsa.models.devices import precision_for_training  # noqa: E402
+from smsa.models.devices import best_precision  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,7 +54,7 @@ def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
 def is_cut_short(to: str) -> bool:
     """Whether a long training is cut short, as pytest's summary then says: on a CPU without a unit for bf16, two cores
     would take over 90 minutes for all tests."""
-    if precision_for_training("cpu") == "bf16":
+    if best_precision("cpu") == "bf16":
         return False
     warnings.warn(f"this CPU has no unit for bf16: cut short to {to}", stacklevel=2)
     return True

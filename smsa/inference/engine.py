@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from smsa.errors import UserError
-from smsa.models.devices import PRECISIONS, precision_for_inference, resolve_precision, share_of_cores
+from smsa.models.devices import PRECISIONS, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,7 @@ class Engine:
             raise UserError("precision int8 needs the openvino backend on a CPU: pip install -e '.[openvino]'.")
         if self.backend == "openvino" and not has_openvino:
             raise UserError("the openvino backend is not installed: pip install -e '.[openvino]'.")
-        self.precision = (
-            precision if precision == "int8" else resolve_precision(precision, kind, precision_for_inference)
-        )
+        self.precision = precision if precision == "int8" else resolve_precision(precision, kind, training=False)
         if precision == "int8" and not is_cpu_fast_in_int8():
             logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
         # on a GPU one batch is computed while the next is padded

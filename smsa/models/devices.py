@@ -4,8 +4,10 @@ import ctypes
 import logging
 import os
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import torch
@@ -19,75 +21,52 @@ LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenize
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
-def is_cpu_fast_in_bf16() -> bool:
-    """Whether bf16 is faster than fp32 on this CPU.
+def best_precision(device_type: str, training: bool = True) -> str:
+    """Return the fastest precision that keeps the labels: `bf16`, `fp16`, or `no` (fp32).
 
-    Measured as matrix products on two cores: with AMX bf16 has 3 times the rate of fp32 (0.76 against 0.24 TFLOP/s on a
-    Xeon), with AMD's avx512_bf16 4 times (0.8 on an EPYC of 2024). With Intel's avx512_bf16 and no AMX it has half the
-    rate (0.17 against 0.32). Without any of these it is emulated: a model of IndoBERT's shape labels 0.9 texts a second
-    in bf16 and 10.4 in fp32.
+    On a GPU, inference takes fp16, for its three more bits of mantissa matter to probabilities, and training bf16, for
+    its range. A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4
+    times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate, and other CPUs emulate bf16 at a tenth of it.
     """
-    capabilities = torch.cpu.get_capabilities()
-    is_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")
-    return bool(capabilities.get("amx_tile") or (capabilities.get("avx512_bf16") and is_amd))
-
-
-def precision_for_training(device_type: str) -> str:
-    """Return bf16, or else fp16, on a GPU that has it; bf16 on a CPU that is fast in it; `no` (fp32) elsewhere."""
     if device_type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if training and torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
         return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"  # (7, 0): first with tensor cores
-    return "bf16" if device_type == "cpu" and is_cpu_fast_in_bf16() else "no"
+    has = torch.cpu.get_capabilities()
+    is_amd = str(has.get("cpu_name", "")).startswith("AMD")
+    is_fast = has.get("amx_tile") or (has.get("avx512_bf16") and is_amd)
+    return "bf16" if device_type == "cpu" and is_fast else "no"
 
 
-def precision_for_inference(device_type: str) -> str:
-    """Return the fastest precision that keeps the labels: as in training, but fp16 on a GPU.
-
-    fp16 has three more bits of mantissa than bf16, which matter to probabilities, and its range is enough here.
-    """
-    if device_type == "cuda":
-        return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"
-    return "bf16" if device_type == "cpu" and is_cpu_fast_in_bf16() else "no"
-
-
-def resolve_precision(requested: str, device_type: str, best: Callable[[str], str] = precision_for_training) -> str:
+def resolve_precision(requested: str, device_type: str, training: bool = True) -> str:
     """Return the precision that is in effect, and log it: `no` (fp32), `fp16` or `bf16`.
 
-    Args:
-        requested: one of `PRECISIONS`. `auto` is what the launcher was asked for, else `best(device_type)`.
-        device_type: `cuda`, `cpu` or another torch device type.
-        best: `precision_for_training` or `precision_for_inference`.
-
-    Returns:
-        `no` where fp16 was asked of a CPU: Accelerate would train in fp32 there without a word.
+    `auto` is what the launcher was asked for, else `best_precision`. fp16 on a CPU is `no`: Accelerate would train in
+    fp32 there without a word.
 
     Raises:
-        UserError: for an unknown precision, from the option or the launcher (`fp8`).
+        UserError: for a precision that is not one of `PRECISIONS`, from the option or the launcher (`fp8`).
     """
     source, asked = "--precision", requested
     if requested == "auto":
         source, asked = "the launcher", _launcher_precision()
         if asked is None:
-            source, asked = "the device", best(device_type)
+            source, asked = "the device", best_precision(device_type, training)
     if asked not in PRECISIONS:
         raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
     logger.info("Precision: requested %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked,
                 device_type, "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
-    if in_effect == "bf16" and device_type == "cpu" and not is_cpu_fast_in_bf16():
+    if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
         logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect
 
 
 def _launcher_precision() -> str | None:
-    """Return what `accelerate launch` was asked for; None if nothing.
-
-    The launcher exports ACCELERATE_MIXED_PRECISION=no both where it was asked for `no` and where it was asked for
-    nothing (accelerate 1.15, commands/launch.py), and `accelerate config` writes `no` into its file for who skips the
-    question. So `no` is a wish only on the launcher's own command line, and the launcher is the parent process.
-    """
+    """Return what `accelerate launch` was asked for; None if nothing."""
+    # It exports `no` also where it was asked for nothing (accelerate 1.15), and `accelerate config` writes `no` for who
+    # skips the question: `no` is a wish only on the command line of the launcher, which is the parent process.
     exported = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if exported != "no":
         return exported
@@ -105,11 +84,10 @@ def share_of_cores() -> int:
 
 
 def set_cpu_threads(n_threads: int | None = None) -> None:
-    """Set torch's CPU threads for this process, by default an equal share of the cores.
+    """Set torch's CPU threads for this process; None leaves them to torch, or takes an equal share if it was launched.
 
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle, so a launched
-    process takes its share unless OMP_NUM_THREADS is something else. A process started by plain `python` keeps torch's
-    own choice.
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle; any other
+    value is the user's.
     """
     if n_threads is None and is_launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         n_threads = share_of_cores()
@@ -125,51 +103,39 @@ def set_up_process() -> None:
     cuDNN compiles attention for each shape of batch, about 0.25 s each on an H200, and texts come in many shapes.
     """
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h; mallopt(3)
         libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, -1)  # never
-        libc.mallopt(mmap_max, 0)  # none
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: none
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def describe_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str | None]:
+    """Return the version of Python and of each library; None for one that runs from a folder, as smsa itself may."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for library in libraries:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = None
+    return versions
 
 
 def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
     """Return the machine as plain values: system, CPU, cores and threads and, for `cuda`, each visible GPU."""
+    cpu_info = Path("/proc/cpuinfo")
+    model_name = re.search(r"model name\s*: (.*)", cpu_info.read_text()) if cpu_info.is_file() else None
+    n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
     return {
         "system": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": model_name[1] if model_name else platform.processor(),
         "n_cores": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
-        "gpus": _gpu_names(device_type),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(n_gpus)],
     }
 
 
 def describe_environment(device_type: str = "cuda") -> dict[str, object]:
     """Return what can change the last bits of a result: versions of the libraries, the processor and its threads."""
-    processor = ", ".join(_gpu_names(device_type)) or _cpu_name()
-    return describe_versions() | {"processor": processor, "n_threads": torch.get_num_threads()}
-
-
-def describe_versions() -> dict[str, str | None]:
-    """Return the version of Python and of each of `LIBRARIES`, by name."""
-    return {"python": platform.python_version()} | {name: find_version(name) for name in LIBRARIES}
-
-
-def find_version(library: str) -> str | None:
-    """Return the version of an installed library; None for one that runs from a folder, as smsa itself may."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def _gpu_names(device_type: str) -> list[str]:
-    n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
-    return [torch.cuda.get_device_name(i) for i in range(n_gpus)]
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    machine = describe_hardware(device_type)
+    processor = ", ".join(machine["gpus"]) or machine["cpu"]
+    return describe_versions() | {"processor": processor, "n_threads": machine["n_threads"]}

@@ -27,16 +27,11 @@ def build_scratch(
     train_texts: Iterable[str], labels: tuple[str, ...] = LABELS
 ) -> tuple[BertForSequenceClassification, BertTokenizer]:
     """Build a small random BERT with a head for `labels`, and the tokenizer of the training texts; seed first."""
-    tokenizer = train_tokenizer(train_texts)
+    vocabulary = train_vocabulary(train_texts, SCRATCH_VOCAB_SIZE)
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
     model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **SCRATCH_SHAPE, **label_maps(labels)))
     logger.info("Encoder: scratch, %s, %s tokens", SCRATCH_SHAPE, f"{len(tokenizer):,}")
     return model, tokenizer
-
-
-def train_tokenizer(texts: Iterable[str]) -> BertTokenizer:
-    """Return the tokenizer of `scratch`, with the vocabulary of these texts."""
-    vocabulary = train_vocabulary(texts, SCRATCH_VOCAB_SIZE)
-    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
 
 
 def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:

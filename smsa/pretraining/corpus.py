@@ -18,8 +18,7 @@ from smsa.files import hash_file
 
 logger = logging.getLogger(__name__)
 
-SMSA = "smsa"  # as a source it stands for SmSA's training texts, in --decontaminate for its valid and test
-_NOT_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".zst", ".zip")
+NOT_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".zst", ".zip")
 NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 
@@ -34,17 +33,18 @@ class Source:
 
 
 def read_sources(
-    specs: Iterable[str], corpus_dir: str | Path | None = None, data_dir: str | Path | None = None
+    specs: Iterable[str], corpus_dir: str | None = None, data_dir: str | None = None, to_exclude: bool = False
 ) -> list[Source]:
-    """Read `FILE` or `FILE=WEIGHT`, each with one text per line in UTF-8, or `smsa` for the training texts of SmSA.
+    """Read `FILE` or `FILE=WEIGHT`, each with one text per line in UTF-8, or `smsa`.
 
     Args:
         specs: the sources.
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
         data_dir: as in `find_smsa`.
+        to_exclude: whether `smsa` stands for SmSA's valid and test, masked or not, in place of its train.
 
     Raises:
-        UserError: for a weight that is not a positive number, a file named twice or without any text; as `read_texts`.
+        UserError: for a weight that is not a positive number, or a file named twice; and as `read_texts`.
         FileNotFoundError: if a file is missing.
     """
     sources: list[Source] = []
@@ -58,61 +58,42 @@ def read_sources(
             raise UserError(f"--sources {spec}: the weight {weight!r} is not a positive number.")
         if name in {source.name for source in sources}:
             raise UserError(f"--sources names {name} twice; give it a weight instead: {name}=2.")
-        path = find_smsa(data_dir)["train"] if name == SMSA else _find(name, corpus_dir)
-        texts = read_texts(path)
-        if not texts:
-            raise UserError(f"{path} has no text.")
-        sources.append(Source(name, value, hash_file(path)[0], texts))
-    return sources
-
-
-def find_evaluation_files(
-    specs: Iterable[str], corpus_dir: str | Path | None = None, data_dir: str | Path | None = None
-) -> dict[str, Path]:
-    """Return the files of `--decontaminate` by name; `smsa` stands for its valid and test, masked or not.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-    """
-    files = {}
-    for name in specs:
-        if name == SMSA:
+        files = {name: Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)}
+        if name == "smsa":
             smsa = find_smsa(data_dir)
-            masked = smsa["train"].parent / "test_preprocess_masked_label.tsv"
-            smsa |= {"masked test": masked} if masked.is_file() else {}
-            files |= {f"SmSA's {split}": path for split, path in smsa.items() if split != "train"}
-        else:
-            files[name] = _find(name, corpus_dir)
-    return files
-
-
-def _find(name: str, corpus_dir: str | Path | None) -> Path:
-    path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
-    return path
+            files = {name: smsa.pop("train")}
+            if to_exclude:
+                masked = files[name].with_name("test_preprocess_masked_label.tsv")
+                smsa |= {"masked test": masked} if masked.is_file() else {}
+                files = {f"SmSA's {split}": path for split, path in smsa.items()}
+        for origin, path in files.items():
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
+            sources.append(Source(origin, value, hash_file(path)[0], read_texts(path)))
+    return sources
 
 
 def read_texts(path: Path) -> list[str]:
     """Read one text per line without the blank ones; of a .tsv, such as SmSA's, what stands before the last tab.
 
     Raises:
-        UserError: for a table or a compressed file, whose lines are not its texts.
+        UserError: for a table or a compressed file, whose lines are not its texts, and for a file without texts.
         BadRowsError: for lines that are not valid UTF-8 or have a NUL character.
     """
-    if path.suffix in _NOT_TEXT:
+    if path.suffix in NOT_TEXT:
         raise UserError(f"{path}: a {path.suffix} does not have one text per line; write its texts into a .txt.")
     texts, bad_rows = [], []
     with path.open("rb") as stream:
         for line, content in read_lines(stream):
             text = (content.rpartition("\t")[0] if path.suffix == ".tsv" and "\t" in content else content).strip()
-            if not is_unicode(text) or "\0" in text:
-                reason = "the text has a NUL character" if "\0" in text else "the text is not valid UTF-8"
-                bad_rows.append(BadRow(path, line, text, reason))
+            if "\0" in text or not is_unicode(text):
+                bad_rows.append(BadRow(path, line, text, "the text is not valid UTF-8, or has a NUL character"))
             elif text:
                 texts.append(text)
     if bad_rows:
         raise BadRowsError(bad_rows, "Correct or remove them.")
+    if not texts:
+        raise UserError(f"{path} has no text.")
     return texts
 
 
@@ -157,27 +138,19 @@ def pack(
 
     Args:
         sequences: token ids of each text, without special tokens.
-        max_length: tokens of a row.
-        cls_id, sep_id: ids of the two special tokens.
-        seed: of the order.
         which: of the texts, for the error.
 
     Returns:
         Rows of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped.
-
-    Raises:
-        UserError: if there are too few tokens for one row.
     """
     order = np.random.default_rng(seed).permutation(len(sequences))
-    tokens = np.concatenate([np.array([*sequences[i], sep_id], dtype=np.int32) for i in order] or [np.empty(0, int)])
+    tokens = np.array([token for i in order for token in (*sequences[i], sep_id)], dtype=np.int32)
     n_rows = len(tokens) // (max_length - 1)
     if not n_rows:
-        raise UserError(
-            f"{len(sequences)} texts {which} with {len(tokens)} tokens do not fill a row of {max_length}: lower "
-            "--max_length."
-        )
+        texts = f"{len(sequences)} texts {which} with {len(tokens)} tokens"
+        raise UserError(f"{texts} do not fill a row of {max_length}: lower --max_length.")
     rows = tokens[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
-    return np.concatenate([np.full((n_rows, 1), cls_id, dtype=np.int32), rows], axis=1)
+    return np.insert(rows, 0, cls_id, axis=1)
 
 
 def encode_sources(
@@ -185,18 +158,13 @@ def encode_sources(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out.
 
-    Returns:
-        Rows to train on and rows of held-out texts, as `pack` returns them.
-
     Raises:
         UserError: if the tokenizer lacks [CLS], [SEP] or [MASK], if its encoder cannot read `max_length` tokens, or if
             either part does not fill a row.
     """
-    lacking = [name for name in ("cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
-    if lacking:
-        raise UserError(
-            f"the tokenizer has no {', '.join(lacking)} token, without which no rows can be made or masked."
-        )
+    special_ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    if None in (*special_ids, tokenizer.mask_token_id):
+        raise UserError("the tokenizer has no cls, sep or mask token, without which no rows can be made or masked.")
     if max_length > tokenizer.model_max_length:
         raise UserError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} tokens.")
 
@@ -210,9 +178,8 @@ def encode_sources(
         seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
         train_sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
         held_out_sequences += tokenise([text for text in source.texts if is_held_out(text, held_out)])
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    rows = pack(train_sequences, max_length, *special, seed, "to train on")
-    held_out_rows = pack(held_out_sequences, max_length, *special, seed, "held out (more with a higher --held_out)")
-    counts = [f"{len(part):,}" for part in (train_sequences, rows, held_out_sequences)]
-    logger.info("An epoch: %s texts, %s rows of %d tokens; held out: %s texts", *counts[:2], max_length, counts[2])
+    rows = pack(train_sequences, max_length, *special_ids, seed, "to train on")
+    held_out_rows = pack(held_out_sequences, max_length, *special_ids, seed, "held out (more with a higher --held_out)")
+    logger.info("An epoch: %s texts, %s rows of %d tokens; held out: %s texts", f"{len(train_sequences):,}",
+                f"{len(rows):,}", max_length, f"{len(held_out_sequences):,}")  # fmt: skip
     return rows, held_out_rows

@@ -37,12 +37,7 @@ def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
 
 
 def build_encoder(tokenizer: PreTrainedTokenizerBase, **shape: int) -> ModernBertForMaskedLM:
-    """Build a random ModernBERT for the tokens of `tokenizer`; seed first.
-
-    Args:
-        tokenizer: as `build_tokenizer` returns it.
-        **shape: widths and number of layers, by their names in `ModernBertConfig`.
-    """
+    """Build a random ModernBERT for the tokens of `tokenizer`, of a shape named as in its configuration; seed first."""
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
@@ -70,11 +65,8 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase, **shape: int) -> ModernBer
 def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str]) -> int:
     """Add words that have been split into several tokens to the vocabulary; return how many these were.
 
-    The embeddings of all earlier tokens stay as they are. That of a new one, in the output too, is the mean of those of
-    the tokens that the word was split into in the middle of a text; unknown tokens do not count.
-
-    Raises:
-        UserError: for a word with a space in it.
+    A new token's embedding, in the output too, is the mean of those of the tokens that the word was split into in the
+    middle of a text; unknown tokens do not count.
     """
     bad = [word for word in words if len(word.split()) != 1]
     if bad:
@@ -89,17 +81,12 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
             token_ids[word] = known or ids
     # lstrip: a byte-level tokenizer would leave a token of its own for the space
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in token_ids])
-    before = _embeddings(model)
     n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
     model.resize_token_embeddings(n_rows, mean_resizing=False)
+    outputs = model.get_output_embeddings()  # its weight may be the input's
     with torch.no_grad():
-        for after, rows in zip(_embeddings(model), before, strict=True):
-            for word, ids in token_ids.items():
-                after[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)
+        for rows in (model.get_input_embeddings().weight, outputs.weight, outputs.bias):
+            if rows is not None:
+                for word, ids in token_ids.items():
+                    rows[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)
     return len(token_ids)
-
-
-def _embeddings(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Return all that has a row per token: the input's weight, and weight (maybe the same) and bias of the output."""
-    outputs = model.get_output_embeddings()
-    return [model.get_input_embeddings().weight, outputs.weight] + ([] if outputs.bias is None else [outputs.bias])

@@ -6,7 +6,6 @@ from zlib import crc32
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
@@ -23,22 +22,21 @@ from smsa.training.kernels import use_quick_attention
 from smsa.training.trainer import IGNORED, ResumableTrainer
 
 
-class Masking(DataCollatorForLanguageModeling):
+class Masking(DataCollatorForLanguageModeling, TrainerCallback):
     """Masks other tokens of a row in each epoch, and the same ones whenever that epoch is trained again.
 
-    The draws for a row depend on seed, epoch and the row alone: on no batch, process or checkpoint, nor how far ahead
-    batches were prepared. Rows that have labels already are left as they are.
-
-    Args:
-        tokenizer: whose tokens the rows are.
-        mlm_probability: share of the tokens that is masked: 8 of 10 by [MASK], 1 by any token, 1 stays.
-        mask_seed: of the draws.
+    The draws for a row depend on seed, epoch and the row only: on no batch, process or checkpoint, nor how far ahead
+    batches were prepared. Of the masked tokens, 8 of 10 become [MASK], 1 any token, 1 stays. Rows that have labels
+    already are left as they are. As a callback of the trainer it learns which epoch it is, also after a resume.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float, mask_seed: int):
         super().__init__(tokenizer, mlm_probability=mlm_probability)
         self.mask_seed, self.epoch = mask_seed, 0
         self.special_ids = torch.tensor(tokenizer.all_special_ids)
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.epoch = int(state.epoch or 0)
 
     def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         rows = torch.tensor([example["input_ids"] for example in examples])
@@ -54,18 +52,10 @@ class Masking(DataCollatorForLanguageModeling):
         return {"input_ids": input_ids, "labels": labels}
 
 
-def hold_out(rows: np.ndarray, masking: Masking) -> Dataset:
-    """Mask rows once and for all: every epoch is evaluated with the same masks."""
-    batch = masking([{"input_ids": row} for row in rows.tolist()])
-    return Dataset.from_dict({name: values.numpy() for name, values in batch.items()})
-
-
 def score_masked(prediction: EvalPrediction) -> dict[str, float]:
     """Return the mean cross entropy (`loss`, in nats) of the masked tokens, and the share of them that are predicted.
 
-    Args:
-        prediction: for each row, summed loss and hits of its masked tokens, shape (n_rows, 2), and its labels, of shape
-            (n_rows, length).
+    `prediction` has what `_score_rows` returns, of shape (n_rows, 2), and labels of shape (n_rows, length).
     """
     loss_sum, n_hits = prediction.predictions.astype(np.float64).sum(0)
     n_masked = max((prediction.label_ids != IGNORED).sum(), 1)
@@ -76,12 +66,7 @@ class MaskedTrainer(ResumableTrainer):
     """Trainer of a masked language model.
 
     Logits are computed only for masked tokens, a fifth of them, which would be half of the work of a small model.
-
-    Args:
-        model: a masked language model.
-        args: recipe and hardware.
-        rows, held_out_rows: tokens to train on and to evaluate by, as `pack` returns them, shape (n_rows, length).
-        **kwargs: passed to ResumableTrainer; `processing_class`, the tokenizer, is needed.
+    `rows` and `held_out_rows`, to train on and to evaluate by, are as `pack` returns them, of shape (n_rows, length).
     """
 
     def __init__(
@@ -94,13 +79,14 @@ class MaskedTrainer(ResumableTrainer):
         **kwargs,
     ):
         masking = Masking(processing_class, args.mlm_probability, args.seed)
+        held_out = masking([{"input_ids": row} for row in held_out_rows.tolist()])  # each epoch has these same masks
         self.row_length = rows.shape[1]
         super().__init__(
             model=model,
             args=args,
             processing_class=processing_class,
             train_dataset=Dataset.from_dict({"input_ids": rows}),
-            eval_dataset=hold_out(held_out_rows, masking),
+            eval_dataset=Dataset.from_dict({name: values.numpy() for name, values in held_out.items()}),
             data_collator=masking,
             compute_metrics=score_masked,
             preprocess_logits_for_metrics=self._score_rows,  # logits of all tokens would not fit into memory
@@ -110,8 +96,10 @@ class MaskedTrainer(ResumableTrainer):
         if args.compile_encoder:
             self.model.base_model.compile(dynamic=False)  # each shape anew: a step, an epoch's last, two of evaluation
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
-        _head_of(self.model).register_forward_pre_hook(self._keep_masked)
-        self.add_callback(EachEpochItsMasks(masking))
+        modules = list(self.model.children())
+        head = modules[modules.index(self.model.base_model) + 1]  # stands after the encoder in all transformers' models
+        head.register_forward_pre_hook(lambda _, states: (states[0][self.is_masked], *states[1:]))  # (n_masked, size)
+        self.add_callback(masking)
 
     def count_tokens(self) -> int:
         """Return how many tokens have been seen so far, each time that they were; special tokens count, too."""
@@ -133,12 +121,8 @@ class MaskedTrainer(ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the share of this batch in the mean cross entropy over the masked tokens of one step.
 
-        Args:
-            num_items_in_batch: masked tokens of the step, over accumulated batches and ranks; None stands for those of
-                this batch.
-
-        Returns:
-            The loss, and with `return_outputs` the outputs too, logits of shape (n_masked, vocab_size).
+        `num_items_in_batch` are those tokens, over accumulated batches and ranks; None stands for this batch's. Logits
+        of the outputs are of shape (n_masked, vocab_size).
         """
         labels = inputs.pop("labels")
         self.is_masked = labels != IGNORED
@@ -150,9 +134,6 @@ class MaskedTrainer(ResumableTrainer):
         loss = loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over ranks
         return (loss, outputs) if return_outputs else loss
 
-    def _keep_masked(self, head: nn.Module, states: tuple) -> tuple:
-        return (states[0][self.is_masked], *states[1:])  # (n_masked, hidden_size)
-
     def _score_rows(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return summed loss and hits of the masked tokens of each row, shape (batch, 2)."""
         is_masked = labels != IGNORED
@@ -160,19 +141,3 @@ class MaskedTrainer(ResumableTrainer):
         scores = losses.new_zeros(*is_masked.shape, 2)
         scores[is_masked] = torch.stack([losses, (logits.argmax(-1) == labels[is_masked]).float()], -1)
         return scores.sum(1)
-
-
-def _head_of(model: PreTrainedModel) -> nn.Module:
-    """Return the module that takes the last hidden states: in transformers, the one after the encoder."""
-    modules = list(model.children())
-    return modules[modules.index(model.base_model) + 1]
-
-
-class EachEpochItsMasks(TrainerCallback):
-    """Tells the collator which epoch it is, also after a resume."""
-
-    def __init__(self, masking: Masking):
-        self.masking = masking
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.masking.epoch = int(state.epoch or 0)

@@ -24,7 +24,7 @@ from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import Encoded, SentimentClassifier
 from smsa.inference.engine import Logits, compress_weights, pad_batch, plan_batches, to_openvino
-from smsa.models.devices import find_version
+from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.training.metrics import score_label_ids
 
@@ -122,8 +122,7 @@ def export_model(
                         f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
                         f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
                     )
-            libraries = ("smsa", "torch", "transformers", *TARGETS[target])
-            record["versions"] = {library: find_version(library) for library in libraries}
+            record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
             write_json(record, staging / EXPORT_RECORD)
             publish(staging, output_dir, last=EXPORT_RECORD)
     finally:

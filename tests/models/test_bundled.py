@@ -17,7 +17,7 @@ from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.models.bundled import BUNDLED, CLASSIFIER, ENCODER, FOLDER, find_bundled
-from smsa.models.loading import load_classifier, load_encoder
+from smsa.models.loading import load_encoder
 from smsa.training.metrics import score_label_ids
 
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]
@@ -33,24 +33,20 @@ def classifier():
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_them(name):
+def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_them(name, caplog):
+    caplog.set_level("INFO")
     folder = FOLDER / name
     files = {path.name for path in folder.iterdir()}
     assert files == {*read(name, "run.json")["outputs"], "run.json"}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25e6
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F16"}
+    if name == ENCODER:
+        model, tokenizer = load_encoder(name)
+        assert len(tokenizer) == model.config.vocab_size and model.config.mlp_dropout > 0  # which fine-tuning takes
+        assert "Starts at random" not in caplog.text
     text = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".json", ".md"))
-    assert not [word for word in ("/work", "/home", "/root", "/tmp") if word in text]
-
-
-def test_the_encoder_has_no_random_weight_and_biases(caplog):
-    caplog.set_level("INFO")
-    model, tokenizer = load_encoder(ENCODER)
-    assert not any("Starts at random" in message for message in caplog.messages)
-    assert len(tokenizer) == model.config.vocab_size
-    assert model.config.norm_bias and model.config.mlp_bias and model.config.attention_bias
-    assert model.config.mlp_dropout > 0  # which fine-tuning takes
+    assert not any(word in text for word in ("/work", "/home", "/root", "/tmp"))
 
 
 def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
@@ -63,19 +59,8 @@ def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
         assert any(licence in row.split("|")[4] for licence in ("MIT", "Apache-2.0", "CC BY-SA"))
 
 
-def test_the_classifier_states_the_length_that_it_was_trained_with():
-    assert load_classifier(CLASSIFIER)[1].model_max_length == read(CLASSIFIER, "run.json")["settings"]["max_length"]
-
-
 def test_any_other_name_stays_what_it_is():
     assert find_bundled("./mini") == "./mini"
-    assert find_bundled("indobenchmark/indobert-base-p1") == "indobenchmark/indobert-base-p1"
-
-
-def test_an_installation_without_them_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("smsa.models.bundled.FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match="mini did not come with this installation"):
-        find_bundled(ENCODER)
 
 
 def test_without_a_name_the_classifier_is_used_and_says_how_good_it_is(classifier, caplog):

@@ -49,9 +49,3 @@ def test_scratch_is_equal_for_equal_seeds_and_reloads_with_the_same_weights_and_
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reloaded.parameters(), strict=True))
     text = "Makanan enak, lambat 👍"
     assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
-
-
-@pytest.mark.parametrize("given, message", [({}, "give them"), ({"train_texts": ["a"], "revision": "main"}, "none")])
-def test_scratch_needs_texts_and_has_no_revision(given, message):
-    with pytest.raises(ValueError, match=message):
-        load_model("scratch", **given)

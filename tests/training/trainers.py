@@ -4,10 +4,10 @@ import os
 import signal
 
 from datasets import DatasetDict
-from transformers import TrainerCallback
+from transformers import BertTokenizer, TrainerCallback
 
 from smsa.data.datasets import encode_splits, load_splits
-from smsa.models.scratch import train_tokenizer
+from smsa.models.scratch import SCRATCH_VOCAB_SIZE, train_vocabulary
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
@@ -57,7 +57,8 @@ def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> Recor
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
     """Get the first rows of train and valid as word pieces, and their tokenizer."""
     splits = load_splits({split: files[split] for split in ("train", "valid")})
-    tokenizer = train_tokenizer(splits["train"]["text"])
+    vocabulary = train_vocabulary(splits["train"]["text"], SCRATCH_VOCAB_SIZE)
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
     splits["train"] = splits["train"].select(range(n_train))
     splits["valid"] = splits["valid"].select(range(n_valid))
     return encode_splits(splits, tokenizer), tokenizer
