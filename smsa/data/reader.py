@@ -56,10 +56,9 @@ def find_layout(
     Raises:
         UserError: if the format is none of `formats`, or Parquet is compressed once more.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    suffix = (suffixes[:-1] if compression else suffixes)[-1:]
-    found = named or (suffix[0][1:] if suffix else None)
+    *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
+    compression = COMPRESSIONS.get(last)
+    found = named or (before if compression else last)[1:]
     if found not in formats:
         known = ", ".join(f".{name}" for name in formats if name != "submission")
         way_out = "--format"
@@ -70,7 +69,7 @@ def find_layout(
             f"format with {way_out}."
         )
     if found == "parquet" and compression:
-        raise UserError(f"{path}: Parquet is compressed inside; remove {suffixes[-1]}.")
+        raise UserError(f"{path}: Parquet is compressed inside; remove {last}.")
     return found, compression
 
 
@@ -170,7 +169,7 @@ class Source:
         self.text_column = self._choose_text_column() if self.names else None
         if self.keep_lines:
             self.schema = pa.schema([("line", pa.string())])
-        else:
+        elif not reserved.isdisjoint(self.names):
             self._refuse_reserved(self.names, path)
 
     def _read_columns(self) -> tuple[pa.Schema, list[str]]:
@@ -253,11 +252,11 @@ class Source:
         return chosen[0]
 
     def _refuse_reserved(self, names: Iterable[str], place: object) -> None:
-        if taken := [name for name in names if name in self._reserved]:
-            raise UserError(
-                f"{place}: there is a column {', '.join(taken)} already, which prediction would add. Let the added "
-                "names begin with something, for example --prefix smsa_, or rename yours."
-            )
+        raise UserError(
+            f"{place}: there is a column {', '.join(name for name in names if name in self._reserved)} already, which "
+            "prediction would add. Let the added names begin with something, for example --prefix smsa_, or rename "
+            "yours."
+        )
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -309,7 +308,7 @@ class Source:
         for line, content, row in read_jsonl(stream, self.path, float if self.keep_lines else Decimal):
             values = row
             if isinstance(row, dict):
-                if self.keep_lines:
+                if self.keep_lines and not self._reserved.isdisjoint(row):
                     self._refuse_reserved(row, f"{self.path}:{line}")
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 _EXISTS = "{} exists already: choose another --output, or remove it first."
 _BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
+_SHARD = "rows-{:012d}-{:012d}"  # its first and last row
 _T = TypeVar("_T")
 
 
@@ -209,8 +210,10 @@ class _Job:
         )
         self.lock = FileLock(self.shards / "lock")
 
-        no_texts = pa.array([], pa.string())
-        added = self.to_table(no_texts, classifier.predict(no_texts)).schema
+        nothing = classifier.predict(pa.array([], pa.string()))
+        if args.explain:
+            nothing = classifier.explain_all(pa.array([], pa.string()), nothing)
+        added = nothing.to_table(args.prefix, self.labels_only).schema
         self.sources = [
             Source(
                 path,
@@ -241,12 +244,6 @@ class _Job:
         self.keep_lines = first is not None and first.keep_lines
         self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
         self.header = compress(render_header(self.format, self.schema.names), self.compression)
-
-    def to_table(self, texts: pa.Array, predictions: Predictions) -> pa.Table:
-        """Return the columns that prediction adds."""
-        if self.args.explain:
-            predictions = self.classifier.explain_all(texts, predictions)
-        return predictions.to_table(self.args.prefix, self.labels_only)
 
     def chunks(self) -> Iterator[tuple[Source, Chunk]]:
         """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
@@ -315,16 +312,16 @@ class _Job:
                 return json.loads(self.summary_path.read_bytes())
             n_rows = sum(found["rows"] for found in self.description["inputs"])
             n_finished = sum(last - first + 1 for first, last in (map(int, name.split("-")[1:]) for name in finished))
-            unfinished = (chunk for _, chunk in self.chunks() if _name_shard(chunk) not in finished)
-            share = (chunk for i, chunk in enumerate(unfinished) if i % world_size() == rank())
+            shards = ((_SHARD.format(chunk.first, chunk.first + chunk.n_read - 1), chunk) for _, chunk in self.chunks())
+            unfinished = (shard for shard in shards if shard[0] not in finished)
+            share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
-            encoded = _ahead((chunk, self.classifier.encode(chunk.texts)) for chunk in share)
-            predicted = _ahead((chunk, self.classifier.classify(*tokens)) for chunk, tokens in encoded)
+            encoded = _ahead((name, chunk, self.classifier.encode(chunk.texts)) for name, chunk in share)
+            predicted = _ahead((name, chunk, self.classifier.classify(*tokens)) for name, chunk, tokens in encoded)
             is_quiet = not is_main()
             with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=is_quiet) as bar:
-                for chunk, predictions in predicted:
-                    content = self._render(chunk, predictions)
-                    write_whole(self.shards / _name_shard(chunk), content)
+                for name, chunk, predictions in predicted:
+                    write_whole(self.shards / name, self._render(chunk, predictions))
                     # the other ranks are about as far
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
             wait_for_everyone()
@@ -370,7 +367,9 @@ class _Job:
 
     def _render(self, chunk: Chunk, predictions: Predictions) -> bytes:
         """Return a shard: a line of JSON with the counts of a chunk, then its rows as they will stand in the output."""
-        added = self.to_table(chunk.texts, predictions)
+        if self.args.explain:
+            predictions = self.classifier.explain_all(chunk.texts, predictions)
+        added = predictions.to_table(self.args.prefix, self.labels_only)
         table = pa.table({"index": chunk.numbers}) if self.format == "submission" else chunk.table
         n_of_id = np.bincount(predictions.label_ids[~predictions.empty], minlength=len(predictions.labels))
         counts = {
@@ -437,10 +436,6 @@ class _Job:
         os.replace(merged, self.output)
         shutil.rmtree(self.shards, ignore_errors=True)
         return summary
-
-
-def _name_shard(chunk: Chunk) -> str:
-    return f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}"
 
 
 def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:

@@ -68,24 +68,18 @@ def test_predictions_are_not_taken_for_gold(tmp_path, suffix):
 
 
 BAD_LINES = {
-    "one field": (b"hanya teks", "1 field(s) instead of 2"),
     "blank line": (b"", "a blank line"),
     "empty text": (b"\tpositive", "the text is empty"),
     "blank text": (b" \xc2\xa0 \tpositive", "the text is empty"),
     "empty label": (b"enak\t", "the label is not one of positive, neutral, negative; found ''"),
     "unknown label": (b"enak\tpositif", "found 'positif'"),
     "label in capitals": (b"enak\tPositive", "found 'Positive'"),
-    "label with a space": (b"enak\t positive", "found ' positive'"),
-    "label id": (b"enak\t0", "found '0'"),
     "NUL": (b"en\0ak\tpositive", "NUL"),
     "not UTF-8": (b"en\xffak\tpositive", "not valid UTF-8"),
-    "header": (b"text\tlabel", "found 'label'"),
 }
 BAD_JSON = {
     "no label": (b'{"text": "enak"}', "no 'label'"),
     "null text": (b'{"text": null, "label": "positive"}', "the text is missing"),
-    "number for text": (b'{"text": 5, "label": "positive"}', "the text is not a string"),
-    "null label": (b'{"text": "enak", "label": null}', "found None"),
     "number for label": (b'{"text": "enak", "label": 0}', "found '0'"),
     "number too long": (b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     "too deep": (b"[" * 100_000, "not valid JSON"),
@@ -154,7 +148,7 @@ def test_texts_of_windows_are_refused_with_the_way_to_read_them(tmp_path):
         load_splits({"train": tmp_path / "a.csv"})
 
 
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV", "a.tsv.zst", "a.tsv", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.Csv.GZ", "a.CSV", "a.tsv.zst", "a.tsv", "a.JSONL.gz"])
 def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     """The column of texts is found by its name, a .tsv may have a header, and suffixes are those of prediction."""
     rows = [{"id": "1", "Ulasan": "enak", "label": "positive"}, {"id": "2", "Ulasan": "kotor", "label": "negative"}]
@@ -162,7 +156,7 @@ def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     (tmp_path / name.lower()).rename(tmp_path / name)
     splits = load_splits({"valid": tmp_path / name})
     assert splits["valid"]["text"][:] == ["enak", "kotor"] and splits["valid"]["label"][:] == [0, 2]
-    assert splits["valid"]["line"][:] == ([1, 2] if "jsonl" in name else [2, 3])
+    assert splits["valid"]["line"][:] == ([1, 2] if "JSONL" in name else [2, 3])
 
 
 def test_no_column_of_a_dataset_is_walked_through_in_python(real_files, monkeypatch):
@@ -181,6 +175,7 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
     assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
+    assert "a.tsv; 2 of its texts also stand in train" in caplog.text
     assert "train has no 3 text, so that no text will be labelled so." in caplog.text
     assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
     caplog.clear()
@@ -257,11 +252,10 @@ def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_pa
 
 
 def test_a_named_folder_without_the_files_is_an_error_not_a_download(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="comes from --data_dir"):
-        find_smsa(tmp_path)
     monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="comes from SMSA_DATA_DIR"):
-        find_smsa()
+    for folder, source in ((tmp_path, "--data_dir"), (None, "SMSA_DATA_DIR")):
+        with pytest.raises(FileNotFoundError, match=f"comes from {source}"):
+            find_smsa(folder)
 
 
 def test_without_network_one_error_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
@@ -305,15 +299,6 @@ def test_train_and_valid_files_go_together(smsa_dir):
         find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
     assert find_files(train_file="a.tsv", valid_file="b.csv").keys() == {"train", "valid"}
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
-
-
-def test_texts_that_also_stand_in_train_are_counted_in_the_log(tmp_path, caplog):
-    (tmp_path / "train.tsv").write_text("\n".join(GOOD), encoding="utf-8")
-    (tmp_path / "valid.tsv").write_text("enak\tpositive\nbaru\tneutral\nburuk\tnegative\n", encoding="utf-8")
-    with caplog.at_level("INFO", logger="smsa"):
-        load_splits({"train": tmp_path / "train.tsv", "valid": tmp_path / "valid.tsv"})
-    assert "valid: 3 texts (1 positive, 1 neutral, 1 negative)" in caplog.text
-    assert "2 of its texts also stand in train" in caplog.text
 
 
 def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):

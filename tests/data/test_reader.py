@@ -160,14 +160,6 @@ def test_other_formats_are_refused(tmp_path, name):
         find_layout(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.CSV", "a.Csv.GZ", "a.JSONL.zst"])
-def test_suffixes_may_be_in_capitals(tmp_path, name):
-    write_file(tmp_path / name.lower(), [{"text": "enak"}])
-    (tmp_path / name.lower()).rename(tmp_path / name)
-    (chunk,) = Source(tmp_path / name).chunks(9)
-    assert chunk.texts.to_pylist() == ["enak"]
-
-
 @pytest.mark.parametrize("before", [100, 131072])
 def test_a_long_field_is_read_and_the_limit_of_the_process_stays(tmp_path, before):
     path, limit = tmp_path / "a.csv", csv.field_size_limit(before)
