@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from smsa.errors import UserError
-from smsa.models.devices import precision_for_inference, resolve_precision, share_of_cores
+from smsa.models.devices import PRECISIONS, precision_for_inference, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,9 @@ class Engine:
         num_threads: int | None = None,
         batch_tokens: int | None = None,
     ):
-        if backend not in BACKENDS:
-            raise UserError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}.")
+        for name, value, known in (("precision", precision, (*PRECISIONS, "int8")), ("backend", backend, BACKENDS)):
+            if value not in known:
+                raise UserError(f"{name} {value!r} is not one of {', '.join(known)}.")
         for name, value in (("num_threads", num_threads), ("batch_tokens", batch_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
@@ -118,8 +119,8 @@ class Engine:
         self.backend = ("openvino" if has_openvino else "torch") if backend == "auto" else backend
         if self.backend == "openvino" and not has_openvino or precision == "int8" and self.backend == "torch":
             raise UserError(
-                f"precision {precision} and backend {backend} need the openvino backend, which runs on the CPU: give "
-                "--device cpu, and pip install -e '.[openvino]'."
+                "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: give "
+                "--device cpu, and no --backend torch."
             )
         if precision == "int8":
             self.precision = precision
