@@ -3,20 +3,22 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import pooch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from smsa.data.formats import BadRow, BadRowsError, is_unicode, show
+from smsa.data.formats import BadRow, BadRowsError, show
 from smsa.data.labels import LABELS, label_maps
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 10_000
+_UNKNOWN_LABEL = "the label is not one of"
 SPLITS = ("train", "valid", "test")
 SMSA_URL = (
     "https://raw.githubusercontent.com/IndoNLP/indonlu/ce728f6926a36174b9923dfe49d6a6839b6e9bb7"
@@ -39,9 +41,9 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
         FileNotFoundError: if a file is missing or cannot be downloaded; says where it looked and what to do.
     """
     named = data_dir or os.environ.get("SMSA_DATA_DIR")
-    folder = Path(named) if named else Path("data/smsa")
-    files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
+    folder = Path(named or "data/smsa")
     if named or folder.is_dir():
+        files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
         for split in ("train", "valid"):
             if not files[split].is_file():
                 source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
@@ -51,7 +53,21 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
                     "--train_file and --valid_file."
                 )
         return {split: path for split, path in files.items() if path.is_file()}
-    return {split: _download(split) for split in SPLITS}
+    cache, files = pooch.os_cache("smsa"), {}
+    pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
+    try:
+        for split, sha256 in SMSA_SHA256.items():
+            url = f"{SMSA_URL}{split}_preprocess.tsv"
+            files[split] = Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
+        return files
+    except (OSError, ValueError) as error:  # no network; another sha256
+        raise FileNotFoundError(
+            "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
+            f"folder), the cache {cache}, and {url}, which failed: {error}\n"
+            "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
+            "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
+            "The sample that comes with the project needs no network: --data_dir data/sample."
+        ) from error
 
 
 def find_files(
@@ -78,22 +94,6 @@ def find_files(
         )
     files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
-
-
-def _download(split: str) -> Path:
-    url = f"{SMSA_URL}{split}_preprocess.tsv"
-    cache = pooch.os_cache("smsa")
-    pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
-    try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{SMSA_SHA256[split]}", path=cache, progressbar=True))
-    except (OSError, ValueError) as error:  # no network; another sha256
-        raise FileNotFoundError(
-            "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
-            f"folder), the cache {cache}, and {url}, which failed: {error}\n"
-            "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
-            "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
-            "The sample that comes with the project needs no network: --data_dir data/sample."
-        ) from error
 
 
 def read_rows(
@@ -124,34 +124,25 @@ def read_rows(
             "--label_column gold."
         )
     label_ids = label_maps(labels)["label2id"]
-    good_texts, good_ids, good_lines, bad_rows = [], [], [], []
-    for line, text, label in source.labelled_rows():
-        if type(label) is int and str(label) in label_ids:  # as pandas writes labels called 0 and 1
-            label = str(label)
-        if isinstance(text, BadRow):
-            bad_rows.append(text)
-        elif reason := _find_text_fault(text):
-            bad_rows.append(BadRow(path, line, text, reason))
-        elif not isinstance(label, str) or label not in label_ids:
-            bad_rows.append(BadRow(path, line, label, f"{_UNKNOWN_LABEL} {', '.join(label_ids)}"))
-        else:
-            good_texts.append(text)
-            good_ids.append(label_ids[label])
-            good_lines.append(line)
-    return good_texts, good_ids, good_lines, bad_rows
-
-
-_UNKNOWN_LABEL = "the label is not one of"
-
-
-def _find_text_fault(text: object) -> str | None:
-    if not isinstance(text, str):
-        return "the text is missing" if text is None else "the text is not a string"
-    if "\0" in text:
-        return "the text holds a NUL character"
-    if not is_unicode(text):
-        return "the text is not valid UTF-8"
-    return None if text.strip() else "the text is empty"
+    texts, ids, lines, bad_rows = [], [], [], []
+    for chunk in source.chunks(_ROWS_AT_ONCE):
+        bad_rows += [row for _, row in chunk.bad_rows]
+        gold = chunk.table[label_column].to_pylist() if source.names else []
+        for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
+            if type(label) is int:  # Parquet has types: pandas writes labels called 0 and 1 so
+                label = str(label)
+            if text is None or not text.strip():
+                reason = "the text is missing" if text is None else "the text is empty"
+                bad_rows.append(BadRow(path, line, text, reason))
+            elif "\0" in text:
+                bad_rows.append(BadRow(path, line, text, "the text holds a NUL character"))
+            elif not isinstance(label, str) or label not in label_ids:
+                bad_rows.append(BadRow(path, line, label, f"{_UNKNOWN_LABEL} {', '.join(label_ids)}"))
+            else:
+                texts.append(text)
+                ids.append(label_ids[label])
+                lines.append(line)
+    return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
 
 def load_splits(
@@ -184,10 +175,14 @@ def load_splits(
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
         counts = Counter(label_ids)
-        _check_labels_vary(Path(files[split]), label_ids, labels)
-        listed = ", ".join(
-            f"{counts[i]:,} {repr(label) if label.isdecimal() else label}" for i, label in enumerate(labels)
-        )
+        if len(counts) < 2:
+            found = f"{len(texts):,} row(s), all labelled {labels[label_ids[0]]!r}" if texts else "no rows"
+            raise UserError(
+                f"{files[split]} has {found}: a score on it would mean nothing. Give a file of two labels or more; of "
+                "IndoNLU's test_preprocess_masked_label.tsv the real labels are in test_preprocess.tsv."
+            )
+        names = [repr(label) if label.isdecimal() else label for label in labels]
+        listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
         n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, files[split], note)
@@ -213,24 +208,6 @@ def _find_way_out(bad_rows: list[BadRow]) -> str:
         f"Labels that were found and are none of these: {listed}. Mend or remove them, or name your labels: with "
         f"--labels, in eval.py with --label_map.{hint if is_first_line else ''}"
     )
-
-
-_MASKED = (
-    "IndoNLU's test_preprocess_masked_label.tsv is such a file: its real labels are in test_preprocess.tsv. Use that "
-    "file, or leave this one out."
-)
-
-
-def _check_labels_vary(path: Path, label_ids: Sequence[int], labels: tuple[str, ...]) -> None:
-    if not label_ids:
-        raise UserError(f"{path} has no rows.")
-    if len(label_ids) == 1:
-        raise UserError(f"{path} has one row: a score on it would mean nothing.")
-    if len(set(label_ids)) == 1:
-        raise UserError(
-            f"{path}: all {len(label_ids):,} rows are labelled {labels[label_ids[0]]!r}, so a score on it would mean "
-            f"nothing. {_MASKED if labels[label_ids[0]] == 'neutral' else 'Give a file of two labels or more.'}"
-        )
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

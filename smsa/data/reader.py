@@ -8,9 +8,9 @@ import codecs
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
 from operator import itemgetter
@@ -21,15 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smsa.data.formats import (
-    NOT_UTF8,
-    BadRow,
-    is_unicode,
-    read_csv,
-    read_jsonl,
-    read_lines,
-    read_tsv,
-)
+from smsa.data.formats import NOT_UTF8, BadRow, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 
@@ -37,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+INPUT_SUFFIXES = (
+    ".parquet",
+    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "txt") for packed in ("", *COMPRESSIONS)),
+)
 # Names that a column of texts is known by; English and Indonesian, lower case.
 TEXT_NAMES = (
     *("text", "texts", "sentence", "content", "body", "review", "comment", "tweet", "message", "full_text"),
@@ -60,10 +56,9 @@ def find_layout(
     Raises:
         UserError: if the format is none of `formats`, or Parquet is compressed once more.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    suffix = (suffixes[:-1] if compression else suffixes)[-1:]
-    found = named or (suffix[0][1:] if suffix else None)
+    *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
+    compression = COMPRESSIONS.get(last)
+    found = named or (before if compression else last)[1:]
     if found not in formats:
         known = ", ".join(f".{name}" for name in formats if name != "submission")
         way_out = "--format"
@@ -74,7 +69,7 @@ def find_layout(
             f"format with {way_out}."
         )
     if found == "parquet" and compression:
-        raise UserError(f"{path}: Parquet is compressed inside; remove {suffixes[-1]}.")
+        raise UserError(f"{path}: Parquet is compressed inside; remove {last}.")
     return found, compression
 
 
@@ -100,12 +95,13 @@ class ManyColumns(UserError):
 class Chunk:
     """Consecutive rows of one file; the bad ones stand apart."""
 
+    first: int  # number of its first row; rows are counted from what `Source.chunks` was given
     n_read: int  # rows, bad ones included
-    numbers: np.ndarray  # (n_good,): number of each good row in its file, from 0
+    numbers: np.ndarray  # (n_good,): number of each good row
     lines: np.ndarray  # (n_good,): line where it starts, from 1; of Parquet the number of the row, from 1
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
-    bad_rows: list[tuple[int, BadRow]]  # with the number of the row in its file
+    bad_rows: list[tuple[int, BadRow]]  # with the number of the row
 
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
@@ -115,8 +111,8 @@ class Chunk:
         ]
         fits = np.ones(len(self.numbers), dtype=bool)
         fits[list(faults)] = False
-        return Chunk(
-            n_read=self.n_read,
+        return replace(
+            self,
             numbers=self.numbers[fits],
             lines=self.lines[fits],
             texts=self.texts.filter(pa.array(fits)),
@@ -133,7 +129,8 @@ class Source:
         format: one of `INPUT_FORMATS`; None for that of the suffix.
         text_column: name of the column of texts; None for the only one whose name is in `TEXT_NAMES`, else the only
             one that holds strings.
-        label_column: name of the column of labels, of a labelled file; a .tsv without header then holds text and label.
+        label_column: name of the column of labels, of a labelled file; a .tsv without header then holds text and label,
+            and a row of JSONL may lack any other key.
         keep_lines: whether a row of JSONL stays a line, not taken apart; it then has the one column `line`.
         reserved: names that no column may have, as they will be added.
 
@@ -166,19 +163,14 @@ class Source:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist.")
         self._has_header = self.format == "csv"
-        self.schema, self.candidates = self._read_columns()
+        self.schema, candidates = self._read_columns()
         self.names = self.schema.names
-        self.candidates = [name for name in self.candidates if name != label_column]
-        if not self.names:
-            self.text_column = None
-        else:
-            self._choose_text_column()
-            if label_column is not None and self.names.count(label_column) != 1:
-                self._refuse_column(label_column, "--label_column")
+        self.candidates = [name for name in candidates if name != label_column]
+        self.text_column = self._choose_text_column() if self.names else None
         if self.keep_lines:
             self.schema = pa.schema([("line", pa.string())])
-        elif taken := [name for name in self.names if name in reserved]:
-            self._refuse_reserved(taken, path)
+        elif not reserved.isdisjoint(self.names):
+            self._refuse_reserved(self.names, path)
 
     def _read_columns(self) -> tuple[pa.Schema, list[str]]:
         """Return the columns with their types, and the names of those that could hold texts."""
@@ -204,25 +196,25 @@ class Source:
 
     def _read_header(self, names: list[str]) -> list[str]:
         """Return the columns of a CSV or TSV file, from the fields of its first line."""
-        if self.format == "csv" and self.text_column is None and len(names) == 1:
-            if separator := next((mark for mark in ";\t|" if mark in names[0]), None):
-                raise UserError(
-                    f"{self.path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with commas: "
-                    f"pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False); a file from Excel may need "
-                    "encoding='cp1252' as well. If it is the name of one column, give it as --text_column; if a text, "
-                    "the file has no header: let its name end in .txt."
-                )
-            if not self._is_wanted(names[0]):
-                logger.warning(
-                    "%s: the first line, %r, is taken for the name of the column. If it is a text, the file has no "
-                    "header: let its name end in .txt.", self.path, names[0],
-                )  # fmt: skip
-        if self.format == "csv" or not names:
+        if self.format == "csv":
+            if self.text_column is None and len(names) == 1:
+                if separator := next((mark for mark in ";\t|" if mark in names[0]), None):
+                    raise UserError(
+                        f"{self.path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with "
+                        f"commas: pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False); a file from Excel may "
+                        "need encoding='cp1252' as well. If it is the name of one column, give it as --text_column; if "
+                        "a text, the file has no header: let its name end in .txt."
+                    )
+                if not self._is_wanted(names[0]):
+                    logger.warning(
+                        "%s: the first line, %r, is taken for the name of the column. If it is a text, the file has no "
+                        "header: let its name end in .txt.", self.path, names[0],
+                    )  # fmt: skip
             return names
         is_labelled = self.label_column is not None
         self._has_header = any(map(self._is_wanted, names)) and (not is_labelled or self.label_column in names)
         logger.info("%s: the first line is %s header", self.path, "a" if self._has_header else "a row, there is no")
-        if self._has_header:
+        if self._has_header or not names:
             return names
         if is_labelled:
             return [self.text_column or SMSA_COLUMNS[0], self.label_column]
@@ -238,35 +230,32 @@ class Source:
         """Whether the name is that of the column of texts, by what was named, else by what is common."""
         return name == self.text_column if self.text_column else name.strip().lower() in TEXT_NAMES
 
-    def _choose_text_column(self) -> None:
-        named, known = self.text_column, [name for name in self.names if self._is_wanted(name)]
-        sensible = known or (self.candidates if len(self.candidates) == 1 and named is None else [])
-        if len(sensible) != 1 and named is not None:
-            self._refuse_column(named, "--text_column")
-        if len(sensible) != 1:
+    def _choose_text_column(self) -> str:
+        """Return which column holds the texts, having checked that each one that was named is there, once."""
+        listed = f"The columns are: {', '.join(map(repr, self.names))}."
+        for name, option in ((self.text_column, "--text_column"), (self.label_column, "--label_column")):
+            n_found = self.names.count(name)
+            if name is not None and n_found != 1:
+                found = f"{n_found} columns" if n_found else "no column"
+                raise UserError(f"{self.path}: {found} named {name!r}. {listed} Choose with {option}.")
+        chosen = [name for name in self.names if self._is_wanted(name)] or self.candidates
+        if len(chosen) != 1:
             raise ManyColumns(
-                f"{self.path}: which column holds the texts? Name it with --text_column. The columns are: "
-                f"{', '.join(map(repr, self.names))}. If these are no names, the file lacks the line with them: put it "
-                "above.",
+                f"{self.path}: which column holds the texts? Name it with --text_column. {listed} If these are no "
+                "names, the file lacks the line with them: put it above.",
                 self.candidates,
             )
-        if sensible[0] == self.label_column:
+        if chosen[0] == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
-        if sensible[0] not in self.candidates:
-            raise UserError(f"{self.path}: the column {sensible[0]!r} does not hold text. Name another: --text_column.")
-        self.text_column = sensible[0]
+        if chosen[0] not in self.candidates:
+            raise UserError(f"{self.path}: the column {chosen[0]!r} does not hold text. Name another: --text_column.")
+        return chosen[0]
 
-    def _refuse_column(self, name: str, option: str) -> None:
-        n_found = self.names.count(name)
+    def _refuse_reserved(self, names: Iterable[str], place: object) -> None:
         raise UserError(
-            f"{self.path}: {f'{n_found} columns' if n_found else 'no column'} named {name!r}. The columns are: "
-            f"{', '.join(map(repr, self.names))}. Choose with {option}."
-        )
-
-    def _refuse_reserved(self, names: list[str], place: object) -> None:
-        raise UserError(
-            f"{place}: there is a column {', '.join(names)} already, which prediction would add. Let the added "
-            "names begin with something, for example --prefix smsa_, or rename yours."
+            f"{place}: there is a column {', '.join(name for name in names if name in self._reserved)} already, which "
+            "prediction would add. Let the added names begin with something, for example --prefix smsa_, or rename "
+            "yours."
         )
 
     @contextmanager
@@ -287,36 +276,17 @@ class Source:
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
 
-    def labelled_rows(self) -> Iterator[tuple[int, object, object]]:
-        """Yield (line from 1, text, label) of each row as the file has them; a BadRow may stand for the text."""
-        wanted = [self.text_column, self.label_column]
-        if self.text_column is None:
-            return
+    def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
+        """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
+        start = first
         with self._open() as stream:
             if self.format == "parquet":
-                batches = pq.ParquetFile(stream).iter_batches(columns=wanted)
-                for line, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
-                    yield line, *map(row.get, wanted)
-            elif self.format == "jsonl":
-                for line, _, row in read_jsonl(stream, self.path):
-                    missing = [] if isinstance(row, BadRow) else [name for name in wanted if name not in row]
-                    if missing:
-                        row = BadRow(self.path, line, row, f"no {missing[0]!r}")
-                    yield (line, row, None) if isinstance(row, BadRow) else (line, *map(row.get, wanted))
-            else:
-                text_at, label_at = map(self.names.index, wanted)
-                for line, row in self._rows(stream):
-                    yield (line, row, None) if isinstance(row, BadRow) else (line, row[text_at], row[label_at])
-
-    def chunks(self, n_rows: int) -> Iterator[Chunk]:
-        """Yield all rows in order, `n_rows` at a time; the last chunk may be shorter."""
-        start = 0
-        with self._open() as stream:
-            if self.format == "parquet":
-                for table in _rechunk(pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows), n_rows):
+                columns = [self.text_column, self.label_column] if self.label_column else None
+                batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
+                for table in _rechunk(batches, n_rows):
                     numbers = np.arange(start, start + len(table))
                     texts = table[self.text_column].cast(pa.string()).combine_chunks()
-                    yield Chunk(len(table), numbers, numbers + 1, texts, table, [])
+                    yield Chunk(start, len(table), numbers, numbers - first + 1, texts, table, [])
                     start += len(table)
                 return
             rows = self._rows(stream)
@@ -326,32 +296,35 @@ class Source:
 
     def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
         """Yield (line, values); of JSONL whose lines are kept, the values are the line and the text."""
-        if self.format == "jsonl":
-            yield from self._json_rows(stream)
-        elif self.format == "txt":
+        if self.format == "txt":
             yield from ((line, [text]) for line, text in read_lines(stream))
-        else:
+            return
+        if self.format != "jsonl":
             width = len(self.names) or None
             rows = read_csv(stream, self.path) if self.format == "csv" else read_tsv(stream, self.path, width)
             yield from islice(rows, 1 if self._has_header else 0, None)
-
-    def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
+            return
+        wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         for line, content, row in read_jsonl(stream, self.path, float if self.keep_lines else Decimal):
+            values = row
             if isinstance(row, dict):
-                text = row.get(self.text_column, self)  # `self` stands for none at all
-                if not isinstance(text, str | None):
-                    reason = f"no {self.text_column!r}" if text is self else "the text is not a string"
-                    row = BadRow(self.path, line, row, reason)
-                elif self.keep_lines:
-                    if taken := [name for name in row if name in self._reserved]:
-                        self._refuse_reserved(taken, f"{self.path}:{line}")
-                    row = [content, text]
-                elif row.keys() == set(self.names):
-                    row = [_to_text(row[name]) for name in self.names]
+                if self.keep_lines and not self._reserved.isdisjoint(row):
+                    self._refuse_reserved(row, f"{self.path}:{line}")
+                if missing := [name for name in wanted if name not in row]:
+                    reason = f"no {missing[0]!r}"
+                elif not wanted or not isinstance(row[self.text_column], str | None):
+                    reason = "the text is not a string"
+                elif self.keep_lines or self.label_column is not None or row.keys() == set(self.names):
+                    reason = None
                 else:
                     reason = f"the keys are not those of the first row ({', '.join(self.names)})"
-                    row = BadRow(self.path, line, row, reason)
-            yield line, row
+                if reason:
+                    values = BadRow(self.path, line, row, reason)
+                elif self.keep_lines:
+                    values = [content, row[self.text_column]]
+                else:
+                    values = [_to_text(row.get(name)) for name in self.names]
+            yield line, values
 
     def _to_chunk(self, start: int, rows: list[tuple[int, list | BadRow]]) -> Chunk:
         lines, values = zip(*rows, strict=True)
@@ -367,6 +340,7 @@ class Source:
         # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
         text_at = -1 if self.keep_lines or not self.names else self.names.index(self.text_column)
         return Chunk(
+            first=start,
             n_read=len(rows),
             numbers=start + np.array(good, dtype=np.int64),
             lines=np.array(lines)[good],

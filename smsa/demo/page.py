@@ -22,7 +22,7 @@ import pyarrow as pa
 from smsa.data.labels import EXAMPLES
 from smsa.data.reader import ManyColumns, Source
 from smsa.errors import UserError
-from smsa.inference.classifier import SentimentClassifier, added_columns
+from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import pair_outputs, predict_files
 from smsa.inference.writers import escape_formulas, restore_formulas
 
@@ -162,7 +162,8 @@ def label_file(
         The result, as scripts/predict.py writes it; the number of rows of each label; and what `find_extremes` does.
     """
     ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
-    taken = set(Source(source, text_column=column).names) & set(added_columns(classifier.labels).names)
+    added = classifier.predict(pa.array([], pa.string())).to_table().column_names
+    taken = set(Source(source, text_column=column).names) & set(added)
     prefix = TAKEN_PREFIX if taken else ""
     (summary,) = predict_files(classifier, str(source), str(output), text_column=column, prefix=prefix)
     text_column = summary["job"]["inputs"][0]["text_column"]

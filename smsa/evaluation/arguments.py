@@ -12,7 +12,9 @@ class LabelledFileArguments:
     """Which labelled file, and how it is to be read."""
 
     data: str = field(metadata={"help": "Labelled file: .tsv (no header: text, tab, label), .csv, .jsonl or .parquet."})
-    text_column: str = field(default="text", metadata={"help": "Column of texts in .csv, .jsonl and .parquet files."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts; if not given, the only sensible one is taken."}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
     label_map: str | None = field(
         default=None, metadata={"help": "What the file calls the labels of the systems: LABEL_0=positive,..."}

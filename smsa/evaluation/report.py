@@ -47,7 +47,7 @@ class LabelledFile:
         cls,
         path: str | Path,
         labels: tuple[str, ...],
-        columns: tuple[str, str] = ("text", "label"),
+        columns: tuple[str | None, str] = (None, "label"),
         train_path: str | Path | None = None,
     ) -> "LabelledFile":
         """Read a file as `load_splits` does, which also says what is refused; `columns` are those of text and label."""

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import softmax
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.data.labels import label_names
@@ -26,16 +27,6 @@ logger = logging.getLogger(__name__)
 
 _CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
 _NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokens of some texts; equal texts share one entry."""
-
-    token_ids: list[np.ndarray]  # of each different text; special tokens included
-    truncated: np.ndarray  # (n_different,) of bool
-    empty: np.ndarray  # (n_different,) of bool: blank, or nothing left after the tokenizer's normalisation
-    index: np.ndarray  # (n_texts,): which entry is the text's own
 
 
 @dataclass(frozen=True)
@@ -71,14 +62,6 @@ class Predictions:
         return pa.table({f"{prefix}{name}": column for name, column in columns.items()})
 
 
-def added_columns(
-    labels: tuple[str, ...], prefix: str = "", labels_only: bool = False, explain: bool = False
-) -> pa.Schema:
-    """Return the columns that prediction adds, with their types."""
-    none, words = np.zeros(0, dtype=bool), [] if explain else None
-    return Predictions(labels, np.zeros((0, len(labels))), none, none, words).to_table(prefix, labels_only).schema
-
-
 class SentimentClassifier:
     """A fine-tuned model that labels texts: one, a list, or a stream without end.
 
@@ -108,14 +91,9 @@ class SentimentClassifier:
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         if tokenizer.padding_side == "left":
             raise UserError(f"{type(model).__name__} needs its padding on the left, which smsa does not do.")
-        if getattr(tokenizer, "backend_tokenizer", None) is None:
-            raise UserError(
-                f"{type(tokenizer).__name__} is a slow tokenizer, written in Python, which smsa does not predict with: "
-                "save the model with a fast one, which has a tokenizer.json."
-            )
-        limit = tokenizer.model_max_length
-        if limit > _NO_LIMIT:  # it states none
-            limit = 512
+        if not tokenizer.is_fast:
+            raise UserError(f"{type(tokenizer).__name__} is written in Python, which smsa does not use.")
+        limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()
         if self.max_length <= self._n_special:
@@ -184,60 +162,51 @@ class SentimentClassifier:
 
     def predict(self, texts: pa.Array) -> Predictions:
         """Label one chunk of texts; probabilities depend on the chunk in the last bits."""
-        return self.classify(self.encode(texts))
+        return self.classify(*self.encode(texts))
 
-    def encode(self, texts: pa.Array) -> Encoded:
-        """Tokenise one chunk of strings; null is an empty text."""
-        entries = texts.fill_null("").dictionary_encode()
-        different = entries.dictionary
-        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(different), ""))
-        encodings = self._tokenize(different.to_pylist())
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        truncated = np.zeros(len(encodings), dtype=bool)
-        for i in np.flatnonzero(lengths == self.max_length):
-            truncated[i] = bool(encodings[i].overflowing)
-        return Encoded(
-            token_ids=[np.array(encoding.ids, dtype=np.int64) for encoding in encodings],
-            truncated=truncated,
-            empty=blank | (lengths <= self._n_special),
-            index=entries.indices.to_numpy(),
-        )
+    def encode(self, texts: pa.Array) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Tokenise one chunk of strings, equal ones once; null and blank ones are the empty text.
 
-    def _tokenize(self, texts: list[str], with_offsets: bool = False) -> list[Encoding]:
-        """Tokenise texts; of a very long one only as much as decides the tokens that are kept."""
-        limit = _CHARS_A_TOKEN * self.max_length
-        encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
-        heads = list(texts)
-        for i, text in enumerate(texts):
-            if len(text) > limit and self._truncates_end:
-                words = text[:limit].rsplit(maxsplit=1)
-                heads[i] = words[0] if len(words) == 2 else ""  # the last word may be cut
-        encodings = encode(heads)
-        for i, text in enumerate(texts):
+        Returns:
+            `(token_ids, truncated, index)`: ids of each different text's tokens, special tokens included; whether it
+            was truncated, (n_different,) of bool; and which of them each text is, (n_texts,).
+        """
+        texts = pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), "", texts).fill_null("")
+        entries = texts.dictionary_encode()
+        different = entries.dictionary.to_pylist()
+        limit = _CHARS_A_TOKEN * self.max_length if self._truncates_end else math.inf
+        long = [i for i, text in enumerate(different) if len(text) > limit]
+        heads = list(different)
+        for i in long:  # only as much of it is tokenised as decides the tokens that are kept
+            words = different[i][:limit].rsplit(maxsplit=1)
+            heads[i] = words[0] if len(words) == 2 else ""  # the last word may be cut
+        encodings = self._tokenizer.encode_batch_fast(heads)
+        for i in long:
             # Tokens do not cross white space, so a head that overflows has the tokens that the whole text would have
             # (mini joins `nya` to the word before, which matters to the last word of a head only).
-            if len(text) > limit and not encodings[i].overflowing:
-                encodings[i] = encode([text])[0]
-        return encodings
+            if not encodings[i].overflowing:
+                encodings[i] = self._tokenizer.encode(different[i])
+        token_ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        truncated = [len(encoding) == self.max_length and bool(encoding.overflowing) for encoding in encodings]
+        return token_ids, np.array(truncated, dtype=bool), entries.indices.to_numpy()
 
-    def classify(self, encoded: Encoded) -> Predictions:
-        """Run the model over tokenised texts.
+    def classify(self, token_ids: list[np.ndarray], truncated: np.ndarray, index: np.ndarray) -> Predictions:
+        """Run the model over what `encode` returns; a text without any token of its own is empty.
 
         Raises:
             UserError: if a logit is not a finite number.
         """
-        full = np.flatnonzero(~encoded.empty)
-        probabilities = np.full((len(encoded.token_ids), len(self.labels)), np.nan)
-        if len(full):
-            logits = self.engine.run([encoded.token_ids[i] for i in full])
+        empty = np.array([len(ids) <= self._n_special for ids in token_ids], dtype=bool)
+        probabilities = np.full((len(token_ids), len(self.labels)), np.nan)
+        if not empty.all():
+            logits = self.engine.run([ids for ids, is_empty in zip(token_ids, empty, strict=True) if not is_empty])
             if not np.isfinite(logits).all():
                 raise UserError(
                     f"the model gave logits that are not finite in precision {self.engine.precision}; try another one, "
                     "for example --precision no, or check its weights."
                 )
-            probabilities[full] = softmax(logits.astype(np.float64), axis=-1)
-        index = encoded.index
-        return Predictions(self.labels, probabilities[index], encoded.truncated[index], encoded.empty[index])
+            probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
+        return Predictions(self.labels, probabilities[index], truncated[index], empty[index])
 
     def explain(self, text: str, label: str | None = None) -> dict:
         """Return which words of a text pushed it towards a label, and which away from it.
@@ -263,7 +232,7 @@ class SentimentClassifier:
             raise TypeError(f"a text must be a str, not {type(text).__name__}.")
         if label is not None and label not in self.labels:
             raise UserError(f"label {label!r} is not one of {', '.join(self.labels)}.")
-        (encoding,) = self._tokenize([text], with_offsets=True)
+        encoding = self._tokenizer.encode(text)
         if not text.strip() or len(encoding) <= self._n_special:
             raise UserError("the text is empty: there is no word to explain.")
         label = label or self(text)["label"]
@@ -278,15 +247,19 @@ class SentimentClassifier:
         """Return the predictions with `words`: of each text the word, start, end and weight of its words, as JSON.
 
         Null for an empty text. Weights have four decimals.
+
+        Raises:
+            UserError: without captum.
         """
-        known: dict[str, str] = {}
-        rows = list(zip(texts.to_pylist(), predictions.empty, predictions.label_ids, strict=True))
-        for text, is_empty, label_id in rows:
-            if not is_empty and text not in known:
+        require_captum()
+        known: dict[str | None, str | None] = {None: None}
+        texts = pc.if_else(pa.array(predictions.empty), pa.scalar(None, pa.string()), texts).to_pylist()
+        for text, label_id in zip(texts, predictions.label_ids, strict=True):
+            if text not in known:
                 words = self.explain(text, self.labels[label_id])["words"]
                 listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
                 known[text] = json.dumps(listed, ensure_ascii=False)
-        return replace(predictions, words=[None if is_empty else known[text] for text, is_empty, _ in rows])
+        return replace(predictions, words=[known[text] for text in texts])
 
 
 def require_captum() -> None:

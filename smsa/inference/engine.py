@@ -25,7 +25,6 @@ from smsa.models.devices import PRECISIONS, resolve_precision, share_of_cores
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "openvino")
-INFERENCE_PRECISIONS = (*PRECISIONS, "int8")
 # The CPU's figures were measured with benchmarks/, the GPU's are large enough for an H100.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # tokens in a batch, pads included
 CHUNK_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and predicted by one process
@@ -79,7 +78,7 @@ class Engine:
         model: a sequence classifier in fp32; the engine may change it.
         device: `cpu`; `cuda` for the GPU of this process of a launch; `cuda:1`; None for `cuda` where there is one,
             else `cpu`.
-        precision: one of `INFERENCE_PRECISIONS`; `auto` is the fastest one that keeps the labels.
+        precision: one of `PRECISIONS` of smsa.models.devices, or `int8`; `auto` is the fastest that keeps labels.
         backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
         num_threads: CPU cores to use; None for an equal share of them.
         batch_tokens: tokens of a batch at the most, pads included; None is that of `BATCH_TOKENS`.
@@ -101,7 +100,7 @@ class Engine:
         num_threads: int | None = None,
         batch_tokens: int | None = None,
     ):
-        for name, value, known in (("precision", precision, INFERENCE_PRECISIONS), ("backend", backend, BACKENDS)):
+        for name, value, known in (("precision", precision, (*PRECISIONS, "int8")), ("backend", backend, BACKENDS)):
             if value not in known:
                 raise UserError(f"{name} {value!r} is not one of {', '.join(known)}.")
         for name, value in (("num_threads", num_threads), ("batch_tokens", batch_tokens)):
@@ -115,24 +114,23 @@ class Engine:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
             raise UserError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        kind = self.device.type
-        if backend == "openvino" and kind != "cpu":
-            raise UserError("the openvino backend runs on the CPU: give --device cpu.")
-        has_openvino = importlib.util.find_spec("openvino") is not None
-        self.backend = backend
-        if backend == "auto":
-            self.backend = "openvino" if kind == "cpu" and has_openvino else "torch"
-        if precision == "int8" and self.backend != "openvino":
-            raise UserError("precision int8 needs the openvino backend on a CPU: pip install -e '.[openvino]'.")
-        if self.backend == "openvino" and not has_openvino:
-            raise UserError("the openvino backend is not installed: pip install -e '.[openvino]'.")
-        self.precision = precision if precision == "int8" else resolve_precision(precision, kind, training=False)
-        if precision == "int8" and not is_cpu_fast_in_int8():
-            logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
+        kind = "cpu" if self.device.type == "cpu" else "cuda"
+        has_openvino = kind == "cpu" and importlib.util.find_spec("openvino") is not None
+        self.backend = ("openvino" if has_openvino else "torch") if backend == "auto" else backend
+        if self.backend == "openvino" and not has_openvino or precision == "int8" and self.backend == "torch":
+            raise UserError(
+                "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: "
+                "give --device cpu, and no --backend torch."
+            )
+        if precision == "int8":
+            self.precision = precision
+            if not is_cpu_fast_in_int8():
+                logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
+        else:
+            self.precision = resolve_precision(precision, self.device.type, training=False)
         # on a GPU one batch is computed while the next is padded
         self.n_streams = num_threads or share_of_cores() if kind == "cpu" else 2
-        self.batch_tokens = batch_tokens or BATCH_TOKENS["cpu" if kind == "cpu" else "cuda"]
-        self.chunk_rows = CHUNK_ROWS["cpu" if kind == "cpu" else "cuda"]
+        self.batch_tokens, self.chunk_rows = batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         if self.backend == "openvino":
@@ -148,18 +146,16 @@ class Engine:
             self._forward = _torch_forward(model, self.device, self.precision)
         logger.info("Predicting on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
-    def run(self, token_ids: Sequence[np.ndarray], batches: Sequence[np.ndarray] | None = None) -> np.ndarray:
+    def run(self, token_ids: Sequence[np.ndarray]) -> np.ndarray:
         """Return logits of shape (n_texts, n_labels), float32, rows in the order of `token_ids`.
 
         Args:
             token_ids: ids of each text's tokens, special tokens included.
-            batches: indices into `token_ids`, each in exactly one batch; None for those of `plan_batches`.
 
         Raises:
             UserError: if the memory of a GPU does not hold a batch.
         """
-        if batches is None:
-            batches = plan_batches(np.array([len(ids) for ids in token_ids]), self.batch_tokens)
+        batches = plan_batches(np.array([len(ids) for ids in token_ids]), self.batch_tokens)
         n_threads = torch.get_num_threads()
         # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
         with self._running, sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -30,18 +30,20 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
-from smsa.data.reader import INPUT_FORMATS, Chunk, Source, find_layout
+from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, Chunk, Source, find_layout
 from smsa.distributed import is_main, join, on_main, rank, wait_for_everyone, world_size
 from smsa.errors import UserError
 from smsa.files import dump_json, hash_file, naming, write_whole
 from smsa.inference.arguments import PredictionArguments
-from smsa.inference.classifier import Predictions, SentimentClassifier, added_columns, require_captum
+from smsa.inference.classifier import Predictions, SentimentClassifier
 from smsa.inference.writers import OUTPUT_FORMATS, compress, find_unfit, render_header, render_rows, to_plain
 
 logger = logging.getLogger(__name__)
 
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 _EXISTS = "{} exists already: choose another --output, or remove it first."
+_BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
+_SHARD = "rows-{:012d}-{:012d}"  # its first and last row
 _T = TypeVar("_T")
 
 
@@ -122,9 +124,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     """
     files: list[Path] = []
     target = output.resolve()
-    beside = [
-        target.with_name(f"{target.name}{suffix}") for suffix in ("", ".summary.json", ".rejects.jsonl", ".shards")
-    ]
+    beside = {target.with_name(f"{target.name}{suffix}") for suffix in ("", *_BESIDE)}
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -133,7 +133,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
                     f"{output} lies in the input folder {path}, and would be read as input: write elsewhere."
                 )
             files_there = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            found = [file for file in files_there if input_format or _is_known(file)]
+            found = [file for file in files_there if input_format or file.name.lower().endswith(INPUT_SUFFIXES)]
             if others := [file.name for file in files_there if file not in found]:
                 logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(others))
         elif path.exists():
@@ -144,7 +144,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             found = [path]
         else:
             matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
-            found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & {*beside}]
+            found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
             if matches and not found:
                 raise UserError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
         if not found:
@@ -154,12 +154,6 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         if n_named > 1:
             raise UserError(f"{file} is named twice: its rows would be predicted twice.")
     return files
-
-
-def _is_known(path: Path) -> bool:
-    with suppress(UserError):
-        return bool(find_layout(path, INPUT_FORMATS))
-    return False
 
 
 def pair_outputs(
@@ -196,16 +190,6 @@ def pair_outputs(
     return [(inputs, target) for target, inputs in pairs.items()]
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One chunk of one file, and the name of the file that its rows go to."""
-
-    name: str  # of its first and last row, counted over all files
-    source: Source
-    file_starts: int  # number of the first row of the source, counted over all files
-    chunk: Chunk
-
-
 class _Job:
     """One output file in the making, of files with the same columns."""
 
@@ -217,18 +201,19 @@ class _Job:
         is_submission = self.format == "submission"
         if is_submission and args.explain:
             raise UserError("--format submission has no column for --explain: choose one of them.")
-        if args.explain:
-            require_captum()
         self.labels_only = args.labels_only or is_submission
         self.chunk_rows = EXPLAINED_ROWS if args.explain else classifier.engine.chunk_rows
         self.description: dict = {}  # what shards must have in common to become one output; see `check`
-        self._modified: dict[Source, int] = {}  # when each input was changed last, in ns; on the main process
+        self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
         self.shards, self.summary_path, self.rejects_path = (
-            output.with_name(f"{output.name}{suffix}") for suffix in (".shards", ".summary.json", ".rejects.jsonl")
+            output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE
         )
-        self._lock = FileLock(self.shards / "lock")
+        self.lock = FileLock(self.shards / "lock")
 
-        added = added_columns(classifier.labels, args.prefix, self.labels_only, args.explain)
+        nothing = classifier.predict(pa.array([], pa.string()))
+        if args.explain:
+            nothing = classifier.explain_all(pa.array([], pa.string()), nothing)
+        added = nothing.to_table(args.prefix, self.labels_only).schema
         self.sources = [
             Source(
                 path,
@@ -239,23 +224,41 @@ class _Job:
             )
             for path in inputs
         ]
-        with_columns = [source for source in self.sources if source.names] or self.sources[:1]
-        schemas = [  # all but Parquet is text already
-            to_plain(source.schema.empty_table(), self.format).schema if source.format == "parquet" else source.schema
-            for source in with_columns
-        ]
-        first, original = with_columns[0], schemas[0]
-        for source, schema in zip(with_columns, schemas, strict=True):
-            if args.text_column is None and source.names:
+        first, original = None, pa.schema([])  # of the first file that has columns
+        for source in self.sources:
+            if not source.names:
+                continue
+            # all but Parquet is text already
+            is_typed = source.format == "parquet"
+            schema = to_plain(source.schema.empty_table(), self.format).schema if is_typed else source.schema
+            if args.text_column is None:
                 logger.info("%s: the texts are in the column %r", source.path, source.text_column)
-            if not schema.equals(original) or source.keep_lines != first.keep_lines:
+            if first is None:
+                first, original = source, schema
+            elif not schema.equals(original) or source.keep_lines != first.keep_lines:
                 listed = [", ".join(f"{field.name}: {field.type}" for field in fields) for fields in (schema, original)]
                 raise UserError(
                     f"{source.path} has other columns than {first.path}, or of other types ({'; '.join(listed)}), so "
                     "they cannot go into one file: make --output a folder, for a file each."
                 )
+        self.keep_lines = first is not None and first.keep_lines
         self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
         self.header = compress(render_header(self.format, self.schema.names), self.compression)
+
+    def chunks(self) -> Iterator[tuple[Source, Chunk]]:
+        """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
+        first = 0
+        for source in self.sources:
+            for chunk in source.chunks(self.chunk_rows, first):
+                first += chunk.n_read
+                if source.format == "parquet":
+                    chunk = replace(chunk, table=to_plain(chunk.table, self.format))
+                if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
+                    reason = "{!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
+                    values = chunk.table.take(list(unfit)).to_pylist()
+                    faults = {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)}
+                    chunk = chunk.set_apart(faults, source.path)
+                yield source, chunk
 
     def check(self) -> dict:
         """Read all inputs once, and return what shards must have in common to become one output, as plain values.
@@ -268,12 +271,12 @@ class _Job:
         """
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(_EXISTS.format(self.output))
-        self._modified = {source: source.path.stat().st_mtime_ns for source in self.sources}
+        self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_bad_rows, n_rows, inputs = [], 0, Counter(), []
-        for shard in self._shards():
-            n_rows[shard.source] += shard.chunk.n_read
-            n_bad_rows += len(shard.chunk.bad_rows)
-            bad_rows += [row for _, row in shard.chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
+        for source, chunk in self.chunks():
+            n_rows[source] += chunk.n_read
+            n_bad_rows += len(chunk.bad_rows)
+            bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
@@ -303,25 +306,24 @@ class _Job:
         """Predict what is not finished, and return the summary; see `predict_files`."""
         started = time.monotonic()
         try:
-            finished = on_main(self._prepare)
+            finished = on_main(self._begin)
             if finished is None:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
-            done = set(finished)
-            unfinished = (shard for shard in self._shards() if shard.name not in done)
-            share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
-            # Reading and tokenising, the model, and writing run side by side, each in a thread
-            encoded = _ahead((shard, self.classifier.encode(shard.chunk.texts)) for shard in share)
-            predicted = _ahead((shard, self.classifier.classify(tokens)) for shard, tokens in encoded)
             n_rows = sum(found["rows"] for found in self.description["inputs"])
             n_finished = sum(last - first + 1 for first, last in (map(int, name.split("-")[1:]) for name in finished))
-            with tqdm(
-                total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=not is_main()
-            ) as bar:
-                for shard, predictions in predicted:
-                    self._write_shard(shard, predictions)
+            shards = ((_SHARD.format(chunk.first, chunk.first + chunk.n_read - 1), chunk) for _, chunk in self.chunks())
+            unfinished = (shard for shard in shards if shard[0] not in finished)
+            share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
+            # Reading and tokenising, the model, and writing run side by side, each in a thread
+            encoded = _ahead((name, chunk, self.classifier.encode(chunk.texts)) for name, chunk in share)
+            predicted = _ahead((name, chunk, self.classifier.classify(*tokens)) for name, chunk, tokens in encoded)
+            is_quiet = not is_main()
+            with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=is_quiet) as bar:
+                for name, chunk, predictions in predicted:
+                    write_whole(self.shards / name, self._render(chunk, predictions))
                     # the other ranks are about as far
-                    bar.update(min(shard.chunk.n_read * world_size(), n_rows - bar.n))
+                    bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
             wait_for_everyone()
             return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
         except OSError as error:
@@ -330,31 +332,11 @@ class _Job:
             kept = "the finished shards are kept, and the same command resumes from them"
             raise type(error)(error.errno, f"{error.strerror} ({kept})", error.filename) from error
         finally:
-            self._lock.release()
+            self.lock.release()
 
-    def _shards(self) -> Iterator[_Shard]:
-        """Yield all rows, chunk by chunk, as the output can hold them; a row that it cannot hold is a bad row."""
-        first = 0
-        for source in self.sources:
-            file_starts = first
-            for chunk in source.chunks(self.chunk_rows):
-                if source.format == "parquet":
-                    chunk = replace(chunk, table=to_plain(chunk.table, self.format))
-                if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
-                    reason = "{!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
-                    values = chunk.table.take(list(unfit)).to_pylist()
-                    chunk = chunk.set_apart(
-                        {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)},
-                        source.path,
-                    )
-                yield _Shard(f"rows-{first:012d}-{first + chunk.n_read - 1:012d}", source, file_starts, chunk)
-                first += chunk.n_read
-
-    def _prepare(self) -> list[str] | None:
+    def _begin(self) -> set[str] | None:
         """Take the output, and return the names of its finished shards; None if all is done already."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.output.parent, os.W_OK):
-            raise PermissionError(f"the folder {self.output.parent} cannot be written.")
         job = self.description
         if self.output.exists():
             with suppress(OSError, ValueError, AttributeError):
@@ -365,7 +347,7 @@ class _Job:
             raise FileExistsError(_EXISTS.format(self.output))
         self.shards.mkdir(exist_ok=True)
         try:
-            self._lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
+            self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
             raise FileExistsError(
                 f"another run is writing {self.output} right now: wait for it, or stop it."
@@ -381,17 +363,14 @@ class _Job:
         write_whole(path, dump_json(job))
         for leftover in self.shards.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
-        return [path.name for path in self.shards.glob("rows-*[0-9]")]
+        return {path.name for path in self.shards.glob("rows-*[0-9]")}
 
-    def _write_shard(self, shard: _Shard, predictions: Predictions) -> None:
-        chunk = shard.chunk
+    def _render(self, chunk: Chunk, predictions: Predictions) -> bytes:
+        """Return a shard: a line of JSON with the counts of a chunk, then its rows as they will stand in the output."""
         if self.args.explain:
             predictions = self.classifier.explain_all(chunk.texts, predictions)
         added = predictions.to_table(self.args.prefix, self.labels_only)
-        table = chunk.table
-        if self.format == "submission":
-            table = pa.table({"index": shard.file_starts + chunk.numbers})
-        content = render_rows(self.format, table, added, shard.source.keep_lines)
+        table = pa.table({"index": chunk.numbers}) if self.format == "submission" else chunk.table
         n_of_id = np.bincount(predictions.label_ids[~predictions.empty], minlength=len(predictions.labels))
         counts = {
             "read": chunk.n_read,
@@ -399,19 +378,18 @@ class _Job:
             "truncated": int(predictions.truncated.sum()),
             "labels": dict(zip(predictions.labels, n_of_id.tolist(), strict=True)),
             "rejected": [
-                {"file": str(bad.path), "line": bad.line, "row": shard.file_starts + number, "value": bad.value,
-                 "reason": bad.reason}
+                {"file": str(bad.path), "line": bad.line, "row": number, "value": bad.value, "reason": bad.reason}
                 for number, bad in chunk.bad_rows
             ],
-        }  # fmt: skip
-        head = json.dumps(counts, default=str).encode() + b"\n"
-        write_whole(self.shards / shard.name, head + compress(content, self.compression))
+        }
+        rows = compress(render_rows(self.format, table, added, self.keep_lines), self.compression)
+        return json.dumps(counts, default=str).encode() + b"\n" + rows
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
-        for source, found in zip(self.sources, self.description["inputs"], strict=True):
+        for source, modified, found in zip(self.sources, self.modified, self.description["inputs"], strict=True):
             now = source.path.stat()
-            if (now.st_mtime_ns, now.st_size) != (self._modified[source], found["bytes"]):
+            if (now.st_mtime_ns, now.st_size) != (modified, found["bytes"]):
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
@@ -420,23 +398,23 @@ class _Job:
             naming(merged),
             rejects.open("w", encoding="utf-8") as rejects_stream,
             merged.open("wb") as stream,
-            pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet,
         ):
             stream.write(self.header)
-            for path in sorted(self.shards.glob("rows-*[0-9]")):
-                head, content = path.read_bytes().split(b"\n", 1)
-                found = json.loads(head)
-                if int(path.name.split("-")[1]) != counts["read"]:
-                    raise UserError(f"{self.shards} lacks rows before {path.name}: remove it and start again.")
-                counts.update({name: found[name] for name in ("read", "empty", "truncated")})
-                counts["rejected"] += len(found["rejected"])
-                labels.update(found["labels"])
-                rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
-                if parquet:
-                    parquet.write_table(pq.read_table(pa.BufferReader(content)))
-                else:
-                    stream.write(content)
-        with naming(merged), merged.open("rb") as stream:
+            with pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet:
+                for path in sorted(self.shards.glob("rows-*[0-9]")):
+                    head, content = path.read_bytes().split(b"\n", 1)
+                    found = json.loads(head)
+                    if int(path.name.split("-")[1]) != counts["read"]:
+                        raise UserError(f"{self.shards} lacks rows before {path.name}: remove it and start again.")
+                    counts.update({name: found[name] for name in ("read", "empty", "truncated")})
+                    counts["rejected"] += len(found["rejected"])
+                    labels.update(found["labels"])
+                    rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
+                    if parquet:
+                        parquet.write_table(pq.read_table(pa.BufferReader(content)))
+                    else:
+                        stream.write(content)
+            stream.flush()
             os.fsync(stream.fileno())
         n_rows = sum(found["rows"] for found in self.description["inputs"])
         if counts["read"] != n_rows or n_rows != sum(labels.values()) + counts["empty"] + counts["rejected"]:

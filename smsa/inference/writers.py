@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -42,21 +42,19 @@ def find_unfit(table: pa.Table) -> dict[int, str]:
 
 
 def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     if pa.types.is_floating(kind) and output_format == "jsonl":
         column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # JSON knows no NaN
-    if is_number and output_format != "tsv":
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return column if output_format != "tsv" else column.cast(pa.string())
+    if pa.types.is_nested(kind) and output_format == "jsonl":
         return column
-    if pa.types.is_nested(kind):
-        if output_format == "jsonl":
-            return column
-        return _texts_of(column, lambda value: json.dumps(_to_json_value(value), ensure_ascii=False, allow_nan=False))
-    if any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)):
-        return _texts_of(column, lambda value: base64.b64encode(value).decode())
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _texts_of(column, str)
+    is_binary = any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
+    if not is_binary and not pa.types.is_nested(kind):
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return column.cast(pa.string())
+    values = map(_to_json_value, column.to_pylist())
+    texts = [value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.array(texts, pa.string())
 
 
 def _to_json_value(value: object) -> object:
@@ -72,10 +70,6 @@ def _to_json_value(value: object) -> object:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def _texts_of(column: pa.ChunkedArray, to_text: Callable[[object], str]) -> pa.Array:
-    return pa.array([None if value is None else to_text(value) for value in column.to_pylist()], pa.string())
-
-
 def render_header(output_format: str, names: list[str]) -> bytes:
     """Return what stands before the first row.
 
@@ -89,12 +83,10 @@ def render_header(output_format: str, names: list[str]) -> bytes:
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
         return b""
-    cells = escape_formulas(pa.array(names, pa.string())).to_pylist()
-    if output_format == "csv":
-        return ",".join('"' + cell.replace('"', '""') + '"' for cell in cells).encode() + b"\n"
-    if any(set(cell) & set("\t\r\n") for cell in cells):
+    if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
         raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
-    return "\t".join(cells).encode() + b"\n"
+    row = pa.table([pa.array([name]) for name in names], [*map(str, range(len(names)))])
+    return render_rows(output_format, row, pa.table({}))
 
 
 def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines: bool = False) -> bytes:

@@ -22,7 +22,7 @@ from smsa.data.datasets import find_smsa, load_splits
 from smsa.errors import UserError
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
-from smsa.inference.classifier import Encoded, SentimentClassifier
+from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import Logits, compress_weights, pad_batch, plan_batches, to_openvino
 from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
@@ -93,11 +93,12 @@ def export_model(
         ) from error
     labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
     rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
-    encoded = classifier.encode(pa.array(rows["text"][:], pa.string()))
+    token_ids, _, index = classifier.encode(pa.array(rows["text"][:], pa.string()))
     gold, pad_id = np.array(rows["label"][:]), model.config.pad_token_id or 0
 
     def measure(forward: Forward, n_bytes: int) -> tuple[dict, np.ndarray]:
-        probabilities, seconds = _predict(forward, encoded, pad_id)
+        probabilities, seconds = _predict(forward, token_ids, pad_id)
+        probabilities = probabilities[index]
         f1 = score_label_ids(probabilities.argmax(-1), gold, classifier.labels)["f1"]
         return {"bytes": n_bytes, "rows_per_second": len(gold) / seconds, "f1": f1}, probabilities
 
@@ -151,9 +152,8 @@ def describe(record: dict) -> str:
     return "\n".join([*lines, f"on {record['data']['n_texts']:,} texts of {record['data']['file']}"])
 
 
-def _predict(forward: Forward, encoded: Encoded, pad_id: int) -> tuple[np.ndarray, float]:
+def _predict(forward: Forward, ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, float]:
     """Return probabilities of shape (n_texts, n_labels), and the seconds that the model took for all of them."""
-    ids = encoded.token_ids
     batches = plan_batches(np.array([len(tokens) for tokens in ids]), _BATCH_TOKENS)
     padded = [pad_batch([ids[i] for i in batch], pad_id) for batch in batches]
     forward(*padded[-1])  # the first call sets things up
@@ -162,7 +162,7 @@ def _predict(forward: Forward, encoded: Encoded, pad_id: int) -> tuple[np.ndarra
     seconds = time.perf_counter() - started
     logits = np.empty((len(ids), outputs[0].shape[-1]), dtype=np.float64)
     logits[np.concatenate(batches)] = np.concatenate(outputs)
-    return softmax(logits, axis=-1)[encoded.index], seconds
+    return softmax(logits, axis=-1), seconds
 
 
 def _torch_forward(model: PreTrainedModel) -> Forward:

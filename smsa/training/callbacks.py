@@ -1,14 +1,11 @@
 """What happens at the boundaries of training, one class a purpose."""
 
-import ctypes
 import logging
 import math
 import os
 import signal
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from smsa.distributed import any_rank, is_launched, is_main
+from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
 from smsa.training.metrics import REFERENCE_NAMES, score_label_ids
 
@@ -89,11 +86,7 @@ class StopOnSignal(TrainerCallback):
             for signum in signums
             if signal.getsignal(signum) is not signal.SIG_IGN
         }
-        if is_launched() and sys.platform == "linux":
-            pr_set_pdeathsig = 1  # prctl(2): the kernel sends the signal when the parent has ended
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-            if _is_orphan():  # it had ended before
-                self.receive(signal.SIGTERM)
+        end_with_launcher(signal.SIGTERM)
 
     def receive(self, signum: int, frame: object = None) -> None:
         """Note a wish to stop; a second Ctrl-C ends this process."""
@@ -130,11 +123,6 @@ class StopOnSignal(TrainerCallback):
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler)
         self.handlers = {}
-
-
-def _is_orphan() -> bool:
-    """Return whether the launcher has ended: its child is then that of process 1, unless that is the launcher."""
-    return os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes()
 
 
 def _say(line: str) -> None:

@@ -1,12 +1,7 @@
 """Reading is exact or it stops: nothing in a file may become a wrong number."""
 
-import csv
-import json
 import re
 
-import pandas as pd
-import pyarrow
-import pyarrow.parquet
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import Column
@@ -30,32 +25,15 @@ hostile_texts = st.one_of(
 ).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
 
 
-def write_tsv(path, rows):
-    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
-
-
-def write_csv(path, rows):
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("id", "label", "text"), *((7, label, text) for text, label in rows)])
-
-
-def write_jsonl(path, rows):
-    lines = (json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows)
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
-
-
-def write_parquet(path, rows):
-    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
-
-
 @settings(deadline=None, max_examples=60)
 @given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(data.LABELS)), min_size=1, max_size=8))
-@pytest.mark.parametrize("suffix, write", [(".tsv", write_tsv), (".csv", write_csv), (".jsonl", write_jsonl),
-                                           (".parquet", write_parquet)])  # fmt: skip
-def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, write, rows):
-    path = tmp_path_factory.mktemp("rows") / f"rows{suffix}"
-    write(path, rows)
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl", "parquet"])
+def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, rows):
+    path = tmp_path_factory.mktemp("rows") / f"rows.{suffix}"
+    if suffix == "tsv":  # without header
+        path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
+    else:
+        write_file(path, [{"id": "7", "label": label, "text": text} for text, label in rows])
     texts, label_ids, lines, bad_rows = read_rows(path)
     assert bad_rows == [] and lines == sorted(set(lines)) and len(lines) == len(texts)
     assert texts == [text for text, _ in rows]
@@ -78,79 +56,42 @@ def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
     ]
 
 
-PREDICTED = [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": 0.2, "p_neutral": 0.5}]
-
-
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_predictions_are_not_taken_for_gold(tmp_path, suffix):
-    path, table = tmp_path / f"predicted.{suffix}", pd.DataFrame(PREDICTED)
-    {
-        "csv": lambda: table.to_csv(path, index=False),
-        "jsonl": lambda: table.to_json(path, orient="records", lines=True),
-        "parquet": lambda: table.to_parquet(path),
-    }[suffix]()
-    with pytest.raises(
-        UserError, match="'label' is what a model predicted, 'gold' the true label. Give --label_column gold"
-    ):
+    path = tmp_path / f"predicted.{suffix}"
+    write_file(
+        path, [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": "0.2", "p_neutral": "0.5"}]
+    )
+    with pytest.raises(UserError, match="'label' is what a model predicted, 'gold' the true .*--label_column gold"):
         read_rows(path)
     assert read_rows(path, label_column="gold")[:2] == (["enak"], [0])
 
 
-@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_is_told_by_its_mark(tmp_path, suffix, encoding):
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes("\ufefftext,label\nenak,positive\n".encode(encoding))
-    with pytest.raises(UserError, match=f"a.{suffix} is in UTF-16, not UTF-8.*encoding='utf-16'"):
-        read_rows(path)
-
-
 BAD_LINES = {
-    "one field": (b"hanya teks", "1 field(s) instead of 2"),
-    "three fields": (b"a\tb\tpositive", "3 field(s)"),
     "blank line": (b"", "a blank line"),
     "empty text": (b"\tpositive", "the text is empty"),
     "blank text": (b" \xc2\xa0 \tpositive", "the text is empty"),
     "empty label": (b"enak\t", "the label is not one of positive, neutral, negative; found ''"),
     "unknown label": (b"enak\tpositif", "found 'positif'"),
     "label in capitals": (b"enak\tPositive", "found 'Positive'"),
-    "label with a space": (b"enak\t positive", "found ' positive'"),
-    "label id": (b"enak\t0", "found '0'"),
-    "label -1": (b"enak\t-1", "found '-1'"),
-    "swapped columns": (b"positive\tenak", "found 'enak'"),
     "NUL": (b"en\0ak\tpositive", "NUL"),
     "not UTF-8": (b"en\xffak\tpositive", "not valid UTF-8"),
-    "UTF-8 cut short": (b"enak \xf0\x9f\x98\tpositive", "not valid UTF-8"),
-    "UTF-16": ("enak\tpositive".encode("utf-16"), "NUL"),
-    "header": (b"text\tlabel", "found 'label'"),
 }
 BAD_JSON = {
-    "not JSON": (b"enak", "not valid JSON"),
-    "not an object": (b'["enak", "positive"]', "not an object"),
     "no label": (b'{"text": "enak"}', "no 'label'"),
     "null text": (b'{"text": null, "label": "positive"}', "the text is missing"),
-    "number for text": (b'{"text": 5, "label": "positive"}', "the text is not a string; found 5"),
-    "null label": (b'{"text": "enak", "label": null}', "found None"),
-    "number for label": (b'{"text": "enak", "label": 0}', "found 0"),
+    "number for label": (b'{"text": "enak", "label": 0}', "found '0'"),
     "number too long": (b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     "too deep": (b"[" * 100_000, "not valid JSON"),
     "escaped NUL": (b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
-    "half a surrogate pair": (b'{"text": "a\\ud83d", "label": "positive"}', "not valid UTF-8"),
-}
-BAD_CSV = {
-    "CSV with a field too many": (b"b,negative,x", "3 field(s) instead of 2"),
-    "CSV with one too few": (b"b", "1 field(s) instead of 2"),
-    "CSV not UTF-8": (b"a\xff,positive", "not valid UTF-8"),
-    "CSV with a blank line": (b"", "a blank line"),
 }
 BEFORE = {
     ".tsv": "\n".join([*GOOD[:2], ""]).encode(),
     ".jsonl": b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n',
-    ".csv": b"text,label\na,neutral\n",
 }
 DAMAGED = {
     name: (suffix, *case)
-    for suffix, cases in ((".tsv", BAD_LINES), (".jsonl", BAD_JSON), (".csv", BAD_CSV))
+    for suffix, cases in ((".tsv", BAD_LINES), (".jsonl", BAD_JSON))
     for name, case in cases.items()
 }
 
@@ -207,15 +148,7 @@ def test_texts_of_windows_are_refused_with_the_way_to_read_them(tmp_path):
         load_splits({"train": tmp_path / "a.csv"})
 
 
-def test_other_separators_are_refused_with_the_way_out(tmp_path):
-    for mark, written in ((";", "';'"), ("\t", r"'\\t'"), ("|", r"'\|'")):
-        (tmp_path / "a.csv").write_text(f"text{mark}label\nenak{mark}positive\n")
-        message = rf"separated by {written}\? Save them with commas: pd.read_csv\(OLD, sep={written}\)"
-        with pytest.raises(UserError, match=message):
-            load_splits({"train": tmp_path / "a.csv"})
-
-
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV", "a.tsv.zst", "a.tsv", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.Csv.GZ", "a.CSV", "a.tsv.zst", "a.tsv", "a.JSONL.gz"])
 def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     """The column of texts is found by its name, a .tsv may have a header, and suffixes are those of prediction."""
     rows = [{"id": "1", "Ulasan": "enak", "label": "positive"}, {"id": "2", "Ulasan": "kotor", "label": "negative"}]
@@ -223,7 +156,7 @@ def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     (tmp_path / name.lower()).rename(tmp_path / name)
     splits = load_splits({"valid": tmp_path / name})
     assert splits["valid"]["text"][:] == ["enak", "kotor"] and splits["valid"]["label"][:] == [0, 2]
-    assert splits["valid"]["line"][:] == ([1, 2] if "jsonl" in name else [2, 3])
+    assert splits["valid"]["line"][:] == ([1, 2] if "JSONL" in name else [2, 3])
 
 
 def test_no_column_of_a_dataset_is_walked_through_in_python(real_files, monkeypatch):
@@ -242,6 +175,7 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
     assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
+    assert "a.tsv; 2 of its texts also stand in train" in caplog.text
     assert "train has no 3 text, so that no text will be labelled so." in caplog.text
     assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
     caplog.clear()
@@ -259,14 +193,9 @@ def test_a_long_bad_value_is_shortened(tmp_path):
 FAULTY_FILES = {
     "empty": (".tsv", b"", "has no rows"),
     "header alone": (".csv", b"text,label\n", "has no rows"),
-    "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "all 2 rows are labelled 'neutral'.*test_preprocess.tsv"),
-    "no text column": (".csv", b"a,b,label\na,b,positive\n", "which column holds the texts.*'a', 'b', 'label'"),
+    "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
     "no label column": (".csv", b"text,gold\na,positive\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'"),
-    "column twice": (".csv", b"text,text,label\na,b,positive\n", "which column holds the texts"),
-    "open quote": (".csv", b'text,label\na,positive\n"b,negative\n', ":3: not valid CSV"),
-    "not Parquet": (".parquet", b"PAR1 no", "cannot be read"),
-    "unknown suffix": (".xlsx", b"x", "suffix must be one of .csv, .tsv, .jsonl, .parquet"),
 }
 
 
@@ -280,7 +209,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name(tmp_path, suffix, cont
 
 def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
     path = tmp_path / "a.parquet"
-    write_parquet(path, [(f"enak {i}", "positive") for i in range(99)])
+    write_file(path, [{"text": f"enak {i}", "label": "positive"} for i in range(99)])
     content = bytearray(path.read_bytes())
     content[40:300] = bytes(260)
     path.write_bytes(content)
@@ -289,25 +218,18 @@ def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
 
 
 def test_one_column_cannot_hold_texts_and_labels(tmp_path):
-    write_csv(tmp_path / "a.csv", [("enak", "positive"), ("kotor", "negative")])
+    write_file(tmp_path / "a.csv", [{"text": "enak", "label": "positive"}])
     with pytest.raises(UserError, match="a.csv: texts and labels cannot both be in 'label'"):
         load_splits({"valid": tmp_path / "a.csv"}, text_column="label")
 
 
 def test_whole_numbers_are_the_labels_of_that_name(tmp_path):
-    rows = [("enak", 1), ("kotor", 0), ("buka", "1")]
-    write_jsonl(tmp_path / "a.jsonl", rows)
+    rows = [{"text": "enak", "label": label} for label in (1, 0, "1")]
+    write_file(tmp_path / "a.jsonl", rows)
     assert load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))["valid"]["label"] == [1, 0, 1]
-    write_jsonl(tmp_path / "a.jsonl", [*rows, ("murah", True)])
-    with pytest.raises(BadRowsError, match="a.jsonl:4: the label is not one of 0, 1; found True"):
+    write_file(tmp_path / "a.jsonl", [*rows, {"text": "murah", "label": True}])
+    with pytest.raises(BadRowsError, match="a.jsonl:4: the label is not one of 0, 1; found 'true'"):
         load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))
-
-
-def test_parquet_without_the_column_lists_what_is_there(tmp_path):
-    pyarrow.parquet.write_table(pyarrow.table({"ulasan": ["a"], "label": ["positive"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="no column named 'text'. The columns are: 'ulasan', 'label'"):
-        read_rows(tmp_path / "a.parquet", text_column="text")
-    assert read_rows(tmp_path / "a.parquet")[0] == ["a"]
 
 
 def test_other_labels_take_the_order_given(tmp_path):
@@ -318,12 +240,10 @@ def test_other_labels_take_the_order_given(tmp_path):
 def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_path, monkeypatch, smsa_dir):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
-    for name in ("default", "environment"):
-        (tmp_path / name).mkdir()
+    for name in ("data/smsa", "environment"):
+        (tmp_path / name).mkdir(parents=True)
         for split in ("train", "valid"):
-            (tmp_path / name / f"{split}_preprocess.tsv").write_text("\n".join(GOOD), encoding="utf-8")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "default").rename(tmp_path / "data" / "smsa")
+            (tmp_path / name / f"{split}_preprocess.tsv").touch()
     assert find_smsa()["train"].parent.name == "smsa"
     assert "test" not in find_smsa()  # labelled test files are optional
     monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path / "environment"))
@@ -332,11 +252,10 @@ def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_pa
 
 
 def test_a_named_folder_without_the_files_is_an_error_not_a_download(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="comes from --data_dir"):
-        find_smsa(tmp_path)
     monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="comes from SMSA_DATA_DIR"):
-        find_smsa()
+    for folder, source in ((tmp_path, "--data_dir"), (None, "SMSA_DATA_DIR")):
+        with pytest.raises(FileNotFoundError, match=f"comes from {source}"):
+            find_smsa(folder)
 
 
 def test_without_network_one_error_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
@@ -382,15 +301,6 @@ def test_train_and_valid_files_go_together(smsa_dir):
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
 
 
-def test_texts_that_also_stand_in_train_are_counted_in_the_log(tmp_path, caplog):
-    (tmp_path / "train.tsv").write_text("\n".join(GOOD), encoding="utf-8")
-    (tmp_path / "valid.tsv").write_text("enak\tpositive\nbaru\tneutral\nburuk\tnegative\n", encoding="utf-8")
-    with caplog.at_level("INFO", logger="smsa"):
-        load_splits({"train": tmp_path / "train.tsv", "valid": tmp_path / "valid.tsv"})
-    assert "valid: 3 texts (1 positive, 1 neutral, 1 negative)" in caplog.text
-    assert "2 of its texts also stand in train" in caplog.text
-
-
 def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):
     with caplog.at_level("INFO", logger="smsa"):
         splits = load_splits({split: smsa_files[split] for split in ("train", "valid")})
@@ -399,22 +309,6 @@ def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):
     assert "14 of its texts also stand in train" in caplog.text
     for split in ("train", "valid"):
         assert data.pooch.file_hash(str(smsa_files[split])) == data.SMSA_SHA256[split]
-
-
-def test_the_real_masked_test_file_is_refused_by_name(smsa_files):
-    masked = smsa_files["train"].parent / "test_preprocess_masked_label.tsv"
-    if not masked.exists():
-        pytest.skip(f"needs {masked.name} beside the other files of SmSA")
-    with pytest.raises(UserError, match="test_preprocess_masked_label.tsv: all 500 rows are labelled 'neutral'"):
-        load_splits({"train": smsa_files["train"], "test": masked})
-
-
-def test_the_sample_is_what_its_readme_says():
-    splits = load_splits(find_smsa(SAMPLE_DIR))
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 274, "valid": 66, "test": 66}
-    texts = [text for rows in splits.values() for text in rows["text"]]
-    assert len(set(texts)) == 406
-    assert f"{len(texts)} Indonesian sentences" in (SAMPLE_DIR / "README.md").read_text(encoding="utf-8")
 
 
 def test_long_texts_are_cut_and_keep_their_separator(smsa_dir, tokenizer):
@@ -426,14 +320,10 @@ def test_long_texts_are_cut_and_keep_their_separator(smsa_dir, tokenizer):
     assert max(map(len, splits["train"]["input_ids"])) == 4
 
 
-@pytest.mark.parametrize("max_length", [-1, 0, 2])
-def test_a_length_without_room_for_text_is_refused(smsa_dir, tokenizer, max_length):
+@pytest.mark.parametrize("max_length, message", [
+    (-1, "-1; 2 tokens are special"), (2, "2; 2 tokens are special"), (65, "65, but this encoder reads at most 64"),
+])  # fmt: skip
+def test_a_length_that_cannot_be_is_refused(smsa_dir, tokenizer, max_length, message):
     splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
-    with pytest.raises(UserError, match=f"--max_length is {max_length}; 2 tokens are special"):
+    with pytest.raises(UserError, match=f"--max_length is {message}"):
         encode_splits(splits, tokenizer, max_length=max_length)
-
-
-def test_more_tokens_than_the_encoder_reads_are_refused(smsa_dir, tokenizer):
-    splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
-    with pytest.raises(UserError, match="--max_length is 65, but this encoder reads at most 64"):
-        encode_splits(splits, tokenizer, max_length=65)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
-from smsa.inference.attribution import TOLERANCE
+from smsa.inference.attribution import TOLERANCE, weigh_words
 from smsa.models.bundled import CLASSIFIER
 
 
@@ -37,25 +38,18 @@ def test_weights_add_up_and_words_are_parts_of_the_text(tiny_model, tokenizer, l
     assert classifier.explain(text, label) == explained  # the orders are the same each time
 
 
-class OneWordCounts:
-    """In place of an engine: log-odds are 3 with the token 7, 1 with 8 as well as 9, in sum."""
+def test_weights_are_shapley_values():
+    """One word alone has all that it moves; two that only work together have half each; others nothing."""
 
-    def run(self, token_ids):
+    def run(token_ids):  # log-odds are 3 with the token 7, 1 with 8 as well as 9, in sum
         values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
         return np.array([[value, 0.0] for value in values], dtype=np.float32)
 
-
-def test_weights_are_shapley_values():
-    """One word alone has all that it moves; two that only work together have half each; others nothing."""
-    from smsa.inference.attribution import weigh_words
-
-    class Encoding:
-        ids, word_ids = [1, 7, 8, 9, 5, 2], [None, 0, 1, 2, 3, None]
-        offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
-
-    words, log_odds, no_words = weigh_words(OneWordCounts(), Encoding(), 0)
+    offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
+    encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], word_ids=[None, 0, 1, 2, 3, None], offsets=offsets)
+    words, log_odds, no_words = weigh_words(SimpleNamespace(run=run), encoding, 0)
     assert (log_odds, no_words) == (4.0, 0.0)
-    assert [word[:2] for word in words] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert [word[:2] for word in words] == offsets[1:-1]
     # An order and its reverse share the last exactly
     assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
 
@@ -75,16 +69,11 @@ def test_byte_level_tokens_become_words_without_the_space_before():
     assert all(text[word["start"] : word["end"]] == word["word"] for word in words)
 
 
-def test_a_long_text_is_explained_as_far_as_it_was_read(tiny_model, tokenizer):
-    explained = make_classifier(tiny_model, tokenizer, max_length=10).explain("enak " * 100)
-    assert len(explained["words"]) == 8
-
-
-def test_what_cannot_be_explained_is_refused(tiny_model, tokenizer):
-    classifier = make_classifier(tiny_model, tokenizer)
-    for text in ("", "  "):
-        with pytest.raises(UserError, match="no word to explain"):
-            classifier.explain(text)
+def test_a_long_text_is_explained_as_far_as_it_was_read_and_an_empty_one_not(tiny_model, tokenizer):
+    classifier = make_classifier(tiny_model, tokenizer, max_length=10)
+    assert len(classifier.explain("enak " * 100)["words"]) == 8
+    with pytest.raises(UserError, match="no word to explain"):
+        classifier.explain("  ")
     with pytest.raises(UserError, match="label 'bagus' is not one of positive, neutral, negative"):
         classifier.explain("enak", "bagus")
 

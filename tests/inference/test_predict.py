@@ -1,6 +1,5 @@
 """scripts/predict.py as one runs it: pipes, processes, full disks and kills, all of them real."""
 
-import gzip
 import io
 import json
 import os
@@ -76,24 +75,6 @@ def test_a_pipe_of_another_format_is_named(model, monkeypatch, capfdbinary):
 def test_a_stdin_that_is_closed_is_said(model, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert "--input - is stdin, which is closed" in call(*command(model, "-", "-")[2:])
-
-
-@pytest.mark.slow
-def test_sigterm_leaves_nothing_of_what_stdin_brought(model, tmp_path):
-    words = command(model, "-", tmp_path / "out.csv")
-    environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdin.write(b"enak\n" * 200)
-    process.stdin.close()
-    process.stdin = None
-    while not list((tmp_path / "out.csv.shards").glob("rows-*[0-9]")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    assert list(tmp_path.glob("smsa-*/stdin.txt"))
-    process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=60)
-    assert process.returncode == 143 and b"Traceback" not in text and b"Stopped; " in text
-    assert not list(tmp_path.glob("smsa-*"))
 
 
 @pytest.mark.slow
@@ -189,32 +170,31 @@ def test_a_read_only_folder_is_refused(model, small_disk, tmp_path):
     write_file(tmp_path / "in.csv", [{"text": "enak"}])
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     answer = call(*command(model, tmp_path / "in.csv", small_disk / "out.csv")[2:])
-    assert answer == f"error: the folder {small_disk} cannot be written."
-
-
-def test_a_damaged_gzip_leaves_nothing(model, tmp_path):
-    content = gzip.compress(b"text\n" + b"enak\n" * 100)
-    (tmp_path / "in.csv.gz").write_bytes(content[:-5])
-    words = command(model, tmp_path / "in.csv.gz", tmp_path / "out.csv")[2:]
-    assert re.match("error: .*in.csv.gz cannot be read", call(*words))
-    assert [file.name for file in tmp_path.iterdir()] == ["in.csv.gz"]
+    assert re.match(f"error: .*Read-only file system.*{small_disk}/out.csv", answer)
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_and_the_same_command_resumes(model, tmp_path):
-    write_file(tmp_path / "in.csv", [{"id": str(i), "text": "enak"} for i in range(80)])
-    words = command(model, tmp_path / "in.csv", tmp_path / "out.csv")
-    process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **PATHS, "SMSA_SLOW": "0.3"}, stderr=subprocess.PIPE)
+@pytest.mark.parametrize("signum, name", [(signal.SIGINT, "in.csv"), (signal.SIGTERM, "-")])
+def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, name):
+    """What stdin brought does not stay in the folder for temporary files."""
+    lines = [f"{i},enak" for i in range(80)]
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]))
+    path = name if name == "-" else tmp_path / name
+    words = command(model, path, tmp_path / "out.csv", "--input_format", "csv")
+    environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
+    with (tmp_path / "in.csv").open("rb") as stdin:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=stdin, stderr=subprocess.PIPE)
     while not list((tmp_path / "out.csv.shards").glob("rows-*[0-9]")):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    assert len(list(tmp_path.glob("smsa-*/stdin.csv"))) == (name == "-")
+    process.send_signal(signum)
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"the same command resumes" in text and b"Traceback" not in text
-    assert not (tmp_path / "out.csv").exists()
-    status, text = run(*words, **PATHS)
-    assert status == 0, text
-    assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [str(i) for i in range(80)]
+    assert process.returncode == 128 + signum and b"the same command resumes" in text and b"Traceback" not in text
+    assert not list(tmp_path.glob("smsa-*")) and not (tmp_path / "out.csv").exists()
+    with (tmp_path / "in.csv").open("rb") as stdin:
+        subprocess.run(words, cwd=ROOT, env={**os.environ, **PATHS}, stdin=stdin, check=True)
+    assert [f"{row['id']},{row['text']}" for row in read_file(tmp_path / "out.csv")] == lines
 
 
 POINTS = """encode:1, before rename:1, after rename:1, classify:3, before rename:3, after rename:3, encode:4, merge:2,
