@@ -26,7 +26,7 @@ def best_precision(device_type: str, training: bool = True) -> str:
 
     On a GPU, inference takes fp16, for its three more bits of mantissa matter to probabilities, and training bf16, for
     its range. A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4
-    times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate, and other CPUs emulate bf16 at a tenth of it.
+    times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate; other CPUs emulate bf16 at a tenth of it.
     """
     if device_type == "cuda":
         if training and torch.cuda.is_bf16_supported(including_emulation=False):

@@ -228,7 +228,7 @@ def _load_tokenizer(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save a tokenizer, and with it the length for inference, so that transformers 4 and transformers.js can load it."""
+    """Save a tokenizer, with the length for inference, so that transformers 4 and transformers.js can load it."""
     tokenizer.save_pretrained(folder)
     path = Path(folder) / "tokenizer_config.json"
     config = json.loads(path.read_bytes())
