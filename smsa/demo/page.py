@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from heapq import nlargest, nsmallest
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,45 +34,44 @@ _READ_ROWS = 1024
 
 # Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
 PAGE = {name: json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8")) for name in ("id", "en")}
-TRANSLATIONS = gr.I18n(**PAGE)
+WORD = gr.I18n(**PAGE)
 
 
 def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
     """Return the page, whose functions label with `classifier`, and files in a folder of their own in `folder`."""
-    word = TRANSLATIONS
     with gr.Blocks(title="smsa", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
-        gr.Markdown(word("title"))
-        with gr.Tab(word("one")):
+        gr.Markdown(WORD("title"))
+        with gr.Tab(WORD("one")):
             text = gr.Textbox(
-                label=word("text"), placeholder=word("text_hint"), lines=3, max_lines=12, max_length=MAX_CHARS,
+                label=WORD("text"), placeholder=WORD("text_hint"), lines=3, max_lines=12, max_length=MAX_CHARS,
                 elem_id="text",
             )  # fmt: skip
-            ask = gr.Button(word("ask"), variant="primary", elem_id="ask")
+            ask = gr.Button(WORD("ask"), variant="primary", elem_id="ask")
             with gr.Row():
-                answer = gr.Label(label=word("label"), elem_id="answer")
+                answer = gr.Label(label=WORD("label"), elem_id="answer")
                 with gr.Column():
-                    why = gr.HighlightedText(label=word("why"), show_whitespaces=True, elem_id="why")
-                    gr.Markdown(word("why_hint"))
-            gr.Examples([[example] for example in EXAMPLES], text, label=word("examples"))
-        with gr.Tab(word("many")):
+                    why = gr.HighlightedText(label=WORD("why"), show_whitespaces=True, elem_id="why")
+                    gr.Markdown(WORD("why_hint"))
+            gr.Examples([[example] for example in EXAMPLES], text, label=WORD("examples"))
+        with gr.Tab(WORD("many")):
             lines = gr.Textbox(
-                label=word("lines"), placeholder=word("lines_hint"), lines=4, max_lines=8, elem_id="lines"
+                label=WORD("lines"), placeholder=WORD("lines_hint"), lines=4, max_lines=8, elem_id="lines"
             )
-            file = gr.File(label=word("file"), elem_id="file", height=140)
-            column = gr.Dropdown([], label=word("column"), visible=False, elem_id="column")
-            predict = gr.Button(word("predict"), variant="primary", elem_id="predict")
-            download = gr.DownloadButton(word("download"), visible=False, elem_id="download")
+            file = gr.File(label=WORD("file"), elem_id="file", height=140)
+            column = gr.Dropdown([], label=WORD("column"), visible=False, elem_id="column")
+            predict = gr.Button(WORD("predict"), variant="primary", elem_id="predict")
+            download = gr.DownloadButton(WORD("download"), visible=False, elem_id="download")
             counts = gr.BarPlot(  # without the limit, the axis may begin above the smallest count
-                x="label", y="n", y_lim=[0, None], title=word("counts"), visible=False, height=240, elem_id="counts"
+                x="label", y="n", y_lim=[0, None], title=WORD("counts"), visible=False, height=240, elem_id="counts"
             )
             certain, doubtful = (
                 gr.Dataframe(
-                    label=word(name), datatype="str", column_widths=["25%", "27%", "48%"], visible=False, wrap=True,
+                    label=WORD(name), datatype="str", column_widths=["25%", "27%", "48%"], visible=False, wrap=True,
                     elem_id=name,
                 )
                 for name in ("certain", "doubtful")
             )  # fmt: skip
-        gr.Markdown(word("footer"))
+        gr.Markdown(WORD("footer"))
 
         def label_text(text: str, request: gr.Request) -> Iterator[tuple]:
             """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
@@ -141,16 +139,12 @@ def _error(words: dict[str, str], message: str) -> gr.Error:
 
 def find_columns(path: str | None) -> dict:
     """Offer the columns of a file that has been uploaded; what is wrong with it is told when it is labelled."""
-    choices, value = [], None
     try:
-        if path is not None:
-            source = Source(Path(path))
-            choices, value = source.candidates, source.text_column
-    except ManyColumns as error:
-        choices = error.candidates
-    except (UserError, OSError):
-        pass
-    return gr.update(visible=len(choices) > 1, choices=choices, value=value)
+        source = Source(Path(path or ""))
+    except (UserError, OSError) as error:
+        source = error
+    choices = getattr(source, "candidates", [])  # those of a file whose columns do not tell, too
+    return gr.update(visible=len(choices) > 1, choices=choices, value=getattr(source, "text_column", None))
 
 
 def label_file(
@@ -196,27 +190,19 @@ def find_extremes(output: Path, text_column: str | None, prefix: str = "") -> tu
     is_sheet = ".csv" in output.suffixes or ".tsv" in output.suffixes
     if is_sheet:
         text_column = escape_formulas(pa.array([text_column]))[0].as_py()
-    certain: list[tuple[float, str, str]] = []
-    doubtful: list[tuple[float, str, str]] = []
+    found: list[tuple[float, str, str]] = []  # the extremes of all chunks so far, the least confident first
     # Lines of JSONL may have different keys, so each is taken apart by itself.
     for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
-        texts = (restore_formulas(chunk.texts) if is_sheet else chunk.texts).to_pylist()
+        texts = restore_formulas(chunk.texts) if is_sheet else chunk.texts
         rows = chunk.table.to_pylist()
-        rows = [json.loads(row["line"]) for row in rows] if chunk.table.column_names == ["line"] else rows
-        found = [
-            (float(row[f"{prefix}score"]), row[f"{prefix}label"], text)
-            for row, text in zip(rows, texts, strict=True)
-            if row[f"{prefix}label"]
-        ]
-        certain = nlargest(ROWS_SHOWN, certain + found, itemgetter(0))
-        doubtful = nsmallest(ROWS_SHOWN, doubtful + found, itemgetter(0))
-
-    def shown(chosen: list[tuple[float, str, str]]) -> list[list[str]]:
-        return [
-            [label, f"{score:.3f}", text if len(text) <= 300 else f"{text[:300]}…"] for score, label, text in chosen
-        ]
-
-    return shown(certain), shown(doubtful)
+        for row, text in zip(rows, texts.to_pylist(), strict=True):
+            row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
+            if label := row[f"{prefix}label"]:
+                found.append((float(row[f"{prefix}score"]), label, text if len(text) <= 300 else f"{text[:300]}…"))
+        found.sort(key=itemgetter(0))
+        del found[ROWS_SHOWN:-ROWS_SHOWN]
+    shown = [[label, f"{score:.3f}", text] for score, label, text in found]
+    return shown[::-1][:ROWS_SHOWN], shown[:ROWS_SHOWN]
 
 
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -235,7 +221,6 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/cache"  # read when components are built
         Path(folder, "jobs").mkdir()
         page = build_page(classifier, Path(folder, "jobs"))
-        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from a CDN
         page.launch(
             server_name=host,
             server_port=port,
@@ -243,8 +228,9 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
             run_history=False,
             share=False,
             footer_links=["settings"],  # where the language can be chosen
-            i18n=TRANSLATIONS,
-            theme=gr.themes.Default(**fonts),
+            i18n=WORD,
+            # No fonts from a CDN.
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             show_error=True,
             ssr_mode=False,
         )

@@ -17,6 +17,17 @@ from smsa.models.bundled import BUNDLED, find_bundled
 
 logger = logging.getLogger(__name__)
 
+# A value that a template lacks is an error, and not an empty place in a card.
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+)
+_TEMPLATES.globals |= {
+    "percent": lambda share: f"{100 * share:.1f}",
+    "count": lambda n: f"{int(n):,}",
+    "duration": lambda seconds: "{} min {} s".format(*divmod(round(float(seconds)), 60)),
+    "cell": lambda value: " ".join(str(value).split()).replace("|", r"\|"),
+}
+
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
@@ -83,136 +94,78 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         OSError: if a file is missing.
         UserError: if a file is not what a finished run of this version leaves.
     """
-    folder = Path(folder)
+    folder, title = Path(folder), Path(name).name
     try:
         metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
-        licence = _stated_licence(before) if before else None
-        collect = _encoder_values if "held_out" in metrics else _classifier_values
-        template, metadata, values = collect(folder, Path(name).name, metrics, run, licence)
-        card = ModelCard.from_template(
-            ModelCardData(**metadata),
-            template_path=str(Path(__file__).with_name(template)),
-            **_shared_values(metrics, run),
-            **values,
-            name=name,
-            title=Path(name).name,
-            origins=origins,
-            ours=OURS,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, jinja2.TemplateError) as error:
+        base = run["base_model"]
+        metadata = {
+            "language": "id",
+            "license": _stated_licence(before) if before else None,
+            "library_name": "transformers",
+            "base_model": base["name"] if base["kind"] == "hub" else None,
+            "model_name": title,
+        }
+        if "held_out" in metrics:
+            template = "encoder_card.md.jinja"
+            metadata |= {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
+            # Architectures have names of their own for depth and width.
+            values = {"config": AutoConfig.from_pretrained(folder), "origins": origins}
+        else:
+            template = "classifier_card.md.jinja"
+            values = _classifier_values(folder, metrics, run)
+            metadata |= _classifier_metadata(metadata["license"], values, metrics, run)
+        values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": title, "ours": OURS}
+        values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
+        return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
+    except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
         raise UserError(
             f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
             f"write ({error!r}). Without run.json, the command of the run with --resume auto writes them anew."
         ) from error
-    return f"{card.content}\n"  # Jinja drops the last line break of a template
 
 
-def _shared_values(metrics: dict, run: dict) -> dict:
-    """Return what both templates say of a run. What is missing raises KeyError: Jinja would print nothing for it."""
-    minutes, seconds = divmod(round(run["train_runtime_seconds"]), 60)
-    hardware, base = run["hardware"], run["base_model"]
-    return {
-        "epoch": f"{metrics['epoch']:g}",
-        "seed": run["seed"],
-        "world_size": run["world_size"],
-        "n_parameters": f"{run['n_parameters']:,}",
-        "precision": run["precision_in_effect"],
-        "place": ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['n_threads']} threads",
-        "duration": f"{minutes} min {seconds} s",
-        "base": {"kind": base["kind"], "name": base["name"], "license": base["license"]},
-        "commit": run["model_commit"],
-        # Without a path of the machine.
-        "settings": run["settings"] | {"model_name_or_path": base["name"]},
-        "versions": {library: version for library, version in run["versions"].items() if version},
-        "percent": lambda value: f"{100 * value:.1f}",
-        "count": lambda value: f"{value:,}",
-        "cell": lambda value: " ".join(str(value).split()).replace("|", r"\|"),
-    }
-
-
-def _classifier_values(
-    folder: Path, title: str, metrics: dict, run: dict, licence: str | None
-) -> tuple[str, dict, dict]:
-    """Return template, metadata and values of a classifier's card."""
-    base, data, settings = run["base_model"], run["data"], run["settings"]
+def _classifier_values(folder: Path, metrics: dict, run: dict) -> dict:
+    """Return what the card of a classifier says beside the files themselves."""
+    data, labels, settings = run["data"], run["labels"], run["settings"]
     splits = [split for split in _SPLITS if split in metrics]
-    names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
-    hub_data = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Sentiment analysis",
-            **(hub_data if data[split]["is_smsa"] else {"dataset_type": "own", "dataset_name": names[split]}),
-            dataset_split=_SPLITS[split],
-            metric_type=score,
-            metric_name=score_title,
-            metric_value=metrics[split][score],
-        )
-        for split in splits
-        for score, score_title in _SCORES.items()
-    ]
-    # A model that learned from its owner's texts only is under the licence that the owner gives it.
-    is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
-    metadata = {
-        "language": "id",
-        "license": licence or (None if is_owners else base["license"]),
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": ["sentiment-analysis", "indonesian", "smsa"],
-        "base_model": base["name"] if base["kind"] == "hub" else None,
-        "datasets": ["indonlp/indonlu"] if data["train"]["is_smsa"] else None,
-        "metrics": list(_SCORES),
-        "model_name": title,
-        "eval_results": results,
-    }
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
-    values = {
-        "labels": run["labels"],
-        "scores": {split: metrics[split] for split in splits},
-        "score_titles": {score: f"{score_title[0].lower()}{score_title[1:]}" for score, score_title in _SCORES.items()},
-        "data": data,
-        "data_names": names,
-        "last": splits[-1],
-        "weakest": min(run["labels"], key=lambda label: last[f"f1_{label}"]),
-        "absent": [label for label in run["labels"] if not last[f"n_{label}"]],
-        "is_best_epoch": settings["load_best_model_at_end"],
-        "max_length": settings["max_length"],
+    return {
+        "splits": splits,
+        "names": {
+            split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data
+        },
+        "score_titles": _SCORES,
+        "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
+        "absent": [label for label in labels if not last[f"n_{label}"]],
         "additions": [(o, *_ADDITIONS[o]) for o in _ADDITIONS if settings.get(o) not in (None, 0, "none")],
-        "examples": [
-            (answer["text"], answer["label"], f"{answer['score']:.3f}", person if f"p_{person}" in answer else "")
-            for answer, person in zip(metrics["examples"], LABELS, strict=True)
-        ],
+        "example_labels": LABELS,
         "temperature": json.loads((folder / "config.json").read_bytes()).get("smsa_temperature"),
         "is_normalised_since": has_normaliser(folder) and not run.get("normalised", False),
     }
-    return "classifier_card.md.jinja", metadata, values
 
 
-def _encoder_values(folder: Path, title: str, metrics: dict, run: dict, licence: str | None) -> tuple[str, dict, dict]:
-    """Return template, metadata and values of the card of a pre-trained encoder."""
-    base, held_out = run["base_model"], metrics["held_out"]
-    config = AutoConfig.from_pretrained(folder)  # architectures have names of their own for depth and width
-    metadata = {
-        "language": "id",
-        "license": licence,
-        "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "model_name": title,
-        "tags": ["indonesian", "smsa"],
-        "base_model": base["name"] if base["kind"] == "hub" else None,
+def _classifier_metadata(licence: str | None, values: dict, metrics: dict, run: dict) -> dict:
+    """Return what the metadata of a classifier's card says beside that of every model: scores, data and licence."""
+    base, data = run["base_model"], run["data"]
+    results = []
+    for split in values["splits"]:
+        dataset = {"dataset_type": "own", "dataset_name": values["names"][split]}
+        if data[split]["is_smsa"]:
+            dataset = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
+        task = {"task_type": "text-classification", "task_name": "Sentiment analysis", "dataset_split": _SPLITS[split]}
+        for score, title in _SCORES.items():
+            metric = {"metric_type": score, "metric_name": title, "metric_value": metrics[split][score]}
+            results.append(EvalResult(**task, **dataset, **metric))
+    # A model that learned from its owner's texts only is under the licence that the owner gives it.
+    is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
+    return {
+        "license": licence or (None if is_owners else base["license"]),
+        "pipeline_tag": "text-classification",
+        "tags": ["sentiment-analysis", "indonesian", "smsa"],
+        "datasets": ["indonlp/indonlu"] if data["train"]["is_smsa"] else None,
+        "metrics": list(_SCORES),
+        "eval_results": results,
     }
-    values = {
-        "config": config,
-        "tokens_seen": f"{metrics['tokens_seen']:,}",
-        "masked_accuracy": f"{100 * held_out['masked_accuracy']:.1f}",
-        "loss": f"{held_out['loss']:.3f}",
-        "held_out": f"{100 * run['settings']['held_out']:g}",
-        "sources": [
-            (Path(source).name, f"{data['n_texts']:,}", f"{data['weight']:g}", data["sha256"])
-            for source, data in run["data"].items()
-        ],
-    }
-    return "encoder_card.md.jinja", metadata, values
 
 
 def _stated_licence(card: str) -> str | None:

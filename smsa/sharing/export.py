@@ -18,8 +18,9 @@ import torch
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from smsa.data.datasets import find_smsa, load_splits
+from smsa.data.datasets import find_smsa
 from smsa.errors import UserError
+from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
@@ -71,12 +72,10 @@ def export_model(
         `versions`.
 
     Raises:
-        UserError: for an unknown target, a library that is not installed, data with other labels, or an export in fp32
+        UserError: for a library that is not installed, data with other labels, or an export in fp32
             that does not agree with the original; and as `load_classifier`.
         OSError: if a file cannot be read or written; and as `load_classifier`.
     """
-    if target not in TARGETS:
-        raise UserError(f"--to {target!r} is not one of {', '.join(TARGETS)}.")
     missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]
     if missing:
         raise UserError(f"{', '.join(missing)} is not installed: pip install -e '.[{target}]'.")
@@ -87,14 +86,11 @@ def export_model(
     try:
         data = Path(data or find_smsa()["valid"])
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            "An export is compared with the original on SmSA's valid, which was not found: name a labelled file with "
-            "--data, such as data/sample/valid_preprocess.tsv."
-        ) from error
+        raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
     labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
-    rows = load_splits({"data": data}, labels, text_column, label_column)["data"]
-    token_ids, _, index = classifier.encode(pa.array(rows["text"][:], pa.string()))
-    gold, pad_id = np.array(rows["label"][:]), model.config.pad_token_id or 0
+    labelled = LabelledFile.read(data, labels, (text_column, label_column))
+    token_ids, _, index = classifier.encode(pa.array(labelled.texts, pa.string()))
+    gold, pad_id = labelled.gold, model.config.pad_token_id or 0
 
     def measure(forward: Forward, n_bytes: int) -> tuple[dict, np.ndarray]:
         probabilities, seconds = _predict(forward, token_ids, pad_id)
@@ -134,10 +130,11 @@ def export_model(
 
 def find_losses(record: dict) -> dict[str, float]:
     """Return the loss of macro F1 of each model file that loses more than `LARGEST_LOSS`."""
-    losses = {
-        name: found["f1_loss"] for name, found in record.items() if isinstance(found, dict) and "f1_loss" in found
+    return {
+        name: found["f1_loss"]
+        for name, found in record.items()
+        if isinstance(found, dict) and found.get("f1_loss", 0) > LARGEST_LOSS
     }
-    return {name: loss for name, loss in losses.items() if loss > LARGEST_LOSS}
 
 
 def describe(record: dict) -> str:
@@ -166,12 +163,8 @@ def _predict(forward: Forward, ids: list[np.ndarray], pad_id: int) -> tuple[np.n
 
 
 def _torch_forward(model: PreTrainedModel) -> Forward:
-    @torch.inference_mode()
-    def forward(*arrays: np.ndarray) -> np.ndarray:
-        tensors = map(torch.from_numpy, arrays)
-        return model(**dict(zip(_INPUTS, tensors, strict=True))).logits.numpy()
-
-    return forward
+    compute = torch.inference_mode()(Logits(model).eval())
+    return lambda *arrays: compute(*map(torch.from_numpy, arrays)).numpy()
 
 
 def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, bool]:

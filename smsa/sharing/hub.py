@@ -6,12 +6,10 @@ The token is the Hub client's own: that of `hf auth login`, or HF_TOKEN. It is n
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HTTPError
 
 from smsa.errors import UserError
 from smsa.sharing.card import CARD, is_renewable, read_card, render_card
@@ -33,11 +31,8 @@ def list_uploads(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: if it has no config.json or no safetensors.
     """
-    folder = Path(folder)
-    found = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    found = sorted(path for path in found if any(fnmatch(path.name, pattern) for pattern in UPLOADED))
-    names = {path.name for path in found}
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    found = sorted(path for pattern in UPLOADED for path in Path(folder).glob(pattern) if path.is_file())
+    if not {"config.json", ".safetensors"} <= {text for path in found for text in (path.name, path.suffix)}:
         raise FileNotFoundError(f"{folder} is no finished model: it lacks config.json or model.safetensors.")
     return found
 
@@ -55,7 +50,6 @@ def require_access(repo_id: str, private: bool = False) -> str:
     Raises:
         UserError: with the way out.
     """
-    _require_name_and_token(repo_id)
     api = HfApi()
     with _explaining(repo_id):
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
@@ -98,14 +92,12 @@ def push(
     contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
     if CARD not in contents:
         logger.warning("%s has no %s: the model goes to the Hub without a card.", folder, CARD)
-    if pull_request:
-        _require_name_and_token(repo_id)
-    else:
+    if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):
         contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
-    api, tags = HfApi(), {}
+    api = HfApi()
     command = f"python scripts/push.py {folder} {repo_id}{' --private' * private}"
     with _explaining(repo_id, f" This sends what is missing: {command}"):
         if revision is not None:
@@ -113,21 +105,10 @@ def push(
         commit = api.create_commit(
             repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
         )
-        if tag is not None:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)
-            tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
-    if tag is not None and tags[tag] != commit.oid:
-        raise UserError(f"{commit.commit_url} is made, but the tag {tag!r} is that of an earlier commit: give another.")
+    if tag is not None:
+        with _explaining(repo_id, f" The commit itself is made: {commit.commit_url}"):
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit.pr_url or commit.commit_url
-
-
-def _require_name_and_token(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no name on the Hub: {error}") from error
-    if get_token() is None:
-        raise UserError("There is no token of the Hub: run `hf auth login`, or set HF_TOKEN.")
 
 
 @contextmanager
@@ -135,19 +116,13 @@ def _explaining(repo_id: str, way_out: str = "") -> Iterator[None]:
     """Turn what the Hub's client raises into a UserError."""
     try:
         yield
-    except RepositoryNotFoundError as error:
-        raise UserError(f"The Hub has no {repo_id}, or does not show it to this token: {_one_line(error)}") from error
-    # HTTPError: the Hub's answer, or none; ConnectionError: hf_xet's; ValueError: a card that the Hub refuses.
+    # HTTPError: the Hub's answer, or none; ConnectionError: hf_xet's; ValueError: a name or a card that is refused.
     except (HTTPError, ConnectionError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = f"{repo_id} on the Hub: {_one_line(error)}"
+        reason = f"{repo_id} on the Hub: {' '.join(str(error).split()) or repr(error)}"
         if status in (401, 403):
             reason = (
-                f"The Hub refuses the token for {repo_id} ({status}): it must be valid and may write there. "
-                "Run `hf auth login`, or set HF_TOKEN."
+                f"The Hub refuses the token for {repo_id} ({status}): there must be one that is valid and may write "
+                "there. Run `hf auth login`, or set HF_TOKEN."
             )
         raise UserError(reason + way_out) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or repr(error)

@@ -1,7 +1,7 @@
 """A small Hub on this machine: what huggingface_hub 2.4 asks of the real one to create, push, and load, and its faults.
 
-It keeps repositories in memory, checks sizes and hashes as the Hub does, and counts commits. A `Fault` answers in its
-place: a status, or a connection that is cut in the middle of an upload.
+It keeps repositories in memory, checks hashes as the Hub does, and counts commits. A `Fault` answers in its place: a
+status, or a connection that is cut in the middle of an upload.
 """
 
 import base64
@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
-
 TOKEN = "hf_doubleDOUBLEdouble"
 USER, ORGANISATION = "me", "team"
 REPO = r"(?P<repo>[^/]+/[^/]+)"
@@ -28,27 +26,6 @@ def blob_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def find_fault(card: str) -> str | None:
-    """Return what the Hub would not take in the metadata of a model card, as far as its documentation says."""
-    if not card.startswith("---\n") or "\n---\n" not in card[4:]:
-        return "no metadata"
-    try:
-        metadata = yaml.safe_load(card[4:].split("\n---\n")[0])
-        for model in metadata.get("model-index", []):
-            for result in model["results"]:
-                strings = [model["name"], result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"]]
-                strings += [metric["type"] for metric in result["metrics"]]
-                if not all(isinstance(text, str) and text for text in strings) or not result["metrics"]:
-                    return "model-index is not complete"
-                if not all(isinstance(metric["value"], float) for metric in result["metrics"]):
-                    return "a metric is no number"
-        if not isinstance(metadata.get("language", "id"), str) or not isinstance(metadata.get("tags", []), list):
-            return "language or tags are of another type"
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        return f"metadata cannot be read: {error!r}"
-    return None
-
-
 @dataclass
 class Repository:
     """Branches, tags and commits; a commit is the files of that moment."""
@@ -57,11 +34,10 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    lfs: set[str] = field(default_factory=set)  # paths
     committed: list[list[str]] = field(default_factory=list)  # paths of each commit that was made
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
-        oid = hashlib.sha1(f"{len(self.commits)} {sorted(files)}".encode()).hexdigest()
+        oid = f"{len(self.commits):040x}"
         self.commits[oid] = files
         self.branches[branch] = oid
         return oid
@@ -85,17 +61,17 @@ class Fault:
     cut_after: int | None = None  # bytes of the body, no more than it has, before the connection is cut
 
 
+@dataclass
 class Hub:
-    """The state of the double; `url` is its address."""
+    """The state of the double."""
 
-    def __init__(self):
-        self.repositories: dict[str, Repository] = {}
-        self.stored: dict[str, bytes] = {}  # LFS objects by sha256
-        self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str]] = []
-        self.received = bytearray()  # every byte of every request's body
-        self.lock = threading.Lock()
-        self.url = ""
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)  # LFS objects by sha256
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    received: bytearray = field(default_factory=bytearray)  # every byte of every request's body
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one request at a time
 
     def requests_of(self, method: str, pattern: str) -> int:
         return sum(m == method and re.search(pattern, path) is not None for m, path in self.requests)
@@ -139,13 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
             fault = next((f for f in hits if re.search(f.path, self.route)), None)
             if fault:
                 fault.times -= 1
-        if fault and fault.cut_after is not None:
-            self.rfile.read(fault.cut_after)
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self.body = self._read_body()
-        with self.hub.lock:
+            if fault and fault.cut_after is not None:
+                self.rfile.read(fault.cut_after)
+                self.close_connection = True
+                return self.connection.shutdown(socket.SHUT_RDWR)
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.hub.received += self.body
             if fault:
                 self.answer(fault.status, {"error": "a fault of the double"}, fault.headers)
@@ -173,16 +147,6 @@ class _Handler(BaseHTTPRequestHandler):
             return action(self, **values)
         self.answer(404, {"error": f"the double does not know {self.command} {self.route}"})
 
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
     def answer(self, status: int, content: object = None, headers: dict | None = None, raw: bytes | None = None):
         body = json.dumps(content or {}).encode() if raw is None else raw
         self.send_response(status)
@@ -196,10 +160,6 @@ class _Handler(BaseHTTPRequestHandler):
     def error(self, status: int, code: str):
         self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
 
-    @route("GET", "/api/whoami-v2")
-    def who_am_i(self):
-        self.answer(200, {"type": "user", "name": USER, "orgs": [{"name": ORGANISATION}]})
-
     @route("GET", f"/api/models/{REPO}/auth-check/write")
     def check_access(self, repo: Repository):
         self.answer(200 if self.name.split("/")[0] in (USER, ORGANISATION) else 403)
@@ -207,21 +167,19 @@ class _Handler(BaseHTTPRequestHandler):
     @route("POST", "/api/repos/create")
     def create(self):
         asked = json.loads(self.body)
-        name = f"{asked.get('organization') or USER}/{asked['name']}"
-        address = {"url": f"{self.hub.url}/{name}"}
-        if name.split("/")[0] not in (USER, ORGANISATION):
+        owner = asked.get("organization") or USER
+        name = f"{owner}/{asked['name']}"
+        if owner not in (USER, ORGANISATION):
             return self.answer(403, {"error": "You don't have the rights to create a model under this namespace"})
-        if name in self.hub.repositories:
-            return self.answer(409, {"error": "You already created this model repo", **address})
-        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        self.hub.repositories[name] = Repository(is_private)
-        self.hub.repositories[name].add("main", {".gitattributes": b""})
-        self.answer(200, address)
+        is_new = name not in self.hub.repositories
+        if is_new:
+            self.hub.repositories[name] = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
+            self.hub.repositories[name].add("main", {".gitattributes": b""})
+        self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
 
     @route("POST", "/api/validate-yaml", needs_token=False)
     def validate_card(self):
-        fault = find_fault(json.loads(self.body)["content"])
-        self.answer(400 if fault else 200, {"errors": [{"message": fault}] if fault else [], "warnings": []})
+        self.answer(200, {"errors": [], "warnings": []})
 
     @route("POST", f"/api/models/{REPO}/preupload/(?P<revision>.+)")
     def preupload(self, repo: Repository, revision: str):
@@ -238,8 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         objects = [{"oid": wanted["oid"], "size": wanted["size"]} for wanted in json.loads(self.body)["objects"]]
         for entry in objects:
             if entry["oid"] not in self.hub.stored:
-                upload = {"href": f"{self.hub.url}/storage/{entry['oid']}", "header": {}}
-                entry["actions"] = {"upload": upload}
+                entry["actions"] = {"upload": {"href": f"{self.hub.url}/storage/{entry['oid']}", "header": {}}}
         self.answer(200, {"objects": objects})
 
     @route("PUT", "/storage/(?P<oid>[0-9a-f]{64})", needs_token=False)
@@ -258,7 +215,6 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.stored[value["oid"]]
-                repo.lfs.add(value["path"])
             paths += [value["path"]] if "path" in value else []
         repo.committed.append(sorted(paths))
         number = sum(branch.startswith("refs/pr/") for branch in repo.branches) + 1
@@ -281,14 +237,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(409, {"error": "Tag reference exists already"})
         repo.tags[name] = repo.find(revision)
         self.answer(200)
-
-    @route("GET", f"/api/models/{REPO}/refs", needs_token=False)
-    def refs(self, repo: Repository):
-        listed = {
-            kind: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": oid} for name, oid in refs.items()]
-            for kind, folder, refs in (("branches", "heads", repo.branches), ("tags", "tags", repo.tags))
-        }
-        self.answer(200, {**listed, "converts": []})
 
     @route("GET", f"/api/models/{REPO}(/revision/(?P<revision>.+))?", needs_token=False)
     def info(self, repo: Repository, revision: str | None = None):

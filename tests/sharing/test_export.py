@@ -3,13 +3,12 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_ROWS, make_tokenizer
+from conftest import TINY_ROWS, make_tokenizer
+from sklearn.metrics import f1_score
 from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, XLMRobertaConfig
 
 from scripts import export as script
@@ -19,6 +18,7 @@ from smsa.errors import UserError
 from smsa.sharing import export
 from smsa.sharing.export import ONNX, ONNX_INT8, OPENVINO, describe, export_model, find_losses
 
+onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 openvino = pytest.importorskip("openvino", reason="needs pip install -e '.[openvino]'")
 
@@ -62,68 +62,41 @@ def list_files(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def compare(folder, run) -> tuple[np.ndarray, float]:
-    """Return the original's logits for batches of shapes that the exporter did not see, and how far an export's are."""
+def compare(folder, run) -> float:
+    """Return how far an export's logits are from the model's, for batches of shapes that the exporter did not see."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
-    ours, theirs = [], []
+    differences = []
     for texts in (["enak"], ["kotor dan mahal", "pergi", "ramah , puas dan enak !"], ["a b c d e f g h i j k"] * 5):
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            ours.append(model.eval()(**inputs).logits.numpy())
-        theirs.append(run({name: tensor.numpy() for name, tensor in inputs.items()}))
-    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
-    assert ours.std() > 0.1
-    return ours, np.abs(ours - theirs).max()
+            ours = model.eval()(**inputs).logits.numpy()
+        assert ours.std() > 0.1
+        differences.append(np.abs(ours - run({name: tensor.numpy() for name, tensor in inputs.items()})).max())
+    return max(differences)
 
 
 def test_every_shape_goes_to_onnx(folder, data, tmp_path):
     record = export_model(str(folder), tmp_path / "out", "onnx", int8=True, data=data)
     assert record == json.loads((tmp_path / "out" / "export.json").read_text())
     assert list_files(tmp_path / "out") == {*FILES, ONNX, ONNX_INT8}
-    session = onnxruntime.InferenceSession(tmp_path / "out" / ONNX)
-    assert compare(folder, lambda inputs: session.run(None, inputs)[0])[1] < 1e-4
-    assert record[ONNX]["largest_difference"] < 1e-4 and record[ONNX]["agreement"] == 1
-    assert record[ONNX]["f1"] == record["original"]["f1"] and record[ONNX]["f1_loss"] == 0
+    for name, largest in ((ONNX, 1e-4), (ONNX_INT8, 2)):
+        session = onnxruntime.InferenceSession(tmp_path / "out" / name)
+        assert 0 < compare(folder, lambda inputs, session=session: session.run(None, inputs)[0]) < largest
+        assert record[name]["f1_loss"] == record["original"]["f1"] - record[name]["f1"]
+    assert record[ONNX]["largest_difference"] < 1e-4 and record[ONNX]["agreement"] == 1 and not record[ONNX]["f1_loss"]
     assert 0 < record[ONNX_INT8]["largest_difference"] < 0.5
-    assert record[ONNX_INT8]["f1_loss"] == record["original"]["f1"] - record[ONNX_INT8]["f1"]
     assert record[ONNX_INT8]["bytes"] == (tmp_path / "out" / ONNX_INT8).stat().st_size < record[ONNX]["bytes"]
-    session = onnxruntime.InferenceSession(tmp_path / "out" / ONNX_INT8)
-    assert 0 < compare(folder, lambda inputs: session.run(None, inputs)[0])[1] < 2
     label2id = json.loads((tmp_path / "out" / "config.json").read_text())["label2id"]
     assert label2id == {"positive": 0, "neutral": 1, "negative": 2}
 
     # No sum of two products may exceed 16 bits, in which CPUs without VNNI add them.
-    from onnx import load, numpy_helper
-
-    graph = load(tmp_path / "out" / ONNX_INT8).graph
-    arrays = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
-    weights = [
-        arrays[node.input[1]] for node in graph.node if node.op_type == "MatMulInteger" and node.input[1] in arrays
-    ]
+    graph = onnx.load(tmp_path / "out" / ONNX_INT8).graph
+    arrays = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMulInteger" and node.input[1] in arrays]
+    weights = [arrays[node.input[1]] for node in products]
     assert len(weights) >= 7 and all(weight.dtype == np.int8 for weight in weights)
     assert 2 * 255 * max(np.abs(weight.astype(int)).max() for weight in weights) <= 32_767
-
-
-EMULATED = """
-import sys, json, numpy, onnxruntime
-session = onnxruntime.InferenceSession(sys.argv[1])
-ids = numpy.array(json.loads(sys.argv[2]))
-print(json.dumps(session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0].tolist()))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs apt-get install qemu-user")
-def test_int8_predicts_the_same_on_a_cpu_without_vnni(bert, data, tmp_path):
-    export_model(str(bert), tmp_path / "out", "onnx", int8=True, data=data)
-    ids = [[2, *range(10, 30), 3], [2, *range(25, 45), 3]]
-    words = [sys.executable, "-c", EMULATED, tmp_path / "out" / ONNX_INT8, json.dumps(ids)]
-    here, emulated = (
-        json.loads(subprocess.run([*emulator, *words], capture_output=True, text=True, check=True).stdout)
-        for emulator in ([], ["qemu-x86_64", "-cpu", "Haswell"])
-    )
-    assert np.allclose(here, emulated, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -141,7 +114,7 @@ def test_every_shape_goes_to_openvino(folder, data, tmp_path, int8):
     record = export_model(str(folder), tmp_path / "out", "openvino", int8, data)
     assert list_files(tmp_path / "out") == {*FILES, "openvino_model.xml", "openvino_model.bin"}
     compiled = openvino.Core().compile_model(tmp_path / "out" / OPENVINO, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    _, difference = compare(folder, lambda inputs: compiled(inputs)[0])
+    difference = compare(folder, lambda inputs: compiled(inputs)[0])
     assert 0 < difference < 2 if int8 else difference < 1e-4
     assert (record[OPENVINO]["largest_difference"] < 1e-4) != int8
     names = ("openvino_model.xml", "openvino_model.bin")
@@ -155,12 +128,8 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     lines = [line.split("\t") for line in data.read_text().splitlines()]
     with torch.no_grad():
         predicted = [model.eval()(**tokenizer(text, return_tensors="pt")).logits.argmax().item() for text, _ in lines]
-    right = [LABELS[label_id] == label for label_id, (_, label) in zip(predicted, lines, strict=True)]
-    f1 = []
-    for i, label in enumerate(LABELS):
-        hits = sum(r for r, (_, gold) in zip(right, lines, strict=True) if gold == label)
-        f1.append(2 * hits / (sum(gold == label for _, gold in lines) + predicted.count(i)))
-    assert record["original"]["f1"] == pytest.approx(sum(f1) / 3)
+    gold = [LABELS.index(label) for _, label in lines]
+    assert record["original"]["f1"] == pytest.approx(f1_score(gold, predicted, average="macro"))
     sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
     assert record["data"] == {"file": "valid.tsv", "sha256": sha256, "n_texts": len(lines)}
     assert record["original"]["bytes"] == sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -190,19 +159,16 @@ def test_a_loss_by_int8_is_a_warning_and_has_its_exit_status(bert, data, tmp_pat
     """An int8 file that predicts one label for all texts, as after a broken quantisation."""
     load = export._load_openvino
     monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: 0 * load(path)(*arrays))
+    words = [str(bert), "--to", "openvino", "--int8", "--data", str(data), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stopped:
-        script.main(
-            script.parse(
-                [str(bert), "--to", "openvino", "--int8", "--output", str(tmp_path / "out"), "--data", str(data)]
-            )
-        )
+        script.main(script.parse(words))
     assert stopped.value.code == 3
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     losses = find_losses(record)
     assert losses.keys() == {OPENVINO} and losses[OPENVINO] == record[OPENVINO]["f1_loss"] > 0.01
     printed = capsys.readouterr().out
     assert f"warning: {OPENVINO} loses {100 * losses[OPENVINO]:.1f} points of macro F1" in printed
-    assert describe(record) in printed
+    assert f"{describe(record)}\nThe export is in {tmp_path / 'out'}" in printed
     record = {"target": "onnx", "original": {"f1": 0.9}, ONNX: {"f1_loss": 0.0099}, ONNX_INT8: {"f1_loss": 0.0101}}
     assert find_losses(record) == {ONNX_INT8: 0.0101}  # a point is what it may lose
 
@@ -219,8 +185,6 @@ def test_a_normaliser_goes_along(bert, data, tmp_path):
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="--to 'tflite' is not one of onnx, openvino"):
-        export_model(str(bert), out, "tflite", data=data)
     with pytest.raises(OSError, match="nowhere"):
         export_model(str(tmp_path / "nowhere"), out, "onnx", data=data)
     data.write_text("enak\tpositif\n")
@@ -234,15 +198,3 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_p
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"openvino is not installed: pip install -e '.\[openvino\]'"):
         export_model(str(bert), tmp_path / "other", "openvino", data=data)
-
-
-@pytest.mark.slow
-def test_the_script_prints_what_it_did(bert, data):
-    command = [sys.executable, "scripts/export.py", str(bert), "--to", "openvino", "--int8", "--data", str(data)]
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    output, done = f"{bert}-openvino-int8", []
-    for _ in range(2):
-        done.append(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True))
-    assert done[0].returncode == 0 and "Warning" not in done[0].stderr, done[0].stderr
-    assert f"The export is in {output}" in done[0].stdout and OPENVINO in done[0].stdout
-    assert done[1].returncode == 1 and done[1].stderr.splitlines()[-1].startswith(f"error: {output} is not empty")
