@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import ROOT
 from transformers import BertConfig
 
@@ -100,6 +101,7 @@ def test_processes_that_cannot_see_each_other_are_refused(tmp_path, monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="2 processes were launched, but this one sees 1"):
         SentimentTrainingArguments(output_dir=str(tmp_path))
+    PartialState._reset_state()  # which has found that accelerator
 
 
 def test_one_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
