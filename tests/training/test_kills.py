@@ -202,7 +202,8 @@ def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
     for point in INJECTED:
         status, text = Launch(options, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
         assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
-        assert "another rank is gone" in text and 'finetune.py", line' not in text
+        # at the last point the other rank has done its part already
+        assert ("another rank is gone" in text or "run.json" in point) and 'finetune.py", line' not in text
     Launch(options, tmp_path / "run", DOUBLE).finish()
     assert result(tmp_path / "run") == expected
 
