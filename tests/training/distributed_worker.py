@@ -1,6 +1,6 @@
-"""Started by test_distributed.py as one process or several: trains a few steps, predicts, and writes down what it saw.
+"""What test_distributed.py runs in one process and in two: trains a few steps, predicts, and records what it saw.
 
-python tests/training/distributed_worker.py OUTPUT.npz SMSA_DIR BATCH_SIZE ACCUMULATION
+python tests/training/distributed_worker.py FOLDER BATCH_SIZE,ACCUMULATION ...
 """
 
 import sys
@@ -8,47 +8,66 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import make_model
-from trainers import encode_real_rows, make_trainer
+from accelerate.utils import gather_object
+from conftest import SAMPLE_DIR, make_model
+from trainers import encode_real_rows, flatten, make_trainer
 from transformers import TrainerCallback
 
 from smsa.cli import exit_on_error
 from smsa.data.datasets import find_smsa
 
+N_TRAIN, N_VALID = 35, 65  # neither divides
 
-def main(output: Path, smsa_dir: str, batch_size: int, accumulation: int) -> None:
-    n_valid = sum(1 for _ in find_smsa(smsa_dir)["valid"].open("rb"))
-    splits, tokenizer = encode_real_rows(find_smsa(smsa_dir), n_train=35, n_valid=n_valid)
+
+class Watch(TrainerCallback):
+    """Keeps the gradients of each step."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+
+
+def train(folder: Path, batch_size: int, accumulation: int) -> None:
+    """Train and predict; write what all ranks saw to FOLDER/<batch size>-<accumulation>.npz."""
+    splits, tokenizer = encode_real_rows(find_smsa(SAMPLE_DIR), N_TRAIN, N_VALID)
+    name, seven = f"{batch_size}-{accumulation}", splits["valid"].select(range(7))
     trainer = make_trainer(
-        make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], splits["valid"].select(range(7)),
-        output.with_suffix(""), num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2",
-        early_stopping_patience=0, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
+        make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], seven, folder / name,
+        num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2", early_stopping_patience=0,
+        per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
-    gradients = []
-
-    class Watch(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-
-    trainer.add_callback(Watch())
-    before = {f"eval_loss_{n}": trainer.evaluate(splits["valid"].select(range(n)))["eval_loss"] for n in (7, n_valid)}
+    watch = Watch()
+    trainer.add_callback(watch)
+    record = {f"eval_loss_{n}": trainer.evaluate(rows)["eval_loss"] for n, rows in ((7, seven), (65, splits["valid"]))}
     trainer.train()
-    predictions = {f"logits_{n}": trainer.predict(splits["valid"].select(range(n))).predictions for n in (7, n_valid)}
-    scores = trainer.evaluate(splits["valid"])
-    losses = trainer.accelerator.reduce(torch.stack(trainer.losses), reduction="mean")
+    record |= {f"logits_{n}": trainer.predict(rows).predictions for n, rows in ((7, seven), (65, splits["valid"]))}
+    record |= {score: trainer.evaluate(splits["valid"])[score] for score in ("eval_f1", "eval_loss")}
+    record["losses"] = trainer.accelerator.reduce(torch.stack(trainer.losses), reduction="mean")
     epochs = [entry for entry in trainer.state.log_history if "train_f1" in entry]
-    train_f1 = [epoch["train_f1"] for epoch in epochs]
-    n_texts = [sum(epoch[f"train_n_{label}"] for label in trainer.labels) for epoch in epochs]
+    record["n_texts"] = [sum(epoch[f"train_n_{label}"] for label in trainer.labels) for epoch in epochs]
+    record |= {"train_f1": [epoch["train_f1"] for epoch in epochs], "gradients": torch.stack(watch.gradients)}
+    record |= {"weights": flatten(trainer.model), "rates": list(trainer.rates), "norms": list(trainer.norms)}
+
+    # once more, with dropout, of which each rank draws its own: they must still share the texts of an epoch
+    texts, trainer.args.num_train_epochs = [], 1
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+
+    def note_texts(model, args, inputs):
+        rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+        texts.extend([tuple(ids[mask].tolist()) for ids, mask in rows] if model.training else [])
+
+    trainer.model.register_forward_pre_hook(note_texts, with_kwargs=True)
+    trainer.train()
+    record["n_texts_of_second_training"] = len(set(gather_object(texts)))
     if trainer.is_world_process_zero():
-        np.savez(
-            output, world_size=trainer.args.world_size, losses=losses, rates=trainer.rates, norms=trainer.norms,
-            gradients=torch.stack(gradients), train_f1=train_f1, n_texts=n_texts,
-            eval_f1=scores["eval_f1"], eval_loss=scores["eval_loss"],
-            weights=torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), n_valid=n_valid,
-            **before, **predictions,
-        )  # fmt: skip
+        np.savez(folder / name, world_size=trainer.args.world_size, **record)
 
 
 if __name__ == "__main__":
     with exit_on_error():
-        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        for batch_size, accumulation in [map(int, way.split(",")) for way in sys.argv[2:]]:
+            train(Path(sys.argv[1]), batch_size, accumulation)

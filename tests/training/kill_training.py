@@ -1,9 +1,9 @@
 """Runs scripts/finetune.py as it is, in processes that can be killed at any touch of the output folder.
 
 As a script of `accelerate launch`: SMSA_KILL="RANK POINT" kills that process at the first such point.
-As `python tests/kill_worker.py serve`: for each line of stdin, {"options", "log", "kill", "record", "after", "copies"},
-the script runs in fresh forks of this process, which has imported all; their exit statuses are printed, -9 for one
-that was killed at a point or `after` some seconds.
+As `python tests/training/kill_training.py serve`: for each line of stdin, {"options", "log", "kill", "record", "copies",
+"after", "signal"}, the script runs in fresh forks of this process, which has imported all; their exit statuses are
+printed. `after` some seconds, or when there is a path, the first gets a signal.
 """
 
 import json
@@ -59,27 +59,31 @@ def run_script(options: list[str], kill: str | None = None, record: str | None =
     runpy.run_path(SCRIPT, run_name="__main__")
 
 
+def is_due(after: float | str, started: float) -> bool:
+    return os.path.exists(after) if isinstance(after, str) else time.monotonic() - started > after
+
+
 def serve() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
+    import smsa.inference.engine  # noqa: F401
     import smsa.training.results  # noqa: F401
-    from smsa.inference import engine  # noqa: F401
 
     for line in sys.stdin:
-        job = json.loads(line)
+        job, started = json.loads(line), time.monotonic()
         pids, statuses = [fork(job) for _ in range(job.get("copies", 1))], []
-        deadline = time.monotonic() + job.get("after", 3600)
         for pid in pids:
             while not (waited := os.waitpid(pid, os.WNOHANG))[0]:
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGKILL)
+                if "after" in job and is_due(job["after"], started):
+                    os.kill(pid, job["signal"])
+                    del job["after"]
                 time.sleep(0.005)
             statuses.append(os.waitstatus_to_exitcode(waited[1]))
         print(json.dumps(statuses), flush=True)
 
 
 def fork(job: dict) -> int:
-    """Run the script in a fork of this process; get its number."""
+    """Run the script in a fork of this process; return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -89,7 +93,7 @@ def fork(job: dict) -> int:
     try:
         run_script(job["options"], job.get("kill"), job.get("record"))
         status = 0
-    except SystemExit as ended:
+    except SystemExit as ended:  # as the interpreter does
         if isinstance(ended.code, str):
             os.write(2, ended.code.encode())
         status = 1 if isinstance(ended.code, str) else ended.code or 0

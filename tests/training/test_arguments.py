@@ -1,6 +1,8 @@
 """Options of training: defaults, precision, what is refused, and what a run depends on."""
 
 import pytest
+import torch
+from accelerate import PartialState
 from conftest import ROOT
 from transformers import BertConfig
 
@@ -34,7 +36,7 @@ def test_named_recipes_hold_the_values_of_the_reference(name, values):
     names += ["max_grad_norm", "early_stopping_patience", "max_length", "seed", "load_best_model_at_end"]
     assert tuple(settings[name] for name in names) == values
     assert (settings["metric_for_best_model"], settings["lr_scheduler_type"]) == ("f1", "epoch_step")
-    assert settings["weight_decay" if "weight_decay" in settings else "seed"] in (0.0, settings["seed"])
+    assert settings.get("weight_decay", 0.0) == 0.0
 
 
 def test_settings_are_what_ran_and_nothing_that_does_not_matter():
@@ -85,18 +87,33 @@ def test_values_that_contradict_each_other_are_refused(tmp_path, values, message
 
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_a_launcher_that_shards_the_model_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
+    SentimentTrainingArguments(output_dir=str(tmp_path))
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(UserError, match=f"{name}: each process must hold the whole model"):
         SentimentTrainingArguments(output_dir=str(tmp_path))
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
-    SentimentTrainingArguments(output_dir=str(tmp_path))
+
+
+def test_processes_that_cannot_see_each_other_are_refused(tmp_path, monkeypatch):
+    """An accelerator that Accelerate does not distribute over: each process would think that it is alone."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes were launched, but this one sees 1"):
+        SentimentTrainingArguments(output_dir=str(tmp_path))
+    PartialState._reset_state()  # which has found that accelerator
+
+
+def test_one_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(SentimentTrainingArguments, "n_gpu", property(lambda self: 4))
+    with pytest.raises(UserError, match="One process sees 4 GPUs.*--num_processes 4"):
+        SentimentTrainingArguments(output_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("metric, is_better", [("f1", True), ("f1_loss", True), ("loss", False)])
 def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
     """Trainer goes by the end of the name, which may be that of a label."""
-    arguments = SentimentTrainingArguments(output_dir=str(tmp_path), metric_for_best_model=metric)
-    assert arguments.greater_is_better is is_better
+    assert SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is is_better
 
 
 def test_the_shape_of_a_new_encoder_is_refused_where_it_cannot_be():

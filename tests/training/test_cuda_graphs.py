@@ -9,23 +9,22 @@ from transformers import TrainerCallback
 from smsa.training.callbacks import Stopped
 from smsa.training.cuda_graphs import StepRecorder
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
-N_ROWS = 37  # five steps an epoch, the last one short
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
+
+
+def needs_gpu(test):
+    return pytest.mark.gpu(no_gpu(test))
 
 
 @pytest.fixture
 def make(tokenizer, rows):
-    """A function that gets a trainer with dropout, in fp32, for its differences to be those of rounding."""
+    """A function that returns a trainer with dropout, in fp32, for its differences to be those of rounding."""
 
     def make(output_dir, **changes):
-        options = {
-            "use_cpu": not torch.cuda.is_available(),
-            "fast_kernels": True,
-            "num_train_epochs": 6,
-            "early_stopping_patience": 0,
-        }
-        options |= {"per_device_train_batch_size": 8, "train_sampling_strategy": "group_by_length"} | changes
-        return make_trainer(make_model(dropout=0.1), tokenizer, rows(N_ROWS), rows(9), output_dir, **options)
+        options = {"use_cpu": not torch.cuda.is_available(), "fast_kernels": True, "num_train_epochs": 6}
+        options |= {"early_stopping_patience": 0, "train_sampling_strategy": "group_by_length"} | changes
+        # 37 rows: five steps an epoch, the last one short
+        return make_trainer(make_model(dropout=0.1), tokenizer, rows(37), rows(9), output_dir, **options)
 
     return make
 
@@ -51,19 +50,17 @@ def scores_of(trainer) -> list[tuple]:
     return [(e["step"], e["eval_f1"], e["eval_loss"]) for e in trainer.state.log_history if "eval_f1" in e]
 
 
-@pytest.mark.gpu
+CHANGES = [
+    {},
+    {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 3},
+    {"ema_decay": 0.9, "rdrop_alpha": 2.0, "class_weights": "1,5,2"},
+    {"max_grad_norm": 0.05},
+    {"evaluate_every": 2, "ema_decay": 0.9},
+]
+
+
 @needs_gpu
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 3},
-        {"ema_decay": 0.9, "rdrop_alpha": 2.0, "class_weights": "1,5,2"},
-        {"max_grad_norm": 0.05},
-        {"evaluate_every": 2, "ema_decay": 0.9},
-    ],
-    ids=["", "accumulation", "mini", "clipping", "evaluations"],
-)
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes), "plain"))
 def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, recordings, changes):
     recorded, plain = make(tmp_path / "recorded", **changes), make(tmp_path / "plain", **changes)
     plain.records_steps = False
@@ -81,7 +78,6 @@ def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, recordings, cha
     assert trained == pytest.approx([e["train_f1"] for e in plain.state.log_history if "train_f1" in e], rel=1e-3)
 
 
-@pytest.mark.gpu
 @needs_gpu
 def test_a_parameter_without_gradient_stays_without(tmp_path, make, recordings):
     trainer = make(tmp_path / "run")
@@ -91,9 +87,8 @@ def test_a_parameter_without_gradient_stays_without(tmp_path, make, recordings):
     assert trainer.model.idle.grad is None and torch.equal(trainer.model.idle.cpu(), torch.ones(3))
 
 
-@pytest.mark.gpu
 @needs_gpu
-def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_path, make):
+def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path, make):
     whole = make(tmp_path / "whole")
     whole.train()
 
@@ -107,7 +102,6 @@ def test_a_run_that_is_gone_on_with_ends_like_one_that_was_not_disturbed(tmp_pat
     assert again.state.best_global_step == whole.state.best_global_step
 
 
-@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, recordings, precision):

@@ -1,38 +1,28 @@
 """Real processes: one and two of them compute the same, and launches that would go wrong silently are refused."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer, run
+from distributed_worker import train
 
-from smsa.errors import UserError
-
-PATHS = {
-    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))
-}  # what a worker imports from
-LAUNCH_TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+# what a worker imports from
+PATHS = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, real_files):
+def seen(tmp_path_factory):
     """What one process saw with batches of 8, and two with batches of 4, or of 2 accumulated twice."""
     folder = tmp_path_factory.mktemp("distributed")
-    record = {}
-    for name, launch, batch_size, accumulation in (
-        ("one", [sys.executable], 8, 1),
-        ("two", LAUNCH_TWO, 4, 1),
-        ("two accumulated", LAUNCH_TWO, 2, 2),
-    ):
-        output = folder / f"{name}.npz"
-        options = [str(output), str(real_files["train"].parent), str(batch_size), str(accumulation)]
-        status, text = run(*launch, "tests/training/distributed_worker.py", *options, **PATHS)
-        assert status == 0, text
-        record[name] = np.load(output)
-    assert record["one"]["world_size"] == 1
-    assert record["two"]["world_size"] == record["two accumulated"]["world_size"] == 2
+    train(folder, 8, 1)
+    launch = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    status, text = run(*launch, "tests/training/distributed_worker.py", str(folder), "4,1", "2,2", **PATHS)
+    assert status == 0, text
+    names = {"one": "8-1", "two": "4-1", "two accumulated": "2-2"}
+    record = {name: np.load(folder / f"{ways}.npz") for name, ways in names.items()}
+    assert [int(record[name]["world_size"]) for name in names] == [1, 2, 2]
     return record
 
 
@@ -59,10 +49,9 @@ def test_the_rate_on_two_processes_is_steplr_by_epoch(seen, name):
     assert seen[name]["rates"].tolist() == [rate for rate in (1e-3, 5e-4, 2.5e-4) for _ in range(batches_an_epoch)]
 
 
-def test_two_processes_score_like_one(seen):
+def test_two_processes_evaluate_like_one(seen):
     one, two = seen["one"], seen["two"]
-    n_valid = int(one["n_valid"])
-    for n in (7, n_valid):
+    for n in (7, 65):
         assert two[f"logits_{n}"].shape == (n, 3)
         assert np.allclose(two[f"logits_{n}"], one[f"logits_{n}"], atol=1e-5)  # in the order of the file
         assert two[f"eval_loss_{n}"] == pytest.approx(float(one[f"eval_loss_{n}"]), abs=1e-6)
@@ -70,24 +59,9 @@ def test_two_processes_score_like_one(seen):
     assert two["eval_loss"] == pytest.approx(float(one["eval_loss"]), abs=1e-6)
 
 
-def test_processes_that_cannot_see_each_other_are_refused():
-    """An accelerator that Accelerate does not distribute over: each process would think that it is alone."""
-    code = (
-        "import torch; torch.accelerator.is_available = lambda: True; "
-        "torch.accelerator.current_accelerator = lambda: torch.device('mps'); "
-        "from smsa import SentimentTrainingArguments as A; A(output_dir='x')"
-    )
-    status, text = run(sys.executable, "-c", code, WORLD_SIZE="2", **PATHS)
-    assert status != 0
-    assert "2 processes were launched, but this one sees 1" in text
-
-
-def test_one_process_with_several_gpus_is_refused(monkeypatch):
-    from smsa.training.arguments import SentimentTrainingArguments
-
-    monkeypatch.setattr(SentimentTrainingArguments, "n_gpu", property(lambda self: 4))
-    with pytest.raises(UserError, match="One process sees 4 GPUs.*--num_processes 4"):
-        SentimentTrainingArguments(output_dir="x")
+def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again(seen):
+    """Each draws dropout of its own, and all shuffle by one seed."""
+    assert [int(record["n_texts_of_second_training"]) for record in seen.values()] == [35] * 3
 
 
 FINETUNE = """
@@ -113,9 +87,16 @@ runpy.run_path(f"{sys.path[0]}/finetune.py", run_name="__main__")
 """
 
 
-@pytest.fixture
-def finetune_two(tmp_path):
-    """A function that runs scripts/finetune.py in two processes, of which the second is set up in another way."""
+FAULTS = {
+    "data": (["--output_dir", "run"], "(rank 1): The ranks do not do the same: sha256 of train is "),
+    "disk": (["--output_dir", "run"], "run is not there for every rank: it must be on a disk that all machines share"),
+    "write": (["--output_dir", "run", "--seeds", "1", "2"], "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, fault):
+    """It has other data; its output folder is not on a shared disk; it cannot write, in the run of the first seed."""
     (tmp_path / "other").mkdir()
     for split in ("train", "valid", "test"):
         lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -126,81 +107,12 @@ def finetune_two(tmp_path):
     make_tokenizer().save_pretrained(tmp_path / "encoder")
     (tmp_path / "finetune.py").write_text((ROOT / "scripts" / "finetune.py").read_text())
     (tmp_path / "worker.py").write_text(FINETUNE)
-
-    def finetune(fault, *options):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command += [tmp_path / "worker.py", tmp_path, fault, "--model_name_or_path", tmp_path / "encoder"]
-        command += ["--max_length", "64", "--num_train_epochs", "1", *options]
-        environment = os.environ | {"SMSA_DATA_DIR": str(SAMPLE_DIR), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    return finetune
-
-
-def test_processes_with_other_data_than_the_first_are_refused(finetune_two, tmp_path):
-    status, text = finetune_two("data", "--output_dir", "run")
-    assert status != 0
-    assert "(rank 1): The ranks do not do the same: sha256 of train is " in text
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_output_folder_that_is_not_on_a_shared_disk_is_refused_at_the_start(finetune_two, tmp_path):
-    status, text = finetune_two("disk", "--output_dir", "run")
-    assert status != 0
-    assert "run is not there for every rank: it must be on a disk that all machines share" in text
+    options, message = FAULTS[fault]
+    options = [*options, "--model_name_or_path", str(tmp_path / "encoder"), "--max_length", "64", "--max_steps", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    status, text = run(
+        *launch, "worker.py", str(tmp_path), fault, *options, cwd=tmp_path, SMSA_DATA_DIR=str(SAMPLE_DIR), **PATHS
+    )
+    assert status != 0 and message in text
     assert not list(tmp_path.glob("**/checkpoint-*"))
-
-
-def test_a_seed_that_fails_in_one_process_alone_ends_all(finetune_two, tmp_path):
-    status, text = finetune_two("write", "--output_dir", "run", "--seeds", 1, 2)
-    assert status != 0 and "cannot be written" in text
-    assert not list(tmp_path.glob("run/seed-*/checkpoint-*"))
-
-
-TWICE = """
-import os, sys
-import torch.distributed as dist
-from datasets import Dataset
-from conftest import make_model, make_tokenizer
-from smsa import SentimentTrainer
-from smsa import SentimentTrainingArguments
-
-args = SentimentTrainingArguments(
-    output_dir=sys.argv[1], num_train_epochs=1, per_device_train_batch_size=2, precision="no", use_cpu=True
-)
-rows = Dataset.from_dict({
-    "input_ids": [[2, 5 + i // 20, 5 + i % 20, 3] for i in range(32)],
-    "attention_mask": [[1] * 4] * 32,
-    "label": [i % 3 for i in range(32)],
-})
-seen = []
-
-
-class Watching(SentimentTrainer):
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        seen.extend(map(tuple, inputs["input_ids"].tolist()))
-        return super().training_step(model, inputs, num_items_in_batch)
-
-
-trainer = Watching(make_model(dropout=0.1), args, rows, rows, processing_class=make_tokenizer())
-for name in ("first", "second"):
-    seen.clear()
-    trainer.train()
-    of_all = [None, None]
-    dist.all_gather_object(of_all, list(seen))
-    if dist.get_rank() == 0:
-        print("different texts:", len({*of_all[0], *of_all[1]}), flush=True)
-dist.barrier()
-os._exit(0)
-"""
-
-
-def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again(tmp_path):
-    """Each draws dropout of its own, and all shuffle by one seed."""
-    (tmp_path / "worker.py").write_text(TWICE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    status, text = run(*command, str(tmp_path / "worker.py"), str(tmp_path / "run"), **PATHS)
-    assert status == 0 and text.count("different texts: 32") == 2, text
+    assert fault != "data" or not (tmp_path / "run").exists()

@@ -1,12 +1,13 @@
 """Averaged weights: what the average is, who has it when, and that evaluation and checkpoints are of it."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file
-from trainers import make_trainer
+from trainers import flatten, make_trainer
 from transformers import TrainerCallback
 
 from smsa.training.ema import EmaAdamW
@@ -72,47 +73,38 @@ def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
     assert torch.equal(weights, before[0]) and torch.equal(optimizer.state[weights]["average"], before[1])
 
 
-class Recorder(TrainerCallback):
-    """Keeps the weights after each step, and those that are evaluated."""
-
-    def __init__(self):
-        self.after_step, self.evaluated = [], []
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.after_step.append(flat(model))
-
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
-        self.evaluated.append(flat(model))
-
-
-def flat(model) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 @pytest.mark.parametrize("choose", [{}, {"evaluate_every": 2}, {"load_best_model_at_end": False}])
 def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path, tokenizer, rows, choose):
-    recorder = Recorder()
     changes = {"num_train_epochs": 3, "learning_rate": 1e-2, "early_stopping_patience": 0, "ema_decay": 0.6, **choose}
-    trainer = make_trainer(make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
-    trainer.add_callback(recorder)
+    make = partial(make_trainer, make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
+    trainer, after_step, evaluated = make(), [], []
+
+    class Recorder(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            after_step.append(flatten(model))
+
+        def on_evaluate(self, args, state, control, model=None, **kwargs):
+            evaluated.append(flatten(model))
+
+    trainer.add_callback(Recorder())
     trainer.train()
-    n_steps = len(recorder.after_step) // 3
-    average, averages = None, []
-    for step, weights in enumerate(recorder.after_step, start=1):
+    n_steps, average, averages = len(after_step) // 3, after_step[0], []
+    for step, weights in enumerate(after_step, start=1):
         decay = min(0.6, (1 + step) / (10 + step))
-        average = weights if average is None else decay * average + (1 - decay) * weights
+        average = decay * average + (1 - decay) * weights
         averages += [average] if step % n_steps == 0 else []
-    evaluated = averages[1::2] if "evaluate_every" in choose else averages
-    for found, expected in zip(recorder.evaluated, evaluated, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    best = trainer.state.best_global_step
-    if choose.get("load_best_model_at_end", True):
-        torch.testing.assert_close(flat(trainer.model), averages[best // n_steps - 1], rtol=1e-4, atol=1e-6)
-        kept = load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors")
-        state = trainer.model.state_dict()
-        assert all(torch.equal(state[name], weights) for name, weights in kept.items())
-        before = flat(trainer.model)
-        trainer.predict(rows(5))
-        assert torch.equal(flat(trainer.model), before)
-    else:
-        torch.testing.assert_close(flat(trainer.model), averages[-1], rtol=1e-4, atol=1e-6)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(evaluated, averages[1::2] if "evaluate_every" in choose else averages, strict=True):
+        close(found, expected)
+    final, best = flatten(trainer.model), trainer.state.best_global_step
+    if not trainer.args.load_best_model_at_end:
+        close(final, averages[-1])
+        return
+    close(final, averages[best // n_steps - 1])
+    kept = load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors")
+    assert all(torch.equal(weights, kept[name]) for name, weights in trainer.model.named_parameters())
+    again = make()
+    again.train(resume_from_checkpoint=True)
+    for either in (trainer, again):  # also where the run ended without an evaluation
+        either.predict(rows(5))
+        assert torch.equal(flatten(either.model), final)

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import torch
 from datasets import DatasetDict
 from transformers import BertTokenizer, TrainerCallback
 
@@ -24,7 +25,7 @@ class AskAt(TrainerCallback):
 
 
 class RecordingTrainer(SentimentTrainer):
-    """Keeps the loss, the rate and the gradient norm of each step, as they were when it was taken."""
+    """Keeps the loss, the learning rate and the gradient norm of each step, as they were when it was taken."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -40,22 +41,20 @@ class RecordingTrainer(SentimentTrainer):
         return self.norms[-1]
 
 
-def make_arguments(output_dir, **changes) -> SentimentTrainingArguments:
-    """Get arguments for a fast, exact run: fp32 on the CPU, batches of eight."""
-    values = {"precision": "no", "use_cpu": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
-    return SentimentTrainingArguments(output_dir=str(output_dir), **values | changes)
-
-
 def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> RecordingTrainer:
-    """Get a recording trainer over encoded rows."""
-    arguments = make_arguments(output_dir, **changes)
-    return RecordingTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=valid, processing_class=tokenizer
-    )
+    """Return a recording trainer over encoded rows; fast and exact: fp32 on the CPU, batches of eight."""
+    values = {"precision": "no", "use_cpu": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+    args = SentimentTrainingArguments(output_dir=str(output_dir), **values | changes)
+    return RecordingTrainer(model=model, args=args, train_dataset=train, eval_dataset=valid, processing_class=tokenizer)
+
+
+def flatten(model) -> torch.Tensor:
+    """Return all weights of a model, shape (n_parameters,)."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
-    """Get the first rows of train and valid as word pieces, and their tokenizer."""
+    """Return the first rows of train and valid as tokens, and their tokenizer."""
     splits = load_splits({split: files[split] for split in ("train", "valid")})
     vocabulary = train_vocabulary(splits["train"]["text"], SCRATCH_VOCAB_SIZE)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
