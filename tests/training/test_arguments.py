@@ -42,9 +42,8 @@ def test_named_recipes_hold_the_values_of_the_reference(name, values):
 def test_settings_are_what_ran_and_nothing_that_does_not_matter():
     plain = describe("--precision", "no")
     assert plain["optim"] == "adamw_torch"
-    for words in (["--output_dir", "x"], ["--logging_steps", "5", "--logging_strategy", "steps"], ["--num_threads", "1"],
-                  ["--dataloader_num_workers", "1"], ["--report_to", "tensorboard"]):  # fmt: skip
-        assert describe("--precision", "no", *words) == plain
+    for name, value in {"output_dir": "x", "logging_strategy": "steps", "num_threads": 1, "report_to": "wandb"}.items():
+        assert describe("--precision", "no", f"--{name}", str(value)) == plain
     for name, value in {"weight_decay": 0.1, "warmup_steps": 5, "label_smoothing_factor": 0.1, "seed": 7}.items():
         assert describe("--precision", "no", f"--{name}", str(value))[name] == value
     assert describe("--precision", "no", "--lr_scheduler_type", "linear")["lr_scheduler_type"] == "linear"

@@ -1,4 +1,4 @@
-"""A run is resumed only under the same settings, from whole checkpoints, one run a folder; damage: test_resumable.py."""
+"""A run resumes only under the same settings, from whole checkpoints, one run a folder; damage: test_resumable.py."""
 
 import json
 import shutil

@@ -288,7 +288,7 @@ def test_a_checkpoint_of_more_processes_is_refused(make, tmp_path):
         make(tmp_path).train(resume_from_checkpoint=True)
 
 
-NOT_FINITE = {  # what is broken when; the first and the last step of epoch 2, and its last update, which no loss has seen
+NOT_FINITE = {  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
     "first step": ("on_step_begin", 5, "not finite .NaN or infinite. in epoch 2, at or before step 6 of the run"),
     "last step": ("on_step_begin", 9, "not finite .NaN or infinite. in epoch 2, at or before step 10 of the run"),
     "last update": ("on_step_end", 10, "weights are not finite after step 10"),
