@@ -1,9 +1,9 @@
 """Runs scripts/finetune.py as it is, in processes that can be killed at any touch of the output folder.
 
 As a script of `accelerate launch`: SMSA_KILL="RANK POINT" kills that process at the first such point.
-As `python tests/training/kill_training.py serve`: for each line of stdin, {"options", "log", "kill", "record",
-"copies", "after", "signal"}, the script runs in fresh forks of this process, which has imported all; their exit statuses are
-printed. `after` some seconds, or when there is a path, the first gets a signal.
+As `python tests/training/kill_training.py serve`: for each line of stdin, a JSON object with "options", "log", "kill",
+"record", "copies", "after" and "signal", the script runs in fresh forks of this process, which has imported all; their
+exit statuses are printed. `after` some seconds, or when there is a path, the first gets a signal.
 """
 
 import json
