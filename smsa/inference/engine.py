@@ -232,8 +232,6 @@ def to_openvino(model: PreTrainedModel):
 
 
 def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) -> _Forward:
-    import openvino
-
     graph = to_openvino(model)
     config = {
         "NUM_STREAMS": str(n_streams),
@@ -243,7 +241,7 @@ def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) ->
     }
     if precision == "int8":
         compress_weights(graph)
-    compiled = openvino.Core().compile_model(graph, "CPU", config)
+    compiled = compile_openvino(graph, config)
     per_thread = threading.local()  # a request serves one thread
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
@@ -255,6 +253,18 @@ def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) ->
     if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts, of eight tokens
         raise RuntimeError("its graph holds for one number of texts only")
     return forward
+
+
+def compile_openvino(graph: object, config: dict[str, object]):
+    """Return an `openvino.CompiledModel` of a graph, or of the path of one, for the CPU.
+
+    OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
+    back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
+    """
+    import openvino
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
 
 
 def compress_weights(graph) -> None:

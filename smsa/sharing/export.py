@@ -24,7 +24,7 @@ from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
-from smsa.inference.engine import Logits, compress_weights, pad_batch, plan_batches, to_openvino
+from smsa.inference.engine import Logits, compile_openvino, compress_weights, pad_batch, plan_batches, to_openvino
 from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.training.metrics import score_label_ids
@@ -217,7 +217,5 @@ def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[st
 
 
 def _load_openvino(path: Path) -> Forward:
-    import openvino
-
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda *arrays: compiled(dict(zip(_INPUTS, arrays, strict=True)))[0].copy()

@@ -1,8 +1,11 @@
 """Texts in, labels out: against a plain forward pass of one text at a time, on every backend."""
 
 import copy
+import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -326,3 +329,18 @@ def test_a_batch_is_padded_behind_its_texts():
     input_ids, attention_mask = pad_batch([np.array([5, 6]), np.array([7])], pad_id=9)
     assert input_ids.tolist() == [[5, 6], [7, 9]]
     assert attention_mask.tolist() == [[1, 1], [1, 0]]
+
+
+def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, tokenizer):
+    """OpenVINO gives a thread a stack for signals on CPUs with AMX, and takes it back: a signal killed the process."""
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    try:
+        classifier = make_classifier(tiny_model, tokenizer, backend="openvino")
+        classifier("enak")
+        with ThreadPoolExecutor(1) as other:
+            other.submit(classifier.__dict__.clear).result()
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [1]

@@ -15,6 +15,7 @@ from scripts import export as script
 from smsa.data.labels import LABELS, label_maps
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
+from smsa.inference.engine import compile_openvino
 from smsa.sharing import export
 from smsa.sharing.export import ONNX, ONNX_INT8, OPENVINO, describe, export_model, find_losses
 
@@ -113,7 +114,7 @@ def test_a_model_that_one_file_cannot_hold_is_written_to_two(bert, data, tmp_pat
 def test_every_shape_goes_to_openvino(folder, data, tmp_path, int8):
     record = export_model(str(folder), tmp_path / "out", "openvino", int8, data)
     assert list_files(tmp_path / "out") == {*FILES, "openvino_model.xml", "openvino_model.bin"}
-    compiled = openvino.Core().compile_model(tmp_path / "out" / OPENVINO, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_openvino(tmp_path / "out" / OPENVINO, {"INFERENCE_PRECISION_HINT": "f32"})
     difference = compare(folder, lambda inputs: compiled(inputs)[0])
     assert 0 < difference < 2 if int8 else difference < 1e-4
     assert (record[OPENVINO]["largest_difference"] < 1e-4) != int8
