@@ -88,9 +88,9 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
 
 
 REFUSED = {
-    "masked": ("enak\tneutral\nkotor\tneutral\n", "its real labels are in test_preprocess.tsv"),
+    "masked": ("enak\tneutral\nkotor\tneutral\n", "the real labels are in test_preprocess"),
     "other labels": ("enak\tbaik\nkotor\tneutral\n", "found 'baik'"),
-    "one row": ("enak\tpositive\n", "one row"),
+    "one row": ("enak\tpositive\n", "has 1 row"),
 }
 
 
