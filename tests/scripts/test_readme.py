@@ -109,7 +109,7 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
 def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
     assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
-    bars, fewer = {"mini": 0.88, "scratch": 0.84}, ""
+    bars, fewer = {"mini": 0.88, "scratch": 0.85}, ""
     if is_cut_short("one epoch of recipes/mini.yaml and recipes/scratch.yaml"):
         bars, fewer = {"mini": 0.86, "scratch": 0.75}, " --num_train_epochs 1"
     for code in of_smsa:
