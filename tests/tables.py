@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -71,6 +72,20 @@ def write_file(path, rows: list[dict]) -> None:
             stream.write(content)
     else:
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_workbook(path, sheets: dict[str, list[list]]) -> None:
+    """Write cells into the sheets of an .xlsx, by a library that is not the one under test."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for i, row in enumerate(rows, start=1):
+            for j, value in enumerate(row, start=1):
+                cell = sheet.cell(i, j, value)
+                if isinstance(value, str):
+                    cell.data_type = "s"  # and no formula
+    book.save(path)
 
 
 def restore(cell: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import pooch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from smsa.data.formats import BadRow, BadRowsError, show
-from smsa.data.labels import LABELS, label_maps
+from smsa.data.formats import BadRow, BadRowsError
+from smsa.data.labels import LABELS, describe_unknown, label_maps, match_labels, plain_label
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
+_UNKNOWN = -1  # the id of a label without meaning
 _UNKNOWN_LABEL = "the label is not one of"
 SPLITS = ("train", "valid", "test")
 SMSA_URL = (
@@ -97,50 +99,56 @@ def find_files(
 
 
 def read_rows(
-    path: str | Path, labels: tuple[str, ...] = LABELS, text_column: str | None = None, label_column: str = "label"
+    path: str | Path,
+    labels: tuple[str, ...] = LABELS,
+    text_column: str | None = None,
+    label_column: str = "label",
+    label_map: str | None = None,
+    sheet: str | None = None,
 ) -> tuple[list[str], list[int], list[int], list[BadRow]]:
-    """Read one labelled file of any of `INPUT_FORMATS` but .txt; a .tsv without header holds text and label.
+    """Read one labelled file of any of `INPUT_FORMATS`.
 
     Args:
-        path: the file; text in UTF-8, with or without BOM, lines ended by LF or CRLF.
-        labels: the accepted label names, in the order of their ids. They must match to the letter.
-        text_column: the column of texts; None to choose it as prediction does (see `Source`).
-        label_column: the column of labels.
+        path: the file.
+        labels: the label names, in the order of their ids.
+        text_column, label_column, sheet: as in `Source`, which finds them where they are not named.
+        label_map: what other labels mean; see `match_labels`.
 
     Returns:
-        Texts exactly as written, the label id and the line of each, and the rows that were refused instead of these.
-        "NA", "null", quotes in a .tsv and "#" are ordinary text.
+        Texts exactly as written, the label id and the line of each, and the rows that were refused instead of these;
+        rows whose label is dropped are in neither. "NA", "null", quotes in a .tsv and "#" are ordinary text.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UserError: as `Source`; or if the labels are a model's predictions.
     """
     path = Path(path)
-    source = Source(path, text_column=text_column, label_column=label_column)
+    source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
     is_predicted = sum(name.startswith("p_") for name in source.names) > 1  # `p_<label>`, as prediction writes them
-    if label_column == "label" and "gold" in source.names and is_predicted:
+    if source.label_column == "label" and "gold" in source.names and is_predicted:
         raise UserError(
             f"{path} holds predictions: its column 'label' is what a model predicted, 'gold' the true label. Give "
             "--label_column gold."
         )
-    label_ids = label_maps(labels)["label2id"]
+    exact, meant = label_maps(labels)["label2id"], match_labels(labels, label_map)
     texts, ids, lines, bad_rows = [], [], [], []
     for chunk in source.chunks(_ROWS_AT_ONCE):
         bad_rows += [row for _, row in chunk.bad_rows]
-        gold = chunk.table[label_column].to_pylist() if source.names else []
+        gold = chunk.table[source.label_column].to_pylist() if source.names else []
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
-            if type(label) is int:  # Parquet has types: pandas writes labels called 0 and 1 so
-                label = str(label)
+            plain = plain_label(label)
+            label_id = exact[label] if isinstance(label, str) and label in exact else meant.get(plain, _UNKNOWN)
             if text is None or not text.strip():
                 reason = "the text is missing" if text is None else "the text is empty"
                 bad_rows.append(BadRow(path, line, text, reason))
             elif "\0" in text:
                 bad_rows.append(BadRow(path, line, text, "the text holds a NUL character"))
-            elif not isinstance(label, str) or label not in label_ids:
-                bad_rows.append(BadRow(path, line, label, f"{_UNKNOWN_LABEL} {', '.join(label_ids)}"))
-            else:
+            elif label_id == _UNKNOWN:
+                reason = "no label" if plain is None else f"{_UNKNOWN_LABEL} {', '.join(labels)}"
+                bad_rows.append(UnknownLabel(path, line, label, reason, plain, text))
+            elif label_id is not None:
                 texts.append(text)
-                ids.append(label_ids[label])
+                ids.append(label_id)
                 lines.append(line)
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
@@ -150,28 +158,39 @@ def load_splits(
     labels: tuple[str, ...] = LABELS,
     text_column: str | None = None,
     label_column: str = "label",
+    label_map: str | None = None,
+    sheet: str | None = None,
+    rejects: list[BadRow] | None = None,
 ) -> DatasetDict:
     """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
 
     Args:
         files: a path for each split, for instance what `find_smsa()` returns.
         labels: label names in the order of their ids.
-        text_column, label_column: as in `read_rows`.
+        text_column, label_column, label_map, sheet: as in `read_rows`.
+        rejects: takes the bad rows, which are left out; None lets them stop the run.
 
     Returns:
         Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
 
     Raises:
-        BadRowsError: for any bad row, over all files together.
+        BadRowsError: for any bad row, over all files together, unless `rejects` takes them.
         UserError: if a split has no rows or one single label throughout.
         FileNotFoundError: if a file is missing.
     """
     splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
-    read = {split: read_rows(path, labels, text_column, label_column) for split, path in files.items()}
+    read = {
+        split: read_rows(path, labels, text_column, label_column, label_map, sheet) for split, path in files.items()
+    }
     bad_rows = [row for *_, bad in read.values() for row in bad]
+    if bad_rows and (rejects is None or not all(texts for texts, *_ in read.values())):
+        raise BadRowsError(_once_a_label(bad_rows), _find_way_out(bad_rows, labels, rejects is None), len(bad_rows))
     if bad_rows:
-        raise BadRowsError(bad_rows, _find_way_out(bad_rows))
+        rejects += bad_rows
+        reasons = Counter(row.reason for row in bad_rows).most_common()
+        listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
+        logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
         counts = Counter(label_ids)
@@ -195,19 +214,30 @@ def load_splits(
     return splits
 
 
-def _find_way_out(bad_rows: list[BadRow]) -> str:
-    """Return what may be done, by what is wrong."""
-    unknown = [row for row in bad_rows if row.reason.startswith(_UNKNOWN_LABEL)]
-    if not unknown:
-        return "Mend or remove them."
-    counts = Counter(show(row.value) for row in unknown).most_common(10)
-    listed = ", ".join(f"{label} ({n:,})" for label, n in counts)
-    hint = " If the first line names columns, give their names: --text_column and --label_column."
-    is_first_line = any(row.line == 1 for row in unknown)
-    return (
-        f"Labels that were found and are none of these: {listed}. Mend or remove them, or name your labels: with "
-        f"--labels, in eval.py with --label_map.{hint if is_first_line else ''}"
-    )
+@dataclass(frozen=True)
+class UnknownLabel(BadRow):
+    """A row whose label has no meaning: `plain` is the label as it would be mapped, None where there is none."""
+
+    plain: str | None
+    text: str
+
+
+def _once_a_label(bad_rows: list[BadRow]) -> list[BadRow]:
+    """Return the rows to show: of those with one unknown label only the first."""
+    shown = {(row.plain if isinstance(row, UnknownLabel) else i): row for i, row in reversed([*enumerate(bad_rows)])}
+    return sorted(shown.values(), key=bad_rows.index)
+
+
+def _find_way_out(bad_rows: list[BadRow], labels: tuple[str, ...], may_skip: bool) -> str:
+    """Return what may be done, by what is wrong: options that work when they are pasted."""
+    unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
+    ways = []
+    if unknown:
+        examples = {row.plain: row.text[:40] for row in reversed(unknown)}
+        ways.append(describe_unknown(Counter(row.plain for row in unknown), examples, labels))
+    if may_skip and len(unknown) < len(bad_rows):
+        ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
+    return " ".join(ways) or "No row is left."
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

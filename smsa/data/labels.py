@@ -1,16 +1,35 @@
-"""The sentiment labels of SmSA and their order: the one place that knows it.
+"""The sentiment labels of SmSA and their order: the one place that knows it; and what the labels of a file mean.
 
 IndoNLU's order is part of the interface. Other loaders of SmSA use other orders, so match labels by name, never by id.
 """
 
+import re
+from collections import Counter
+
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
+# The words for each of them in files, in Indonesian and English
+SENTIMENTS = {
+    **dict.fromkeys(("positive", "positif", "pos"), "positive"),
+    **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
+    **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
+}
 # The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
 EXAMPLES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
     "Budi pergi ke pondok indah mall membeli cakwe",
     "Dasar anak sialan!! Kurang ajar!!",
+)
+DROP = "drop"  # in a label map: leave these rows out
+# What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
+_USUAL = (
+    {"0": "negative", "1": "positive"},
+    {"-1": "negative", "0": "neutral", "1": "positive"},
+    {"0": "negative", "4": "positive"},
+    {"0": "negative", "1": "neutral", "2": "positive"},
+    {"1": "negative", "2": "neutral", "3": "positive"},
+    {"1": "negative", "2": "negative", "3": "neutral", "4": "positive", "5": "positive"},
 )
 
 
@@ -40,3 +59,71 @@ def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
     if sorted(id2label) != list(range(len(id2label))):
         raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")
     return tuple(str(id2label[i]) for i in range(len(id2label)))
+
+
+def plain_label(value: object) -> str | None:
+    """Return a label of a file without what means nothing: case, blanks around it, the .0 of a whole number.
+
+    None is for no label: nothing, blanks, or a value that no label can be.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:  # NaN
+        return None
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", str(value).strip()).lower() or None
+
+
+def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
+    """Return what plain labels of a file mean: an id, or None for rows to leave out.
+
+    Args:
+        labels: names in the order of their ids.
+        label_map: `-1=negative,0=neutral,1=positive`, of which several may mean one, or the other way round,
+            `positive=4|5,negative=1|2,drop=3`; only these values have a meaning then, and the labels themselves.
+
+    Raises:
+        UserError: for a pair that is neither, or a value with two meanings.
+    """
+    ids = {plain_label(label): i for i, label in enumerate(labels)}
+    if len(ids) < len(labels):  # labels that differ by case only
+        return {label: i for i, label in enumerate(labels)}
+    by_sentiment = {SENTIMENTS[label]: i for label, i in ids.items() if label in SENTIMENTS}
+    if len(by_sentiment) == sum(label in SENTIMENTS for label in ids):
+        ids = {word: by_sentiment[meant] for word, meant in SENTIMENTS.items() if meant in by_sentiment} | ids
+    if not label_map:
+        return ids
+    targets, named = ids | {DROP: None}, {}
+    for pair in label_map.split(","):
+        left, _, right = (plain_label(part) for part in pair.partition("="))
+        if right in targets and left not in targets:
+            values, target = left, right
+        elif left in targets and (right not in targets or left == right):
+            values, target = right, left
+        else:
+            values = None
+        for value in (values or "").split("|"):
+            if not value.strip() or named.setdefault(value.strip(), targets[target]) != targets[target]:
+                raise UserError(
+                    f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
+                    f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."
+                )
+    return ids | named
+
+
+def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
+    """Return a label map that gives each of these plain labels its usual meaning, and drops what has none."""
+    usual = next((meant for meant in _USUAL if meant.keys() >= set(values) and len(values) > 1), {})
+    ids = match_labels(labels)
+    meant = {value: ids.get(usual.get(value)) for value in values}
+    return ",".join(f"{value}={DROP if i is None else labels[i]}" for value, i in meant.items())
+
+
+def describe_unknown(counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...]) -> str:
+    """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples."""
+    values = sorted(
+        counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
+    )
+    listed = "; ".join(f"{value} ({counts[value]:,}) {examples[value]!r}" for value in values[:10])
+    return (
+        f"The labels are {', '.join(labels)}; the file has others: {listed}. Say what they mean, after a look at these "
+        f"examples: --label_map={propose_map(values, labels)} ({DROP} leaves rows out); or, in finetune.py, train on "
+        f"them as they are: --labels={','.join(values)}."
+    )

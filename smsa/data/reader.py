@@ -1,15 +1,21 @@
 """Files of any size -> their columns, and chunks of rows: the one reader of training, evaluation, prediction and page.
 
 Every value goes on as it was. Text formats carry no types, so all their columns are strings here; a line of JSONL may
-stay whole. The bytes of each format are taken apart in `smsa.data.formats`.
+stay whole. The bytes of each format are taken apart in `smsa.data.formats`; what stands in which column is found in
+`smsa.data.layout`. What was found is logged in one line.
 """
 
-import codecs
+import datetime
 import io
 import json
 import logging
+import re
+import shlex
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
@@ -21,26 +27,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smsa.data.formats import NOT_UTF8, BadRow, is_unicode, read_csv, read_jsonl, read_lines, read_tsv
-from smsa.data.labels import LABELS
+from smsa.data.formats import (
+    BadRow,
+    find_encoding,
+    is_unicode,
+    read_csv,
+    read_jsonl,
+    read_lines,
+    read_sheets,
+    show,
+    split_json,
+)
+from smsa.data.labels import SENTIMENTS, plain_label
+from smsa.data.layout import (
+    find_header,
+    find_separator,
+    find_text_columns,
+    name_kind,
+)
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-INPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
+INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
-    ".parquet",
-    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "txt") for packed in ("", *COMPRESSIONS)),
+    ".zip",
+    *(f".{name}" for name in INPUT_FORMATS),
+    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
 )
-# Names that a column of texts is known by; English and Indonesian, lower case.
-TEXT_NAMES = (
-    *("text", "texts", "sentence", "content", "body", "review", "comment", "tweet", "message", "full_text"),
-    *("teks", "kalimat", "isi", "ulasan", "komentar", "pesan", "review_text", "tweet_text"),
-)
-SMSA_COLUMNS = ("text", "gold")  # of a .tsv without header
-
-_ROWS_LOOKED_AT = 1000  # of JSONL, for one that shows which key holds the texts
+SMSA_COLUMNS = ("text", "gold")  # of a file without header
+_ROWS_LOOKED_AT = 1000  # for what the columns hold
+_ENCODING_NAMES = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252", "utf-16": "UTF-16"}
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
 
 
 def find_layout(
@@ -49,28 +69,46 @@ def find_layout(
     """Return the format of a file and what it is compressed with, or None.
 
     Args:
-        path: the file, whose suffixes tell, in any case.
+        path: the file, whose suffixes tell, in any case; in a .zip those of the only such file in it.
         formats: those that are accepted.
         named: a format that was named, and wins over the suffix.
 
     Raises:
-        UserError: if the format is none of `formats`, or Parquet is compressed once more.
+        UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
     """
     *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
     compression = COMPRESSIONS.get(last)
+    if compression == "zip" and formats is INPUT_FORMATS and path.is_file():
+        before = Path(find_member(path)).suffix.lower()
     found = named or (before if compression else last)[1:]
     if found not in formats:
         known = ", ".join(f".{name}" for name in formats if name != "submission")
-        way_out = "--format"
-        if formats is INPUT_FORMATS:
-            way_out = "--input_format. Excel files become CSV by pandas: pd.read_excel(OLD).to_csv(NEW, index=False)"
+        way_out = "--input_format" if formats is INPUT_FORMATS else "--format"
         raise UserError(
             f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
             f"format with {way_out}."
         )
-    if found == "parquet" and compression:
-        raise UserError(f"{path}: Parquet is compressed inside; remove {last}.")
+    if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
+        raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
     return found, compression
+
+
+def find_member(path: Path) -> str:
+    """Return the name of the only file of a known format in a .zip.
+
+    Raises:
+        UserError: for none or several, and for what is no .zip.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
+    if len(known) != 1:
+        listed = ", ".join(names[:10]) or "nothing"
+        raise UserError(f"{path} must hold one file of a known format, and holds {listed}: unpack it, and name a file.")
+    return known[0]
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -80,7 +118,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 class ManyColumns(UserError):
-    """A file has several columns that could hold the texts, or none by a name that is known.
+    """A file has several columns that could hold the texts, or none that stands out.
 
     Attributes:
         candidates: their names.
@@ -127,19 +165,21 @@ class Source:
     Args:
         path: the file.
         format: one of `INPUT_FORMATS`; None for that of the suffix.
-        text_column: name of the column of texts; None for the only one whose name is in `TEXT_NAMES`, else the only
-            one that holds strings.
-        label_column: name of the column of labels, of a labelled file; a .tsv without header then holds text and label,
-            and a row of JSONL may lack any other key.
-        keep_lines: whether a row of JSONL stays a line, not taken apart; it then has the one column `line`.
+        text_column: name of the column of texts; None to find it by its name or by what it holds (see `layout`).
+        label_column: name of the column of labels, of a labelled file; `label` also finds one of another usual name. A
+            row of JSON may lack any other key.
+        keep_lines: whether a row of JSONL or JSON stays a line, not taken apart; it then has the one column `line`.
         reserved: names that no column may have, as they will be added.
+        sheet: of a workbook; None for the only one with texts.
 
     Attributes:
         format, compression: how the file is written.
         names: the columns.
-        text_column: the column that was named or chosen; None for a file without anything in it.
+        text_column, label_column: those that were named or found; None for a file without anything in it.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
+        is_typed: whether columns may be other than strings.
+        encoding: of text formats; `utf-8-sig` has a byte-order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -156,100 +196,203 @@ class Source:
         label_column: str | None = None,
         keep_lines: bool = False,
         reserved: frozenset[str] = frozenset(),
+        sheet: str | None = None,
     ):
-        self.path, self.text_column, self.label_column = path, text_column, label_column
-        self.format, self.compression = find_layout(path, INPUT_FORMATS, format)
-        self.keep_lines, self._reserved = keep_lines and self.format == "jsonl", reserved
+        self.path, self._text_asked, self._label_asked = path, text_column, label_column
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist.")
-        self._has_header = self.format == "csv"
-        self.schema, candidates = self._read_columns()
-        self.names = self.schema.names
-        self.candidates = [name for name in candidates if name != label_column]
-        self.text_column = self._choose_text_column() if self.names else None
+        self.format, self.compression = find_layout(path, INPUT_FORMATS, format)
+        self.encoding, self.separator, self.n_above, self.notes = "utf-8", None, 0, []
+        self._reserved, self._table, self._has_told = reserved, None, False
+        self.is_typed = self.format == "parquet" or self.format in SHEETS
+        if sheet is not None and self.format not in SHEETS:
+            raise UserError(f"{path} has no sheets: leave --sheet out.")
+        if self.format in SHEETS:
+            self._choose_sheet(sheet)
+        else:
+            self._set_columns(*self._look())
+        self.keep_lines = keep_lines and self.format in ("jsonl", "json")
         if self.keep_lines:
             self.schema = pa.schema([("line", pa.string())])
         elif not reserved.isdisjoint(self.names):
             self._refuse_reserved(self.names, path)
+        if self.names and (self.notes or text_column is None):
+            logger.info("%s: %s", path, "; ".join([*self.notes, f"the texts are in the column {self.text_column!r}"]))
 
-    def _read_columns(self) -> tuple[pa.Schema, list[str]]:
-        """Return the columns with their types, and the names of those that could hold texts."""
+    def _look(self) -> tuple[list[str], list[list]]:
+        """Return the columns of a file and what stands in the first rows of each."""
         with self._open() as stream:
             if self.format == "parquet":
-                schema = pq.ParquetFile(stream).schema_arrow
-                return schema, [field.name for field in schema if is_text(field.type)]
-            if self.format == "txt":
-                names = candidates = ["text"]
-            elif self.format == "jsonl":
-                head = (row for _, _, row in islice(read_jsonl(stream, self.path), _ROWS_LOOKED_AT))
-                rows = [row for row in head if isinstance(row, dict) and row]
-                typical = (row for row in rows for key in row if self._is_wanted(key) and isinstance(row[key], str))
-                first = next(typical, rows[0] if rows else {})
-                names, candidates = list(first), [key for key in first if isinstance(first[key], str | None)]
-            else:
-                _, names = next((read_csv if self.format == "csv" else read_tsv)(stream, self.path), (1, []))
-                names = candidates = self._read_header(names)
+                file = pq.ParquetFile(stream)
+                self.schema = file.schema_arrow
+                is_strings = [is_text(field.type) for field in self.schema]
+                head = next(file.iter_batches(_ROWS_LOOKED_AT), None) if any(is_strings) else None
+                columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
+                looked = zip(columns, is_strings, strict=True)
+                return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
+            self.encoding = find_encoding(stream)
+        if self.format == "json":
+            with self._open() as stream:  # an object a line, whatever the suffix says
+                first = [row for _, _, row in islice(read_jsonl(read_lines(stream, self.encoding), self.path), 2)]
+            self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
+        with self._open() as stream:
+            if self.format in ("json", "jsonl"):
+                found = (row for _, _, row in self._read_objects(stream))
+                rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
+                names = list(dict.fromkeys(key for row in rows for key in row))
+                return names, [[row.get(name) for row in rows] for name in names]
+            newline = "" if self.format == "csv" else "\n"
+            text = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline=newline)
+            head = list(islice(text, _ROWS_LOOKED_AT))
+        if head and head[0].startswith(("PK\x03\x04", "\udcd0\udccf\x11\udce0")):
+            raise UserError(f"{self.path} is a workbook or an archive: give its name the suffix .xlsx, .xls or .zip.")
+        self.separator, rows = find_separator(head, self.path, self.format)
+        if self.separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
+            self.notes.append(f"columns separated by {_SEPARATOR_NAMES[self.separator]}")
+        if self.encoding != "utf-8":
+            self.notes.append(_ENCODING_NAMES[self.encoding])
+        return self._name_columns(rows)
+
+    def _name_columns(self, rows: list[list]) -> tuple[list[str], list[list]]:
+        """Return what the first rows say: names of columns and what stands in each; also which row is the first."""
+        widths = Counter(len(row) for row in rows if row)
+        if not widths:
+            return [], []
+        is_lines = self.format in ("txt", "tsv") and max(widths) == 1
         try:
-            return pa.schema([(name, pa.string()) for name in names]), candidates
-        except UnicodeEncodeError as error:
-            raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8. {NOT_UTF8}") from error
+            header = find_header(rows, self._text_asked)
+        except LookupError as error:
+            first = next(row for row in rows if any(row))
+            if not is_lines:
+                named = shlex.quote(max(filter(None, first), key=len))
+                raise UserError(
+                    f"{self.path}: is the first line, {', '.join(map(repr, first[:10]))}, the names of the columns? If "
+                    f"so, name the one with the texts, for example --text_column {named}; if it is a row, number it: "
+                    "--text_column column_1 for the first column."
+                ) from error
+            header = None
+        if header is not None:
+            self.n_above, names = header + 1, list(rows[header])
+            if header or is_lines:
+                self.notes.append(f"the names of the columns are in row {header + 1}")
+        else:
+            names = [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])]
+            if not is_lines:
+                self.notes.append("no header")
+        body = rows[self.n_above :]
+        columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]
+        if header is None:
+            self._name_by_content(names, columns)
+        return names, columns
 
-    def _read_header(self, names: list[str]) -> list[str]:
-        """Return the columns of a CSV or TSV file, from the fields of its first line."""
-        if self.format == "csv":
-            if self.text_column is None and len(names) == 1:
-                if separator := next((mark for mark in ";\t|" if mark in names[0]), None):
-                    raise UserError(
-                        f"{self.path}:1: are the columns {names[0]!r} separated by {separator!r}? Save them with "
-                        f"commas: pd.read_csv(OLD, sep={separator!r}).to_csv(NEW, index=False); a file from Excel may "
-                        "need encoding='cp1252' as well. If it is the name of one column, give it as --text_column; if "
-                        "a text, the file has no header: let its name end in .txt."
-                    )
-                if not self._is_wanted(names[0]):
-                    logger.warning(
-                        "%s: the first line, %r, is taken for the name of the column. If it is a text, the file has no "
-                        "header: let its name end in .txt.", self.path, names[0],
-                    )  # fmt: skip
-            return names
-        is_labelled = self.label_column is not None
-        self._has_header = any(map(self._is_wanted, names)) and (not is_labelled or self.label_column in names)
-        logger.info("%s: the first line is %s header", self.path, "a" if self._has_header else "a row, there is no")
-        if self._has_header or not names:
-            return names
-        if is_labelled:
-            return [self.text_column or SMSA_COLUMNS[0], self.label_column]
-        if len(names) > 2 or (len(names) == 2 and names[1] not in LABELS and self.text_column != SMSA_COLUMNS[0]):
-            raise UserError(
-                f"{self.path}:1: none of {', '.join(map(repr, names))} is a known name for a text column. If this "
-                "is a header, name the column with --text_column. A .tsv without header is a text a line, or text "
-                "and label as in SmSA; where its labels are not SmSA's, give --text_column text."
-            )
-        return list(SMSA_COLUMNS[: len(names)])
+    def _name_by_content(self, names: list[str], columns: list[list]) -> None:
+        """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
+        asked = (self._text_asked, self._label_asked)
+        texts, could = find_text_columns(names, columns, is_typed=True)
+        n_labels = [sum(plain_label(value) in SENTIMENTS for value in values) for values in columns]
+        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
+        others = [i for i in could if i not in labels]
+        if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
+            if len(labels) != 1:  # as in SmSA, if the texts do not stand out
+                labels = [1 - texts[0] if len(texts) == 1 else 1]
+            texts = [1 - labels[0]]
+        elif len(labels) == len(others) == 1:
+            texts = others
+        for found, name, usual in zip((texts, labels), asked, SMSA_COLUMNS, strict=True):
+            if len(found) == 1 and name not in names:
+                names[found[0]] = name or usual
 
-    def _is_wanted(self, name: str) -> bool:
-        """Whether the name is that of the column of texts, by what was named, else by what is common."""
-        return name == self.text_column if self.text_column else name.strip().lower() in TEXT_NAMES
-
-    def _choose_text_column(self) -> str:
-        """Return which column holds the texts, having checked that each one that was named is there, once."""
-        listed = f"The columns are: {', '.join(map(repr, self.names))}."
-        for name, option in ((self.text_column, "--text_column"), (self.label_column, "--label_column")):
-            n_found = self.names.count(name)
-            if name is not None and n_found != 1:
-                found = f"{n_found} columns" if n_found else "no column"
-                raise UserError(f"{self.path}: {found} named {name!r}. {listed} Choose with {option}.")
-        chosen = [name for name in self.names if self._is_wanted(name)] or self.candidates
-        if len(chosen) != 1:
-            raise ManyColumns(
-                f"{self.path}: which column holds the texts? Name it with --text_column. {listed} If these are no "
-                "names, the file lacks the line with them: put it above.",
-                self.candidates,
-            )
-        if chosen[0] == self.label_column:
+    def _set_columns(self, names: list[str], columns: list[list]) -> None:
+        """Take the columns, and find those of texts and of labels; see `find_text_columns`."""
+        self.names = names
+        if not self.is_typed:
+            try:
+                self.schema = pa.schema([(name, pa.string()) for name in names])
+            except UnicodeEncodeError as error:
+                raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
+        self.candidates, self.text_column, self.label_column = [], None, self._label_asked
+        if not names:
+            return
+        listed = f"The columns are: {', '.join(map(repr, names))}."
+        texts, could = find_text_columns(names, columns, self.is_typed or self.format in ("jsonl", "json"))
+        if self._label_asked is not None:
+            self.label_column = self._find_named(self._label_asked, "--label_column", listed)
+        self.candidates = [names[i] for i in could if names[i] != self.label_column]
+        if self._text_asked is not None:
+            self.text_column = self._find_named(self._text_asked, "--text_column", listed)
+        else:
+            found = [names[i] for i in texts if names[i] != self.label_column]
+            if len(found) != 1 or names.count(found[0]) > 1:
+                example = shlex.quote(found[0] if found else (self.candidates or names)[0])
+                asked = f"which column holds the texts? Name it, for example --text_column {example}."
+                raise ManyColumns(f"{self.path}: {asked} {listed}", self.candidates)
+            self.text_column = found[0]
+        if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
-        if chosen[0] not in self.candidates:
-            raise UserError(f"{self.path}: the column {chosen[0]!r} does not hold text. Name another: --text_column.")
-        return chosen[0]
+        if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
+            raise UserError(
+                f"{self.path}: the column {self.text_column!r} does not hold text. Name another: --text_column."
+            )
+
+    def _find_named(self, asked: str, option: str, listed: str) -> str:
+        """Return the column that was asked for: of this name, or the only one called so but for case and blanks."""
+        found = [name for name in self.names if name == asked]
+        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
+        if not found and (option, asked) == ("--label_column", "label"):
+            found = [name for name in self.names if name_kind(name) == "label"]
+        if len(found) != 1:
+            n_found = f"{len(found)} columns" if found else "no column"
+            example = f" Choose with {option}{f', for example {option} {shlex.quote(found[0])}' if found else ''}."
+            raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
+        if found[0] != asked and option == "--label_column":
+            self.notes.append(f"the labels are in the column {found[0]!r}")
+        return found[0]
+
+    def _choose_sheet(self, asked: str | None) -> None:
+        """Take the sheet that was asked for, else the only one whose texts can be found: by name, or by content."""
+        with self._open() as stream:
+            sheets = read_sheets(stream, self.path)
+        if asked is not None and asked not in sheets:
+            raise UserError(f"{self.path}: no sheet {asked!r}. The sheets are: {', '.join(map(repr, sheets))}.")
+        found, errors = {}, []
+        for name in sheets if asked is None else [asked]:
+            try:
+                self._take_sheet(sheets[name])
+                found[name] = not self.names, name_kind(self.text_column) != "text"
+            except UserError as error:
+                errors.append(error)
+        best = [name for name, rank in found.items() if rank == min(found.values())]
+        if not found:
+            raise errors[0] if len(errors) == 1 else UserError(
+                f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
+                f"example --sheet {shlex.quote([*sheets][0])}, and --text_column if there are several columns of texts."
+            )  # fmt: skip
+        if len(best) > 1:
+            listed = ", ".join(map(repr, best))
+            raise UserError(
+                f"{self.path}: texts are in the sheets {listed}: choose one, --sheet {shlex.quote(best[0])}."
+            )
+        self._take_sheet(sheets[best[0]])
+        if len(sheets) > 1:
+            self.notes.insert(0, f"sheet {best[0]!r}")
+
+    def _take_sheet(self, cells: list[list]) -> None:
+        """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
+        self.notes, self.n_above = [], 0
+        rows = [[_to_cell(value) for value in row] for row in cells]
+        names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
+        body = [i for i in range(self.n_above, len(rows)) if any(rows[i])]
+        columns, arrays = [], []
+        for j, name in enumerate(names):
+            values = [cells[i][j] for i in body]
+            if name or any(value != "" for value in values):
+                arrays.append(_to_array(values))
+                columns.append((name or f"column_{j + 1}", values[:_ROWS_LOOKED_AT]))
+        names = [name for name, _ in columns]
+        self._table, self._lines = pa.Table.from_arrays(arrays, names=names), np.array(body, dtype=np.int64) + 1
+        self.schema = self._table.schema
+        # of a column of strings, what looks like a number is no text, as in CSV
+        self._set_columns(names, [[value or None for value in values] for _, values in columns])
 
     def _refuse_reserved(self, names: Iterable[str], place: object) -> None:
         raise UserError(
@@ -262,50 +405,89 @@ class Source:
     def _open(self) -> Iterator[BinaryIO]:
         """Open the file, decompressed; what goes wrong with it names it."""
         try:
-            if self.compression:
-                raw = pa.input_stream(str(self.path), compression=self.compression)
-            else:
-                raw = self.path.open("rb", buffering=0)
-            with raw, io.BufferedReader(raw, 1 << 20) as stream:
-                if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    raise UserError(
-                        f"{self.path} is in UTF-16, not UTF-8: pd.read_csv(OLD, encoding='utf-16').to_csv(NEW, "
-                        "index=False); of Excel's Unicode Text with sep='\\t' as well."
-                    )
-                yield stream
-        except (OSError, pa.ArrowException) as error:
+            with ExitStack() as stack:
+                if self.compression == "zip":
+                    raw = stack.enter_context(zipfile.ZipFile(self.path)).open(find_member(self.path))
+                elif self.compression:
+                    raw = pa.input_stream(str(self.path), compression=self.compression)
+                else:
+                    raw = self.path.open("rb", buffering=0)
+                yield stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
+        except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
         start = first
+        if self._table is not None:
+            for i in range(0, len(self._table), n_rows):
+                table, lines = self._table.slice(i, n_rows), self._lines[i : i + n_rows]
+                numbers = start + i + np.arange(len(table))
+                yield Chunk(start + i, len(table), numbers, lines, self._texts(table), table, [])
+            return
         with self._open() as stream:
             if self.format == "parquet":
                 columns = [self.text_column, self.label_column] if self.label_column else None
                 batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
                 for table in _rechunk(batches, n_rows):
                     numbers = np.arange(start, start + len(table))
-                    texts = table[self.text_column].cast(pa.string()).combine_chunks()
-                    yield Chunk(start, len(table), numbers, numbers - first + 1, texts, table, [])
+                    yield Chunk(start, len(table), numbers, numbers - first + 1, self._texts(table), table, [])
                     start += len(table)
                 return
-            rows = self._rows(stream)
+            rows = self._objects(stream) if self.format in ("jsonl", "json") else self._rows(stream)
             while chunk := list(islice(rows, n_rows)):
                 yield self._to_chunk(start, chunk)
                 start += len(chunk)
 
+    def _texts(self, table: pa.Table) -> pa.Array:
+        return table[self.text_column].cast(pa.string()).combine_chunks()
+
     def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
-        """Yield (line, values); of JSONL whose lines are kept, the values are the line and the text."""
-        if self.format == "txt":
-            yield from ((line, [text]) for line, text in read_lines(stream))
-            return
-        if self.format != "jsonl":
-            width = len(self.names) or None
-            rows = read_csv(stream, self.path) if self.format == "csv" else read_tsv(stream, self.path, width)
-            yield from islice(rows, 1 if self._has_header else 0, None)
-            return
+        """Yield (line, values): missing fields behind the texts are nulls, and blank lines of CSV are no rows."""
+        width, is_csv, n_short, n_blank = len(self.names), self.format == "csv", 0, 0
+        text_at = self.names.index(self.text_column) if self.names else 0
+        if is_csv or self.separator not in (None, "\t"):
+            lines = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="")
+            rows = read_csv(lines, self.path, self.separator)
+        else:
+            lines, mark = read_lines(stream, self.encoding), self.separator
+            rows = ((line, text.split(mark) if mark else [text]) for line, text in lines)
+        for line, fields in islice(rows, self.n_above, None):
+            n_fields = width if isinstance(fields, BadRow) else len(fields)
+            if n_fields == width:
+                yield line, fields
+            elif not any(fields) and width == 1:
+                yield line, [""]
+            elif not any(fields) and is_csv:
+                n_blank += 1
+            elif n_fields > width and not any(fields[width:]):
+                yield line, fields[:width]
+            elif not is_csv and n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+                raise UserError(
+                    f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text "
+                    "in a .tsv: give the file the suffix .csv, where TABs may separate columns, too."
+                )
+            elif text_at < n_fields < width and any(fields):
+                n_short += 1
+                yield line, fields + [None] * (width - n_fields)
+            else:
+                found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
+                yield line, BadRow(self.path, line, fields, found)
+        if (n_short or n_blank) and not self._has_told:
+            self._has_told = True
+            logger.info("%s: %s rows lack fields at their end, which are read as nulls; %s blank lines are no rows",
+                        self.path, f"{n_short:,}", f"{n_blank:,}")  # fmt: skip
+
+    def _read_objects(self, stream: BinaryIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
+        """Return the rows of JSONL or JSON; see `read_jsonl`."""
+        is_lines = self.format == "jsonl"
+        lines = read_lines(stream, self.encoding) if is_lines else split_json(stream, self.path, self.encoding)
+        return read_jsonl(lines, self.path, parse_float)
+
+    def _objects(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
+        """Yield (line, values) of JSONL or JSON; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        for line, content, row in read_jsonl(stream, self.path, float if self.keep_lines else Decimal):
+        for line, content, row in self._read_objects(stream, float if self.keep_lines else Decimal):
             values = row
             if isinstance(row, dict):
                 if self.keep_lines and not self._reserved.isdisjoint(row):
@@ -314,10 +496,10 @@ class Source:
                     reason = f"no {missing[0]!r}"
                 elif not wanted or not isinstance(row[self.text_column], str | None):
                     reason = "the text is not a string"
-                elif self.keep_lines or self.label_column is not None or row.keys() == set(self.names):
+                elif self.keep_lines or self.label_column is not None or row.keys() <= set(self.names):
                     reason = None
                 else:
-                    reason = f"the keys are not those of the first row ({', '.join(self.names)})"
+                    reason = f"keys that none of the first rows has ({', '.join(row.keys() - set(self.names))})"
                 if reason:
                     values = BadRow(self.path, line, row, reason)
                 elif self.keep_lines:
@@ -348,6 +530,30 @@ class Source:
             table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
             bad_rows=[(start + i, row) for i, row in enumerate(values) if isinstance(row, BadRow)],
         )
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _to_cell(value: object) -> str | None:
+    """Return a cell of a workbook as text, whole numbers without a point, nothing as None."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return None if value == "" else str(value)
+
+
+def _to_array(values: list) -> pa.Array:
+    """Return a column of a workbook: of numbers, booleans or dates where all cells are such, else of text."""
+    kinds = {type(value) for value in values} - {str}
+    if kinds and not any(isinstance(value, str) and value for value in values):
+        cells = [None if value == "" else value for value in values]
+        if kinds <= {int, float}:
+            is_whole = all(cell is None or (float(cell).is_integer() and abs(cell) < 2**53) for cell in cells)
+            return pa.array(cells, pa.float64()).cast(pa.int64() if is_whole else pa.float64())
+        if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
+            return pa.array(cells)
+    return pa.array([_to_cell(value) for value in values], pa.string())
 
 
 def _to_text(value: object) -> str | None:

@@ -1,0 +1,237 @@
+"""Reading of tables as people have them: how many are read at first contact, and how fast each format is.
+
+python benchmarks/reading.py
+
+The tables are generated: columns of exports and course projects, in every format, encoding and layout, then damaged.
+"""
+
+import gzip
+import io
+import json
+import random
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from smsa.data.reader import Source
+from smsa.errors import UserError
+
+WORDS = (
+    "aplikasi bagus cepat lambat kecewa senang sekali tidak bisa masuk kurang enak murah mahal pelayanan ramah antre "
+    "lama barang rusak sampai mantap buruk hari ini macet lagi terima kasih semoga membantu sering keluar sendiri"
+).split()
+MARKS = ["", "", ".", "!", ", ya", "; tapi", ' "katanya"', " 🙏", " – oke", " @admin", " https://t.co/abc"]
+# Columns of files that people have; the texts are in the one with `*`, and `?` stands for an empty name.
+SCHEMAS = [
+    "reviewId userName userImage *content score thumbsUpCount reviewCreatedVersion at replyContent repliedAt",
+    "conversation_id_str created_at favorite_count *full_text id_str image_url in_reply_to_screen_name lang location "
+    "quote_count reply_count retweet_count tweet_url user_id_str username",
+    "? *Review Sentiment",
+    "Id Sentiment *Text~Tweet",
+    "no nama *ulasan bintang",
+    "id date time username *tweet likes_count",
+    "*komentar label",
+    "authorDisplayName *textOriginal textDisplay likeCount publishedAt",
+    "*text clean_text label",
+    "nomor responden *jawaban",
+    "Timestamp Nama *Bagaimana~pendapat~Anda~tentang~layanan~kami?",
+    "product_name rating *review date",
+    "Location Author Rating *Review~Text Time",
+    "*sentence sentiment",
+    "ownerUsername *text timestamp likesCount",
+    "tweet_id username *tweet_content tweet_label",
+]
+
+
+@dataclass
+class Table:
+    """A table as it was made."""
+
+    name: str  # of its file
+    content: bytes
+    texts: list[str]
+    damaged: set[str] = field(default_factory=set)  # texts whose rows may come as bad rows, or not at all
+
+
+def make_rows(schema: str, draw: random.Random, n_rows: int = 30) -> tuple[list[str], list[dict], str]:
+    """Return names, rows of strings, and the name of the column of texts."""
+    names = [name.replace("~", " ").replace("?", "" if name == "?" else "?") for name in schema.split()]
+    text_name = next(name for name in names if name.startswith("*"))[1:]
+    names = [name.removeprefix("*") for name in names]
+    rows = []
+    for i in range(n_rows):
+        text = " ".join(draw.choices(WORDS, k=draw.randint(4, 18))) + draw.choice(MARKS) + f" {i}"
+        row = {}
+        for name in names:
+            lower = name.lower()
+            if name == text_name:
+                row[name] = text
+            elif "display" in lower or "clean" in lower:
+                row[name] = text.lower().replace("!", "")
+            elif "label" in lower or "sentiment" in lower:
+                row[name] = draw.choice(["positif", "negatif", "netral"])
+            elif "name" in lower or "nama" in lower or "author" in lower or "responden" in lower:
+                row[name] = f"Pengguna {draw.choice('ABCDEFG')}"
+            elif "url" in lower or "image" in lower:
+                row[name] = f"https://contoh.id/{i}"
+            elif "time" in lower or "date" in lower or lower.endswith("at"):
+                row[name] = f"2025-01-{i % 28 + 1:02} 10:00:00"
+            elif lower == "replycontent":
+                row[name] = "Halo kak, mohon maaf ya" if i % 4 == 0 else ""
+            elif lower in ("lang", "location"):
+                row[name] = "in" if lower == "lang" else "Solo"
+            else:
+                row[name] = str(draw.randint(1, 5) if name else i)
+        rows.append(row)
+    return names, rows, text_name
+
+
+def write_separated(names: list[str], rows: list[dict], mark: str, quoting: int = 0, end: str = "\n") -> str:
+    """Return rows as pandas writes them."""
+    table = pd.DataFrame([[row[name] for name in names] for row in rows])
+    return table.to_csv(sep=mark, index=False, header=names, quoting=quoting, lineterminator=end)
+
+
+def write_workbook(sheets: dict[str, list[list]]) -> bytes:
+    """Return a workbook of these sheets."""
+    written = io.BytesIO()
+    with pd.ExcelWriter(written, engine="xlsxwriter") as book:
+        for name, cells in sheets.items():
+            width = max(map(len, cells))
+            padded = [[*row, *[None] * (width - len(row))] for row in cells]
+            pd.DataFrame(padded).to_excel(book, sheet_name=name, index=False, header=False)
+    return written.getvalue()
+
+
+def make_tables(seed: int = 0) -> Iterator[Table]:
+    """Yield the tables: each layout with the columns of four kinds of file."""
+    draw, schemas = random.Random(seed), cycle(SCHEMAS)
+    for layout in LAYOUTS:
+        for i in range(4):
+            names, rows, text_name = make_rows(next(schemas), draw)
+            if layout.startswith("cp1252"):
+                for row in rows:
+                    row |= {key: cell.replace("🙏", "’") for key, cell in row.items()}
+            yield make_table(f"{layout}-{i}", names, rows, text_name, draw)
+
+
+LAYOUTS = (
+    "comma quoted semicolon-bom tab-csv bar utf16 cp1252 crcrlf gzip zip tsv txt-tab txt-lines excel excel-title "
+    "excel-index jsonl json json-columns json-pretty parquet csv-title short blank broken stray extra"
+).split()
+
+
+def make_table(name: str, names: list[str], rows: list[dict], text_name: str, draw: random.Random) -> Table:
+    """Return one table; the layout is its name."""
+    texts, layout = [row[text_name] for row in rows], name.rpartition("-")[0]
+    cells = [names, *([row[name] for name in names] for row in rows)]
+    comma = write_separated(names, rows, ",")
+    hurt: set[str] = set()
+    if layout.startswith("excel"):
+        numbers = [[int(cell) if cell.isdigit() else cell for cell in row] for row in cells]
+        sheets = {"Ringkasan": [["Kategori", "Jumlah"], ["Total", len(rows)]], "Data": numbers}
+        if layout == "excel-title":
+            sheets = {"Sheet1": [["Laporan Ulasan 2025"], [], *numbers]}
+        elif layout == "excel-index":
+            sheets = {"Sheet1": [["", *names], *([i, *row] for i, row in enumerate(numbers[1:]))]}
+        return Table(f"{name}.xlsx", write_workbook(sheets), texts)
+    if layout == "zip":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("data/ulasan.csv", comma)
+            archive.writestr("__MACOSX/data/._ulasan.csv", "x")
+        return Table(f"{name}.zip", packed.getvalue(), texts)
+    if layout == "parquet":
+        return Table(f"{name}.parquet", pd.DataFrame(rows).to_parquet(index=False), texts)
+    if layout in ("short", "broken", "stray", "extra"):
+        lines = comma.rstrip("\n").split("\n")
+        for i in draw.sample(range(1, len(lines)), 3):
+            hurt.add(texts[i - 1])
+            if layout == "short":  # one field less at the end of the line, and never the text
+                lines[i] = lines[i].rpartition(",")[0] if names[-1] != text_name else lines[i]
+            elif layout == "extra":
+                lines[i] += ",lagi"
+            elif layout == "stray":
+                lines[i] = ",".join([*lines[i].split(",")[:-1], '"' + lines[i].split(",")[-1]])
+        content = "\n".join(lines).encode() + b"\n"
+        if layout == "broken":
+            content = content.replace("🙏".encode(), b"\xf0\x9f\x99", 2)
+            hurt = {text for text in texts if "🙏" in text}
+        return Table(f"{name}.csv", content, texts, hurt)
+    suffix, content = {
+        "comma": ("csv", comma),
+        "quoted": ("csv", write_separated(names, rows, ",", quoting=1)),
+        "semicolon-bom": ("csv", "\ufeff" + write_separated(names, rows, ";", end="\r\n")),
+        "tab-csv": ("csv", write_separated(names, rows, "\t")),
+        "bar": ("csv", write_separated(names, rows, "|")),
+        "utf16": ("csv", write_separated(names, rows, "\t")),
+        "cp1252": ("csv", write_separated(names, rows, ";", end="\r\n")),
+        "crcrlf": ("csv", comma.replace("\n", "\r\r\n")),
+        "gzip": ("csv.gz", comma),
+        "tsv": ("tsv", "".join("\t".join(row) + "\n" for row in cells)),
+        "txt-tab": ("txt", "".join("\t".join(row) + "\n" for row in cells)),
+        "txt-lines": ("txt", "".join(f"{text}\n" for text in texts)),
+        "jsonl": ("jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
+        "json": ("json", json.dumps(rows, ensure_ascii=False)),
+        "json-columns": ("json", pd.DataFrame(rows).to_json()),
+        "json-pretty": ("json", json.dumps({"status": "ok", "data": rows}, indent=2)),
+        "csv-title": ("csv", "Laporan Ulasan" + "," * (len(names) - 1) + "\n" + comma),
+        "blank": ("csv", comma.replace("\n", "\n\n", 3) + "\n\n"),
+    }[layout]
+    encoding = {"utf16": "utf-16", "cp1252": "cp1252"}.get(layout, "utf-8")
+    written = content.encode(encoding)
+    return Table(f"{name}.{suffix}", gzip.compress(written) if layout == "gzip" else written, texts)
+
+
+def read_table(table: Table, folder: Path) -> str:
+    """Return how a table is read without an option: `read`, `asked` with the question, or `wrong` with what is."""
+    path = folder / table.name
+    path.write_bytes(table.content)
+    try:
+        source = Source(path)
+        texts = [text for chunk in source.chunks(1000) for text in chunk.texts.to_pylist()]
+    except UserError as error:
+        return f"asked: {error}"
+    left = iter(texts)
+    found = next(left, None)
+    for text in table.texts:
+        if found == text:
+            found = next(left, None)
+        elif text not in table.damaged:
+            return f"wrong: column {source.text_column!r} has {found!r} in place of {text!r}"
+    return "read" if found is None else f"wrong: {found!r} is no text of the file"
+
+
+def measure_speed(folder: Path, n_rows: int = 20_000) -> None:
+    """Print rows/s of each format."""
+    draw = random.Random(0)
+    names, rows, text_name = make_rows(SCHEMAS[4], draw, n_rows)
+    for layout in ("comma", "semicolon-bom", "utf16", "gzip", "tsv", "txt-lines", "jsonl", "json", "parquet", "excel"):
+        table = make_table(f"{layout}-0", names, rows, text_name, draw)
+        path = folder / table.name
+        path.write_bytes(table.content)
+        started = time.perf_counter()
+        n_read = sum(chunk.n_read for chunk in Source(path).chunks(2048))
+        print(f"{layout:14} {n_read / (time.perf_counter() - started):12,.0f} rows/s")
+
+
+def main() -> None:
+    """Print both."""
+    with TemporaryDirectory() as folder:
+        found = {table.name: read_table(table, Path(folder)) for table in make_tables()}
+        n_read = sum(outcome == "read" for outcome in found.values())
+        print(f"read at first contact: {n_read} of {len(found)} tables")
+        for name, outcome in found.items():
+            if outcome != "read":
+                print(f"  {name}: {outcome}")
+        measure_speed(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
