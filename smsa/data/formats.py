@@ -113,7 +113,7 @@ def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterato
     are no doubt rows: see `_count_spoilt`.
 
     Args:
-        lines: with their ends.
+        lines: with their ends, which are LF or CRLF; a bare CR that is not within quotes makes its row bad.
         separator: between fields; None for a file of one column.
     """
     mark, line, lines, rows = separator or _NO_SEPARATOR, 1, iter(lines), None
@@ -137,7 +137,8 @@ def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterato
             n_spoilt = _count_spoilt(held, separator)
             upto = f", up to line {line + n_spoilt - 1}" if n_spoilt > 1 else ""
             value = "".join(held[:n_spoilt]).rstrip("\r\n")
-            yield line, BadRow(path, line, value, f"a quote is not closed, or stands within quotes{upto} ({fault})")
+            reason = "a bare CR" if "new-line" in str(fault) else "a quote is not closed, or stands within quotes"
+            yield line, BadRow(path, line, value, f"{reason}{upto}")
             line, lines, rows = line + n_spoilt, chain(held[n_spoilt:], lines), None
             held = []
         elif not batch:

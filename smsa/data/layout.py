@@ -71,7 +71,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         alike = max(n_alike * (width > 1), widths[len(header)]) / len(filled)
         n_split = sum(n for n_fields, n in widths.items() if n_fields > 1)
         is_prose = mark == "," and not any(re.search(r",\S", line) for line in plain)
-        by_name = ("text" in kinds or (is_csv and bool(kinds))) and 2 * n_split >= len(filled)
+        by_name = ("text" in kinds or (is_csv and bool(kinds))) and (
+            2 * n_split >= len(filled) or all(map(name_kind, header))
+        )
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         if (by_name and (is_csv or alike >= 0.9)) or by_lines:
             found[mark] = (by_name, alike, len(header)), rows

@@ -241,8 +241,7 @@ class Source:
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
                 return names, [[row.get(name) for row in rows] for name in names]
-            newline = "" if self.format == "csv" else "\n"
-            text = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline=newline)
+            text = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="\n")
             head = list(islice(text, _ROWS_LOOKED_AT))
         if head and head[0].startswith(("PK\x03\x04", "\udcd0\udccf\x11\udce0")):
             raise UserError(f"{self.path} is a workbook or an archive: give its name the suffix .xlsx, .xls or .zip.")
@@ -445,9 +444,10 @@ class Source:
     def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
         """Yield (line, values): missing fields behind the texts are nulls, and blank lines of CSV are no rows."""
         width, is_csv, n_short, n_blank = len(self.names), self.format == "csv", 0, 0
+        is_torn = False  # whether a line may be the rest of a row that a quote spoilt
         text_at = self.names.index(self.text_column) if self.names else 0
         if is_csv or self.separator not in (None, "\t"):
-            lines = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="")
+            lines = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="\n")
             rows = read_csv(lines, self.path, self.separator)
         else:
             lines, mark = read_lines(stream, self.encoding), self.separator
@@ -455,6 +455,7 @@ class Source:
         for line, fields in islice(rows, self.n_above, None):
             n_fields = width if isinstance(fields, BadRow) else len(fields)
             if n_fields == width:
+                is_torn = isinstance(fields, BadRow)
                 yield line, fields
             elif not any(fields) and width == 1:
                 yield line, [""]
@@ -467,7 +468,7 @@ class Source:
                     f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text "
                     "in a .tsv: give the file the suffix .csv, where TABs may separate columns, too."
                 )
-            elif text_at < n_fields < width and any(fields):
+            elif text_at < n_fields < width and any(fields) and not is_torn:
                 n_short += 1
                 yield line, fields + [None] * (width - n_fields)
             else:

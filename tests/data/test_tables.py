@@ -1,0 +1,112 @@
+"""Random tables in every format, encoding and layout come back cell by cell; damaged ones by name, never otherwise."""
+
+import csv
+import io
+import json
+import sys
+
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import write_file, write_workbook
+
+from smsa.data.reader import Source
+from smsa.errors import UserError
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import reading  # noqa: E402
+
+NAMES = ["id", "Ulasan", "nilai"]
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=12)
+# Of Windows-1252: letters and marks that people type; é and ’ side by side would be UTF-8 by chance.
+windows = st.text(st.sampled_from("abcdefg ,;|\t\"'\n\r.-éü–“”²"), max_size=12).filter(
+    lambda text: not text or all(ord(a) < 128 or ord(b) < 128 for a, b in zip(text, text[1:], strict=False))
+)
+texts = st.sampled_from(["enak sekali", "tidak enak", "biasa saja ya", "mahal, jauh", 'kata "dia"', "dua\nbaris"])
+
+
+def rows_of(values) -> st.SearchStrategy:
+    return st.lists(st.tuples(st.integers(0, 10**6).map(str), texts | values, values), min_size=1, max_size=6)
+
+
+def read(path, **options) -> list[list]:
+    """Return the cells of a file, nulls as empty ones, having seen no bad row."""
+    source = Source(path, **options)
+    assert source.text_column == "Ulasan"
+    found = []
+    for chunk in source.chunks(2):
+        assert not chunk.bad_rows
+        found += [["" if cell is None else str(cell) for cell in row.values()] for row in chunk.table.to_pylist()]
+    return found
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    data=st.data(),
+    mark=st.sampled_from(",;\t|"),
+    end=st.sampled_from(["\n", "\r\n", "\r\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+)
+def test_cells_of_csv_come_back(tmp_path_factory, mark, encoding, data, end):
+    rows = data.draw(rows_of(windows if encoding == "cp1252" else cells))
+    quoting = (
+        csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) or end == "\r\r\n" else csv.QUOTE_MINIMAL
+    )  # csv leaves a CR bare
+    written = io.StringIO(newline="")
+    csv.writer(written, delimiter=mark, lineterminator=end, quoting=quoting).writerows([NAMES, *rows])
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    path.write_bytes(written.getvalue().encode(encoding))
+    assert read(path) == [list(row) for row in rows]
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=rows_of(cells), n_above=st.integers(0, 3), in_second=st.booleans())
+def test_cells_of_a_workbook_come_back(tmp_path_factory, rows, n_above, in_second):
+    rows = [tuple("".join(c for c in cell if c.isprintable()) for cell in row) for row in rows]
+    sheets = {"Data": [*[["Laporan"], []][:n_above], NAMES, *rows]}
+    if in_second:
+        sheets = {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 5]], **sheets}
+    path = tmp_path_factory.mktemp("rows") / "a.xlsx"
+    write_workbook(path, sheets)
+    assert read(path) == [list(row) for row in rows]
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=rows_of(cells), pretty=st.booleans(), suffix=st.sampled_from([".json", ".jsonl", ".parquet", ".jsonl.gz"]))
+def test_cells_of_typed_formats_come_back(tmp_path_factory, suffix, rows, pretty):
+    path = tmp_path_factory.mktemp("rows") / f"a{suffix}"
+    objects = [dict(zip(NAMES, row, strict=True)) for row in rows]
+    if suffix == ".json":
+        path.write_text(json.dumps(objects, ensure_ascii=False, indent=2 if pretty else None), encoding="utf-8")
+    else:
+        write_file(path, objects)
+    assert read(path) == [list(row) for row in rows]
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=rows_of(cells), at=st.integers(0, 10**6), byte=st.sampled_from(b'"",;\xff\t|'))
+def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells(tmp_path_factory, rows, at, byte):
+    """One byte more below the header: rows of other lines come back as they were. A line break makes two short rows."""
+    written = io.StringIO(newline="")
+    csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([NAMES, *rows])
+    content = bytearray(written.getvalue().encode())
+    start = content.index(b"\n") + 1
+    content.insert(start + at % (len(content) - start), byte)
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    path.write_bytes(bytes(content))
+    try:
+        chunks = list(Source(path).chunks(100))
+    except UserError as error:
+        assert "a.csv" in str(error)
+        return
+    found = [tuple(row.values()) for chunk in chunks for row in chunk.table.to_pylist()]
+    changed = [row for row in found if tuple(cell or "" for cell in row) not in rows]
+    assert len(changed) <= 1  # a byte within a cell is a part of it, which nothing can tell
+
+
+def test_most_tables_are_read_at_first_contact_and_none_wrongly(tmp_path):
+    found = {table.name: reading.read_table(table, tmp_path) for table in reading.make_tables()}
+    assert len(found) >= 60
+    assert not [outcome for outcome in found.values() if outcome.startswith("wrong")]
+    assert sum(outcome == "read" for outcome in found.values()) >= 0.95 * len(found)
