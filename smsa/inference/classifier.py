@@ -16,11 +16,9 @@ from scipy.special import softmax
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from smsa.data.labels import label_names
-from smsa.distributed import is_main
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.loading import CLASSIFIER, introduce_classifier, load_classifier
+from smsa.models.loading import CLASSIFIER, introduce_classifier, label_names, load_classifier
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +32,10 @@ class Predictions:
 
     labels: tuple[str, ...]
     probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
+    label_ids: np.ndarray  # (n_texts,): of the most probable label; 0 where the text is empty
     truncated: np.ndarray  # (n_texts,) of bool
     empty: np.ndarray  # (n_texts,) of bool
     words: list[str | None] | None = None  # (n_texts,), JSON: see `SentimentClassifier.explain_all`
-
-    @property
-    def label_ids(self) -> np.ndarray:
-        """Id of the most probable label, of shape (n_texts,); 0 where the text is empty."""
-        return np.where(self.empty, 0, self.probabilities.argmax(-1))
 
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
         """Return `label`, `score`, `p_<label>`s, `truncated` and `empty`, or `label` only; and any `words`.
@@ -121,8 +115,7 @@ class SentimentClassifier:
         """
         if model_name_or_path is None:
             model_name_or_path = CLASSIFIER
-            if is_main():
-                logger.warning(introduce_classifier())
+            logger.warning(introduce_classifier())
         return cls(*load_classifier(model_name_or_path, revision), max_length, **engine)
 
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
@@ -205,7 +198,8 @@ class SentimentClassifier:
                     "for example --precision no, or check its weights."
                 )
             probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
-        return Predictions(self.labels, probabilities[index], truncated[index], empty[index])
+        label_ids = np.where(empty, 0, probabilities.argmax(-1))
+        return Predictions(self.labels, probabilities[index], label_ids[index], truncated[index], empty[index])
 
     def explain(self, text: str, label: str | None = None) -> dict:
         """Return which words of a text pushed it towards a label, and which away from it.

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from smsa.data.labels import LABELS, label_maps, label_names, parse_labels
+from smsa.data.labels import LABELS, label_maps, parse_labels
 from smsa.errors import UserError
 from smsa.files import write_json
 from smsa.models.scratch import build_scratch
@@ -143,6 +143,17 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
     if model_name_or_path == "scratch":
         return LABELS
     return _trained_labels(_load_config(model_name_or_path, revision)[1]) or LABELS
+
+
+def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
+    """Return the labels of a transformers configuration in the order of their ids.
+
+    Raises:
+        UserError: if the ids are not 0, 1, ... without a gap.
+    """
+    if sorted(id2label) != list(range(len(id2label))):
+        raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")
+    return tuple(str(id2label[i]) for i in range(len(id2label)))
 
 
 def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:

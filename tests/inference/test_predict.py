@@ -18,7 +18,8 @@ from tables import ADDED, HOSTILE, read_file, write_file
 from scripts import predict
 from smsa import SentimentClassifier
 from smsa.cli import exit_on_error, parse
-from smsa.inference.arguments import EngineArguments, PredictionArguments
+from smsa.inference.engine import EngineArguments
+from smsa.inference.job import PredictionArguments
 
 WORKER = str(ROOT / "tests" / "inference" / "kill_predict.py")
 LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes")
@@ -197,10 +198,10 @@ def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, na
     assert [f"{row['id']},{row['text']}" for row in read_file(tmp_path / "out.csv")] == lines
 
 
-POINTS = """encode:1, before rename:1, after rename:1, classify:3, before rename:3, after rename:3, encode:4, merge:2,
-    merge:6, merged:1, before rename:1, before rename:2, after rename:2, clean up:1""".replace("\n    ", " ").split(
-    ", "
-)
+POINTS = (
+    "encode:1 before-rename:1 after-rename:1 classify:3 before-rename:3 after-rename:3 encode:4 merge:2 merge:6 "
+    "merged:1 before-rename:1 after-rename:1 clean-up:1"
+).split()
 
 
 @pytest.mark.slow
