@@ -63,7 +63,7 @@ def on_main(task: Callable[[], _T]) -> _T:
     Where it fails, the main process raises; the launcher then ends the others.
     """
     PartialState().wait_for_everyone()
-    return broadcast_object_list([task() if is_main() else None])[0]
+    return broadcast_object_list([None if rank() else task()])[0]
 
 
 def wait_for_everyone() -> None:

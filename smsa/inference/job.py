@@ -176,14 +176,12 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             found = [file for file in files_there if input_format or file.name.lower().endswith(INPUT_SUFFIXES)]
             if others := [file.name for file in files_there if file not in found]:
                 logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(others))
+        elif path.exists() and not path.is_file():
+            raise UserError(f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin.")
         elif path.exists():
-            if not path.is_file():
-                raise UserError(
-                    f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin."
-                )
             found = [path]
         else:
-            matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
+            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if os.path.isfile(match)]
             found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
             if matches and not found:
                 raise UserError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
@@ -210,24 +208,23 @@ def pair_outputs(
     path = Path(output)
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UserError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
-    pairs: dict[Path, list[Path]] = {}
-    if not path.is_dir() and path.suffix and not output.endswith("/"):
-        pairs[path] = files
-    else:
+    if path.is_dir() or not path.suffix or output.endswith("/"):
+        pairs = []
         for file in files:
             kind, compression = find_layout(file, INPUT_FORMATS, input_format)
-            chosen = output_format or ("csv" if kind == "txt" else kind)
-            stem = file.name[: -len("".join(file.suffixes[-2:] if compression else file.suffixes[-1:])) or None]
-            packed = file.suffix if compression and chosen != "parquet" else ""
-            target = path / f"{stem}.{'csv' if chosen == 'submission' else chosen}{packed}"
-            if target in pairs:
-                raise UserError(f"{pairs[target][0]} and {file} would both go to {target}: predict them separately.")
-            pairs[target] = [file]
-    read = {file.resolve() for file in files}
-    for target in pairs:
+            kind = output_format or ("csv" if kind == "txt" else kind)
+            stem = file.with_suffix("").stem if compression else file.stem
+            packed = file.suffix if compression and kind != "parquet" else ""
+            pairs.append(([file], path / f"{stem}.{'csv' if kind == 'submission' else kind}{packed}"))
+    else:
+        pairs = [(files, path)]
+    read, taken = {file.resolve() for file in files}, {}
+    for inputs, target in pairs:
+        if (other := taken.setdefault(target, inputs[0])) != inputs[0]:
+            raise UserError(f"{other} and {inputs[0]} would both go to {target}: predict them separately.")
         if target.resolve() in read:
             raise UserError(f"{target} is an input and the output, too: choose another --output.")
-    return [(inputs, target) for target, inputs in pairs.items()]
+    return pairs
 
 
 class _Job:

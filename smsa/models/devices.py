@@ -63,9 +63,10 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
     if asked not in PRECISIONS:
         raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
+    shown = "fp32" if in_effect == "no" else in_effect
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
-    logger.info("Precision: requested %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked,
-                device_type, "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
+    chosen = f"requested {requested}, chosen by {source}: {asked}, in effect on {device_type}: {shown}{reason}"
+    logger.info("Precision: %s", chosen)
     if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
         logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect
@@ -105,12 +106,10 @@ def set_up_process() -> None:
 
 def describe_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str | None]:
     """Return the version of Python and of each library; None for one that runs from a folder, as smsa itself may."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(libraries)
     for library in libraries:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
     return versions
 
 
