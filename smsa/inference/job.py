@@ -2,7 +2,7 @@
 
     OUTPUT.shards/job.json             what is predicted, with which model, and how
     OUTPUT.shards/rows-<first>-<last>  a line of JSON with the counts and the rejected rows of one chunk, then its rows
-                                       as they will stand in OUTPUT
+                                       as they will stand in OUTPUT, not compressed
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
@@ -37,7 +37,7 @@ from smsa.distributed import join, on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
 from smsa.inference.classifier import Predictions, SentimentClassifier, require_captum
-from smsa.inference.writers import OUTPUT_FORMATS, compress, find_unfit, render_header, render_rows, to_plain
+from smsa.inference.writers import OUTPUT_FORMATS, find_unfit, render_header, render_rows, to_plain
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ class _Job:
                 )
         self.keep_lines = first is not None and first.keep_lines
         self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
-        self.header = compress(render_header(self.format, self.schema.names), self.compression)
+        self.header = render_header(self.format, self.schema.names)
 
     def chunks(self) -> Iterator[tuple[Source, Chunk]]:
         """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
@@ -413,7 +413,7 @@ class _Job:
                 for number, bad in chunk.bad_rows
             ],
         }
-        rows = compress(render_rows(self.format, table, added, self.keep_lines), self.compression)
+        rows = render_rows(self.format, table, added, self.keep_lines)
         return json.dumps(counts, default=str).encode() + b"\n" + rows
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
@@ -429,7 +429,10 @@ class _Job:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
         rejects, merged = self.shards / "rejects.tmp", self.shards / "merged.tmp"
-        with rejects.open("w", encoding="utf-8") as rejects_stream, merged.open("wb") as stream:
+        with (
+            rejects.open("w", encoding="utf-8") as rejects_stream,
+            pa.output_stream(str(merged), compression=self.compression) as stream,
+        ):
             stream.write(self.header)
             with pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet:
                 for path in paths:
@@ -442,7 +445,7 @@ class _Job:
                         parquet.write_table(pq.read_table(pa.BufferReader(content)))
                     else:
                         stream.write(content)
-            stream.flush()
+        with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
         summary = {
             "read": n_rows,

@@ -15,7 +15,6 @@ from smsa.data.reader import Source, find_layout
 from smsa.errors import UserError
 from smsa.inference.writers import (
     OUTPUT_FORMATS,
-    compress,
     escape_formulas,
     render_header,
     render_rows,
@@ -34,16 +33,17 @@ def copy(path, target, n_rows=9) -> int:
     kind, compression = find_layout(target, OUTPUT_FORMATS)
     source = Source(path, keep_lines=kind == "jsonl")
     names = to_plain(source.schema.empty_table(), kind).column_names
-    content, n_read = compress(render_header(kind, [*names, "label"]), compression), 0
+    content, n_read = render_header(kind, [*names, "label"]), 0
     for chunk in source.chunks(n_rows):
         assert not chunk.bad_rows
         table = to_plain(chunk.table, kind)
         rows = map(json.loads, table[0].to_pylist()) if source.keep_lines else chunk.table.to_pylist()
         assert chunk.texts.to_pylist() == [row["text"] for row in rows]
         added = pa.table({"label": pa.array(["positive"] * len(chunk.numbers), pa.string())})
-        content += compress(render_rows(kind, table, added, source.keep_lines), compression)
+        content += render_rows(kind, table, added, source.keep_lines)
         n_read += chunk.n_read
-    target.write_bytes(content)
+    with pa.output_stream(str(target), compression=compression) as stream:
+        stream.write(content)
     return n_read
 
 
