@@ -16,7 +16,7 @@ from smsa.evaluation.report import LabelledFile, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
 from smsa.files import STAGING, publish, require_empty, staged, write_json
-from smsa.inference.arguments import EngineArguments
+from smsa.inference.engine import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, is_renewable, read_card, render_card
 from smsa.training.results import predict_examples

@@ -11,7 +11,7 @@ from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, require_report_folder, write_report
 from smsa.evaluation.systems import load_systems
-from smsa.inference.arguments import EngineArguments
+from smsa.inference.engine import EngineArguments
 
 logger = logging.getLogger("smsa.eval")
 

@@ -11,9 +11,9 @@ import signal
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.distributed import end_with_launcher
-from smsa.inference.arguments import EngineArguments, PredictionArguments
 from smsa.inference.classifier import SentimentClassifier
-from smsa.inference.job import predict_files
+from smsa.inference.engine import EngineArguments
+from smsa.inference.job import PredictionArguments, predict_files
 
 logger = logging.getLogger("smsa.predict")
 
@@ -21,19 +21,8 @@ logger = logging.getLogger("smsa.predict")
 def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
     """Label all, and log a line for each output; every rank of a launch calls it."""
     classifier = SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
-    summaries = predict_files(
-        classifier,
-        args.input,
-        args.output,
-        input_format=args.input_format,
-        format=args.format,
-        text_column=args.text_column,
-        labels_only=args.labels_only,
-        explain=args.explain,
-        prefix=args.prefix,
-        on_bad_row=args.on_bad_row,
-    )
-    for summary in summaries:
+    options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
+    for summary in predict_files(classifier, **options):
         n_labelled = max(1, summary["predicted"])
         shares = ", ".join(f"{label} {n / n_labelled:.1%}" for label, n in summary["labels"].items())
         counts = ", ".join(f"{summary[name]:,} {name}" for name in ("empty", "truncated", "rejected"))

@@ -19,24 +19,19 @@ import transformers
 import yaml
 from transformers import HfArgumentParser
 
-from smsa.distributed import is_main, rank
+from smsa.distributed import rank
 from smsa.errors import UserError
 
-_POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
-_FROM_ZERO = ("at least 0", lambda value: 0 <= value < math.inf)
-_FROM_ONE = ("at least 1", lambda value: 1 <= value < math.inf)
-_BELOW_ONE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-_SHARE = ("more than 0 and below 1", lambda value: 0 < value < 1)
-_RANGES = {
-    **dict.fromkeys(("learning_rate", "lr_gamma", "adam_epsilon", "num_train_epochs"), _POSITIVE),
-    **dict.fromkeys(("max_grad_norm", "rdrop_alpha", "weight_decay", "warmup_steps", "decay_steps"), _FROM_ZERO),
-    **dict.fromkeys(("freeze_layers", "early_stopping_patience", "dataloader_num_workers", "seed"), _FROM_ZERO),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _FROM_ONE),
-    **dict.fromkeys(("gradient_accumulation_steps", "lr_step_size", "evaluate_every", "num_threads"), _FROM_ONE),
-    **dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), _FROM_ONE),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "ema_decay"), _BELOW_ONE),
-    **dict.fromkeys(("mlm_probability", "held_out"), _SHARE),
-}  # fmt: skip
+_RANGES = (  # what is accepted, in words and in a check; for which options
+    ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
+    ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
+     "decay_steps freeze_layers early_stopping_patience dataloader_num_workers seed"),
+    ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
+     "gradient_accumulation_steps lr_step_size evaluate_every num_threads num_hidden_layers hidden_size "
+     "num_attention_heads intermediate_size"),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay"),
+    ("more than 0 and below 1", lambda value: 0 < value < 1, "mlm_probability held_out"),
+)  # fmt: skip
 
 
 def require_ranges(arguments: object) -> None:
@@ -45,10 +40,11 @@ def require_ranges(arguments: object) -> None:
     Raises:
         UserError: naming the option, its value and what is accepted.
     """
-    for name, (words, is_within) in _RANGES.items():
-        value = getattr(arguments, name, None)
-        if value is not None and not is_within(value):
-            raise UserError(f"{name} is {value}; it must be {words}.")
+    for words, is_within, names in _RANGES:
+        for name in names.split():
+            value = getattr(arguments, name, None)
+            if value is not None and not is_within(value):
+                raise UserError(f"{name} is {value}; it must be {words}.")
 
 
 def parse(
@@ -100,30 +96,28 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     if not path.is_file():
         there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipe"
         raise UserError(f"{path} does not exist; {path.parent} has {there}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        # BaseLoader leaves every value a string: YAML would make a boolean of `precision: no`
-        recipe = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    try:  # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
+        recipe = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"{path}: a recipe is a list of 'option: value' lines, found {type(recipe).__name__}.")
-    lines: dict[str, int] = {}
-    for key, _ in yaml.compose(text, Loader=yaml.BaseLoader).value if recipe else ():  # of two, YAML takes the last
-        line = key.start_mark.line + 1
-        if key.value not in known:
-            raise UserError(f"{path}, line {line}: {key.value!r} is not an option{_nearest(key.value, known)}")
-        if lines.setdefault(key.value, line) != line:
-            raise UserError(f"{path}, line {line}: {key.value} stands in line {lines[key.value]}, too: keep one.")
-    words = []
-    for key, value in recipe.items():
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str) for item in values):
-            raise UserError(f"{path}: {key} is neither a value nor a list of values, found {value!r}.")
-        if key in lists and isinstance(value, list):
-            words += [f"--{key}", *value]
-        elif value not in ("", "null"):
-            words.append(f"--{key}={','.join(values)}")
+    if recipe is not None and not isinstance(recipe, yaml.MappingNode):
+        raise UserError(f"{path}: a recipe is a list of 'option: value' lines, found a {recipe.id}.")
+    words, lines = [], {}
+    for key, value in recipe.value if recipe else ():
+        name, line = key.value, key.start_mark.line + 1
+        if name not in known:
+            raise UserError(f"{path}, line {line}: {name!r} is not an option{_nearest(str(name), known)}")
+        if lines.setdefault(name, line) != line:  # of two, YAML takes the last
+            raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
+        is_list = isinstance(value, yaml.SequenceNode)
+        items = value.value if is_list else [value]
+        if not all(isinstance(item, yaml.ScalarNode) for item in items):
+            raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
+        values = [item.value for item in items]
+        if name in lists and is_list:
+            words += [f"--{name}", *values]
+        elif values not in ([""], ["null"]):
+            words.append(f"--{name}={','.join(values)}")
     return words
 
 
@@ -135,7 +129,7 @@ def _nearest(name: str, known: list[str]) -> str:
 def set_up_logging() -> None:
     """Let the main process log what it does, the other ranks and the libraries only what has failed."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.INFO if is_main() else logging.ERROR)
+    logging.getLogger("smsa").setLevel(logging.ERROR if rank() else logging.INFO)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -152,7 +146,7 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except (UserError, OSError) as error:
-        raise SystemExit(f"error{'' if is_main() else f' (rank {rank()})'}: {error}") from error
+        raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise SystemExit(
             f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "

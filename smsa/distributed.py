@@ -58,11 +58,12 @@ def join() -> None:
 
 
 def on_main(task: Callable[[], _T]) -> _T:
-    """Return the result of `task`, which the main process runs while the other ranks wait.
+    """Return the result of `task`, which the main process runs when every rank has come here, while the others wait.
 
     Where it fails, the main process raises; the launcher then ends the others.
     """
-    return broadcast_object_list([task() if is_main() else None])[0]
+    PartialState().wait_for_everyone()
+    return broadcast_object_list([None if rank() else task()])[0]
 
 
 def wait_for_everyone() -> None:

@@ -22,25 +22,15 @@ def hash_file(path: Path) -> tuple[str, int]:
         return digest, stream.tell()
 
 
-def dump_json(values: object) -> bytes:
-    """Return plain values as indented UTF-8 JSON."""
-    return json.dumps(values, indent=2, ensure_ascii=False, default=str).encode() + b"\n"
-
-
 def write_json(values: object, path: str | Path) -> None:
-    """Write plain values as `dump_json` renders them."""
-    Path(path).write_bytes(dump_json(values))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there with all of its bytes, or not at all, whatever happens to this process."""
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with naming(path):
+    """Write plain values as indented UTF-8 JSON: a file that is there with all of its bytes, or not at all."""
+    unfinished = Path(f"{path}.tmp")
+    with naming(Path(path)):
         try:
-            staged.write_bytes(content)
-            os.replace(staged, path)
+            unfinished.write_bytes(json.dumps(values, indent=2, ensure_ascii=False, default=str).encode() + b"\n")
+            os.replace(unfinished, path)
         finally:
-            staged.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

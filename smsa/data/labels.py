@@ -50,17 +50,6 @@ def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
 
-def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
-    """Return the labels of a transformers configuration in the order of their ids.
-
-    Raises:
-        UserError: if the ids are not 0, 1, ... without a gap.
-    """
-    if sorted(id2label) != list(range(len(id2label))):
-        raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")
-    return tuple(str(id2label[i]) for i in range(len(id2label)))
-
-
 def plain_label(value: object) -> str | None:
     """Return a label of a file without what means nothing: case, blanks around it, the .0 of a whole number.
 

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -16,12 +17,9 @@ from scipy.special import softmax
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from smsa.data.labels import label_names
-from smsa.distributed import is_main
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.bundled import CLASSIFIER, introduce_classifier
-from smsa.models.loading import load_classifier
+from smsa.models.loading import CLASSIFIER, introduce_classifier, label_names, load_classifier
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +33,10 @@ class Predictions:
 
     labels: tuple[str, ...]
     probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
+    label_ids: np.ndarray  # (n_texts,): of the most probable label; 0 where the text is empty
     truncated: np.ndarray  # (n_texts,) of bool
     empty: np.ndarray  # (n_texts,) of bool
     words: list[str | None] | None = None  # (n_texts,), JSON: see `SentimentClassifier.explain_all`
-
-    @property
-    def label_ids(self) -> np.ndarray:
-        """Id of the most probable label, of shape (n_texts,); 0 where the text is empty."""
-        return np.where(self.empty, 0, self.probabilities.argmax(-1))
 
     def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
         """Return `label`, `score`, `p_<label>`s, `truncated` and `empty`, or `label` only; and any `words`.
@@ -107,24 +101,18 @@ class SentimentClassifier:
 
     @classmethod
     def from_pretrained(
-        cls,
-        model_name_or_path: str | None = None,
-        revision: str | None = None,
-        *,
-        max_length: int | None = None,
-        **engine: object,
+        cls, model_name_or_path: str | None = None, revision: str | None = None, **options: object
     ) -> "SentimentClassifier":
         """Load a model folder, or a model of the Hub; with no name, mini-sentiment, which comes with smsa.
 
         Args:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
-            max_length, engine: as in the class.
+            options: max_length and those of the engine, as in the class.
         """
         if model_name_or_path is None:
             model_name_or_path = CLASSIFIER
-            if is_main():
-                logger.warning(introduce_classifier())
-        return cls(*load_classifier(model_name_or_path, revision), max_length, **engine)
+            logger.warning(introduce_classifier())
+        return cls(*load_classifier(model_name_or_path, revision), **options)
 
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
@@ -140,8 +128,6 @@ class SentimentClassifier:
 
     def stream(self, texts: Iterable[str | None]) -> Iterator[dict]:
         """Label texts as they come, `engine.chunk_rows` at a time: memory does not grow with their number.
-
-        None and NaN are empty texts.
 
         Raises:
             TypeError: for a whole table, whose columns' names are what it would give, for one text, whose letters are,
@@ -206,7 +192,8 @@ class SentimentClassifier:
                     "for example --precision no, or check its weights."
                 )
             probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
-        return Predictions(self.labels, probabilities[index], truncated[index], empty[index])
+        label_ids = np.where(empty, 0, probabilities.argmax(-1))
+        return Predictions(self.labels, probabilities[index], label_ids[index], truncated[index], empty[index])
 
     def explain(self, text: str, label: str | None = None) -> dict:
         """Return which words of a text pushed it towards a label, and which away from it.
@@ -230,12 +217,13 @@ class SentimentClassifier:
 
         if not isinstance(text, str):
             raise TypeError(f"a text must be a str, not {type(text).__name__}.")
-        if label is not None and label not in self.labels:
+        predicted = self(text)["label"]
+        if predicted is None:
+            raise UserError("the text is empty: there is no word to explain.")
+        label = predicted if label is None else label
+        if label not in self.labels:
             raise UserError(f"label {label!r} is not one of {', '.join(self.labels)}.")
         encoding = self._tokenizer.encode(text)
-        if not text.strip() or len(encoding) <= self._n_special:
-            raise UserError("the text is empty: there is no word to explain.")
-        label = label or self(text)["label"]
         words, log_odds, no_words = weigh_words(self.engine, encoding, self.labels.index(label))
         described = []
         for start, end, weight in words:
@@ -247,27 +235,21 @@ class SentimentClassifier:
         """Return the predictions with `words`: of each text the word, start, end and weight of its words, as JSON.
 
         Null for an empty text. Weights have four decimals.
-
-        Raises:
-            UserError: without captum.
         """
-        require_captum()
-        known: dict[str | None, str | None] = {None: None}
-        texts = pc.if_else(pa.array(predictions.empty), pa.scalar(None, pa.string()), texts).to_pylist()
-        for text, label_id in zip(texts, predictions.label_ids, strict=True):
-            if text not in known:
-                words = self.explain(text, self.labels[label_id])["words"]
-                listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
-                known[text] = json.dumps(listed, ensure_ascii=False)
-        return replace(predictions, words=[known[text] for text in texts])
+
+        @cache
+        def explain(text: str, label: str) -> str:
+            words = self.explain(text, label)["words"]
+            listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
+            return json.dumps(listed, ensure_ascii=False)
+
+        columns = zip(texts.to_pylist(), predictions.label_ids, predictions.empty, strict=True)
+        words = [None if empty else explain(text, self.labels[label_id]) for text, label_id, empty in columns]
+        return replace(predictions, words=words)
 
 
 def require_captum() -> None:
-    """Refuse to explain without captum.
-
-    Raises:
-        UserError: with the way out.
-    """
+    """Refuse to explain without captum, with the way out."""
     if importlib.util.find_spec("captum") is None:
         raise UserError("explanations need captum: pip install -e '.[explain]'.")
 

@@ -12,17 +12,21 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
+from transformers.hf_argparser import HfArg
 
 from smsa.errors import UserError
 from smsa.models.devices import PRECISIONS, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
+
+Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
 
 BACKENDS = ("auto", "torch", "openvino")
 # The CPU's figures were measured with benchmarks/, the GPU's are large enough for an H100.
@@ -34,6 +38,36 @@ _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBac
 
 _NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, as it costs no time
 _INT8_GROUP = 128  # activations that share a scale
+
+
+@dataclass
+class EngineArguments:
+    """Where and how a model labels texts: what `SentimentClassifier` takes under the same names."""
+
+    max_length: int | None = HfArg(
+        default=None,
+        help="Tokens per text, special tokens included; longer texts are truncated. If not given: the length that the "
+        "model was trained with, which its tokenizer states.",
+    )
+    device: str | None = HfArg(
+        default=None,
+        help="cpu, cuda (in a launch, a GPU for each process) or cuda:N; if not given, cuda where there is one.",
+    )
+    precision: Literal[*PRECISIONS, "int8"] = HfArg(
+        default="auto",
+        help="auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU fast in it (AMX; AMD with "
+        "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and a CPU with VNNI, and shifts probabilities by "
+        "about 0.01.",
+    )
+    backend: Literal[*BACKENDS] = HfArg(
+        default="auto", help="auto: OpenVINO on a CPU where it is installed, else torch."
+    )
+    num_threads: int | None = HfArg(default=None, help="CPU cores of each process; if not given, an equal share.")
+    batch_tokens: int | None = HfArg(
+        default=None,
+        help="Tokens of a batch, pads included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need less "
+        "memory; they move the last digits of probabilities.",
+    )
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
@@ -76,12 +110,7 @@ class Engine:
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
-        device: `cpu`; `cuda` for the GPU of this process of a launch; `cuda:1`; None for `cuda` where there is one,
-            else `cpu`.
-        precision: one of `PRECISIONS` of smsa.models.devices, or `int8`; `auto` is the fastest that keeps labels.
-        backend: one of `BACKENDS`; `auto` is OpenVINO on a CPU where it is installed, else torch.
-        num_threads: CPU cores to use; None for an equal share of them.
-        batch_tokens: tokens of a batch at the most, pads included; None is that of `BATCH_TOKENS`.
+        device, precision, backend, num_threads, batch_tokens: as in `EngineArguments`.
 
     Attributes:
         device, precision, backend, batch_tokens: what is in effect.
@@ -135,7 +164,18 @@ class Engine:
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         if self.backend == "openvino":
             try:
-                self._forward = _openvino_forward(model, self.precision, self.n_streams)
+                graph = to_openvino(model)
+                if precision == "int8":
+                    compress_weights(graph)
+                config = {
+                    "NUM_STREAMS": str(self.n_streams),
+                    "INFERENCE_NUM_THREADS": self.n_streams,
+                    "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
+                    "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+                }
+                self._forward = compile_openvino(graph, config)
+                if len(self._forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
+                    raise RuntimeError("its graph holds for one number of texts only")
             except RuntimeError as error:
                 problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
                 if backend == "openvino" or precision == "int8":
@@ -161,11 +201,8 @@ class Engine:
         with self._running, sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
             torch.set_num_threads(1)
             try:
-                outputs = list(
-                    pool.map(
-                        lambda batch: self._forward(*pad_batch([token_ids[i] for i in batch], self._pad_id)), batches
-                    )
-                )
+                texts_of = ([token_ids[i] for i in batch] for batch in batches)
+                outputs = list(pool.map(lambda texts: self._forward(*pad_batch(texts, self._pad_id)), texts_of))
                 # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
                 merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
@@ -180,10 +217,7 @@ class Engine:
         return logits
 
 
-_Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
-
-
-def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> _Forward:
+def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> Forward:
     model = model.to(device).eval()
     for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 only
         parameter.data = parameter.data.to(_DTYPES[precision])
@@ -197,17 +231,6 @@ def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str)
         return model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     return forward
-
-
-class Logits(nn.Module):
-    """The model as exporters take it: two tensors in, logits out."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def to_openvino(model: PreTrainedModel):
@@ -224,24 +247,23 @@ def to_openvino(model: PreTrainedModel):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
         decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time
-            Logits(model.eval()), example_input=example, trace_kwargs={"check_trace": False}
+            model.eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
         graph = frontend.convert(frontend.load(decoder))
     graph.validate_nodes_and_infer_types()
     return graph
 
 
-def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) -> _Forward:
-    graph = to_openvino(model)
-    config = {
-        "NUM_STREAMS": str(n_streams),
-        "INFERENCE_NUM_THREADS": n_streams,
-        "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-    }
-    if precision == "int8":
-        compress_weights(graph)
-    compiled = compile_openvino(graph, config)
+def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
+    """Return what runs a graph, or a file that holds one, on the CPU, also from several threads at once.
+
+    OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
+    back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
+    """
+    import openvino
+
+    with ThreadPoolExecutor(1) as thread:
+        compiled = thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
     per_thread = threading.local()  # a request serves one thread
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
@@ -250,21 +272,7 @@ def _openvino_forward(model: PreTrainedModel, precision: str, n_streams: int) ->
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
-    if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts, of eight tokens
-        raise RuntimeError("its graph holds for one number of texts only")
     return forward
-
-
-def compile_openvino(graph: object, config: dict[str, object]):
-    """Return an `openvino.CompiledModel` of a graph, or of the path of one, for the CPU.
-
-    OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
-    back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
-    """
-    import openvino
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
 
 
 def compress_weights(graph) -> None:

@@ -2,12 +2,13 @@
 
     OUTPUT.shards/job.json             what is predicted, with which model, and how
     OUTPUT.shards/rows-<first>-<last>  a line of JSON with the counts and the rejected rows of one chunk, then its rows
-                                       as they will stand in OUTPUT
+                                       as they will stand in OUTPUT, not compressed
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -18,33 +19,72 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
 from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, Chunk, Source, find_layout
-from smsa.distributed import is_main, join, on_main, rank, wait_for_everyone, world_size
+from smsa.distributed import join, on_main, rank, world_size
 from smsa.errors import UserError
-from smsa.files import dump_json, hash_file, naming, write_whole
-from smsa.inference.arguments import PredictionArguments
-from smsa.inference.classifier import Predictions, SentimentClassifier
-from smsa.inference.writers import OUTPUT_FORMATS, compress, find_unfit, render_header, render_rows, to_plain
+from smsa.files import naming
+from smsa.inference.classifier import Predictions, SentimentClassifier, require_captum
+from smsa.inference.writers import OUTPUT_FORMATS, find_unfit, render_header, render_rows, to_plain
 
 logger = logging.getLogger(__name__)
 
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
-_EXISTS = "{} exists already: choose another --output, or remove it first."
 _BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
-_SHARD = "rows-{:012d}-{:012d}"  # its first and last row
 _T = TypeVar("_T")
+
+
+@dataclass
+class PredictionArguments:
+    """Which texts to label, with which model, and what to write."""
+
+    input: list[str] = HfArg(
+        help="Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), all but Parquet also with "
+        ".gz or .zst; - is stdin."
+    )
+    output: str = HfArg(
+        help="File to write: .csv, .tsv, .jsonl or .parquet, also .gz or .zst; a folder for a file for each input; - "
+        "is stdout. It appears when it is whole."
+    )
+    model: str | None = HfArg(
+        default=None,
+        help="Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment, which comes with smsa.",
+    )
+    model_revision: str | None = HfArg(
+        default=None, help="Branch, tag or commit of the model on the Hub; its main branch if not given."
+    )
+    text_column: str | None = HfArg(default=None, help="Column of texts; if not given, the only sensible one is taken.")
+    input_format: Literal[*INPUT_FORMATS] | None = HfArg(
+        default=None, help="Format of the input instead of its suffix; of stdin, txt if not given."
+    )
+    format: Literal[*OUTPUT_FORMATS] | None = HfArg(
+        default=None,
+        help="Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the benchmark's "
+        "index,label.",
+    )
+    labels_only: bool = HfArg(default=False, help="Add the label only, without probabilities.")
+    explain: bool = HfArg(
+        default=False,
+        help="Add a column, words, that says what each word of a text weighs for its label: see docs/attribution.md. "
+        "Slower by about ten times the words of a text.",
+    )
+    prefix: str = HfArg(default="", help="What the names of the added columns begin with.")
+    on_bad_row: Literal["strict", "skip"] = HfArg(
+        default="strict",
+        help="strict: stop before anything is written. skip: put bad rows into OUTPUT.rejects.jsonl.",
+    )
 
 
 def predict_files(
@@ -136,14 +176,12 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             found = [file for file in files_there if input_format or file.name.lower().endswith(INPUT_SUFFIXES)]
             if others := [file.name for file in files_there if file not in found]:
                 logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(others))
+        elif path.exists() and not path.is_file():
+            raise UserError(f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin.")
         elif path.exists():
-            if not path.is_file():
-                raise UserError(
-                    f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin."
-                )
             found = [path]
         else:
-            matches = [file for match in sorted(glob.glob(name, recursive=True)) if (file := Path(match)).is_file()]
+            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if os.path.isfile(match)]
             found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
             if matches and not found:
                 raise UserError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
@@ -170,37 +208,38 @@ def pair_outputs(
     path = Path(output)
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UserError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
-    pairs: dict[Path, list[Path]] = {}
-    if not path.is_dir() and path.suffix and not output.endswith("/"):
-        pairs[path] = files
-    else:
+    if path.is_dir() or not path.suffix or output.endswith("/"):
+        pairs = []
         for file in files:
             kind, compression = find_layout(file, INPUT_FORMATS, input_format)
-            chosen = output_format or ("csv" if kind == "txt" else kind)
-            stem = file.name[: -len("".join(file.suffixes[-2:] if compression else file.suffixes[-1:])) or None]
-            packed = file.suffix if compression and chosen != "parquet" else ""
-            target = path / f"{stem}.{'csv' if chosen == 'submission' else chosen}{packed}"
-            if target in pairs:
-                raise UserError(f"{pairs[target][0]} and {file} would both go to {target}: predict them separately.")
-            pairs[target] = [file]
-    read = {file.resolve() for file in files}
-    for target in pairs:
+            kind = output_format or ("csv" if kind == "txt" else kind)
+            stem = file.with_suffix("").stem if compression else file.stem
+            packed = file.suffix if compression and kind != "parquet" else ""
+            pairs.append(([file], path / f"{stem}.{'csv' if kind == 'submission' else kind}{packed}"))
+    else:
+        pairs = [(files, path)]
+    read, taken = {file.resolve() for file in files}, {}
+    for inputs, target in pairs:
+        if (other := taken.setdefault(target, inputs[0])) != inputs[0]:
+            raise UserError(f"{other} and {inputs[0]} would both go to {target}: predict them separately.")
         if target.resolve() in read:
             raise UserError(f"{target} is an input and the output, too: choose another --output.")
-    return [(inputs, target) for target, inputs in pairs.items()]
+    return pairs
 
 
 class _Job:
     """One output file in the making, of files with the same columns."""
 
     def __init__(self, classifier: SentimentClassifier, inputs: list[Path], output: Path, args: PredictionArguments):
-        if args.on_bad_row not in ("strict", "skip"):
-            raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
         self.classifier, self.output, self.args = classifier, output, args
         self.format, self.compression = find_layout(output, OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
-        if is_submission and args.explain:
-            raise UserError("--format submission has no column for --explain: choose one of them.")
+        if args.on_bad_row not in ("strict", "skip"):
+            raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
+        if args.explain:
+            require_captum()
+            if is_submission:
+                raise UserError("--format submission has no column for --explain: choose one of them.")
         self.labels_only = args.labels_only or is_submission
         self.chunk_rows = EXPLAINED_ROWS if args.explain else classifier.engine.chunk_rows
         self.description: dict = {}  # what shards must have in common to become one output; see `check`
@@ -210,20 +249,12 @@ class _Job:
         )
         self.lock = FileLock(self.shards / "lock")
 
-        nothing = classifier.predict(pa.array([], pa.string()))
-        if args.explain:
-            nothing = classifier.explain_all(pa.array([], pa.string()), nothing)
+        nothing = classifier.classify(*classifier.encode(pa.array([], pa.string())))
+        nothing = replace(nothing, words=[]) if args.explain else nothing
         added = nothing.to_table(args.prefix, self.labels_only).schema
-        self.sources = [
-            Source(
-                path,
-                args.input_format,
-                text_column=args.text_column,
-                keep_lines=self.format == "jsonl",
-                reserved=frozenset() if is_submission else frozenset(added.names),
-            )
-            for path in inputs
-        ]
+        reserved = frozenset() if is_submission else frozenset(added.names)
+        options = {"text_column": args.text_column, "keep_lines": self.format == "jsonl", "reserved": reserved}
+        self.sources = [Source(path, args.input_format, **options) for path in inputs]
         first, original = None, pa.schema([])  # of the first file that has columns
         for source in self.sources:
             if not source.names:
@@ -243,7 +274,7 @@ class _Job:
                 )
         self.keep_lines = first is not None and first.keep_lines
         self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
-        self.header = compress(render_header(self.format, self.schema.names), self.compression)
+        self.header = render_header(self.format, self.schema.names)
 
     def chunks(self) -> Iterator[tuple[Source, Chunk]]:
         """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
@@ -270,22 +301,23 @@ class _Job:
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
         if self.output.exists() and not self.summary_path.exists():
-            raise FileExistsError(_EXISTS.format(self.output))
+            raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_bad_rows, n_rows, inputs = [], 0, Counter(), []
         for source, chunk in self.chunks():
             n_rows[source] += chunk.n_read
             n_bad_rows += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-        for source in self.sources:
-            if not n_rows[source]:
-                logger.warning("%s has no rows.", source.path)
-            sha256, size = hash_file(source.path)
-            described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
-            inputs.append(described | {"rows": n_rows[source], "bytes": size, "sha256": sha256})
         if bad_rows and self.args.on_bad_row == "strict":
             way_out = "Correct them, or set them apart with --on_bad_row skip. Nothing has been written."
             raise BadRowsError(bad_rows, way_out, n_bad_rows)
+        for source in self.sources:
+            if not n_rows[source]:
+                logger.warning("%s has no rows.", source.path)
+            with source.path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
+            inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
         engine = self.classifier.engine
         return {
             "inputs": inputs,
@@ -311,32 +343,32 @@ class _Job:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
             n_rows = sum(found["rows"] for found in self.description["inputs"])
-            n_finished = sum(last - first + 1 for first, last in (map(int, name.split("-")[1:]) for name in finished))
-            shards = ((_SHARD.format(chunk.first, chunk.first + chunk.n_read - 1), chunk) for _, chunk in self.chunks())
-            unfinished = (shard for shard in shards if shard[0] not in finished)
-            share = (shard for i, shard in enumerate(unfinished) if i % world_size() == rank())
+            n_finished = sum(finished.values())
+            unfinished = (chunk for _, chunk in self.chunks() if chunk.first not in finished)
+            share = (chunk for i, chunk in enumerate(unfinished) if i % world_size() == rank())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
-            encoded = _ahead((name, chunk, self.classifier.encode(chunk.texts)) for name, chunk in share)
-            predicted = _ahead((name, chunk, self.classifier.classify(*tokens)) for name, chunk, tokens in encoded)
-            is_quiet = not is_main()
-            with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=is_quiet) as bar:
-                for name, chunk, predictions in predicted:
-                    write_whole(self.shards / name, self._render(chunk, predictions))
+            encoded = _ahead((chunk, self.classifier.encode(chunk.texts)) for chunk in share)
+            predicted = _ahead((chunk, self.classifier.classify(*tokens)) for chunk, tokens in encoded)
+            with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=rank() > 0) as bar:
+                for chunk, predictions in predicted:
+                    shard = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}"
+                    shard.with_suffix(".tmp").write_bytes(self._render(chunk, predictions))
+                    shard.with_suffix(".tmp").replace(shard)
                     # the other ranks are about as far
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
-            wait_for_everyone()
             return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
         except OSError as error:
             if error.errno is None or not self.shards.is_dir():  # one of our own, or nothing was begun
                 raise
             kept = "the finished shards are kept, and the same command resumes from them"
-            raise type(error)(error.errno, f"{error.strerror} ({kept})", error.filename) from error
+            # the system names no file where the disk is full
+            name = error.filename or str(self.shards)
+            raise type(error)(error.errno, f"{error.strerror} ({kept})", name) from error
         finally:
             self.lock.release()
 
-    def _begin(self) -> set[str] | None:
-        """Take the output, and return the names of its finished shards; None if all is done already."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+    def _begin(self) -> dict[int, int] | None:
+        """Take the output; return the first row of each finished shard, and how many it has; None if all is done."""
         job = self.description
         if self.output.exists():
             with suppress(OSError, ValueError, AttributeError):
@@ -344,81 +376,77 @@ class _Job:
                 if (summary.get("job"), summary.get("bytes")) == (job, self.output.stat().st_size):
                     shutil.rmtree(self.shards, ignore_errors=True)
                     return None
-            raise FileExistsError(_EXISTS.format(self.output))
-        self.shards.mkdir(exist_ok=True)
+            raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+        self.shards.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
             raise FileExistsError(
                 f"another run is writing {self.output} right now: wait for it, or stop it."
             ) from error
+        spans = [map(int, path.name.split("-")[1:]) for path in self.shards.glob("rows-*[0-9]")]
         path = self.shards / "job.json"
-        before = json.loads(path.read_bytes()) if path.exists() else job
+        if not spans:  # only from here on it must be whole
+            path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
+        before = json.loads(path.read_bytes())
         if changed := [key for key in job if before.get(key) != job[key]]:
             listed = "; ".join(f"{key} was {before.get(key)}, is {job[key]}" for key in changed)
             raise UserError(
                 f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
                 "another --output, or remove that folder to start again."
             )
-        write_whole(path, dump_json(job))
-        for leftover in self.shards.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
-        return {path.name for path in self.shards.glob("rows-*[0-9]")}
+        return {first: last - first + 1 for first, last in spans}
 
     def _render(self, chunk: Chunk, predictions: Predictions) -> bytes:
         """Return a shard: a line of JSON with the counts of a chunk, then its rows as they will stand in the output."""
         if self.args.explain:
             predictions = self.classifier.explain_all(chunk.texts, predictions)
-        added = predictions.to_table(self.args.prefix, self.labels_only)
         table = pa.table({"index": chunk.numbers}) if self.format == "submission" else chunk.table
-        n_of_id = np.bincount(predictions.label_ids[~predictions.empty], minlength=len(predictions.labels))
+        added = predictions.to_table(self.args.prefix, self.labels_only)
+        labels = np.array(predictions.labels)[predictions.label_ids[~predictions.empty]]
         counts = {
-            "read": chunk.n_read,
             "empty": int(predictions.empty.sum()),
             "truncated": int(predictions.truncated.sum()),
-            "labels": dict(zip(predictions.labels, n_of_id.tolist(), strict=True)),
+            "labels": Counter(labels.tolist()),
             "rejected": [
                 {"file": str(bad.path), "line": bad.line, "row": number, "value": bad.value, "reason": bad.reason}
                 for number, bad in chunk.bad_rows
             ],
         }
-        rows = compress(render_rows(self.format, table, added, self.keep_lines), self.compression)
+        rows = render_rows(self.format, table, added, self.keep_lines)
         return json.dumps(counts, default=str).encode() + b"\n" + rows
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
-        for source, modified, found in zip(self.sources, self.modified, self.description["inputs"], strict=True):
-            now = source.path.stat()
-            if (now.st_mtime_ns, now.st_size) != (modified, found["bytes"]):
+        for source, modified in zip(self.sources, self.modified, strict=True):
+            if source.path.stat().st_mtime_ns != modified:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
+        n_rows = sum(found["rows"] for found in self.description["inputs"])
+        paths = sorted(self.shards.glob("rows-*[0-9]"))
+        spans = [tuple(map(int, path.name.split("-")[1:])) for path in paths]
+        if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
+            raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
         rejects, merged = self.shards / "rejects.tmp", self.shards / "merged.tmp"
         with (
-            naming(merged),
             rejects.open("w", encoding="utf-8") as rejects_stream,
-            merged.open("wb") as stream,
+            pa.output_stream(str(merged), compression=self.compression) as stream,
         ):
             stream.write(self.header)
             with pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet:
-                for path in sorted(self.shards.glob("rows-*[0-9]")):
+                for path in paths:
                     head, content = path.read_bytes().split(b"\n", 1)
                     found = json.loads(head)
-                    if int(path.name.split("-")[1]) != counts["read"]:
-                        raise UserError(f"{self.shards} lacks rows before {path.name}: remove it and start again.")
-                    counts.update({name: found[name] for name in ("read", "empty", "truncated")})
-                    counts["rejected"] += len(found["rejected"])
-                    labels.update(found["labels"])
                     rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
+                    counts.update(empty=found["empty"], rejected=len(found["rejected"]), truncated=found["truncated"])
+                    labels.update(found["labels"])
                     if parquet:
                         parquet.write_table(pq.read_table(pa.BufferReader(content)))
                     else:
                         stream.write(content)
-            stream.flush()
+        with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
-        n_rows = sum(found["rows"] for found in self.description["inputs"])
-        if counts["read"] != n_rows or n_rows != sum(labels.values()) + counts["empty"] + counts["rejected"]:
-            raise UserError(f"{self.shards} holds {counts['read']:,} rows, not {n_rows:,}: remove it and start again.")
         summary = {
             "read": n_rows,
             "predicted": sum(labels.values()),
@@ -431,9 +459,9 @@ class _Job:
         }
         self.rejects_path.unlink(missing_ok=True)  # of an earlier job
         if counts["rejected"]:
-            os.replace(rejects, self.rejects_path)
-        write_whole(self.summary_path, dump_json(summary))
-        os.replace(merged, self.output)
+            rejects.replace(self.rejects_path)
+        self.summary_path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        merged.replace(self.output)
         shutil.rmtree(self.shards, ignore_errors=True)
         return summary
 

@@ -1,4 +1,4 @@
-"""Rows and predictions -> bytes of CSV, TSV, JSONL, Parquet or a submission, also gzip and zstd."""
+"""Rows and predictions -> bytes of CSV, TSV, JSONL, Parquet or a submission."""
 
 import base64
 import csv
@@ -90,7 +90,7 @@ def render_header(output_format: str, names: list[str]) -> bytes:
 
 
 def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines: bool = False) -> bytes:
-    """Return the rows of one chunk, not compressed; those of Parquet are a file of their own.
+    """Return the rows of one chunk; those of Parquet are a file of their own.
 
     Args:
         output_format: one of `OUTPUT_FORMATS`.
@@ -142,13 +142,3 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
 def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
     return pc.replace_substring_regex(column, "^'" + _FORMULA.removeprefix("^"), r"\1")
-
-
-def compress(content: bytes, compression: str | None) -> bytes:
-    """Return `content` as a gzip member or zstd frame of its own; one behind the other they make one file."""
-    if compression is None:
-        return content
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, compression) as stream:
-        stream.write(content)
-    return sink.getvalue().to_pybytes()

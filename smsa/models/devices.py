@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,32 +50,26 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
     """
     source, asked = "--precision", requested
     if requested == "auto":
-        source, asked = "the launcher", _launcher_precision()
+        source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION")
+        # It exports `no` also where it was asked for nothing (accelerate 1.15), and `accelerate config` writes `no` for
+        # who skips the question: `no` is a wish only on the command line of the launcher, which is the parent process.
+        if asked == "no":
+            words = ""
+            with suppress(psutil.Error):
+                words = " ".join(psutil.Process(os.getppid()).cmdline()).replace("=", " ").replace("-", "_")
+            asked = "no" if "__mixed_precision no" in words else None
         if asked is None:
             source, asked = "the device", best_precision(device_type, training)
     if asked not in PRECISIONS:
         raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
+    shown = "fp32" if in_effect == "no" else in_effect
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
-    logger.info("Precision: requested %s, chosen by %s: %s, in effect on %s: %s%s", requested, source, asked,
-                device_type, "fp32" if in_effect == "no" else in_effect, reason)  # fmt: skip
+    chosen = f"requested {requested}, chosen by {source}: {asked}, in effect on {device_type}: {shown}{reason}"
+    logger.info("Precision: %s", chosen)
     if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
         logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect
-
-
-def _launcher_precision() -> str | None:
-    """Return what `accelerate launch` was asked for; None if nothing."""
-    # It exports `no` also where it was asked for nothing (accelerate 1.15), and `accelerate config` writes `no` for who
-    # skips the question: `no` is a wish only on the command line of the launcher, which is the parent process.
-    exported = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if exported != "no":
-        return exported
-    try:
-        words = " ".join(psutil.Process(os.getppid()).cmdline()).replace("=", " ").replace("-", "_")
-    except psutil.Error:
-        return None
-    return "no" if "__mixed_precision no" in words else None
 
 
 def share_of_cores() -> int:
@@ -111,12 +106,10 @@ def set_up_process() -> None:
 
 def describe_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str | None]:
     """Return the version of Python and of each library; None for one that runs from a folder, as smsa itself may."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(libraries)
     for library in libraries:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
     return versions
 
 

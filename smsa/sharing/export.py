@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from scipy.special import softmax
+from torch import nn
 from transformers import PreTrainedModel
 
 from smsa.data.datasets import find_smsa
@@ -24,7 +25,7 @@ from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
-from smsa.inference.engine import Logits, compile_openvino, compress_weights, pad_batch, plan_batches, to_openvino
+from smsa.inference.engine import compile_openvino, compress_weights, pad_batch, plan_batches, to_openvino
 from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.training.metrics import score_label_ids
@@ -40,6 +41,17 @@ _BATCH_TOKENS = 2048
 _LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file holds at most 2 GB, and weights beyond that a file beside it
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # input ids, attention mask -> logits (batch, n_labels)
+
+
+class Logits(nn.Module):
+    """The model as ONNX takes it: two tensors in, logits out."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def export_model(
@@ -217,5 +229,5 @@ def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[st
 
 
 def _load_openvino(path: Path) -> Forward:
-    compiled = compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda *arrays: compiled(dict(zip(_INPUTS, arrays, strict=True)))[0].copy()
+    forward = compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda *arrays: forward(*arrays).numpy()

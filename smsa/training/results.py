@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput
 
 from smsa.data.datasets import SMSA_SHA256
-from smsa.data.labels import label_names
-from smsa.files import dump_json, hash_file, write_whole
+from smsa.files import hash_file, write_json
 from smsa.models.devices import describe_hardware, describe_versions
+from smsa.models.loading import label_names
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.callbacks import epoch_number
 from smsa.training.collation import count_tokens, sort_by_length
@@ -203,7 +203,7 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
             table = table[[name for name in table.select_dtypes("number") if not name.startswith("n_")]]
             summary["mean"][split] = table.mean().to_dict()
             summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
-    write_whole(output_dir / "seeds.json", dump_json(summary))
+    write_json(summary, output_dir / "seeds.json")
     return summary
 
 

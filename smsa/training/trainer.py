@@ -21,11 +21,10 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
-from smsa.data.labels import label_names
 from smsa.distributed import on_main, wait_for_everyone
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
-from smsa.models.loading import save_tokenizer
+from smsa.models.loading import label_names, save_tokenizer
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import (
     EarlyStopping,

@@ -44,25 +44,22 @@ def machine(monkeypatch):
         ("auto", "cpu", {"launcher": "fp16"}, "no"),
         ("no", "cuda", {"bf16": True, "launcher": "fp16"}, "no"),
         ("fp16", "cuda", {"launcher": "bf16"}, "fp16"),
+        ("auto", "cuda", {"bf16": True, "capability": (9, 0), "training": False}, "fp16"),
+        ("auto", "cuda", {"capability": (6, 1), "training": False}, "no"),
+        ("auto", "cpu", {"cpu": ["amx_tile"], "training": False}, "bf16"),
     ],
 )
 def test_precision_follows_the_option_then_the_launcher_then_the_device(
     machine, caplog, requested, device, looks, in_effect
 ):
+    training = looks.pop("training", True)
     machine(**looks)
     with caplog.at_level("INFO", logger="smsa"):
-        assert devices.resolve_precision(requested, device) == in_effect
+        assert devices.resolve_precision(requested, device, training) == in_effect
     assert f"requested {requested}" in caplog.text
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
     assert ("fp16 is for GPUs" in caplog.text) == (device == "cpu" and "fp16" in (requested, looks.get("launcher")))
     assert ("slower in bf16" in caplog.text) == (looks == {"cpu": ["avx2"], "launcher": "bf16"})
-
-
-@pytest.mark.parametrize("capability, on_gpu", [((9, 0), "fp16"), ((6, 1), "no")])
-def test_inference_takes_fp16_on_a_gpu_and_on_a_cpu_what_training_takes(machine, capability, on_gpu):
-    machine(cpu=["amx_tile"], bf16=True, capability=capability)
-    assert devices.resolve_precision("auto", "cuda", training=False) == on_gpu
-    assert devices.resolve_precision("auto", "cpu", training=False) == "bf16"
 
 
 @pytest.mark.slow

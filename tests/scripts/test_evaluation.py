@@ -24,7 +24,7 @@ from smsa.evaluation.arguments import (
 )
 from smsa.evaluation.calibration import last_layer
 from smsa.evaluation.report import LabelledFile
-from smsa.inference.arguments import EngineArguments
+from smsa.inference.engine import EngineArguments
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 TORCH = ("--backend", "torch", "--precision", "no")
