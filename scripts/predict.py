@@ -20,9 +20,12 @@ logger = logging.getLogger("smsa.predict")
 
 def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
     """Label all, and log a line for each output; every rank of a launch calls it."""
-    classifier = SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
     options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
-    for summary in predict_files(classifier, **options):
+
+    def load() -> SentimentClassifier:
+        return SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
+
+    for summary in predict_files(load, **options):
         n_labelled = max(1, summary["predicted"])
         shares = ", ".join(f"{label} {n / n_labelled:.1%}" for label, n in summary["labels"].items())
         counts = ", ".join(f"{summary[name]:,} {name}" for name in ("empty", "truncated", "rejected"))

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import re
 
 import openpyxl
 import pyarrow as pa
@@ -88,11 +87,6 @@ def write_workbook(path, sheets: dict[str, list[list]]) -> None:
     book.save(path)
 
 
-def restore(cell: str) -> str:
-    """Undo the rule for cells that a spreadsheet would run, as README.md states it."""
-    return re.sub("^'('*[=+\\-@\t\r\n＝＋－＠])", r"\1", cell)
-
-
 def read_file(path) -> list[dict]:
     """Read a labelled file with libraries that are not the one under test; cells of CSV and TSV are strings."""
     name = path.name.removesuffix(".gz").removesuffix(".zst")
@@ -105,8 +99,8 @@ def read_file(path) -> list[dict]:
     text = content.decode()
     if name.endswith(".csv"):
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        return [dict(zip(rows[0], map(restore, row), strict=True)) for row in rows[1:]]
+        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     if name.endswith(".jsonl"):
         return [json.loads(line) for line in text.split("\n")[:-1]]
     lines = [line.split("\t") for line in text.split("\n")[:-1]]
-    return [dict(zip(lines[0], map(restore, line), strict=True)) for line in lines[1:]]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]

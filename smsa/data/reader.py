@@ -14,7 +14,7 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -169,7 +169,6 @@ class Source:
         label_column: name of the column of labels, of a labelled file; `label` also finds one of another usual name. A
             row of JSON may lack any other key.
         keep_lines: whether a row of JSONL or JSON stays a line, not taken apart; it then has the one column `line`.
-        reserved: names that no column may have, as they will be added.
         sheet: of a workbook; None for the only one with texts.
 
     Attributes:
@@ -180,11 +179,12 @@ class Source:
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
         encoding: of text formats; `utf-8-sig` has a byte-order mark.
+        reserved: keys that no row whose line is kept may have, as they will be added; set by who adds them.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ManyColumns: if there are several columns to choose from.
-        UserError: if there is no such column; if a column is `reserved`; if the file is not what its suffix says.
+        UserError: if there is no such column; if the file is not what its suffix says.
     """
 
     def __init__(
@@ -195,7 +195,6 @@ class Source:
         text_column: str | None = None,
         label_column: str | None = None,
         keep_lines: bool = False,
-        reserved: frozenset[str] = frozenset(),
         sheet: str | None = None,
     ):
         self.path, self._text_asked, self._label_asked = path, text_column, label_column
@@ -203,7 +202,7 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist.")
         self.format, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self.separator, self.n_above, self.notes = "utf-8", None, 0, []
-        self._reserved, self._table, self._has_told = reserved, None, False
+        self.reserved, self._table, self._has_told = frozenset(), None, False
         self.is_typed = self.format == "parquet" or self.format in SHEETS
         if sheet is not None and self.format not in SHEETS:
             raise UserError(f"{path} has no sheets: leave --sheet out.")
@@ -214,8 +213,6 @@ class Source:
         self.keep_lines = keep_lines and self.format in ("jsonl", "json")
         if self.keep_lines:
             self.schema = pa.schema([("line", pa.string())])
-        elif not reserved.isdisjoint(self.names):
-            self._refuse_reserved(self.names, path)
         if self.names and (self.notes or text_column is None):
             logger.info("%s: %s", path, "; ".join([*self.notes, f"the texts are in the column {self.text_column!r}"]))
 
@@ -256,7 +253,7 @@ class Source:
         """Return what the first rows say: names of columns and what stands in each; also which row is the first."""
         widths = Counter(len(row) for row in rows if row)
         if not widths:
-            return [], []
+            return ([SMSA_COLUMNS[0]], [[]]) if self.format == "txt" else ([], [])
         is_lines = self.format in ("txt", "tsv") and max(widths) == 1
         try:
             header = find_header(rows, self._text_asked)
@@ -393,13 +390,6 @@ class Source:
         # of a column of strings, what looks like a number is no text, as in CSV
         self._set_columns(names, [[value or None for value in values] for _, values in columns])
 
-    def _refuse_reserved(self, names: Iterable[str], place: object) -> None:
-        raise UserError(
-            f"{place}: there is a column {', '.join(name for name in names if name in self._reserved)} already, which "
-            "prediction would add. Let the added names begin with something, for example --prefix smsa_, or rename "
-            "yours."
-        )
-
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
         """Open the file, decompressed; what goes wrong with it names it."""
@@ -491,8 +481,9 @@ class Source:
         for line, content, row in self._read_objects(stream, float if self.keep_lines else Decimal):
             values = row
             if isinstance(row, dict):
-                if self.keep_lines and not self._reserved.isdisjoint(row):
-                    self._refuse_reserved(row, f"{self.path}:{line}")
+                if there := self.reserved & row.keys():  # its first rows had none
+                    added = f"prediction adds {', '.join(there)}, which is a key here"
+                    raise UserError(f"{self.path}:{line}: {added}: give --prefix smsa_.")
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"
                 elif not wanted or not isinstance(row[self.text_column], str | None):

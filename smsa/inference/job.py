@@ -7,6 +7,7 @@
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
 
+import codecs
 import glob
 import hashlib
 import json
@@ -16,7 +17,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -32,15 +33,26 @@ from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
-from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, Chunk, Source, find_layout
+from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Source, find_layout
 from smsa.distributed import join, on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
 from smsa.inference.classifier import Predictions, SentimentClassifier, require_captum
-from smsa.inference.writers import OUTPUT_FORMATS, find_unfit, render_header, render_rows, to_plain
+from smsa.inference.writers import (
+    OUTPUT_FORMATS,
+    UNFIT,
+    WORKBOOK_ROWS,
+    WorkbookWriter,
+    find_unfit,
+    render_header,
+    render_rows,
+    to_plain,
+)
 
 logger = logging.getLogger(__name__)
 
+_CHECKED_ROWS = 2048  # at once, when the inputs are checked
+TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 _BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
 _T = TypeVar("_T")
@@ -51,12 +63,12 @@ class PredictionArguments:
     """Which texts to label, with which model, and what to write."""
 
     input: list[str] = HfArg(
-        help="Files, globs or folders: .csv, .tsv, .jsonl, .parquet, .txt (a text a line), all but Parquet also with "
-        ".gz or .zst; - is stdin."
+        help="Files, globs or folders: .csv, .tsv, .txt, .jsonl, .json, .parquet, .xlsx, .xls, .ods, text formats also "
+        "with .gz or .zst, and .zip with one of them; - is stdin."
     )
     output: str = HfArg(
-        help="File to write: .csv, .tsv, .jsonl or .parquet, also .gz or .zst; a folder for a file for each input; - "
-        "is stdout. It appears when it is whole."
+        help="File to write: .csv, .tsv, .jsonl, .xlsx or .parquet, text formats also with .gz or .zst; a folder for a "
+        "file for each input; - is stdout. It appears when it is whole."
     )
     model: str | None = HfArg(
         default=None,
@@ -66,6 +78,7 @@ class PredictionArguments:
         default=None, help="Branch, tag or commit of the model on the Hub; its main branch if not given."
     )
     text_column: str | None = HfArg(default=None, help="Column of texts; if not given, the only sensible one is taken.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
     input_format: Literal[*INPUT_FORMATS] | None = HfArg(
         default=None, help="Format of the input instead of its suffix; of stdin, txt if not given."
     )
@@ -80,7 +93,15 @@ class PredictionArguments:
         help="Add a column, words, that says what each word of a text weighs for its label: see docs/attribution.md. "
         "Slower by about ten times the words of a text.",
     )
-    prefix: str = HfArg(default="", help="What the names of the added columns begin with.")
+    prefix: str = HfArg(
+        default="",
+        help="What the names of the added columns begin with; smsa_ by itself where the input has one of these names.",
+    )
+    escape_formulas: bool = HfArg(
+        default=False,
+        help="Put an apostrophe before cells of CSV and TSV that a spreadsheet might run as a formula. Those of .xlsx "
+        "are never run, and need none.",
+    )
     on_bad_row: Literal["strict", "skip"] = HfArg(
         default="strict",
         help="strict: stop before anything is written. skip: put bad rows into OUTPUT.rejects.jsonl.",
@@ -88,7 +109,7 @@ class PredictionArguments:
 
 
 def predict_files(
-    classifier: SentimentClassifier,
+    classifier: SentimentClassifier | Callable[[], SentimentClassifier],
     input: str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike,
     **options: object,
@@ -99,10 +120,11 @@ def predict_files(
     read to its end first, and stdout is written when all is done.
 
     Args:
-        classifier: a loaded model.
+        classifier: a loaded model, or what loads one, which is called when the inputs have been checked.
         input: see `find_inputs`.
         output: a file, or a folder for a file each (see `pair_outputs`).
-        options: of `PredictionArguments`: input_format, format, text_column, labels_only, explain, prefix, on_bad_row.
+        options: of `PredictionArguments`: input_format, format, text_column, sheet, labels_only, explain, prefix,
+            escape_formulas, on_bad_row.
 
     Returns:
         Of each output, what `OUTPUT.summary.json` holds: `read`, `predicted`, `empty`, `rejected` (read is the sum of
@@ -139,9 +161,12 @@ def predict_files(
         else:
             files = on_main(lambda: find_inputs(args.input, Path(output), args.input_format))
         pairs = on_main(lambda: pair_outputs(files, output, args.input_format, args.format))
-        jobs = [_Job(classifier, paths, target, args) for paths, target in pairs]
-        for job in jobs:  # a bad row in the last file is told before the first is predicted
+        jobs = [_Job(paths, target, args) for paths, target in pairs]
+        for job in jobs:  # a bad row in the last file is told before the first is predicted, and the model loaded
             job.description = on_main(job.check)
+        loaded = classifier if isinstance(classifier, SentimentClassifier) else classifier()
+        for job in jobs:
+            job.prepare(loaded)
         summaries = [job.run() for job in jobs]
         if writes_stdout:
             with Path(output).open("rb") as stream:
@@ -200,7 +225,7 @@ def pair_outputs(
     """Return which files go into which output: all into one, or each into a file of its name if `output` is a folder.
 
     `output` is a folder if it is one already, ends with a slash, or has no suffix. There a .txt becomes a .csv, as
-    lines hold no columns.
+    lines hold no columns, a workbook an .xlsx, and JSON lines of it.
 
     Raises:
         UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
@@ -212,9 +237,9 @@ def pair_outputs(
         pairs = []
         for file in files:
             kind, compression = find_layout(file, INPUT_FORMATS, input_format)
-            kind = output_format or ("csv" if kind == "txt" else kind)
-            stem = file.with_suffix("").stem if compression else file.stem
-            packed = file.suffix if compression and kind != "parquet" else ""
+            kind = output_format or {"txt": "csv", "json": "jsonl", **dict.fromkeys(SHEETS, "xlsx")}.get(kind, kind)
+            stem = file.with_suffix("").stem if compression and compression != "zip" else file.stem
+            packed = file.suffix if compression in ("gzip", "zstd") and kind not in ("parquet", "xlsx") else ""
             pairs.append(([file], path / f"{stem}.{'csv' if kind == 'submission' else kind}{packed}"))
     else:
         pairs = [(files, path)]
@@ -230,8 +255,8 @@ def pair_outputs(
 class _Job:
     """One output file in the making, of files with the same columns."""
 
-    def __init__(self, classifier: SentimentClassifier, inputs: list[Path], output: Path, args: PredictionArguments):
-        self.classifier, self.output, self.args = classifier, output, args
+    def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
+        self.output, self.args = output, args
         self.format, self.compression = find_layout(output, OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
@@ -241,29 +266,22 @@ class _Job:
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
         self.labels_only = args.labels_only or is_submission
-        self.chunk_rows = EXPLAINED_ROWS if args.explain else classifier.engine.chunk_rows
-        self.description: dict = {}  # what shards must have in common to become one output; see `check`
+        self.chunk_rows = _CHECKED_ROWS
+        self.description: dict = {}  # what shards must have in common to become one output; `check` and `prepare`
         self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
         self.shards, self.summary_path, self.rejects_path = (
             output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE
         )
         self.lock = FileLock(self.shards / "lock")
 
-        nothing = classifier.classify(*classifier.encode(pa.array([], pa.string())))
-        nothing = replace(nothing, words=[]) if args.explain else nothing
-        added = nothing.to_table(args.prefix, self.labels_only).schema
-        reserved = frozenset() if is_submission else frozenset(added.names)
-        options = {"text_column": args.text_column, "keep_lines": self.format == "jsonl", "reserved": reserved}
+        options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
         self.sources = [Source(path, args.input_format, **options) for path in inputs]
         first, original = None, pa.schema([])  # of the first file that has columns
         for source in self.sources:
             if not source.names:
                 continue
-            # all but Parquet is text already
-            is_typed = source.format == "parquet"
-            schema = to_plain(source.schema.empty_table(), self.format).schema if is_typed else source.schema
-            if args.text_column is None:
-                logger.info("%s: the texts are in the column %r", source.path, source.text_column)
+            empty = source.schema.empty_table()
+            schema = to_plain(empty, self.format).schema if source.is_typed else source.schema
             if first is None:
                 first, original = source, schema
             elif not schema.equals(original) or source.keep_lines != first.keep_lines:
@@ -273,8 +291,41 @@ class _Job:
                     "they cannot go into one file: make --output a folder, for a file each."
                 )
         self.keep_lines = first is not None and first.keep_lines
-        self.schema = pa.schema([*original, *added], original.metadata)  # of Parquet
-        self.header = render_header(self.format, self.schema.names)
+        self.original = original
+
+    def prepare(self, classifier: SentimentClassifier) -> None:
+        """Take the model, and name the columns that it adds as no column of the inputs is called, in any case."""
+        args, self.classifier, engine = self.args, classifier, classifier.engine
+        self.chunk_rows = EXPLAINED_ROWS if args.explain else engine.chunk_rows
+        nothing = classifier.classify(*classifier.encode(pa.array([], pa.string())))
+        nothing = replace(nothing, words=[]) if args.explain else nothing
+        taken = {name.lower() for source in self.sources for name in source.names}
+        self.prefix = args.prefix
+        while self.format != "submission":
+            added = nothing.to_table(self.prefix, self.labels_only).schema
+            if not (there := [name for name in added.names if name.lower() in taken]):
+                break
+            self.prefix = f"{TAKEN_PREFIX}{self.prefix}"
+            listed = ", ".join(there)
+            logger.info("%s has a column %s already: added names begin with %s", self.output, listed, self.prefix)
+        added = nothing.to_table(self.prefix, self.labels_only).schema
+        if self.keep_lines:
+            for source in self.sources:
+                source.reserved = frozenset(added.names)
+        self.schema = pa.schema([*self.original, *added], self.original.metadata)  # of Parquet
+        self.header = render_header(self.format, self.schema.names, args.escape_formulas)
+        if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
+            self.header = codecs.BOM_UTF8 + self.header  # as it came
+        self.description |= {
+            "model": classifier.sha256,
+            "labels": list(classifier.labels),
+            "max_length": classifier.max_length,
+            "prefix": self.prefix,
+            "device": engine.device.type,
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "chunk_rows": self.chunk_rows,
+        }
 
     def chunks(self) -> Iterator[tuple[Source, Chunk]]:
         """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
@@ -282,10 +333,10 @@ class _Job:
         for source in self.sources:
             for chunk in source.chunks(self.chunk_rows, first):
                 first += chunk.n_read
-                if source.format == "parquet":
+                if source.is_typed:
                     chunk = replace(chunk, table=to_plain(chunk.table, self.format))
-                if self.format == "tsv" and (unfit := find_unfit(chunk.table)):
-                    reason = "{!r} holds a tab or a line break, which TSV cannot; write .csv, .jsonl or .parquet"
+                if unfit := find_unfit(chunk.table, self.format):
+                    reason = "{!r} holds " + UNFIT[self.format] + "; write .csv, .jsonl or .parquet"
                     values = chunk.table.take(list(unfit)).to_pylist()
                     faults = {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)}
                     chunk = chunk.set_apart(faults, source.path)
@@ -308,9 +359,12 @@ class _Job:
             n_rows[source] += chunk.n_read
             n_bad_rows += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-        if bad_rows and self.args.on_bad_row == "strict":
-            way_out = "Correct them, or set them apart with --on_bad_row skip. Nothing has been written."
-            raise BadRowsError(bad_rows, way_out, n_bad_rows)
+        is_all = n_bad_rows == n_rows.total()
+        if bad_rows and (is_all or self.args.on_bad_row == "strict"):
+            way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
+            raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", n_bad_rows)
+        if self.format == "xlsx" and n_rows.total() > WORKBOOK_ROWS:
+            raise UserError(f"{self.output}: a sheet holds {WORKBOOK_ROWS:,} rows, not {n_rows.total():,}; write .csv.")
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
@@ -318,20 +372,13 @@ class _Job:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
-        engine = self.classifier.engine
+        options = ("explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
-            "model": self.classifier.sha256,
-            "labels": list(self.classifier.labels),
-            "max_length": self.classifier.max_length,
             "format": self.format,
             "compression": self.compression,
-            **{name: getattr(self.args, name) for name in ("explain", "prefix", "on_bad_row")},
+            **{name: getattr(self.args, name) for name in options},
             "labels_only": self.labels_only,
-            "device": engine.device.type,
-            "backend": engine.backend,
-            "precision": engine.precision,
-            "chunk_rows": self.chunk_rows,
         }
 
     def run(self) -> dict:
@@ -402,7 +449,7 @@ class _Job:
         if self.args.explain:
             predictions = self.classifier.explain_all(chunk.texts, predictions)
         table = pa.table({"index": chunk.numbers}) if self.format == "submission" else chunk.table
-        added = predictions.to_table(self.args.prefix, self.labels_only)
+        added = predictions.to_table(self.prefix, self.labels_only)
         labels = np.array(predictions.labels)[predictions.label_ids[~predictions.empty]]
         counts = {
             "empty": int(predictions.empty.sum()),
@@ -413,7 +460,7 @@ class _Job:
                 for number, bad in chunk.bad_rows
             ],
         }
-        rows = render_rows(self.format, table, added, self.keep_lines)
+        rows = render_rows(self.format, table, added, self.keep_lines, self.args.escape_formulas)
         return json.dumps(counts, default=str).encode() + b"\n" + rows
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
@@ -429,20 +476,22 @@ class _Job:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
         rejects, merged = self.shards / "rejects.tmp", self.shards / "merged.tmp"
+        tables = {"parquet": pq.ParquetWriter, "xlsx": WorkbookWriter}
         with (
             rejects.open("w", encoding="utf-8") as rejects_stream,
             pa.output_stream(str(merged), compression=self.compression) as stream,
         ):
             stream.write(self.header)
-            with pq.ParquetWriter(stream, self.schema) if self.format == "parquet" else nullcontext() as parquet:
+            is_table = self.format in tables
+            with tables[self.format](stream, self.schema) if is_table else nullcontext() as writer:
                 for path in paths:
                     head, content = path.read_bytes().split(b"\n", 1)
                     found = json.loads(head)
                     rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
                     counts.update(empty=found["empty"], rejected=len(found["rejected"]), truncated=found["truncated"])
                     labels.update(found["labels"])
-                    if parquet:
-                        parquet.write_table(pq.read_table(pa.BufferReader(content)))
+                    if is_table:
+                        writer.write_table(pq.read_table(pa.BufferReader(content)))
                     else:
                         stream.write(content)
         with merged.open("rb+") as stream:

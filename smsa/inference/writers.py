@@ -1,21 +1,28 @@
-"""Rows and predictions -> bytes of CSV, TSV, JSONL, Parquet or a submission."""
+"""Rows and predictions -> bytes of CSV, TSV, JSONL, Parquet, a workbook or a submission."""
 
 import base64
 import csv
+import datetime
 import io
 import json
 import math
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+import xlsxwriter
 
 from smsa.errors import UserError
 
-OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "submission")
+OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
+WORKBOOK_ROWS = 2**20 - 1  # below the header
+# What a cell of a format cannot hold, and how that is told
+UNFIT = {"tsv": "a tab or a line break", "xlsx": "more than 32,767 characters"}
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
@@ -32,21 +39,32 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     return table
 
 
-def find_unfit(table: pa.Table) -> dict[int, str]:
-    """Return the rows, by position, that a TSV file cannot hold, each with the name of the column that is at fault."""
+def find_unfit(table: pa.Table, output_format: str) -> dict[int, str]:
+    """Return the rows, by position, that a format cannot hold, each with the name of the column that is at fault."""
     unfit: dict[int, str] = {}
+    if output_format not in UNFIT:
+        return unfit
     for name, column in zip(table.column_names, table.columns, strict=True):
-        for i in np.flatnonzero(pc.match_substring_regex(column, "[\t\r\n]").fill_null(False)):
+        if not pa.types.is_string(column.type):
+            continue
+        is_unfit = (
+            pc.match_substring_regex(column, "[\t\r\n]")
+            if output_format == "tsv"
+            else pc.greater(pc.utf8_length(column), 32767)
+        )
+        for i in np.flatnonzero(is_unfit.fill_null(False)):
             unfit.setdefault(int(i), name)
     return unfit
 
 
 def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
-    if pa.types.is_floating(kind) and output_format == "jsonl":
-        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # JSON knows no NaN
+    if pa.types.is_floating(kind) and output_format in ("jsonl", "xlsx"):
+        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # these know no NaN
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return column if output_format != "tsv" else column.cast(pa.string())
     if pa.types.is_nested(kind) and output_format == "jsonl":
+        return column
+    if output_format == "xlsx" and (pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)):
         return column
     is_binary = any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
     if not is_binary and not pa.types.is_nested(kind):
@@ -70,15 +88,15 @@ def _to_json_value(value: object) -> object:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def render_header(output_format: str, names: list[str]) -> bytes:
-    """Return what stands before the first row.
+def render_header(output_format: str, names: list[str], escapes: bool = False) -> bytes:
+    """Return what stands before the first row; `escapes` as in `render_rows`.
 
     Raises:
         UserError: for names that the format cannot hold.
     """
     if output_format == "submission":
         return b"index,label\n"
-    if output_format in ("jsonl", "parquet"):
+    if output_format in ("jsonl", "parquet", "xlsx"):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
@@ -86,17 +104,20 @@ def render_header(output_format: str, names: list[str]) -> bytes:
     if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
         raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
     row = pa.table([pa.array([name]) for name in names], [*map(str, range(len(names)))])
-    return render_rows(output_format, row, pa.table({}))
+    return render_rows(output_format, row, pa.table({}), escapes=escapes)
 
 
-def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines: bool = False) -> bytes:
-    """Return the rows of one chunk; those of Parquet are a file of their own.
+def render_rows(
+    output_format: str, table: pa.Table, added: pa.Table, keep_lines: bool = False, escapes: bool = False
+) -> bytes:
+    """Return the rows of one chunk; those of Parquet and of a workbook are a Parquet file of their own.
 
     Args:
         output_format: one of `OUTPUT_FORMATS`.
         table: the original columns; for `submission` the number of each row.
         added: what prediction adds.
         keep_lines: `table` is lines of JSONL.
+        escapes: whether cells of CSV and TSV are what `escape_formulas` makes of them.
     """
     if output_format == "submission":
         lines = io.StringIO()
@@ -108,7 +129,7 @@ def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines
         return "".join(f"{head}, {row}\n" for head, row in zip(heads, extra, strict=True)).encode()
     for name, column in zip(added.column_names, added.columns, strict=True):
         table = table.append_column(name, column)
-    if output_format == "parquet":
+    if output_format in ("parquet", "xlsx"):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         return sink.getvalue().to_pybytes()
@@ -118,7 +139,9 @@ def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines
             for row in rows:
                 row[name] = _to_json_value(row[name])
         return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows).encode()
-    columns = [escape_formulas(column) if pa.types.is_string(column.type) else column for column in table.columns]
+    columns = table.columns
+    if escapes:
+        columns = [escape_formulas(column) if pa.types.is_string(column.type) else column for column in columns]
     if output_format == "csv":  # every string is quoted, so that a bare CR cannot split a row; a null is an empty cell
         sink = pa.BufferOutputStream()
         table = pa.Table.from_arrays(columns, names=table.column_names)
@@ -142,3 +165,39 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
 def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
     return pc.replace_substring_regex(column, "^'" + _FORMULA.removeprefix("^"), r"\1")
+
+
+class WorkbookWriter:
+    """Write tables below each other into the one sheet of a workbook, as `pq.ParquetWriter` does into its file.
+
+    A text stays one: nothing is run as a formula or becomes a link.
+    """
+
+    def __init__(self, stream: BinaryIO, schema: pa.Schema):
+        options = {f"strings_to_{kind}": False for kind in ("formulas", "numbers", "urls")}
+        self.file, self.n_rows = io.BytesIO(), 0
+        options |= {"constant_memory": True, "default_date_format": "yyyy-mm-dd hh:mm:ss"}
+        self.stream, self.book = stream, xlsxwriter.Workbook(self.file, options)
+        self.sheet = self.book.add_worksheet()
+        self._write_row(schema.names)
+
+    def __enter__(self) -> "WorkbookWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.book.close()
+        self.stream.write(self.file.getvalue())
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write the rows of a table."""
+        for row in table.to_pylist():
+            self._write_row(row.values())
+
+    def _write_row(self, row: Iterable[object]) -> None:
+        for i, value in enumerate(row):
+            is_date, is_number = isinstance(value, datetime.date), isinstance(value, int | float)
+            if (is_date and value.year >= 1900) or (is_number and abs(value) < 2**53):  # what a cell can hold
+                self.sheet.write(self.n_rows, i, value)
+            elif value is not None and value != "":
+                self.sheet.write_string(self.n_rows, i, str(value))
+        self.n_rows += 1

@@ -175,8 +175,6 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
 @pytest.mark.parametrize("name, content, options, message", [
     ("a.csv", b"id,text\n1,x\n", {"text_column": "teks"}, "no column named 'teks'. The columns are: 'id', 'text'"),
     ("a.csv", b"id,text\n1,x\n", {"sheet": "a"}, "a.csv has no sheets: leave --sheet out"),
-    ("a.csv", b"text,label\nx,y\n", {"reserved": frozenset(["label"])}, "column label already.*--prefix smsa_"),
-    ("a.jsonl", b'{"text":"x","label":1}\n', {"reserved": frozenset(["label"])}, "column label already"),
     ("a.parquet", b"text\nx\n", {}, "a.parquet cannot be read"),
     ("a.csv.gz", b"text\nx\n", {}, "a.csv.gz cannot be read"),
     ("a.jsonl.zst", b"text\nx\n", {}, "a.jsonl.zst cannot be read"),
