@@ -106,6 +106,8 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on valid: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
+    # Trainer's `bool | None` would need a value on the command line
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step

@@ -10,9 +10,12 @@ from conftest import ROOT, make_model, make_tokenizer, run
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
+from smsa.cli import parse
+from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push
+from smsa.training.arguments import SentimentTrainingArguments
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -215,6 +218,15 @@ def test_a_pushed_model_loads_with_equal_predictions(hub, folder, tmp_path):
         assert status == 0, text
         written.append(output.read_bytes())
     assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize(
+    "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
+)
+def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_private):
+    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words, "--max_length", "64"]
+    _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
+    assert training_args.hub_private_repo is is_private
 
 
 @pytest.fixture
