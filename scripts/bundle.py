@@ -22,8 +22,7 @@ from smsa.inference.classifier import SentimentClassifier
 from smsa.models.bundled import BUNDLED, ENCODER, FOLDER
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, render_card
-from smsa.training.metrics import score_label_ids
-from smsa.training.results import predict_examples
+from smsa.training.metrics import predict_examples, score_label_ids
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")

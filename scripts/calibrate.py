@@ -19,7 +19,7 @@ from smsa.files import STAGING, publish, require_empty, staged, write_json
 from smsa.inference.arguments import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, is_renewable, read_card, render_card
-from smsa.training.results import predict_examples
+from smsa.training.metrics import predict_examples
 
 logger = logging.getLogger("smsa.calibrate")
 

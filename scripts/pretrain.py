@@ -20,8 +20,8 @@ from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
 from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
 from smsa.training.arguments import describe_settings
-from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run
-from smsa.training.results import describe_run, history_table
+from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, keep_newest, sole_run
+from smsa.training.metrics import history_table
 
 logger = logging.getLogger("smsa.pretrain")
 

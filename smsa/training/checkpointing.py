@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name.
+"""A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
 OUTPUT/checkpoint-<step>/manifest.json   size and sha256 of each file, and the settings that the run has
 OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
@@ -7,21 +7,25 @@ OUTPUT/run.lock                          a run is at work here
 OUTPUT/run.json                          the run is finished
 """
 
+import dataclasses
 import json
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.distributed import is_main, on_main
 from smsa.errors import UserError
 from smsa.files import STAGING, hash_file, require_empty, write_json
+from smsa.models.devices import describe_hardware, describe_versions
 
 logger = logging.getLogger(__name__)
 
@@ -215,3 +219,32 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
                 lock.release()
                 if is_new and not any(output_dir.iterdir()):
                     output_dir.rmdir()
+
+
+def describe_run(trainer: Trainer, arguments: tuple) -> dict[str, object]:
+    """Return the record of a run as plain values: resolved options, precision, versions, hardware and commit."""
+    root = Path(__file__).parents[2]
+    is_checkout = (root / ".git").exists() and shutil.which("git")
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if is_checkout else None
+    precision, history = trainer.accelerator.mixed_precision, trainer.state.log_history
+    # over all parts of a run that was resumed; of pre-training, which keeps no epochs, of the last part
+    seconds = sum(entry.get("epoch_runtime", 0) for entry in history)
+    seconds = seconds or max(entry.get("train_runtime", 0) for entry in history)
+    return {
+        "arguments": {
+            # to_dict is Trainer's own, and masks tokens
+            type(group).__name__: group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+            for group in arguments
+        },
+        "settings": trainer.settings,
+        "seed": trainer.args.seed,
+        "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
+        "precision_in_effect": "fp32" if precision == "no" else precision,
+        "world_size": trainer.args.world_size,
+        "n_parameters": trainer.model.num_parameters(),
+        "train_runtime_seconds": seconds,
+        "versions": describe_versions(),
+        "hardware": describe_hardware(trainer.args.device.type),
+        "git_commit": commit or None,  # of the checkout that this package runs from, `-dirty` if changed
+    }
