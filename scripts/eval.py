@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, log_report, require_report_folder, write_report
+from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.arguments import EngineArguments
 
@@ -18,7 +18,6 @@ logger = logging.getLogger("smsa.eval")
 
 def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
-    require_report_folder(args.output)
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
     columns = data_args.text_column, data_args.label_column
     data = LabelledFile.read(data_args.data, systems[0].labels, columns, args.train_file)

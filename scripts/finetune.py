@@ -20,7 +20,7 @@ from smsa.distributed import is_main, on_main, require_same, world_size
 from smsa.files import hash_file, naming, publish, staged, write_json
 from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
-from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
+from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
 from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, keep_newest, sole_run
@@ -127,9 +127,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
         write_json(record, staging / RUN_RECORD)
-        before = read_card(output_dir)
-        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
-            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        write_card(staging, output_dir)
         publish(staging, output_dir, last=RUN_RECORD)
     keep_newest(output_dir, trainer.state.best_model_checkpoint)
     for split in outputs:

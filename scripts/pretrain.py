@@ -18,7 +18,7 @@ from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments,
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
+from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.training.arguments import describe_settings
 from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, keep_newest, sole_run
 from smsa.training.metrics import history_table
@@ -111,9 +111,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
         }
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
         write_json(record, staging / RUN_RECORD)
-        before = read_card(output_dir)
-        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
-            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        write_card(staging, output_dir)
         publish(staging, output_dir, last=RUN_RECORD)
     keep_newest(output_dir, None)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])

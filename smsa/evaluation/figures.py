@@ -1,4 +1,4 @@
-"""Pictures of a report and of a run; on white, so that dark pages show them, too."""
+"""Pictures of a report; on white, so that dark pages show them, too."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import ConfusionMatrixDisplay
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +72,14 @@ def draw_confusion(report: dict):
     n_rows = math.ceil(len(systems) / n_columns)
     figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
     for k, system in enumerate(systems):
-        axes = figure.add_subplot(n_rows, n_columns, k + 1)
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), n in np.ndenumerate(confusion):
-            color = "white" if shares[i, j] > 0.55 else "#222222"
-            axes.text(j, i, f"{n:,}\n{shares[i, j]:.0%}", ha="center", va="center", color=color)
-        axes.set_xticks(range(len(labels)), labels)
-        axes.set_yticks(range(len(labels)), labels, rotation=90, va="center")
-        axes.set(xlabel="Predicted", ylabel="Gold", title=system["name"] if len(systems) > 1 else None)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        display = ConfusionMatrixDisplay(shares, display_labels=labels)
+        display.plot(ax=figure.add_subplot(n_rows, n_columns, k + 1), cmap="Blues", colorbar=False)
+        for cell, n in np.ndenumerate(confusion):
+            display.text_[cell].set_text(f"{n:,}\n{shares[cell]:.0%}")
+        title = system["name"] if len(systems) > 1 else None
+        display.ax_.set(xlabel="Predicted", ylabel="Gold", title=title)
     return figure
 
 
@@ -102,36 +99,3 @@ def draw_reliability(report: dict):
     axes.set_aspect("equal")
     figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
     return figure
-
-
-def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
-    """Draw loss, macro F1 (the kept epoch marked) and learning rate as a PNG; without matplotlib, log a warning.
-
-    Args:
-        history: a row an epoch, with the columns of history.csv.
-        kept_epoch: the epoch whose model was kept.
-    """
-    try:
-        figure = _new_figure(11, 3.4)
-    except ImportError:
-        logger.warning("%s was not drawn: pip install -e '.[plots]' brings matplotlib.", path)
-        return
-    panels = figure.subplots(1, 3)
-    lines = {"Cross entropy": ["train_loss", "valid_loss"], "Macro F1": ["train_f1", "valid_f1"]}
-    for axes, (title, columns) in zip(panels, (lines | {"Learning rate": ["learning_rate"]}).items(), strict=True):
-        for column in columns:
-            seen, split = history.dropna(subset=[column]), column.split("_")[0]
-            style = _mark(["train", "valid", "learning"].index(split))
-            axes.plot(seen["epoch"], seen[column], **style, ms=4, label=split)
-        axes.margins(y=0.15)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _style(axes, title=title, xlabel="Epoch")
-        if len(columns) > 1:
-            axes.legend(frameon=False)
-    losses, f1, rates = panels
-    for value in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna():
-        f1.annotate(f"kept: {value:.3f}", (kept_epoch, value), (0, 6), textcoords="offset points", ha="center")
-    losses.set_ylim(bottom=0)
-    rates.set_ylim(bottom=0)
-    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    figure.savefig(path, dpi=150)

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError
 
 from smsa.errors import UserError
-from smsa.sharing.card import CARD, is_renewable, read_card, render_card
+from smsa.sharing.card import CARD, is_renewable, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def push(
     if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):
-        contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
+        contents[CARD] = render_card(folder, repo_id).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api = HfApi()
     command = f"python scripts/push.py {folder} {repo_id}{' --private' * private}"

@@ -21,7 +21,6 @@ from smsa.evaluation.baselines import (
     save_baseline,
 )
 from smsa.evaluation.report import OPENING_SENTENCES
-from smsa.training.metrics import score_label_ids
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +112,3 @@ def test_a_damaged_baseline_is_refused_by_name(sample, tmp_path):
         with pytest.raises(UserError, match=f"{tmp_path} is damaged"):
             load_baseline(tmp_path)
         damaged.write_bytes(before)
-
-
-@pytest.mark.slow
-def test_on_the_real_smsa(smsa_files):
-    train, valid = (read_rows(smsa_files[split])[:2] for split in ("train", "valid"))
-    found = {}
-    for kind, baseline in BASELINES.items():
-        probabilities = baseline.fit(*train).predict(valid[0])
-        found[kind] = score_label_ids(probabilities.argmax(-1), valid[1])["f1"]
-    assert found["tfidf"] >= 0.86
-    assert 0.6 < found["keyword"] < found["tfidf"]
-    assert found["majority"] == pytest.approx(0.2456, abs=1e-4)
