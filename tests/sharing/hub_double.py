@@ -1,14 +1,12 @@
 """A small Hub on this machine: what huggingface_hub 2.4 asks of the real one to create, push, and load, and its faults.
 
-It keeps repositories in memory, checks hashes as the Hub does, and counts commits. A `Fault` answers in its place: a
-status, or a connection that is cut in the middle of an upload.
+It keeps repositories in memory, checks hashes as the Hub does, and counts commits. A `Fault` answers in its place.
 """
 
 import base64
 import hashlib
 import json
 import re
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -56,9 +54,7 @@ class Fault:
     method: str
     path: str  # a regular expression
     status: int = 500
-    headers: dict[str, str] = field(default_factory=dict)
     times: int = 10**9
-    cut_after: int | None = None  # bytes of the body, no more than it has, before the connection is cut
 
 
 @dataclass
@@ -113,16 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append((self.command, self.path))
             hits = (f for f in self.hub.faults if f.times > 0 and f.method == self.command)
             fault = next((f for f in hits if re.search(f.path, self.route)), None)
-            if fault:
-                fault.times -= 1
-            if fault and fault.cut_after is not None:
-                self.rfile.read(fault.cut_after)
-                self.close_connection = True
-                return self.connection.shutdown(socket.SHUT_RDWR)
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.hub.received += self.body
             if fault:
-                self.answer(fault.status, {"error": "a fault of the double"}, fault.headers)
+                fault.times -= 1
+                self.answer(fault.status, {"error": "a fault of the double"})
             else:
                 self.dispatch()
 

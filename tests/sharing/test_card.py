@@ -94,17 +94,6 @@ def test_a_record_that_lacks_a_value_is_an_error(folder):
         write_json({"metrics.json": metrics, "run.json": run}[file], folder / file)
 
 
-def test_what_a_run_adds_to_plain_fine_tuning_is_named(folder):
-    _, run = read(folder)
-    card = render_card(folder, "me/model")
-    assert "fine-tuned on train.csv with smsa. It" in card and "dengan train.csv.\n" in card
-    added = {"ema_decay": 0.99, "rdrop_alpha": 2, "class_weights": "none", "label_smoothing_factor": 0.0}
-    write_json(run | {"settings": run["settings"] | added}, folder / "run.json")
-    card = render_card(folder, "me/model")
-    assert "with smsa, with EMA of the weights (`ema_decay`) and R-Drop (`rdrop_alpha`). It" in card
-    assert "ditambah EMA bobot (`ema_decay`) dan R-Drop (`rdrop_alpha`)." in card
-
-
 def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_texts_is_a_limit(folder):
     metrics, run = read(folder)
     card = render_card(folder, "me/model")
