@@ -69,7 +69,7 @@ class LabelledFile:
 
     def slices(self) -> dict[str, np.ndarray]:
         """Return masks of shape (n_texts,) by length, by style and, where train is known, by whether train has it."""
-        n_words, is_plain = (self.rows["text"].map(f) for f in (lambda text: len(text.split()), is_smsa_style))
+        n_words, is_plain = self.rows["text"].str.split().str.len(), self.rows["text"].map(is_smsa_style)
         masks = {
             "1 to 10 words": n_words <= 10,
             "11 to 25 words": n_words.between(11, 25),
@@ -138,12 +138,8 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
         "kind": system.kind,
         "metrics": {name: scores[name] for name in METRICS},
         "labels": {
-            label: {
-                "f1": scores[f"f1_{label}"],
-                "recall": scores[f"recall_{label}"]["value"],
-                "precision": scores[f"precision_{label}"]["value"],
-                "n": n,
-            }
+            label: {"f1": scores[f"f1_{label}"], "n": n}
+            | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
             for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
         },
         "confusion": confusion.tolist(),
@@ -153,12 +149,8 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
             for title, mask in data.slices().items()
         },
         "examples": [
-            {
-                "text": text,
-                "gold": gold,
-                "predicted": data.labels[row.argmax()],
-                "probabilities": dict(zip(data.labels, row.tolist(), strict=True)),
-            }
+            {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
+            | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
             for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
         ],
         "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),

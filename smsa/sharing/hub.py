@@ -21,7 +21,7 @@ UPLOADED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("README.md", "metrics.json", "history.csv"),
-    *("history.png", "scores.png", "confusion.png", "reliability.png"),
+    *("scores.png", "confusion.png", "reliability.png"),
 )
 
 
@@ -70,8 +70,7 @@ def push(
 ) -> str:
     """Put a finished model folder on the Hub as one commit, and create the repository if there is none.
 
-    The Hub's client repeats an upload that fails for a while. A model card that smsa wrote is uploaded as that of
-    `repo_id`; one that its owner took over, as it stands. Nothing on this machine changes.
+    A model card that smsa wrote is uploaded as that of `repo_id`. Nothing on this machine changes.
 
     Args:
         folder: the model; of its files, those that match `UPLOADED` are uploaded.
