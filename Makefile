@@ -37,8 +37,8 @@ lint: .venv/.installed
 
 # 10 minutes on two cores. The machine should have nothing else to do.
 bench: .venv/.installed
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/training.py --repeats 2
+	$(BIN)/python benchmarks/prediction.py --repeats 2
 
 # Train the bundled models again: 70 minutes on two cores with avx512_bf16. Needs SmSA and, in SMSA_CORPUS_DIR, the texts
 # that docs/mini-sources.md lists.
