@@ -12,6 +12,7 @@ from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.arguments import EngineArguments
+from smsa.models.bundled import find_bundled
 
 logger = logging.getLogger("smsa.eval")
 
@@ -22,7 +23,8 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
     columns = data_args.text_column, data_args.label_column
     data = LabelledFile.read(data_args.data, systems[0].labels, columns, args.train_file)
     report = evaluate(systems, data, args.seed, args.robustness)
-    write_report(report, args.output)
+    history = Path(find_bundled(args.model), "history.csv") if args.model else None
+    write_report(report, args.output, history if history and history.is_file() else None)
 
     log_report(report)
     logger.info("The report is in %s", Path(args.output, "report.md"))

@@ -1,4 +1,4 @@
-"""Pictures of a report; on white, so that dark pages show them, too."""
+"""Pictures of a report and of a run; on white, so that dark pages show them, too."""
 
 import logging
 import math
@@ -10,21 +10,29 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 logger = logging.getLogger(__name__)
 
-PICTURES = ("scores.png", "confusion.png", "reliability.png")
+PICTURES = ("scores.png", "confusion.png", "reliability.png", "history.png")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for the colour-blind, too
 MARKERS = "osD^vP"
 
 
-def draw_report(report: dict, folder: Path) -> list[str]:
-    """Draw `PICTURES` of what report.json holds into a folder; return their names, none without matplotlib."""
+def draw_report(report: dict, folder: Path, history: Path | None = None) -> list[str]:
+    """Draw `PICTURES` into a folder; return their names, none without matplotlib.
+
+    Args:
+        report: what report.json holds.
+        folder: where they are written.
+        history: history.csv of a run; without one, it is not drawn.
+    """
+    draw = dict(zip(PICTURES, (draw_metrics, draw_confusion, draw_reliability)))
     try:
-        figures = [draw_metrics(report), draw_confusion(report), draw_reliability(report)]
+        drawn = {name: draw[name](report) for name in draw}
+        drawn |= {"history.png": draw_history(pd.read_csv(history))} if history else {}
     except ImportError:
         logger.warning("%s were not drawn: pip install -e '.[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
-    for name, figure in zip(PICTURES, figures, strict=True):
+    for name, figure in drawn.items():
         figure.savefig(folder / name, dpi=150)
-    return list(PICTURES)
+    return list(drawn)
 
 
 def _new_figure(width: float, height: float):
@@ -98,4 +106,15 @@ def draw_reliability(report: dict):
     _style(axes, xlabel="Confidence (larger marks: more texts)", ylabel="Accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_aspect("equal")
     figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
+    return figure
+
+
+def draw_history(history: pd.DataFrame):
+    """Loss, macro F1 and learning rate by epoch."""
+    figure = _new_figure(11, 3.4)
+    for axes, score in zip(figure.subplots(1, 3), ("loss", "f1", "learning_rate"), strict=True):
+        columns = [column for column in history if column.endswith(score)]
+        history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, color=COLORS[: len(columns)])
+        axes.set_ylim(bottom=0)
+        _style(axes, xlabel="Epoch")
     return figure

@@ -190,17 +190,18 @@ def log_report(report: dict) -> None:
         logger.info("%s", compared["sentence"])
 
 
-def write_report(report: dict, output_dir: str | Path) -> None:
+def write_report(report: dict, output_dir: str | Path, history: Path | None = None) -> None:
     """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
 
     Args:
         report: what `evaluate` returns.
         output_dir: an earlier report in it is replaced.
+        history: history.csv of a run, to be drawn, too.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with staged(output_dir) as staging:
-        pictures = figures.draw_report(report, staging)
+        pictures = figures.draw_report(report, staging, history)
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
         write_json(report, staging / REPORT)
         for name in set(figures.PICTURES) - set(pictures):  # of an earlier report

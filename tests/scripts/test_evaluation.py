@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from PIL import Image
 from transformers import pipeline
 
 import smsa
@@ -164,6 +165,14 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     for example in metrics["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
+
+
+def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
+    run_eval("--model", "mini-sentiment", "--data", VALID, "--output", tmp_path / "report")
+    picture = Image.open(tmp_path / "report" / "history.png").convert("RGB")
+    assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
+    n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
+    assert n_blue > 10 and "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path, monkeypatch):
