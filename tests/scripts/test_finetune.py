@@ -21,7 +21,7 @@ from smsa.data.arguments import DataArguments
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
-from smsa.training.results import collect_metrics
+from smsa.training.metrics import collect_metrics
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]

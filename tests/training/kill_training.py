@@ -67,7 +67,7 @@ def serve() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import smsa.inference.engine  # noqa: F401
-    import smsa.training.results  # noqa: F401
+    import smsa.training.trainer  # noqa: F401
 
     for line in sys.stdin:
         job, started = json.loads(line), time.monotonic()

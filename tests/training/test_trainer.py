@@ -13,8 +13,9 @@ from torch.nn import functional
 from trainers import AskAt, flatten, make_trainer
 from transformers import DataCollatorWithPadding, TrainerCallback
 
+from smsa.data.datasets import PaddingCollator
 from smsa.training.callbacks import Stopped
-from smsa.training.collation import LengthGroupedSampler, PaddingCollator
+from smsa.training.length_groups import LengthGroupedSampler
 from smsa.training.trainer import resolve_class_weights
 
 
@@ -251,7 +252,6 @@ def test_the_collator_stops_where_the_encoder_does():
 def test_class_weights_by_hand():
     weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 2, 2]), 3)
     assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 6 / 6])
-    assert resolve_class_weights("none", [0, 1], 2) is None
     assert resolve_class_weights("1,2.5", [0, 1], 2).tolist() == [1, 2.5]
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
         with pytest.raises(ValueError, match="give none, balanced, or 3 positive numbers"):
@@ -285,7 +285,7 @@ def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, rows, n):
     p, q = (torch.distributions.Categorical(logits=logits) for logits in (first, second))
     divergence = (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)).mean() / 2
     torch.testing.assert_close(2 * loss, entropy[0] + entropy[1] + 0.5 * divergence)  # as the paper writes it
-    scores = trainer.epoch_scores.compute()
+    scores = trainer.progress.compute()
     assert scores["loss"] == pytest.approx(sum(entropy).item() / 2)  # what is printed is cross entropy only
     assert sum(scores[f"n_{label}"] for label in trainer.labels) == n
     trainer.model.eval()
