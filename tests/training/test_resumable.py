@@ -1,6 +1,7 @@
 """Whatever ends a run, resuming it gives what an undisturbed run gives, to the bit."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -14,12 +15,12 @@ import pytest
 import torch
 from conftest import fill, make_model
 from trainers import AskAt, flatten, make_trainer
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.training.callbacks import RunStart, StopOnSignal, Stopped
+from smsa.training.callbacks import RunGuard, Stopped, count_worse
 from smsa.training.checkpointing import DamagedCheckpointError, find_newest, verify
 from smsa.training.trainer import SentimentTrainer
 
@@ -381,12 +382,17 @@ def test_few_methods_of_trainer_are_overridden():
     }
 
 
-def test_each_process_draws_dropout_of_its_own(make, tmp_path):
-    drawn = {}
+def guard() -> RunGuard:
+    return RunGuard(SimpleNamespace(device=torch.device("cpu")))
+
+
+def test_each_process_draws_dropout_of_its_own():
+    drawn, guarded = {}, guard()
     for rank, world_size, step in ((0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 1, 0)):
         torch.manual_seed(7)
         args = SimpleNamespace(seed=7, process_index=rank, world_size=world_size)
-        RunStart().on_train_begin(args, TrainerState(global_step=step), TrainerControl())
+        guarded.on_train_begin(args, TrainerState(global_step=step), TrainerControl())
+        guarded.let_go()
         drawn[rank, world_size, step] = torch.rand(4).tolist()
     torch.manual_seed(7)
     alone = torch.rand(4).tolist()
@@ -396,7 +402,7 @@ def test_each_process_draws_dropout_of_its_own(make, tmp_path):
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
-        StopOnSignal().on_train_begin(None, TrainerState(), TrainerControl())
+        guard().on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -404,15 +410,25 @@ def test_a_second_ctrl_c_ends_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
-def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
+def test_the_signals_are_given_back_and_what_was_ignored_stays_so(make, tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
-        interrupt, stop = signal.getsignal(signal.SIGINT), StopOnSignal()
-        args, state, control = TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl()
-        stop.on_train_begin(args, state, control)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGINT) == stop.receive
-        stop.on_train_end(args, state, control)
+        interrupt, seen = signal.getsignal(signal.SIGINT), []
+        look = At(
+            "on_step_end", lambda *_: seen.append([signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)])
+        )
+        trainer = make(tmp_path, look, num_train_epochs=1)
+        trainer.train()
+        assert seen == [[signal.SIG_IGN, trainer.guard.receive]] * STEPS_AN_EPOCH
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "scores, n_worse",
+    [([], -1), ([0.5], 0), ([0.5, 0.6], 0), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)],
+)
+def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
+    state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])
+    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n_worse
