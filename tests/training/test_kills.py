@@ -262,7 +262,7 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(in_peace, tmp_path, confi
     status, text = run.end(seconds=10)  # a promise to those whose machine is taken away, not a speed
     assert time.monotonic() - at < 10
     assert status != 0 and run.words
-    assert "stopping after this step, with a checkpoint" in text
+    assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
     last = max(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
     state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
