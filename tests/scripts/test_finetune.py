@@ -118,24 +118,14 @@ def assert_same_outputs(folder, other) -> None:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("trouble", ["No space left", "No such file"])
-def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch, trouble):
+def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, elsewhere, predict = small_disk / "run", small_disk / "elsewhere", finetune.predict_splits
-
-    def predict_splits(*args):
-        fill(small_disk) if trouble == "No space left" else run.rename(elsewhere)
-        return predict(*args)
-
-    with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match=trouble):
-        patch.setattr(finetune, "predict_splits", predict_splits)
+    run, predict = small_disk / "run", finetune.predict_splits
+    with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
+        patch.setattr(finetune, "predict_splits", lambda *args: fill(small_disk) or predict(*args))
         call(*tiny, "--output_dir", run)
-    if trouble == "No such file":
-        shutil.rmtree(run, ignore_errors=True)
-        elsewhere.rename(run)
-    else:
-        (small_disk / "filler").unlink()
+    (small_disk / "filler").unlink()
     assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
     call(*tiny, "--output_dir", run, "--resume", "auto")
     assert_same_outputs(run, tmp_path / "plain")
@@ -189,29 +179,19 @@ def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stay
     assert (tmp_path / "run" / "README.md").read_text() == "mine"
 
 
-def name_files(**changes) -> list:
-    """Return options that name each file of the sample, but for changes."""
-    files = {split: SAMPLE_DIR / f"{split}_preprocess.tsv" for split in ("train", "valid", "test")} | changes
-    return [word for split, path in files.items() for word in (f"--{split}_file", path)]
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_damaged_data_stops_the_script_before_it_writes(tmp_path, split):
+def test_damaged_data_stops_the_script_before_it_writes(tmp_path):
     path = tmp_path / "damaged.tsv"
     path.write_text("a\tneutral\nb\tpositif\n")
+    files = [f"--{split}_file={SAMPLE_DIR / split}_preprocess.tsv" for split in ("train", "valid")]
     with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'positif'"):
-        call(*SCRATCH, *name_files(**{split: path}), "--output_dir", tmp_path / "run")
+        call(*SCRATCH, *files, "--test_file", path, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 REFUSED = {
     "no such model": (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
-    "no such folder": (["--data_dir", "nowhere"], "comes from --data_dir"),
     "too long": (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
-    "too deep": (["--freeze_layers", "99"], "--freeze_layers 99"),
-    "weights of classes": (["--class_weights", "1,2"], "3 positive numbers"),
     "unknown metric": (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
-    "other labels": (["--labels", "baik,buruk"], "found 'p"),
 }
 
 

@@ -16,12 +16,12 @@ from smsa.training.trainer import SentimentTrainer
 class AskAt(TrainerCallback):
     """Asks for a stop by a signal, in the middle of a step."""
 
-    def __init__(self, *steps):
-        self.steps = steps
+    def __init__(self, step, signum=signal.SIGTERM):
+        self.step, self.signum = step, signum
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 in self.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.signum)
 
 
 class RecordingTrainer(SentimentTrainer):
