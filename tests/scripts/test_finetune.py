@@ -222,17 +222,6 @@ def test_own_files_with_own_columns_and_labels_train_also_without_a_test_file(tm
 
 
 @pytest.mark.slow
-def test_two_processes_write_each_thing_once(tmp_path):
-    options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
-    status, text = launch(*options, config="configs/accelerate/cpu.yaml")
-    assert status == 0, text
-    assert list_files(tmp_path / "run") == LEFT_BY_A_RUN
-    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
-    read_predictions(tmp_path / "run", "valid")
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monkeypatch, precision):

@@ -209,7 +209,8 @@ def in_peace(server, tmp_path_factory) -> dict:
     """Results of the long run, on one process and on two."""
     one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
     assert not server.is_killed(LONG, one)
-    Launch(LONG, two, DOUBLE).finish()
+    text = Launch(LONG, two, DOUBLE).finish()
+    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1  # not by each process
     return {SINGLE: result(one), DOUBLE: result(two)}
 
 

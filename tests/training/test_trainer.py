@@ -64,21 +64,13 @@ def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_rows, o
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_every_parameter_moves(train, tiny_model):
-    pairs = zip(tiny_model.named_parameters(), train(num_train_epochs=1).model.parameters(), strict=True)
-    still = [name for (name, before), after in pairs if torch.equal(before, after)]
-    # of the embeddings only rows that occur move; the bias of the keys cancels out in softmax, up to rounding
-    assert [name for name in still if not name.endswith("key.bias")] == []
-
-
 STEPPED = {"n_rows": 37, "num_train_epochs": 5, "lr_step_size": 2, "lr_gamma": 0.5}  # five batches an epoch
 RATES = [1e-3, 1e-3, 1e-3 * 0.5, 1e-3 * 0.5, 1e-3 * 0.5 * 0.5]
 RATE_OF_EACH_BATCH = [rate for rate in RATES for _ in range(5)]
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_learning_rate_is_steplr_by_epoch(train, accumulation):
-    trainer = train(gradient_accumulation_steps=accumulation, **STEPPED)
+def test_learning_rate_is_steplr_by_epoch(train):
+    trainer = train(gradient_accumulation_steps=3, **STEPPED)
     assert log_of(trainer, "learning_rate") == RATES
     assert trainer.rates == RATE_OF_EACH_BATCH
 
@@ -144,12 +136,6 @@ def test_training_scores_are_those_of_the_logits_that_training_made(train):
         assert log_of(trainer, f"train_{name}") == log_of(trainer, f"eval_{name}")
     made = [entry["train_loss"] for entry in trainer.state.log_history if "train_f1" in entry]
     assert len(made) == 2 and made == pytest.approx(log_of(trainer, "eval_loss"), rel=1e-5)
-
-
-def test_equal_seeds_give_equal_weights_and_others_do_not(train):
-    options = {"n_rows": 24, "model": make_model(dropout=0.1), "num_train_epochs": 1}
-    one, again, other = (flatten(train(f"run-{i}", seed=seed, **options).model) for i, seed in enumerate((1, 1, 2)))
-    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_length_groups_hold_each_text_once_in_another_order_each_epoch():
@@ -295,15 +281,10 @@ def test_weight_decay_shrinks_all_weights_but_biases_and_norms(train):
 
 
 def test_other_optimisers_and_losses_are_taken(make):
-    trainer, n_labels = make(optim="sgd", learning_rate=0.1), []
-
-    def loss_of_ones_own(outputs, labels, num_items_in_batch=None):
-        n_labels.append(len(labels))
-        return functional.cross_entropy(outputs.logits, labels)
-
-    trainer.compute_loss_func = loss_of_ones_own
+    trainer = make(optim="sgd", learning_rate=0.1)
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: outputs.logits.sum() * 0 + len(labels)
     trainer.train()
-    assert n_labels[:2] == [8, 8]
+    assert [loss.item() for loss in trainer.losses[:2]] == [8, 8]
     assert type(trainer.optimizer.optimizer) is torch.optim.SGD
     assert trainer.args.to_dict()["optim"] == "sgd"
 
@@ -318,18 +299,10 @@ def test_label_smoothing_is_in_the_training_loss_only(make, rows):
         torch.testing.assert_close(loss, expected)
 
 
-def test_the_loss_is_logged_by_steps_and_goes_to_reporters(make):
-    trainer, logged = make(logging_strategy="steps", logging_steps=1), []
-
-    class Report(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            logged.append(dict(logs))
-
-    trainer.add_callback(Report())
-    trainer.train()
-    losses = [entry["loss"] for entry in logged if "loss" in entry]
-    assert losses == pytest.approx([loss.item() for loss in trainer.losses])
-    assert sum("train_f1" in entry for entry in logged) == 2
+def test_the_loss_is_logged_by_steps(train):
+    trainer = train(logging_strategy="steps", logging_steps=1)
+    assert log_of(trainer, "loss") == pytest.approx([loss.item() for loss in trainer.losses])
+    assert len(log_of(trainer, "train_f1")) == 2
 
 
 def test_evaluation_and_checkpoints_by_steps(train, tmp_path):
