@@ -19,8 +19,7 @@ from smsa.errors import UserError
 from smsa.evaluation.statistics import bootstrap, count_confusion
 from smsa.files import hash_file, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.bundled import BUNDLED, ENCODER, FOLDER
-from smsa.models.loading import load_classifier
+from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import predict_examples, score_label_ids
 

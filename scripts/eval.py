@@ -12,7 +12,7 @@ from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.arguments import EngineArguments
-from smsa.models.bundled import find_bundled
+from smsa.models.loading import find_bundled
 
 logger = logging.getLogger("smsa.eval")
 

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from transformers import set_seed
+from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
@@ -23,7 +24,7 @@ from smsa.models.loading import choose_labels, freeze_layers, load_model
 from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
-from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, keep_newest, sole_run
+from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run
 from smsa.training.metrics import (
     collect_metrics,
     history_table,
@@ -129,7 +130,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         write_json(record, staging / RUN_RECORD)
         write_card(staging, output_dir)
         publish(staging, output_dir, last=RUN_RECORD)
-    keep_newest(output_dir, trainer.state.best_model_checkpoint)
+    # the newest checkpoint stays, from which the run can be lengthened, and the best one
+    rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     for split in outputs:
         logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], labels))
     logger.info("The model is in %s", output_dir)

@@ -30,7 +30,7 @@ _SHARE = ("more than 0 and below 1", lambda value: 0 < value < 1)
 _RANGES = {
     **dict.fromkeys(("learning_rate", "lr_gamma", "adam_epsilon", "num_train_epochs"), _POSITIVE),
     **dict.fromkeys(("max_grad_norm", "rdrop_alpha", "weight_decay", "warmup_steps", "decay_steps"), _FROM_ZERO),
-    **dict.fromkeys(("freeze_layers", "early_stopping_patience", "dataloader_num_workers", "seed"), _FROM_ZERO),
+    **dict.fromkeys(("early_stopping_patience", "dataloader_num_workers", "seed"), _FROM_ZERO),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _FROM_ONE),
     **dict.fromkeys(("gradient_accumulation_steps", "lr_step_size", "evaluate_every", "num_threads"), _FROM_ONE),
     **dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), _FROM_ONE),

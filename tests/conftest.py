@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
@@ -174,16 +175,17 @@ def tokenizer(_tiny):
     return copy.deepcopy(_tiny[1])
 
 
+def make_rows(tokenizer, n: int) -> Dataset:
+    """Get n encoded rows, of different lengths."""
+    picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
+    encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
+    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
+
+
 @pytest.fixture
 def rows(tokenizer):
-    """A function that gets n encoded rows, of different lengths."""
-
-    def make(n: int) -> Dataset:
-        picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
-        encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-        return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
-
-    return make
+    """A function that gets n encoded rows."""
+    return partial(make_rows, tokenizer)
 
 
 @pytest.fixture

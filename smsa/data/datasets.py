@@ -1,4 +1,4 @@
-"""Labelled files -> rows -> `datasets.DatasetDict` -> tokens -> batches. Strict: a bad row stops all, by file and line."""
+"""Labelled files -> rows -> `datasets.DatasetDict` -> tokens -> batches. Strict: a bad row stops all, by its line."""
 
 import logging
 import os

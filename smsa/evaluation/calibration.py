@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 from smsa.files import hash_file, write_json
-from smsa.models.bundled import find_bundled
-from smsa.models.loading import load_classifier, save_tokenizer
+from smsa.models.loading import find_bundled, load_classifier, save_tokenizer
 
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:

@@ -12,7 +12,7 @@ import pandas as pd
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.bundled import find_bundled
+from smsa.models.loading import find_bundled
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from smsa.data.labels import label_names
 from smsa.distributed import is_main
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.bundled import CLASSIFIER, introduce_classifier
-from smsa.models.loading import load_classifier
+from smsa.models.loading import CLASSIFIER, introduce_classifier, load_classifier
 
 logger = logging.getLogger(__name__)
 

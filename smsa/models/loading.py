@@ -29,10 +29,14 @@ from transformers.utils import cached_file
 from smsa.data.labels import LABELS, label_maps, label_names, parse_labels
 from smsa.errors import UserError
 from smsa.files import write_json
-from smsa.models.bundled import CLASSIFIER, ENCODER, find_bundled
 from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
+
+# Two models come with the package: an encoder (recipes/pretrain-mini.yaml), and a classifier made from it
+# (recipes/mini.yaml).
+FOLDER = Path(__file__).parent.parent / "bundled"
+BUNDLED = ENCODER, CLASSIFIER = ("mini", "mini-sentiment")
 
 _WEIGHT_FILES = [f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -111,6 +115,25 @@ def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loade
     if random_weights:
         logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
     return model, _load_tokenizer(name, model, revision)
+
+
+def find_bundled(name: str | Path) -> str:
+    """Return the folder of `mini` or `mini-sentiment`; any other name comes back unchanged.
+
+    `./mini` is a folder of the user's, and so is every Path.
+    """
+    return str(FOLDER / name if name in BUNDLED else name)
+
+
+def introduce_classifier() -> str:
+    """Return what is logged where no model was named: which one is used, how good it is, and what is better."""
+    scores = json.loads(Path(find_bundled(CLASSIFIER), "metrics.json").read_bytes())["valid"]
+    low, high = scores["intervals"]["f1"]
+    return (
+        f"No model was named: this is {CLASSIFIER}, a small one that comes with smsa. On SmSA valid, on which it was "
+        f"chosen, its macro F1 is {100 * scores['f1']:.1f} ({100 * low:.1f} to {100 * high:.1f}) and its accuracy "
+        f"{100 * scores['accuracy']:.1f}. Where there is a network, fine-tune IndoBERT: recipes/indonlu.yaml."
+    )
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from smsa.data.labels import LABELS
 from smsa.data.normaliser import has_normaliser
 from smsa.errors import UserError
-from smsa.models.bundled import BUNDLED, find_bundled
+from smsa.models.loading import BUNDLED, find_bundled
 
 logger = logging.getLogger(__name__)
 

@@ -71,19 +71,19 @@ class RunGuard(TrainerCallback):
 
     def receive(self, signum: int, frame: object = None) -> None:
         """Note a wish to stop; a second Ctrl-C ends this process."""
-        now = time.monotonic()
-        if self.signum is None:
-            self.signum, self.received_at = signum, now
-            line = f"{signal.Signals(signum).name}: stopping after this step, with a checkpoint. A second Ctrl-C stops "
-            ends, line = False, f"{line}at once."
-        else:
-            # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
-            ends = signal.SIGINT in (signum, self.signum) and now - self.received_at > SAME_SIGNAL_SECONDS
+        is_second = self.signum is not None
+        # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
+        is_meant = signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS
+        if is_second and not is_meant:
+            return
+        if is_second:
             line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
-            line = line if ends else ""
-        if line and is_main():
-            os.write(2, f"\n{line}\n".encode())  # safe in a handler of signals, where print is not
-        if ends:
+        else:
+            self.signum, self.received_at = signum, time.monotonic()
+            line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
+        if is_main():
+            os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
+        if is_second:
             os._exit(128 + signum)
 
     def on_step_end(self, args, state, control, **kwargs):

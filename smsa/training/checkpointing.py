@@ -20,7 +20,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.distributed import is_main, on_main
 from smsa.errors import UserError
@@ -64,11 +63,6 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
 
 
-def keep_newest(output_dir: Path, best: str | None) -> None:
-    """Remove all checkpoints but the newest, from which a finished run can be lengthened, and the `best` one."""
-    rotate_checkpoints(str(output_dir), save_total_limit=1, best_model_checkpoint=best)
-
-
 def verify(checkpoint: Path) -> dict:
     """Return the manifest of a checkpoint whose files are all as they were written.
 
@@ -79,10 +73,9 @@ def verify(checkpoint: Path) -> dict:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         for name, written in manifest["files"].items():
             digest, size = hash_file(checkpoint / name)
-            if size != written["bytes"]:
-                raise DamagedCheckpointError(f"{checkpoint.name}/{name} has {size:,} bytes, not {written['bytes']:,}")
-            if digest != written["sha256"]:
-                raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written (its sha256 differs)")
+            if {"bytes": size, "sha256": digest} != written:
+                found = f"{size:,} bytes, of {written['bytes']:,}"
+                raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written ({found})")
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{checkpoint.name}/{Path(error.filename).name} is missing") from error
     except OSError as error:
@@ -129,10 +122,7 @@ def find_newest(output_dir: Path) -> Path | None:
 def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Path | None, bool]:
     """Return the checkpoint to resume from, None to start at the beginning; and whether the run is finished already.
 
-    Args:
-        output_dir: where the run has its files.
-        settings: plain values on which the result of the run depends, by name.
-        environment: plain values that may change within a run but can move the last bits of its result.
+    `settings` and `environment` are as ResumableTrainer has them.
 
     Raises:
         DamagedCheckpointError: if there are checkpoints, but none is whole.
@@ -150,21 +140,16 @@ def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Pat
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)
-    listed = {name: f"{name} was {manifest['settings'].get(name)}, is {settings.get(name)}" for name in changed}
-    if not set(changed) <= CHANGEABLE:
-        refused = "; ".join(listed[name] for name in changed if name not in CHANGEABLE)
+    if refused := {name: said for name, said in changed.items() if name not in CHANGEABLE}:
         raise UserError(
-            f"{newest} was made with other settings: {refused}. Give them as before, or start a new run in another "
-            "--output_dir."
+            f"{newest} was made with other settings: {'; '.join(refused.values())}. Give them as before, or start a "
+            "new run in another --output_dir."
         )
     if changed:
-        logger.info("Changed within the run: %s", "; ".join(listed.values()))
-    moved = [name for name, value in environment.items() if manifest["environment"].get(name) != value]
-    if moved:
-        logger.warning(
-            "The last bits of the result may differ from those of an undisturbed run: %s.",
-            "; ".join(f"{name} was {manifest['environment'].get(name)}, is {environment[name]}" for name in moved),
-        )
+        logger.info("Changed within the run: %s", "; ".join(changed.values()))
+    if moved := _find_changed(manifest["environment"], environment):
+        said = "; ".join(moved.values())
+        logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", said)
     logger.info("Resumes from %s", newest)
     return newest, False
 
@@ -181,8 +166,10 @@ def _read_record(output_dir: Path) -> dict | None:
         raise UserError(f"{path} is not what a finished run leaves: remove it, or start anew.") from error
 
 
-def _find_changed(before: dict, now: dict) -> list[str]:
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+def _find_changed(before: dict, now: dict) -> dict[str, str]:
+    """Return what a message says of each value that differs, by name."""
+    names = sorted(before.keys() | now.keys())
+    return {name: f"{name} was {a}, is {b}" for name in names if (a := before.get(name)) != (b := now.get(name))}
 
 
 @contextmanager

@@ -135,23 +135,19 @@ def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labe
 
     Of each split, scores without its prefix: macro scores first, then those of each label.
     """
-    state, names = trainer.state, [f"{score}_{label}" for label in labels for score in ("f1", "recall", "precision", "n")]
+    state, of_labels = trainer.state, ("f1", "recall", "precision", "n")
+    names = [*MACRO_SCORES, *(f"{score}_{label}" for label in labels for score in of_labels)]
     kept_step = trainer.args.load_best_model_at_end and state.best_global_step or state.global_step
     trained = [entry for entry in state.log_history if "train_f1" in entry]
     kept = next((entry for entry in trained if entry["step"] == kept_step), trained[-1])
     scores = {"train": kept} | {split: output.metrics for split, output in outputs.items()}
     return {"epoch": epoch_number(kept["epoch"])} | {
-        split: {name: found[f"{split}_{name}"] for name in (*MACRO_SCORES, *names)} for split, found in scores.items()
+        split: {name: found[f"{split}_{name}"] for name in names} for split, found in scores.items()
     }
 
 
 def history_table(log_history: list[dict[str, float]], columns: dict[str, str] = HISTORY) -> pd.DataFrame:
-    """Return one row an epoch: `epoch`, and what the log has under the keys of `columns`, named by their values.
-
-    Args:
-        log_history: `trainer.state.log_history`.
-        columns: what is asked of it.
-    """
+    """Return one row an epoch: `epoch`, and what the log has under the keys of `columns`, named by their values."""
     # the entry of the end of a run has a train_loss of another meaning
     rows: dict[int, dict[str, float]] = {}
     for entry in log_history:
@@ -171,10 +167,10 @@ def predict_examples(
     for text in texts:
         with torch.inference_mode():
             logits = model(**tokenizer(text, truncation=True, return_tensors="pt").to(model.device)).logits[0]
-        probabilities = dict(zip(labels, logits.double().softmax(-1).tolist(), strict=True))
-        label = max(probabilities, key=probabilities.get)
-        shares = {f"p_{name}": share for name, share in probabilities.items()}
-        examples.append({"text": text, "label": label, "score": probabilities[label], **shares})
+        shares = logits.double().softmax(-1).tolist()
+        label, score = labels[np.argmax(shares)], max(shares)
+        named = {f"p_{name}": share for name, share in zip(labels, shares, strict=True)}
+        examples.append({"text": text, "label": label, "score": score, **named})
     return examples
 
 
@@ -207,18 +203,16 @@ def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
 
 
 def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
-    """Write seeds.json: the scores of the finished run of each seed, their mean and their standard deviation.
+    """Write seeds.json, and return what it holds.
 
     Returns:
-        What seeds.json holds: `runs` by seed (what metrics.json of each says, with its `folder`); `mean` and `std` by
-        split and score. `std` divides by n - 1, and is null for one run.
+        `runs` by seed (what metrics.json of each says, with its `folder`); `mean` and `std` by split and score. `std`
+        divides by n - 1, and is null for one run.
     """
-    output_dir = Path(output_dir)
-    folders = {seed: f"seed-{seed}" for seed in seeds}
-    runs = {
-        seed: {"folder": folder} | json.loads((output_dir / folder / "metrics.json").read_bytes())
-        for seed, folder in folders.items()
-    }
+    output_dir, runs = Path(output_dir), {}
+    for seed in seeds:
+        runs[seed] = {"folder": f"seed-{seed}"}
+        runs[seed] |= json.loads((output_dir / f"seed-{seed}" / "metrics.json").read_bytes())
     summary = {"runs": runs, "mean": {}, "std": {}}
     for split in ("valid", "test"):
         table = pd.DataFrame([run[split] for run in runs.values() if split in run])

@@ -31,6 +31,8 @@ from smsa.training.callbacks import EpochProgress, EpochStepLR, RunGuard, count_
 from smsa.training.checkpointing import DamagedCheckpointError, commit, find_newest, list_checkpoints, verify
 from smsa.training.metrics import compute_metrics
 
+# What an option needs is imported where the option is on.
+
 logger = logging.getLogger(__name__)
 
 IGNORED = -100  # torch's cross entropy, and Trainer's count of labels, pass this one over
@@ -56,6 +58,7 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         self.settings, self.environment = settings or {}, environment or {}
+        self.makes_optimizer = self.optimizer is None
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
         self.guard = RunGuard(self.accelerator)
@@ -81,14 +84,12 @@ class ResumableTrainer(Trainer):
                 raise UserError(f"{output_dir} has no checkpoint to resume from.")
         if resume_from_checkpoint:
             manifest = on_main(lambda: verify(Path(resume_from_checkpoint)))
-            if manifest["world_size"] != self.args.world_size:
-                raise UserError(
-                    f"{resume_from_checkpoint} was made by {manifest['world_size']} processes, these are "
-                    f"{self.args.world_size}."
-                )
+            n_before, n_now = manifest["world_size"], self.args.world_size
+            if n_before != n_now:
+                raise UserError(f"{resume_from_checkpoint} was made by {n_before} processes, these are {n_now}.")
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
-            if self._is_over(state):
-                return self._take_over(state, resume_from_checkpoint)
+            if output := self._end_of(state, resume_from_checkpoint):
+                return output
         elif self.args.should_save:
             for checkpoint in list_checkpoints(output_dir):  # of an earlier training, which would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", checkpoint)
@@ -97,12 +98,12 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        if not resume_from_checkpoint:
-            self.optimizer = None if self.optimizer_cls_and_kwargs else self.optimizer  # an average begins anew
+        if self.makes_optimizer:
+            self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; OwnDropout then makes it differ
         if self.records_steps:
-            from smsa.training.cuda_graphs import StepRecorder  # for GPUs only
+            from smsa.training.cuda_graphs import StepRecorder
 
             self.recorder = StepRecorder(self.model)
         try:
@@ -127,18 +128,16 @@ class ResumableTrainer(Trainer):
         of_run = math.ceil(self.args.num_train_epochs * an_epoch)
         return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
 
-    def _is_over(self, state: TrainerState) -> bool:
-        """Return whether training was over at a checkpoint: Trainer does not keep that, and would train on."""
+    def _end_of(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput | None:
+        """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
         _, n_steps = self.count_steps()
         if state.global_step > n_steps:
             raise UserError(
                 f"The checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
             )
         n_worse = count_worse(state, self.args.metric_for_best_model, self.args.greater_is_better)
-        return state.global_step == n_steps or 0 < self.args.early_stopping_patience <= n_worse
-
-    def _take_over(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput:
-        """Load the result of a training that was over when its last checkpoint was taken."""
+        if state.global_step < n_steps and not 0 < self.args.early_stopping_patience <= n_worse:
+            return None
         logger.info("Training was over after step %d; a higher --num_train_epochs trains for longer, and where it had "
                     "stopped early, a higher --early_stopping_patience.", state.global_step)  # fmt: skip
         if self.args.load_best_model_at_end and state.best_global_step:
@@ -153,18 +152,18 @@ class ResumableTrainer(Trainer):
         To give each rank as many batches, Accelerate fills the last step of an epoch with rows from its start. Theirs
         become -100, which no loss, no count and no score of training takes in.
         """
-        args = self.args
-        if args.world_size > 1:
-            n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches
-            epoch_iterator = map(partial(self._mark_repeated, n_last), epoch_iterator)
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        args, state = self.args, self.accelerator.gradient_state
+        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
 
-    def _mark_repeated(self, n_last: int, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if n_last and self.accelerator.gradient_state.end_of_dataloader:
-            label_ids = batch["labels"]  # (batch,) or (batch, length)
-            n_before = self.args.process_index * len(label_ids)  # rows go to ranks in turn
-            label_ids[max(0, n_last - n_before) :] = IGNORED
-        return batch
+        def mark_repeated(batch):
+            if n_last and state.end_of_dataloader:
+                label_ids = batch["labels"]  # (batch,) or (batch, length)
+                n_before = args.process_index * len(label_ids)  # rows go to ranks in turn
+                label_ids[max(0, n_last - n_before) :] = IGNORED
+            return batch
+
+        batches = map(mark_repeated, epoch_iterator) if args.world_size > 1 else epoch_iterator
+        return super().get_batch_samples(batches, num_batches, device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
@@ -230,12 +229,12 @@ class ResumableTrainer(Trainer):
     # Trainer's own grouping by length runs through each pool of texts from long to short, which costs macro F1: see
     # LengthGroupedSampler. To be deleted when Trainer shuffles the batches of a pool.
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        train_dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != LENGTH_GROUPS:
             return super()._get_train_sampler(train_dataset)
-        from smsa.training.length_groups import LengthGroupedSampler  # where it is asked for
+        from smsa.training.length_groups import LengthGroupedSampler
 
-        return LengthGroupedSampler(count_tokens(train_dataset), self.args.rows_a_step, self.args.seed)
+        lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
+        return LengthGroupedSampler(lengths, self.args.rows_a_step, self.args.seed)
 
 
 def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
@@ -332,14 +331,12 @@ class SentimentTrainer(ResumableTrainer):
         Args:
             num_items_in_batch: texts of the step, over accumulated batches and ranks; None stands for this batch.
 
-        Returns:
-            The loss, and with `return_outputs` the outputs too. In training, and only there, each text counts with the
-            weight of its label, and `label_smoothing_factor` smooths; the sum is divided by the number of texts, not of
-            weights, so that a step is the same however it is cut into batches. With `rdrop_alpha`, each text is
-            computed twice in training, with other dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times
-            the divergence of both predictions is added: half of the paper's.
+        In training, and only there, each text counts with the weight of its label, and `label_smoothing_factor`
+        smooths; the sum is divided by the number of texts, not of weights, so that a step is the same however it is cut
+        into batches. With `rdrop_alpha`, each text is computed twice in training, with other dropout; the loss is the
+        mean of both, and `rdrop_alpha` / 2 times the divergence of both predictions is added: half of the paper's.
 
-        Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
+        Source of R-Drop: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
         """
         if self.compute_loss_func is not None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

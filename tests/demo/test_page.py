@@ -28,7 +28,7 @@ from smsa.demo.page import (
     mark_words,
 )
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.bundled import CLASSIFIER
+from smsa.models.loading import CLASSIFIER
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"

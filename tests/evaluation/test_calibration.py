@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
 from smsa.evaluation import calibration
-from smsa.models.bundled import find_bundled
-from smsa.models.loading import load_classifier
+from smsa.models.loading import find_bundled, load_classifier
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}

@@ -16,7 +16,7 @@ from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference.attribution import TOLERANCE, weigh_words
-from smsa.models.bundled import CLASSIFIER
+from smsa.models.loading import CLASSIFIER
 
 
 def log_odds(probability: float) -> float:

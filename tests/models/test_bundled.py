@@ -16,8 +16,7 @@ from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
-from smsa.models.bundled import BUNDLED, CLASSIFIER, ENCODER, FOLDER, find_bundled
-from smsa.models.loading import load_encoder
+from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FOLDER, find_bundled, load_encoder
 from smsa.training.metrics import score_label_ids
 
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from smsa.models.bundled import FOLDER
+from smsa.models.loading import FOLDER
 from smsa.pretraining.corpus import (
     Source,
     decontaminate,
