@@ -91,12 +91,9 @@ def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
     assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 
 
-def test_tfidf_needs_a_text_of_each_label():
+def test_what_is_no_training_data_and_no_baseline_is_refused_by_name(sample, tmp_path):
     with pytest.raises(UserError, match="at least one training text of each label"):
         Tfidf.fit(["a b", "b c"], [0, 1])
-
-
-def test_a_damaged_baseline_is_refused_by_name(sample, tmp_path):
     save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
     weights, description = tmp_path / "baseline.safetensors", tmp_path / "baseline.json"
     values, whole = json.loads(description.read_text()), weights.read_bytes()

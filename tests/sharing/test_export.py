@@ -55,9 +55,8 @@ def bert(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path):
-    rows = [(f"{text}{' enak' * (i % 9)}", label) for i, (text, label) in enumerate(TINY_ROWS * 5)]
-    path = tmp_path / "valid.tsv"
-    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8")
+    path, counts = tmp_path / "valid.tsv", enumerate(TINY_ROWS * 5)
+    path.write_text("".join(f"{text}{' enak' * (i % 9)}\t{label}\n" for i, (text, label) in counts))
     return path
 
 
