@@ -21,7 +21,7 @@ UPLOADED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("README.md", "metrics.json", "history.csv"),
-    *("scores.png", "confusion.png", "reliability.png"),
+    *("history.png", "scores.png", "confusion.png", "reliability.png"),
 )
 
 
