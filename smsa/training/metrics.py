@@ -233,4 +233,4 @@ def seeds_table(summary: dict) -> str:
     of_labels = [score for score in summary["mean"]["valid"] if score.startswith("f1_")]
     table = 100 * pd.DataFrame.from_dict(rows, orient="index")[["f1", "accuracy", *of_labels]]
     titles = {"f1": "macro F1"} | {score: score.removeprefix("f1_") for score in of_labels}
-    return table.rename(columns=titles).to_string(float_format="{:.2f}".format)
+    return table.rename(columns=titles).rename_axis(columns="seed").to_string(float_format="{:.2f}".format)
