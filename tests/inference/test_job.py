@@ -1,17 +1,20 @@
 """Files in, files out: nothing lost, nothing doubled, nothing predicted twice, and never the shards of another job."""
 
 import csv
+import datetime
 import json
 import os
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_model
-from tables import ADDED, HOSTILE, make_classifier, read_file, write_file
+from tables import ADDED, HOSTILE, make_classifier, read_file, write_file, write_workbook
 
 from smsa import predict_files
 from smsa.data.formats import BadRowsError
+from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.inference import job as job_module
 from smsa.inference.job import find_inputs
@@ -176,12 +179,73 @@ def test_submission_is_the_benchmarks_also_where_a_label_has_a_comma(tokenizer, 
     assert rows == [["index", "label"], *([str(i), label] for i, label in enumerate(labels))]
 
 
-def test_fewer_columns_and_other_names(classifier, tmp_path):
-    write_file(tmp_path / "in.csv", [{"text": "enak", "label": "x"}])
-    with pytest.raises(UserError, match="--prefix smsa_"):
-        predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv")
-    predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv", prefix="smsa_", labels_only=True)
-    assert list(read_file(tmp_path / "out.csv")[0]) == ["text", "label", "smsa_label"]
+@pytest.mark.parametrize("names, options, added", [
+    (["text", "label"], {}, ["smsa_label"]),
+    (["Text", "Label"], {}, ["smsa_label"]),
+    (["text", "p_label"], {"prefix": "p_"}, ["smsa_p_label"]),
+    (["text", "smsa_label", "label"], {}, ["smsa_smsa_label"]),
+    (["text", "n"], {"prefix": "my_"}, ["my_label"]),
+])  # fmt: skip
+def test_added_names_are_none_of_the_input(classifier, tmp_path, caplog, names, options, added):
+    caplog.set_level("INFO", "smsa")
+    write_file(tmp_path / "in.csv", [dict(zip(names, ("enak", "x", "y"), strict=False))])
+    predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv", labels_only=True, **options)
+    assert list(read_file(tmp_path / "out.csv")[0]) == names + added
+    assert ("added names begin with" in caplog.text) == (added[0].startswith("smsa_"))
+
+
+def test_a_key_of_jsonl_that_comes_late_and_is_added_is_named(classifier, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": "a", "score": 1}\n')
+    with pytest.raises(
+        UserError, match="in.jsonl:1001: prediction adds score, which is a key here: give --prefix smsa_"
+    ):
+        predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    shutil.rmtree(tmp_path / "out.jsonl.shards")
+    predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix="smsa_")
+
+
+def test_the_inputs_are_checked_before_a_model_is_loaded(tmp_path):
+    def load():
+        raise AssertionError("loaded")
+
+    (tmp_path / "in.csv").write_text("text,n\nenak,1,2\n")
+    with pytest.raises(BadRowsError, match="1 bad row"):
+        predict_files(load, tmp_path / "in.csv", tmp_path / "out.csv")
+    with pytest.raises(BadRowsError, match="No row is left. Nothing has been written."):
+        predict_files(load, tmp_path / "in.csv", tmp_path / "out.csv", on_bad_row="skip")
+
+
+def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_path):
+    texts = ["=1+1", "@user hai", "+62 812", "-5", "https://a.b", "'=1", "\x01", "_x000D_", "5"]
+    write_file(tmp_path / "in.csv", [{"text": text} for text in texts])
+    for name in ("out.csv", "out.xlsx", "escaped.csv"):
+        predict(classifier, tmp_path / "in.csv", tmp_path / name, escape_formulas=name == "escaped.csv")
+    assert [row["text"] for row in read_file(tmp_path / "out.csv")] == texts
+    (chunk,) = Source(tmp_path / "out.xlsx").chunks(99)
+    assert chunk.texts.to_pylist() == texts
+    assert chunk.table.column_names == ["text", *ADDED] and pa.types.is_floating(chunk.table["score"].type)
+    escaped = ["'=1+1", "'@user hai", "'+62 812", "-5", "https://a.b", "''=1", *texts[6:]]
+    assert [row["text"] for row in read_file(tmp_path / "escaped.csv")] == escaped
+
+
+def test_a_workbook_comes_back_as_one_with_its_types(classifier, tmp_path):
+    rows = [["No", "Ulasan", "Tanggal"], [1, "enak", datetime.datetime(2025, 1, 5, 10)], [2, "x" * 32767, None]]
+    write_workbook(tmp_path / "in.xlsx", {"Ringkasan": [["a"], [1]], "Data": rows})
+    (tmp_path / "in.json").write_text('[{"text": "enak", "n": 1.50}]')
+    predict_files(classifier, [tmp_path / "in.xlsx", tmp_path / "in.json"], tmp_path / "out")
+    (chunk,) = Source(tmp_path / "out" / "in.xlsx").chunks(9)
+    assert [list(row.values())[:3] for row in chunk.table.to_pylist()] == rows[1:]
+    assert (tmp_path / "out" / "in.jsonl").read_text().startswith('{"text": "enak", "n": 1.50, "label": ')
+    (tmp_path / "long.csv").write_text("text\n" + "enak " * 7000 + "\nenak\n")
+    with pytest.raises(BadRowsError, match="long.csv:2: 'text' holds more than 32,767 characters"):
+        predict(classifier, tmp_path / "long.csv", tmp_path / "long.xlsx")
+
+
+@pytest.mark.parametrize("encoding, bom", [("utf-8-sig", True), ("utf-8", False), ("utf-16", True), ("cp1252", False)])
+def test_a_byte_order_mark_that_came_is_given_back(classifier, tmp_path, encoding, bom):
+    (tmp_path / "in.csv").write_bytes("id;text\n1;café\n".encode(encoding))
+    predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes().startswith(b'\xef\xbb\xbf"id","text"' if bom else b'"id","text"')
 
 
 def test_bad_rows_of_any_file_stop_everything_before_anything_is_written(classifier, tmp_path):

@@ -128,4 +128,5 @@ def test_names_that_a_format_cannot_hold_are_refused():
         render_header("jsonl", ["a", "b", "a"])
     with pytest.raises(UserError, match="holds a tab or a line break, which TSV cannot"):
         render_header("tsv", ["a", "b\tc"])
-    assert render_header("csv", ["a", 'b"c', "=d", "a"]) == b'"a","b""c","\'=d","a"\n'
+    assert render_header("csv", ["a", 'b"c', "=d", "a"]) == b'"a","b""c","=d","a"\n'
+    assert render_header("csv", ["=d"], escapes=True) == b'"\'=d"\n'
