@@ -10,6 +10,7 @@ from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
 from smsa.data.datasets import find_files
 from smsa.data.labels import LABELS, parse_labels
+from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
@@ -24,14 +25,15 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     output = Path(args.output)
     require_empty(output, "choose another --output", frozenset({STAGING}))
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
-    columns = data_args.text_column, data_args.label_column
     files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file)
-    train = LabelledFile.read(files["train"], labels, columns)
+    if files["valid"] is None:
+        raise UserError("a baseline is evaluated on valid: give --valid_file, too.")
+    train = LabelledFile.read(files["train"], labels, **data_args.reading())
     baseline = BASELINES[args.kind].fit(train.texts, train.gold.tolist(), labels)
 
-    data = LabelledFile.read(files["valid"], labels, columns, files["train"])
+    data = LabelledFile.read(files["valid"], labels, files["train"], **data_args.reading())
     report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data)
-    write_report(report, output)
+    write_report(report, output, rejects=data.rejects)
     with staged(output) as staging:
         save_baseline(baseline, staging)
         publish(staging, output, last=DESCRIPTION)

@@ -30,7 +30,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     options = {"label_map": data_args.label_map, **vars(engine_args)}
     require_empty(output, "choose another --output", frozenset({STAGING}))
     (system,) = load_systems([args.model], **options)
-    data = LabelledFile.read(data_args.data, system.labels, (data_args.text_column, data_args.label_column))
+    data = LabelledFile.read(data_args.data, system.labels, **data_args.reading())
     output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
         calibration.copy_model(source, staging)

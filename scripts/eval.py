@@ -20,11 +20,10 @@ logger = logging.getLogger("smsa.eval")
 def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
-    columns = data_args.text_column, data_args.label_column
-    data = LabelledFile.read(data_args.data, systems[0].labels, columns, args.train_file)
+    data = LabelledFile.read(data_args.data, systems[0].labels, args.train_file, **data_args.reading())
     report = evaluate(systems, data, args.seed, args.robustness)
     history = Path(find_bundled(args.model), "history.csv") if args.model else None
-    write_report(report, args.output, history if history and history.is_file() else None)
+    write_report(report, args.output, history if history and history.is_file() else None, data.rejects)
 
     log_report(report)
     logger.info("The report is in %s", Path(args.output, "report.md"))

@@ -15,7 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
-from smsa.data.datasets import SMSA_SHA256, encode_splits, find_files, load_splits, sort_by_length
+from smsa.data.datasets import SMSA_SHA256, encode_splits, find_files, load_splits, sort_by_length, write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.distributed import is_main, on_main, require_same, world_size
 from smsa.files import hash_file, naming, publish, staged, write_json
@@ -69,9 +69,11 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
     labels = choose_labels(data_args.labels, name, revision)
-    splits = load_splits(files, labels, data_args.text_column, data_args.label_column)
+    reading = data_args.reading()
+    splits = load_splits(files, labels, **reading)
     data = {}
     for split, path in files.items():
+        path = path or files["train"]  # of which valid is a part
         sha256, _ = hash_file(path)
         is_smsa = sha256 == SMSA_SHA256[split]
         data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
@@ -124,6 +126,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
             write_submission(outputs["test"], labels, staging / "submission.csv")
         write_json(metrics, staging / "metrics.json")
         history_table(trainer.state.log_history).to_csv(staging / "history.csv", index=False)
+        write_rejects(reading["rejects"] or (), staging)
         record = describe_run(trainer, arguments)
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])

@@ -8,6 +8,7 @@ import difflib
 import gc
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,10 @@ def parse(
         for name in lists:
             if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
                 raise UserError(f"--{name} is given twice; write --{name} A B.")
+        # a value like -1,0,1 is no option, which argparse sees of single numbers only
+        for i in [i for i, word in enumerate(argv) if re.match(r"-\d", word)][::-1]:
+            if i and re.fullmatch(r"--\w+", argv[i - 1]) and argv[i - 1][2:] not in lists:
+                argv = [*argv[: i - 1], f"{argv[i - 1]}={argv[i]}", *argv[i + 1 :]]
         if argv and not argv[0].startswith("-"):
             argv = _recipe_words(Path(argv[0]), list(options), lists) + argv[1:]
         *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)

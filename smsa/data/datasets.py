@@ -1,8 +1,10 @@
 """Labelled files -> rows -> `datasets.DatasetDict` -> tokens -> batches. Strict: a bad row stops all, by its line."""
 
+import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -12,16 +14,19 @@ import pooch
 import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from sklearn.model_selection import train_test_split
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from smsa.data.formats import BadRow, BadRowsError
-from smsa.data.labels import LABELS, describe_unknown, label_maps, match_labels, plain_label
+from smsa.data.labels import DROP, LABELS, describe_unknown, label_maps, match_labels, plain_label
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
+REJECTS = "rejects.jsonl"
+VALID_SHARE, VALID_SEED = 0.1, 42  # of a training file without one of validation
 _UNKNOWN = -1  # the id of a label without meaning
 _UNKNOWN_LABEL = "the label is not one of"
 SPLITS = ("train", "valid", "test")
@@ -80,24 +85,24 @@ def find_files(
     train_file: str | Path | None = None,
     valid_file: str | Path | None = None,
     test_file: str | Path | None = None,
-) -> dict[str, Path]:
+) -> dict[str, Path | None]:
     """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
 
+    Without `valid_file` that of valid is None: `load_splits` splits it off train.
+
     Raises:
-        UserError: if only one of train and valid is named, or a folder beside them.
+        UserError: if valid is named without train, or a folder beside them.
         FileNotFoundError: as `find_smsa`.
     """
-    if bool(train_file) != bool(valid_file):
-        raise UserError(
-            "--train_file and --valid_file go together: the epoch that is kept is chosen on valid. docs/training.md "
-            "shows how one file is split."
-        )
+    if valid_file and not train_file:
+        raise UserError("--valid_file goes with --train_file, off which a tenth is split as valid if it is alone.")
     if train_file and data_dir:
         raise UserError(
             "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
             "recipes/mini.yaml and indonlu.yaml name no data."
         )
-    files = {"train": Path(train_file), "valid": Path(valid_file)} if train_file else find_smsa(data_dir)
+    valid_path = Path(valid_file) if valid_file else None
+    files = {"train": Path(train_file), "valid": valid_path} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 
 
@@ -157,7 +162,7 @@ def read_rows(
 
 
 def load_splits(
-    files: dict[str, str | Path],
+    files: dict[str, str | Path | None],
     labels: tuple[str, ...] = LABELS,
     text_column: str | None = None,
     label_column: str = "label",
@@ -168,7 +173,7 @@ def load_splits(
     """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
 
     Args:
-        files: a path for each split, for instance what `find_smsa()` returns.
+        files: a path for each split, for instance what `find_smsa()` returns; None for a valid that is split off train.
         labels: label names in the order of their ids.
         text_column, label_column, label_map, sheet: as in `read_rows`.
         rejects: takes the bad rows, which are left out; None lets them stop the run.
@@ -184,7 +189,9 @@ def load_splits(
     splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
     read = {
-        split: read_rows(path, labels, text_column, label_column, label_map, sheet) for split, path in files.items()
+        split: read_rows(path, labels, text_column, label_column, label_map, sheet)
+        for split, path in files.items()
+        if path is not None
     }
     bad_rows = [row for *_, bad in read.values() for row in bad]
     if bad_rows and (rejects is None or not all(texts for texts, *_ in read.values())):
@@ -194,27 +201,54 @@ def load_splits(
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
+    if files.get("valid", "") is None:
+        read["train"], read["valid"] = _split_off(*read["train"], labels, files["train"])
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
-        counts = Counter(label_ids)
+        counts, path = Counter(label_ids), files[split] or files["train"]
         if len(counts) < 2:
             found = f"{len(texts):,} row(s), all labelled {labels[label_ids[0]]!r}" if texts else "no rows"
             raise UserError(
-                f"{files[split]} has {found}: a score on it would mean nothing. Give a file of two labels or more; of "
+                f"{path} has {found}: a score on it would mean nothing. Give a file of two labels or more; of "
                 "IndoNLU's test_preprocess_masked_label.tsv the real labels are in test_preprocess.tsv."
             )
         names = [repr(label) if label.isdecimal() else label for label in labels]
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
         n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, files[split], note)
+        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
             logger.warning("train has no %s text, so that no text will be labelled so.", absent)
-        elif absent:
-            logger.warning("%s has no %s text: the macro scores count it as 0.", files[split], absent)
+        elif absent and split != "data":
+            logger.warning("%s has no %s text: the macro scores count it as 0.", path, absent)
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     return splits
+
+
+def _split_off(
+    texts: list[str], ids: list[int], lines: list[int], bad_rows: list[BadRow], labels: tuple[str, ...], path: Path
+) -> tuple[tuple, tuple]:
+    """Return rows for train, and a share of each label for valid, which the seed alone draws."""
+    counts = Counter(ids)
+    rare = [labels[i] for i, n in counts.items() if n < 2]
+    if rare:
+        raise UserError(
+            f"{path}: valid cannot be split off, as {', '.join(rare)} has a single text. Give --valid_file, or leave "
+            f"it out with --label_map={rare[0]}={DROP}."
+        )
+    n_valid = max(len(counts), round(VALID_SHARE * len(ids)))
+    split = train_test_split(range(len(ids)), test_size=n_valid, stratify=ids, random_state=VALID_SEED)
+    logger.info("valid: %s rows split off %s, as many of each label by share (seed %d)", n_valid, path, VALID_SEED)
+    return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in map(sorted, split))
+
+
+def write_rejects(rejects: Sequence[BadRow], folder: Path) -> None:
+    """Write the rows that were left out, if any, into a file of the folder."""
+    rows = [{"file": str(r.path), "line": r.line, "value": r.value, "reason": r.reason} for r in rejects]
+    if rows:
+        lines = "".join(f"{json.dumps(row, default=str)}\n" for row in rows)
+        (folder / REJECTS).write_text(lines, encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -71,25 +71,21 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     Raises:
         UserError: for a pair that is neither, or a value with two meanings.
     """
-    ids = {plain_label(label): i for i, label in enumerate(labels)}
-    if len(ids) < len(labels):  # labels that differ by case only
+    exact = {plain_label(label): i for i, label in enumerate(labels)}
+    if len(exact) < len(labels):  # labels that differ by case only
         return {label: i for i, label in enumerate(labels)}
-    by_sentiment = {SENTIMENTS[label]: i for label, i in ids.items() if label in SENTIMENTS}
-    if len(by_sentiment) == sum(label in SENTIMENTS for label in ids):
-        ids = {word: by_sentiment[meant] for word, meant in SENTIMENTS.items() if meant in by_sentiment} | ids
-    if not label_map:
-        return ids
-    targets, named = ids | {DROP: None}, {}
-    for pair in label_map.split(","):
-        left, _, right = (plain_label(part) for part in pair.partition("="))
-        if right in targets and left not in targets:
-            values, target = left, right
-        elif left in targets and (right not in targets or left == right):
-            values, target = right, left
-        else:
-            values = None
-        for value in (values or "").split("|"):
-            if not value.strip() or named.setdefault(value.strip(), targets[target]) != targets[target]:
+    meant = {SENTIMENTS[label]: i for label, i in exact.items() if label in SENTIMENTS}
+    words = {word: meant[sentiment] for word, sentiment in SENTIMENTS.items() if sentiment in meant}
+    ids = words | exact if len(meant) == sum(label in SENTIMENTS for label in exact) else exact
+    named: dict[str, int | None] = {}
+    for pair in label_map.split(",") if label_map else ():
+        sides = [plain_label(side) for side in pair.split("=")]
+        known = [side for side in sides if side in exact or side == DROP] or [side for side in sides if side in ids]
+        values = [side for side in sides if side not in known]
+        means_nothing = len(sides) != 2 or None in sides or len(set(known)) != 1
+        for value in "|".join(filter(None, values)).split("|") if values or means_nothing else ():
+            target = None if means_nothing else ids.get(known[0])
+            if means_nothing or not value.strip() or named.setdefault(value.strip(), target) != target:
                 raise UserError(
                     f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
                     f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."

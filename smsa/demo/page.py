@@ -16,20 +16,17 @@ from tempfile import TemporaryDirectory
 
 import gradio as gr
 import pandas as pd
-import pyarrow as pa
 
 from smsa.data.labels import EXAMPLES
 from smsa.data.reader import ManyColumns, Source
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import pair_outputs, predict_files
-from smsa.inference.writers import escape_formulas, restore_formulas
 
 MAX_CHARS = 5_000  # of one text
 MAX_UPLOAD = "200mb"
 KEPT_SECONDS = 600  # after which a file that was uploaded, and its result, are deleted
 ROWS_SHOWN = 8  # of the most confident and of the least confident
-TAKEN_PREFIX = "smsa_"  # of the added columns, where a file has one of their names already
 _READ_ROWS = 1024
 
 # Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
@@ -156,12 +153,9 @@ def label_file(
         The result, as scripts/predict.py writes it; the number of rows of each label; and what `find_extremes` does.
     """
     ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
-    added = classifier.predict(pa.array([], pa.string())).to_table().column_names
-    taken = set(Source(source, text_column=column).names) & set(added)
-    prefix = TAKEN_PREFIX if taken else ""
-    (summary,) = predict_files(classifier, str(source), str(output), text_column=column, prefix=prefix)
+    (summary,) = predict_files(classifier, str(source), str(output), text_column=column)
     text_column = summary["job"]["inputs"][0]["text_column"]
-    return output, summary["labels"], find_extremes(output, text_column, prefix)
+    return output, summary["labels"], find_extremes(output, text_column, summary["job"]["prefix"])
 
 
 def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
@@ -187,15 +181,11 @@ def find_extremes(output: Path, text_column: str | None, prefix: str = "") -> tu
     """
     if text_column is None:
         return [], []
-    is_sheet = ".csv" in output.suffixes or ".tsv" in output.suffixes
-    if is_sheet:
-        text_column = escape_formulas(pa.array([text_column]))[0].as_py()
     found: list[tuple[float, str, str]] = []  # the extremes of all chunks so far, the least confident first
     # Lines of JSONL may have different keys, so each is taken apart by itself.
     for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
-        texts = restore_formulas(chunk.texts) if is_sheet else chunk.texts
         rows = chunk.table.to_pylist()
-        for row, text in zip(rows, texts.to_pylist(), strict=True):
+        for row, text in zip(rows, chunk.texts.to_pylist(), strict=True):
             row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
             if label := row[f"{prefix}label"]:
                 found.append((float(row[f"{prefix}score"]), label, text if len(text) <= 300 else f"{text[:300]}…"))

@@ -3,22 +3,16 @@
 from dataclasses import dataclass, field
 
 from smsa.cli import require_ranges
+from smsa.data.arguments import ReadingArguments
 from smsa.errors import UserError
 from smsa.evaluation.baselines import BASELINES
 
 
-@dataclass
-class LabelledFileArguments:
+@dataclass(kw_only=True)
+class LabelledFileArguments(ReadingArguments):
     """Which labelled file, and how it is to be read."""
 
-    data: str = field(metadata={"help": "Labelled file: .tsv (no header: text, tab, label), .csv, .jsonl or .parquet."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of texts; if not given, the only sensible one is taken."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Column of gold labels in those files."})
-    label_map: str | None = field(
-        default=None, metadata={"help": "What the file calls the labels of the systems: LABEL_0=positive,..."}
-    )
+    data: str = field(metadata={"help": "Labelled file: a table in any format that scripts/predict.py reads."})
 
 
 @dataclass

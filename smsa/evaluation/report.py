@@ -1,6 +1,7 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from smsa.data.datasets import load_splits
+from smsa.data.datasets import REJECTS, load_splits, write_rejects
+from smsa.data.formats import BadRow
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
@@ -35,27 +37,29 @@ class LabelledFile:
     Attributes:
         labels: their names, in the order of their ids.
         rows: `text`, `label` (its id), `line`, and with a train file `seen`: whether train has the text, too.
+        rejects: rows that were left out.
     """
 
     path: Path
     labels: tuple[str, ...]
     rows: pd.DataFrame
+    rejects: tuple[BadRow, ...] = ()
 
     @classmethod
     def read(
         cls,
         path: str | Path,
         labels: tuple[str, ...],
-        columns: tuple[str | None, str] = (None, "label"),
         train_path: str | Path | None = None,
+        **reading: object,
     ) -> "LabelledFile":
-        """Read a file as `load_splits` does, which also says what is refused; `columns` are those of text and label."""
+        """Read a file as `load_splits` does with the options `reading`, which also says what is refused."""
         files = {"data": path} | ({} if train_path is None else {"train": train_path})
-        splits = load_splits(files, labels, *columns)
+        splits = load_splits(files, labels, **reading)
         rows = splits["data"].to_pandas()
         if "train" in splits:
             rows["seen"] = rows["text"].isin(splits["train"]["text"])
-        return cls(Path(path), labels, rows)
+        return cls(Path(path), labels, rows, tuple(reading.get("rejects") or ()))
 
     @property
     def texts(self) -> list[str]:
@@ -129,40 +133,45 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
     confusion = count_confusion(data.gold, predicted, len(names))
     scores = bootstrap(confusion, data.labels, seed)
+    without_absent = {}
+    if not (given := confusion.sum(-1) > 0).all():  # what the system would predict if it had to choose among these
+        among = count_confusion(data.gold, np.where(given, probabilities, -1).argmax(-1), len(names))
+        without_absent = {"metrics_without_absent": {name: bootstrap(among, seed=seed)[name] for name in METRICS}}
     answers = system.predict(list(OPENING_SENTENCES), data.labels)
     rows = data.rows.assign(file=data.path.name, gold=names[data.gold], predicted=names[predicted])
     errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted]
     errors = errors.sort_values("confidence", ascending=False, kind="stable").head(20)
-    return {
-        "name": system.name,
-        "kind": system.kind,
-        "metrics": {name: scores[name] for name in METRICS},
-        "labels": {
-            label: {"f1": scores[f"f1_{label}"], "n": n}
-            | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
-            for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
-        },
-        "confusion": confusion.tolist(),
-        "calibration": statistics.measure_calibration(data.gold, probabilities),
-        "slices": {
-            title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], len(names)), seed)
-            for title, mask in data.slices().items()
-        },
-        "examples": [
-            {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
-            | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
-            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
-        ],
-        "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
-    } | ({"engine": system.engine} if system.engine else {})
+    return (
+        {
+            "name": system.name,
+            "kind": system.kind,
+            "metrics": {name: scores[name] for name in METRICS},
+            "labels": {
+                label: {"f1": scores[f"f1_{label}"], "n": n}
+                | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
+                for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
+            },
+            "confusion": confusion.tolist(),
+            "calibration": statistics.measure_calibration(data.gold, probabilities),
+            "slices": {
+                title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], len(names)), seed)
+                for title, mask in data.slices().items()
+            },
+            "examples": [
+                {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
+                | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
+                for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
+            ],
+            "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
+        }
+        | without_absent
+        | ({"engine": system.engine} if system.engine else {})
+    )
 
 
 def _evaluate_slice(confusion: np.ndarray, seed: int) -> dict:
-    """Macro F1 over the labels that the slice has: one that it lacks counts as 0 in that over all."""
     n_labels = int((confusion.sum(-1) > 0).sum())
-    over_all = bootstrap(confusion, seed=seed)["f1"]
-    f1 = {end: value * (len(confusion) / n_labels) for end, value in over_all.items()}
-    return {"n": int(confusion.sum()), "n_labels": n_labels, "f1": f1}
+    return {"n": int(confusion.sum()), "n_labels": n_labels, "f1": bootstrap(confusion, seed=seed)["f1"]}
 
 
 def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
@@ -184,19 +193,27 @@ def log_report(report: dict) -> None:
             "calibration error": percent(system["calibration"]["expected_calibration_error"]),
             **{f"F1 of {label}": percent(metrics["f1"]["value"]) for label, metrics in system["labels"].items()},
             **{f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()},
+            **{
+                f"{name} among the labels of the file": with_interval(value)
+                for name, value in system.get("metrics_without_absent", {}).items()
+                if name in ("accuracy", "f1")
+            },
         }
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
 
 
-def write_report(report: dict, output_dir: str | Path, history: Path | None = None) -> None:
+def write_report(
+    report: dict, output_dir: str | Path, history: Path | None = None, rejects: Sequence[BadRow] = ()
+) -> None:
     """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
 
     Args:
         report: what `evaluate` returns.
         output_dir: an earlier report in it is replaced.
         history: history.csv of a run, to be drawn, too.
+        rejects: rows that were left out, which go into rejects.jsonl.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -204,7 +221,8 @@ def write_report(report: dict, output_dir: str | Path, history: Path | None = No
         pictures = figures.draw_report(report, staging, history)
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
         write_json(report, staging / REPORT)
-        for name in set(figures.PICTURES) - set(pictures):  # of an earlier report
+        write_rejects(rejects, staging)
+        for name in {*figures.PICTURES, REJECTS} - {path.name for path in staging.iterdir()}:  # of an earlier report
             (output_dir / name).unlink(missing_ok=True)
         publish(staging, output_dir, last=REPORT)
 

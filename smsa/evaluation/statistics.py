@@ -30,7 +30,8 @@ def count_confusion(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> n
 def score_confusion(confusion: np.ndarray, labels: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Return `METRICS`, the last three macro, and `f1_<label>` and so on for each of `labels`; each of shape (...).
 
-    A label that divides by zero scores 0, as in scikit-learn with `zero_division=0`; so does an absent one.
+    A label that divides by zero scores 0, as in scikit-learn with `zero_division=0`. Macro scores are over the labels
+    that some text has: a file of two labels can be predicted perfectly.
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     n_gold, n_predicted = confusion.sum(-1), confusion.sum(-2)
@@ -38,7 +39,7 @@ def score_confusion(confusion: np.ndarray, labels: tuple[str, ...] = ()) -> dict
     fractions = {"f1": (2 * right, n_gold + n_predicted), "recall": (right, n_gold), "precision": (right, n_predicted)}
     for name, (above, below) in fractions.items():
         by_label = np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
-        scores[name] = by_label.mean(-1)
+        scores[name] = by_label.sum(-1) / (n_gold > 0).sum(-1)  # an absent label scores 0
         scores |= {f"{name}_{label}": by_label[..., i] for i, label in enumerate(labels)}
     return scores
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from smsa.data.labels import DROP, LABELS
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.inference.classifier import SentimentClassifier
@@ -55,7 +56,7 @@ def load_systems(
     Args:
         paths: of each system; its last part becomes the name, where that tells the systems apart.
         revision: of a model on the Hub.
-        label_map: as in `name_labels`; it must change a label of at least one system.
+        label_map: as in `name_labels`.
 
     Raises:
         UserError: if a system is given twice, for a revision of a baseline, and for labels without a meaning.
@@ -72,11 +73,7 @@ def load_systems(
         else:
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
-    named = [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
-    if label_map and named == systems:
-        listed = "; ".join(f"{system.name} has {', '.join(system.labels)}" for system in systems)
-        raise UserError(f"--label_map {label_map!r} changes no label of a system: {listed}.")
-    return named
+    return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
@@ -94,19 +91,20 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     """Return what the labels of the system called `name` are called in the file, in the system's order.
 
     Args:
-        label_map: `LABEL_0=positive,LABEL_1=neutral,...`; a system that has none of these labels keeps its own.
+        label_map: `LABEL_0=positive,LABEL_1=neutral,...`, which names all labels of the system; else it says what
+            labels of the file mean, and a system keeps its own.
 
     Raises:
-        UserError: if a label has a name that says nothing (LABEL_0), only some are named, or two have one name.
+        UserError: if a label has a name that says nothing (LABEL_0), or two have one name.
     """
     pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
     names = {label.strip(): new.strip() for label, _, new in pairs}
-    if "" in names or "" in names.values() or len({*names.values()}) < len(pairs):
-        raise UserError(f"--label_map {label_map!r}: write LABEL_0=positive,LABEL_1=neutral,... with different names.")
-    named = tuple(names.get(label, "LABEL_0") for label in labels) if names.keys() & set(labels) else labels
+    is_naming = names.keys() >= set(labels) and not any("|" in new or new in ("", DROP) for new in names.values())
+    named = tuple(names[label] for label in labels) if is_naming else labels
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
+        example = zip(labels, LABELS if len(labels) == len(LABELS) else (f"label{i}" for i in labels), strict=False)
         raise UserError(
             f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
-            f"--label_map {','.join(f'{label}=...' for label in labels)}."
+            f"--label_map {','.join(f'{label}={meaning}' for label, meaning in example)}."
         )
     return named

@@ -76,7 +76,7 @@ def export_model(
         int8: weights in 8 bits, for ONNX also those of the embeddings; activations are quantised at run time.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
         text_column, label_column: as in `load_splits`.
-        label_map: what the file calls the model's labels, as `name_labels` takes it.
+        label_map: what the file calls the model's labels, as `name_labels` and `match_labels` take it.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -101,7 +101,7 @@ def export_model(
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
     labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
-    labelled = LabelledFile.read(data, labels, (text_column, label_column))
+    labelled = LabelledFile.read(data, labels, text_column=text_column, label_column=label_column, label_map=label_map)
     token_ids, _, index = classifier.encode(pa.array(labelled.texts, pa.string()))
     gold, pad_id = labelled.gold, model.config.pad_token_id or 0
 

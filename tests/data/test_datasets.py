@@ -1,13 +1,14 @@
 """Reading is exact or it stops: nothing in a file may become a wrong number."""
 
 import re
+from pathlib import Path
 
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import Column
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import write_file
+from tables import write_file, write_workbook
 
 from smsa.data import datasets as data
 from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows
@@ -327,12 +328,28 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, monkeypatch):
 
 
 def test_train_and_valid_files_go_together(smsa_dir):
-    with pytest.raises(UserError, match="--train_file and --valid_file go together"):
-        find_files(train_file="a.tsv")
+    with pytest.raises(UserError, match="--valid_file goes with --train_file, off which a tenth is split"):
+        find_files(valid_file="a.tsv")
+    assert find_files(train_file="a.tsv") == {"train": Path("a.tsv"), "valid": None}
     with pytest.raises(UserError, match="give one of both"):
         find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
     assert find_files(train_file="a.tsv", valid_file="b.csv").keys() == {"train", "valid"}
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
+
+
+def test_valid_is_split_off_a_training_file_by_label_and_always_alike(tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
+    rows = [{"teks": f"teks {i}", "sentimen": ("positif", "negatif", "negatif", "netral")[i % 4]} for i in range(80)]
+    write_workbook(tmp_path / "a.xlsx", {"Sheet1": [[*rows[0]], *([*row.values()] for row in rows)]})
+    write_file(tmp_path / "a.csv", rows)
+    found = [load_splits({"train": tmp_path / name, "valid": None}) for name in ("a.xlsx", "a.csv")]
+    assert [found[0][split]["label"].count(2) for split in ("train", "valid")] == [36, 4]
+    assert found[0]["valid"]["text"][:] == found[1]["valid"]["text"][:]
+    assert sorted(found[0]["train"]["line"][:] + found[0]["valid"]["line"][:]) == list(range(2, 82))
+    assert "valid: 8 rows split off" in caplog.text and "(seed 42)" in caplog.text
+    write_file(tmp_path / "b.csv", [*rows, {"teks": "x", "sentimen": "Marah"}])
+    with pytest.raises(UserError, match="marah has a single text. Give --valid_file, or .* --label_map=marah=drop"):
+        load_splits({"train": tmp_path / "b.csv", "valid": None}, (*data.LABELS, "marah"))
 
 
 def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):

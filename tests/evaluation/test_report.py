@@ -159,6 +159,25 @@ def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, m
     assert "second" not in text and "third" in text and ".png" not in text
 
 
+def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path, caplog):
+    """Who answers with the third label errs; beside it stands what it would answer if it had these two only."""
+    write_file(
+        tmp_path / "a.csv", [{"ulasan": text, "Sentimen": n} for text, n in (("a", 1), ("b", 0), ("c", 1), ("d", 0))]
+    )
+    data = LabelledFile.read(tmp_path / "a.csv", LABELS, label_map="positive=1,negative=0")
+    perfect, unsure = np.array([[0.9, 0.1, 0], [0, 0.1, 0.9]] * 2), np.array([[0.3, 0.5, 0.2], [0, 0.1, 0.9]] * 2)
+    systems = [
+        System(name, "model", LABELS, lambda texts, p=p: p[: len(texts)]) for name, p in (("a", perfect), ("b", unsure))
+    ]
+    report = evaluate(systems, data)
+    found = [{name: s["metrics"][name]["value"] for name in ("accuracy", "f1")} for s in report["systems"]]
+    assert found == [{"accuracy": 1.0, "f1": 1.0}, {"accuracy": 0.5, "f1": 0.5}]
+    assert [s["metrics_without_absent"]["f1"]["value"] for s in report["systems"]] == [1.0, 1.0]
+    assert [error["predicted"] for error in report["systems"][1]["errors"]] == ["neutral", "neutral"]
+    assert "| b, if it answers with the labels of the file only | 100.0 " in render_report(report, [])
+    log_report(report)
+
+
 def test_the_markdown_says_what_the_json_holds(data):
     report = evaluate([make_system(name="first"), make_system(np.roll(PROBABILITIES, 1, 0), name="second")], data)
     text = render_report(report, ["confusion.png"])
@@ -181,10 +200,29 @@ def test_the_markdown_says_what_the_json_holds(data):
     assert "Macro F1 of the same texts as people write them" not in text and "No text is" not in text
 
 
+def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path, caplog):
+    """Who answers with the third label errs; beside it stands what it would answer if it had these two only."""
+    write_file(
+        tmp_path / "a.csv", [{"ulasan": text, "Sentimen": n} for text, n in (("a", 1), ("b", 0), ("c", 1), ("d", 0))]
+    )
+    data = LabelledFile.read(tmp_path / "a.csv", LABELS, label_map="positive=1,negative=0")
+    perfect, unsure = np.array([[0.9, 0.1, 0], [0, 0.1, 0.9]] * 2), np.array([[0.3, 0.5, 0.2], [0, 0.1, 0.9]] * 2)
+    systems = [
+        System(name, "model", LABELS, lambda texts, p=p: p[: len(texts)]) for name, p in (("a", perfect), ("b", unsure))
+    ]
+    report = evaluate(systems, data)
+    found = [{name: s["metrics"][name]["value"] for name in ("accuracy", "f1")} for s in report["systems"]]
+    assert found == [{"accuracy": 1.0, "f1": 1.0}, {"accuracy": 0.5, "f1": 0.5}]
+    assert [s["metrics_without_absent"]["f1"]["value"] for s in report["systems"]] == [1.0, 1.0]
+    assert [error["predicted"] for error in report["systems"][1]["errors"]] == ["neutral", "neutral"]
+    assert "| b, if it answers with the labels of the file only | 100.0 " in render_report(report, [])
+    log_report(report)
+
+
 def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(tmp_path):
     few = read_rows(tmp_path / "few.tsv", [row for row in ROWS.items() if row[1] != "neutral"])
     text = render_report(evaluate([make_system(np.eye(3)[few.gold])], few, robustness=True), [])
-    assert "No text is neutral, which counts as 0 in the macro metrics.\n" in text
+    assert "No text is neutral: the metrics are over the other labels, and answering so is an error.\n" in text
     assert "## The most confident errors of system\n\nNone.\n" in text
     assert "| | as it is | capitals | no space | elongated | slang | all of them |" in text
     assert "## Side by side" not in text

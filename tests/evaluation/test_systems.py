@@ -46,19 +46,19 @@ def test_labels_that_say_nothing_must_be_mapped():
     label_map = "LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative"
     assert name_labels("x", UNNAMED, label_map) == LABELS == name_labels("x", LABELS, label_map)
     for incomplete in (None, "LABEL_0=positive,LABEL_1=neutral"):
-        with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=..."):
+        with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=") as raised:
             name_labels("x", UNNAMED, incomplete)
-    for other_form in ("a=b,c=b", "nonsense", "a=", "=b", "a=b,"):
-        with pytest.raises(UserError, match="with different names"):
-            name_labels("x", LABELS, other_form)
+        assert name_labels("x", UNNAMED, str(raised.value).split("--label_map ")[1].removesuffix(".")) == LABELS
+    with pytest.raises(UserError, match="say what each"):
+        name_labels("x", UNNAMED, "LABEL_0=a,LABEL_1=a,LABEL_2=b")
+    for of_the_file in ("positive=1,negative=0", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop"):
+        assert name_labels("x", LABELS, of_the_file) == LABELS
 
 
 def test_a_label_map_renames_the_labels_of_a_loaded_system(keyword):
     (system,) = load_systems([str(keyword)], label_map="positive=baik,neutral=netral,negative=buruk")
     assert (system.name, system.kind, system.labels) == ("keyword", "keyword", ("baik", "netral", "buruk"))
     assert system.predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
-    with pytest.raises(UserError, match="changes no label of a system: keyword has positive, neutral, negative"):
-        load_systems([str(keyword)], label_map="a=b")
 
 
 def test_systems_are_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):
