@@ -25,7 +25,9 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     output = Path(args.output)
     require_empty(output, "choose another --output", frozenset({STAGING}))
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
-    files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file)
+    files = find_files(
+        data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name
+    )
     if files["valid"] is None:
         raise UserError("a baseline is evaluated on valid: give --valid_file, too.")
     train = LabelledFile.read(files["train"], labels, **data_args.reading())

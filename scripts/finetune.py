@@ -67,7 +67,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
 
     # Data: files -> rows
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
-        files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
+        named = ("data_dir", "train_file", "valid_file", "test_file", "dataset_name")
+        files = find_files(**{name: getattr(data_args, name) for name in named})
     labels = choose_labels(data_args.labels, name, revision)
     reading = data_args.reading()
     splits = load_splits(files, labels, **reading)

@@ -16,6 +16,7 @@ _HOMES = {
     "inference.classifier": ("SentimentClassifier",),
     "inference.job": ("predict_files",),
     "training.trainer": ("SentimentTrainer",),
+    "evaluation.tables": ("evaluate", "predict", "train"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pooch
 import pyarrow.compute as pc
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from sklearn.model_selection import train_test_split
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -80,11 +81,39 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
         ) from error
 
 
+def find_dataset(name: str) -> dict[str, Path | None]:
+    """Return the splits of a data set of the Hub, or of a folder, as files in the user's cache.
+
+    Raises:
+        UserError: if it has no split called train, or cannot be loaded.
+    """
+    try:
+        found = load_dataset(name)
+    except (ValueError, RuntimeError) as error:  # more than one configuration; no data that it can read
+        raise UserError(f"--dataset_name {name}: {error}") from error
+    known = {"valid": ("valid", "validation", "dev", "eval"), "train": ("train",), "test": ("test",)}
+    folder = Path(pooch.os_cache("smsa"), "datasets", re.sub(r"\W+", "-", name))
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Path | None] = {"train": None, "valid": None}
+    for split, names in known.items():
+        for rows in (found[there] for there in names if there in found):
+            frame = rows.to_pandas()
+            for column, feature in rows.features.items():
+                if isinstance(feature, ClassLabel):  # its names say what its numbers mean
+                    frame[column] = frame[column].map(dict(enumerate(feature.names)))
+            files[split] = folder / f"{split}.parquet"
+            frame.to_parquet(files[split], index=False)
+    if files["train"] is None:
+        raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
+    return files
+
+
 def find_files(
     data_dir: str | Path | None = None,
     train_file: str | Path | None = None,
     valid_file: str | Path | None = None,
     test_file: str | Path | None = None,
+    dataset_name: str | None = None,
 ) -> dict[str, Path | None]:
     """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
 
@@ -96,13 +125,18 @@ def find_files(
     """
     if valid_file and not train_file:
         raise UserError("--valid_file goes with --train_file, off which a tenth is split as valid if it is alone.")
+    if dataset_name and (data_dir or train_file or valid_file):
+        raise UserError("--dataset_name names all data: leave --data_dir, --train_file and --valid_file out.")
     if train_file and data_dir:
         raise UserError(
             "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
             "recipes/mini.yaml and indonlu.yaml name no data."
         )
     valid_path = Path(valid_file) if valid_file else None
-    files = {"train": Path(train_file), "valid": valid_path} if train_file else find_smsa(data_dir)
+    if dataset_name:
+        files = find_dataset(dataset_name)
+    else:
+        files = {"train": Path(train_file), "valid": valid_path} if train_file else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 
 

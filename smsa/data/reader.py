@@ -254,7 +254,8 @@ class Source:
         widths = Counter(len(row) for row in rows if row)
         if not widths:
             return ([SMSA_COLUMNS[0]], [[]]) if self.format == "txt" else ([], [])
-        is_lines = self.format in ("txt", "tsv") and max(widths) == 1
+        # a text a line, or text and label as in SmSA: what may be a header, or not, is none
+        is_lines = self.format in ("txt", "tsv") and max(widths) <= (2 if self._label_asked else 1)
         try:
             header = find_header(rows, self._text_asked)
         except LookupError as error:
@@ -269,11 +270,11 @@ class Source:
             header = None
         if header is not None:
             self.n_above, names = header + 1, list(rows[header])
-            if header or is_lines:
+            if header or max(widths) == 1 and self.format == "txt":
                 self.notes.append(f"the names of the columns are in row {header + 1}")
         else:
             names = [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])]
-            if not is_lines:
+            if max(widths) > 1 or self.format == "csv":
                 self.notes.append("no header")
         body = rows[self.n_above :]
         columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SAMPLE_DIR
-from datasets import Column
+from datasets import ClassLabel, Column, Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import write_file, write_workbook
@@ -378,3 +378,18 @@ def test_a_length_that_cannot_be_is_refused(smsa_dir, tokenizer, max_length, mes
     splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
     with pytest.raises(UserError, match=f"--max_length is {message}"):
         encode_splits(splits, tokenizer, max_length=max_length)
+
+
+def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "ulasan").mkdir()
+    write_file(tmp_path / "ulasan" / "train.csv", [{"teks": "enak", "sentimen": "positif"}] * 2)
+    write_file(tmp_path / "ulasan" / "validation.csv", [{"teks": "kotor", "sentimen": "negatif"}])
+    files = find_files(dataset_name=str(tmp_path / "ulasan"))
+    assert [read_rows(files[split])[:2] for split in ("train", "valid")] == [(["enak"] * 2, [0, 0]), (["kotor"], [2])]
+    with pytest.raises(UserError, match="--dataset_name names all data"):
+        find_files(dataset_name="a", train_file="b.csv")
+    numbers = Dataset.from_dict({"teks": ["a"], "label": [1]}).cast_column("label", ClassLabel(names=["neg", "pos"]))
+    monkeypatch.setattr(data, "load_dataset", lambda name: DatasetDict(train=numbers))
+    files = find_files(dataset_name="a/b")
+    assert read_rows(files["train"])[1] == [0] and files["valid"] is None

@@ -1,0 +1,99 @@
+"""A table in Python, or a file -> a trained model, predictions, a report: each in one call, by the code of the scripts.
+
+A table is a pandas or datasets one, a list of texts or of dictionaries, or the path of a file of any known format.
+"""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from datasets import Dataset
+from transformers import set_seed
+
+from smsa.data.datasets import encode_splits, load_splits
+from smsa.evaluation import report
+from smsa.evaluation.systems import load_systems
+from smsa.inference.classifier import SentimentClassifier
+from smsa.inference.job import predict_files
+from smsa.models.loading import choose_labels, load_model
+from smsa.training.arguments import SentimentTrainingArguments
+from smsa.training.trainer import SentimentTrainer
+
+Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
+_READING = ("text_column", "label_column", "label_map", "sheet", "rejects")
+
+
+def _to_file(data: Table, folder: str) -> Path:
+    """Return the path of a table, which is written into a folder where it is none yet."""
+    if isinstance(data, str | os.PathLike):
+        return Path(data)
+    if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
+        data = {"text": data}
+    frame = data.to_pandas() if isinstance(data, Dataset) else pd.DataFrame(data)
+    path = Path(folder, "table.parquet")
+    frame.to_parquet(path, index=False)
+    return path
+
+
+def train(data: Table, output_dir: str, model: str = "mini", labels: str | None = None, **options: object) -> dict:
+    """Fine-tune a model on a table, off which valid is split, and save it.
+
+    Args:
+        data: texts and labels.
+        output_dir: folder for the model.
+        model: what to start from, as in `load_model`.
+        labels: names of the labels, comma-separated; None for those of the model, else SmSA's.
+        options: of `load_splits` and of `SentimentTrainingArguments`.
+
+    Returns:
+        The scores on valid, as `Trainer.evaluate` does.
+    """
+    reading = {name: options.pop(name) for name in _READING if name in options}
+    names = choose_labels(labels, model)
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
+    args = SentimentTrainingArguments(output_dir=output_dir, **options)
+    set_seed(args.seed)  # before the model, whose classification head starts at random
+    network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
+    splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))
+    trainer = SentimentTrainer(network, args, splits["train"], splits["valid"], processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
+    return trainer.evaluate()
+
+
+def predict(data: Table, model: str | SentimentClassifier | None = None, **options: object) -> pd.DataFrame:
+    """Return a table with the columns that `predict_files` adds.
+
+    Args:
+        data: texts, and what else there is.
+        model: a loaded one, or the folder or name of one; None for mini-sentiment.
+        options: of `predict_files`.
+    """
+
+    def load() -> SentimentClassifier:
+        return SentimentClassifier.from_pretrained(model)
+
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        output = Path(folder, "predicted.parquet")
+        loaded = model if isinstance(model, SentimentClassifier) else load
+        predict_files(loaded, _to_file(data, folder), output, **options)
+        predicted = pd.read_parquet(output)
+    if isinstance(data, pd.DataFrame) and len(predicted) == len(data):
+        predicted.index = data.index
+    return predicted
+
+
+def evaluate(data: Table, model: str = "mini-sentiment", **options: object) -> dict:
+    """Return what report.json says of a model on a table.
+
+    Args:
+        data: texts and labels.
+        model: folder or name of a model, or folder of a baseline.
+        options: of `load_splits`.
+    """
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        systems = load_systems([model], label_map=options.get("label_map"))
+        labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **options)
+        return report.evaluate(systems, labelled)
