@@ -19,6 +19,11 @@ def write_recipe(tmp_path, text):
     return str(path)
 
 
+def test_a_value_that_begins_with_a_minus_is_one():
+    (args,) = parse(DataArguments, argv=["--labels", "-1,0,1", "--label_map", "-1=negative,1=positive"])
+    assert (args.labels, args.label_map) == ("-1,0,1", "-1=negative,1=positive")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_parses(path):
     objects = parse(*(PRETRAIN if path.stem.startswith("pretrain") else FINETUNE), argv=[str(path)])

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SAMPLE_DIR, fill, make_model, make_tokenizer, run
+from tables import write_workbook
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
+import smsa
 from scripts import finetune
 from smsa.cli import parse
 from smsa.data.arguments import DataArguments
@@ -180,9 +182,9 @@ def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stay
 
 def test_damaged_data_stops_the_script_before_it_writes(tmp_path):
     path = tmp_path / "damaged.tsv"
-    path.write_text("a\tneutral\nb\tpositif\n")
+    path.write_text("a\tneutral\nb\tbaik\n")
     files = [f"--{split}_file={SAMPLE_DIR / split}_preprocess.tsv" for split in ("train", "valid")]
-    with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'positif'"):
+    with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'baik'"):
         call(*SCRATCH, *files, "--test_file", path, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -218,6 +220,32 @@ def test_own_files_with_own_columns_and_labels_train_also_without_a_test_file(tm
     # the labels are taken from a model that carries them
     call("--model_name_or_path", tmp_path / "run", *own, "--max_steps", "1", "--output_dir", tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["id2label"] == config["id2label"]
+
+
+def test_one_workbook_is_trained_on_evaluated_and_labelled_by_the_same_rows(tmp_path):
+    """Valid is split off it; the rows that training leaves out are those of evaluation, and prediction has all."""
+    sample = pd.read_csv(SAMPLE_DIR / "train_preprocess.tsv", sep="\t", names=["Ulasan", "Sentimen"], quoting=3).head(
+        60
+    )
+    cells = [
+        ["Laporan", None],
+        [],
+        ["Ulasan", "Sentimen"],
+        *sample.to_numpy().tolist(),
+        ["belum", None],
+        [None, "netral"],
+    ]
+    write_workbook(tmp_path / "reviews.xlsx", {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 62]], "Data": cells})
+    skip = ["--on_bad_row", "skip"]
+    call(*SCRATCH, "--train_file", tmp_path / "reviews.xlsx", *skip, "--max_steps", 2, "--output_dir", tmp_path / "run")
+    rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
+    assert [json.loads(line)["line"] for line in rejects.splitlines()] == [64, 65] and "reviews.xlsx" in rejects
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert [data[split]["n_texts"] for split in ("train", "valid")] == [54, 6]
+    report = smsa.evaluate(tmp_path / "reviews.xlsx", str(tmp_path / "run"), rejects=[])
+    assert report["data"]["n_texts"] == 60
+    labelled = smsa.predict(tmp_path / "reviews.xlsx", str(tmp_path / "run"))
+    assert labelled["Ulasan"].dropna().tolist() == [*sample["Ulasan"], "belum"] and labelled["empty"].sum() == 1
 
 
 @pytest.mark.slow
