@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml
-# Two workers, each a file of tests at a time; one that dies ends the run.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --max-worker-restart 0
+# Two workers, each a file of tests at a time, the longest first; one that dies ends the run.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # One GPU of several: a launch on all of them is a command of its own, see docs/scaling.md.
 export CUDA_VISIBLE_DEVICES ?= 0
@@ -28,10 +28,8 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(PYTEST)
 
-# The kill tests wait for processes to answer in time, so they run alone.
 test-all: test
-	$(PYTEST) -m "slow and not gpu" --ignore tests/training/test_kills.py
-	$(BIN)/pytest -q -m "slow and not gpu" tests/training/test_kills.py
+	$(PYTEST) -m "slow and not gpu"
 
 lint: .venv/.installed
 	$(BIN)/ruff check --quiet
@@ -39,8 +37,8 @@ lint: .venv/.installed
 
 # 10 minutes on two cores. The machine should have nothing else to do.
 bench: .venv/.installed
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/training.py --repeats 2
+	$(BIN)/python benchmarks/prediction.py --repeats 2
 
 # Train the bundled models again: 70 minutes on two cores with avx512_bf16. Needs SmSA and, in SMSA_CORPUS_DIR, the texts
 # that docs/mini-sources.md lists.

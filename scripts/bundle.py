@@ -16,13 +16,12 @@ from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.data.labels import EXAMPLES
 from smsa.errors import UserError
-from smsa.evaluation.statistics import measure_confidence
+from smsa.evaluation.statistics import bootstrap, count_confusion
 from smsa.files import hash_file, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
-from smsa.training.metrics import score_label_ids
-from smsa.training.results import predict_examples
+from smsa.training.metrics import predict_examples, score_label_ids
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
@@ -78,7 +77,8 @@ def evaluate_again(folder: Path) -> None:
     scores = {"loss": float(-logits[np.arange(len(label_ids)), label_ids].mean())}
     scores |= score_label_ids(logits.argmax(-1), label_ids, labels)
     metrics["valid"] = {name: scores[name] for name in metrics["valid"] if name in scores}
-    metrics["valid"] |= measure_confidence(label_ids, logits, labels)
+    f1 = bootstrap(count_confusion(label_ids, logits.argmax(-1), len(labels)))["f1"]
+    metrics["valid"]["intervals"] = {"f1": (f1["low"], f1["high"])}
     metrics["examples"] = predict_examples(*load_classifier(str(folder)), EXAMPLES)
     write_json(metrics, folder / "metrics.json")
 

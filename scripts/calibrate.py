@@ -18,8 +18,8 @@ from smsa.evaluation.systems import load_systems
 from smsa.files import STAGING, publish, require_empty, staged, write_json
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import load_classifier
-from smsa.sharing.card import CARD, is_renewable, read_card, render_card
-from smsa.training.results import predict_examples
+from smsa.sharing.card import CARD, is_renewable, render_card
+from smsa.training.metrics import predict_examples
 
 logger = logging.getLogger("smsa.calibrate")
 
@@ -45,7 +45,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
             metrics = json.loads((staging / "metrics.json").read_bytes())
             metrics["examples"] = predict_examples(*load_classifier(staging), EXAMPLES)
             write_json(metrics, staging / "metrics.json")
-            (staging / CARD).write_text(render_card(staging, str(output), read_card(staging)), encoding="utf-8")
+            (staging / CARD).write_text(render_card(staging, str(output)), encoding="utf-8")
         publish(staging, output, last="config.json")
 
     logger.info("Temperature %.3f", temperature)

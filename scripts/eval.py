@@ -9,21 +9,22 @@ from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, log_report, require_report_folder, write_report
+from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.engine import EngineArguments
+from smsa.models.loading import find_bundled
 
 logger = logging.getLogger("smsa.eval")
 
 
 def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
-    require_report_folder(args.output)
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
     columns = data_args.text_column, data_args.label_column
     data = LabelledFile.read(data_args.data, systems[0].labels, columns, args.train_file)
     report = evaluate(systems, data, args.seed, args.robustness)
-    write_report(report, args.output)
+    history = Path(find_bundled(args.model), "history.csv") if args.model else None
+    write_report(report, args.output, history if history and history.is_file() else None)
 
     log_report(report)
     logger.info("The report is in %s", Path(args.output, "report.md"))

@@ -6,36 +6,32 @@ accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recip
 Without a recipe, every option has the value of recipes/indonlu.yaml.
 """
 
+import copy
 import logging
 from pathlib import Path
 
 from transformers import set_seed
+from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
-from smsa.data.datasets import encode_splits, find_files, load_splits
+from smsa.data.datasets import SMSA_SHA256, encode_splits, find_files, load_splits, sort_by_length
 from smsa.data.labels import EXAMPLES
-from smsa.distributed import is_main, on_main, require_same
-from smsa.evaluation.figures import draw_history
-from smsa.evaluation.statistics import measure_confidence
-from smsa.files import naming, publish, staged, write_json
+from smsa.distributed import is_main, on_main, require_same, world_size
+from smsa.files import hash_file, naming, publish, staged, write_json
 from smsa.models.devices import describe_environment, set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
-from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
+from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
-from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run
-from smsa.training.collation import sort_by_length
-from smsa.training.results import (
+from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run
+from smsa.training.metrics import (
     collect_metrics,
-    describe_data,
-    describe_run,
     history_table,
     label_table,
     predict_examples,
     predict_splits,
     seeds_table,
-    split_seeds,
     write_predictions,
     write_seeds,
     write_submission,
@@ -51,7 +47,10 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
     hub_id, private = training_args.hub_model_id, bool(training_args.hub_private_repo)
     if training_args.pushes_to_hub:
         on_main(lambda: require_access(hub_id, private))
-    for args in split_seeds(training_args):
+    for seed in training_args.seeds or [training_args.seed]:
+        args = copy.copy(training_args)
+        if training_args.seeds:
+            args.seeds, args.seed, args.output_dir = None, seed, str(Path(args.output_dir, f"seed-{seed}"))
         with sole_run(Path(args.output_dir), resume=args.resume is not None):
             finetune(model_args, data_args, args)
     if training_args.seeds and is_main():
@@ -71,12 +70,17 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         files = find_files(data_args.data_dir, data_args.train_file, data_args.valid_file, data_args.test_file)
     labels = choose_labels(data_args.labels, name, revision)
     splits = load_splits(files, labels, data_args.text_column, data_args.label_column)
-    data = describe_data(splits, files)
+    data = {}
+    for split, path in files.items():
+        sha256, _ = hash_file(path)
+        is_smsa = sha256 == SMSA_SHA256[split]
+        data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
 
     # Where the run stands
     settings = describe_settings(*arguments, hashes={split: data[split]["sha256"] for split in data})
     environment = describe_environment(training_args.device.type)
-    require_same(settings)
+    if world_size() > 1:
+        require_same(settings)
     checkpoint, is_finished = None, False
     if training_args.resume:
         checkpoint, is_finished = on_main(lambda: find_start(output_dir, settings, environment))
@@ -87,7 +91,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     # Model, and rows -> tokens
     set_seed(training_args.seed)  # before the model, whose classification head starts at random
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
-    freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
+    if model_args.freeze_embeddings or model_args.freeze_layers:
+        freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
     splits = encode_splits(splits, tokenizer, data_args.max_length)
     tokenizer.model_max_length = data_args.max_length  # saved with the model, for inference
 
@@ -107,9 +112,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     outputs = predict_splits(trainer, splits)
     if not is_main():
         return
-    metrics = collect_metrics(trainer, outputs)
-    for split, output in outputs.items():
-        metrics[split] |= measure_confidence(output.label_ids, output.predictions, labels)
+    metrics = collect_metrics(trainer, outputs, labels)
     metrics["examples"] = predict_examples(trainer.model, tokenizer, EXAMPLES)
 
     # Save: the files appear all together, run.json last
@@ -120,18 +123,15 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         if "test" in outputs:
             write_submission(outputs["test"], labels, staging / "submission.csv")
         write_json(metrics, staging / "metrics.json")
-        history = history_table(trainer.state.log_history)
-        history.to_csv(staging / "history.csv", index=False)
-        draw_history(history, metrics["epoch"], staging / "history.png")
+        history_table(trainer.state.log_history).to_csv(staging / "history.csv", index=False)
         record = describe_run(trainer, arguments)
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
         write_json(record, staging / RUN_RECORD)
-        before = read_card(output_dir)
-        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
-            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        write_card(staging, output_dir)
         publish(staging, output_dir, last=RUN_RECORD)
-    keep_newest(output_dir, trainer.state.best_model_checkpoint)
+    # the newest checkpoint stays, from which the run can be lengthened, and the best one
+    rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     for split in outputs:
         logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], labels))
     logger.info("The model is in %s", output_dir)

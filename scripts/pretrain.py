@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from transformers import set_seed
+from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.distributed import is_main, on_main, require_same
@@ -18,10 +19,10 @@ from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments,
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.sharing.card import CARD, OURS, describe_base, read_card, render_card
+from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.training.arguments import describe_settings
-from smsa.training.checkpointing import RUN_RECORD, find_start, keep_newest, sole_run
-from smsa.training.results import describe_run, history_table
+from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run
+from smsa.training.metrics import history_table
 
 logger = logging.getLogger("smsa.pretrain")
 
@@ -111,11 +112,10 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
         }
         record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
         write_json(record, staging / RUN_RECORD)
-        before = read_card(output_dir)
-        if before is None or OURS in before:  # of an earlier result, and not taken over by its owner
-            (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+        write_card(staging, output_dir)
         publish(staging, output_dir, last=RUN_RECORD)
-    keep_newest(output_dir, None)
+    # the newest checkpoint stays, from which the run can be lengthened
+    rotate_checkpoints(str(output_dir), 1, None)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
     logger.info("The encoder is in %s; fine-tune it with --model_name_or_path.", output_dir)
 

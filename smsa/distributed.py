@@ -78,12 +78,11 @@ def require_same(settings: dict[str, object]) -> None:
         UserError: on the rank that differs, naming what does.
     """
     of_main = broadcast_object_list([settings])[0]
-    differ = [
+    if differ := [
         f"{name} is {of_main.get(name)} on the main process and {settings.get(name)} on rank {rank()}"
         for name in sorted(of_main.keys() | settings.keys())
         if of_main.get(name) != settings.get(name)
-    ]
-    if differ:
+    ]:
         raise UserError(f"The ranks do not do the same: {'; '.join(differ[:5])}.")
 
 

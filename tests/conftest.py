@@ -2,12 +2,15 @@
 
 import contextlib
 import copy
+import io
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
@@ -51,6 +54,42 @@ def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def run_here(script: str, *words) -> tuple[int, str]:
+    """Run a script in this process, which has the libraries imported; get its status and what it printed."""
+    printed = io.StringIO()
+    capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
+    with pytest.MonkeyPatch.context() as patch, capture[0], capture[1]:
+        patch.setattr(sys, "argv", [script, *map(str, words)])
+        patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would stay so
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stopped:
+            return (stopped.code, printed.getvalue()) if isinstance(stopped.code, int) else (1, str(stopped.code))
+    return 0, printed.getvalue()
+
+
+def clone_into(folder: Path) -> Path:
+    """Clone what is committed."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory):
+    """A clean clone with the environment that `make` has built here, or builds now."""
+    folder = clone_into(tmp_path_factory.mktemp("clone") / "smsa")
+    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
+    return folder
+
+
+def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
+    """Run a block in the clone with the environment activated, as README says, and the clone's smsa."""
+    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
+
+
 def is_cut_short(to: str) -> bool:
     """Whether a long training is cut short, as pytest's summary then says: on a CPU without a unit for bf16, two cores
     would take over 90 minutes for all tests."""
@@ -58,6 +97,14 @@ def is_cut_short(to: str) -> bool:
         return False
     warnings.warn(f"this CPU has no unit for bf16: cut short to {to}", stacklevel=2)
     return True
+
+
+# The longest files, which xdist hands out whole and in order, come first.
+LONGEST = ("test_readme.py", "test_recipes.py", "test_kills.py", "test_predict.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_configure(config):
@@ -128,16 +175,17 @@ def tokenizer(_tiny):
     return copy.deepcopy(_tiny[1])
 
 
+def make_rows(tokenizer, n: int) -> Dataset:
+    """Get n encoded rows, of different lengths."""
+    picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
+    encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
+    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
+
+
 @pytest.fixture
 def rows(tokenizer):
-    """A function that gets n encoded rows, of different lengths."""
-
-    def make(n: int) -> Dataset:
-        picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
-        encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-        return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
-
-    return make
+    """A function that gets n encoded rows."""
+    return partial(make_rows, tokenizer)
 
 
 @pytest.fixture

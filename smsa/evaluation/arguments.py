@@ -25,7 +25,7 @@ class LabelledFileArguments:
 class EvaluationArguments:
     """Which systems to evaluate, and how."""
 
-    output: str = field(metadata={"help": "Folder for the report and its pictures; new, or an earlier report."})
+    output: str = field(metadata={"help": "Folder for the report and its pictures; replaces an earlier report."})
     model: str | None = field(
         default=None, metadata={"help": "Model folder, name on the Hub, or folder of a baseline."}
     )

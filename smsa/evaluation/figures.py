@@ -6,24 +6,33 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import ConfusionMatrixDisplay
 
 logger = logging.getLogger(__name__)
 
-PICTURES = ("scores.png", "confusion.png", "reliability.png")
+PICTURES = ("scores.png", "confusion.png", "reliability.png", "history.png")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for the colour-blind, too
 MARKERS = "osD^vP"
 
 
-def draw_report(report: dict, folder: Path) -> list[str]:
-    """Draw `PICTURES` of what report.json holds into a folder; return their names, none without matplotlib."""
+def draw_report(report: dict, folder: Path, history: Path | None = None) -> list[str]:
+    """Draw `PICTURES` into a folder; return their names, none without matplotlib.
+
+    Args:
+        report: what report.json holds.
+        folder: where they are written.
+        history: history.csv of a run; without one, it is not drawn.
+    """
+    draw = dict(zip(PICTURES, (draw_metrics, draw_confusion, draw_reliability)))
     try:
-        figures = [draw_metrics(report), draw_confusion(report), draw_reliability(report)]
+        drawn = {name: draw[name](report) for name in draw}
+        drawn |= {"history.png": draw_history(pd.read_csv(history))} if history else {}
     except ImportError:
         logger.warning("%s were not drawn: pip install -e '.[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
-    for name, figure in zip(PICTURES, figures, strict=True):
+    for name, figure in drawn.items():
         figure.savefig(folder / name, dpi=150)
-    return list(PICTURES)
+    return list(drawn)
 
 
 def _new_figure(width: float, height: float):
@@ -71,18 +80,14 @@ def draw_confusion(report: dict):
     n_rows = math.ceil(len(systems) / n_columns)
     figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
     for k, system in enumerate(systems):
-        axes = figure.add_subplot(n_rows, n_columns, k + 1)
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), n in np.ndenumerate(confusion):
-            color = "white" if shares[i, j] > 0.55 else "#222222"
-            axes.text(j, i, f"{n:,}\n{shares[i, j]:.0%}", ha="center", va="center", color=color)
-        axes.set_xticks(range(len(labels)), labels)
-        axes.set_yticks(range(len(labels)), labels, rotation=90, va="center")
-        axes.set(xlabel="Predicted", ylabel="Gold", title=system["name"] if len(systems) > 1 else None)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        display = ConfusionMatrixDisplay(shares, display_labels=labels)
+        display.plot(ax=figure.add_subplot(n_rows, n_columns, k + 1), cmap="Blues", colorbar=False)
+        for cell, n in np.ndenumerate(confusion):
+            display.text_[cell].set_text(f"{n:,}\n{shares[cell]:.0%}")
+        title = system["name"] if len(systems) > 1 else None
+        display.ax_.set(xlabel="Predicted", ylabel="Gold", title=title)
     return figure
 
 
@@ -104,34 +109,12 @@ def draw_reliability(report: dict):
     return figure
 
 
-def draw_history(history: pd.DataFrame, kept_epoch: int, path: str | Path) -> None:
-    """Draw loss, macro F1 (the kept epoch marked) and learning rate as a PNG; without matplotlib, log a warning.
-
-    Args:
-        history: a row an epoch, with the columns of history.csv.
-        kept_epoch: the epoch whose model was kept.
-    """
-    try:
-        figure = _new_figure(11, 3.4)
-    except ImportError:
-        logger.warning("%s was not drawn: pip install -e '.[plots]' brings matplotlib.", path)
-        return
-    panels = figure.subplots(1, 3)
-    lines = {"Cross entropy": ["train_loss", "valid_loss"], "Macro F1": ["train_f1", "valid_f1"]}
-    for axes, (title, columns) in zip(panels, (lines | {"Learning rate": ["learning_rate"]}).items(), strict=True):
-        for column in columns:
-            seen, split = history.dropna(subset=[column]), column.split("_")[0]
-            style = _mark(["train", "valid", "learning"].index(split))
-            axes.plot(seen["epoch"], seen[column], **style, ms=4, label=split)
-        axes.margins(y=0.15)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _style(axes, title=title, xlabel="Epoch")
-        if len(columns) > 1:
-            axes.legend(frameon=False)
-    losses, f1, rates = panels
-    for value in history.loc[history["epoch"] == kept_epoch, "valid_f1"].dropna():
-        f1.annotate(f"kept: {value:.3f}", (kept_epoch, value), (0, 6), textcoords="offset points", ha="center")
-    losses.set_ylim(bottom=0)
-    rates.set_ylim(bottom=0)
-    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    figure.savefig(path, dpi=150)
+def draw_history(history: pd.DataFrame):
+    """Loss, macro F1 and learning rate by epoch."""
+    figure = _new_figure(11, 3.4)
+    for axes, score in zip(figure.subplots(1, 3), ("loss", "f1", "learning_rate"), strict=True):
+        columns = [column for column in history if column.endswith(score)]
+        history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, color=COLORS[: len(columns)])
+        axes.set_ylim(bottom=0)
+        _style(axes, xlabel="Epoch")
+    return figure

@@ -52,13 +52,10 @@ def perturb(texts: list[str], names: tuple[str, ...] = tuple(PERTURBATIONS), see
 
     Each text has draws of its own, so that equal seeds give equal texts whatever stands before them.
     """
-    perturbed = []
-    for number, text in enumerate(texts):
-        random = Random(f"{seed} {number}")
-        for name in names:
-            text = PERTURBATIONS[name](text, random)
-        perturbed.append(text)
-    return perturbed
+    randoms = [Random(f"{seed} {number}") for number in range(len(texts))]
+    for name in names:
+        texts = [PERTURBATIONS[name](text, random) for text, random in zip(texts, randoms, strict=True)]
+    return list(texts)
 
 
 def is_smsa_style(text: str) -> bool:

@@ -10,12 +10,11 @@ import pandas as pd
 
 from smsa.data.datasets import load_splits
 from smsa.evaluation import figures, statistics
-from smsa.evaluation.baselines import DESCRIPTION
 from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bootstrap, count_confusion, score_confusion
 from smsa.evaluation.systems import System
-from smsa.files import STAGING, hash_file, publish, require_empty, staged, write_json
+from smsa.files import hash_file, publish, staged, write_json
 from smsa.models.devices import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -52,10 +51,11 @@ class LabelledFile:
     ) -> "LabelledFile":
         """Read a file as `load_splits` does, which also says what is refused; `columns` are those of text and label."""
         files = {"data": path} | ({} if train_path is None else {"train": train_path})
-        splits = {name: rows.to_pandas() for name, rows in load_splits(files, labels, *columns).items()}
+        splits = load_splits(files, labels, *columns)
+        rows = splits["data"].to_pandas()
         if "train" in splits:
-            splits["data"]["seen"] = splits["data"]["text"].isin(splits["train"]["text"])
-        return cls(Path(path), labels, splits["data"])
+            rows["seen"] = rows["text"].isin(splits["train"]["text"])
+        return cls(Path(path), labels, rows)
 
     @property
     def texts(self) -> list[str]:
@@ -69,7 +69,7 @@ class LabelledFile:
 
     def slices(self) -> dict[str, np.ndarray]:
         """Return masks of shape (n_texts,) by length, by style and, where train is known, by whether train has it."""
-        n_words, is_plain = (self.rows["text"].map(f) for f in (lambda text: len(text.split()), is_smsa_style))
+        n_words, is_plain = self.rows["text"].str.split().str.len(), self.rows["text"].map(is_smsa_style)
         masks = {
             "1 to 10 words": n_words <= 10,
             "11 to 25 words": n_words.between(11, 25),
@@ -96,8 +96,8 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     evaluations = [evaluate_system(system, data, probabilities[system.name], seed) for system in systems]
     if robustness:
         for system, evaluation in zip(systems, evaluations, strict=True):
-            evaluation["robustness"] = {"as it is": evaluation["metrics"]["f1"]["value"]}
-            evaluation["robustness"] |= measure_robustness(system, data, seed)
+            as_it_is = {"as it is": evaluation["metrics"]["f1"]["value"]}
+            evaluation["robustness"] = as_it_is | measure_robustness(system, data, seed)
     comparisons = []
     for a, b in combinations(probabilities, 2):
         predicted = (probabilities[name].argmax(-1) for name in (a, b))
@@ -138,12 +138,8 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
         "kind": system.kind,
         "metrics": {name: scores[name] for name in METRICS},
         "labels": {
-            label: {
-                "f1": scores[f"f1_{label}"],
-                "recall": scores[f"recall_{label}"]["value"],
-                "precision": scores[f"precision_{label}"]["value"],
-                "n": n,
-            }
+            label: {"f1": scores[f"f1_{label}"], "n": n}
+            | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
             for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
         },
         "confusion": confusion.tolist(),
@@ -153,12 +149,8 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
             for title, mask in data.slices().items()
         },
         "examples": [
-            {
-                "text": text,
-                "gold": gold,
-                "predicted": data.labels[row.argmax()],
-                "probabilities": dict(zip(data.labels, row.tolist(), strict=True)),
-            }
+            {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
+            | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
             for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
         ],
         "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
@@ -176,42 +168,40 @@ def _evaluate_slice(confusion: np.ndarray, seed: int) -> dict:
 def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
     """Return the macro F1 of a system on the same texts, perturbed in each way of `PERTURBATIONS`, and in all."""
     found = {}
-    for title, names in {**{name: (name,) for name in PERTURBATIONS}, "all of them": tuple(PERTURBATIONS)}.items():
+    ways = {**{name: (name,) for name in PERTURBATIONS}, "all of them": tuple(PERTURBATIONS)}
+    for title, names in ways.items():
         predicted = system.predict(perturb(data.texts, names, seed), data.labels).argmax(-1)
         found[title] = float(score_confusion(count_confusion(data.gold, predicted, len(data.labels)))["f1"])
     return found
 
 
 def log_report(report: dict) -> None:
-    """Log a line for each system, its robustness, and each comparison."""
-
-    def listed(fractions: dict[str, float]) -> str:
-        return ", ".join(f"{name} {percent(value)}" for name, value in fractions.items())
-
+    """Log a line for each system, and each comparison; in per cent."""
     for system in report["systems"]:
-        f1, accuracy = with_interval(system["metrics"]["f1"]), percent(system["metrics"]["accuracy"]["value"])
-        by_label = listed({label: metrics["f1"]["value"] for label, metrics in system["labels"].items()})
-        error = percent(system["calibration"]["expected_calibration_error"])
-        line = "%s: macro F1 %s, accuracy %s, calibration error %s; F1 of %s"
-        logger.info(line, system["name"], f1, accuracy, error, by_label)
-        if "robustness" in system:
-            logger.info("%s, macro F1 as people write: %s", system["name"], listed(system["robustness"]))
+        scores = {
+            "macro F1": with_interval(system["metrics"]["f1"]),
+            "accuracy": with_interval(system["metrics"]["accuracy"]),
+            "calibration error": percent(system["calibration"]["expected_calibration_error"]),
+            **{f"F1 of {label}": percent(metrics["f1"]["value"]) for label, metrics in system["labels"].items()},
+            **{f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()},
+        }
+        logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
 
 
-def write_report(report: dict, output_dir: str | Path) -> None:
+def write_report(report: dict, output_dir: str | Path, history: Path | None = None) -> None:
     """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
 
     Args:
         report: what `evaluate` returns.
-        output_dir: as `require_report_folder` has it.
+        output_dir: an earlier report in it is replaced.
+        history: history.csv of a run, to be drawn, too.
     """
     output_dir = Path(output_dir)
-    require_report_folder(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with staged(output_dir) as staging:
-        pictures = figures.draw_report(report, staging)
+        pictures = figures.draw_report(report, staging, history)
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
         write_json(report, staging / REPORT)
         for name in set(figures.PICTURES) - set(pictures):  # of an earlier report
@@ -222,13 +212,3 @@ def write_report(report: dict, output_dir: str | Path) -> None:
 def render_report(report: dict, pictures: list[str]) -> str:
     """Return the report as Markdown; fractions become per cent."""
     return TEMPLATES.get_template("report.md.jinja").render(report, pictures=pictures)
-
-
-def require_report_folder(output_dir: str | Path) -> None:
-    """Refuse an output folder that holds something other than an earlier report, as those of baselines do.
-
-    Raises:
-        UserError: with the way out.
-    """
-    if not Path(output_dir, REPORT).is_file() or Path(output_dir, DESCRIPTION).exists():
-        require_empty(output_dir, "it holds no earlier report, so choose another --output", frozenset({STAGING}))

@@ -11,7 +11,7 @@ Throughout, `gold` are label ids of shape (n_texts,), `probabilities` have the s
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from smsa.errors import UserError
@@ -108,17 +108,10 @@ def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> s
         f1: `differences["f1"]` of `compare`.
     """
     value, low, high = (100 * f1[end] for end in ("value", "low", "high"))  # in points
-    if value == low == high == 0:
-        return f"{a} and {b} have the same macro F1 on these {n_texts:,} texts."
-    if value < 0:
-        a, b, value, low, high = b, a, -value, -high, -low
-    if round(value, 1) == 0 and low < high:
-        return f"{a} and {b} have the same macro F1, within {max(-low, high):.1f} points (95 % interval)."
-    verdict = "" if low > 0 else f": not told apart by these {n_texts:,} texts"
-    if low == high:
-        verdict = f": these {n_texts:,} texts cannot show how much others would differ"
-    ends = f"{round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"  # no -0.0
-    return f"{a} is ahead of {b} by {value:.1f} points of macro F1 (95 % interval {ends}){verdict}."
+    verdict = f"not told apart by these {n_texts:,} texts"
+    if low > 0 or high < 0:
+        verdict = f"{a if low > 0 else b} is ahead"
+    return f"{a} minus {b}: {value:+.1f} points of macro F1 (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
 
 
 def measure_calibration(gold: np.ndarray, probabilities: np.ndarray) -> dict[str, object]:
@@ -136,27 +129,6 @@ def measure_calibration(gold: np.ndarray, probabilities: np.ndarray) -> dict[str
     bins = grouped.mean().assign(n=grouped.size())
     error = np.average((bins["confidence"] - bins["accuracy"]).abs(), weights=bins["n"])
     return {"expected_calibration_error": float(error), "bins": bins.to_dict("records")}
-
-
-def measure_confidence(label_ids: np.ndarray, logits: np.ndarray, labels: tuple[str, ...]) -> dict[str, object]:
-    """Return how far the metrics of a split may be trusted, as plain values.
-
-    Args:
-        label_ids: the gold ones, of shape (n_texts,).
-        logits: of shape (n_texts, n_labels), columns in the order of `labels`.
-
-    Returns:
-        `intervals`: the ends of the 95 % intervals of `METRICS` and of `f1_<label>`; `confusion`;
-        `expected_calibration_error`. Fractions.
-    """
-    confusion = count_confusion(label_ids, logits.argmax(-1), len(labels))
-    calibration = measure_calibration(label_ids, softmax(logits.astype(np.float64), axis=-1))
-    measured, names = bootstrap(confusion, labels), (*METRICS, *(f"f1_{label}" for label in labels))
-    return {
-        "intervals": {name: (measured[name]["low"], measured[name]["high"]) for name in names},
-        "confusion": confusion.tolist(),
-        "expected_calibration_error": calibration["expected_calibration_error"],
-    }
 
 
 def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:

@@ -84,8 +84,7 @@ def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
     columns, engine = [f"p_{label}" for label in classifier.labels], classifier.engine
 
     def label_texts(texts: list[str]) -> np.ndarray:
-        probabilities = pd.DataFrame(classifier(texts), columns=columns, dtype=float)
-        return probabilities.fillna(1 / len(columns)).to_numpy()
+        return pd.DataFrame(classifier(texts), columns=columns, dtype=float).fillna(1 / len(columns)).to_numpy()
 
     described = {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
     return System(name, "model", classifier.labels, label_texts, described)

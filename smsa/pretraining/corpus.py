@@ -61,11 +61,10 @@ def read_sources(
         files = {name: Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)}
         if name == "smsa":
             smsa = find_smsa(data_dir)
-            files = {name: smsa.pop("train")}
+            files = {name: smsa["train"]}
             if to_exclude:
-                masked = files[name].with_name("test_preprocess_masked_label.tsv")
-                smsa |= {"masked test": masked} if masked.is_file() else {}
-                files = {f"SmSA's {split}": path for split, path in smsa.items()}
+                smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
+                files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")

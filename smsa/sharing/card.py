@@ -33,14 +33,6 @@ CARD = "README.md"
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
 _SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
 _SPLITS = {"valid": "validation", "test": "test"}  # ours and the Hub's
-_ADDITIONS = {  # what a card names beside the data: in English, in Indonesian
-    "ema_decay": ("EMA of the weights", "EMA bobot"),
-    "rdrop_alpha": ("R-Drop", "R-Drop"),
-    "class_weights": ("class weights", "bobot kelas"),
-    "label_smoothing_factor": ("label smoothing", "label smoothing"),
-    "freeze_embeddings": ("frozen embeddings", "embedding yang dibekukan"),
-    "freeze_layers": ("frozen layers", "lapisan yang dibekukan"),
-}
 
 
 def describe_base(model_name_or_path: str) -> dict[str, str | None]:
@@ -67,15 +59,22 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
     return {"kind": kind, "name": name, "license": stated}
 
 
-def read_card(folder: str | Path) -> str | None:
-    """Return the card of a model folder as it stands there; None if there is none."""
-    path = Path(folder) / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
 def is_renewable(folder: str | Path) -> bool:
     """Return whether `render_card` may replace a folder's card: smsa wrote it here, and its owner left it so."""
-    return OURS in (read_card(folder) or "") and (Path(folder) / "run.json").is_file()
+    return OURS in _read_card(folder) and (Path(folder) / "run.json").is_file()
+
+
+def write_card(folder: Path, output_dir: Path) -> None:
+    """Write the card of a result that is to stand in `output_dir`, unless the card there has been taken over."""
+    before = _read_card(output_dir)
+    if not before or OURS in before:
+        (folder / CARD).write_text(render_card(folder, str(output_dir), before), encoding="utf-8")
+
+
+def _read_card(folder: str | Path) -> str:
+    """Return the card of a model folder as it stands there; nothing if there is none."""
+    path = Path(folder) / CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def render_card(folder: str | Path, name: str, before: str | None = None, origins: str | None = None) -> str:
@@ -84,7 +83,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
     Args:
         folder: what scripts/finetune.py or scripts/pretrain.py has left.
         name: what loads the model: its name on the Hub, or the path of its folder.
-        before: the card that it replaces; the licence in its metadata stays.
+        before: the card that it replaces, whose licence stays; that in `folder` if None.
         origins: of an encoder, where its texts come from and under which licences, as Markdown.
 
     Returns:
@@ -94,27 +93,26 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         OSError: if a file is missing.
         UserError: if a file is not what a finished run of this version leaves.
     """
-    folder, title = Path(folder), Path(name).name
+    folder = Path(folder)
+    licence = _stated_licence(_read_card(folder) if before is None else before)
     try:
         metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
         base = run["base_model"]
-        metadata = {
-            "language": "id",
-            "license": _stated_licence(before) if before else None,
-            "library_name": "transformers",
-            "base_model": base["name"] if base["kind"] == "hub" else None,
-            "model_name": title,
-        }
         if "held_out" in metrics:
-            template = "encoder_card.md.jinja"
-            metadata |= {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
+            template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
             # Architectures have names of their own for depth and width.
             values = {"config": AutoConfig.from_pretrained(folder), "origins": origins}
         else:
             template = "classifier_card.md.jinja"
-            values = _classifier_values(folder, metrics, run)
-            metadata |= _classifier_metadata(metadata["license"], values, metrics, run)
-        values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": title, "ours": OURS}
+            values, metadata = _describe_classifier(folder, metrics, run)
+        metadata |= {
+            "language": "id",
+            "license": licence or metadata.get("license"),
+            "library_name": "transformers",
+            "base_model": base["name"] if base["kind"] == "hub" else None,
+            "model_name": Path(name).name,
+        }
+        values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
         return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
     except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
@@ -124,32 +122,25 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         ) from error
 
 
-def _classifier_values(folder: Path, metrics: dict, run: dict) -> dict:
-    """Return what the card of a classifier says beside the files themselves."""
-    data, labels, settings = run["data"], run["labels"], run["settings"]
+def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, dict]:
+    """Return what the card of a classifier says beside the files themselves, and its metadata."""
+    data, labels, base = run["data"], run["labels"], run["base_model"]
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
-    return {
+    names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
+    values = {
         "splits": splits,
-        "names": {
-            split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data
-        },
+        "names": names,
         "score_titles": _SCORES,
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
-        "additions": [(o, *_ADDITIONS[o]) for o in _ADDITIONS if settings.get(o) not in (None, 0, "none")],
         "example_labels": LABELS,
         "temperature": json.loads((folder / "config.json").read_bytes()).get("smsa_temperature"),
         "is_normalised_since": has_normaliser(folder) and not run.get("normalised", False),
     }
-
-
-def _classifier_metadata(licence: str | None, values: dict, metrics: dict, run: dict) -> dict:
-    """Return what the metadata of a classifier's card says beside that of every model: scores, data and licence."""
-    base, data = run["base_model"], run["data"]
     results = []
-    for split in values["splits"]:
-        dataset = {"dataset_type": "own", "dataset_name": values["names"][split]}
+    for split in splits:
+        dataset = {"dataset_type": "own", "dataset_name": names[split]}
         if data[split]["is_smsa"]:
             dataset = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
         task = {"task_type": "text-classification", "task_name": "Sentiment analysis", "dataset_split": _SPLITS[split]}
@@ -158,8 +149,8 @@ def _classifier_metadata(licence: str | None, values: dict, metrics: dict, run: 
             results.append(EvalResult(**task, **dataset, **metric))
     # A model that learned from its owner's texts only is under the licence that the owner gives it.
     is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
-    return {
-        "license": licence or (None if is_owners else base["license"]),
+    return values, {
+        "license": None if is_owners else base["license"],
         "pipeline_tag": "text-classification",
         "tags": ["sentiment-analysis", "indonesian", "smsa"],
         "datasets": ["indonlp/indonlu"] if data["train"]["is_smsa"] else None,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from scipy.special import softmax
@@ -142,23 +143,15 @@ def export_model(
 
 def find_losses(record: dict) -> dict[str, float]:
     """Return the loss of macro F1 of each model file that loses more than `LARGEST_LOSS`."""
-    return {
-        name: found["f1_loss"]
-        for name, found in record.items()
-        if isinstance(found, dict) and found.get("f1_loss", 0) > LARGEST_LOSS
-    }
+    losses = {name: found["f1_loss"] for name, found in record.items() if "f1_loss" in found}
+    return {name: loss for name, loss in losses.items() if loss > LARGEST_LOSS}
 
 
 def describe(record: dict) -> str:
     """Return the comparison as aligned text."""
-    lines = [f"{'':28}{'MB':>8}{'rows/s':>9}{'macro F1':>10}{'agreement':>11}{'largest difference':>20}"]
-    for name, found in record.items():
-        if isinstance(found, dict) and "f1" in found:
-            line = f"{name:28}{found['bytes'] / 1e6:>8.1f}{found['rows_per_second']:>9,.0f}{100 * found['f1']:>10.2f}"
-            if "f1_loss" in found:
-                line += f"{found['agreement']:>11.2%}{found['largest_difference']:>20.2g}"
-            lines.append(line)
-    return "\n".join([*lines, f"on {record['data']['n_texts']:,} texts of {record['data']['file']}"])
+    files = {name: found for name, found in record.items() if "f1" in found}
+    table = pd.DataFrame.from_dict(files, orient="index").to_string(na_rep="", float_format="{:.4g}".format)
+    return f"{table}\non {record['data']['n_texts']:,} texts of {record['data']['file']}"
 
 
 def _predict(forward: Forward, ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, float]:

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError
 
 from smsa.errors import UserError
-from smsa.sharing.card import CARD, is_renewable, read_card, render_card
+from smsa.sharing.card import CARD, is_renewable, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ def push(
 ) -> str:
     """Put a finished model folder on the Hub as one commit, and create the repository if there is none.
 
-    The Hub's client repeats an upload that fails for a while. A model card that smsa wrote is uploaded as that of
-    `repo_id`; one that its owner took over, as it stands. Nothing on this machine changes.
+    A model card that smsa wrote is uploaded as that of `repo_id`. Nothing on this machine changes.
 
     Args:
         folder: the model; of its files, those that match `UPLOADED` are uploaded.
@@ -95,7 +94,7 @@ def push(
     if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):
-        contents[CARD] = render_card(folder, repo_id, read_card(folder)).encode()
+        contents[CARD] = render_card(folder, repo_id).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api = HfApi()
     command = f"python scripts/push.py {folder} {repo_id}{' --private' * private}"

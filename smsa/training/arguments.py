@@ -6,10 +6,10 @@ The defaults are those of the `indonlu` recipe; a recipe or the command line onl
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
@@ -38,14 +38,10 @@ class ModelArguments:
     freeze_embeddings: bool = field(default=False, metadata={"help": "Keep the embeddings of the encoder fixed."})
     freeze_layers: int = field(default=0, metadata={"help": "Keep the first K layers of the encoder fixed."})
 
-    def __post_init__(self) -> None:
-        require_ranges(self)
-
 
 EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
-LENGTH_GROUPS = (
-    "length_groups"  # what group_by_length is here; by Trainer's own, predictions come back in another order
-)
+# what group_by_length is here; by Trainer's own, predictions come back in another order
+LENGTH_GROUPS = "length_groups"
 _SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
 # What smsa relies on. It tells by the shares of the ranks which texts the last step of an epoch repeats.
@@ -54,10 +50,6 @@ _FIXED = {
     "average_tokens_across_devices": (True, "the loss is the mean over all ranks"),
     "restore_callback_states_from_checkpoint": (False, "smsa restores them itself"),
 }
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 
 @dataclass
@@ -106,6 +98,8 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on valid: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
+    # Trainer's `bool | None` would need a value on the command line
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
@@ -122,17 +116,31 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         require_ranges(self)
-        self._take_hub()
+        flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
+        sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
+        sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
+        wrong = {
+            "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
+            "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
+            "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
+            f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
+                flags and self.precision not in ("auto", *flags) or len(flags) > 1
+            ),
+            f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
+            "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
+        }
         for name, (value, reason) in _FIXED.items():
-            if getattr(self, name) != value:
-                raise UserError(f"{name} must stay {value}: {reason}.")
-        sharding = [name for name in _SHARDING if _is_on(f"ACCELERATE_USE_{name}")]
-        if sharding or self.deepspeed or self.fsdp:
-            raise UserError(
-                f"{sharding[0] if sharding else 'DeepSpeed or FSDP'}: each process must hold the whole model. Launch "
-                "with a file of configs/accelerate/, or answer no to it in `accelerate config`."
-            )
-        in_effect = self._choose_precision()
+            wrong[f"{name} must stay {value}: {reason}."] = getattr(self, name) != value
+        for message, is_wrong in wrong.items():
+            if is_wrong:
+                raise UserError(message)
+
+        # Trainer would push checkpoints and a pickle; scripts/finetune.py pushes the finished model
+        self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
+        if not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
+            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
+        device = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
+        in_effect = resolve_precision(flags[0] if flags else self.precision, device)
         self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
         if self.optim is None:
             is_half = in_effect != "no" or getattr(self, "fast_kernels", False)
@@ -161,26 +169,6 @@ class RunArguments(TrainingArguments):
                 "or one of them with CUDA_VISIBLE_DEVICES=0."
             )
         set_cpu_threads(self.num_threads)
-
-    def _take_hub(self) -> None:
-        """Take the options of the Hub, where the finished model goes; Trainer would push checkpoints and a pickle."""
-        if self.hub_token:
-            raise UserError("hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.")
-        if self.push_to_hub != (self.hub_model_id is not None):
-            raise UserError("--push_to_hub and --hub_model_id NAME go together.")
-        if self.hub_private_repo and not self.push_to_hub:
-            raise UserError("--hub_private_repo goes with --push_to_hub.")
-        self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
-
-    def _choose_precision(self) -> str:
-        """Return the precision in effect; `fp16` and `bf16` are other words for `precision`."""
-        flags = [name for name in ("fp16", "bf16") if getattr(self, name)]
-        if flags and self.precision not in ("auto", *flags) or len(flags) > 1:
-            raise UserError(f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.")
-        if not torch.accelerator.is_available() or _is_on("ACCELERATE_USE_CPU"):
-            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
-        device = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
-        return resolve_precision(flags[0] if flags else self.precision, device)
 
 
 @dataclass
@@ -269,11 +257,8 @@ class SentimentTrainingArguments(RunArguments):
     def __post_init__(self) -> None:
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
         super().__post_init__()
-        if (
-            self.load_best_model_at_end
-            and self.max_steps <= 0
-            and self.evaluate_every > math.ceil(self.num_train_epochs)
-        ):
+        is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
+        if self.load_best_model_at_end and is_too_short:
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")

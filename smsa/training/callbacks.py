@@ -1,4 +1,4 @@
-"""What happens at the boundaries of training, one class a purpose."""
+"""What happens at the boundaries of training: how a run starts and ends, and what is counted and shown of an epoch."""
 
 import logging
 import math
@@ -6,17 +6,19 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import torch
 from accelerate.utils import gather
+from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
-from smsa.training.metrics import REFERENCE_NAMES, score_label_ids
+from smsa.training.metrics import REFERENCE_NAMES, epoch_number, score_label_ids
 
 logger = logging.getLogger(__name__)
 
@@ -24,117 +26,19 @@ REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at ev
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
-def epoch_number(epoch: float) -> int:
-    """Return the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
-    return math.ceil(epoch)
-
-
-def restore(callback: ExportableState, state) -> dict:
-    """Return the attributes that `callback` had when the checkpoint was taken; none at the start of a run.
-
-    `restore_callback_states_from_checkpoint` of Trainer 5.23 builds callbacks anew, so that references to them are
-    lost; and resuming with a callback that the checkpoint does not know fails at the next save.
-    """
-    stored = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())["attributes"]
-    return stored if state.global_step else {}
-
-
-class EarlyStopping(EarlyStoppingCallback):
-    """EarlyStoppingCallback whose counter is that of the run, also after a resume."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        counter = "early_stopping_patience_counter"
-        self.early_stopping_patience_counter = restore(self, state).get(counter, 0)
-
-
-class RunStart(TrainerCallback):
-    """Sets up what Trainer leaves as it was, at the start of a run and where it is resumed."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if args.world_size > 1 and state.global_step == 0:
-            # by Trainer's one seed, N ranks would use each dropout mask N times; a checkpoint has the state of each
-            torch.manual_seed(args.seed + 1_000_000 * args.process_index)
-        if state.best_global_step:  # the folder may have moved
-            state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.best_global_step}")
-
-
 class Stopped(SystemExit):
     """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
 
 
-class StopOnSignal(TrainerCallback):
-    """Ends training after the current step, with a checkpoint, on every rank at the same one.
+class RunGuard(TrainerCallback):
+    """Starts a run as Trainer does not, and ends it where it is asked to, or where its loss is not finite.
 
     Asked by SIGTERM, Ctrl-C, SIGHUP, or (on Linux) the end of the launcher, which passes no signal on: `accelerate
-    launch` of one process would leave this one behind. A second Ctrl-C ends at once. Whatever is on the disk is whole.
-    """
+    launch` of one process would leave this one behind. Training ends after the current step, with a checkpoint, on
+    every rank at the same one. A second Ctrl-C ends at once. Whatever is on the disk is whole.
 
-    def __init__(self):
-        self.signum: int | None = None
-        self.received_at = 0.0
-        self.handlers: dict[int, object] = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.signum = None
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python sets handlers only there
-        signums = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-        # what is ignored already stays so, as nohup wants it
-        self.handlers = {
-            signum: signal.signal(signum, self.receive)
-            for signum in signums
-            if signal.getsignal(signum) is not signal.SIG_IGN
-        }
-        end_with_launcher(signal.SIGTERM)
-
-    def receive(self, signum: int, frame: object = None) -> None:
-        """Note a wish to stop; a second Ctrl-C ends this process."""
-        now = time.monotonic()
-        if self.signum is None:
-            self.signum, self.received_at = signum, now
-            _say(f"{signal.Signals(signum).name}: stopping after this step, with a checkpoint. A second Ctrl-C stops "
-                 "at once.")  # fmt: skip
-        elif signal.SIGINT in (signum, self.signum) and now - self.received_at > SAME_SIGNAL_SECONDS:
-            # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
-            _say(
-                "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last one."
-            )
-            os._exit(128 + signum)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        ends_epoch = control.should_training_stop or float(state.epoch).is_integer()
-        # the end of an epoch saves anyway, when it has been evaluated
-        if any_rank(self.signum is not None) and not (ends_epoch and args.save_strategy == "epoch"):
-            control.should_save, control.should_evaluate = True, False
-
-    def on_save(self, args, state, control, **kwargs):
-        if any_rank(self.signum is not None):
-            self.let_go()
-            logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
-            raise Stopped(128 + (self.signum or signal.SIGTERM))
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.on_save(args, state, control)  # asked after the last checkpoint, the result is left to a resumed run
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Give the signals back to whoever had them before."""
-        for signum, handler in self.handlers.items():
-            signal.signal(signum, handler)
-        self.handlers = {}
-
-
-def _say(line: str) -> None:
-    if is_main():
-        os.write(2, f"\n{line}\n".encode())  # safe in a handler of signals, where print is not
-
-
-class FiniteLoss(TrainerCallback):
-    """Ends training with an error where a loss is not finite; nothing is saved after it.
-
-    Under fp16 the scaler skips a step whose gradients are not finite, so that such a loss is an error only when the
-    scale has fallen below 1, which takes more than 16 skipped steps.
+    After a loss that is not finite nothing is saved. Under fp16 the scaler skips a step whose gradients are not finite,
+    so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
 
     Args:
         accelerator: Trainer's, which knows the device and the scaler.
@@ -142,78 +46,148 @@ class FiniteLoss(TrainerCallback):
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
-        self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)
+        self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)  # set by Trainer, read at times
         self.looked_at = 0.0
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Look at a loss; what was seen stays on the device until the step ends."""
-        self.is_bad |= ~loss.detach().isfinite()
+        self.signum: int | None = None
+        self.received_at = 0.0
+        self.handlers: dict[int, object] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.is_bad.zero_()
+        self.signum = None
+        if args.world_size > 1 and state.global_step == 0:
+            # by Trainer's one seed, N ranks would use each dropout mask N times; a checkpoint has the state of each
+            torch.manual_seed(args.seed + 1_000_000 * args.process_index)
+        if state.best_global_step:  # the folder may have moved
+            state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.best_global_step}")
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python sets handlers only there
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            signum = getattr(signal, name, None)
+            # what is ignored already stays so, as nohup wants it
+            if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+                self.handlers[signum] = signal.signal(signum, self.receive)
+        end_with_launcher(signal.SIGTERM)
+
+    def receive(self, signum: int, frame: object = None) -> None:
+        """Note a wish to stop; a second Ctrl-C ends this process."""
+        is_second = self.signum is not None
+        # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
+        is_meant = signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS
+        if is_second and not is_meant:
+            return
+        if is_second:
+            line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
+        else:
+            self.signum, self.received_at = signum, time.monotonic()
+            line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
+        if is_main():
+            os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
+        if is_second:
+            os._exit(128 + signum)
 
     def on_step_end(self, args, state, control, **kwargs):
-        is_due = control.should_save or time.monotonic() - self.looked_at > REFRESH_SECONDS
-        if self.is_bad.device.type != "cpu" and not is_due and not float(state.epoch).is_integer():
+        ends_epoch = float(state.epoch).is_integer()
+        # the end of an epoch saves anyway, when it has been evaluated
+        saves_anyway = args.save_strategy == "epoch" and (ends_epoch or control.should_training_stop)
+        if any_rank(self.signum is not None) and not saves_anyway:
+            control.should_save, control.should_evaluate = True, False
+
+        is_due = control.should_save or ends_epoch or time.monotonic() - self.looked_at > REFRESH_SECONDS
+        if self.is_bad.device.type != "cpu" and not is_due:
             return
         self.looked_at = time.monotonic()
         if not self.is_bad.item():
             return
         scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and scaler.get_scale() >= 1:
-            self.is_bad.zero_()
-            return
-        raise UserError(
-            f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, at or before step "
-            f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
-            "--max_grad_norm or --precision no may help."
-        )
+        if scaler is None or scaler.get_scale() < 1:
+            raise UserError(
+                f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, at or before step "
+                f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
+                "--max_grad_norm or --precision no may help."
+            )
+        self.is_bad.zero_()
+
+    def on_save(self, args, state, control, **kwargs):
+        if any_rank(self.signum is not None):
+            logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
+            raise Stopped(128 + (self.signum or signal.SIGTERM))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.on_save(args, state, control)  # asked after the last checkpoint, the result is left to a resumed run
+
+    def let_go(self) -> None:
+        """Give the signals back to whoever had them before."""
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
 
 
-class EpochLearningRate(TrainerCallback):
-    """Moves an `EpochStepLR` at the start of an epoch: also right after a resume, wherever the checkpoint was taken."""
-
-    def on_epoch_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        if hasattr(lr_scheduler, "move_to"):
-            lr_scheduler.move_to(int(state.epoch or 0))
-
-
-class EvaluateEvery(TrainerCallback):
-    """Evaluates after every `n_epochs` epochs only; a checkpoint is still kept of each."""
-
-    def __init__(self, n_epochs: int):
-        self.n_epochs = n_epochs
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if epoch_number(state.epoch) % self.n_epochs:
-            control.should_evaluate = False
+def count_worse(state: TrainerState, metric: str, greater_is_better: bool) -> int:
+    """Return how many evaluations have followed the best one; ties count, and what is not a number."""
+    best, n_worse = -math.inf, -1
+    for value in [entry[f"eval_{metric}"] for entry in state.log_history if f"eval_{metric}" in entry]:
+        value = value if greater_is_better else -value
+        best, n_worse = (value, 0) if value > best else (best, n_worse + 1)
+    return n_worse
 
 
-class EpochScores(TrainerCallback, ExportableState):
-    """Scores of training: loss and confusion matrix of the epoch so far, from the logits that training makes anyway.
+class EpochStepLR(StepLR):
+    """StepLR that moves by epoch although Trainer steps it after every batch.
 
-    Both stay on the device, so that counting them makes no GPU wait. A checkpoint within an epoch keeps those of each
-    rank, for their sum to be made in the same order after a resume.
+    Trainer's own steps are ignored: counting them would drift by one for each step that fp16 skips on overflow, and on
+    several processes or under accumulation it would have to know the steps of an epoch.
+    """
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of `epoch`, counted from 0."""
+        if getattr(self, "_step_count", 0) == 0:  # the call from __init__ sets the first learning rate
+            super().step()
+        with warnings.catch_warnings():
+            # right after a resume no optimizer step has been made in this process yet, which is as it should be
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            while epoch is not None and self.last_epoch < epoch:
+                super().step()
+
+
+class EpochProgress(ProgressCallback, ExportableState):
+    """Scores of training while it trains, the reference's lines, and what changes from one epoch to the next.
+
+    Loss and confusion matrix of the epoch so far are counted from the logits that training makes anyway. They stay on
+    the device, so that counting makes no GPU wait. A checkpoint within an epoch keeps those of each rank, for their sum
+    to be made in the same order after a resume.
 
     Args:
-        trainer: which logs them at the end of each epoch, under `train_`, and knows the labels.
+        trainer: which logs the scores at the end of each epoch, under `train_`, and knows the labels.
     """
 
     def __init__(self, trainer):
+        super().__init__()
         self.trainer = trainer
         device, n_labels = trainer.args.device, len(trainer.labels)
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
         self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each rank; none where all is 0
-        self.started = 0.0  # when the epoch, or what is left of it, began
+        self.started = self.shown = 0.0  # when the epoch, or what is left of it, began; when the bar was written
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"shares": self.shares}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        shares = restore(self, state).get("shares")
-        self.reset()
-        if shares:
-            loss_sum, *confusion = shares[args.process_index]
+        super().on_train_begin(args, state, control)
+        # `restore_callback_states_from_checkpoint` would build this anew, and Trainer's references to it be lost
+        self.shares = state.stateful_callbacks[type(self).__name__]["attributes"]["shares"] if state.global_step else []
+
+    def on_epoch_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+        epoch = state.epoch or 0
+        if isinstance(lr_scheduler, EpochStepLR):
+            lr_scheduler.step(int(epoch))
+        self.loss_sum.zero_()
+        self.confusion.zero_()
+        if self.shares and not float(epoch).is_integer():
+            loss_sum, *confusion = self.shares[args.process_index]
             self.loss_sum.fill_(loss_sum)
             self.confusion.copy_(torch.tensor(confusion, dtype=torch.int64))
+        self.started = time.monotonic()
 
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, label_ids: torch.Tensor) -> None:
         """Count one batch: its summed loss, logits of shape (batch, n_labels), gold label ids of shape (batch,).
@@ -224,21 +198,25 @@ class EpochScores(TrainerCallback, ExportableState):
         cells = label_ids.clamp(min=0) * logits.shape[-1] + logits.detach().argmax(-1)
         self.confusion.scatter_add_(0, cells, (label_ids >= 0).to(cells.dtype))
 
-    def mean_loss(self) -> float:
-        """Return the mean loss over the texts of this rank so far, in nats."""
-        return (self.loss_sum / self.confusion.sum()).item()
-
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        super().on_step_end(args, state, control)
         if control.should_save:
             share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
             self.shares = gather(share).view(args.world_size, -1).tolist()
+        if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
+            self.shown = time.monotonic()
+            loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
+            epoch = epoch_number(state.epoch)
+            self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
         logs = {f"train_{name}": score for name, score in self.compute().items()}
         if logs:
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
-        self.reset()
+        self.shares = []
+        if epoch_number(state.epoch) % args.evaluate_every:
+            control.should_evaluate = False
 
     def compute(self) -> dict[str, float]:
         """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it.
@@ -254,74 +232,16 @@ class EpochScores(TrainerCallback, ExportableState):
         scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
         return {"loss": loss_sum.item() / n_texts.sum(), **scores}
 
-    def reset(self) -> None:
-        """Start anew, for the next epoch."""
-        self.loss_sum.zero_()
-        self.confusion.zero_()
-        self.shares, self.started = [], time.monotonic()
-
-    def state(self) -> dict:
-        return {"args": {}, "attributes": {"shares": self.shares}}
-
-
-class ReferenceProgress(TrainerCallback):
-    """Shows the reference's progress bar and epoch lines, on the main process only.
-
-    Args:
-        epoch_scores: where the running loss is read.
-    """
-
-    def __init__(self, epoch_scores: EpochScores):
-        self.epoch_scores = epoch_scores
-        self.bar = None
-        self.refreshed_at = 0.0
-
-    def on_step_end(self, args, state, control, lr_scheduler=None, train_dataloader=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        n_steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-        step = (state.global_step - 1) % n_steps + 1
-        self._show(step, n_steps)
-        if step == n_steps or time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
-            self.refreshed_at = time.monotonic()
-            loss, learning_rate = self.epoch_scores.mean_loss(), lr_scheduler.get_last_lr()[0]
-            epoch = epoch_number(state.epoch)
-            self.bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
-
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if state.is_world_process_zero:
-            self._show((self.bar.n if self.bar else 0) + 1, len(eval_dataloader), "Evaluating")
-
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "train_f1" in logs and state.is_world_process_zero:
-            learning_rate = f" LR:{logs['learning_rate']:.8f}"
-            self._write(f"(Epoch {epoch_number(state.epoch)}) TRAIN {_reference_scores(logs, 'train')}{learning_rate}")
+        for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):
+            if f"{prefix}_f1" in logs and state.is_world_process_zero:
+                scores = " ".join(f"{title}:{logs[f'{prefix}_{name}']:.2f}" for name, title in REFERENCE_NAMES.items())
+                learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
+                loss, epoch = logs[f"{prefix}_loss"], epoch_number(state.epoch or 0)
+                tqdm.write(f"(Epoch {epoch}) {split} LOSS:{loss:.4f} {scores}{learning_rate}")
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if "eval_f1" in metrics and state.is_world_process_zero:
-            self._write(f"(Epoch {epoch_number(state.epoch or 0)}) VALID {_reference_scores(metrics, 'eval')}")
-
-    def on_predict(self, args, state, control, metrics=None, **kwargs):
-        self._close()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._close()
-
-    def _show(self, n_done: int, n_total: int, description: str = "") -> None:
-        if self.bar is None:
-            self.bar = tqdm(total=n_total, desc=description, initial=n_done - 1, dynamic_ncols=True, leave=False)
-        self.bar.update(n_done - self.bar.n)
-
-    def _write(self, line: str) -> None:
-        self._close()
-        tqdm.write(line)
-
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-def _reference_scores(metrics: dict[str, float], prefix: str) -> str:
-    scores = " ".join(f"{name}:{metrics[f'{prefix}_{key}']:.2f}" for key, name in REFERENCE_NAMES.items())
-    return f"LOSS:{metrics[f'{prefix}_loss']:.4f} {scores}"
+    def on_evaluate(self, args, state, control, **kwargs):
+        super().on_evaluate(args, state, control)
+        n_worse = count_worse(state, args.metric_for_best_model, args.greater_is_better)
+        if 0 < args.early_stopping_patience <= n_worse:
+            control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name.
+"""A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
 OUTPUT/checkpoint-<step>/manifest.json   size and sha256 of each file, and the settings that the run has
 OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
@@ -7,21 +7,24 @@ OUTPUT/run.lock                          a run is at work here
 OUTPUT/run.json                          the run is finished
 """
 
+import dataclasses
 import json
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import Trainer
 
 from smsa.distributed import is_main, on_main
 from smsa.errors import UserError
 from smsa.files import STAGING, hash_file, require_empty, write_json
+from smsa.models.devices import describe_hardware, describe_versions
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +63,6 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
 
 
-def keep_newest(output_dir: Path, best: str | None) -> None:
-    """Remove all checkpoints but the newest, from which a finished run can be lengthened, and the `best` one."""
-    rotate_checkpoints(str(output_dir), save_total_limit=1, best_model_checkpoint=best)
-
-
 def verify(checkpoint: Path) -> dict:
     """Return the manifest of a checkpoint whose files are all as they were written.
 
@@ -75,10 +73,9 @@ def verify(checkpoint: Path) -> dict:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         for name, written in manifest["files"].items():
             digest, size = hash_file(checkpoint / name)
-            if size != written["bytes"]:
-                raise DamagedCheckpointError(f"{checkpoint.name}/{name} has {size:,} bytes, not {written['bytes']:,}")
-            if digest != written["sha256"]:
-                raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written (its sha256 differs)")
+            if {"bytes": size, "sha256": digest} != written:
+                found = f"{size:,} bytes, of {written['bytes']:,}"
+                raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written ({found})")
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{checkpoint.name}/{Path(error.filename).name} is missing") from error
     except OSError as error:
@@ -125,10 +122,7 @@ def find_newest(output_dir: Path) -> Path | None:
 def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Path | None, bool]:
     """Return the checkpoint to resume from, None to start at the beginning; and whether the run is finished already.
 
-    Args:
-        output_dir: where the run has its files.
-        settings: plain values on which the result of the run depends, by name.
-        environment: plain values that may change within a run but can move the last bits of its result.
+    `settings` and `environment` are as ResumableTrainer has them.
 
     Raises:
         DamagedCheckpointError: if there are checkpoints, but none is whole.
@@ -146,21 +140,16 @@ def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Pat
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)
-    listed = {name: f"{name} was {manifest['settings'].get(name)}, is {settings.get(name)}" for name in changed}
-    if not set(changed) <= CHANGEABLE:
-        refused = "; ".join(listed[name] for name in changed if name not in CHANGEABLE)
+    if refused := {name: said for name, said in changed.items() if name not in CHANGEABLE}:
         raise UserError(
-            f"{newest} was made with other settings: {refused}. Give them as before, or start a new run in another "
-            "--output_dir."
+            f"{newest} was made with other settings: {'; '.join(refused.values())}. Give them as before, or start a "
+            "new run in another --output_dir."
         )
     if changed:
-        logger.info("Changed within the run: %s", "; ".join(listed.values()))
-    moved = [name for name, value in environment.items() if manifest["environment"].get(name) != value]
-    if moved:
-        logger.warning(
-            "The last bits of the result may differ from those of an undisturbed run: %s.",
-            "; ".join(f"{name} was {manifest['environment'].get(name)}, is {environment[name]}" for name in moved),
-        )
+        logger.info("Changed within the run: %s", "; ".join(changed.values()))
+    if moved := _find_changed(manifest["environment"], environment):
+        said = "; ".join(moved.values())
+        logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", said)
     logger.info("Resumes from %s", newest)
     return newest, False
 
@@ -177,8 +166,10 @@ def _read_record(output_dir: Path) -> dict | None:
         raise UserError(f"{path} is not what a finished run leaves: remove it, or start anew.") from error
 
 
-def _find_changed(before: dict, now: dict) -> list[str]:
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+def _find_changed(before: dict, now: dict) -> dict[str, str]:
+    """Return what a message says of each value that differs, by name."""
+    names = sorted(before.keys() | now.keys())
+    return {name: f"{name} was {a}, is {b}" for name in names if (a := before.get(name)) != (b := now.get(name))}
 
 
 @contextmanager
@@ -215,3 +206,32 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
                 lock.release()
                 if is_new and not any(output_dir.iterdir()):
                     output_dir.rmdir()
+
+
+def describe_run(trainer: Trainer, arguments: tuple) -> dict[str, object]:
+    """Return the record of a run as plain values: resolved options, precision, versions, hardware and commit."""
+    root = Path(__file__).parents[2]
+    is_checkout = (root / ".git").exists() and shutil.which("git")
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if is_checkout else None
+    precision, history = trainer.accelerator.mixed_precision, trainer.state.log_history
+    # over all parts of a run that was resumed; of pre-training, which keeps no epochs, of the last part
+    seconds = sum(entry.get("epoch_runtime", 0) for entry in history)
+    seconds = seconds or max(entry.get("train_runtime", 0) for entry in history)
+    return {
+        "arguments": {
+            # to_dict is Trainer's own, and masks tokens
+            type(group).__name__: group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+            for group in arguments
+        },
+        "settings": trainer.settings,
+        "seed": trainer.args.seed,
+        "model_commit": getattr(trainer.model.config, "_commit_hash", None),  # where it came from the Hub
+        "precision_in_effect": "fp32" if precision == "no" else precision,
+        "world_size": trainer.args.world_size,
+        "n_parameters": trainer.model.num_parameters(),
+        "train_runtime_seconds": seconds,
+        "versions": describe_versions(),
+        "hardware": describe_hardware(trainer.args.device.type),
+        "git_commit": commit or None,  # of the checkout that this package runs from, `-dirty` if changed
+    }

@@ -4,7 +4,6 @@ import logging
 import math
 import pickle
 import shutil
-import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,34 +13,24 @@ import torch
 from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
-from smsa.distributed import on_main, wait_for_everyone
+from smsa.data.datasets import PaddingCollator, count_tokens
+from smsa.distributed import on_main
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
 from smsa.models.loading import label_names, save_tokenizer
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
-from smsa.training.callbacks import (
-    EarlyStopping,
-    EpochLearningRate,
-    EpochScores,
-    EvaluateEvery,
-    FiniteLoss,
-    ReferenceProgress,
-    RunStart,
-    StopOnSignal,
-)
+from smsa.training.callbacks import EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import DamagedCheckpointError, commit, find_newest, list_checkpoints, verify
-from smsa.training.collation import LengthGroupedSampler, PaddingCollator, count_tokens
-from smsa.training.cuda_graphs import StepRecorder
-from smsa.training.ema import EmaAdamW
-from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 from smsa.training.metrics import compute_metrics
+
+# What an option needs is imported where the option is on.
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +57,11 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
         self.settings, self.environment = settings or {}, environment or {}
+        self.makes_optimizer = self.optimizer is None
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
-        self.recorder: StepRecorder | None = None  # while it trains
-        self.stop_on_signal, self.finite_loss = StopOnSignal(), FiniteLoss(self.accelerator)
-        for callback in (RunStart(), self.stop_on_signal, self.finite_loss):
-            self.add_callback(callback)
+        self.recorder = None  # while it trains
+        self.guard = RunGuard(self.accelerator)
+        self.add_callback(self.guard)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Train as Trainer does, from a checkpoint only if it is whole; also where `evaluate` or `predict` came first.
@@ -94,14 +83,12 @@ class ResumableTrainer(Trainer):
                 raise UserError(f"{output_dir} has no checkpoint to resume from.")
         if resume_from_checkpoint:
             manifest = on_main(lambda: verify(Path(resume_from_checkpoint)))
-            if manifest["world_size"] != self.args.world_size:
-                raise UserError(
-                    f"{resume_from_checkpoint} was made by {manifest['world_size']} processes, these are "
-                    f"{self.args.world_size}."
-                )
+            n_before, n_now = manifest["world_size"], self.args.world_size
+            if n_before != n_now:
+                raise UserError(f"{resume_from_checkpoint} was made by {n_before} processes, these are {n_now}.")
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
-            if self._is_over(state):
-                return self._take_over(state, resume_from_checkpoint)
+            if output := self._end_of(state, resume_from_checkpoint):
+                return output
         elif self.args.should_save:
             for checkpoint in list_checkpoints(output_dir):  # of an earlier training, which would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", checkpoint)
@@ -110,11 +97,14 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        if not resume_from_checkpoint:
-            self.optimizer = None if self.optimizer_cls_and_kwargs else self.optimizer  # an average begins anew
+        if self.makes_optimizer:
+            self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; OwnDropout then makes it differ
-        self.recorder = StepRecorder(self.model) if self.records_steps else None
+        if self.records_steps:
+            from smsa.training.cuda_graphs import StepRecorder
+
+            self.recorder = StepRecorder(self.model)
         try:
             output = super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
         except pickle.UnpicklingError as error:
@@ -123,7 +113,7 @@ class ResumableTrainer(Trainer):
                 "run code when it is read."
             ) from error
         finally:
-            self.stop_on_signal.let_go()
+            self.guard.let_go()
             if self.recorder is not None:
                 self.recorder.close()
                 self.recorder = None
@@ -137,19 +127,16 @@ class ResumableTrainer(Trainer):
         of_run = math.ceil(self.args.num_train_epochs * an_epoch)
         return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
 
-    def _is_over(self, state: TrainerState) -> bool:
-        """Return whether training was over at a checkpoint: Trainer does not keep that, and would train on."""
+    def _end_of(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput | None:
+        """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
         _, n_steps = self.count_steps()
         if state.global_step > n_steps:
             raise UserError(
                 f"The checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
             )
-        stopping = state.stateful_callbacks.get("EarlyStopping")
-        n_worse = stopping["attributes"]["early_stopping_patience_counter"] if stopping else 0
-        return state.global_step == n_steps or 0 < self.args.early_stopping_patience <= n_worse
-
-    def _take_over(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput:
-        """Load the result of a training that was over when its last checkpoint was taken."""
+        n_worse = count_worse(state, self.args.metric_for_best_model, self.args.greater_is_better)
+        if state.global_step < n_steps and not 0 < self.args.early_stopping_patience <= n_worse:
+            return None
         logger.info("Training was over after step %d; a higher --num_train_epochs trains for longer, and where it had "
                     "stopped early, a higher --early_stopping_patience.", state.global_step)  # fmt: skip
         if self.args.load_best_model_at_end and state.best_global_step:
@@ -164,17 +151,18 @@ class ResumableTrainer(Trainer):
         To give each rank as many batches, Accelerate fills the last step of an epoch with rows from its start. Theirs
         become -100, which no loss, no count and no score of training takes in.
         """
-        args = self.args
+        args, state = self.args, self.accelerator.gradient_state
         n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
 
         def mark_repeated(batch):
-            label_ids = batch["labels"]  # (batch,) or (batch, length)
-            if n_last and self.accelerator.gradient_state.end_of_dataloader:
+            if n_last and state.end_of_dataloader:
+                label_ids = batch["labels"]  # (batch,) or (batch, length)
                 n_before = args.process_index * len(label_ids)  # rows go to ranks in turn
                 label_ids[max(0, n_last - n_before) :] = IGNORED
             return batch
 
-        return super().get_batch_samples(map(mark_repeated, epoch_iterator), num_batches, device)
+        batches = map(mark_repeated, epoch_iterator) if args.world_size > 1 else epoch_iterator
+        return super().get_batch_samples(batches, num_batches, device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
@@ -183,18 +171,14 @@ class ResumableTrainer(Trainer):
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def is_recorded(self, model) -> bool:
-        """Return whether steps of `model` are recorded; not of a wrapped one: ranks would meet in a recording."""
-        return self.recorder is not None and model is self.model
-
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Train on one batch, by a recording where there is one, and have its loss looked at."""
+        """Train on one batch, by a recording where there is one, and note whether its loss is finite."""
         step = super().training_step
-        if self.is_recorded(model):
+        if self.recorder is not None and model is self.model:  # not of a wrapped one: ranks would meet in a recording
             self.optimizer.train()  # a step does it too, but not its recording
             step = partial(self.recorder, step)
         loss = step(model, inputs, num_items_in_batch)
-        self.finite_loss.add(loss)
+        self.guard.is_bad |= ~loss.detach().isfinite()  # stays on the device until the step ends
         return loss
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
@@ -217,67 +201,46 @@ class ResumableTrainer(Trainer):
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise UserError(f"The weights are not finite after step {step}, so no checkpoint of it was kept.")
         with staged(output_dir) if self.args.should_save else nullcontext(), naming(target):
-            wait_for_everyone()
+            self.accelerator.wait_for_everyone()
             self.args.output_dir = str(output_dir / STAGING)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self.args.output_dir = str(output_dir)
-            wait_for_everyone()
+            self.accelerator.wait_for_everyone()
             if best_step:  # by where it will be, not the folder that it is written in
                 self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best_step}")
             if self.args.should_save:
                 staging = output_dir / STAGING / target.name
-                self._require_all_ranks(staging)
+                n_states = len(list(staging.glob("rng_state*")))
+                if n_states != self.args.world_size and not self.args.save_only_model:
+                    raise UserError(
+                        f"{n_states} of {self.args.world_size} ranks wrote to {output_dir}: --output_dir must be on a "
+                        "disk that all machines share."
+                    )
                 self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
                 described = {"settings": self.settings, "environment": self.environment}
                 needed = best_step if self.args.load_best_model_at_end else None
                 commit(staging, target, step=step, best_step=needed, world_size=self.args.world_size, **described)
                 rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
-        wait_for_everyone()
-
-    def _require_all_ranks(self, staging: Path) -> None:
-        n_states = len(list(staging.glob("rng_state*")))
-        if n_states != self.args.world_size and not self.args.save_only_model:
-            raise UserError(
-                f"{n_states} of {self.args.world_size} ranks wrote to {staging.parent.parent}: --output_dir must be on "
-                "a disk that all machines share."
-            )
+        self.accelerator.wait_for_everyone()
 
     # Trainer's own grouping by length runs through each pool of texts from long to short, which costs macro F1: see
     # LengthGroupedSampler. To be deleted when Trainer shuffles the batches of a pool.
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        train_dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != LENGTH_GROUPS:
             return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(count_tokens(train_dataset), self.args.rows_a_step, self.args.seed)
+        from smsa.training.length_groups import LengthGroupedSampler
+
+        lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
+        return LengthGroupedSampler(lengths, self.args.rows_a_step, self.args.seed)
 
 
-class EpochStepLR(StepLR):
-    """StepLR that moves by epoch although Trainer steps it after every batch.
-
-    Trainer's own steps are ignored: counting them would drift by one for each step that fp16 skips on overflow, and on
-    several processes or under accumulation it would have to know the steps of an epoch.
-    """
-
-    def step(self, epoch: int | None = None) -> None:
-        if getattr(self, "_step_count", 0) == 0:  # the one call from __init__ sets the first learning rate
-            super().step()
-
-    def move_to(self, epoch: int) -> None:
-        """Set the learning rate of `epoch`, counted from 0."""
-        with warnings.catch_warnings():
-            # right after a resume no optimizer step has been made in this process yet, which is as it should be
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            while self.last_epoch < epoch:
-                super().step()
-
-
-def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor | None:
-    """Return the weight of each label in the training loss, shape (n_labels,), or None to weigh all alike.
+def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
+    """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:
-        spec: `none`, `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
+        spec: `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
             number per label, comma-separated.
         label_ids: gold label ids of the training texts, shape (n_texts,).
         n_labels: how many labels there are.
@@ -285,8 +248,6 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> to
     Raises:
         UserError: for another spec, a number that is not positive, or `balanced` where a label has no text.
     """
-    if spec == "none":
-        return None
     if spec == "balanced":
         if len(np.unique(label_ids)) < n_labels:
             raise UserError("--class_weights balanced: a label has no text in train; give one number per label.")
@@ -330,16 +291,12 @@ class SentimentTrainer(ResumableTrainer):
     ):
         self.labels = label_names(model.config.id2label)
         self.class_weights = None
-        if train_dataset is not None:
+        if train_dataset is not None and args.class_weights != "none":
             label_ids = train_dataset.with_format("numpy")["label"][:]
             self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
         kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
-        known = {
-            "loss",
-            "accuracy",
-            *(f"{score}_{label}" for score in ("f1", "recall", "precision") for label in self.labels),
-        }
-        known |= {"f1", "recall", "precision"}
+        scores = ("f1", "recall", "precision")
+        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
         if args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         on_gpu = args.device.type == "cuda"
@@ -349,23 +306,23 @@ class SentimentTrainer(ResumableTrainer):
             collator = PaddingCollator(kwargs["processing_class"], pad_to_multiple_of=multiple)
             kwargs.setdefault("data_collator", collator)
         if args.ema_decay:
+            from smsa.training.ema import EmaAdamW
+
             adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": args.is_fused}
             kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"lr": args.learning_rate, "decay": args.ema_decay, **adam})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
+            from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
+
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and model.config.model_type in FIRST_TOKEN_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
-        self.epoch_scores = EpochScores(self)
         for shown_by_default in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown_by_default)
-        callbacks = [self.epoch_scores, EpochLearningRate(), ReferenceProgress(self.epoch_scores)]
-        callbacks += [EarlyStopping(args.early_stopping_patience)] if args.early_stopping_patience else []
-        callbacks += [EvaluateEvery(args.evaluate_every)] if args.evaluate_every > 1 else []
-        for callback in callbacks:
-            self.add_callback(callback)
+        self.progress = EpochProgress(self)
+        self.add_callback(self.progress)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the share of this batch in the mean cross entropy over the texts of one step, over all ranks.
@@ -373,14 +330,12 @@ class SentimentTrainer(ResumableTrainer):
         Args:
             num_items_in_batch: texts of the step, over accumulated batches and ranks; None stands for this batch.
 
-        Returns:
-            The loss, and with `return_outputs` the outputs too. In training, and only there, each text counts with the
-            weight of its label, and `label_smoothing_factor` smooths; the sum is divided by the number of texts, not of
-            weights, so that a step is the same however it is cut into batches. With `rdrop_alpha`, each text is
-            computed twice in training, with other dropout; the loss is the mean of both, and `rdrop_alpha` / 2 times
-            the divergence of both predictions is added: half of the paper's.
+        In training, and only there, each text counts with the weight of its label, and `label_smoothing_factor`
+        smooths; the sum is divided by the number of texts, not of weights, so that a step is the same however it is cut
+        into batches. With `rdrop_alpha`, each text is computed twice in training, with other dropout; the loss is the
+        mean of both, and `rdrop_alpha` / 2 times the divergence of both predictions is added: half of the paper's.
 
-        Source of the last: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
+        Source of R-Drop: Liang et al. 2021, R-Drop, https://arxiv.org/abs/2106.14448
         """
         if self.compute_loss_func is not None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -402,7 +357,7 @@ class SentimentTrainer(ResumableTrainer):
             divergence = alpha / 2 * _divergence(first, second, label_ids != IGNORED)
             loss_sum, logits = loss_sum / 2, first
         if model.training:
-            self.epoch_scores.add(loss_sum, logits, label_ids)
+            self.progress.add(loss_sum, logits, label_ids)
         loss_sum = loss_sum + divergence
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)

@@ -21,7 +21,6 @@ from smsa.evaluation.baselines import (
     save_baseline,
 )
 from smsa.evaluation.report import OPENING_SENTENCES
-from smsa.training.metrics import score_label_ids
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +91,9 @@ def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
     assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 
 
-def test_tfidf_needs_a_text_of_each_label():
+def test_what_is_no_training_data_and_no_baseline_is_refused_by_name(sample, tmp_path):
     with pytest.raises(UserError, match="at least one training text of each label"):
         Tfidf.fit(["a b", "b c"], [0, 1])
-
-
-def test_a_damaged_baseline_is_refused_by_name(sample, tmp_path):
     save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
     weights, description = tmp_path / "baseline.safetensors", tmp_path / "baseline.json"
     values, whole = json.loads(description.read_text()), weights.read_bytes()
@@ -113,15 +109,3 @@ def test_a_damaged_baseline_is_refused_by_name(sample, tmp_path):
         with pytest.raises(UserError, match=f"{tmp_path} is damaged"):
             load_baseline(tmp_path)
         damaged.write_bytes(before)
-
-
-@pytest.mark.slow
-def test_on_the_real_smsa(smsa_files):
-    train, valid = (read_rows(smsa_files[split])[:2] for split in ("train", "valid"))
-    found = {}
-    for kind, baseline in BASELINES.items():
-        probabilities = baseline.fit(*train).predict(valid[0])
-        found[kind] = score_label_ids(probabilities.argmax(-1), valid[1])["f1"]
-    assert found["tfidf"] >= 0.86
-    assert 0.6 < found["keyword"] < found["tfidf"]
-    assert found["majority"] == pytest.approx(0.2456, abs=1e-4)

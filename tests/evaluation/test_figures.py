@@ -1,9 +1,6 @@
 """What stands in the pictures."""
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
 from smsa.evaluation import figures
 
@@ -46,21 +43,3 @@ def test_reliability_has_a_mark_for_each_bin_and_names_the_calibration_error():
     (axes,) = drawn.axes
     assert axes.collections[0].get_offsets().tolist() == [[0.6, 0.5], [0.9, 1.0]]
     assert [text.get_text() for text in drawn.legends[0].get_texts()][1:] == ["s0: calibration error 10.0"]
-
-
-HISTORY = pd.DataFrame(
-    {
-        **{"epoch": [1, 2, 3], "learning_rate": [2e-5, 1e-5, 5e-6], "train_loss": [0.9, 0.5, 0.3]},
-        **{"train_f1": [0.5, 0.7, 0.8], "valid_loss": [0.8, np.nan, 0.6], "valid_f1": [0.6, np.nan, 0.7]},
-    }
-)
-BLUE, ORANGE = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)  # the lines of train and valid
-
-
-@pytest.mark.parametrize("history, colors", [(HISTORY, (BLUE, ORANGE)), (HISTORY[1:2], (BLUE,))])
-def test_the_history_is_drawn_with_its_gaps(tmp_path, history, colors):
-    figures.draw_history(history, 1, tmp_path / "history.png")
-    pixels = np.asarray(Image.open(tmp_path / "history.png").convert("RGB")).astype(int)
-    assert pixels.shape[1] > 1000 and (pixels[0] == 255).all()  # a page of its own colour, light or dark around it
-    for color in colors:
-        assert (np.abs(pixels - color).sum(-1) < 30).sum() > 10

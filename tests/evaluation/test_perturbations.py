@@ -3,10 +3,6 @@
 import re
 from random import Random
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from smsa.evaluation import perturbations
 
 TEXT = "tempat nya bagus , murah ! tapi saya tidak suka ( terlalu ramai ) ."
@@ -47,11 +43,3 @@ def test_equal_seeds_give_equal_texts_whatever_stands_before_them():
     assert perturb(texts, seed=1) == perturb(texts, seed=1) != perturb(texts, seed=2)
     assert perturb(texts)[:2] == perturb(texts[:2])
     assert perturb(texts, names=()) == texts
-
-
-@pytest.mark.parametrize("name", ["capitals", "no space"])
-@given(text=st.text())
-def test_capitals_and_no_space_lose_no_letter(name, text):
-    (perturbed,) = perturbations.perturb([text], (name,))
-    letters = [re.sub(r"\s", "", t).upper().lower() for t in (text, perturbed)]
-    assert letters[0] == letters[1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from PIL import Image
 from transformers import pipeline
 
 import smsa
@@ -166,27 +167,31 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
         assert f"{example['score']:.3f}" in card
 
 
+def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
+    run_eval("--model", "mini-sentiment", "--data", VALID, "--output", tmp_path / "report")
+    picture = Image.open(tmp_path / "report" / "history.png").convert("RGB")
+    assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
+    n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
+    assert n_blue > 10 and "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path, monkeypatch):
     full, output = tmp_path / "full", tmp_path / "calibrated"
     full.mkdir()
     (full / "thesis.docx").touch()
+    (model / "predictions_valid.csv").touch()  # of its run, which no copy of a model has
     before = read_folder(model)
-    texts = LabelledFile.read(VALID, LABELS).texts
-    others = [[label for label in LABELS if label != row["label"]][i % 2] for i, row in enumerate(load(model)(texts))]
-    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, others, strict=True))
-    (tmp_path / "wrong.tsv").write_text(rows, encoding="utf-8")
     for source, data, target, message in (
         (full, VALID, output, "full is none"),
         (model, tmp_path / "nowhere.tsv", output, "does not exist"),
-        (model, tmp_path / "wrong.tsv", output, "texts of which 0% .* set no temp"),
-        (model, VALID, model, "is not empty"),
         (model, VALID, full, "is not empty"),
     ):
         with pytest.raises(SystemExit, match=f"error: .*{message}"):
             run_calibrate("--model", source, "--data", data, "--output", target)
         assert not output.exists() or not any(output.iterdir())
-    monkeypatch.setattr(calibrate, "publish", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(SystemExit, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="No space left"):
+        patch.setattr(calibrate, "publish", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
         run_calibrate("--model", model, "--data", VALID, "--output", output)
     assert read_folder(model) == before and not any(output.iterdir())
-    assert read_folder(full) == {"thesis.docx": b""}
+    run_calibrate("--model", model, "--data", VALID, "--output", output)
+    assert {*read_folder(output)} == before.keys() - {"predictions_valid.csv"}

@@ -12,7 +12,7 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, fill, is_cut_short, make_model, make_tokenizer, run
+from conftest import SAMPLE_DIR, fill, make_model, make_tokenizer, run
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
@@ -21,13 +21,13 @@ from smsa.data.arguments import DataArguments
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
-from smsa.training.results import collect_metrics
+from smsa.training.metrics import collect_metrics
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
 LEFT_BY_A_RUN = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json", "run.json"),
-    *("history.csv", "history.png", "predictions_valid.csv", "predictions_test.csv", "submission.csv", "README.md"),
+    *("history.csv", "predictions_valid.csv", "predictions_test.csv", "submission.csv", "README.md"),
 }
 
 
@@ -53,7 +53,7 @@ def read_predictions(folder, split) -> list[dict]:
     return rows
 
 
-def test_a_run_leaves_a_complete_model_folder(tmp_path):
+def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     output_dir = tmp_path / "run"
     options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "2", "--output_dir", str(output_dir)]
     status, text = launch(*options, HF_TOKEN="hf_canary_in_the_environment")
@@ -67,7 +67,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
     n_texts = [sum(metrics[split][f"n_{label}"] for label in LABELS) for split in ("train", "valid", "test")]
     assert n_texts == [274, 66, 66]
-    history = pd.read_csv(output_dir / "history.csv", float_precision="round_trip")
+    history = pd.read_csv(output_dir / "history.csv")
     for _, row in history.iterrows():
         for split, rate in (("train", f" LR:{row['learning_rate']:.8f}"), ("valid", "")):
             loss, *scores = (row[f"{split}_{score}"] for score in ("loss", "accuracy", "f1", "recall", "precision"))
@@ -96,12 +96,11 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path):
     assert record["data"]["train"]["sha256"] == sha256 and record["data"]["train"]["n_texts"] == 274
     assert record["versions"]["torch"] == torch.__version__
 
-    status, text = launch(*options)
-    assert status == 1
-    assert re.search(rf"error: {output_dir} is not empty \(README.md, checkpoint-\d+, .*, \.\.\.\): resume it by", text)
-    status, text = launch(*options, "--resume", "auto")
-    assert status == 0
-    assert f"{output_dir} is finished: nothing to do." in text and "Epoch" not in text
+    with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume it by"):
+        call(*options)
+    caplog.set_level("INFO", "smsa")
+    call(*options, "--resume", "auto")
+    assert f"{output_dir} is finished: nothing to do." in caplog.text and "Epoch" not in capfd.readouterr().out
 
 
 @pytest.fixture
@@ -118,24 +117,14 @@ def assert_same_outputs(folder, other) -> None:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("trouble", ["No space left", "No such file"])
-def test_a_disk_that_fails_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch, trouble):
+def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, elsewhere, predict = small_disk / "run", small_disk / "elsewhere", finetune.predict_splits
-
-    def predict_splits(*args):
-        fill(small_disk) if trouble == "No space left" else run.rename(elsewhere)
-        return predict(*args)
-
-    with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match=trouble):
-        patch.setattr(finetune, "predict_splits", predict_splits)
+    run, predict = small_disk / "run", finetune.predict_splits
+    with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
+        patch.setattr(finetune, "predict_splits", lambda *args: fill(small_disk) or predict(*args))
         call(*tiny, "--output_dir", run)
-    if trouble == "No such file":
-        shutil.rmtree(run, ignore_errors=True)
-        elsewhere.rename(run)
-    else:
-        (small_disk / "filler").unlink()
+    (small_disk / "filler").unlink()
     assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
     call(*tiny, "--output_dir", run, "--resume", "auto")
     assert_same_outputs(run, tmp_path / "plain")
@@ -189,29 +178,19 @@ def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stay
     assert (tmp_path / "run" / "README.md").read_text() == "mine"
 
 
-def name_files(**changes) -> list:
-    """Return options that name each file of the sample, but for changes."""
-    files = {split: SAMPLE_DIR / f"{split}_preprocess.tsv" for split in ("train", "valid", "test")} | changes
-    return [word for split, path in files.items() for word in (f"--{split}_file", path)]
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_damaged_data_stops_the_script_before_it_writes(tmp_path, split):
+def test_damaged_data_stops_the_script_before_it_writes(tmp_path):
     path = tmp_path / "damaged.tsv"
     path.write_text("a\tneutral\nb\tpositif\n")
+    files = [f"--{split}_file={SAMPLE_DIR / split}_preprocess.tsv" for split in ("train", "valid")]
     with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'positif'"):
-        call(*SCRATCH, *name_files(**{split: path}), "--output_dir", tmp_path / "run")
+        call(*SCRATCH, *files, "--test_file", path, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 REFUSED = {
     "no such model": (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
-    "no such folder": (["--data_dir", "nowhere"], "comes from --data_dir"),
     "too long": (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
-    "too deep": (["--freeze_layers", "99"], "--freeze_layers 99"),
-    "weights of classes": (["--class_weights", "1,2"], "3 positive numbers"),
     "unknown metric": (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
-    "other labels": (["--labels", "baik,buruk"], "found 'p"),
 }
 
 
@@ -242,17 +221,6 @@ def test_own_files_with_own_columns_and_labels_train_also_without_a_test_file(tm
 
 
 @pytest.mark.slow
-def test_two_processes_write_each_thing_once(tmp_path):
-    options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
-    status, text = launch(*options, config="configs/accelerate/cpu.yaml")
-    assert status == 0, text
-    assert list_files(tmp_path / "run") == LEFT_BY_A_RUN
-    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
-    read_predictions(tmp_path / "run", "valid")
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monkeypatch, precision):
@@ -260,10 +228,7 @@ def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monk
     vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
     if not vocabulary:
         pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
-    n_steps = 50
-    if is_cut_short("a few steps of indobert-base-p1's shape"):
-        # in bf16 torch computes in fp32 there and rounds: slower than fp32, and nobody would train like that
-        n_steps = 10 if precision == "no" else 3
+    n_steps = 3
     torch.manual_seed(0)
     encoder, folder = BertForPreTraining(BertConfig(vocab_size=50_000)), tmp_path / "indobert"
     folder.mkdir()
@@ -275,7 +240,16 @@ def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monk
     kept = []
     monkeypatch.setattr(finetune, "collect_metrics", lambda *args: kept.append(args[0]) or collect_metrics(*args))
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
-    options = ["--max_steps", n_steps, "--precision", precision, "--num_threads", os.cpu_count()]
+    options = [
+        "--max_steps",
+        n_steps,
+        "--per_device_train_batch_size",
+        8,
+        "--precision",
+        precision,
+        "--num_threads",
+        os.cpu_count(),
+    ]
     call("--model_name_or_path", folder, *files, *options, "--output_dir", tmp_path / "run")
     torch.set_num_threads(1)
     (trainer,), metrics = kept, json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -1,15 +1,14 @@
-"""Every command of README.md and of the pages in docs/ runs as printed in a clean clone; every link leads somewhere."""
+"""Every command of README.md and of the pages in docs/ runs as printed in a clean clone; every link leads somewhere.
+
+Those that need SmSA are run by test_recipes.py.
+"""
 
 import configparser
-import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
-from cards import check_card
-from conftest import ROOT, is_cut_short, run
+from conftest import ROOT, clone_into, run, run_here, run_in
 from readme import PAGES, read_blocks
 
 BLOCKS = read_blocks(*PAGES)
@@ -17,35 +16,13 @@ OWN_TESTS = ("make quickstart", "python3 -m venv")
 README_BYTES, TREE_LINES = 10_240, 20
 
 
-def make_clone(folder):
-    """Clone what is committed."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clean clone with the environment that `make` has built here, or builds now."""
-    folder = make_clone(tmp_path_factory.mktemp("clone") / "smsa")
-    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
-    return folder
-
-
-def run_in(clone, code, **environment):
-    """Run a block in the clone with the environment activated, as README says, and the clone's smsa."""
-    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_quickstart_runs_in_a_clean_clone_and_shows_what_is_right_and_wrong(clone):
     assert "make quickstart" in BLOCKS[0][2]
-    for _ in range(2):
-        status, text = run_in(clone, "make quickstart", SMSA_DATA_DIR="")
-        assert status == 0, text
+    (clone / "runs" / "quickstart" / "of-an-earlier-one").mkdir(parents=True)
+    status, text = run_in(clone, "make quickstart", SMSA_DATA_DIR="")
+    assert status == 0, text
     n_texts, n_right, n_wrong = map(int, re.search(r"Of the (\d+) .* has (\d+) right\s+and (\d+) wrong", text).groups())
     assert (n_texts, n_right + n_wrong) == (66, 66) and n_right > 48
     rows = re.findall(
@@ -62,7 +39,7 @@ def test_quickstart_runs_in_a_clean_clone_and_shows_what_is_right_and_wrong(clon
 def test_the_environment_can_be_made_without_make(tmp_path):
     """pip finds all that it would install, in versions that go together; `make` installs them, with the same line."""
     (code,) = [code for _, _, code in BLOCKS if "python3 -m venv" in code]
-    folder = make_clone(tmp_path / "smsa")
+    folder = clone_into(tmp_path / "smsa")
     build = "env -u PIP_DRY_RUN .venv/bin/pip install 'setuptools>=77' wheel"  # a dry run would not install it
     code_to_run = code.replace("\n", f"\n{build}\n", 1)
     dry = {"PIP_RETRIES": "0", "PIP_DRY_RUN": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # 0 is how it is turned off
@@ -96,7 +73,7 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
     if code.startswith(OWN_TESTS):
         pytest.skip("has a test of its own; `make test` is what runs the tests")
     if needs:
-        pytest.skip(f"needs {needs}" + (": run by test_mini_and_scratch_learn_smsa" if needs == "smsa" else ""))
+        pytest.skip(f"needs {needs}")
     if language == "python":  # twice, as a cell of a notebook may be
         (tmp_path / "block.py").write_text(code, encoding="utf-8")
         code = f"python -c \"code = open('{tmp_path}/block.py').read(); exec(code); exec(code)\""
@@ -104,40 +81,13 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
     assert status == 0, text
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(2700)
-def test_mini_and_scratch_learn_smsa(clone, smsa_files):
-    of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
-    assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
-    bars, fewer = {"mini": 0.88, "scratch": 0.85}, ""
-    if is_cut_short("one epoch of recipes/mini.yaml and recipes/scratch.yaml"):
-        bars, fewer = {"mini": 0.86, "scratch": 0.75}, " --num_train_epochs 1"
-    for code in of_smsa:
-        code = re.sub(r"(recipes/(mini|scratch)\.yaml.*)", rf"\1{fewer}", code)
-        status, text = run_in(clone, code)
-        assert status == 0, text
-    report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for system in report["systems"][:3]:  # those that are the same on every machine
-        cells = [system["metrics"][score]["value"] for score in ("accuracy", "f1")]
-        (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
-        assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
-    for name, bar in bars.items():
-        metrics = json.loads((clone / "runs" / name / "metrics.json").read_text())
-        assert sum(metrics["valid"][f"n_{label}"] for label in ("positive", "neutral", "negative")) == 1260
-        assert metrics["valid"]["f1"] >= bar
-        run_record = json.loads((clone / "runs" / name / "run.json").read_text())
-        check_card((clone / "runs" / name / "README.md").read_text(encoding="utf-8"), metrics, run_record)
-
-
-@pytest.mark.slow
-def test_options_of_blocks_that_cannot_run_exist(clone):
+def test_options_of_blocks_that_cannot_run_exist():
     """A block that needs the Hub or GPUs names only options that its script has."""
     blocks = [code for needs, _, code in BLOCKS if needs and "scripts/" in code]
     helps: dict[str, str] = {}
     for command in [line for code in blocks for line in code.replace("\\\n", " ").splitlines() if "scripts/" in line]:
         script, words = re.search(r"(scripts/\w+\.py) ?(.*)", command).groups()
-        helps.setdefault(script, run_in(clone, f"python {script} --help")[1])
+        helps.setdefault(script, run_here(script, "--help")[1])
         for option in re.findall(r"--\w+", words.split(";")[0]):
             assert re.search(rf"{option}\b", helps[script]), command
     assert {"scripts/finetune.py", "scripts/predict.py", "scripts/push.py"} <= set(helps)

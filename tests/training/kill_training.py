@@ -2,8 +2,8 @@
 
 As a script of `accelerate launch`: SMSA_KILL="RANK POINT" kills that process at the first such point.
 As `python tests/training/kill_training.py serve`: for each line of stdin, a JSON object with "options", "log", "kill",
-"record", "copies", "after" and "signal", the script runs in fresh forks of this process, which has imported all; their
-exit statuses are printed. `after` some seconds, or when there is a path, the first gets a signal.
+"record" and "copies", the script runs in fresh forks of this process, which has imported all; their exit statuses are
+printed.
 """
 
 import json
@@ -12,7 +12,6 @@ import re
 import runpy
 import signal
 import sys
-import time
 from pathlib import Path
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts" / "finetune.py")
@@ -59,27 +58,16 @@ def run_script(options: list[str], kill: str | None = None, record: str | None =
     runpy.run_path(SCRIPT, run_name="__main__")
 
 
-def is_due(after: float | str, started: float) -> bool:
-    return os.path.exists(after) if isinstance(after, str) else time.monotonic() - started > after
-
-
 def serve() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import smsa.inference.engine  # noqa: F401
-    import smsa.training.results  # noqa: F401
+    import smsa.training.trainer  # noqa: F401
 
     for line in sys.stdin:
-        job, started = json.loads(line), time.monotonic()
-        pids, statuses = [fork(job) for _ in range(job.get("copies", 1))], []
-        for pid in pids:
-            while not (waited := os.waitpid(pid, os.WNOHANG))[0]:
-                if "after" in job and is_due(job["after"], started):
-                    os.kill(pid, job["signal"])
-                    del job["after"]
-                time.sleep(0.005)
-            statuses.append(os.waitstatus_to_exitcode(waited[1]))
-        print(json.dumps(statuses), flush=True)
+        job = json.loads(line)
+        pids = [fork(job) for _ in range(job.get("copies", 1))]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 
 
 def fork(job: dict) -> int:

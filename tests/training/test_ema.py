@@ -38,29 +38,6 @@ def test_the_average_is_that_of_the_formula_and_training_does_not_see_it():
     assert torch.equal(idle, torch.ones(2))
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_state_that_is_loaded_goes_on_as_if_nothing_were(mode):
-    def go_on(weights, optimizer, n_steps):
-        for _ in range(n_steps):
-            optimizer.train()
-            optimizer.zero_grad()
-            (weights**4).sum().backward()
-            optimizer.step()
-
-    weights = torch.tensor([1.0, -2.0], requires_grad=True)
-    optimizer = EmaAdamW([weights], 0.9, lr=0.1)
-    go_on(weights, optimizer, 5)
-    getattr(optimizer, mode)()
-    other = weights.detach().clone().requires_grad_()
-    loaded = EmaAdamW([other], 0.5, lr=0.3)
-    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    go_on(weights, optimizer, 5)
-    go_on(other, loaded, 5)
-    assert torch.equal(weights, other)
-    optimizer.eval(), loaded.eval()
-    assert torch.equal(weights, other)
-
-
 def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
     weights = torch.tensor([1.0, -2.0], requires_grad=True)
     optimizer = EmaAdamW([weights], 0.9, lr=0.1, fused=True)

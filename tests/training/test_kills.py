@@ -95,7 +95,7 @@ def result(output_dir: Path) -> dict:
     files = [path for path in output_dir.iterdir() if path.is_file() and path.name not in MADE_WHEN_IT_WAS]
     files += [path for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth")]
     hashes = {str(path.relative_to(output_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    assert {"model.safetensors", "history.csv", "history.png", "metrics.json", "predictions_test.csv"} < hashes.keys()
+    assert {"model.safetensors", "history.csv", "metrics.json", "predictions_test.csv"} < hashes.keys()
     assert {f"{last.name}/optimizer.pt", f"{last.name}/scheduler.pt"} < hashes.keys()
     state = json.loads((last / "trainer_state.json").read_text())
     n_evaluations = sum("eval_f1" in entry for entry in state["log_history"])
@@ -186,47 +186,32 @@ class Launch:
 INJECTED = [
     "0 wrote weights",
     "1 wrote rng_state_#.pth",
-    "0 open /.staging/checkpoint-#/trainer_state.json",
     "0 os.rename /.staging/checkpoint-#",
-    "0 shutil.rmtree /checkpoint-#",
     "1 loaded the best model",
     "0 os.rename /.staging/run.json",
 ]
 
 
 def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
-    options = [*tiny, "--early_stopping_patience", "4"]  # long enough to remove a checkpoint while it trains
-    Launch(options, tmp_path / "plain", DOUBLE).finish()
+    Launch(tiny, tmp_path / "plain", DOUBLE).finish()
     expected = result(tmp_path / "plain")
-    assert expected["evaluations"] >= 4, "the fourth checkpoint is the first for which another is removed"
     for point in INJECTED:
-        status, text = Launch(options, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
+        status, text = Launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
         assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
         # at the last point the other rank has done its part already
         assert ("another rank is gone" in text or "run.json" in point) and 'finetune.py", line' not in text
-    Launch(options, tmp_path / "run", DOUBLE).finish()
+    Launch(tiny, tmp_path / "run", DOUBLE).finish()
     assert result(tmp_path / "run") == expected
 
 
 @pytest.fixture(scope="module")
 def in_peace(server, tmp_path_factory) -> dict:
-    """Results of the long run, on one process and on two, and how many `seconds` it takes on one."""
-    one, two, started = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run", time.monotonic()
+    """Results of the long run, on one process and on two."""
+    one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
     assert not server.is_killed(LONG, one)
-    seconds = time.monotonic() - started
-    Launch(LONG, two, DOUBLE).finish()
-    return {SINGLE: result(one), DOUBLE: result(two), "seconds": seconds}
-
-
-def test_killed_at_random_times_one_process(server, in_peace, tmp_path):
-    moments, n_kills, n_finished, is_killed = random.Random(0), 0, 0, True
-    while n_kills < 4 or is_killed:
-        after, output_dir = moments.uniform(0.15, 0.7) * in_peace["seconds"], tmp_path / str(n_finished)
-        is_killed = server.is_killed(LONG, output_dir, after=after, signal=signal.SIGKILL)
-        n_kills += is_killed
-        if not is_killed:
-            assert result(output_dir) == in_peace[SINGLE]
-            n_finished += 1
+    text = Launch(LONG, two, DOUBLE).finish()
+    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1  # not by each process
+    return {SINGLE: result(one), DOUBLE: result(two)}
 
 
 def test_killed_at_random_times_two_processes_and_their_launcher(in_peace, tmp_path):
@@ -252,7 +237,7 @@ SIGNALS = {
 
 
 @pytest.mark.parametrize("config, to, signum", SIGNALS.values(), ids=SIGNALS)
-def test_a_signal_leaves_a_checkpoint_at_the_next_step(in_peace, tmp_path, config, to, signum):
+def test_a_signal_leaves_a_checkpoint_at_the_next_step(server, in_peace, tmp_path, config, to, signum):
     output_dir, steps_an_epoch = tmp_path / "run", 18 if config == SINGLE else 9
     run = Launch(LONG, output_dir, config)
     run.wait_for((output_dir / f"checkpoint-{steps_an_epoch}").exists)
@@ -262,30 +247,26 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(in_peace, tmp_path, confi
     status, text = run.end(seconds=10)  # a promise to those whose machine is taken away, not a speed
     assert time.monotonic() - at < 10
     assert status != 0 and run.words
-    assert "stopping after this step, with a checkpoint" in text
+    assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
     last = max(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
     state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
     assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
-    text = Launch(LONG, output_dir, config).finish()
+    if config == SINGLE:
+        assert not server.is_killed(LONG, output_dir)
+        text = server.log.read_text()
+    else:
+        text = Launch(LONG, output_dir, config).finish()
     assert f"Resumes from {output_dir}/checkpoint-{last}" in text
     assert result(output_dir) == in_peace[config]
 
 
-def test_the_exit_status_of_the_trainer_names_the_signal(server, tmp_path):
-    server.log.write_text("")
-    for signum, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
-        output_dir = tmp_path / str(status)
-        assert server.run(LONG, output_dir, after=str(output_dir / "checkpoint-18"), signal=signum) == [status]
-    assert "Traceback" not in server.log.read_text()
-
-
 def test_of_two_runs_at_once_exactly_one_trains(tiny, server, tmp_path):
     server.log.write_text("")
-    for i in range(8):
+    for i in range(4):
         assert sorted(server.run(tiny, tmp_path / str(i), copies=2)) == [0, 1], server.log.read_text()[-3000:]
         assert (tmp_path / str(i) / "run.json").exists()
     refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", server.log.read_text())
-    assert len(refusals) == 8
-    assert server.log.read_text().count("(Epoch 5) VALID") == 8
+    assert len(refusals) == 4
+    assert server.log.read_text().count("(Epoch 5) VALID") == 4

@@ -1,6 +1,7 @@
 """Whatever ends a run, resuming it gives what an undisturbed run gives, to the bit."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -12,14 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import fill, make_model
+from conftest import fill, make_model, make_rows, make_tokenizer
 from trainers import AskAt, flatten, make_trainer
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.training.callbacks import RunStart, StopOnSignal, Stopped
+from smsa.training.callbacks import RunGuard, Stopped, count_worse
 from smsa.training.checkpointing import DamagedCheckpointError, find_newest, verify
 from smsa.training.trainer import SentimentTrainer
 
@@ -41,14 +42,15 @@ def ask_in_evaluation(epoch) -> At:
     return At("on_prediction_step", lambda state, _: state.epoch == epoch and os.kill(os.getpid(), signal.SIGINT))
 
 
-@pytest.fixture
-def make(rows, tokenizer):
+@pytest.fixture(scope="module")
+def make():
     """A function that returns a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
+    tokenizer = make_tokenizer()
 
     def make(output_dir, ask=None, scaler=False, **changes):
         values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
-        model = make_model(dropout=0.3, seed=1)
-        trainer = make_trainer(model, tokenizer, rows(37), rows(20), output_dir, **values | changes)
+        train, valid = (make_rows(tokenizer, n) for n in (37, 20))
+        trainer = make_trainer(make_model(dropout=0.3, seed=1), tokenizer, train, valid, output_dir, **values | changes)
         if ask is not None:
             trainer.add_callback(ask)
         if scaler:  # what fp16 has on a GPU
@@ -77,71 +79,76 @@ def seen(trainer) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder of a run that nothing disturbed."""
-    return tmp_path_factory.mktemp("undisturbed") / "run"
+def folder(make, tmp_path_factory):
+    """The folder of a run that nothing disturbed, with its result in `seen.json`."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    trainer = make(folder)
+    trainer.train()
+    found = seen(trainer)
+    assert (found["stopped"], found["best"][0], found["best"][2]) == (25, 15, 15)  # it did stop early
+    assert found["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    return folder, found
+
+
+@pytest.fixture
+def undisturbed(folder) -> dict:
+    """The result of an undisturbed run."""
+    return folder[1]
+
+
+@pytest.fixture
+def finished(folder, tmp_path) -> Path:
+    """A copy of its folder."""
+    return shutil.copytree(folder[0], tmp_path / "finished")
 
 
 @pytest.fixture(scope="module")
-def results() -> list:
-    """Its result, when it has run."""
-    return []
+def _stopped(make, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stopped):
+        make(folder, AskAt(13)).train()
+    return folder
 
 
 @pytest.fixture
-def undisturbed(make, folder, results) -> dict:
-    """The result of an undisturbed run."""
-    if not results:
-        trainer = make(folder)
-        trainer.train()
-        results.append(seen(trainer))
-    assert (results[0]["stopped"], results[0]["best"][0], results[0]["best"][2]) == (25, 15, 15)  # it did stop early
-    assert results[0]["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
-    return results[0]
+def stopped(_stopped, tmp_path) -> Path:
+    """A copy of the folder of a run that was stopped in epoch 3, after step 13."""
+    return shutil.copytree(_stopped, tmp_path / "stopped")
 
 
-@pytest.fixture
-def finished(undisturbed, folder, tmp_path) -> Path:
-    """A copy of its folder."""
-    return shutil.copytree(folder, tmp_path / "finished")
+ASKS = [  # within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end
+    *(
+        AskAt(2),
+        AskAt(3),
+        AskAt(8, signal.SIGHUP),
+        AskAt(10),
+        ask_in_evaluation(3.0),
+        AskAt(18),
+        ask_in_evaluation(5.0),
+    ),
+]
 
 
-ASKED = {
-    "in epoch 1": [AskAt(2)],
-    "in epoch 2": [AskAt(8)],
-    "last step of an epoch": [AskAt(10)],
-    "after the best": [AskAt(18)],
-    "while valid is evaluated": [ask_in_evaluation(2.0)],
-    "three times": [AskAt(3), AskAt(4), AskAt(11)],
-    "last step of all": [ask_in_evaluation(5.0)],
-}
-
-
-@pytest.mark.parametrize("asks", ASKED.values(), ids=ASKED)
-def test_stopped_and_resumed_equals_undisturbed_also_in_another_place(make, undisturbed, tmp_path, asks):
-    resume = None
-    for ask in asks:
-        trainer = make(tmp_path / "run", ask)
+def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
+    run, steps, codes = tmp_path / "run", [], []
+    for ask in ASKS:
+        trainer = make(run, ask)
         with pytest.raises(Stopped) as stopped:
-            trainer.train(resume_from_checkpoint=resume)
-        assert stopped.value.code in (143, 130)
-        resume = True
-        assert (tmp_path / "run" / f"checkpoint-{trainer.state.global_step}").is_dir()
-    shutil.move(tmp_path / "run", tmp_path / "moved")
+            trainer.train(resume_from_checkpoint=bool(steps))
+        codes.append(stopped.value.code)
+        steps.append(trainer.state.global_step)
+        assert (run / f"checkpoint-{steps[-1]}").is_dir()
+    assert (steps, codes) == ([2, 3, 8, 10, 15, 18, 25], [143, 143, 129, 143, 130, 143, 130])
+    shutil.move(run, tmp_path / "moved")
     trainer = make(tmp_path / "moved")
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == undisturbed
 
 
 WAYS = [
-    {"gradient_accumulation_steps": 2},
-    {"train_sampling_strategy": "group_by_length"},
-    {"fast_kernels": True},
-    {"precision": "bf16", "ema_decay": 0.8},
-    {"ema_decay": 0.8, "rdrop_alpha": 1.0},
-    {"dataloader_num_workers": 1},
-    {"class_weights": "1,3,2", "max_grad_norm": 0.3},
-    {"evaluate_every": 2},
+    {"gradient_accumulation_steps": 2, "class_weights": "1,3,2", "max_grad_norm": 0.3},
+    {"train_sampling_strategy": "group_by_length", "fast_kernels": True, "evaluate_every": 2},
+    {"precision": "bf16", "ema_decay": 0.8, "rdrop_alpha": 1.0, "dataloader_num_workers": 1},
     {"load_best_model_at_end": False, "early_stopping_patience": 0, "max_steps": 13},
     {"scaler": True},
 ]
@@ -188,13 +195,6 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(make, tmp_path, length, n_
         make(tmp_path / "run", num_train_epochs=1.2).train(resume_from_checkpoint=True)
 
 
-def test_a_callback_that_the_checkpoint_does_not_know_is_no_obstacle(make, tmp_path):
-    make(tmp_path, early_stopping_patience=0, num_train_epochs=1).train()
-    trainer = make(tmp_path, early_stopping_patience=2, num_train_epochs=2)
-    trainer.train(resume_from_checkpoint=True)
-    assert trainer.state.global_step == 2 * STEPS_AN_EPOCH
-
-
 def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(make, finished, undisturbed, caplog):
     make(finished, num_train_epochs=1).train()
     assert [path.name for path in finished.glob("checkpoint-*")] == ["checkpoint-5"]
@@ -206,14 +206,14 @@ def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(make,
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
 def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
-    trainer, starts = make(tmp_path, ema_decay=ema_decay), []
+    trainer, starts = make(tmp_path, ema_decay=ema_decay, num_train_epochs=2), []
     trainer.train()
-    n_steps, best = len(trainer.losses), flatten(trainer.model)
-    assert n_steps == 5 * STEPS_AN_EPOCH
+    assert len(trainer.losses) == 2 * STEPS_AN_EPOCH
+    best = flatten(trainer.model)
     trainer.add_callback(At("on_step_begin", lambda state, model: starts.append(flatten(model))))
     trainer.train()
     assert torch.equal(starts[0], best)
-    assert len(trainer.losses) > n_steps
+    assert trainer.rates[: 2 * STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
 
 
 def flip(path):
@@ -230,15 +230,15 @@ DAMAGE = {
 }
 
 
-def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(make, undisturbed, tmp_path, caplog):
-    with pytest.raises(Stopped):
-        make(tmp_path / "run", AskAt(13)).train()
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoint-13").iterdir())
+def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
+    make, undisturbed, stopped, tmp_path, caplog
+):
+    names = sorted(path.name for path in (stopped / "checkpoint-13").iterdir())
     assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < set(names) and len(names) == 9
     cases = [(name, damage) for name in names for damage in DAMAGE]
     cases.remove(("manifest.json", "a bit"))  # then another file is not what it says, or a setting is not
     for i, (name, damage) in enumerate(cases):
-        case = shutil.copytree(tmp_path / "run", tmp_path / str(i))
+        case = shutil.copytree(stopped, tmp_path / str(i))
         DAMAGE[damage](case / "checkpoint-13" / name)
         caplog.clear()
         assert find_newest(case) == case / "checkpoint-10"
@@ -260,32 +260,28 @@ class Canary:
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-@pytest.mark.parametrize("is_forged", [False, True])
-def test_a_pickle_in_a_checkpoint_never_runs(make, tmp_path, name, is_forged):
-    with pytest.raises(Stopped):
-        make(tmp_path / "run", AskAt(2)).train()
-    checkpoint, ran = tmp_path / "run" / "checkpoint-2", tmp_path / "ran"
+def test_a_pickle_in_a_checkpoint_never_runs(make, stopped, tmp_path, name):
+    checkpoint, ran = stopped / "checkpoint-13", tmp_path / "ran"
     if name == "rng_state.pth":
         torch.save({"python": Canary(ran)}, checkpoint / name)
     else:
         (checkpoint / name).write_bytes(pickle.dumps(Canary(ran)))
-    if is_forged:  # by someone who knows how a manifest is made
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        digest, size = hash_file(checkpoint / name)
-        manifest["files"][name] = {"bytes": size, "sha256": digest}
-        (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-        verify(checkpoint)
-    with pytest.raises(DamagedCheckpointError, match="pickle of more than tensors" if is_forged else "that is whole"):
-        make(tmp_path / "run").train(resume_from_checkpoint=True)
+    with pytest.raises(DamagedCheckpointError, match=f"checkpoint-13/{name} is not what was written"):
+        make(stopped).train(resume_from_checkpoint=checkpoint)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())  # by someone who knows how it is made
+    digest, size = hash_file(checkpoint / name)
+    manifest["files"][name] = {"bytes": size, "sha256": digest}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedCheckpointError, match="pickle of more than tensors"):
+        make(stopped).train(resume_from_checkpoint=True)
     assert not ran.exists()
 
 
-def test_a_checkpoint_of_more_processes_is_refused(make, tmp_path):
-    make(tmp_path, num_train_epochs=1).train()
-    path = tmp_path / "checkpoint-5" / "manifest.json"
+def test_a_checkpoint_of_more_processes_is_refused(make, stopped):
+    path = stopped / "checkpoint-13" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
     with pytest.raises(UserError, match="was made by 2 processes, these are 1"):
-        make(tmp_path).train(resume_from_checkpoint=True)
+        make(stopped).train(resume_from_checkpoint=True)
 
 
 NOT_FINITE = {  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
@@ -317,11 +313,11 @@ def test_fp16_may_skip_a_step_but_not_all(make, tmp_path, monkeypatch, steps):
         return loss * float("inf") if model.training and self.state.global_step in steps else loss
 
     monkeypatch.setattr(SentimentTrainer, "compute_loss", overflow)
-    trainer = make(tmp_path, num_train_epochs=6, early_stopping_patience=0)
+    trainer = make(tmp_path, num_train_epochs=1 if len(steps) == 1 else 4, early_stopping_patience=0)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
     if len(steps) == 1:
         trainer.train()
-        assert trainer.state.global_step == 30
+        assert trainer.state.global_step == STEPS_AN_EPOCH
     else:
         with pytest.raises(UserError, match="not finite"):
             trainer.train()
@@ -381,12 +377,17 @@ def test_few_methods_of_trainer_are_overridden():
     }
 
 
-def test_each_process_draws_dropout_of_its_own(make, tmp_path):
-    drawn = {}
+def guard() -> RunGuard:
+    return RunGuard(SimpleNamespace(device=torch.device("cpu")))
+
+
+def test_each_process_draws_dropout_of_its_own():
+    drawn, guarded = {}, guard()
     for rank, world_size, step in ((0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 1, 0)):
         torch.manual_seed(7)
         args = SimpleNamespace(seed=7, process_index=rank, world_size=world_size)
-        RunStart().on_train_begin(args, TrainerState(global_step=step), TrainerControl())
+        guarded.on_train_begin(args, TrainerState(global_step=step), TrainerControl())
+        guarded.let_go()
         drawn[rank, world_size, step] = torch.rand(4).tolist()
     torch.manual_seed(7)
     alone = torch.rand(4).tolist()
@@ -396,7 +397,7 @@ def test_each_process_draws_dropout_of_its_own(make, tmp_path):
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
-        StopOnSignal().on_train_begin(None, TrainerState(), TrainerControl())
+        guard().on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -404,15 +405,25 @@ def test_a_second_ctrl_c_ends_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
-def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
+def test_the_signals_are_given_back_and_what_was_ignored_stays_so(make, tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
-        interrupt, stop = signal.getsignal(signal.SIGINT), StopOnSignal()
-        args, state, control = TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl()
-        stop.on_train_begin(args, state, control)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGINT) == stop.receive
-        stop.on_train_end(args, state, control)
+        interrupt, seen = signal.getsignal(signal.SIGINT), []
+        look = At(
+            "on_step_end", lambda *_: seen.append([signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)])
+        )
+        trainer = make(tmp_path, look, num_train_epochs=1)
+        trainer.train()
+        assert seen == [[signal.SIG_IGN, trainer.guard.receive]] * STEPS_AN_EPOCH
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "scores, n_worse",
+    [([], -1), ([0.5], 0), ([0.5, 0.6], 0), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)],
+)
+def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
+    state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])
+    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n_worse

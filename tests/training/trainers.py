@@ -16,12 +16,12 @@ from smsa.training.trainer import SentimentTrainer
 class AskAt(TrainerCallback):
     """Asks for a stop by a signal, in the middle of a step."""
 
-    def __init__(self, *steps):
-        self.steps = steps
+    def __init__(self, step, signum=signal.SIGTERM):
+        self.step, self.signum = step, signum
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 in self.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.signum)
 
 
 class RecordingTrainer(SentimentTrainer):
@@ -56,8 +56,8 @@ def flatten(model) -> torch.Tensor:
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
     """Return the first rows of train and valid as tokens, and their tokenizer."""
     splits = load_splits({split: files[split] for split in ("train", "valid")})
+    splits["train"] = splits["train"].select(range(n_train))
     vocabulary = train_vocabulary(splits["train"]["text"], SCRATCH_VOCAB_SIZE)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
-    splits["train"] = splits["train"].select(range(n_train))
     splits["valid"] = splits["valid"].select(range(n_valid))
     return encode_splits(splits, tokenizer), tokenizer

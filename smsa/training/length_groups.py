@@ -1,0 +1,46 @@
+"""The order of texts in which each batch holds texts of similar length."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+STEPS_A_POOL = 50  # texts are sorted within pools of this many steps: enough to save most padding, few enough to mix
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """A shuffle whose every `step_size` neighbours are of similar length, in random order of these steps.
+
+    Trainer 5.23 has a sampler of this kind that runs through each pool from its longest texts to its shortest. In SmSA
+    length goes with the label, so that training drifts along: after one epoch of a 4x256 BERT from nothing, macro F1 on
+    valid was 0.50 with it and 0.70 with steps in random order.
+
+    Args:
+        lengths: length of each text.
+        step_size: texts of one optimiser step, over accumulated batches and processes.
+        seed: with the epoch (see `set_epoch`) it fixes the order, the same in each process.
+    """
+
+    def __init__(self, lengths: Sequence[int], step_size: int, seed: int):
+        self.lengths = torch.tensor(lengths)
+        self.step_size = step_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of `epoch`, counted from 0; Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self), generator=generator)
+        n_whole = len(self) // self.step_size * self.step_size
+        pools = order[:n_whole].split(STEPS_A_POOL * self.step_size)
+        by_length = [pool[self.lengths[pool].argsort(stable=True)] for pool in pools]
+        steps = torch.cat(by_length).view(-1, self.step_size) if n_whole else order[:0].view(0, self.step_size)
+        steps = steps[torch.randperm(len(steps), generator=generator)]
+        yield from steps.flatten().tolist()
+        yield from order[n_whole:].tolist()  # the short last step: any texts

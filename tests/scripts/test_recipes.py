@@ -1,0 +1,36 @@
+"""The recipes that need no hub learn SmSA, by the commands of README.md and its pages, and README.md says how well."""
+
+import json
+import re
+
+import pytest
+from cards import check_card
+from conftest import ROOT, is_cut_short, run_in
+from readme import PAGES, read_blocks
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+def test_mini_and_scratch_learn_smsa(clone, smsa_files):
+    of_smsa = [code for needs, _, code in read_blocks(*PAGES) if needs == "smsa"]
+    assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
+    bars, epochs = {"mini": 0.88, "scratch": 0.85}, {}
+    if is_cut_short("one epoch of recipes/mini.yaml and two of recipes/scratch.yaml"):
+        bars, epochs = {"mini": 0.86, "scratch": 0.81}, {"mini": 1, "scratch": 2}
+    for code in of_smsa:
+        for name, n_epochs in epochs.items():
+            code = re.sub(rf"(recipes/{name}\.yaml.*)", rf"\1 --num_train_epochs {n_epochs}", code)
+        status, text = run_in(clone, code)
+        assert status == 0, text
+    report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for system in report["systems"][:3]:  # those that are the same on every machine
+        cells = [system["metrics"][score]["value"] for score in ("accuracy", "f1")]
+        (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
+        assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
+    for name, bar in bars.items():
+        folder = clone / "runs" / name
+        metrics, record = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
+        assert record["data"]["valid"]["n_texts"] == 1260 and record["data"]["valid"]["is_smsa"]
+        assert metrics["valid"]["f1"] >= bar
+        check_card((folder / "README.md").read_text(encoding="utf-8"), metrics, record)
