@@ -299,21 +299,19 @@ def test_many_clients_at_once_get_their_own_answers_and_errors(page, classifier)
     from gradio_client.exceptions import AppError
 
     texts = [line.split("\t")[0] for line in (ROOT / "data/sample/valid_preprocess.tsv").read_text().splitlines()]
-    expected = {text: answer for text, answer in zip(texts, classifier(texts), strict=True)}
+    expected = classifier(texts[:36])
 
-    def visit(number: int) -> int:
+    def visit(number: int) -> None:
         client = Client(page, verbose=False)
-        for text in random.Random(number).choices(texts, k=3):
+        for text, found in zip(texts[number:36:12], expected[number::12], strict=True):
             answer, _ = client.predict(text, api_name="/label")
             shares = {f"p_{share['label']}": share["confidence"] for share in answer["confidences"]}
-            assert shares == pytest.approx({name: expected[text][name] for name in shares}, abs=0.02), text
-            assert len(shares) == 3
+            assert shares == pytest.approx({f"p_{label}": found[f"p_{label}"] for label in LABELS}, abs=0.02), text
         with pytest.raises(AppError, match="more than 5,000 characters"):
             client.predict("a" * (MAX_CHARS + 1), api_name="/label")
-        return number
 
     with ThreadPoolExecutor(12) as pool:
-        assert list(pool.map(visit, range(12))) == [*range(12)]
+        assert len(list(pool.map(visit, range(12)))) == 12
 
 
 @pytest.mark.slow
