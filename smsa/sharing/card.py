@@ -16,9 +16,7 @@ from smsa.evaluation.markdown import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(
-    loader=jinja2.PackageLoader("smsa.sharing", "."), trim_blocks=False, lstrip_blocks=False
-)
+_TEMPLATES = TEMPLATES.overlay(loader=jinja2.PackageLoader("smsa.sharing", "."), trim_blocks=False, lstrip_blocks=False)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.

@@ -97,18 +97,11 @@ def test_a_file_that_cannot_be_evaluated_on_leaves_no_report(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--model", "c", "--compare", "d"], "give --model for one system, or --compare for several"),
-        (["--compare", "a"], "--compare takes two systems or more"),
-        (["--compare", "a", "b", "--model_revision", "main"], "and no --model_revision"),
-    ],
-)
-def test_options_that_contradict_each_other_end_with_status_2(options, message, capsys):
+@pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
+def test_options_that_contradict_each_other_end_with_status_2(options, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_eval("--data", "a", "--output", "b", *options)
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
+        run_eval("--data", "a", "--output", "b", *options.split())
+    assert stopped.value.code == 2 and "--compare" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_calibrated_model_is_a_new_folder_that_every_client_reads(model, tmp_path):

@@ -38,7 +38,7 @@ class Hub:
         self.received = b""  # every request's body
         self.lock = threading.Lock()  # one request at a time
 
-    def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, dict]:
+    def answer(self, method: str, path: str, query: str, body: bytes, token: str | None) -> tuple[int, dict]:
         """Return the status and the content of the answer to a request."""
         for fault_method, part, status in self.faults:
             if fault_method == method and part in path:
@@ -49,7 +49,7 @@ class Hub:
             return 401, {"error": "Invalid credentials"}
         if path == "/api/repos/create":
             return self.create(json.loads(body))
-        name, action, target = re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/([\w-]+)/(.+))?", path).groups()
+        name, action, target = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([\w-]+)/(.+))?", path).groups()
         if name not in self.repositories:
             return 404, {"error": "RepoNotFound"}
         repository = self.repositories[name]
@@ -60,7 +60,7 @@ class Hub:
                 here, files = repository.branches[target], json.loads(body)["files"]
                 return 200, {"files": [self.describe(file["path"], here.get(file["path"])) for file in files]}
             case "commit":
-                return self.commit(name, target, body)
+                return self.commit(name, target, "create_pr" in query, body)
             case "branch":
                 repository.branches.setdefault(target, repository.branches["main"])
                 return 200, {}
@@ -89,14 +89,14 @@ class Hub:
         oid = None if content is None else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         return {"path": path, "oid": oid, "uploadMode": "regular", "shouldIgnore": False}
 
-    def commit(self, name: str, target: str, body: bytes) -> tuple[int, dict]:
-        repository, (branch, _, query) = self.repositories[name], target.partition("?")
+    def commit(self, name: str, branch: str, is_proposed: bool, body: bytes) -> tuple[int, dict]:
+        repository = self.repositories[name]
         values = [entry["value"] for entry in map(json.loads, body.splitlines()) if entry["key"] == "file"]
         files = repository.branches[branch] | {v["path"]: base64.b64decode(v["content"]) for v in values}
         repository.committed.append(sorted(value["path"] for value in values))
-        repository.branches["refs/pr/1" if query else branch] = files
+        repository.branches["refs/pr/1" if is_proposed else branch] = files
         oid = f"{len(repository.committed):040x}"
-        proposed = {"pullRequestUrl": f"{self.url}/{name}/discussions/1"} if query else {}
+        proposed = {"pullRequestUrl": f"{self.url}/{name}/discussions/1"} if is_proposed else {}
         return 200, {"commitUrl": f"{self.url}/{name}/commit/{oid}", "commitOid": oid, **proposed}
 
 
@@ -107,12 +107,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        hub, path = self.server.hub, unquote(self.path)
+        hub, (path, _, query) = self.server.hub, unquote(self.path).partition("?")
         with hub.lock:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             hub.requests.append(f"{self.command} {path}")
             hub.received += body
-            status, content = hub.answer(self.command, path, body, self.headers.get("Authorization"))
+            status, content = hub.answer(self.command, path, query, body, self.headers.get("Authorization"))
         answer = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -10,12 +10,9 @@ from conftest import ROOT, make_model, make_tokenizer, run, run_here
 from hub_double import TOKEN, run_hub
 from huggingface_hub import constants
 
-from smsa.cli import parse
-from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push
-from smsa.training.arguments import SentimentTrainingArguments
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -120,7 +117,7 @@ REFUSED = {
     "another's namespace": (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
     "no right to write": (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
     "no name": (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
-    "a failed commit": (TOKEN, "me/model", ("POST", "/commit/", 500), "sends what is missing: python .*run me/model"),
+    "a failed commit": (TOKEN, "me/model", ("POST", "/commit/", 400), "sends what is missing: python .*run me/model"),
     "a refused card": (TOKEN, "me/model", ("POST", "/validate-yaml", 400), "me/model on the Hub: "),
 }
 
@@ -165,15 +162,6 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
         (tmp_path / name).touch()
     with pytest.raises(FileNotFoundError, match="is no finished model: it lacks config.json or model.safetensors"):
         list_uploads(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
-)
-def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_private):
-    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words, "--max_length", "64"]
-    _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
-    assert training_args.hub_private_repo is is_private
 
 
 @pytest.fixture
