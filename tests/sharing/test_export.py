@@ -141,7 +141,11 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
 
     renamed = [{"ulasan": text, "nada": label.replace("positive", "baik")} for text, label in lines]
     (tmp_path / "valid.jsonl").write_text("\n".join(map(json.dumps, renamed)))
-    options = {"data": tmp_path / "valid.jsonl", "label_column": "nada", "label_map": "positive=baik"}
+    options = {
+        "data": tmp_path / "valid.jsonl",
+        "label_column": "nada",
+        "label_map": "positive=baik,neutral=neutral,negative=negative",
+    }
     again = export_model(str(bert), tmp_path / "again", "openvino", **options)
     assert again["original"]["f1"] == record["original"]["f1"]
 
