@@ -55,7 +55,7 @@ def load_systems(
     Args:
         paths: of each system; its last part becomes the name, where that tells the systems apart.
         revision: of a model on the Hub.
-        label_map: as in `name_labels`; it must change a label of at least one system.
+        label_map: as in `name_labels`.
 
     Raises:
         UserError: if a system is given twice, for a revision of a baseline, and for labels without a meaning.
@@ -72,11 +72,7 @@ def load_systems(
         else:
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
-    named = [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
-    if label_map and named == systems:
-        listed = "; ".join(f"{system.name} has {', '.join(system.labels)}" for system in systems)
-        raise UserError(f"--label_map {label_map!r} changes no label of a system: {listed}.")
-    return named
+    return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:

@@ -48,7 +48,7 @@ def test_labels_that_say_nothing_must_be_mapped():
     for incomplete in (None, "LABEL_0=positive,LABEL_1=neutral"):
         with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=..."):
             name_labels("x", UNNAMED, incomplete)
-    for other_form in ("a=b,c=b", "nonsense", "a=", "=b", "a=b,"):
+    for other_form in ("a=b,c=b", "nonsense", "a=b,"):
         with pytest.raises(UserError, match="with different names"):
             name_labels("x", LABELS, other_form)
 
@@ -57,8 +57,6 @@ def test_a_label_map_renames_the_labels_of_a_loaded_system(keyword):
     (system,) = load_systems([str(keyword)], label_map="positive=baik,neutral=netral,negative=buruk")
     assert (system.name, system.kind, system.labels) == ("keyword", "keyword", ("baik", "netral", "buruk"))
     assert system.predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
-    with pytest.raises(UserError, match="changes no label of a system: keyword has positive, neutral, negative"):
-        load_systems([str(keyword)], label_map="a=b")
 
 
 def test_systems_are_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):
