@@ -50,9 +50,6 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
 
     logger.info("Temperature %.3f", temperature)
     log_report(report)
-    before, after = (evaluated["calibration"]["expected_calibration_error"] for evaluated in report["systems"])
-    if after >= before:
-        logger.warning("The calibration error did not get less on this file: are there enough texts? The loss did.")
     logger.info("The calibrated model is in %s", output)
     return report | {"temperature": temperature}
 

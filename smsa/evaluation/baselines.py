@@ -14,9 +14,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion, make_union
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
@@ -93,8 +90,11 @@ class Keyword:
         return softmax(np.stack([scores[label] for label in self.labels], axis=1), axis=-1)
 
 
-def _make_vectorizer() -> FeatureUnion:
+def _make_vectorizer():
     """Words in ones and twos, and runs of 2 to 5 characters within words, which bring in unseen spellings."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # seconds, which only this baseline takes
+    from sklearn.pipeline import make_union
+
     kinds = ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5)})
     return make_union(*(TfidfVectorizer(min_df=2, sublinear_tf=True, **kind) for kind in kinds))
 
@@ -117,6 +117,8 @@ class Tfidf:
     @classmethod
     def fit(cls, texts: list[str], label_ids: list[int], labels: tuple[str, ...] = LABELS) -> "Tfidf":
         """Train on texts and their label ids; each label needs one."""
+        from sklearn.linear_model import LogisticRegression
+
         if len(set(label_ids)) < len(labels):
             raise UserError("the tfidf baseline needs at least one training text of each label.")
         vectorizer = _make_vectorizer()
@@ -132,7 +134,7 @@ class Tfidf:
         return cls(labels, vocabularies, *(part.idf_ for part in parts), weights, bias)
 
     @cached_property
-    def _vectorizer(self) -> FeatureUnion:
+    def _vectorizer(self):
         vectorizer, idfs = _make_vectorizer(), (self.word_idf, self.part_idf)
         for (_, part), terms, idf in zip(vectorizer.transformer_list, self.vocabularies, idfs, strict=True):
             part.vocabulary = {term: i for i, term in enumerate(terms)}

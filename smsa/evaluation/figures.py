@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import ConfusionMatrixDisplay
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +74,8 @@ def draw_metrics(report: dict):
 
 def draw_confusion(report: dict):
     """Counts, and shares of the gold label, for each system."""
+    from sklearn.metrics import ConfusionMatrixDisplay  # seconds
+
     labels, systems = list(report["data"]["labels"]), report["systems"]
     n_columns = min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)

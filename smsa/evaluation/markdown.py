@@ -1,4 +1,4 @@
-"""What the templates of reports call: rows of tables and texts that hold whatever the values hold, and numbers."""
+"""What the templates of reports and model cards call: numbers, and rows and texts that hold whatever values hold."""
 
 import re
 from collections.abc import Iterable
@@ -7,11 +7,15 @@ from itertools import chain
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def row(*cells: object) -> str:
-    """Return a row of a table; what would end a cell or a line is escaped, and an iterable stands for several cells."""
-    several = (cell if isinstance(cell, Iterable) and not isinstance(cell, str) else [cell] for cell in cells)
-    written = (" ".join(str(cell).split()).replace("|", r"\|") for cell in chain.from_iterable(several))
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in written)
+def cell(value: object) -> str:
+    """Return a value as a cell of a table: what would end the cell or its line is escaped."""
+    return " ".join(str(value).split()).replace("|", r"\|")
+
+
+def row(*values: object) -> str:
+    """Return a row of a table, in which an iterable stands for several cells."""
+    several = (value if isinstance(value, Iterable) and not isinstance(value, str) else [value] for value in values)
+    return "|" + "".join(f" {text} |" if text else " |" for text in map(cell, chain.from_iterable(several)))
 
 
 def header(*titles: object) -> str:
@@ -45,9 +49,10 @@ TEMPLATES = Environment(
 )
 TEMPLATES.globals |= {"row": row, "header": header}
 TEMPLATES.filters |= {
+    "cell": cell,
     "one_line": one_line,
     "percent": percent,
     "interval": with_interval,
-    "count": "{:,}".format,
+    "count": lambda n: f"{int(n):,}",
     "predicted": "predicted {}".format,
 }

@@ -8,25 +8,15 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
-from transformers import AutoConfig
 
 from smsa.data.labels import LABELS
 from smsa.data.normaliser import has_normaliser
 from smsa.errors import UserError
-from smsa.models.loading import BUNDLED, find_bundled
+from smsa.evaluation.markdown import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
-# A value that a template lacks is an error, and not an empty place in a card.
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-)
-_TEMPLATES.globals |= {
-    "percent": lambda share: f"{100 * share:.1f}",
-    "count": lambda n: f"{int(n):,}",
-    "duration": lambda seconds: "{} min {} s".format(*divmod(round(float(seconds)), 60)),
-    "cell": lambda value: " ".join(str(value).split()).replace("|", r"\|"),
-}
+_TEMPLATES = TEMPLATES.overlay(loader=jinja2.PackageLoader("smsa.sharing", "."), trim_blocks=False, lstrip_blocks=False)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -43,6 +33,8 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
         path; `license`: what the base model's own card states, smsa's for `scratch`, None where no card states one
         or none can be fetched, which is logged.
     """
+    from smsa.models.loading import BUNDLED, find_bundled  # seconds, which pushing a folder does not need
+
     if model_name_or_path == "scratch":
         return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
     folder = Path(find_bundled(model_name_or_path))
@@ -100,7 +92,8 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         base = run["base_model"]
         if "held_out" in metrics:
             template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
-            # Architectures have names of their own for depth and width.
+            from transformers import AutoConfig  # which knows the names that architectures have for depth and width
+
             values = {"config": AutoConfig.from_pretrained(folder), "origins": origins}
         else:
             template = "classifier_card.md.jinja"
@@ -113,6 +106,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
             "model_name": Path(name).name,
         }
         values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
+        values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
         return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
     except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:

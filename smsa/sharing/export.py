@@ -71,23 +71,19 @@ def export_model(
     Args:
         model_name_or_path, revision: as in `load_classifier`.
         output_dir: new or empty.
-        target: `onnx`: onnx/model.onnx, and with `int8` onnx/model_quantized.onnx beside it; `openvino`:
-            openvino_model.xml and .bin, in int8 if asked. config.json and the tokenizer's files stand beside them.
-        int8: weights in 8 bits, for ONNX also those of the embeddings; activations are quantised at run time.
+        target: `onnx` or `openvino`.
+        int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
-        text_column, label_column: as in `load_splits`.
-        label_map: what the file calls the model's labels, as `name_labels` and `match_labels` take it.
+        text_column, label_column, label_map: as in `load_splits` and `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
         its name, `bytes`, `rows_per_second` (of the model alone), `f1` (macro), and but for the original
-        `largest_difference` (of a probability), `agreement` (share of texts with the original's label) and `f1_loss`;
-        `versions`.
+        `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`; `versions`.
 
     Raises:
-        UserError: for a library that is not installed, data with other labels, or an export in fp32
-            that does not agree with the original; and as `load_classifier`.
-        OSError: if a file cannot be read or written; and as `load_classifier`.
+        UserError: for a library that is not installed, data with other labels, or an export in fp32 that does not agree
+            with the original; and as `load_classifier`.
     """
     missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]
     if missing:
@@ -139,12 +135,6 @@ def export_model(
         if not any(output_dir.iterdir()):
             output_dir.rmdir()
     return record
-
-
-def find_losses(record: dict) -> dict[str, float]:
-    """Return the loss of macro F1 of each model file that loses more than `LARGEST_LOSS`."""
-    losses = {name: found["f1_loss"] for name, found in record.items() if "f1_loss" in found}
-    return {name: loss for name, loss in losses.items() if loss > LARGEST_LOSS}
 
 
 def describe(record: dict) -> str:

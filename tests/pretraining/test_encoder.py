@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_pretraining import SHAPE, make_masked_lm
+from test_pretraining import make_masked_lm
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from smsa.models.loading import load_encoder
-from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
+from smsa.pretraining.encoder import add_words, build_tokenizer
 
 TEXTS = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
 
@@ -18,20 +18,6 @@ def test_tokens_do_not_depend_on_how_a_text_was_written():
     assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
     assert "[UNK]" not in expected
     assert build_tokenizer(TEXTS, 200).get_vocab() == tokenizer.get_vocab()
-
-
-def test_a_new_encoder_is_built_without_dropout_and_fine_tuned_with_it():
-    tokenizer = build_tokenizer(TEXTS, 200)
-    torch.manual_seed(0)
-    model = build_encoder(tokenizer, **SHAPE)
-    torch.manual_seed(0)
-    again = build_encoder(tokenizer, **SHAPE)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert model.get_input_embeddings().weight.shape == (len(tokenizer), 32)
-    assert model.config.mlp_dropout > 0 == model.model.layers[0].mlp.drop.p
-    model.train()
-    batch = tokenizer("makanan nya enak", return_tensors="pt")
-    assert torch.equal(model(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
@@ -78,6 +64,9 @@ def test_a_byte_level_tokenizer_splits_new_words_as_they_stand_in_a_text():
     assert torch.equal(model.get_input_embeddings().weight[new_id], before[inside].mean(0))
 
 
-def test_a_phrase_is_not_a_word(tokenizer):
+def test_a_phrase_is_not_a_word_and_rows_to_spare_take_new_words(tokenizer):
+    model, _ = make_masked_lm("bert", tokenizer)
     with pytest.raises(ValueError, match="'dua kata' is not a single word"):
-        add_words(make_masked_lm("bert", tokenizer)[0], tokenizer, ["dua kata"])
+        add_words(model, tokenizer, ["dua kata"])
+    model.resize_token_embeddings(len(tokenizer) + 9)  # as indobert's
+    assert add_words(model, tokenizer, ["gacor"]) == 1 and model.config.vocab_size == len(tokenizer) + 8

@@ -6,22 +6,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, make_tokenizer, run
+from conftest import make_tokenizer, run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.nn import functional
 from trainers import AskAt
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForPreTraining
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from scripts import finetune, pretrain
+from scripts import pretrain
 from smsa.cli import parse
-from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
 from smsa.models.loading import load_encoder, load_model
 from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.pretraining.trainer import MaskedTrainer, Masking
 from smsa.sharing.card import render_card
-from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
 from smsa.training.callbacks import Stopped
 from smsa.training.trainer import IGNORED
 
@@ -67,10 +65,8 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
     assert all(torch.equal(first[name], again[name]) for name in ("input_ids", "labels"))
     in_parts = [masking(examples[:7]), masking(examples[7:])]  # whatever the batch
     assert torch.equal(torch.cat([part["labels"] for part in in_parts]), first["labels"])
-    masking.epoch = 1
-    assert not torch.equal(masking(examples)["labels"], first["labels"])
-    masking.mask_seed, masking.epoch = 2, 0
-    assert not torch.equal(masking(examples)["labels"], first["labels"])
+    for masking.mask_seed, masking.epoch in ((1, 1), (2, 0)):
+        assert not torch.equal(masking(examples)["labels"], first["labels"])
 
     original, is_masked = torch.from_numpy(rows), first["labels"] != IGNORED
     assert not is_masked[:, [0, 7]].any()  # special tokens
@@ -139,7 +135,7 @@ def test_the_learning_rate_rises_stays_and_falls(make, n_steps, expected):
 
 
 @pytest.mark.parametrize(
-    ("asked", "options"), [((2,), {}), ((4,), {"dropout": 0.2}), ((6, 9), {}), ((7,), {"dataloader_num_workers": 1})]
+    ("asked", "options"), [((4,), {"dropout": 0.2}), ((6, 9), {}), ((7,), {"dataloader_num_workers": 1})]
 )
 def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make, asked, options):
     undisturbed = make("undisturbed", **options)
@@ -208,15 +204,15 @@ def test_rows_that_the_encoder_cannot_read_are_refused_and_nothing_is_left(words
 
 
 def test_equal_settings_give_equal_encoders_and_a_finished_run_is_left_alone(words, tmp_path):
+    folder = tmp_path / "first"
     for name in ("first", "second"):
         call(*words, "--output_dir", tmp_path / name)
-    folder = tmp_path / "first"
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "second" / "model.safetensors").read_bytes()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     call(*words, "--output_dir", folder, "--resume", "auto")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     card = (folder / "README.md").read_text()
-    assert "`a.txt`" in card and str(tmp_path) not in card.replace(str(folder), "")  # the folder is how it is loaded
+    assert "`a.txt`" in card
     stated = render_card(folder, "me/encoder", card.replace("language: id", "language: id\nlicense: mit"))
     assert ModelCard(stated).data.license == "mit" and "--model_name_or_path me/encoder" in stated  # its owner's
     (folder / "run.json").unlink()
@@ -253,26 +249,3 @@ def test_two_processes_train_and_judge_like_one(words, tmp_path):
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
     assert json.loads((tmp_path / "two" / "run.json").read_bytes())["world_size"] == 2
-
-
-def test_an_encoder_stored_as_indobert_learns_more_words_and_texts_and_is_then_fine_tuned(words, smsa_dir, tmp_path):
-    """As in 2020: a pickle with heads of pre-training, vocab.txt, and more rows of embeddings than tokens."""
-    torch.manual_seed(0)
-    encoder, stored = BertForPreTraining(BertConfig(vocab_size=100, **SHAPE)), tmp_path / "indobert"
-    stored.mkdir()
-    torch.save(encoder.state_dict(), stored / "pytorch_model.bin")
-    encoder.config.save_pretrained(stored)
-    (stored / "vocab.txt").write_text("\n".join(VOCABULARY))
-    (tmp_path / "words.txt").write_text("mengecewakannyalah\nbaperan\n")
-    words = [*words, "--model_name_or_path", stored, "--add_tokens", tmp_path / "words.txt", "--max_steps", 20]
-    call(*words, "--output_dir", tmp_path / "adapted")
-    argv = ["--model_name_or_path", tmp_path / "adapted", "--data_dir", smsa_dir, "--max_length", 32, "--max_steps", 2]
-    argv += ["--precision", "no", "--output_dir", tmp_path / "fine-tuned"]
-    finetune.main(*parse(ModelArguments, DataArguments, SentimentTrainingArguments, argv=list(map(str, argv))))
-    adapted, tokenizer = load_encoder(str(tmp_path / "adapted"))
-    assert len(tokenizer("baperan")["input_ids"]) == 3
-    before = encoder.bert.embeddings.word_embeddings.weight
-    after = adapted.bert.embeddings.word_embeddings.weight
-    assert after.shape == before.shape  # the tokenizer has fewer tokens than the encoder has rows: nothing is resized
-    assert 0 < (after - before)[: len(VOCABULARY)].abs().max() < 0.05  # 20 steps at a low rate
-    assert (tmp_path / "fine-tuned" / "run.json").is_file()
