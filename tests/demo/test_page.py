@@ -21,7 +21,6 @@ from smsa.demo.page import (
     KEPT_SECONDS,
     MAX_CHARS,
     PAGE,
-    TAKEN_PREFIX,
     find_columns,
     label_file,
     mark_words,
@@ -268,7 +267,7 @@ def test_extremes_of_a_sheet_have_the_texts_as_they_were(classifier, tmp_path):
     """Column and texts that a spreadsheet would run, a column called as one that is added, other keys by row."""
     (tmp_path / "in.csv").write_text('"@ulasan",label\n"=1+1 enak",x\n"kotor",y\n')
     output, labels, (certain, doubtful) = label_file(classifier, tmp_path / "in.csv", "@ulasan")
-    assert f"{TAKEN_PREFIX}label" in output.read_text() and sum(labels.values()) == 2
+    assert "smsa_label" in output.read_text() and sum(labels.values()) == 2
     found = {text: classifier(text) for text in ("=1+1 enak", "kotor")}
     assert {row[2]: row[:2] for row in certain} == {t: [f["label"], f"{f['score']:.3f}"] for t, f in found.items()}
     assert certain[0][1] >= certain[1][1] and doubtful == certain[::-1]

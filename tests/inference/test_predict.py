@@ -75,7 +75,7 @@ def call(*words) -> int | str:
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--output", "out.xlsx"], "error: out.xlsx: the suffix must be one of .csv"),
+    (["--output", "out.pdf"], "error: out.pdf: the suffix must be one of .csv"),
     (["--input", "-", "--output", "-", "--on_bad_row", "skip"], "error: --on_bad_row skip .*name an output file"),
     (["--max_length", "2"], "error: max_length is 2; it must be more than the 2 special tokens"),
 ])  # fmt: skip
