@@ -444,9 +444,13 @@ class Source:
             lines, mark = read_lines(stream, self.encoding), self.separator
             rows = ((line, text.split(mark) if mark else [text]) for line, text in lines)
         for line, fields in islice(rows, self.n_above, None):
+            if fields.__class__ is list and len(fields) == width:  # nearly all
+                is_torn = False
+                yield line, fields
+                continue
             n_fields = width if isinstance(fields, BadRow) else len(fields)
             if n_fields == width:
-                is_torn = isinstance(fields, BadRow)
+                is_torn = True
                 yield line, fields
             elif not any(fields) and width == 1:
                 yield line, [""]
@@ -479,20 +483,21 @@ class Source:
     def _objects(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
         """Yield (line, values) of JSONL or JSON; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
+        names = frozenset(self.names)
         for line, content, row in self._read_objects(stream, float if self.keep_lines else Decimal):
             values = row
             if isinstance(row, dict):
-                if there := self.reserved & row.keys():  # its first rows had none
+                if self.reserved and (there := self.reserved & row.keys()):  # its first rows had none
                     added = f"prediction adds {', '.join(there)}, which is a key here"
                     raise UserError(f"{self.path}:{line}: {added}: give --prefix smsa_.")
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"
                 elif not wanted or not isinstance(row[self.text_column], str | None):
                     reason = "the text is not a string"
-                elif self.keep_lines or self.label_column is not None or row.keys() <= set(self.names):
+                elif self.keep_lines or self.label_column is not None or row.keys() <= names:
                     reason = None
                 else:
-                    reason = f"keys that none of the first rows has ({', '.join(row.keys() - set(self.names))})"
+                    reason = f"keys that none of the first rows has ({', '.join(row.keys() - names)})"
                 if reason:
                     values = BadRow(self.path, line, row, reason)
                 elif self.keep_lines:

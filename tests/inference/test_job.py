@@ -170,7 +170,7 @@ def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it
 def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_with_a_comma(tokenizer, tmp_path):
     classifier = make_classifier(make_model(("very good, yes", "so so", "bad")), tokenizer)
     for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_bytes(b"text,label\n" + b"enak,x\n" * 10 + b"2\n,x\nkotor,x\n")
+        (tmp_path / name).write_bytes(b"text,label\n" + b"enak,x\n" * 10 + b"2,x,y\n,x\nkotor,x\n")
     options = {"format": "submission", "on_bad_row": "skip"}
     predict(classifier, [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv", **options)
     assert [(row["line"], row["row"]) for row in read_rejects(tmp_path / "out.csv")] == [(12, 10), (12, 23)]
