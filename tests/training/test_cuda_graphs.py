@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import make_model
-from trainers import AskAt, make_trainer
+from trainers import ask_at, make_trainer
 from transformers import TrainerCallback
 
 from smsa.training.callbacks import Stopped
@@ -93,7 +93,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path, make):
     whole.train()
 
     cut = make(tmp_path / "cut")
-    cut.add_callback(AskAt(17))
+    cut.add_callback(ask_at(17))
     with pytest.raises(Stopped):
         cut.train()
     again = make(tmp_path / "cut")

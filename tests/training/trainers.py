@@ -13,15 +13,19 @@ from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
 
-class AskAt(TrainerCallback):
-    """Asks for a stop by a signal, in the middle of a step."""
+class At(TrainerCallback):
+    """Does something whenever an event comes, given its state and the model."""
 
-    def __init__(self, step, signum=signal.SIGTERM):
-        self.step, self.signum = step, signum
+    def __init__(self, event, action):
+        def act(args, state, control, model=None, **kwargs):
+            action(state, model)
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), self.signum)
+        setattr(self, event, act)
+
+
+def ask_at(step, signum=signal.SIGTERM) -> At:
+    """Return a callback that asks for a stop by a signal, in the middle of a step."""
+    return At("on_step_begin", lambda state, _: state.global_step + 1 == step and os.kill(os.getpid(), signum))
 
 
 class RecordingTrainer(SentimentTrainer):
