@@ -109,7 +109,7 @@ class RunArguments(TrainingArguments):
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
             "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
-                flags and self.precision not in ("auto", *flags)
+                flags and self.precision not in ("auto", *flags) or len(flags) > 1
             ),
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,

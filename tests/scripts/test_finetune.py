@@ -61,7 +61,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     assert list_files(output_dir) == LEFT_BY_A_RUN and not list(output_dir.rglob("training_args.bin"))
     assert "canary" not in text
     assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
-    assert "in effect on cpu: fp32" in text
+    assert "in effect on cpu: fp32" in text and "macro avg" in text
 
     metrics = json.loads((output_dir / "metrics.json").read_text())
     assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
@@ -137,8 +137,6 @@ def test_a_finished_run_can_be_trained_for_longer(tiny, tmp_path):
     call(*tiny, "--num_train_epochs", 3, "--output_dir", tmp_path / "run")
     assert_same_outputs(tmp_path / "run", tmp_path / "plain")
     assert (tmp_path / "run" / "model.safetensors").stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
-    with pytest.raises(UserError, match="has trained for 3 epochs: --num_train_epochs cannot be less"):
-        call(*tiny, "--num_train_epochs", 1, "--output_dir", tmp_path / "run")
 
 
 def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
@@ -181,23 +179,22 @@ def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stay
 def test_damaged_data_stops_the_script_before_it_writes(tmp_path):
     path = tmp_path / "damaged.tsv"
     path.write_text("a\tneutral\nb\tpositif\n")
-    files = [f"--{split}_file={SAMPLE_DIR / split}_preprocess.tsv" for split in ("train", "valid")]
     with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'positif'"):
-        call(*SCRATCH, *files, "--test_file", path, "--output_dir", tmp_path / "run")
+        call(*SCRATCH, "--train_file", path, "--valid_file", path, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-REFUSED = {
-    "no such model": (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
-    "too long": (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
-    "unknown metric": (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
-}
+REFUSED = [
+    ("--model_name_or_path", "nowhere/nothing", "nowhere/nothing"),
+    ("--max_length", "1000", "--max_length is 1000, but this encoder reads at most 512"),
+    ("--metric_for_best_model", "macro_f1", "'macro_f1' is not one of ['accuracy', 'f1', "),
+]
 
 
-@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, options, message):
+@pytest.mark.parametrize("option, value, message", REFUSED)
+def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, option, value, message):
     with pytest.raises((UserError, OSError)) as raised:
-        call(*FAST, *options, "--output_dir", tmp_path / "run")
+        call(*FAST, option, value, "--output_dir", tmp_path / "run")
     assert message in str(raised.value)
     assert not (tmp_path / "run").exists()
 
@@ -240,17 +237,8 @@ def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monk
     kept = []
     monkeypatch.setattr(finetune, "collect_metrics", lambda *args: kept.append(args[0]) or collect_metrics(*args))
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
-    options = [
-        "--max_steps",
-        n_steps,
-        "--per_device_train_batch_size",
-        8,
-        "--precision",
-        precision,
-        "--num_threads",
-        os.cpu_count(),
-    ]
-    call("--model_name_or_path", folder, *files, *options, "--output_dir", tmp_path / "run")
+    options = ["--max_steps", n_steps, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
+    call("--model_name_or_path", folder, *files, *options, "--precision", precision, "--output_dir", tmp_path / "run")
     torch.set_num_threads(1)
     (trainer,), metrics = kept, json.loads((tmp_path / "run" / "metrics.json").read_text())
 

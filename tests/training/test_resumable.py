@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import fill, make_model, make_rows, make_tokenizer
+from conftest import Canary, fill, make_model, make_rows, make_tokenizer
 from trainers import At, ask_at, flatten, make_trainer
 from transformers import Trainer, TrainerControl, TrainerState
 
@@ -223,16 +223,6 @@ def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
     trainer = make(case)
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == undisturbed
-
-
-class Canary:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
