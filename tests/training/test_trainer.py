@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional
-from trainers import At, flatten, make_trainer
+from trainers import flatten, make_trainer
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
@@ -64,37 +64,12 @@ def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_rows, o
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-STEPPED = {"n_rows": 37, "num_train_epochs": 5, "lr_step_size": 2, "lr_gamma": 0.5}  # five batches an epoch
-RATES = [1e-3, 1e-3, 1e-3 * 0.5, 1e-3 * 0.5, 1e-3 * 0.5 * 0.5]
-RATE_OF_EACH_BATCH = [rate for rate in RATES for _ in range(5)]
-
-
 def test_learning_rate_is_steplr_by_epoch(train):
-    trainer = train(gradient_accumulation_steps=3, **STEPPED)
-    assert log_of(trainer, "learning_rate") == RATES
-    assert trainer.rates == RATE_OF_EACH_BATCH
-
-
-def test_learning_rate_does_not_drift_when_fp16_skips_steps(make):
-    """A real gradient scaler on the CPU, with gradients made infinite in two steps as fp16 overflow makes them."""
-    trainer, weights, skipped = make(**STEPPED), [], []
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
-
-    def overflow(state, model):
-        if state.global_step in (0, 7):
-            model.classifier.weight.grad.fill_(float("inf"))
-        weights.append(model.classifier.weight.detach().clone())
-
-    def look(state, model):
-        if trainer.accelerator.optimizer_step_was_skipped:
-            assert torch.equal(weights[-1], model.classifier.weight)
-            skipped.append(state.global_step)
-
-    trainer.add_callback(At("on_pre_optimizer_step", overflow))
-    trainer.add_callback(At("on_optimizer_step", look))
-    trainer.train()
-    assert skipped == [0, 7]
-    assert trainer.rates == RATE_OF_EACH_BATCH
+    stepped = {"num_train_epochs": 5, "lr_step_size": 2, "lr_gamma": 0.5}
+    trainer = train(n_rows=37, gradient_accumulation_steps=3, **stepped)  # five batches an epoch
+    rates = [1e-3, 1e-3, 1e-3 * 0.5, 1e-3 * 0.5, 1e-3 * 0.5 * 0.5]
+    assert log_of(trainer, "learning_rate") == rates
+    assert trainer.rates == [rate for rate in rates for _ in range(5)]
 
 
 def test_evaluates_every_n_epochs_and_stops_by_patience(train):
@@ -264,9 +239,10 @@ def test_options_of_trainer_do_what_trainer_says_and_are_recorded(train, tmp_pat
     assert trainer.args.to_dict().items() >= (options | by_steps).items()
     assert trainer.rates == pytest.approx([0, 0.05, *(0.1 * i / 6 for i in range(6, 0, -1))])
     assert type(trainer.optimizer.optimizer) is torch.optim.SGD
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.5, 0.0]  # biases and norms
+    decays = {p.ndim == 2: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert decays == {True: 0.5, False: 0.0}  # not of biases and norms
     assert log_of(trainer, "loss") == pytest.approx([loss.item() for loss in trainer.losses])
-    assert [entry["step"] for entry in trainer.state.log_history if "eval_f1" in entry] == [3, 6]
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_f1" in entry] == [3, 6, 8]
     assert len(log_of(trainer, "train_f1")) == 2
     best, kept = f"checkpoint-{trainer.state.best_global_step}", {path.name for path in (tmp_path / "run").iterdir()}
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
