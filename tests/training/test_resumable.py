@@ -98,28 +98,19 @@ def stopped(runs, tmp_path) -> Path:
     return shutil.copytree(runs[0] / "stopped", tmp_path / "stopped")
 
 
-# within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end
-ASKS = [
-    ask_at(2),
-    ask_at(3),
-    ask_at(8, signal.SIGHUP),
-    ask_at(10),
-    ask_in_evaluation(3),
-    ask_at(18),
-    ask_in_evaluation(5),
-]
-
-
 def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
+    """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
     run, steps, codes = tmp_path / "run", [], []
-    for ask in ASKS:
-        trainer = make(run, ask)
+    in_a_step = {2: ask_at(2), 3: ask_at(3), 8: ask_at(8, signal.SIGHUP), 10: ask_at(10), 18: ask_at(18)}
+    stops = in_a_step | {15: ask_in_evaluation(3), 25: ask_in_evaluation(5)}
+    for step in sorted(stops):
+        trainer = make(run, stops[step])
         with pytest.raises(Stopped) as stopped:
             trainer.train(resume_from_checkpoint=bool(steps))
         codes.append(stopped.value.code)
         steps.append(trainer.state.global_step)
-        assert (run / f"checkpoint-{steps[-1]}").is_dir()
-    assert (steps, codes) == ([2, 3, 8, 10, 15, 18, 25], [143, 143, 129, 143, 130, 143, 130])
+        assert (run / f"checkpoint-{step}").is_dir()
+    assert (steps, codes) == (sorted(stops), [143, 143, 129, 143, 130, 143, 130])
     shutil.move(run, tmp_path / "moved")
     trainer = make(tmp_path / "moved")
     trainer.train(resume_from_checkpoint=True)
@@ -193,33 +184,22 @@ def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
     assert trainer.rates[: 2 * STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
-    "a bit": flip,
-    "gone": Path.unlink,
-}
-
-
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
     make, undisturbed, stopped, tmp_path, caplog
 ):
-    names = sorted(path.name for path in (stopped / "checkpoint-13").iterdir())
-    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < set(names) and len(names) == 9
-    cases = [(name, damage) for name in names for damage in DAMAGE]
-    cases.remove(("manifest.json", "a bit"))  # then another file is not what it says, or a setting is not
-    for i, (name, damage) in enumerate(cases):
-        case = shutil.copytree(stopped, tmp_path / str(i))
-        DAMAGE[damage](case / "checkpoint-13" / name)
-        caplog.clear()
-        assert find_newest(case) == case / "checkpoint-10"
-        assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
-        assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
+    contents = {path.name: path.read_bytes() for path in (stopped / "checkpoint-13").iterdir()}
+    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < contents.keys()
+    assert len(contents) == 9
+    for name, content in contents.items():
+        cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
+        for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
+            case = shutil.copytree(stopped, tmp_path / "case", dirs_exist_ok=True)
+            path = case / "checkpoint-13" / name
+            path.write_bytes(damaged) if damaged is not None else path.unlink()
+            caplog.clear()
+            assert find_newest(case) == case / "checkpoint-10"
+            assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
+            assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
     trainer = make(case)
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == undisturbed
