@@ -275,14 +275,20 @@ class SentimentTrainer(ResumableTrainer):
     Args:
         model: a sequence classifier whose configuration names its labels.
         args: recipe and hardware.
-        train_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
-        **kwargs: passed to ResumableTrainer, such as `eval_dataset`, rows of the same kind; give
-            `processing_class=tokenizer`, which also pads the batches.
+        train_dataset, eval_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
+        **kwargs: passed to ResumableTrainer; give `processing_class=tokenizer`, which also pads the batches.
 
     Reference: the loop in the tutorial and IndoNLU's main.py, https://github.com/IndoNLP/indonlu
     """
 
-    def __init__(self, model, args: SentimentTrainingArguments, train_dataset: Dataset | None = None, **kwargs):
+    def __init__(
+        self,
+        model,
+        args: SentimentTrainingArguments,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        **kwargs,
+    ):
         self.labels = label_names(model.config.id2label)
         self.class_weights = None
         if train_dataset is not None and args.class_weights != "none":
@@ -305,7 +311,7 @@ class SentimentTrainer(ResumableTrainer):
             adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
             fused = args.optim == OptimizerNames.ADAMW_TORCH_FUSED or None  # None leaves it to torch
             kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, "fused": fused, **adam})
-        super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 

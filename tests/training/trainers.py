@@ -49,7 +49,7 @@ def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> Recor
     """Return a recording trainer over encoded rows; fast and exact: fp32 on the CPU, batches of eight."""
     values = {"precision": "no", "use_cpu": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
     args = SentimentTrainingArguments(output_dir=str(output_dir), **values | changes)
-    return RecordingTrainer(model=model, args=args, train_dataset=train, eval_dataset=valid, processing_class=tokenizer)
+    return RecordingTrainer(model, args, train, valid, processing_class=tokenizer)
 
 
 def flatten(model) -> torch.Tensor:
