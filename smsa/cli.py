@@ -47,19 +47,13 @@ def require_ranges(arguments: object) -> None:
                 raise UserError(f"{name} is {value}; it must be {words}.")
 
 
-def parse(
-    *kinds: type,
-    argv: list[str] | None = None,
-    description: str | None = None,
-    usage: str = "%(prog)s [RECIPE.yaml] [--option VALUE ...]",
-) -> tuple:
+def parse(*kinds: type, argv: list[str] | None = None, description: str | None = None) -> tuple:
     """Parse `[RECIPE.yaml] [--option VALUE ...]` into one object of each dataclass in `kinds`.
 
     Args:
         kinds: dataclasses whose fields are the options.
         argv: the words of the command line; None takes those of this process.
         description: what --help says first.
-        usage: what stands above it.
 
     Returns:
         Instances of the dataclasses, in the order of `kinds`.
@@ -68,6 +62,7 @@ def parse(
         SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
             valid name; with status 0 for --help.
     """
+    usage = "%(prog)s [RECIPE.yaml] [--option VALUE ...]"
     parser = HfArgumentParser(kinds, allow_abbrev=False, usage=usage, description=description)
     parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
@@ -91,11 +86,9 @@ def parse(
 
 def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     """Return the words of a command line that say what a recipe says."""
-    if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{path} is no recipe, which ends in .yaml; options begin with --, and --help lists them.")
-    if not path.is_file():
-        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no recipe"
-        raise UserError(f"{path} does not exist; {path.parent} has {there}.")
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "none"
+        raise UserError(f"{path} is no recipe, a .yaml file; {path.parent} has {there}. Options begin with --.")
     try:  # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
         recipe = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:

@@ -37,18 +37,15 @@ BAD_COMMANDS = {
     "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
     "unknown key": ("lr_gama: 1", [], "recipe.yaml, line 1: 'lr_gama' is not an option; the nearest is lr_gamma"),
     "malformed value": ("learning_rate: fast", [], "invalid float value: 'fast'"),
-    "malformed choice": ("precision: fp8", [], "invalid choice: 'fp8'"),
     "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found a sequence"),
     "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
     "not YAML": ("a: [", [], "is not valid YAML"),
-    "value out of range": ("evaluate_every: 0", [], "evaluate_every is 0; it must be at least 1"),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
     "beta of one": ("adam_beta2: 1", [], "adam_beta2 is 1.0; it must be at least 0 and below 1"),
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
-    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes has "),
-    "no recipe": (None, ["mini"], "mini is no recipe"),
+    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is no recipe, a .yaml file; recipes has "),
 }
 
 

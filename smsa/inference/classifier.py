@@ -85,8 +85,6 @@ class SentimentClassifier:
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         if tokenizer.padding_side == "left":
             raise UserError(f"{type(model).__name__} needs its padding on the left, which smsa does not do.")
-        if not tokenizer.is_fast:
-            raise UserError(f"{type(tokenizer).__name__} is written in Python, which smsa does not use.")
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()
@@ -210,13 +208,10 @@ class SentimentClassifier:
 
         Raises:
             UserError: for a label that the model does not have, or a text that holds no token; without captum.
-            TypeError: for what is not one text.
         """
         require_captum()
         from smsa.inference.attribution import weigh_words  # captum takes a second, and only some have it
 
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a str, not {type(text).__name__}.")
         predicted = self(text)["label"]
         if predicted is None:
             raise UserError("the text is empty: there is no word to explain.")

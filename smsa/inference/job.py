@@ -129,8 +129,6 @@ def predict_files(
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
         if reads_stdin:
-            if sys.stdin is None:
-                raise UserError("--input - is stdin, which is closed: name a file.")
             if args.input_format is None:
                 logger.info("stdin is read as plain lines, a text each; for CSV give --input_format csv")
             files = [Path(folder, f"stdin.{args.input_format or 'txt'}")]
@@ -155,38 +153,33 @@ def predict_files(
 def find_inputs(names: Iterable[str], output: Path, input_format: str | None = None) -> list[Path]:
     """Return the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
 
-    Of a folder, the files with one of the known suffixes are taken, and the others are named in the log. A glob does
-    not match the output, nor what belongs to it or lies in it.
+    Of a folder, the files with one of the known suffixes are taken, and the others are named in the log. A folder or
+    glob does not bring the output, nor what belongs to it or lies in it.
 
     Raises:
-        FileNotFoundError: for a name that matches no file.
-        UserError: if a file is named twice, is a pipe, or belongs to the output.
+        FileNotFoundError: for a name that brings no file.
+        UserError: if a file is named twice, or is a pipe.
     """
     files: list[Path] = []
     target = output.resolve()
     beside = {target.with_name(f"{target.name}{suffix}") for suffix in ("", *_BESIDE)}
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            if path.resolve() in (target, target.parent if output.suffix else None):
-                raise UserError(
-                    f"{output} lies in the input folder {path}, and would be read as input: write elsewhere."
-                )
-            files_there = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            found = [file for file in files_there if input_format or file.name.lower().endswith(INPUT_SUFFIXES)]
-            if others := [file.name for file in files_there if file not in found]:
-                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(others))
-        elif path.exists() and not path.is_file():
+        if path.is_file():
+            files.append(path)
+            continue
+        if path.exists() and not path.is_dir():
             raise UserError(f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin.")
-        elif path.exists():
-            found = [path]
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if os.path.isfile(match)]
-            found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
-            if matches and not found:
-                raise UserError(f"{name} matches only what belongs to the output {output}: write elsewhere.")
+        pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(match)]
+        found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
+        if path.is_dir() and not input_format:
+            others = [file for file in found if not file.name.lower().endswith(INPUT_SUFFIXES)]
+            found = [file for file in found if file not in others]
+            if others:
+                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
-            raise FileNotFoundError(f"{name} does not exist, or holds no file of a known format.")
+            raise FileNotFoundError(f"{name} does not exist, or has no file of a known format besides the output's.")
         files += found
     for file, n_named in Counter(file.resolve() for file in files).items():
         if n_named > 1:
@@ -203,11 +196,9 @@ def pair_outputs(
     lines hold no columns.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
+        UserError: if two files would go to the same name, or the output is an input.
     """
     path = Path(output)
-    if path.exists() and not path.is_dir() and not path.is_file():
-        raise UserError(f"{output} is a pipe or a device: give - for stdout, or name a file.")
     if path.is_dir() or not path.suffix or output.endswith("/"):
         pairs = []
         for file in files:

@@ -42,8 +42,6 @@ def find_unfit(table: pa.Table) -> dict[int, str]:
 
 
 def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
-    if pa.types.is_floating(kind) and output_format == "jsonl":
-        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # JSON knows no NaN
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return column if output_format != "tsv" else column.cast(pa.string())
     if pa.types.is_nested(kind) and output_format == "jsonl":
@@ -58,7 +56,7 @@ def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: 
 
 
 def _to_json_value(value: object) -> object:
-    """Return what JSON holds of a list or struct: null for NaN, bytes as base64, dates and the like as text."""
+    """Return what JSON holds of a row, list or struct: null for NaN, bytes as base64, dates and the like as text."""
     if isinstance(value, dict):
         return {str(name): _to_json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -113,10 +111,7 @@ def render_rows(output_format: str, table: pa.Table, added: pa.Table, keep_lines
         pq.write_table(table, sink)
         return sink.getvalue().to_pybytes()
     if output_format == "jsonl":
-        rows = table.to_pylist()
-        for name in [field.name for field in table.schema if pa.types.is_nested(field.type)]:
-            for row in rows:
-                row[name] = _to_json_value(row[name])
+        rows = map(_to_json_value, table.to_pylist())
         return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows).encode()
     columns = [escape_formulas(column) if pa.types.is_string(column.type) else column for column in table.columns]
     if output_format == "csv":  # every string is quoted, so that a bare CR cannot split a row; a null is an empty cell

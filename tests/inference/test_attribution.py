@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_model
+from conftest import make_model
 from tables import make_classifier
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -23,7 +23,7 @@ def log_odds(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-@pytest.mark.parametrize("label", [None, "positive", "negative"])
+@pytest.mark.parametrize("label", [None, "negative"])
 def test_weights_add_up_and_words_are_parts_of_the_text(tiny_model, tokenizer, label):
     text = "Enak dan MURAH sekali, tidak kotor!"
     classifier = make_classifier(tiny_model, tokenizer)
@@ -106,15 +106,6 @@ def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
         n_told += of_heaviest["p_positive"] < of_any["p_positive"]
     print(f"{n_told} of {len(texts)} texts")
     assert n_told / len(texts) >= 0.9
-
-
-def test_the_example_of_the_page_runs(capsys):
-    code = (ROOT / "docs" / "attribution.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    exec(code, {})
-    text = capsys.readouterr().out
-    weights = {word: float(weight) for weight, word in (line.split("  ") for line in text.splitlines()[1:])}
-    assert list(weights) == ["makanannya", "enak", "tapi", "pelayanannya", "lambat"]
-    assert (weights["lambat"] - weights["enak"] > 0) == text.startswith("negative")
 
 
 def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):

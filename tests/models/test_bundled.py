@@ -1,9 +1,6 @@
 """What comes with the package: small, whole, licensed, and as good as it states, on raw text, too."""
 
 import json
-import subprocess
-import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -86,13 +83,3 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
     stated = read(CLASSIFIER, "metrics.json")["valid"]["f1"]
     assert stated > 0.8623  # TF-IDF with logistic regression
     assert f1 >= stated - 0.02 if styles else f1 == pytest.approx(stated, abs=0.001)
-
-
-@pytest.mark.slow
-def test_they_are_in_the_wheel(tmp_path):
-    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
-    subprocess.run(words, check=True)
-    (wheel,) = tmp_path.glob("smsa-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for name in BUNDLED:
-        assert {f"smsa/bundled/{name}/{path.name}" for path in (FOLDER / name).iterdir()} <= set(names)

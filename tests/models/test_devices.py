@@ -33,20 +33,15 @@ def machine(monkeypatch):
         ("auto", "cpu", {"cpu": ["amx_tile"]}, "bf16"),
         ("auto", "cpu", {"cpu": ["avx512_bf16"], "cpu_name": "AMD EPYC"}, "bf16"),
         ("auto", "cpu", {"cpu": ["avx512_bf16"]}, "no"),
-        ("auto", "cpu", {"cpu": ["avx2"], "cpu_name": "AMD EPYC"}, "no"),
         ("auto", "cuda", {"bf16": True, "capability": (9, 0)}, "bf16"),
         ("auto", "cuda", {"capability": (7, 5)}, "fp16"),
         ("auto", "cuda", {"capability": (6, 1)}, "no"),
-        ("auto", "mps", {}, "no"),
         ("auto", "cuda", {"bf16": True, "launcher": "fp16"}, "fp16"),
         ("auto", "cpu", {"cpu": ["avx2"], "launcher": "bf16"}, "bf16"),
         ("auto", "cpu", {"cpu": ["amx_tile"], "launcher": "no"}, "bf16"),
         ("auto", "cpu", {"launcher": "fp16"}, "no"),
         ("no", "cuda", {"bf16": True, "launcher": "fp16"}, "no"),
-        ("fp16", "cuda", {"launcher": "bf16"}, "fp16"),
         ("auto", "cuda", {"bf16": True, "capability": (9, 0), "training": False}, "fp16"),
-        ("auto", "cuda", {"capability": (6, 1), "training": False}, "no"),
-        ("auto", "cpu", {"cpu": ["amx_tile"], "training": False}, "bf16"),
     ],
 )
 def test_precision_follows_the_option_then_the_launcher_then_the_device(
@@ -101,11 +96,11 @@ def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
 def test_freed_memory_is_kept_where_a_script_asks_for_it():
     script = (
         "import resource, torch; from smsa.models.devices import set_up_process\n"
-        "for kept in (False, True):\n"
-        "    if kept: set_up_process()\n"
-        "    for _ in range(3): torch.ones(2**24)\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(3): torch.ones(2**24)\n"
+        "for set_up in (int, set_up_process):\n"
+        "    set_up()\n"
+        "    for n_runs in range(2):\n"
+        "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "        for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_MEM", "GLIBC_TUNABLES"))}

