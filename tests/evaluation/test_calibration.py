@@ -61,6 +61,7 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
 def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
     before = AutoTokenizer.from_pretrained(folder)
     calibration.store_normaliser(folder)
+    assert json.loads((folder / "config.json").read_text())["smsa_normalised"]  # for the card
     after = AutoTokenizer.from_pretrained(folder)
     for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
         assert getattr(after, name) == getattr(before, name), name

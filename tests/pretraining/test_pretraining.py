@@ -10,7 +10,7 @@ from conftest import make_tokenizer, run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.nn import functional
-from trainers import AskAt
+from trainers import ask_at
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from scripts import pretrain
@@ -142,7 +142,7 @@ def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make, asked, options)
     undisturbed.train()
     for step in asked:
         trainer = make("stopped", **options)
-        trainer.add_callback(AskAt(step))
+        trainer.add_callback(ask_at(step))
         with pytest.raises(Stopped):
             trainer.train(resume_from_checkpoint=step != asked[0])
     again = make("stopped", **options)
