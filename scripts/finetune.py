@@ -10,6 +10,7 @@ import copy
 import logging
 from pathlib import Path
 
+from sklearn.metrics import classification_report
 from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -28,7 +29,6 @@ from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, so
 from smsa.training.metrics import (
     collect_metrics,
     history_table,
-    label_table,
     predict_examples,
     predict_splits,
     seeds_table,
@@ -136,8 +136,11 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         publish(staging, output_dir, last=RUN_RECORD)
     # the newest checkpoint stays, from which the run can be lengthened, and the best one
     rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
-    for split in outputs:
-        logger.info("%s, epoch %d\n%s", split, metrics["epoch"], label_table(metrics[split], labels))
+    for split, output in outputs.items():
+        gold, predicted = output.label_ids, output.predictions.argmax(-1)
+        options = {"labels": range(len(labels)), "target_names": labels, "digits": 4, "zero_division": 0}
+        report = classification_report(gold, predicted, **options)
+        logger.info("%s, epoch %d\n%s", split, metrics["epoch"], report)
     logger.info("The model is in %s", output_dir)
 
 

@@ -66,11 +66,6 @@ def on_main(task: Callable[[], _T]) -> _T:
     return broadcast_object_list([None if rank() else task()])[0]
 
 
-def wait_for_everyone() -> None:
-    """Wait until every rank has come here."""
-    PartialState().wait_for_everyone()
-
-
 def require_same(settings: dict[str, object]) -> None:
     """Refuse settings that are not those of the main process, as on machines that have other files.
 

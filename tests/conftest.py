@@ -216,6 +216,16 @@ def smsa_files():
     return find_smsa(os.environ["SMSA_DATA_DIR"])
 
 
+class Canary:
+    """What a hostile pickle does: it makes a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 96 KiB."""

@@ -1,7 +1,6 @@
 """Normalisers that live in a tokenizer, so that every client applies them."""
 
 import json
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -41,18 +40,7 @@ def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFas
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer, which takes no normaliser.")
-    if _shortens(backend):
+    if json.dumps(_ELONGATED) in json.dumps(json.loads(backend.to_str())["normalizer"]):
         raise UserError("the tokenizer has the normaliser already.")
     before = [backend.normalizer] if backend.normalizer else []
     return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_elongated()]))
-
-
-def has_normaliser(folder: str | Path) -> bool:
-    """Whether the tokenizer of a model folder writes elongated letters once."""
-    path = Path(folder) / "tokenizer.json"
-    return path.is_file() and _shortens(Tokenizer.from_file(str(path)))
-
-
-def _shortens(backend: Tokenizer) -> bool:
-    normaliser = json.loads(backend.to_str())["normalizer"]
-    return json.dumps(_ELONGATED) in json.dumps(normaliser)

@@ -71,5 +71,7 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
 
 
 def store_normaliser(folder: str | Path) -> None:
-    """Let the tokenizer of a model folder write elongated letters once, as `add_normaliser` has it."""
+    """Let the tokenizer of a model folder write elongated letters once; config.json keeps it as `smsa_normalised`."""
     save_tokenizer(add_normaliser(load_classifier(folder)[1]), folder)
+    path = Path(folder) / "config.json"
+    write_json(json.loads(path.read_bytes()) | {"smsa_normalised": True}, path)

@@ -72,6 +72,8 @@ def load_model(
     name, config = _load_config(model_name_or_path, revision)
     takes_head_over = _trained_labels(config) == labels
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
+    for change in ("smsa_temperature", "smsa_normalised"):  # since a training that is not this one
+        vars(config).pop(change, None)
     model, random_weights = _load_weights(name, config, revision)
     if not takes_head_over:
         # Also what the checkpoint has for a head, such as the layer that ModernBERT's classifier shares with its masked

@@ -10,7 +10,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
 from smsa.data.labels import LABELS
-from smsa.data.normaliser import has_normaliser
 from smsa.errors import UserError
 from smsa.evaluation.markdown import TEMPLATES
 
@@ -121,6 +120,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     data, labels, base = run["data"], run["labels"], run["base_model"]
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
+    config = json.loads((folder / "config.json").read_bytes())
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     values = {
         "splits": splits,
@@ -129,8 +129,8 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        "temperature": json.loads((folder / "config.json").read_bytes()).get("smsa_temperature"),
-        "is_normalised_since": has_normaliser(folder) and not run.get("normalised", False),
+        "temperature": config.get("smsa_temperature"),
+        "is_normalised_since": config.get("smsa_normalised", False),
     }
     results = []
     for split in splits:

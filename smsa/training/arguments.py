@@ -6,11 +6,12 @@ The defaults are those of the `indonlu` recipe; a recipe or the command line onl
 import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
+from transformers.hf_argparser import HfArg
 from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
@@ -23,20 +24,17 @@ from smsa.models.devices import PRECISIONS, resolve_precision, set_cpu_threads
 class ModelArguments:
     """Which encoder to start from, and which of its weights stay as they are."""
 
-    model_name_or_path: str = field(
+    model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
-        metadata={
-            "help": "Base model: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
-            "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
-            "the learning rate of these two is far higher."
-        },
+        help="Base model: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
+        "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
+        "the learning rate of these two is far higher.",
     )
-    model_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of the encoder on the Hub; its main branch if not given."},
+    model_revision: str | None = HfArg(
+        default=None, help="Branch, tag or commit of the encoder on the Hub; its main branch if not given."
     )
-    freeze_embeddings: bool = field(default=False, metadata={"help": "Keep the embeddings of the encoder fixed."})
-    freeze_layers: int = field(default=0, metadata={"help": "Keep the first K layers of the encoder fixed."})
+    freeze_embeddings: bool = HfArg(default=False, help="Keep the embeddings of the encoder fixed.")
+    freeze_layers: int = HfArg(default=0, help="Keep the first K layers of the encoder fixed.")
 
 
 EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
@@ -66,40 +64,32 @@ class RunArguments(TrainingArguments):
     early_stopping_patience = 0  # evaluations; 0 never stops early
     ema_decay = 0.0
 
-    resume: str | None = field(
+    resume: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "auto: resume from the newest whole checkpoint in --output_dir; start where there is none yet; do "
-            "nothing where the run is finished.",
-            "choices": ["auto"],
-        },
+        help="auto: resume from the newest whole checkpoint in --output_dir; start where there is none yet; do "
+        "nothing where the run is finished.",
+        metadata={"choices": ["auto"]},
     )
-    num_train_epochs: float = field(default=10, metadata={"help": "Epochs at the most."})
-    precision: str = field(
+    num_train_epochs: float = HfArg(default=10, help="Epochs at the most.")
+    precision: str = HfArg(
         default="auto",
-        metadata={
-            "help": "auto: what the launcher asks for, else what the device does well; no is fp32.",
-            "choices": list(PRECISIONS),
-        },
+        help="auto: what the launcher asks for, else what the device does well; no is fp32.",
+        metadata={"choices": list(PRECISIONS)},
     )
-    num_threads: int | None = field(
-        default=None, metadata={"help": "CPU threads of each process; an equal share of the cores if not given."}
+    num_threads: int | None = HfArg(
+        default=None, help="CPU threads of each process; an equal share of the cores if not given."
     )
-    optim: str | None = field(
+    optim: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Optimiser, one of Trainer's. If not given: adamw_torch in fp32, which without weight decay is the "
-            "reference's Adam to the bit; adamw_torch_fused in half precision and with --fast_kernels."
-        },
+        help="Optimiser, one of Trainer's. If not given: adamw_torch in fp32, which without weight decay is the "
+        "reference's Adam to the bit; adamw_torch_fused in half precision and with --fast_kernels.",
     )
-    save_total_limit: int | None = field(
-        default=3, metadata={"help": "Checkpoints that are kept: the newest ones, and the best."}
-    )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on valid: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
+    save_total_limit: int | None = HfArg(default=3, help="Checkpoints that are kept: the newest ones, and the best.")
+    eval_strategy: str = HfArg(default="epoch", help="When to evaluate on valid: no, steps or epoch.")
+    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint: no, steps, epoch, best.")
+    logging_strategy: str = HfArg(default="epoch", help="When to log the loss: no, steps or epoch.")
     # Trainer's `bool | None` would need a value on the command line
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})
+    hub_private_repo: bool = HfArg(default=False, help="Make a new repository on the Hub private.")
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
@@ -108,11 +98,6 @@ class RunArguments(TrainingArguments):
     def rows_a_step(self) -> int:
         """Rows of one optimiser step, over accumulated batches and ranks."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    @property
-    def is_fused(self) -> bool | None:
-        """Whether the optimiser makes one pass over the weights, which rounds otherwise; None leaves it to torch."""
-        return self.optim == OptimizerNames.ADAMW_TORCH_FUSED or None
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -181,77 +166,59 @@ class SentimentTrainingArguments(RunArguments):
     Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
-    output_dir: str = field(
-        default="runs/indonlu",
-        metadata={"help": "Folder for all that the run leaves; new or empty, unless --resume is given."},
+    output_dir: str = HfArg(
+        default="runs/indonlu", help="Folder for all that the run leaves; new or empty, unless --resume is given."
     )
-    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate in the first epoch."})
-    lr_scheduler_type: str = field(
+    learning_rate: float = HfArg(default=1e-5, help="Learning rate in the first epoch.")
+    lr_scheduler_type: str = HfArg(
         default=EPOCH_STEP,
-        metadata={
-            "help": "epoch_step multiplies the learning rate by lr_gamma every lr_step_size epochs, as the reference "
-            "does; the others are Trainer's.",
-            "choices": list(_SCHEDULES),
-        },
+        help="epoch_step multiplies the learning rate by lr_gamma every lr_step_size epochs, as the reference "
+        "does; the others are Trainer's.",
+        metadata={"choices": list(_SCHEDULES)},
     )
-    lr_step_size: int = field(default=1, metadata={"help": "Epochs between two decays by epoch_step."})
-    lr_gamma: float = field(default=0.9, metadata={"help": "Factor of each decay by epoch_step; 1 keeps the rate."})
-    max_grad_norm: float = field(
-        default=10.0, metadata={"help": "Global gradient norm to which gradients are clipped; 0 does not clip."}
+    lr_step_size: int = HfArg(default=1, help="Epochs between two decays by epoch_step.")
+    lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the rate.")
+    max_grad_norm: float = HfArg(
+        default=10.0, help="Global gradient norm to which gradients are clipped; 0 does not clip."
     )
-    class_weights: str = field(
+    class_weights: str = HfArg(
         default="none",
-        metadata={
-            "help": "Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
-            "one number per label, comma-separated, in label order. The loss on valid has no weights."
-        },
+        help="Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
+        "one number per label, comma-separated, in label order. The loss on valid has no weights.",
     )
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Texts a batch in each process. The recipe's batch is this times the processes."}
+    per_device_train_batch_size: int = HfArg(
+        default=32, help="Texts a batch in each process. The recipe's batch is this times the processes."
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a batch in evaluation."})
-    seeds: list[int] | None = field(
+    per_device_eval_batch_size: int = HfArg(default=64, help="Texts a batch in evaluation.")
+    seeds: list[int] | None = HfArg(
         default=None,
-        metadata={
-            "help": "Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
-            "mean and standard deviation."
-        },
+        help="Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
+        "mean and standard deviation.",
     )
-    evaluate_every: int = field(default=1, metadata={"help": "Epochs between two evaluations on valid."})
-    metric_for_best_model: str = field(
+    evaluate_every: int = HfArg(default=1, help="Epochs between two evaluations on valid.")
+    metric_for_best_model: str = HfArg(
         default="f1",
-        metadata={
-            "help": "Metric on valid that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or "
-            "f1_<label>."
-        },
+        help="Metric on valid that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or f1_<label>.",
     )
-    early_stopping_patience: int = field(
-        default=3, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
+    early_stopping_patience: int = HfArg(
+        default=3, help="Stop after this many evaluations without a better one; 0 never stops early."
     )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the epoch that is best on valid, else the last one."}
-    )
-    ema_decay: float = field(
+    load_best_model_at_end: bool = HfArg(default=True, help="Keep the epoch that is best on valid, else the last one.")
+    ema_decay: float = HfArg(
         default=0.0,
-        metadata={
-            "help": "Evaluate and keep an exponential moving average (EMA) of the weights, over the last "
-            "1 / (1 - ema_decay) steps or so, in place of the weights themselves; 0 for none."
-        },
+        help="Evaluate and keep an exponential moving average (EMA) of the weights, over the last "
+        "1 / (1 - ema_decay) steps or so, in place of the weights themselves; 0 for none.",
     )
-    rdrop_alpha: float = field(
+    rdrop_alpha: float = HfArg(
         default=0.0,
-        metadata={
-            "help": "Weight of R-Drop: each text is computed twice, with other dropout, and how far both answers "
-            "differ is added to the loss. Takes almost twice as long; 0 for none."
-        },
+        help="Weight of R-Drop: each text is computed twice, with other dropout, and how far both answers "
+        "differ is added to the loss. Takes almost twice as long; 0 for none.",
     )
-    fast_kernels: bool = field(
+    fast_kernels: bool = HfArg(
         default=False,
-        metadata={
-            "help": "Train faster, with other rounding and other random numbers in dropout than the reference, and on "
-            "a GPU with more memory: see docs/speed.md. recipes/fast.yaml has it, with train_sampling_strategy "
-            "group_by_length."
-        },
+        help="Train faster, with other rounding and other random numbers in dropout than the reference, and on "
+        "a GPU with more memory: see docs/speed.md. recipes/fast.yaml has it, with train_sampling_strategy "
+        "group_by_length.",
     )
 
     def __post_init__(self) -> None:

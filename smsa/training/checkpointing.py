@@ -71,19 +71,17 @@ def verify(checkpoint: Path) -> dict:
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        for name, written in manifest["files"].items():
-            digest, size = hash_file(checkpoint / name)
-            if {"bytes": size, "sha256": digest} != written:
-                found = f"{size:,} bytes, of {written['bytes']:,}"
-                raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written ({found})")
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{checkpoint.name}/{Path(error.filename).name} is missing") from error
+        written = {name: (file["sha256"], file["bytes"]) for name, file in manifest["files"].items()}
+        found = {name: hash_file(checkpoint / name) for name in written}
     except OSError as error:
-        raise DamagedCheckpointError(f"{checkpoint.name} cannot be read: {error}") from error
+        name = Path(error.filename or checkpoint).name
+        raise DamagedCheckpointError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, DamagedCheckpointError):
-            raise
         raise DamagedCheckpointError(f"{checkpoint.name}/{MANIFEST} is not what was written") from error
+    for name, (_, size) in found.items():
+        if found[name] != written[name]:
+            sizes = f"{size:,} bytes, of {written[name][1]:,}"
+            raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written ({sizes})")
     return manifest
 
 

@@ -3,15 +3,12 @@
 What each part saves is measured by benchmarks/training.py; docs/speed.md has the figures, and what was tried and left.
 """
 
-import logging
 from types import MethodType
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
-
-logger = logging.getLogger(__name__)
 
 # Their classifiers read the first token alone, and their layers are made of the same parts.
 FIRST_TOKEN_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
@@ -74,8 +71,6 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
     if model.config.model_type in FIRST_TOKEN_CLASSIFIERS:
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_forward_first_token, last)
-    else:
-        logger.debug("The last layer is computed whole: what %s reads of it is not known.", model.config.model_type)
 
 
 def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:

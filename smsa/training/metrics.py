@@ -193,16 +193,6 @@ def write_submission(output: PredictionOutput, labels: tuple[str, ...], path: st
     table.rename_axis("index").to_csv(path)
 
 
-def label_table(scores: dict[str, float], labels: tuple[str, ...]) -> str:
-    """Return precision, recall, F1 and count of each label and their macro mean as aligned text, in per cent."""
-    rows = {label: [100 * scores[f"{score}_{label}"] for score in ("precision", "recall", "f1")] for label in labels}
-    rows["macro"] = [100 * scores[score] for score in ("precision", "recall", "f1")]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["precision", "recall", "F1"])
-    table["texts"] = [*(n := [scores[f"n_{label}"] for label in labels]), sum(n)]
-    last = f"accuracy {100 * scores['accuracy']:.2f}, loss {scores['loss']:.4f}"
-    return f"{table.to_string(float_format='{:.2f}'.format)}\n{last}"
-
-
 def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
     """Write seeds.json, and return what it holds.
 
@@ -210,18 +200,17 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
         `runs` by seed (what metrics.json of each says, with its `folder`); `mean` and `std` by split and score. `std`
         divides by n - 1, and is null for one run.
     """
-    output_dir, runs = Path(output_dir), {}
-    for seed in seeds:
-        runs[seed] = {"folder": f"seed-{seed}"}
-        runs[seed] |= json.loads((output_dir / f"seed-{seed}" / "metrics.json").read_bytes())
+    runs = {seed: {"folder": f"seed-{seed}"} for seed in seeds}
+    for run in runs.values():
+        run |= json.loads(Path(output_dir, run["folder"], "metrics.json").read_bytes())
     summary = {"runs": runs, "mean": {}, "std": {}}
     for split in ("valid", "test"):
         table = pd.DataFrame([run[split] for run in runs.values() if split in run])
         if len(table):
-            table = table[[name for name in table.select_dtypes("number") if not name.startswith("n_")]]
+            table = table[[name for name in table if not name.startswith("n_")]]
             summary["mean"][split] = table.mean().to_dict()
             summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
-    write_json(summary, output_dir / "seeds.json")
+    write_json(summary, Path(output_dir, "seeds.json"))
     return summary
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
@@ -19,6 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.training_args import OptimizerNames
 
 from smsa.data.datasets import PaddingCollator, count_tokens
 from smsa.distributed import on_main
@@ -100,7 +100,7 @@ class ResumableTrainer(Trainer):
         if self.makes_optimizer:
             self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
         if self.args.world_size > 1:
-            torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; OwnDropout then makes it differ
+            torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
             from smsa.training.cuda_graphs import StepRecorder
 
@@ -249,19 +249,19 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> to
         UserError: for another spec, a number that is not positive, or `balanced` where a label has no text.
     """
     if spec == "balanced":
-        if len(np.unique(label_ids)) < n_labels:
+        counts = np.bincount(label_ids, minlength=n_labels)
+        if not counts.all():
             raise UserError("--class_weights balanced: a label has no text in train; give one number per label.")
-        weights = compute_class_weight("balanced", classes=np.arange(n_labels), y=label_ids)
-    else:
-        try:
-            weights = [float(weight) for weight in spec.split(",")]
-        except ValueError:
-            weights = []
-        if len(weights) != n_labels or not all(0 < weight < float("inf") for weight in weights):
-            raise UserError(
-                f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated."
-            )
-    return torch.tensor(weights, dtype=torch.float32)
+        return torch.tensor(len(label_ids) / (n_labels * counts), dtype=torch.float32)
+    try:
+        weights = torch.tensor([float(weight) for weight in spec.split(",")])
+    except ValueError:
+        weights = torch.zeros(0)
+    if len(weights) != n_labels or not (weights.isfinite() & (weights > 0)).all():
+        raise UserError(
+            f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated."
+        )
+    return weights
 
 
 class SentimentTrainer(ResumableTrainer):
@@ -308,8 +308,9 @@ class SentimentTrainer(ResumableTrainer):
         if args.ema_decay:
             from smsa.training.ema import EmaAdamW
 
-            adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": args.is_fused}
-            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"lr": args.learning_rate, "decay": args.ema_decay, **adam})
+            adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            fused = args.optim == OptimizerNames.ADAMW_TORCH_FUSED or None  # None leaves it to torch
+            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, "fused": fused, **adam})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from smsa.data.normaliser import add_normaliser, has_normaliser
+from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 
 PLAIN = make_tokenizer()
@@ -31,14 +31,6 @@ def test_runs_of_three_letters_or_more_become_one_and_nothing_else_changes(text)
 def test_vowels_consonants_and_capitals_are_shortened_but_no_digits_dots_and_pairs():
     assert NORMALISED.tokenize("EnaaAAk maaf ...") == PLAIN.tokenize("enak maaf ...")
     assert NORMALISED.tokenize("murahhhhh") == ["murah"]
-
-
-def test_a_folder_says_whether_it_has_one(tmp_path):
-    PLAIN.save_pretrained(tmp_path)
-    assert not has_normaliser(tmp_path)
-    NORMALISED.save_pretrained(tmp_path)
-    assert has_normaliser(tmp_path)
-    assert not has_normaliser(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram"])

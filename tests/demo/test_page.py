@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -213,12 +214,25 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     find(browser, "#column input").click()
     options = wait_for(lambda: [e for e in find_all(browser, "[role=option]") if e.text.strip() == "pesan_warga"])
     options[0].click()
+    browser.execute_script(  # the progress is gone before one could look
+        """window.said = [];
+        const look = () => document.querySelectorAll('.progress-text, .progress-level').forEach(
+            element => window.said.push(element.textContent));
+        new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
+        """
+    )
     find(browser, "#predict").click()
     wait_for(lambda: find(browser, "#download").is_displayed() and text_of(browser, "#certain"))
+    assert any("1000" in said for said in browser.execute_script("return window.said"))
     find(browser, "#download").click()
     (found,) = wait_for(lambda: list(browser.downloads.glob("*.csv")))
     assert found.name == "ulasan.csv" and found.read_bytes() == (tmp_path / "by_predict.csv").read_bytes()
     assert not find_all(browser, "#certain img, #doubtful img")
+    with found.open(encoding="utf-8", newline="") as stream:
+        scores = sorted(float(row["score"]) for row in csv.DictReader(stream) if row["label"])
+    for name, expected in (("certain", scores[:-4:-1]), ("doubtful", scores[:3])):
+        shown = re.findall(r"\b[01]\.\d{3}\b", text_of(browser, f"#{name}"))
+        assert [float(score) for score in shown[:3]] == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.slow
@@ -279,16 +293,26 @@ def test_extremes_of_a_sheet_have_the_texts_as_they_were(classifier, tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_may_ask_for_the_label_of_a_text_that_is_not_too_long(page, classifier):
+def test_many_clients_at_once_get_their_own_answers_and_errors(page, classifier):
     from gradio_client import Client
     from gradio_client.exceptions import AppError
 
-    client, found = Client(page, verbose=False), classifier(EXAMPLES[0])
-    answer, _ = client.predict(EXAMPLES[0], api_name="/label")
-    shares = {f"p_{share['label']}": share["confidence"] for share in answer["confidences"]}
-    assert shares == pytest.approx({f"p_{label}": found[f"p_{label}"] for label in LABELS}, abs=0.02)
-    with pytest.raises(AppError, match="more than 5,000 characters"):
-        client.predict("a" * (MAX_CHARS + 1), api_name="/label")
+    texts = [line.split("\t")[0] for line in (ROOT / "data/sample/valid_preprocess.tsv").read_text().splitlines()]
+    expected = {text: answer for text, answer in zip(texts, classifier(texts), strict=True)}
+
+    def visit(number: int) -> int:
+        client = Client(page, verbose=False)
+        for text in random.Random(number).choices(texts, k=3):
+            answer, _ = client.predict(text, api_name="/label")
+            shares = {f"p_{share['label']}": share["confidence"] for share in answer["confidences"]}
+            assert shares == pytest.approx({name: expected[text][name] for name in shares}, abs=0.02), text
+            assert len(shares) == 3
+        with pytest.raises(AppError, match="more than 5,000 characters"):
+            client.predict("a" * (MAX_CHARS + 1), api_name="/label")
+        return number
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(visit, range(12))) == [*range(12)]
 
 
 @pytest.mark.slow

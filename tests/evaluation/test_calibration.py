@@ -61,6 +61,7 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
 def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
     before = AutoTokenizer.from_pretrained(folder)
     calibration.store_normaliser(folder)
+    assert json.loads((folder / "config.json").read_text())["smsa_normalised"]  # for the card
     after = AutoTokenizer.from_pretrained(folder)
     for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
         assert getattr(after, name) == getattr(before, name), name
@@ -68,6 +69,7 @@ def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
     texts = ["enak", "murah sekali dan bagus !", "kotor " * 100]
     options = {"padding": True, "truncation": True, "max_length": 20}
     assert after(texts, **options).data == before(texts, **options).data
+    assert after("enak", "murah").data == before("enak", "murah").data
     # a name that transformers 4 knows, too, and that survives another save
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(folder / "copy")
@@ -76,11 +78,14 @@ def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
         calibration.store_normaliser(folder)
 
 
-def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder):
+def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder, tmp_path):
     assert calibration.find_model_folder(str(folder), VALID) == folder
     assert str(calibration.find_model_folder("mini-sentiment", VALID)) == find_bundled("mini-sentiment")
-    with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
-        calibration.find_model_folder("me/on-the-hub", VALID)
+    for name in (tmp_path, "me/on-the-hub"):
+        with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
+            calibration.find_model_folder(str(name), VALID)
+    (folder / "run.json").write_text('{"data": {"name": "of another program"}}')
+    assert calibration.find_model_folder(str(folder), VALID) == folder
     trained_on = {"train": {"sha256": hashlib.sha256(VALID.read_bytes()).hexdigest()}}
     (folder / "run.json").write_text(json.dumps({"data": trained_on}))
     with pytest.raises(UserError, match="was trained on .*, of which it is too sure: calibrate on valid"):

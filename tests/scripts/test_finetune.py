@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import SAMPLE_DIR, fill, make_model, make_tokenizer, run
 from tables import write_workbook
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForPreTraining, pipeline
+from transformers import BertConfig, BertForPreTraining, pipeline
 
 import smsa
 from scripts import finetune
@@ -23,7 +23,6 @@ from smsa.data.arguments import DataArguments
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
-from smsa.training.metrics import collect_metrics
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
@@ -63,7 +62,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     assert list_files(output_dir) == LEFT_BY_A_RUN and not list(output_dir.rglob("training_args.bin"))
     assert "canary" not in text
     assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
-    assert "in effect on cpu: fp32" in text
+    assert "in effect on cpu: fp32" in text and "macro avg" in text
 
     metrics = json.loads((output_dir / "metrics.json").read_text())
     assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
@@ -139,8 +138,6 @@ def test_a_finished_run_can_be_trained_for_longer(tiny, tmp_path):
     call(*tiny, "--num_train_epochs", 3, "--output_dir", tmp_path / "run")
     assert_same_outputs(tmp_path / "run", tmp_path / "plain")
     assert (tmp_path / "run" / "model.safetensors").stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
-    with pytest.raises(UserError, match="has trained for 3 epochs: --num_train_epochs cannot be less"):
-        call(*tiny, "--num_train_epochs", 1, "--output_dir", tmp_path / "run")
 
 
 def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
@@ -183,23 +180,22 @@ def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stay
 def test_damaged_data_stops_the_script_before_it_writes(tmp_path):
     path = tmp_path / "damaged.tsv"
     path.write_text("a\tneutral\nb\tbaik\n")
-    files = [f"--{split}_file={SAMPLE_DIR / split}_preprocess.tsv" for split in ("train", "valid")]
     with pytest.raises(UserError, match=f"{path}:2: the label is not one of .*; found 'baik'"):
-        call(*SCRATCH, *files, "--test_file", path, "--output_dir", tmp_path / "run")
+        call(*SCRATCH, "--train_file", path, "--valid_file", path, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-REFUSED = {
-    "no such model": (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
-    "too long": (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
-    "unknown metric": (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
-}
+REFUSED = [
+    ("--model_name_or_path", "nowhere/nothing", "nowhere/nothing"),
+    ("--max_length", "1000", "--max_length is 1000, but this encoder reads at most 512"),
+    ("--metric_for_best_model", "macro_f1", "'macro_f1' is not one of ['accuracy', 'f1', "),
+]
 
 
-@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, options, message):
+@pytest.mark.parametrize("option, value, message", REFUSED)
+def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, option, value, message):
     with pytest.raises((UserError, OSError)) as raised:
-        call(*FAST, *options, "--output_dir", tmp_path / "run")
+        call(*FAST, option, value, "--output_dir", tmp_path / "run")
     assert message in str(raised.value)
     assert not (tmp_path / "run").exists()
 
@@ -251,48 +247,34 @@ def test_one_workbook_is_trained_on_evaluated_and_labelled_by_the_same_rows(tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["bf16", "no"])
-def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, monkeypatch, precision):
+def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, precision):
     """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
     vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
     if not vocabulary:
         pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
-    n_steps = 3
     torch.manual_seed(0)
-    encoder, folder = BertForPreTraining(BertConfig(vocab_size=50_000)), tmp_path / "indobert"
+    encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
+    folder, output_dir = tmp_path / "indobert", tmp_path / "run"
     folder.mkdir()
     torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
     encoder.config.save_pretrained(folder)
     shutil.copy(vocabulary, folder)
     valid = smsa_files["valid"].read_text(encoding="utf-8").splitlines(keepends=True)[:64]
     (tmp_path / "valid.tsv").write_text("".join(valid), encoding="utf-8")
-    kept = []
-    monkeypatch.setattr(finetune, "collect_metrics", lambda *args: kept.append(args[0]) or collect_metrics(*args))
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
-    options = [
-        "--max_steps",
-        n_steps,
-        "--per_device_train_batch_size",
-        8,
-        "--precision",
-        precision,
-        "--num_threads",
-        os.cpu_count(),
-    ]
-    call("--model_name_or_path", folder, *files, *options, "--output_dir", tmp_path / "run")
+    options = ["--max_steps", 3, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
+    call("--model_name_or_path", folder, *files, *options, "--precision", precision, "--output_dir", output_dir)
     torch.set_num_threads(1)
-    (trainer,), metrics = kept, json.loads((tmp_path / "run" / "metrics.json").read_text())
 
-    assert trainer.state.global_step == n_steps
+    metrics, record = (json.loads((output_dir / name).read_text()) for name in ("metrics.json", "run.json"))
     assert 0 < metrics["train"]["loss"] < 1.5 and 0 < metrics["valid"]["loss"] < 1.5
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["n_parameters"] == 124_443_651
     assert record["precision_in_effect"] == ("fp32" if precision == "no" else precision)
-    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).cpu().eval()
-    trained.set_attn_implementation(reloaded.config._attn_implementation)  # in bf16 it was trained with another one
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
-    batch = tokenizer([line.split("\t")[0] for line in valid[:16]], padding=True, truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        assert torch.equal(reloaded(**batch).logits, trained(**batch).logits)
-    before = encoder.bert.encoder.layer[5].output.dense.weight
-    assert 0 < (reloaded.bert.encoder.layer[5].output.dense.weight - before).abs().max() < 0.01
+    classify = pipeline("text-classification", model=str(output_dir), top_k=None, device="cpu")
+    before, after = (m.bert.encoder.layer[5].output.dense.weight for m in (encoder, classify.model))
+    assert 0 < (after - before).abs().max() < 0.01
+    predictions = pd.read_csv(output_dir / "predictions_valid.csv").iloc[:16]
+    for row, scores in zip(predictions.to_dict("records"), classify(list(predictions["text"])), strict=True):
+        expected = {label: row[f"p_{label}"] for label in LABELS}
+        found = {score["label"]: score["score"] for score in scores}
+        assert found == pytest.approx(expected, abs=1e-5 if precision == "no" else 0.02)

@@ -1,6 +1,7 @@
-"""A small Hub on this machine: what huggingface_hub 2.4 asks of the real one to create and push, and its faults.
+"""A small Hub on this machine: what huggingface_hub 2.4 asks of the real one to create, push, and load, and its faults.
 
-All files go with the commit: storage of large ones is between the Hub and its client.
+It keeps repositories in memory and counts commits. A `Fault` answers in its place. All files go with the commit:
+storage of large ones is between the Hub and its client.
 """
 
 import base64
@@ -8,129 +9,206 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_doubleDOUBLEdouble"
 OWNERS = ("me", "team")  # the user, and an organisation
+REPO = r"(?P<repo>[^/]+/[^/]+)"
 
 
+def blob_oid(content: bytes) -> str:
+    """Return Git's name of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@dataclass
 class Repository:
-    def __init__(self, private: bool):
-        self.private = private
-        self.branches: dict[str, dict[str, bytes]] = {"main": {".gitattributes": b""}}  # files by their paths
-        self.tags: dict[str, str] = {}  # what each names: a branch or a commit
-        self.committed: list[list[str]] = []  # paths of each commit that was made
+    """Branches, tags and commits; a commit is the files of that moment."""
+
+    private: bool
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    committed: list[list[str]] = field(default_factory=list)  # paths of each commit that was made
+
+    def add(self, branch: str, files: dict[str, bytes]) -> str:
+        oid = f"{len(self.commits):040x}"
+        self.commits[oid] = files
+        self.branches[branch] = oid
+        return oid
 
     def files(self, branch: str = "main") -> dict[str, bytes]:
-        return self.branches[branch]
+        return self.commits[self.branches[branch]]
+
+    def find(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.branches.get(revision) or self.tags.get(revision)
 
 
+@dataclass
+class Fault:
+    """What the double answers to requests of this method and path; `times` of them, or all."""
+
+    method: str
+    path: str  # a regular expression
+    status: int = 500
+    times: int = 10**9
+
+
+@dataclass
 class Hub:
     """The state of the double."""
 
-    def __init__(self, url: str):
-        self.url = url
-        self.repositories: dict[str, Repository] = {}
-        self.faults: list[tuple[str, str, int]] = []  # method, part of a path, and the status of the answer
-        self.requests: list[str] = []
-        self.received = b""  # every request's body
-        self.lock = threading.Lock()  # one request at a time
-
-    def answer(self, method: str, path: str, query: str, body: bytes, token: str | None) -> tuple[int, dict]:
-        """Return the status and the content of the answer to a request."""
-        for fault_method, part, status in self.faults:
-            if fault_method == method and part in path:
-                return status, {"error": "a fault of the double"}
-        if path == "/api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}
-        if token != f"Bearer {TOKEN}":
-            return 401, {"error": "Invalid credentials"}
-        if path == "/api/repos/create":
-            return self.create(json.loads(body))
-        name, action, target = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([\w-]+)/(.+))?", path).groups()
-        if name not in self.repositories:
-            return 404, {"error": "RepoNotFound"}
-        repository = self.repositories[name]
-        match action:
-            case "auth-check":
-                return (200 if name.split("/")[0] in OWNERS else 403), {}
-            case "preupload":
-                here, files = repository.branches[target], json.loads(body)["files"]
-                return 200, {"files": [self.describe(file["path"], here.get(file["path"])) for file in files]}
-            case "commit":
-                return self.commit(name, target, "create_pr" in query, body)
-            case "branch":
-                repository.branches.setdefault(target, repository.branches["main"])
-                return 200, {}
-            case "tag":
-                tag = json.loads(body)["tag"]
-                if tag in repository.tags:
-                    return 409, {"error": "Tag reference exists already"}
-                repository.tags[tag] = target
-                return 200, {}
-        oid = f"{len(repository.committed):040x}"
-        return 200, {"id": name, "sha": oid, "private": repository.private, "siblings": [], "tags": []}
-
-    def create(self, asked: dict) -> tuple[int, dict]:
-        owner = asked.get("organization") or OWNERS[0]
-        if owner not in OWNERS:
-            return 403, {"error": "You don't have the rights to create a model under this namespace"}
-        name = f"{owner}/{asked['name']}"
-        is_new = name not in self.repositories
-        if is_new:
-            self.repositories[name] = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
-        return (200 if is_new else 409), {"url": f"{self.url}/{name}"}
-
-    @staticmethod
-    def describe(path: str, content: bytes | None) -> dict:
-        """Say how a file is to be uploaded, and Git's name of what is there, so that no equal file is."""
-        oid = None if content is None else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        return {"path": path, "oid": oid, "uploadMode": "regular", "shouldIgnore": False}
-
-    def commit(self, name: str, branch: str, is_proposed: bool, body: bytes) -> tuple[int, dict]:
-        repository = self.repositories[name]
-        values = [entry["value"] for entry in map(json.loads, body.splitlines()) if entry["key"] == "file"]
-        files = repository.branches[branch] | {v["path"]: base64.b64decode(v["content"]) for v in values}
-        repository.committed.append(sorted(value["path"] for value in values))
-        repository.branches["refs/pr/1" if is_proposed else branch] = files
-        oid = f"{len(repository.committed):040x}"
-        proposed = {"pullRequestUrl": f"{self.url}/{name}/discussions/1"} if is_proposed else {}
-        return 200, {"commitUrl": f"{self.url}/{name}/commit/{oid}", "commitOid": oid, **proposed}
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    received: bytearray = field(default_factory=bytearray)  # every byte of every request's body
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one request at a time
 
 
-class Handler(BaseHTTPRequestHandler):
+@contextmanager
+def run_hub():
+    """Serve a new, empty Hub on the loopback until the end of the block."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+ROUTES: list[tuple[str, str, bool, Callable]] = []
+
+
+def route(methods: str, pattern: str, needs_token: bool = True):
+    """Register a method of `_Handler` for requests; it gets the groups of `pattern`, `repo` as its Repository."""
+    return lambda action: ROUTES.append((methods, pattern, needs_token, action)) or action
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
         pass
 
     def do_GET(self):
-        hub, (path, _, query) = self.server.hub, unquote(self.path).partition("?")
-        with hub.lock:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            hub.requests.append(f"{self.command} {path}")
-            hub.received += body
-            status, content = hub.answer(self.command, path, query, body, self.headers.get("Authorization"))
-        answer = json.dumps(content).encode()
+        parts = urlsplit(self.path)
+        self.route, self.query = unquote(parts.path), parse_qs(parts.query)
+        with self.hub.lock:
+            self.hub.requests.append(f"{self.command} {self.path}")
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.hub.received += self.body
+            for fault in self.hub.faults:
+                if fault.times > 0 and fault.method == self.command and re.search(fault.path, self.route):
+                    fault.times -= 1
+                    return self.answer(fault.status, {"error": "a fault of the double"})
+            self.dispatch()
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def dispatch(self):
+        for methods, pattern, needs_token, action in ROUTES:
+            match = re.fullmatch(pattern, self.route)
+            if self.command not in methods.split() or not match:
+                continue
+            has_token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            if needs_token and not has_token:
+                return self.answer(401, {"error": "Invalid credentials"})
+            values = match.groupdict()
+            if "repo" in values:
+                self.name = values["repo"]
+                values["repo"] = found = self.hub.repositories.get(self.name)
+                if found is None or (found.private and not has_token):
+                    return self.error(404 if has_token else 401, "RepoNotFound")
+                if values.get("revision") and found.find(values["revision"]) is None:
+                    return self.error(404, "RevisionNotFound")
+            return action(self, **values)
+        self.answer(404, {"error": f"the double does not know {self.command} {self.route}"})
+
+    def answer(self, status: int, content: object = None, headers: dict | None = None, raw: bytes | None = None):
+        body = json.dumps(content or {}).encode() if raw is None else raw
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
+        named = {"Content-Length": str(len(body)), "Content-Type": "application/json", **(headers or {})}
+        for name, value in named.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-    do_POST = do_GET
+    def error(self, status: int, code: str):
+        self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
 
+    @route("GET", f"/api/models/{REPO}/auth-check/write")
+    def check_access(self, repo: Repository):
+        self.answer(200 if self.name.split("/")[0] in OWNERS else 403)
 
-@contextmanager
-def run_hub():
-    """Serve a new, empty Hub on the loopback until the end of the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.hub = Hub(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server.hub
-    finally:
-        server.shutdown()
-        server.server_close()
+    @route("POST", "/api/repos/create")
+    def create(self):
+        asked = json.loads(self.body)
+        owner = asked.get("organization") or OWNERS[0]
+        name = f"{owner}/{asked['name']}"
+        if owner not in OWNERS:
+            return self.answer(403, {"error": "You don't have the rights to create a model under this namespace"})
+        is_new = name not in self.hub.repositories
+        if is_new:
+            self.hub.repositories[name] = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
+            self.hub.repositories[name].add("main", {".gitattributes": b""})
+        self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
+
+    @route("POST", "/api/validate-yaml", needs_token=False)
+    def validate_card(self):
+        self.answer(200, {"errors": [], "warnings": []})
+
+    @route("POST", f"/api/models/{REPO}/preupload/(?P<revision>.+)")
+    def preupload(self, repo: Repository, revision: str):
+        here = repo.commits[repo.find(revision)]
+        oids = {file["path"]: here.get(file["path"]) for file in json.loads(self.body)["files"]}
+        same = {"uploadMode": "regular", "shouldIgnore": False}
+        self.answer(200, {"files": [{"path": p, "oid": c and blob_oid(c), **same} for p, c in oids.items()]})
+
+    @route("POST", f"/api/models/{REPO}/commit/(?P<revision>.+)")
+    def commit(self, repo: Repository, revision: str):
+        values = [entry["value"] for entry in map(json.loads, self.body.splitlines()) if entry["key"] == "file"]
+        files = repo.commits[repo.find(revision)] | {v["path"]: base64.b64decode(v["content"]) for v in values}
+        repo.committed.append(sorted(value["path"] for value in values))
+        number = sum(branch.startswith("refs/pr/") for branch in repo.branches) + 1
+        is_proposed = "create_pr" in self.query
+        oid = repo.add(f"refs/pr/{number}" if is_proposed else revision, files)
+        address = {"pullRequestUrl": f"{self.hub.url}/{self.name}/discussions/{number}"} if is_proposed else {}
+        self.answer(200, {"commitUrl": f"{self.hub.url}/{self.name}/commit/{oid}", "commitOid": oid, **address})
+
+    @route("POST", f"/api/models/{REPO}/branch/(?P<branch>.+)")
+    def branch(self, repo: Repository, branch: str):
+        repo.branches.setdefault(branch, repo.branches["main"])
+        self.answer(200)
+
+    @route("POST", f"/api/models/{REPO}/tag/(?P<revision>.+)")
+    def tag(self, repo: Repository, revision: str):
+        name = json.loads(self.body)["tag"]
+        if name in repo.tags:
+            return self.answer(409, {"error": "Tag reference exists already"})
+        repo.tags[name] = repo.find(revision)
+        self.answer(200)
+
+    @route("GET", f"/api/models/{REPO}(/revision/(?P<revision>.+))?", needs_token=False)
+    def info(self, repo: Repository, revision: str | None = None):
+        oid = repo.find(revision or "main")
+        files = [{"rfilename": path} for path in sorted(repo.commits[oid])]
+        self.answer(200, {"id": self.name, "sha": oid, "private": repo.private, "siblings": files, "tags": []})
+
+    @route("GET HEAD", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", needs_token=False)
+    def resolve(self, repo: Repository, revision: str, path: str):
+        oid = repo.find(revision)
+        if path not in repo.commits[oid]:
+            return self.error(404, "EntryNotFound")
+        content = repo.commits[oid][path]
+        kind = {"Content-Type": "application/octet-stream"}
+        self.answer(200, headers={"ETag": f'"{blob_oid(content)}"', "X-Repo-Commit": oid, **kind}, raw=content)

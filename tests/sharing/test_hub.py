@@ -7,12 +7,15 @@ import re
 import pytest
 from cards import check_card
 from conftest import ROOT, make_model, make_tokenizer, run, run_here
-from hub_double import TOKEN, run_hub
+from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
+from smsa.cli import parse
+from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push
+from smsa.training.arguments import SentimentTrainingArguments
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -68,7 +71,7 @@ def hash_all(folder) -> dict:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, caplog):
+def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, tmp_path, caplog):
     before = hash_all(folder)
     status, text = run_here("scripts/push.py", folder, "me/model", "--private")
     assert status == 0, text
@@ -77,10 +80,12 @@ def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, caplog):
     assert [set(paths) for paths in repository.committed] == [UPLOADED]  # one commit
     files = repository.files()
     assert {name: files[name] for name in UPLOADED} == {name: (folder / name).read_bytes() for name in UPLOADED}
-    address = f"{hub.url}/me/model/commit/{1:040x}"
+    address = f"{hub.url}/me/model/commit/{repository.branches['main']}"
     assert f"{folder} is on the Hub: {address}" in text
     assert hash_all(folder) == before
     assert TOKEN not in text and TOKEN.encode() not in hub.received
+    for path in (*tmp_path.rglob("*"), *folder.rglob("*")):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
     assert push(folder, "model") == address  # in one's own namespace, and unchanged: no commit
     assert len(repository.committed) == 1
     (folder / "README.md").write_text(CARD + "More.\n")
@@ -97,8 +102,8 @@ def test_branches_tags_and_pull_requests(hub, folder):
     repository = hub.repositories["team/model"]
     assert set(repository.files("v2")) >= UPLOADED
     assert set(repository.files()) == {".gitattributes"}
-    assert repository.tags == {"first": f"{1:040x}"}
-    hub.faults.append(("GET", "auth-check", 403))  # to propose takes no right to write
+    assert repository.tags == {"first": repository.branches["v2"]}
+    hub.faults.append(Fault("GET", "auth-check", 403))  # to propose takes no right to write
     assert push(folder, "team/model", pull_request=True) == f"{hub.url}/team/model/discussions/1"
     assert hub.requests.count("POST /api/repos/create") == 1
     assert set(repository.files()) == {".gitattributes"}
@@ -108,27 +113,40 @@ def test_branches_tags_and_pull_requests(hub, folder):
     hub.faults.clear()
     with pytest.raises(UserError, match="exists already The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
-    assert repository.tags == {"first": f"{1:040x}"}
+    assert repository.tags == {"first": repository.branches["v2"]}
     assert set(repository.files()) >= UPLOADED
 
 
+def test_a_commit_that_fails_is_made_by_the_command_that_is_named(hub, folder):
+    hub.faults.append(Fault("POST", "/commit/", times=1))
+    way_out = "This sends what is missing: python scripts/push.py .*run me/model"
+    with pytest.raises(UserError, match=f"me/model on the Hub: .* {way_out}"):
+        push(folder, "me/model")
+    push(folder, "me/model")
+    assert [set(paths) for paths in hub.repositories["me/model"].committed] == [UPLOADED]
+
+
 REFUSED = {
-    "a refused token": ("hf_wrong", "me/model", None, r"token for me/model \(401\).* Run `hf auth login`, or set HF_T"),
+    "no token": ("", "me/model", None, r"\(401\).* Run `hf auth login`, or set HF_TOKEN"),
+    "a refused token": ("hf_wrong", "me/model", None, r"refuses the token for me/model \(401\)"),
     "another's namespace": (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
     "no right to write": (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
     "no name": (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
-    "a failed commit": (TOKEN, "me/model", ("POST", "/commit/", 400), "sends what is missing: python .*run me/model"),
+    "409 of another kind": (TOKEN, "me/model", ("POST", "/commit/", 409), "me/model on the Hub: "),
     "a refused card": (TOKEN, "me/model", ("POST", "/validate-yaml", 400), "me/model on the Hub: "),
+    "404 while it is pushed": (TOKEN, "me/model", ("POST", "/preupload/", 404), "me/model on the Hub: .*Not Found"),
 }
 
 
 @pytest.mark.parametrize("token, name, fault, message", REFUSED.values(), ids=REFUSED)
 def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, monkeypatch, token, name, fault, message):
-    hub.faults += [fault] if fault else []
+    hub.faults += [Fault(*fault)] if fault else []
     monkeypatch.setenv("HF_TOKEN", token)
+    before = hash_all(folder)
     with pytest.raises(UserError, match=message) as raised:
         push(folder, name)
     assert "hf_wrong" not in str(raised.value) and TOKEN not in str(raised.value)
+    assert hash_all(folder) == before
     assert not any(repository.committed for repository in hub.repositories.values())
 
 
@@ -156,12 +174,41 @@ def test_a_card_of_smsa_gets_the_name_on_the_hub_and_keeps_the_licence_that_its_
     assert OURS in pushed
 
 
-@pytest.mark.parametrize("names", [("config.json", "pytorch_model.bin"), ("model.safetensors",)])
+@pytest.mark.parametrize("names", [(), ("config.json", "pytorch_model.bin"), ("model.safetensors",)])
 def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(FileNotFoundError, match="is no finished model: it lacks config.json or model.safetensors"):
         list_uploads(tmp_path)
+
+
+LOADS = """
+import sys
+import huggingface_hub, smsa
+
+def label(name):
+    return smsa.SentimentClassifier.from_pretrained(name, backend="torch")(["enak dan murah", "kotor sekali"])
+
+found = label(sys.argv[1]), label("me/model")
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+assert found[0] == found[1] == label("me/model")
+"""
+
+
+@pytest.mark.slow
+def test_a_pushed_model_loads_with_equal_predictions_and_offline_from_then_on(hub, folder, tmp_path):
+    push(folder, "me/model")
+    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
+    assert status == 0, text
+
+
+@pytest.mark.parametrize(
+    "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
+)
+def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_private):
+    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words, "--max_length", "64"]
+    _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
+    assert training_args.hub_private_repo is is_private
 
 
 @pytest.fixture
@@ -186,7 +233,7 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, finetune, tmp
     assert status == 0, text
     run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
     assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
-    assert f"{hub.url}/me/model/commit/{1:040x}" in text
+    assert f"{hub.url}/me/model/commit/{repository.branches['main']}" in text
     files = repository.files()
     for name in set(repository.committed[0]) - {"README.md"}:
         assert files[name] == (run_folder / name).read_bytes(), name
@@ -208,12 +255,14 @@ def test_a_refused_token_stops_all_processes_of_a_run_before_it_starts(hub, fine
 
 @pytest.mark.slow
 def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, finetune, tmp_path):
-    hub.faults.append(("POST", "/commit/", 403))
+    hub.faults.append(Fault("POST", "/commit/", 403))
     status, text = finetune(1, TOKEN, "--hub_private_repo")
     assert status != 0 and "error: The Hub refuses the token for me/model (403)" in text
     (again,) = re.findall(r"python (scripts/push.py .*)", text)
     assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
+    status, text = run_here(*again.split())
+    assert status == 1 and text.startswith("error: The Hub refuses")
     hub.faults.clear()
     status, text = run_here(*again.split())
     assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text

@@ -10,23 +10,12 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from conftest import SAMPLE_DIR, make_model
-from trainers import encode_real_rows, flatten, make_trainer
-from transformers import TrainerCallback
+from trainers import At, encode_real_rows, flatten, make_trainer
 
 from smsa.cli import exit_on_error
 from smsa.data.datasets import find_smsa
 
 N_TRAIN, N_VALID = 35, 65  # neither divides
-
-
-class Watch(TrainerCallback):
-    """Keeps the gradients of each step."""
-
-    def __init__(self):
-        self.gradients = []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
 
 
 def train(folder: Path, batch_size: int, accumulation: int) -> None:
@@ -38,8 +27,12 @@ def train(folder: Path, batch_size: int, accumulation: int) -> None:
         num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2", early_stopping_patience=0,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
-    watch = Watch()
-    trainer.add_callback(watch)
+    gradients = []
+
+    def keep_gradients(state, model):
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+
+    trainer.add_callback(At("on_pre_optimizer_step", keep_gradients))
     record = {f"eval_loss_{n}": trainer.evaluate(rows)["eval_loss"] for n, rows in ((7, seven), (65, splits["valid"]))}
     trainer.train()
     record |= {f"logits_{n}": trainer.predict(rows).predictions for n, rows in ((7, seven), (65, splits["valid"]))}
@@ -47,7 +40,7 @@ def train(folder: Path, batch_size: int, accumulation: int) -> None:
     record["losses"] = trainer.accelerator.reduce(torch.stack(trainer.losses), reduction="mean")
     epochs = [entry for entry in trainer.state.log_history if "train_f1" in entry]
     record["n_texts"] = [sum(epoch[f"train_n_{label}"] for label in trainer.labels) for epoch in epochs]
-    record |= {"train_f1": [epoch["train_f1"] for epoch in epochs], "gradients": torch.stack(watch.gradients)}
+    record |= {"train_f1": [epoch["train_f1"] for epoch in epochs], "gradients": torch.stack(gradients)}
     record |= {"weights": flatten(trainer.model), "rates": list(trainer.rates), "norms": list(trainer.norms)}
 
     # once more, with dropout, of which each rank draws its own: they must still share the texts of an epoch
@@ -63,6 +56,7 @@ def train(folder: Path, batch_size: int, accumulation: int) -> None:
     trainer.model.register_forward_pre_hook(note_texts, with_kwargs=True)
     trainer.train()
     record["n_texts_of_second_training"] = len(set(gather_object(texts)))
+    record["seeds"] = gather_object([torch.initial_seed()])
     if trainer.is_world_process_zero():
         np.savez(folder / name, world_size=trainer.args.world_size, **record)
 

@@ -42,11 +42,11 @@ def test_named_recipes_hold_the_values_of_the_reference(name, values):
 def test_settings_are_what_ran_and_nothing_that_does_not_matter():
     plain = describe("--precision", "no")
     assert plain["optim"] == "adamw_torch"
-    for name, value in {"output_dir": "x", "logging_strategy": "steps", "num_threads": 1, "report_to": "wandb"}.items():
-        assert describe("--precision", "no", f"--{name}", str(value)) == plain
-    for name, value in {"weight_decay": 0.1, "warmup_steps": 5, "label_smoothing_factor": 0.1, "seed": 7}.items():
-        assert describe("--precision", "no", f"--{name}", str(value))[name] == value
-    assert describe("--precision", "no", "--lr_scheduler_type", "linear")["lr_scheduler_type"] == "linear"
+    other = ["--output_dir", "x", "--logging_strategy", "steps", "--num_threads", "1", "--report_to", "wandb"]
+    assert describe("--precision", "no", *other) == plain
+    changed = {"weight_decay": 0.1, "warmup_steps": 5, "lr_scheduler_type": "linear", "seed": 7}
+    words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+    assert describe("--precision", "no", *words) == plain | changed
     assert describe("--precision", "bf16")["optim"] == "adamw_torch_fused"
 
 
@@ -63,6 +63,7 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
     "values, message",
     [
         ({"fp16": True, "precision": "no"}, "precision is no, but fp16 given"),
+        ({"fp16": True, "bf16": True}, "precision is auto, but fp16 and bf16 given"),
         ({"hub_token": "hf_secret"}, "written to disk"),
         ({"push_to_hub": True}, "go together"),
         ({"hub_private_repo": True}, "goes with --push_to_hub"),
@@ -71,10 +72,8 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"early_stopping_patience": -1}, "must be at least 0"),
         ({"max_grad_norm": float("inf")}, "must be at least 0"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
-        ({"accelerator_config": {"split_batches": True}}, "split_batches and even_batches must stay"),
         ({"accelerator_config": {"even_batches": False}}, "split_batches and even_batches must stay"),
         ({"fsdp": True}, "each process must hold the whole model"),
-        ({"deepspeed": "zero.json"}, "each process must hold the whole model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -86,8 +85,6 @@ def test_values_that_contradict_each_other_are_refused(tmp_path, values, message
 
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_a_launcher_that_shards_the_model_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
-    SentimentTrainingArguments(output_dir=str(tmp_path))
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(UserError, match=f"{name}: each process must hold the whole model"):
         SentimentTrainingArguments(output_dir=str(tmp_path))

@@ -7,8 +7,7 @@ import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file
-from trainers import flatten, make_trainer
-from transformers import TrainerCallback
+from trainers import At, flatten, make_trainer
 
 from smsa.training.ema import EmaAdamW
 
@@ -56,14 +55,8 @@ def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path
     make = partial(make_trainer, make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
     trainer, after_step, evaluated = make(), [], []
 
-    class Recorder(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            after_step.append(flatten(model))
-
-        def on_evaluate(self, args, state, control, model=None, **kwargs):
-            evaluated.append(flatten(model))
-
-    trainer.add_callback(Recorder())
+    trainer.add_callback(At("on_step_end", lambda _, model: after_step.append(flatten(model))))
+    trainer.add_callback(At("on_evaluate", lambda _, model: evaluated.append(flatten(model))))
     trainer.train()
     n_steps, average, averages = len(after_step) // 3, after_step[0], []
     for step, weights in enumerate(after_step, start=1):

@@ -8,32 +8,21 @@ import torch
 from conftest import make_model
 from scipy.stats import binomtest, chisquare
 from trainers import make_trainer
-from transformers import (
-    AlbertConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    ElectraConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from smsa.models.loading import load_classifier
 from smsa.training.kernels import quick_dropout, use_fast_kernels
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "pad_token_id": 0}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 40, "num_labels": 3}
-KINDS = [BertConfig, RobertaConfig, XLMRobertaConfig, AlbertConfig, ElectraConfig]
+SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "embedding_size": 16}
 
 
 def make(kind):
     """Return a random classifier of a kind, without dropout."""
     torch.manual_seed(0)
-    narrow = {"embedding_size": 16} if kind in (AlbertConfig, ElectraConfig) else {}
-    model = AutoModelForSequenceClassification.from_config(kind(**SIZES, **narrow))
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
+    dropout = {"classifier_dropout": 0.0} | ({"classifier_dropout_prob": 0.0} if kind == "albert" else {})
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **SIZES, **dropout))
 
 
 @pytest.fixture
@@ -53,7 +42,7 @@ def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])  # what is set for a GPU computes on a CPU, too
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "albert", "electra"])
 def test_logits_and_gradients_are_the_models(kind, device_type, batch):
     plain = make(kind).double().train()
     fast = copy.deepcopy(plain)
@@ -69,7 +58,7 @@ def test_logits_and_gradients_are_the_models(kind, device_type, batch):
 
 
 def test_the_last_layer_is_computed_for_one_token(batch):
-    model = make(BertConfig).eval()
+    model = make("bert").eval()
     use_fast_kernels(model, "cpu")
     with torch.no_grad():
         assert model.bert(batch["input_ids"]).last_hidden_state.shape == (5, 1, 32)
@@ -110,10 +99,9 @@ def test_dropout_follows_the_seed_and_rests_in_evaluation():
 
 
 def test_a_model_so_trained_learns_and_loads_as_any_other(rows, tokenizer, tmp_path):
-    trainer = make_trainer(
-        make_model(dropout=0.1), tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, num_train_epochs=6,
-        learning_rate=3e-3, train_sampling_strategy="group_by_length",
-    )  # fmt: skip
+    options = {"num_train_epochs": 6, "learning_rate": 3e-3, "train_sampling_strategy": "group_by_length"}
+    model = make_model(dropout=0.1)
+    trainer = make_trainer(model, tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, **options)
     trainer.train()
     assert trainer.optimizer.defaults["fused"]
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_f1" in entry]
@@ -121,7 +109,6 @@ def test_a_model_so_trained_learns_and_loads_as_any_other(rows, tokenizer, tmp_p
     output = trainer.predict(rows(20))
     trainer.save_model(tmp_path / "model")
     plain, _ = load_classifier(str(tmp_path / "model"))
-    assert plain.config._attn_implementation != "smsa_quick"
     assert "smsa" not in (tmp_path / "model" / "config.json").read_text()
     padded = tokenizer.pad({"input_ids": rows(20)["input_ids"][:]}, return_tensors="pt")
     with torch.no_grad():

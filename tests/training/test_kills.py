@@ -110,7 +110,7 @@ def test_killed_at_every_point_one_process(tiny, server, tmp_path):
     assert (expected["stopped at"], expected["evaluations"]) == (25, 5)
     points = list(dict.fromkeys(record.read_text().splitlines()))
     needed = {"wrote weights", "wrote optimizer.pt", "wrote rng_state.pth", "loaded the best model"}
-    needed |= {f"open /.staging/checkpoint-#/{name}.json" for name in ("trainer_state", "manifest")}
+    needed |= {f"open /.staging/checkpoint-#/{name}" for name in ("trainer_state.json", "manifest.json.tmp")}
     needed |= {f"os.rename /.staging/{name}" for name in ("checkpoint-#", "model.safetensors", "run.json")}
     assert needed | {"shutil.rmtree /checkpoint-#"} <= set(points)
 

@@ -8,14 +8,15 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import fill, make_model, make_rows, make_tokenizer
-from trainers import AskAt, flatten, make_trainer
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from conftest import Canary, fill, make_model, make_rows, make_tokenizer
+from trainers import At, ask_at, flatten, make_trainer
+from transformers import Trainer, TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
@@ -25,16 +26,6 @@ from smsa.training.checkpointing import DamagedCheckpointError, find_newest, ver
 from smsa.training.trainer import SentimentTrainer
 
 STEPS_AN_EPOCH = 5  # of 37 rows
-
-
-class At(TrainerCallback):
-    """Does something whenever an event comes, given its state and the model."""
-
-    def __init__(self, event, action):
-        def act(args, state, control, model=None, **kwargs):
-            action(state, model)
-
-        setattr(self, event, act)
 
 
 def ask_in_evaluation(epoch) -> At:
@@ -47,12 +38,12 @@ def make():
     """A function that returns a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
     tokenizer = make_tokenizer()
 
-    def make(output_dir, ask=None, scaler=False, **changes):
+    def make(output_dir, *callbacks, scaler=False, **changes):
         values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
         train, valid = (make_rows(tokenizer, n) for n in (37, 20))
         trainer = make_trainer(make_model(dropout=0.3, seed=1), tokenizer, train, valid, output_dir, **values | changes)
-        if ask is not None:
-            trainer.add_callback(ask)
+        for callback in callbacks:
+            trainer.add_callback(callback)
         if scaler:  # what fp16 has on a GPU
             trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
         return trainer
@@ -79,10 +70,12 @@ def seen(trainer) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(make, tmp_path_factory):
-    """The folder of a run that nothing disturbed, with its result in `seen.json`."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    trainer = make(folder)
+def runs(make, tmp_path_factory) -> tuple[Path, dict]:
+    """The folders of a run that nothing disturbed and of one stopped in epoch 3, after step 13; what the first gave."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.raises(Stopped):
+        make(folder / "stopped", ask_at(13)).train()
+    trainer = make(folder / "finished")
     trainer.train()
     found = seen(trainer)
     assert (found["stopped"], found["best"][0], found["best"][2]) == (25, 15, 15)  # it did stop early
@@ -91,54 +84,33 @@ def folder(make, tmp_path_factory):
 
 
 @pytest.fixture
-def undisturbed(folder) -> dict:
-    """The result of an undisturbed run."""
-    return folder[1]
+def undisturbed(runs) -> dict:
+    return runs[1]
 
 
 @pytest.fixture
-def finished(folder, tmp_path) -> Path:
-    """A copy of its folder."""
-    return shutil.copytree(folder[0], tmp_path / "finished")
-
-
-@pytest.fixture(scope="module")
-def _stopped(make, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(Stopped):
-        make(folder, AskAt(13)).train()
-    return folder
+def finished(runs, tmp_path) -> Path:
+    return shutil.copytree(runs[0] / "finished", tmp_path / "finished")
 
 
 @pytest.fixture
-def stopped(_stopped, tmp_path) -> Path:
-    """A copy of the folder of a run that was stopped in epoch 3, after step 13."""
-    return shutil.copytree(_stopped, tmp_path / "stopped")
-
-
-ASKS = [  # within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end
-    *(
-        AskAt(2),
-        AskAt(3),
-        AskAt(8, signal.SIGHUP),
-        AskAt(10),
-        ask_in_evaluation(3.0),
-        AskAt(18),
-        ask_in_evaluation(5.0),
-    ),
-]
+def stopped(runs, tmp_path) -> Path:
+    return shutil.copytree(runs[0] / "stopped", tmp_path / "stopped")
 
 
 def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
+    """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
     run, steps, codes = tmp_path / "run", [], []
-    for ask in ASKS:
-        trainer = make(run, ask)
+    in_a_step = {2: ask_at(2), 3: ask_at(3), 8: ask_at(8, signal.SIGHUP), 10: ask_at(10), 18: ask_at(18)}
+    stops = in_a_step | {15: ask_in_evaluation(3), 25: ask_in_evaluation(5)}
+    for step in sorted(stops):
+        trainer = make(run, stops[step])
         with pytest.raises(Stopped) as stopped:
             trainer.train(resume_from_checkpoint=bool(steps))
         codes.append(stopped.value.code)
         steps.append(trainer.state.global_step)
-        assert (run / f"checkpoint-{steps[-1]}").is_dir()
-    assert (steps, codes) == ([2, 3, 8, 10, 15, 18, 25], [143, 143, 129, 143, 130, 143, 130])
+        assert (run / f"checkpoint-{step}").is_dir()
+    assert (steps, codes) == (sorted(stops), [143, 143, 129, 143, 130, 143, 130])
     shutil.move(run, tmp_path / "moved")
     trainer = make(tmp_path / "moved")
     trainer.train(resume_from_checkpoint=True)
@@ -159,7 +131,7 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
     changes = {"num_train_epochs": 3, **changes}
     plain = make(tmp_path / "plain", **changes)
     plain.train()
-    trainer = make(tmp_path / "run", AskAt(2), **changes)
+    trainer = make(tmp_path / "run", ask_at(2), **changes)
     with pytest.raises(Stopped):
         trainer.train()
     assert trainer.state.global_step == 2
@@ -170,18 +142,14 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
         assert "scaler.pt" in seen(plain)["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
 
-def test_a_run_that_is_over_trains_on_only_under_more_patience(make, finished, undisturbed, tmp_path, caplog):
-    caplog.set_level("INFO", "smsa")
+def test_a_run_that_is_over_trains_on_only_under_more_patience(make, finished, undisturbed, tmp_path):
     trainer = make(finished)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer.losses == []
-    assert seen(trainer) == undisturbed
-    assert "Training was over after step 25" in caplog.text
+    assert trainer.losses == [] and seen(trainer) == undisturbed
     patient, trainer = make(tmp_path / "patient", early_stopping_patience=4), make(finished, early_stopping_patience=4)
     patient.train()
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == seen(patient) and patient.state.global_step > 25
-    assert caplog.text.count("Training was over") == 1
 
 
 @pytest.mark.parametrize("length, n_steps", [({"num_train_epochs": 1.5}, 8), ({"max_steps": 7}, 7)])
@@ -216,47 +184,25 @@ def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
     assert trainer.rates[: 2 * STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
-    "a bit": flip,
-    "gone": Path.unlink,
-    "empty": lambda path: path.write_bytes(b""),
-}
-
-
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
     make, undisturbed, stopped, tmp_path, caplog
 ):
-    names = sorted(path.name for path in (stopped / "checkpoint-13").iterdir())
-    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < set(names) and len(names) == 9
-    cases = [(name, damage) for name in names for damage in DAMAGE]
-    cases.remove(("manifest.json", "a bit"))  # then another file is not what it says, or a setting is not
-    for i, (name, damage) in enumerate(cases):
-        case = shutil.copytree(stopped, tmp_path / str(i))
-        DAMAGE[damage](case / "checkpoint-13" / name)
-        caplog.clear()
-        assert find_newest(case) == case / "checkpoint-10"
-        assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
-        assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
+    contents = {path.name: path.read_bytes() for path in (stopped / "checkpoint-13").iterdir()}
+    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < contents.keys()
+    assert len(contents) == 9
+    for name, content in contents.items():
+        cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
+        for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
+            case = shutil.copytree(stopped, tmp_path / "case", dirs_exist_ok=True)
+            path = case / "checkpoint-13" / name
+            path.write_bytes(damaged) if damaged is not None else path.unlink()
+            caplog.clear()
+            assert find_newest(case) == case / "checkpoint-10"
+            assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
+            assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
     trainer = make(case)
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == undisturbed
-
-
-class Canary:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
@@ -284,14 +230,14 @@ def test_a_checkpoint_of_more_processes_is_refused(make, stopped):
         make(stopped).train(resume_from_checkpoint=True)
 
 
-NOT_FINITE = {  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
-    "first step": ("on_step_begin", 5, "not finite .NaN or infinite. in epoch 2, at or before step 6 of the run"),
-    "last step": ("on_step_begin", 9, "not finite .NaN or infinite. in epoch 2, at or before step 10 of the run"),
-    "last update": ("on_step_end", 10, "weights are not finite after step 10"),
-}
+NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
+    ("on_step_begin", 5, "not finite .NaN or infinite. in epoch 2, at or before step 6 of the run"),
+    ("on_step_begin", 9, "not finite .NaN or infinite. in epoch 2, at or before step 10 of the run"),
+    ("on_step_end", 10, "weights are not finite after step 10"),
+]
 
 
-@pytest.mark.parametrize("event, step, message", NOT_FINITE.values(), ids=NOT_FINITE)
+@pytest.mark.parametrize("event, step, message", NOT_FINITE)
 def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(make, tmp_path, event, step, message):
     def poison(state, model):
         if state.global_step == step:
@@ -313,25 +259,19 @@ def test_fp16_may_skip_a_step_but_not_all(make, tmp_path, monkeypatch, steps):
         return loss * float("inf") if model.training and self.state.global_step in steps else loss
 
     monkeypatch.setattr(SentimentTrainer, "compute_loss", overflow)
-    trainer = make(tmp_path, num_train_epochs=1 if len(steps) == 1 else 4, early_stopping_patience=0)
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-    if len(steps) == 1:
+    trainer = make(tmp_path, scaler=True, num_train_epochs=2, early_stopping_patience=0)
+    with pytest.raises(UserError, match="not finite") if len(steps) > 1 else nullcontext():
         trainer.train()
-        assert trainer.state.global_step == STEPS_AN_EPOCH
-    else:
-        with pytest.raises(UserError, match="not finite"):
-            trainer.train()
+    if len(steps) == 1:  # it was skipped, which moves no learning rate
+        assert trainer.accelerator.scaler.get_scale() == 2.0**6  # and not 2**7: doubled three times, halved once
+        assert trainer.rates == [rate for rate in (1e-2, 1e-2 * 0.7) for _ in range(STEPS_AN_EPOCH)]
 
 
 def contents(folder) -> dict:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-TROUBLE = {
-    "full": "No space left on device|could not be written",
-    "gone": "No such file",
-    "ro": "Read-only file system",
-}
+TROUBLE = {"full": "No space left|could not be written", "gone": "No such file", "ro": "Read-only file system"}
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
@@ -339,27 +279,23 @@ def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
     def remount(option):
         subprocess.run(["mount", "-o", f"remount,{option}", small_disk], check=True)
 
-    def fail(state, model):
+    run, before = small_disk / "run", {}
+    fail, mend = {
+        "full": (lambda: fill(small_disk), lambda: (small_disk / "filler").unlink()),
+        "gone": (lambda: run.rename(small_disk / "elsewhere"), lambda: (small_disk / "elsewhere").rename(run)),
+        "ro": (lambda: remount("ro"), lambda: remount("rw")),
+    }[trouble]
+
+    def fail_in_epoch_3(state, model):
         if round(state.epoch or 0) == 2:
             before.update(contents(run))
-            if trouble == "full":
-                fill(small_disk)
-            elif trouble == "gone":
-                run.rename(small_disk / "elsewhere")
-            else:
-                remount("ro")
+            fail()
 
     remount("size=8m")
-    run, before = small_disk / "run", {}
     with pytest.raises((OSError, UserError), match=TROUBLE[trouble]):
-        make(run, At("on_epoch_begin", fail)).train()
-    if trouble == "full":
-        (small_disk / "filler").unlink()
-    elif trouble == "gone":
-        assert not run.exists()
-        (small_disk / "elsewhere").rename(run)
-    else:
-        remount("rw")
+        make(run, At("on_epoch_begin", fail_in_epoch_3)).train()
+    assert trouble != "gone" or not run.exists()
+    mend()
     assert "checkpoint-10/manifest.json" in before and contents(run) == before
     trainer = make(run)
     trainer.train(resume_from_checkpoint=True)
@@ -377,27 +313,11 @@ def test_few_methods_of_trainer_are_overridden():
     }
 
 
-def guard() -> RunGuard:
-    return RunGuard(SimpleNamespace(device=torch.device("cpu")))
-
-
-def test_each_process_draws_dropout_of_its_own():
-    drawn, guarded = {}, guard()
-    for rank, world_size, step in ((0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 1, 0)):
-        torch.manual_seed(7)
-        args = SimpleNamespace(seed=7, process_index=rank, world_size=world_size)
-        guarded.on_train_begin(args, TrainerState(global_step=step), TrainerControl())
-        guarded.let_go()
-        drawn[rank, world_size, step] = torch.rand(4).tolist()
-    torch.manual_seed(7)
-    alone = torch.rand(4).tolist()
-    assert drawn[0, 1, 0] == drawn[1, 2, 3] == alone != drawn[1, 2, 0]  # a checkpoint has the state of each process
-
-
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
-        guard().on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
+        guard = RunGuard(SimpleNamespace(device=torch.device("cpu")))
+        guard.on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -409,20 +329,17 @@ def test_the_signals_are_given_back_and_what_was_ignored_stays_so(make, tmp_path
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
         interrupt, seen = signal.getsignal(signal.SIGINT), []
-        look = At(
-            "on_step_end", lambda *_: seen.append([signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)])
-        )
+        look = At("on_step_end", lambda *_: seen.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))))
         trainer = make(tmp_path, look, num_train_epochs=1)
         trainer.train()
-        assert seen == [[signal.SIG_IGN, trainer.guard.receive]] * STEPS_AN_EPOCH
+        assert seen == [signal.SIG_IGN, trainer.guard.receive] * STEPS_AN_EPOCH
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
-    "scores, n_worse",
-    [([], -1), ([0.5], 0), ([0.5, 0.6], 0), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)],
+    "scores, n_worse", [([], -1), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)]
 )
 def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
     state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])

@@ -13,15 +13,19 @@ from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
 
-class AskAt(TrainerCallback):
-    """Asks for a stop by a signal, in the middle of a step."""
+class At(TrainerCallback):
+    """Does something whenever an event comes, given its state and the model."""
 
-    def __init__(self, step, signum=signal.SIGTERM):
-        self.step, self.signum = step, signum
+    def __init__(self, event, action):
+        def act(args, state, control, model=None, **kwargs):
+            action(state, model)
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), self.signum)
+        setattr(self, event, act)
+
+
+def ask_at(step, signum=signal.SIGTERM) -> At:
+    """Return a callback that asks for a stop by a signal, in the middle of a step."""
+    return At("on_step_begin", lambda state, _: state.global_step + 1 == step and os.kill(os.getpid(), signum))
 
 
 class RecordingTrainer(SentimentTrainer):
@@ -45,7 +49,7 @@ def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> Recor
     """Return a recording trainer over encoded rows; fast and exact: fp32 on the CPU, batches of eight."""
     values = {"precision": "no", "use_cpu": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
     args = SentimentTrainingArguments(output_dir=str(output_dir), **values | changes)
-    return RecordingTrainer(model=model, args=args, train_dataset=train, eval_dataset=valid, processing_class=tokenizer)
+    return RecordingTrainer(model, args, train, valid, processing_class=tokenizer)
 
 
 def flatten(model) -> torch.Tensor:
