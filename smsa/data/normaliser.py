@@ -11,6 +11,18 @@ from smsa.errors import UserError
 # by Roman numerals (III) and www.
 _ELONGATED = r"(\p{L})\1+(?=\1)"
 
+# What tells not praise from blame: links, or what data sets leave of one; mentions; hashtags, but not the word of one
+# that begins a text; exclamation marks; what is left of an emoji that an encoding lost ("??"), or that another follows.
+_SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
+# All but the last of some equal letters or signs, and the space before punctuation and a clitic, as SmSA writes them.
+_REPEATED = rf"{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
+
+
+def write_plainly() -> list[normalizers.Normalizer]:
+    """Return the normalisers, for lower case, after which a text has the same tokens however it was typed or shared."""
+    steps = {_SILENT: " ", _REPEATED: "", r"\s+": " "}
+    return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
+
 
 def shorten_elongated() -> normalizers.Normalizer:
     """Return the normaliser that writes elongated letters once: "enaaak" as "enak"."""
@@ -40,7 +52,7 @@ def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFas
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer, which takes no normaliser.")
-    if json.dumps(_ELONGATED) in json.dumps(json.loads(backend.to_str())["normalizer"]):
+    if json.dumps(_ELONGATED).strip('"') in json.dumps(json.loads(backend.to_str())["normalizer"]):
         raise UserError("the tokenizer has the normaliser already.")
     before = [backend.normalizer] if backend.normalizer else []
     return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_elongated()]))

@@ -34,7 +34,7 @@ from smsa.models.scratch import build_scratch
 logger = logging.getLogger(__name__)
 
 # Two models come with the package: an encoder (recipes/pretrain-mini.yaml), and a classifier made from it
-# (recipes/mini.yaml).
+# (recipes/mini.yaml, then informal.yaml).
 FOLDER = Path(__file__).parent.parent / "bundled"
 BUNDLED = ENCODER, CLASSIFIER = ("mini", "mini-sentiment")
 
@@ -120,7 +120,7 @@ def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loade
 
 
 def find_bundled(name: str | Path) -> str:
-    """Return the folder of `mini` or `mini-sentiment`; any other name comes back unchanged.
+    """Return the folder of a bundled model; any other name comes back unchanged.
 
     `./mini` is a folder of the user's, and so is every Path.
     """

@@ -1,5 +1,6 @@
 """Plain text -> rows of tokens to pre-train on: sources with weights, decontamination, held-out texts, packing."""
 
+import csv
 import logging
 import os
 import re
@@ -94,6 +95,14 @@ def read_texts(path: Path) -> list[str]:
     if not texts:
         raise UserError(f"{path} has no text.")
     return texts
+
+
+def read_column(path: Path) -> list[str]:
+    """Return the texts of a .csv, whose column `text` they are, or as `read_texts` does of another file."""
+    if path.suffix != ".csv":
+        return read_texts(path)
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [row["text"] for row in csv.DictReader(stream) if row["text"].strip()]
 
 
 def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:

@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from tokenizers import Regex, normalizers
+from tokenizers import normalizers
 from transformers import (
     AddedToken,
     BertTokenizer,
@@ -13,24 +13,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from smsa.data.normaliser import set_normaliser, shorten_elongated
+from smsa.data.normaliser import set_normaliser, write_plainly
 from smsa.errors import UserError
 from smsa.models.scratch import train_vocabulary
 
 logger = logging.getLogger(__name__)
 
-CLITIC = r"(?<=\p{L}) +nya\b"  # SmSA and some corpora write it with a space; attached, both styles are the same tokens
 FINE_TUNING_DROPOUT = 0.2  # of a new encoder; 0.1 was as good for an earlier one
 
 
 def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """Learn the vocabulary of a new encoder; equal texts give equal ones.
 
-    Its normaliser lower-cases, writes elongated letters once, and attaches the clitic `nya`, so that a text has the
-    same tokens however these were written.
+    Its normaliser lower-cases and writes plainly, so that a text has the same tokens however it was typed or shared.
     """
-    attach_clitic = normalizers.Replace(Regex(CLITIC), "nya")
-    normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), shorten_elongated(), attach_clitic])
+    normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), *write_plainly()])
     vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], vocab_size)
     names = ["input_ids", "attention_mask"]
     return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512, model_input_names=names), normaliser)

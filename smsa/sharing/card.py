@@ -75,7 +75,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         folder: what scripts/finetune.py or scripts/pretrain.py has left.
         name: what loads the model: its name on the Hub, or the path of its folder.
         before: the card that it replaces, whose licence stays; that in `folder` if None.
-        origins: of an encoder, where its texts come from and under which licences, as Markdown.
+        origins: where its texts come from and under which licences, as Markdown; None where data says it all.
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
@@ -93,7 +93,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
             template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
             from transformers import AutoConfig  # which knows the names that architectures have for depth and width
 
-            values = {"config": AutoConfig.from_pretrained(folder), "origins": origins}
+            values = {"config": AutoConfig.from_pretrained(folder)}
         else:
             template = "classifier_card.md.jinja"
             values, metadata = _describe_classifier(folder, metrics, run)
@@ -105,6 +105,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
             "model_name": Path(name).name,
         }
         values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
+        values["origins"] = origins
         values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
         return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
@@ -129,7 +130,8 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        "temperature": config.get("smsa_temperature"),
+        # of the run's own, the scores are those after it
+        "temperature": None if "temperature" in run else config.get("smsa_temperature"),
         "is_normalised_since": config.get("smsa_normalised", False),
     }
     results = []

@@ -1,0 +1,112 @@
+"""Measure sentiment models where they were not trained: sets kept out of the mixture, short phrases, invariances.
+
+python benchmarks/sentiment.py --models mini-sentiment runs/e5_all --labelled_dir DIR
+
+The speeds are side by side, over the same texts in one run. docs/mini.md has what it prints.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+
+from smsa import SentimentClassifier
+from smsa.data.datasets import find_smsa, read_rows
+from smsa.data.labels import LABELS
+from smsa.evaluation.markdown import header, row
+from smsa.evaluation.perturbations import perturb
+from smsa.evaluation.statistics import measure_calibration
+from smsa.training.metrics import score_label_ids
+
+PHRASES = Path(__file__).parent.parent / "tests" / "models" / "phrases.csv"
+SETS = {"IndoLEM": ["indolem-sentiment.csv"], "CASA": [f"casa-{split}.csv" for split in ("train", "valid", "test")]}
+# What may be done to any text without another meaning.
+CHANGES = {
+    "a link": lambda text: f"{text} https://t.co/k7Yb2Qx",
+    "a mention": lambda text: f"@sahabat_kita {text}",
+    "hashtags": lambda text: f"{text} #infokota #2024",
+    "RT": lambda text: f"RT @akun: {text}",
+    "a lost emoji": lambda text: f"{text} ??",
+    "!!!": lambda text: f"{text.rstrip('?!. ')}{'?' if text.endswith('?') else ''}!!!",
+    "CAPITALS": str.upper,
+    "elongated": lambda text: perturb([text], ("elongated",))[0],
+    "slang": lambda text: perturb([text], ("slang",))[0],
+}
+
+
+def read_polar(paths: list[Path]) -> tuple[list[str], np.ndarray]:
+    """Return the texts of which all columns that say positive or negative say the same, and their label ids."""
+    texts, label_ids = [], []
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for entry in csv.DictReader(stream):
+                said = {value for name, value in entry.items() if name != "text"} & {"positive", "negative"}
+                if len(said) == 1:
+                    texts.append(entry["text"])
+                    label_ids.append(LABELS.index(said.pop()))
+    return texts, np.array(label_ids)
+
+
+def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
+    """Return probabilities of shape (n_texts, 3); a text without words is neutral."""
+    found = classifier(texts)
+    return np.array([[0.3, 0.4, 0.3] if one["empty"] else [one[f"p_{label}"] for label in LABELS] for one in found])
+
+
+def measure(name: str, labelled_dir: Path) -> dict[str, str]:
+    """Return all figures of one model, in per cent, by what they are of."""
+    classifier = SentimentClassifier.from_pretrained(name)
+    texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
+    sets = {"SmSA valid": (texts, np.array(label_ids))}
+    sets |= {title: read_polar([labelled_dir / file for file in files]) for title, files in SETS.items()}
+    measured = {}
+    for title, (texts, gold) in sets.items():
+        probabilities = predict(classifier, texts)
+        is_right, is_sure = probabilities.argmax(-1) == gold, probabilities.max(-1) > 0.9
+        if title in SETS:
+            polar = probabilities[:, [0, 2]].argmax(-1) == gold // 2
+            scores = {"accuracy": is_right.mean(), "polar accuracy": polar.mean()}
+        else:
+            scores = {"macro F1": score_label_ids(probabilities.argmax(-1), gold, LABELS)["f1"]}
+        scores["calibration error"] = measure_calibration(gold, probabilities)["expected_calibration_error"]
+        scores["right of those above 0.9"] = is_right[is_sure].mean()
+        measured |= {f"{title}: {score}": f"{100 * value:.1f}" for score, value in scores.items()}
+    with PHRASES.open(encoding="utf-8", newline="") as stream:
+        phrases = list(csv.DictReader(stream))
+    texts = [phrase["text"] for phrase in phrases]
+    label_ids = predict(classifier, texts).argmax(-1)
+    is_right = np.array([LABELS[i] == phrase["label"] for i, phrase in zip(label_ids, phrases, strict=True)])
+    measured["phrases: accuracy"] = f"{100 * is_right.mean():.1f}"
+    for kind in dict.fromkeys(phrase["kind"] for phrase in phrases):
+        share = is_right[[phrase["kind"] == kind for phrase in phrases]].mean()
+        measured[f"phrases: {kind}"] = f"{100 * share:.0f}"
+    for change, apply in CHANGES.items():
+        share = (predict(classifier, [apply(text) for text in texts]).argmax(-1) == label_ids).mean()
+        measured[f"same label with {change}"] = f"{100 * share:.1f}"
+    return measured
+
+
+def main(models: list[str], labelled_dir: Path) -> None:
+    """Print a table, a model a column."""
+    columns = {name: measure(name, labelled_dir) for name in models}
+    texts, _ = read_polar([labelled_dir / file for file in SETS["IndoLEM"]])
+    classifiers = {name: SentimentClassifier.from_pretrained(name) for name in models}
+    for name, classifier in classifiers.items():
+        seconds = []
+        for _ in range(4):  # the first one warms up
+            start = time.perf_counter()
+            classifier(texts[:2000])
+            seconds.append(time.perf_counter() - start)
+        columns[name]["rows/s"] = f"{min(2000, len(texts)) / min(seconds[1:]):,.0f}"
+    print(header("in per cent", *models))
+    for figure in columns[models[0]]:
+        print(row(figure, *(column[figure] for column in columns.values())))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--labelled_dir", type=Path, required=True)
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,146 @@
+"""Make the texts that the bundled sentiment models are fine-tuned on, and those that they are calibrated on.
+
+python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir DIR --output runs/mixture
+
+The recipe names each source, its licence and what of it is taken; a text that shares eight words in a row with one that
+the models are evaluated on, or is equal to it, is excluded.
+"""
+
+import argparse
+import csv
+import logging
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import yaml
+
+from smsa.cli import exit_on_error, set_up_logging
+from smsa.data.datasets import find_smsa, read_rows
+from smsa.data.labels import LABELS
+from smsa.evaluation.perturbations import perturb
+from smsa.files import hash_file, staged, write_json
+from smsa.pretraining.corpus import Source, decontaminate, read_column, read_texts
+
+logger = logging.getLogger("smsa.mixture")
+
+ROOT = Path(__file__).parent.parent
+Rows = list[tuple[str, str]]  # text and label
+
+
+def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
+    """Write train.csv, calibration.csv and mixture.json, which says what is in them, into a new folder."""
+    plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    random = Random(plan["seed"])
+    folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
+    evaluation = [text for path in find_evaluation(labelled_dir, plan["kept_out"]) for text in read_column(path)]
+    rows: dict[str, Rows] = {"train": [], "calibration": []}
+    record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
+    for name, source in plan["sources"].items():
+        path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
+        found = select(path, source, random)
+        texts = Source(name, 1, hash_file(path)[0], [text for text, _ in found])
+        decontaminate([texts], evaluation)
+        allowed = set(texts.texts)
+        kept = [(text, label) for text, label in found if text in allowed]
+        random.shuffle(kept)
+        kept = kept[: source.get("n_texts")]
+        counts = Counter(label for _, label in kept)
+        described = {"licence": source["licence"], "sha256": texts.sha256, "n_excluded": len(found) - len(allowed)}
+        record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
+        logger.info("%s: %s", name, dict(counts))
+        n_held_out = round(plan["calibration"] * len(kept))
+        rows["calibration"] += kept[:n_held_out]
+        rows["train"] += kept[n_held_out:]
+    n_slang = round(plan["slang"] * len(rows["train"]))
+    random.shuffle(rows["train"])
+    slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
+    rows["train"][:n_slang] = [(text, label) for text, (_, label) in zip(slang, rows["train"], strict=False)]
+    evaluated = Source("", 1, "", [text for texts in rows.values() for text, _ in texts])
+    decontaminate([evaluated], evaluation)
+    record["n_overlapping"] = sum(map(len, rows.values())) - len(evaluated.texts)
+    with staged(output.parent) as folder:
+        for split, texts in rows.items():
+            with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([("text", "label"), *texts])
+            record[split] = {"sha256": hash_file(folder / f"{split}.csv")[0], "n_texts": len(texts)}
+        write_json(record, folder / "mixture.json")
+        folder.rename(output)
+
+
+def find_evaluation(labelled_dir: Path, kept_out: list[str]) -> list[Path]:
+    """Return the files whose texts may not be seen: SmSA's valid and test, masked or not, and the sets kept out."""
+    smsa = find_smsa()
+    masked = smsa["train"].with_name("test_preprocess_masked_label.tsv")
+    return [path for split, path in smsa.items() if split != "train"] + [
+        *([masked] if masked.is_file() else []),
+        *(labelled_dir / name for name in kept_out),
+    ]
+
+
+def select(path: Path, source: dict, random: Random) -> Rows:
+    """Return the rows of one source that its recipe takes, each text once."""
+    if path.suffix == ".yaml":
+        return make_phrases(path, source["n_phrases"], random)
+    if path.suffix == ".tsv":
+        texts, label_ids, _, _ = read_rows(path)
+        return list(dict(zip(texts, (LABELS[i] for i in label_ids), strict=True)).items())
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as stream:
+            return [(row["text"], label) for row in csv.DictReader(stream) if (label := agree(row, source))]
+    texts = [text for text in read_texts(path) if re.search(source.get("taken", ""), text, re.I)]
+    low, high = source["words"]
+    refused = re.compile(source["refused"], re.I)
+    return [(text, "neutral") for text in texts if low <= len(text.split()) <= high and not refused.search(text)]
+
+
+def agree(row: dict[str, str], source: dict) -> str | None:
+    """Return the label that all that a row says about its text agrees on, else None.
+
+    `means` gives the label of each value of the columns; a value that it does not have says nothing, one for which it
+    has null excludes the row.
+    """
+    means = source["means"]
+    said = {means[value] for name, value in row.items() if name != "text" and value in means}
+    return said.pop() if len(said) == 1 and None not in said else None
+
+
+def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
+    """Return different phrases of a grammar, as many of each label, see data/mixture/phrases.yaml."""
+    grammar = yaml.safe_load(path.read_text(encoding="utf-8"))
+    phrases: dict[str, str] = {}
+    for label in LABELS:
+        count = 0
+        while count < n_phrases // len(LABELS):
+            text = random.choice(grammar[label])
+            while "{" in text:
+                text = re.sub(r"\{(\w+)\}", lambda slot: random.choice(grammar["slots"][slot[1]]), text)
+            text = mistype(" ".join(text.split()), random)
+            if text not in phrases:
+                phrases[text] = label
+                count += 1
+    return list(phrases.items())
+
+
+def mistype(text: str, random: Random) -> str:
+    """Drop a vowel within a word, or double its last letter, in one word of twenty each."""
+    words = text.split(" ")
+    for i, word in enumerate(words):
+        draw = random.random()
+        if draw < 0.05 and len(word) > 4:
+            words[i] = word[0] + re.sub("[aiueo]", "", word[1:-1], count=random.randint(1, 2)) + word[-1]
+        elif draw < 0.1 and word.isalpha() and len(word) > 3:
+            words[i] = word + word[-1]
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--labelled_dir", type=Path, required=True, help="folder of the labelled sets")
+    parser.add_argument("--output", type=Path, required=True, help="new folder")
+    with exit_on_error():
+        main(**vars(parser.parse_args()))

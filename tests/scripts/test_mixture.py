@@ -1,0 +1,74 @@
+"""The mixture has what its recipe says, and nothing of what the models are evaluated on."""
+
+import csv
+import json
+import sys
+from random import Random
+
+import pytest
+import yaml
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from mixture import agree, main, make_phrases, mistype  # noqa: E402
+
+SEEN = "satu dua tiga empat lima enam tujuh delapan"
+SHOP = f'text,sentiment\nbarang bagus,positive\n"{SEEN}, sembilan",positive\n{{more}}\nbarang rusak,negative\n'
+NEWS = "rapat dimulai pukul sembilan\nrapat itu tidak jadi\nrapat\n"
+RECIPE = """
+seed: 1
+kept_out: [kept.csv]
+calibration: 0.1
+slang: 0.1
+sources:
+  shop.csv: {folder: labelled, licence: MIT, means: {positive: positive, negative: negative}}
+  news.txt: {folder: corpus, licence: MIT, words: [2, 9], refused: tidak}
+"""
+
+
+def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMSA_DATA_DIR", str(ROOT / "data" / "sample"))
+    monkeypatch.setenv("SMSA_CORPUS_DIR", str(tmp_path))
+    more = "\n".join(f"barang nomor {i},positive" for i in range(20))
+    (tmp_path / "shop.csv").write_text(SHOP.format(more=more))
+    (tmp_path / "kept.csv").write_text(f"text,sentiment\nnol {SEEN},negative\n")
+    (tmp_path / "news.txt").write_text(NEWS)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
+    rows = {}
+    for split in ("train", "calibration"):
+        with (tmp_path / "mixture" / f"{split}.csv").open(newline="") as stream:
+            rows[split] = [(row["text"], row["label"]) for row in csv.DictReader(stream)]
+    assert len(rows["train"]) == 21 and len(rows["calibration"]) == 2
+    everything = rows["train"] + rows["calibration"]
+    assert {label for text, label in everything if text.startswith("rapat")} == {"neutral"}
+    assert ("barang rusak", "negative") in everything and not any(SEEN in text for text, _ in everything)
+    record = json.loads((tmp_path / "mixture" / "mixture.json").read_bytes())
+    assert record["sources"]["shop.csv"]["n_excluded"] == 1 and record["n_overlapping"] == 0
+    assert record["sources"]["news.txt"]["n_texts"] == {"positive": 0, "neutral": 1, "negative": 0}
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [("pos neut pos", "positive"), ("neut neut neut", None), ("pos neg neut", None), ("neg_pos pos neut", None)],
+)
+def test_a_row_has_a_label_where_all_that_it_says_agrees(values, label):
+    means = {"pos": "positive", "neg": "negative", "neg_pos": None}
+    row = {"text": "pos", **{str(i): value for i, value in enumerate(values.split())}}
+    assert agree(row, {"means": means}) == label
+
+
+def test_equal_seeds_make_equal_phrases_without_open_slots():
+    path = ROOT / "data" / "mixture" / "phrases.yaml"
+    phrases = make_phrases(path, 300, Random(1))
+    assert phrases == make_phrases(path, 300, Random(1))
+    assert len({text for text, _ in phrases}) == 300 and not any("{" in text for text, _ in phrases)
+    slots = yaml.safe_load(path.read_text(encoding="utf-8"))["slots"]
+    assert not set(slots["good"]) & set(slots["bad"])
+
+
+def test_a_typing_error_leaves_the_first_letter_and_the_number_of_words():
+    text = "pelayanan di sini lambat sekali"
+    for seed in range(50):
+        words = mistype(text, Random(seed)).split()
+        assert [word[0] for word in words] == [word[0] for word in text.split()]
