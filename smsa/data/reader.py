@@ -471,8 +471,9 @@ class Source:
                 yield line, BadRow(self.path, line, fields, found)
         if (n_short or n_blank) and not self._has_told:
             self._has_told = True
-            logger.info("%s: %s rows lack fields at their end, which are read as nulls; %s blank lines are no rows",
-                        self.path, f"{n_short:,}", f"{n_blank:,}")  # fmt: skip
+            short = f"{n_short:,} rows lack fields at their end, which are read as nulls" if n_short else ""
+            blank = f"{n_blank:,} blank lines are no rows" if n_blank else ""
+            logger.info("%s: %s", self.path, "; ".join(filter(None, (short, blank))))
 
     def _read_objects(self, stream: BinaryIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
         """Return the rows of JSONL or JSON; see `read_jsonl`."""

@@ -297,8 +297,8 @@ class _Job:
             if not (there := [name for name in added.names if name.lower() in taken]):
                 break
             self.prefix = f"{TAKEN_PREFIX}{self.prefix}"
-            listed = ", ".join(there)
-            logger.info("%s has a column %s already: added names begin with %s", self.output, listed, self.prefix)
+            what = f"{self.output}: the input has a column {', '.join(there)} already"
+            logger.info("%s, so that the added names begin with %s", what, self.prefix)
         added = nothing.to_table(self.prefix, self.labels_only).schema
         if self.keep_lines:
             for source in self.sources:
