@@ -186,12 +186,13 @@ def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dic
 
 def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
+    present = [label for label, n_texts in report["data"]["labels"].items() if n_texts]
     for system in report["systems"]:
         scores = {
             "macro F1": with_interval(system["metrics"]["f1"]),
             "accuracy": with_interval(system["metrics"]["accuracy"]),
             "calibration error": percent(system["calibration"]["expected_calibration_error"]),
-            **{f"F1 of {label}": percent(metrics["f1"]["value"]) for label, metrics in system["labels"].items()},
+            **{f"F1 of {label}": percent(system["labels"][label]["f1"]["value"]) for label in present},
             **{f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()},
             **{
                 f"{name} among the labels of the file": with_interval(value)
