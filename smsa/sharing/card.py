@@ -122,6 +122,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
     config = json.loads((folder / "config.json").read_bytes())
+    temperature = config.get("smsa_temperature")
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     values = {
         "splits": splits,
@@ -130,8 +131,8 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        # of the run's own, the scores are those after it
-        "temperature": None if "temperature" in run else config.get("smsa_temperature"),
+        # None where it is the run's own: the scores are those after it
+        "temperature": temperature if temperature != run.get("temperature") else None,
         "is_normalised_since": config.get("smsa_normalised", False),
     }
     results = []
