@@ -100,6 +100,7 @@ def stopped(runs, tmp_path) -> Path:
 
 def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
     """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup it is ignored, and a run keeps that
     run, steps, codes = tmp_path / "run", [], []
     in_a_step = {2: ask_at(2), 3: ask_at(3), 8: ask_at(8, signal.SIGHUP), 10: ask_at(10), 18: ask_at(18)}
     stops = in_a_step | {15: ask_in_evaluation(3), 25: ask_in_evaluation(5)}
