@@ -319,11 +319,11 @@ class Source:
             self.text_column = self._find_named(self._text_asked, "--text_column", listed)
         else:
             found = [names[i] for i in texts if names[i] != self.label_column]
-            if len(found) != 1 or names.count(found[0]) > 1:
+            if len(found) != 1:
                 example = shlex.quote(found[0] if found else (self.candidates or names)[0])
                 asked = f"which column holds the texts? Name it, for example --text_column {example}."
                 raise ManyColumns(f"{self.path}: {asked} {listed}", self.candidates)
-            self.text_column = found[0]
+            self.text_column = self._find_named(found[0], "--text_column", listed)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
@@ -340,6 +340,7 @@ class Source:
         if len(found) != 1:
             n_found = f"{len(found)} columns" if found else "no column"
             example = f" Choose with {option}{f', for example {option} {shlex.quote(found[0])}' if found else ''}."
+            example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
         if found[0] != asked and option == "--label_column":
             self.notes.append(f"the labels are in the column {found[0]!r}")
