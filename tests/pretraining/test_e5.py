@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from smsa.pretraining.e5 import SPECIAL, build_tokenizer, choose_tokens, read_e5
+from smsa.pretraining.e5 import SPECIAL, add_spellings, build_tokenizer, choose_tokens, read_e5
 
 TOKENS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁enak", -5.0), ("▁", -3.0), ("sekali", -6.0),
           ("▁sekali", -5.5), ("e", -9.0), ("😍", -8.0), ("▁Straße", -7.0), ("<mask>", 0.0)]  # fmt: skip
@@ -59,3 +59,21 @@ def test_tokens_do_not_depend_on_how_a_text_was_typed_or_shared():
     assert expected == ["<s>", "▁enak", "▁sekali", "</s>"]
     for text in ("RT @budi: ENAK sekali http", "#enaaaak sekali https://t.co/a ??", "enak  sekali www.contoh.id"):
         assert tokenizer.encode(text).tokens == expected
+
+
+def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
+    tokenizer = build_tokenizer(
+        [*((token, 0.0) for token in SPECIAL), *(pair for pair in TOKENS[4:10] if pair[0] != "sekali")]
+    )
+    n_before = tokenizer.get_vocab_size()
+    before = np.random.default_rng(0).normal(size=(n_before, 3))
+    embeddings = add_spellings(tokenizer, before, {"enak": ["enk"], "sekali": ["skali", "bgt"]})
+    assert (embeddings[:n_before] == before).all() and len(embeddings) == n_before + 5
+
+    def read(text: str) -> list[list[float]]:
+        return embeddings[tokenizer.encode(text).ids].tolist()
+
+    assert read("Enk bgt") == read("enk skali") == read("enak sekali")
+    assert read("enaksekali") != read("enak sekali") and "enk" not in tokenizer.encode("enke").tokens
+    with pytest.raises(ValueError, match="twice"):
+        add_spellings(tokenizer, embeddings, {"enak": ["bgt"]})
