@@ -40,7 +40,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/training.py --repeats 2
 	$(BIN)/python benchmarks/prediction.py --repeats 2
 
-# Train the bundled models again, each with one command; docs/mini.md says how long it takes. They need SmSA, in
+# Train the bundled models again, each with one command; docs/models.md says how long it takes. They need SmSA, in
 # SMSA_CORPUS_DIR the texts of docs/mini-sources.md and in SMSA_LABELLED_DIR the labelled sets of docs/mixture-sources.md.
 VALID = --valid_file "$(SMSA_DATA_DIR)/valid_preprocess.tsv"
 READ_BY_E5 := youtube-comments stif-informal-formal corona-tweets indonli panl-bppt-news ud-treebanks

@@ -2,7 +2,7 @@
 
 python benchmarks/sentiment.py --models mini-sentiment runs/e5_all --labelled_dir DIR
 
-The speeds are side by side, over the same texts in one run. docs/mini.md has what it prints.
+The speeds are side by side, over the same texts in one run. docs/models.md has what it prints.
 """
 
 import argparse

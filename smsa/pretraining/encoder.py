@@ -41,7 +41,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase, **shape: int) -> ModernBer
         layer_types=["full_attention"] * shape["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
-        norm_bias=True,  # without biases a few numbers of each hidden state grow huge in their place: docs/mini.md
+        norm_bias=True,  # without biases a few numbers of each hidden state grow huge in their place: docs/models.md
         mlp_bias=True,
         attention_bias=True,
         pad_token_id=tokenizer.pad_token_id,

@@ -23,7 +23,7 @@ TEXTS = [row["text"] for row in ROWS]
 
 
 # The bars that the models do not reach yet; a model that does makes its test fail until the mark goes.
-NOT_YET = pytest.mark.xfail(strict=True, reason="below the bar: docs/mini.md has the figure")
+NOT_YET = pytest.mark.xfail(strict=True, reason="below the bar: docs/models.md has the figure")
 
 
 @pytest.fixture(scope="module", params=CLASSIFIERS)

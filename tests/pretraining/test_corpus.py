@@ -129,7 +129,7 @@ def test_nothing_that_the_bundled_encoder_read_overlaps_with_valid_or_test(smsa_
     n_texts = {source.name: len(source.texts) for source in sources}
     decontaminate(sources, evaluation_texts)
     n_excluded = {source.name: n_texts[source.name] - len(source.texts) for source in sources}
-    assert n_excluded.pop("smsa") == 28  # train itself has texts of valid and test: docs/mini.md
+    assert n_excluded.pop("smsa") == 28  # train itself has texts of valid and test: docs/models.md
     assert not any(n_excluded.values())
     run = json.loads((FOLDER / "mini" / "run.json").read_bytes())
     assert {source.name: source.sha256 for source in sources} == {k: v["sha256"] for k, v in run["data"].items()}
