@@ -42,12 +42,9 @@ EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_t
 LENGTH_GROUPS = "length_groups"
 _SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
-# What smsa relies on. It tells by the shares of the ranks which texts the last step of an epoch repeats.
-_FIXED = {
-    "dataloader_drop_last": (False, "every text is trained on, and predicted"),
-    "average_tokens_across_devices": (True, "the loss is the mean over all ranks"),
-    "restore_callback_states_from_checkpoint": (False, "smsa restores them itself"),
-}
+# What smsa relies on to train on every text once, to predict every text, and to resume exactly.
+_FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
+_FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
 
 
 @dataclass
@@ -114,8 +111,6 @@ class RunArguments(TrainingArguments):
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
-        for name, (value, reason) in _FIXED.items():
-            wrong[f"{name} must stay {value}: {reason}."] = getattr(self, name) != value
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -140,8 +135,11 @@ class RunArguments(TrainingArguments):
         # else each batch on its way to a GPU waits for the step before it
         self.accelerator_config.non_blocking = self.device.type == "cuda"
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
-        if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
-            raise UserError("split_batches and even_batches must stay as they are: see smsa.training.arguments.")
+        for name, value in _FIXED.items():
+            if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
+                raise UserError(
+                    f"{name} must stay {value}: without it, texts would be left out or a resume not be exact."
+                )
         if self.world_size != world_size():
             raise UserError(
                 f"{world_size()} processes were launched, but this one sees {self.world_size}: each would train alone "
@@ -234,14 +232,13 @@ class SentimentTrainingArguments(RunArguments):
 
 
 # What does not matter to the result of a run, or is recorded by its content.
-_NOT_SETTINGS = (
-    *("output_dir", "resume", "seeds", "use_cpu", "num_threads", "report_to", "disable_tqdm", "run_name"),
-    *("mixed_precision", "do_eval", "greater_is_better", "hub_token"),
-    *("log_level", "log_level_replica", "logging_nan_inf_filter", "logging_dir", "logging_steps", "logging_strategy"),
-    *("save_total_limit", "save_only_model", "push_to_hub", "hub_model_id", "hub_private_repo", "project", "precision"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "ddp_find_unused_parameters", "accelerator_config"),
-    *("data_dir", "train_file", "valid_file", "test_file", "corpus_dir", "add_tokens", "fp16", "bf16"),
-)  # fmt: skip
+_NOT_SETTINGS = frozenset(
+    "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name mixed_precision do_eval "
+    "greater_is_better hub_token log_level log_level_replica logging_nan_inf_filter logging_dir logging_steps "
+    "logging_strategy save_total_limit save_only_model push_to_hub hub_model_id hub_private_repo project precision "
+    "dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters accelerator_config data_dir train_file "
+    "valid_file test_file corpus_dir add_tokens fp16 bf16".split()
+)
 
 
 def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, object]:

@@ -8,17 +8,17 @@ import threading
 import time
 import warnings
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
-from smsa.training.metrics import REFERENCE_NAMES, epoch_number, score_label_ids
+from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +26,19 @@ REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at ev
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
-class Stopped(SystemExit):
-    """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
-
-
 class RunGuard(TrainerCallback):
     """Starts a run as Trainer does not, and ends it where it is asked to, or where its loss is not finite.
 
     Asked by SIGTERM, Ctrl-C, SIGHUP, or (on Linux) the end of the launcher, which passes no signal on: `accelerate
     launch` of one process would leave this one behind. Training ends after the current step, with a checkpoint, on
-    every rank at the same one. A second Ctrl-C ends at once. Whatever is on the disk is whole.
+    every rank at the same one, by a SystemExit of 128 and the number of the signal. A second Ctrl-C ends at once.
+    Whatever is on the disk is whole.
 
     After a loss that is not finite nothing is saved. Under fp16 the scaler skips a step whose gradients are not finite,
     so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
-
-    Args:
-        accelerator: Trainer's, which knows the device and the scaler.
     """
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)  # set by Trainer, read at times
         self.looked_at = 0.0
@@ -76,11 +70,10 @@ class RunGuard(TrainerCallback):
         is_meant = signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS
         if is_second and not is_meant:
             return
+        line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
         if is_second:
             line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
-        else:
-            self.signum, self.received_at = signum, time.monotonic()
-            line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
+        self.signum, self.received_at = signum, time.monotonic()
         if is_main():
             os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
         if is_second:
@@ -102,7 +95,7 @@ class RunGuard(TrainerCallback):
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is None or scaler.get_scale() < 1:
             raise UserError(
-                f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, at or before step "
+                f"The loss is not finite (NaN or infinite) in epoch {math.ceil(state.epoch)}, at or before step "
                 f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
                 "--max_grad_norm or --precision no may help."
             )
@@ -111,10 +104,9 @@ class RunGuard(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
             logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
-            raise Stopped(128 + (self.signum or signal.SIGTERM))
+            raise SystemExit(128 + (self.signum or signal.SIGTERM))
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self.on_save(args, state, control)  # asked after the last checkpoint, the result is left to a resumed run
+    on_train_end = on_save  # asked after the last checkpoint, the result is left to a resumed run
 
     def let_go(self) -> None:
         """Give the signals back to whoever had them before."""
@@ -154,13 +146,10 @@ class EpochProgress(ProgressCallback, ExportableState):
 
     Loss and confusion matrix of the epoch so far are counted from the logits that training makes anyway. They stay on
     the device, so that counting makes no GPU wait. A checkpoint within an epoch keeps those of each rank, for their sum
-    to be made in the same order after a resume.
-
-    Args:
-        trainer: which logs the scores at the end of each epoch, under `train_`, and knows the labels.
+    to be made in the same order after a resume. At the end of each epoch the trainer logs the scores, under `train_`.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: Trainer):
         super().__init__()
         self.trainer = trainer
         device, n_labels = trainer.args.device, len(trainer.labels)
@@ -206,7 +195,7 @@ class EpochProgress(ProgressCallback, ExportableState):
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
             self.shown = time.monotonic()
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
-            epoch = epoch_number(state.epoch)
+            epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
@@ -215,29 +204,28 @@ class EpochProgress(ProgressCallback, ExportableState):
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.shares = []
-        if epoch_number(state.epoch) % args.evaluate_every:
+        if math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 
     def compute(self) -> dict[str, float]:
-        """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it.
+        """Return `loss` and what `score_confusion` does over the texts of all ranks so far; all must call it.
 
         Nothing where no text was counted: a loss of the user's own shows no logits.
         """
         pair = (self.loss_sum.clone(), self.confusion.clone())
         loss_sum, confusion = self.trainer.accelerator.reduce(pair, reduction="sum")
-        n_texts, labels = confusion.cpu().numpy(), self.trainer.labels
-        if not n_texts.any():
+        n_texts, labels = confusion.sum().item(), self.trainer.labels
+        if not n_texts:
             return {}
-        references, predictions = np.divmod(np.arange(len(n_texts)), len(labels))
-        scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
-        return {"loss": loss_sum.item() / n_texts.sum(), **scores}
+        scores = score_confusion(confusion.view(len(labels), -1).cpu().numpy(), labels)
+        return {"loss": loss_sum.item() / n_texts, **{name: score.item() for name, score in scores.items()}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):
             if f"{prefix}_f1" in logs and state.is_world_process_zero:
                 scores = " ".join(f"{title}:{logs[f'{prefix}_{name}']:.2f}" for name, title in REFERENCE_NAMES.items())
                 learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
-                loss, epoch = logs[f"{prefix}_loss"], epoch_number(state.epoch or 0)
+                loss, epoch = logs[f"{prefix}_loss"], math.ceil(state.epoch or 0)
                 tqdm.write(f"(Epoch {epoch}) {split} LOSS:{loss:.4f} {scores}{learning_rate}")
 
     def on_evaluate(self, args, state, control, **kwargs):
