@@ -292,13 +292,13 @@ def test_tsv_cannot_hold_a_tab_or_a_line_break(classifier, tmp_path):
 
 def before_each_shard(monkeypatch, act):
     """Call `act` with the number of rows of each shard, before it is written."""
-    render = job_module._Job._render
+    write = job_module._Job._write_shard
 
-    def act_and_render(job, chunk, predictions):
+    def act_and_write(job, chunk, added):
         act(chunk.n_read)
-        return render(job, chunk, predictions)
+        write(job, chunk, added)
 
-    monkeypatch.setattr(job_module._Job, "_render", act_and_render)
+    monkeypatch.setattr(job_module._Job, "_write_shard", act_and_write)
 
 
 @pytest.fixture
