@@ -173,8 +173,8 @@ class Engine:
                     "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
                     "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
                 }
-                self._forward = compile_openvino(graph, config)
-                if len(self._forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
+                self.forward = compile_openvino(graph, config)
+                if len(self.forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
                     raise RuntimeError("its graph holds for one number of texts only")
             except RuntimeError as error:
                 problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
@@ -183,7 +183,7 @@ class Engine:
                 logger.warning("%s: torch runs it.", problem)
                 self.backend = "torch"
         if self.backend == "torch":
-            self._forward = _torch_forward(model, self.device, self.precision)
+            self.forward = _torch_forward(model, self.device, self.precision)
         logger.info("Predicting on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
     def run(self, token_ids: Sequence[np.ndarray]) -> np.ndarray:
@@ -202,7 +202,7 @@ class Engine:
             torch.set_num_threads(1)
             try:
                 texts_of = ([token_ids[i] for i in batch] for batch in batches)
-                outputs = list(pool.map(lambda texts: self._forward(*pad_batch(texts, self._pad_id)), texts_of))
+                outputs = list(pool.map(lambda texts: self.forward(*pad_batch(texts, self._pad_id)), texts_of))
                 # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
                 merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:

@@ -121,7 +121,7 @@ def test_a_long_text_is_cut_to_the_same_tokens_as_if_all_of_it_were_read():
     """At 64 characters a token the heads of the last ones end in the middle of a word, after few tokens."""
     classifier = SentimentClassifier.from_pretrained("mini-sentiment", backend="torch", precision="no", max_length=16)
     _, tokenizer = load_classifier("mini-sentiment")
-    texts = ["enak " * 14, "enak " * 15, "enak dan murah , " * 20_000, "a" * 500_000 + " enak", " " * 100_000 + "enak"]
+    texts = ["enak " * 14, "enak " * 15, "enak dan murah , " * 1000, "a" * 5000 + " enak", " " * 5000 + "enak"]
     texts += ["🙂" * 5000 + " kotor" * 10]
     texts += ["enak " * 13 + " " * (64 * 16 - n_spaces - 65) + "menyenangkan" for n_spaces in range(3, 14)]
     token_ids, truncated, _ = classifier.encode(pa.array(texts))
@@ -132,8 +132,8 @@ def test_a_long_text_is_cut_to_the_same_tokens_as_if_all_of_it_were_read():
 
 def watch(monkeypatch, engine, act):
     """Call `act` with input ids and attention mask of each batch, before it is computed."""
-    forward = engine._forward
-    monkeypatch.setattr(engine, "_forward", lambda *arrays: act(*arrays) or forward(*arrays))
+    forward = engine.forward
+    monkeypatch.setattr(engine, "forward", lambda *arrays: act(*arrays) or forward(*arrays))
 
 
 def test_equal_texts_are_predicted_once(tiny_model, tokenizer, monkeypatch):
