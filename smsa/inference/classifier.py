@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -18,9 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.loading import CLASSIFIER, introduce_classifier, label_names, load_classifier
-
-logger = logging.getLogger(__name__)
+from smsa.models.loading import label_names, load_classifier
 
 _CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
 _NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
@@ -34,7 +31,7 @@ class SentimentClassifier:
         tokenizer: a fast tokenizer.
         max_length: tokens of a text, special tokens included; longer texts are truncated and say so. None for the
             tokenizer's `model_max_length`, which is the length of training in a model of smsa.
-        engine: the options of `Engine`: device, precision, backend, num_threads, batch_tokens.
+        engine: options of `EngineArguments`: device, precision, backend, num_threads, batch_tokens.
 
     Attributes:
         labels: label names in the order of the model's ids.
@@ -77,9 +74,6 @@ class SentimentClassifier:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
             options: max_length and those of the engine, as in the class.
         """
-        if model_name_or_path is None:
-            model_name_or_path = CLASSIFIER
-            logger.warning(introduce_classifier())
         return cls(*load_classifier(model_name_or_path, revision), **options)
 
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
