@@ -34,17 +34,8 @@ from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Sourc
 from smsa.distributed import join, on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
+from smsa.inference import writers
 from smsa.inference.classifier import SentimentClassifier, require_captum
-from smsa.inference.writers import (
-    OUTPUT_FORMATS,
-    UNFIT,
-    WORKBOOK_ROWS,
-    escape_table,
-    find_unfit,
-    require_names,
-    to_plain,
-    write_tables,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +70,7 @@ class PredictionArguments:
     input_format: Literal[*INPUT_FORMATS] | None = HfArg(
         default=None, help="Format of the input instead of its suffix; of stdin, txt if not given."
     )
-    format: Literal[*OUTPUT_FORMATS] | None = HfArg(
+    format: Literal[*writers.OUTPUT_FORMATS] | None = HfArg(
         default=None,
         help="Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the benchmark's "
         "index,label.",
@@ -184,7 +175,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     """
     files: list[Path] = []
     target = output.resolve()
-    beside = {target.with_name(f"{target.name}{suffix}") for suffix in ("", *_BESIDE)}
+    beside = {Path(f"{target}{suffix}") for suffix in ("", *_BESIDE)}
     for name in names:
         path = Path(name)
         if path.is_file():
@@ -245,7 +236,7 @@ class _Job:
 
     def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
         self.output, self.args = output, args
-        self.format, self.compression = find_layout(output, OUTPUT_FORMATS, args.format)
+        self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
             raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
@@ -260,9 +251,7 @@ class _Job:
         # Of the main process: when each input was changed last, in ns, and the rejected rows, as JSON lines
         self.modified: list[int] = []
         self.rejects, self.n_rejected = TemporaryFile(), 0
-        self.shards, self.summary_path, self.rejects_path = (
-            output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE
-        )
+        self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in _BESIDE)
         self.lock = FileLock(self.shards / "lock")
 
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
@@ -272,7 +261,7 @@ class _Job:
             if not source.names:
                 continue
             empty = source.schema.empty_table()
-            schema = to_plain(empty, self.format).schema if source.is_typed else source.schema
+            schema = writers.to_plain(empty, self.format).schema if source.is_typed else source.schema
             if first is None:
                 first, original = source, schema
             elif not schema.equals(original) or source.keep_lines != first.keep_lines:
@@ -305,7 +294,7 @@ class _Job:
                 source.reserved = frozenset(field.name for field in new)
         self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
         self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
-        require_names(self.format, self.schema.names)
+        writers.require_names(self.format, self.schema.names)
         self.description |= {
             "model": classifier.sha256,
             "labels": list(classifier.labels),
@@ -324,9 +313,9 @@ class _Job:
             for chunk in source.chunks(self.chunk_rows, first):
                 first += chunk.n_read
                 if source.is_typed:
-                    chunk = replace(chunk, table=to_plain(chunk.table, self.format))
-                if unfit := find_unfit(chunk.table, self.format):
-                    reason = "{!r} holds " + UNFIT[self.format] + "; write .csv, .jsonl or .parquet"
+                    chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
+                if unfit := writers.find_unfit(chunk.table, self.format):
+                    reason = "{!r} holds " + writers.UNFIT[self.format] + "; write .csv, .jsonl or .parquet"
                     values = chunk.table.take(list(unfit)).to_pylist()
                     faults = {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)}
                     chunk = chunk.set_apart(faults, source.path)
@@ -359,8 +348,9 @@ class _Job:
         if bad_rows and (is_all or self.args.on_bad_row == "strict"):
             way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
             raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", self.n_rejected)
-        if self.format == "xlsx" and n_rows.total() > WORKBOOK_ROWS:
-            raise UserError(f"{self.output}: a sheet holds {WORKBOOK_ROWS:,} rows, not {n_rows.total():,}; write .csv.")
+        if self.format == "xlsx" and n_rows.total() > writers.WORKBOOK_ROWS:
+            limit = f"a sheet holds {writers.WORKBOOK_ROWS:,} rows, not {n_rows.total():,}"
+            raise UserError(f"{self.output}: {limit}; write .csv.")
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
@@ -399,12 +389,9 @@ class _Job:
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
             return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
         except OSError as error:
-            if error.errno is None or not self.shards.is_dir():  # one of our own, or nothing was begun
-                raise
-            kept = "the finished shards are kept, and the same command resumes from them"
-            # the system names no file where the disk is full
-            name = error.filename or str(self.shards)
-            raise type(error)(error.errno, f"{error.strerror} ({kept})", name) from error
+            if error.errno is not None and self.shards.is_dir():  # none of our own, and after it was begun
+                logger.warning("What is finished is kept in %s, and the same command resumes from it.", self.shards)
+            raise
         finally:
             self.lock.release()
 
@@ -422,9 +409,7 @@ class _Job:
         try:
             self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
-            raise FileExistsError(
-                f"another run is writing {self.output} right now: wait for it, or stop it."
-            ) from error
+            raise FileExistsError(f"another run is writing {self.output}: wait for it, or stop it.") from error
         spans = [map(int, path.name.split("-")[1:]) for path in self.shards.glob("rows-*[0-9]")]
         path = self.shards / "job.json"
         if not spans:  # only from here on it must be whole
@@ -457,7 +442,7 @@ class _Job:
             labels.update(added["label"].drop_null().to_pylist())
             counts.update({name: sum(added[name].to_pylist()) for name in ("empty", "truncated")})
             table = pa.Table.from_arrays([table[i] for i in self.positions], schema=self.schema)
-            yield escape_table(table) if self.escapes else table
+            yield writers.escape_table(table) if self.escapes else table
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
@@ -472,11 +457,12 @@ class _Job:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
         merged = self.shards / "merged.tmp"
-        schema = escape_table(self.schema.empty_table()).schema if self.escapes else self.schema
+        schema = writers.escape_table(self.schema.empty_table()).schema if self.escapes else self.schema
         with pa.output_stream(str(merged), compression=self.compression) as stream:
             if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
                 stream.write(codecs.BOM_UTF8)  # as it came
-            write_tables(stream, self.format, schema, self._read_shards(paths, counts, labels), self.keep_lines)
+            tables = self._read_shards(paths, counts, labels)
+            writers.write_tables(stream, self.format, schema, tables, self.keep_lines)
         with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
         summary = {
