@@ -20,8 +20,8 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: with status 3 where the export is there and loses more than a point of macro F1.
     """
     output = args.output or f"{os.path.normpath(args.model)}-{args.to}{'-int8' * args.int8}"
-    reading = {"text_column": args.text_column, "label_column": args.label_column, "label_map": args.label_map}
-    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **reading)
+    columns = {"text_column": args.text_column, "label_column": args.label_column, "label_map": args.label_map}
+    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **columns)
     print(f"{describe(record)}\nThe export is in {output}")
     losses = {name: found["f1_loss"] for name, found in record.items() if "f1_loss" in found}
     for name, loss in losses.items():
