@@ -68,15 +68,12 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
     parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
     lists = {name for name, action in options.items() if action.nargs == "+"}
+    parser._negative_number_matcher = re.compile(r"-\d")  # argparse's own takes -1,0,1 for an option
     argv = sys.argv[1:] if argv is None else argv
     try:
         for name in lists:
             if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
                 raise UserError(f"--{name} is given twice; write --{name} A B.")
-        # a value like -1,0,1 is no option, which argparse sees of single numbers only
-        for i in [i for i, word in enumerate(argv) if re.match(r"-\d", word)][::-1]:
-            if i and re.fullmatch(r"--\w+", argv[i - 1]) and argv[i - 1][2:] not in lists:
-                argv = [*argv[: i - 1], f"{argv[i - 1]}={argv[i]}", *argv[i + 1 :]]
         if argv and not argv[0].startswith("-"):
             argv = _recipe_words(Path(argv[0]), list(options), lists) + argv[1:]
         *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)

@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import LABELS, label_maps  # noqa: E402
-from smsa.models.devices import best_precision  # noqa: E402
+from smsa.distributed import best_precision  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -173,6 +173,14 @@ def tiny_model(_tiny):
 @pytest.fixture
 def tokenizer(_tiny):
     return copy.deepcopy(_tiny[1])
+
+
+@pytest.fixture
+def classifier(tiny_model, tokenizer):
+    """The random model as a classifier with chunks of eight rows."""
+    from tables import make_classifier
+
+    return make_classifier(tiny_model, tokenizer)
 
 
 def make_rows(tokenizer, n: int) -> Dataset:

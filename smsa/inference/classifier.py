@@ -3,10 +3,8 @@
 import hashlib
 import importlib.util
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 
@@ -19,41 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.loading import CLASSIFIER, introduce_classifier, label_names, load_classifier
-
-logger = logging.getLogger(__name__)
+from smsa.models.loading import label_names, load_classifier
 
 _CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
 _NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of some texts, as columns."""
-
-    labels: tuple[str, ...]
-    probabilities: np.ndarray  # (n_texts, n_labels) of float64; NaN where the text is empty
-    label_ids: np.ndarray  # (n_texts,): of the most probable label; 0 where the text is empty
-    truncated: np.ndarray  # (n_texts,) of bool
-    empty: np.ndarray  # (n_texts,) of bool
-    words: list[str | None] | None = None  # (n_texts,), JSON: see `SentimentClassifier.explain_all`
-
-    def to_table(self, prefix: str = "", labels_only: bool = False) -> pa.Table:
-        """Return `label`, `score`, `p_<label>`s, `truncated` and `empty`, or `label` only; and any `words`.
-
-        An empty text has no label, score or probabilities: they are null.
-        """
-        best = self.label_ids
-        names = pa.DictionaryArray.from_arrays(pa.array(best, mask=self.empty), list(self.labels))
-        columns = {"label": names.cast(pa.string())}
-        if not labels_only:
-            columns["score"] = pa.array(self.probabilities[np.arange(len(best)), best], mask=self.empty)
-            for i, label in enumerate(self.labels):
-                columns[f"p_{label}"] = pa.array(self.probabilities[:, i], mask=self.empty)
-            columns |= {"truncated": pa.array(self.truncated), "empty": pa.array(self.empty)}
-        if self.words is not None:
-            columns["words"] = pa.array(self.words, pa.string())
-        return pa.table({f"{prefix}{name}": column for name, column in columns.items()})
 
 
 class SentimentClassifier:
@@ -64,7 +31,7 @@ class SentimentClassifier:
         tokenizer: a fast tokenizer.
         max_length: tokens of a text, special tokens included; longer texts are truncated and say so. None for the
             tokenizer's `model_max_length`, which is the length of training in a model of smsa.
-        engine: the options of `Engine`: device, precision, backend, num_threads, batch_tokens.
+        engine: options of `EngineArguments`: device, precision, backend, num_threads, batch_tokens.
 
     Attributes:
         labels: label names in the order of the model's ids.
@@ -107,9 +74,6 @@ class SentimentClassifier:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
             options: max_length and those of the engine, as in the class.
         """
-        if model_name_or_path is None:
-            model_name_or_path = CLASSIFIER
-            logger.warning(introduce_classifier())
         return cls(*load_classifier(model_name_or_path, revision), **options)
 
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
@@ -142,10 +106,10 @@ class SentimentClassifier:
                 column = pa.array(chunk, pa.string(), from_pandas=True)
             except (pa.ArrowException, UnicodeError) as error:
                 raise TypeError(f"a text must be a str of whole characters, or None: {error}.") from error
-            yield from self.predict(column).to_table().to_pylist()
+            yield from self.predict(column).to_pylist()
 
-    def predict(self, texts: pa.Array) -> Predictions:
-        """Label one chunk of texts; probabilities depend on the chunk in the last bits."""
+    def predict(self, texts: pa.Array) -> pa.Table:
+        """Label one chunk of texts, as `classify` does; probabilities depend on the chunk in the last bits."""
         return self.classify(*self.encode(texts))
 
     def encode(self, texts: pa.Array) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
@@ -174,14 +138,18 @@ class SentimentClassifier:
         truncated = [len(encoding) == self.max_length and bool(encoding.overflowing) for encoding in encodings]
         return token_ids, np.array(truncated, dtype=bool), entries.indices.to_numpy()
 
-    def classify(self, token_ids: list[np.ndarray], truncated: np.ndarray, index: np.ndarray) -> Predictions:
-        """Run the model over what `encode` returns; a text without any token of its own is empty.
+    def classify(self, token_ids: list[np.ndarray], truncated: np.ndarray, index: np.ndarray) -> pa.Table:
+        """Run the model over what `encode` returns.
+
+        Returns:
+            `label`, `score`, `p_<label>` for each label, `truncated` and `empty`. A text without any token of its own
+            is empty: it has no label, score or probabilities, which are null.
 
         Raises:
             UserError: if a logit is not a finite number.
         """
         empty = np.array([len(ids) <= self._n_special for ids in token_ids], dtype=bool)
-        probabilities = np.full((len(token_ids), len(self.labels)), np.nan)
+        probabilities = np.zeros((len(token_ids), len(self.labels)))
         if not empty.all():
             logits = self.engine.run([ids for ids, is_empty in zip(token_ids, empty, strict=True) if not is_empty])
             if not np.isfinite(logits).all():
@@ -190,8 +158,14 @@ class SentimentClassifier:
                     "for example --precision no, or check its weights."
                 )
             probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
-        label_ids = np.where(empty, 0, probabilities.argmax(-1))
-        return Predictions(self.labels, probabilities[index], label_ids[index], truncated[index], empty[index])
+        label_ids = pa.array(probabilities.argmax(-1), mask=empty)
+        columns = {
+            "label": pa.DictionaryArray.from_arrays(label_ids, list(self.labels)).cast(pa.string()),
+            "score": pa.array(probabilities.max(-1), mask=empty),
+        }
+        for label, shares in zip(self.labels, probabilities.T, strict=True):
+            columns[f"p_{label}"] = pa.array(shares, mask=empty)
+        return pa.table(columns | {"truncated": truncated, "empty": empty}).take(index)
 
     def explain(self, text: str, label: str | None = None) -> dict:
         """Return which words of a text pushed it towards a label, and which away from it.
@@ -226,21 +200,21 @@ class SentimentClassifier:
             described.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
         return {"label": label, "log_odds": log_odds, "no_words": no_words, "words": described}
 
-    def explain_all(self, texts: pa.Array, predictions: Predictions) -> Predictions:
-        """Return the predictions with `words`: of each text the word, start, end and weight of its words, as JSON.
+    def explain_all(self, texts: pa.Array, labels: pa.ChunkedArray) -> list[str | None]:
+        """Return of each text the word, start, end and weight of its words, as JSON; None where it has no label.
 
-        Null for an empty text. Weights have four decimals.
+        Weights have four decimals.
         """
 
         @cache
-        def explain(text: str, label: str) -> str:
+        def explain(text: str, label: str | None) -> str | None:
+            if label is None:
+                return None
             words = self.explain(text, label)["words"]
             listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
             return json.dumps(listed, ensure_ascii=False)
 
-        columns = zip(texts.to_pylist(), predictions.label_ids, predictions.empty, strict=True)
-        words = [None if empty else explain(text, self.labels[label_id]) for text, label_id, empty in columns]
-        return replace(predictions, words=words)
+        return [explain(*pair) for pair in zip(texts.to_pylist(), labels.to_pylist(), strict=True)]
 
 
 def require_captum() -> None:

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
+from smsa.distributed import PRECISIONS, resolve_precision, share_of_cores
 from smsa.errors import UserError
-from smsa.models.devices import PRECISIONS, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _INT8_GROUP = 128  # activations that share a scale
 
 @dataclass
 class EngineArguments:
-    """Where and how a model labels texts: what `SentimentClassifier` takes under the same names."""
+    """Where and how a model labels texts; None leaves it to the machine."""
 
     max_length: int | None = HfArg(
         default=None,
@@ -86,15 +86,6 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     return batches
 
 
-def pad_batch(token_ids: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return input ids and attention mask of one batch, int64, of shape (n_texts, n_tokens of the longest)."""
-    lengths = np.array([len(ids) for ids in token_ids])
-    attention_mask = np.arange(lengths.max()) < lengths[:, None]
-    input_ids = np.full(attention_mask.shape, pad_id, dtype=np.int64)
-    input_ids[attention_mask] = np.concatenate(token_ids)
-    return input_ids, attention_mask.astype(np.int64)
-
-
 def is_cpu_fast_in_int8() -> bool:
     """Whether int8 is faster than fp32 on this CPU.
 
@@ -110,62 +101,56 @@ class Engine:
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
-        device, precision, backend, num_threads, batch_tokens: as in `EngineArguments`.
+        options: of `EngineArguments`.
 
     Attributes:
         device, precision, backend, batch_tokens: what is in effect.
         chunk_rows: texts that should be batched together.
+        forward: what runs one batch.
 
     Raises:
         UserError: for an unknown name, or a backend and precision that do not go together.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        device: str | None = None,
-        precision: str = "auto",
-        backend: str = "auto",
-        num_threads: int | None = None,
-        batch_tokens: int | None = None,
-    ):
-        for name, value, known in (("precision", precision, (*PRECISIONS, "int8")), ("backend", backend, BACKENDS)):
-            if value not in known:
-                raise UserError(f"{name} {value!r} is not one of {', '.join(known)}.")
-        for name, value in (("num_threads", num_threads), ("batch_tokens", batch_tokens)):
-            if value is not None and value < 1:
+    def __init__(self, model: PreTrainedModel, **options: object):
+        args = EngineArguments(**options)
+        for name, known in (("precision", (*PRECISIONS, "int8")), ("backend", BACKENDS)):
+            if getattr(args, name) not in known:
+                raise UserError(f"{name} {getattr(args, name)!r} is not one of {', '.join(known)}.")
+        for name in ("num_threads", "batch_tokens"):
+            if (value := getattr(args, name)) is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
         # as Accelerate counts: a scheduler may let each process see one GPU only
         own_gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
         try:
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
             self.device = torch.device(own_gpu if device == "cuda" else device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
             raise UserError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         has_openvino = kind == "cpu" and importlib.util.find_spec("openvino") is not None
-        self.backend = ("openvino" if has_openvino else "torch") if backend == "auto" else backend
-        if self.backend == "openvino" and not has_openvino or precision == "int8" and self.backend == "torch":
+        self.backend = ("openvino" if has_openvino else "torch") if args.backend == "auto" else args.backend
+        if self.backend == "openvino" and not has_openvino or args.precision == "int8" and self.backend == "torch":
             raise UserError(
                 "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: "
                 "give --device cpu, and no --backend torch."
             )
-        if precision == "int8":
-            self.precision = precision
+        if args.precision == "int8":
+            self.precision = "int8"
             if not is_cpu_fast_in_int8():
                 logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
         else:
-            self.precision = resolve_precision(precision, self.device.type, training=False)
+            self.precision = resolve_precision(args.precision, self.device.type, training=False)
         # on a GPU one batch is computed while the next is padded
-        self.n_streams = num_threads or share_of_cores() if kind == "cpu" else 2
-        self.batch_tokens, self.chunk_rows = batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
+        self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
+        self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
         self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
-                if precision == "int8":
+                if args.precision == "int8":
                     compress_weights(graph)
                 config = {
                     "NUM_STREAMS": str(self.n_streams),
@@ -173,17 +158,17 @@ class Engine:
                     "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
                     "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
                 }
-                self._forward = compile_openvino(graph, config)
-                if len(self._forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
+                self.forward = compile_openvino(graph, config)
+                if len(self.forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
                     raise RuntimeError("its graph holds for one number of texts only")
             except RuntimeError as error:
                 problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
-                if backend == "openvino" or precision == "int8":
+                if args.backend == "openvino" or args.precision == "int8":
                     raise UserError(f"{problem}: give --backend torch, which has no int8.") from error
                 logger.warning("%s: torch runs it.", problem)
                 self.backend = "torch"
         if self.backend == "torch":
-            self._forward = _torch_forward(model, self.device, self.precision)
+            self.forward = _torch_forward(model, self.device, self.precision)
         logger.info("Predicting on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
     def run(self, token_ids: Sequence[np.ndarray]) -> np.ndarray:
@@ -195,14 +180,21 @@ class Engine:
         Raises:
             UserError: if the memory of a GPU does not hold a batch.
         """
-        batches = plan_batches(np.array([len(ids) for ids in token_ids]), self.batch_tokens)
+        lengths = np.array([len(ids) for ids in token_ids])
+        batches = plan_batches(lengths, self.batch_tokens)
+
+        def run_batch(batch: np.ndarray) -> torch.Tensor:
+            attention_mask = np.arange(lengths[batch].max()) < lengths[batch][:, None]  # (n_texts, n_tokens of longest)
+            input_ids = np.full(attention_mask.shape, self._pad_id, dtype=np.int64)
+            input_ids[attention_mask] = np.concatenate([token_ids[i] for i in batch])
+            return self.forward(input_ids, attention_mask.astype(np.int64))
+
         n_threads = torch.get_num_threads()
         # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
         with self._running, sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
             torch.set_num_threads(1)
             try:
-                texts_of = ([token_ids[i] for i in batch] for batch in batches)
-                outputs = list(pool.map(lambda texts: self._forward(*pad_batch(texts, self._pad_id)), texts_of))
+                outputs = list(pool.map(run_batch, batches))
                 # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
                 merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:

@@ -1,8 +1,7 @@
 """Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
 
-    OUTPUT.shards/job.json             what is predicted, with which model, and how
-    OUTPUT.shards/rows-<first>-<last>  a line of JSON with the counts and the rejected rows of one chunk, then its rows
-                                       as they will stand in OUTPUT, not compressed
+    OUTPUT.shards/job.json                   what is predicted, with which model, and how
+    OUTPUT.shards/rows-<first>-<last>.arrow  the rows of one chunk, with all that prediction adds
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
@@ -19,35 +18,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal, TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
 from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Source, find_layout
-from smsa.distributed import join, on_main, rank, world_size
+from smsa.distributed import on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
-from smsa.inference.classifier import Predictions, SentimentClassifier, require_captum
-from smsa.inference.writers import (
-    OUTPUT_FORMATS,
-    UNFIT,
-    WORKBOOK_ROWS,
-    WorkbookWriter,
-    find_unfit,
-    render_header,
-    render_rows,
-    to_plain,
-)
+from smsa.inference import writers
+from smsa.inference.classifier import SentimentClassifier, require_captum
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +70,7 @@ class PredictionArguments:
     input_format: Literal[*INPUT_FORMATS] | None = HfArg(
         default=None, help="Format of the input instead of its suffix; of stdin, txt if not given."
     )
-    format: Literal[*OUTPUT_FORMATS] | None = HfArg(
+    format: Literal[*writers.OUTPUT_FORMATS] | None = HfArg(
         default=None,
         help="Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the benchmark's "
         "index,label.",
@@ -147,7 +135,6 @@ def predict_files(
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
         raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
-    join()
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
         if reads_stdin:
@@ -187,7 +174,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     """
     files: list[Path] = []
     target = output.resolve()
-    beside = {target.with_name(f"{target.name}{suffix}") for suffix in ("", *_BESIDE)}
+    beside = {Path(f"{target}{suffix}") for suffix in ("", *_BESIDE)}
     for name in names:
         path = Path(name)
         if path.is_file():
@@ -248,7 +235,7 @@ class _Job:
 
     def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
         self.output, self.args = output, args
-        self.format, self.compression = find_layout(output, OUTPUT_FORMATS, args.format)
+        self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
             raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
@@ -257,12 +244,13 @@ class _Job:
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
         self.labels_only = args.labels_only or is_submission
+        self.escapes = args.escape_formulas and self.format in ("csv", "tsv")
         self.chunk_rows = _CHECKED_ROWS
         self.description: dict = {}  # what shards must have in common to become one output; `check` and `prepare`
-        self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
-        self.shards, self.summary_path, self.rejects_path = (
-            output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE
-        )
+        # Of the main process: when each input was changed last, in ns, and the rejected rows, as JSON lines
+        self.modified: list[int] = []
+        self.rejects, self.n_rejected = TemporaryFile(), 0
+        self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in _BESIDE)
         self.lock = FileLock(self.shards / "lock")
 
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
@@ -272,7 +260,7 @@ class _Job:
             if not source.names:
                 continue
             empty = source.schema.empty_table()
-            schema = to_plain(empty, self.format).schema if source.is_typed else source.schema
+            schema = writers.to_plain(empty, self.format).schema if source.is_typed else source.schema
             if first is None:
                 first, original = source, schema
             elif not schema.equals(original) or source.keep_lines != first.keep_lines:
@@ -282,31 +270,30 @@ class _Job:
                     "they cannot go into one file: make --output a folder, for a file each."
                 )
         self.keep_lines = first is not None and first.keep_lines
-        self.original = original
+        self.original = pa.schema([("index", pa.int64())]) if is_submission else original
 
     def prepare(self, classifier: SentimentClassifier) -> None:
         """Take the model, and name the columns that it adds as no column of the inputs is called, in any case."""
         args, self.classifier, engine = self.args, classifier, classifier.engine
         self.chunk_rows = EXPLAINED_ROWS if args.explain else engine.chunk_rows
-        nothing = classifier.classify(*classifier.encode(pa.array([], pa.string())))
-        nothing = replace(nothing, words=[]) if args.explain else nothing
-        taken = {name.lower() for source in self.sources for name in source.names}
-        self.prefix = args.prefix
-        while self.format != "submission":
-            added = nothing.to_table(self.prefix, self.labels_only).schema
-            if not (there := [name for name in added.names if name.lower() in taken]):
-                break
+        added = classifier.classify(*classifier.encode(pa.array([], pa.string()))).schema
+        if args.explain:
+            added = added.append(pa.field("words", pa.string()))
+        chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in ("label", "words")]
+        self.prefix, taken = args.prefix, {name.lower() for source in self.sources for name in source.names}
+        if self.format == "submission":
+            self.prefix, taken = "", set()
+        while there := [name for i in chosen if (name := f"{self.prefix}{added.names[i]}").lower() in taken]:
             self.prefix = f"{TAKEN_PREFIX}{self.prefix}"
             what = f"{self.output}: the input has a column {', '.join(there)} already"
             logger.info("%s, so that the added names begin with %s", what, self.prefix)
-        added = nothing.to_table(self.prefix, self.labels_only).schema
+        new = [added.field(i).with_name(f"{self.prefix}{added.names[i]}") for i in chosen]
         if self.keep_lines:
             for source in self.sources:
-                source.reserved = frozenset(added.names)
-        self.schema = pa.schema([*self.original, *added], self.original.metadata)  # of Parquet
-        self.header = render_header(self.format, self.schema.names, args.escape_formulas)
-        if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
-            self.header = codecs.BOM_UTF8 + self.header  # as it came
+                source.reserved = frozenset(field.name for field in new)
+        self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
+        self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
+        writers.require_names(self.format, self.schema.names)
         self.description |= {
             "model": classifier.sha256,
             "labels": list(classifier.labels),
@@ -325,12 +312,11 @@ class _Job:
             for chunk in source.chunks(self.chunk_rows, first):
                 first += chunk.n_read
                 if source.is_typed:
-                    chunk = replace(chunk, table=to_plain(chunk.table, self.format))
-                if unfit := find_unfit(chunk.table, self.format):
-                    reason = "{!r} holds " + UNFIT[self.format] + "; write .csv, .jsonl or .parquet"
-                    values = chunk.table.take(list(unfit)).to_pylist()
-                    faults = {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)}
-                    chunk = chunk.set_apart(faults, source.path)
+                    chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
+                if self.format in ("tsv", "xlsx") and (unfit := writers.find_unfit(chunk.table, self.format)):
+                    chunk = chunk.set_apart(unfit, source.path)
+                if self.format == "submission":
+                    chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))
                 yield source, chunk
 
     def check(self) -> dict:
@@ -345,17 +331,22 @@ class _Job:
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
-        bad_rows, n_bad_rows, n_rows, inputs = [], 0, Counter(), []
+        bad_rows, n_rows, inputs = [], Counter(), []
         for source, chunk in self.chunks():
             n_rows[source] += chunk.n_read
-            n_bad_rows += len(chunk.bad_rows)
+            self.n_rejected += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-        is_all = n_bad_rows == n_rows.total()
+            for number, bad in chunk.bad_rows:
+                rejected = {"file": str(bad.path), "line": bad.line, "row": number}
+                rejected |= {"value": bad.value, "reason": bad.reason}
+                self.rejects.write(json.dumps(rejected, default=str).encode() + b"\n")
+        is_all = self.n_rejected == n_rows.total()
         if bad_rows and (is_all or self.args.on_bad_row == "strict"):
             way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
-            raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", n_bad_rows)
-        if self.format == "xlsx" and n_rows.total() > WORKBOOK_ROWS:
-            raise UserError(f"{self.output}: a sheet holds {WORKBOOK_ROWS:,} rows, not {n_rows.total():,}; write .csv.")
+            raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", self.n_rejected)
+        if self.format == "xlsx" and n_rows.total() > writers.WORKBOOK_ROWS:
+            limit = f"a sheet holds {writers.WORKBOOK_ROWS:,} rows, not {n_rows.total():,}"
+            raise UserError(f"{self.output}: {limit}; write .csv.")
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
@@ -388,20 +379,15 @@ class _Job:
             encoded = _ahead((chunk, self.classifier.encode(chunk.texts)) for chunk in share)
             predicted = _ahead((chunk, self.classifier.classify(*tokens)) for chunk, tokens in encoded)
             with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=rank() > 0) as bar:
-                for chunk, predictions in predicted:
-                    shard = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}"
-                    shard.with_suffix(".tmp").write_bytes(self._render(chunk, predictions))
-                    shard.with_suffix(".tmp").replace(shard)
+                for chunk, added in predicted:
+                    self._write_shard(chunk, added)
                     # the other ranks are about as far
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
             return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
         except OSError as error:
-            if error.errno is None or not self.shards.is_dir():  # one of our own, or nothing was begun
-                raise
-            kept = "the finished shards are kept, and the same command resumes from them"
-            # the system names no file where the disk is full
-            name = error.filename or str(self.shards)
-            raise type(error)(error.errno, f"{error.strerror} ({kept})", name) from error
+            if error.errno is not None and self.shards.is_dir():  # none of our own, and after it was begun
+                logger.warning("What is finished is kept in %s, and the same command resumes from it.", self.shards)
+            raise
         finally:
             self.lock.release()
 
@@ -419,10 +405,8 @@ class _Job:
         try:
             self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
-            raise FileExistsError(
-                f"another run is writing {self.output} right now: wait for it, or stop it."
-            ) from error
-        spans = [map(int, path.name.split("-")[1:]) for path in self.shards.glob("rows-*[0-9]")]
+            raise FileExistsError(f"another run is writing {self.output}: wait for it, or stop it.") from error
+        spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("rows-*.arrow")]
         path = self.shards / "job.json"
         if not spans:  # only from here on it must be whole
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -435,24 +419,26 @@ class _Job:
             )
         return {first: last - first + 1 for first, last in spans}
 
-    def _render(self, chunk: Chunk, predictions: Predictions) -> bytes:
-        """Return a shard: a line of JSON with the counts of a chunk, then its rows as they will stand in the output."""
+    def _write_shard(self, chunk: Chunk, added: pa.Table) -> None:
+        """Write the rows of a chunk with what prediction adds to them."""
         if self.args.explain:
-            predictions = self.classifier.explain_all(chunk.texts, predictions)
-        table = pa.table({"index": chunk.numbers}) if self.format == "submission" else chunk.table
-        added = predictions.to_table(self.prefix, self.labels_only)
-        labels = np.array(predictions.labels)[predictions.label_ids[~predictions.empty]]
-        counts = {
-            "empty": int(predictions.empty.sum()),
-            "truncated": int(predictions.truncated.sum()),
-            "labels": Counter(labels.tolist()),
-            "rejected": [
-                {"file": str(bad.path), "line": bad.line, "row": number, "value": bad.value, "reason": bad.reason}
-                for number, bad in chunk.bad_rows
-            ],
-        }
-        rows = render_rows(self.format, table, added, self.keep_lines, self.args.escape_formulas)
-        return json.dumps(counts, default=str).encode() + b"\n" + rows
+            words = self.classifier.explain_all(chunk.texts, added["label"])
+            added = added.append_column("words", pa.array(words, pa.string()))
+        schema = pa.schema([*chunk.table.schema, *added.schema])
+        unfinished = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
+        with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
+            writer.write_table(pa.Table.from_arrays([*chunk.table.columns, *added.columns], schema=schema))
+        unfinished.replace(unfinished.with_suffix(".arrow"))
+
+    def _read_shards(self, paths: list[Path], counts: Counter, labels: Counter) -> Iterator[pa.Table]:
+        """Yield the rows of each shard as they stand in the output, and count what prediction says of them."""
+        for path in paths:
+            table = pa.ipc.open_stream(path.read_bytes()).read_all()
+            added = table.select(range(len(self.original), table.num_columns))
+            labels.update(added["label"].drop_null().to_pylist())
+            counts.update({name: sum(added[name].to_pylist()) for name in ("empty", "truncated")})
+            table = pa.Table.from_arrays([table[i] for i in self.positions], schema=self.schema)
+            yield writers.escape_table(table) if self.escapes else table
 
     def _finish(self, seconds: float, n_finished: int) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
@@ -461,36 +447,26 @@ class _Job:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
         n_rows = sum(found["rows"] for found in self.description["inputs"])
-        paths = sorted(self.shards.glob("rows-*[0-9]"))
-        spans = [tuple(map(int, path.name.split("-")[1:])) for path in paths]
+        paths = sorted(self.shards.glob("rows-*.arrow"))
+        spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
-        rejects, merged = self.shards / "rejects.tmp", self.shards / "merged.tmp"
-        tables = {"parquet": pq.ParquetWriter, "xlsx": WorkbookWriter}
-        with (
-            rejects.open("w", encoding="utf-8") as rejects_stream,
-            pa.output_stream(str(merged), compression=self.compression) as stream,
-        ):
-            stream.write(self.header)
-            is_table = self.format in tables
-            with tables[self.format](stream, self.schema) if is_table else nullcontext() as writer:
-                for path in paths:
-                    head, content = path.read_bytes().split(b"\n", 1)
-                    found = json.loads(head)
-                    rejects_stream.writelines(f"{json.dumps(row)}\n" for row in found["rejected"])
-                    counts.update(empty=found["empty"], rejected=len(found["rejected"]), truncated=found["truncated"])
-                    labels.update(found["labels"])
-                    if is_table:
-                        writer.write_table(pq.read_table(pa.BufferReader(content)))
-                    else:
-                        stream.write(content)
+        merged = self.shards / "merged.tmp"
+        schema = writers.escape_table(self.schema.empty_table()).schema if self.escapes else self.schema
+        with pa.output_stream(str(merged), compression=self.compression) as stream:
+            if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
+                stream.write(codecs.BOM_UTF8)  # as it came
+            tables = self._read_shards(paths, counts, labels)
+            writers.write_tables(stream, self.format, schema, tables, self.keep_lines)
         with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
         summary = {
             "read": n_rows,
-            "predicted": sum(labels.values()),
-            **{name: counts[name] for name in ("empty", "rejected", "truncated")},
+            "predicted": labels.total(),
+            "empty": counts["empty"],
+            "rejected": self.n_rejected,
+            "truncated": counts["truncated"],
             "labels": dict(labels),
             "seconds": round(seconds, 3),
             "rows_per_second": round((n_rows - n_finished) / seconds, 1),
@@ -498,8 +474,10 @@ class _Job:
             "job": self.description,
         }
         self.rejects_path.unlink(missing_ok=True)  # of an earlier job
-        if counts["rejected"]:
-            rejects.replace(self.rejects_path)
+        if self.n_rejected:
+            self.rejects.seek(0)
+            with self.rejects_path.open("wb") as stream:
+                shutil.copyfileobj(self.rejects, stream)
         self.summary_path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         merged.replace(self.output)
         shutil.rmtree(self.shards, ignore_errors=True)

@@ -1,13 +1,13 @@
 """Rows and predictions -> bytes of CSV, TSV, JSONL, Parquet, a workbook or a submission."""
 
 import base64
-import csv
 import datetime
 import io
 import json
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -21,8 +21,6 @@ from smsa.errors import UserError
 
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
-# What a cell of a format cannot hold, and how that is told
-UNFIT = {"tsv": "a tab or a line break", "xlsx": "more than 32,767 characters"}
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
@@ -39,21 +37,19 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     return table
 
 
-def find_unfit(table: pa.Table, output_format: str) -> dict[int, str]:
-    """Return the rows, by position, that a format cannot hold, each with the name of the column that is at fault."""
-    unfit: dict[int, str] = {}
-    if output_format not in UNFIT:
-        return unfit
+def find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
+    """Return the rows, by position, that TSV or a workbook cannot hold, each with its values and what is wrong."""
+    unfit: dict[int, tuple[dict, str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if not pa.types.is_string(column.type):
             continue
-        is_unfit = (
-            pc.match_substring_regex(column, "[\t\r\n]")
-            if output_format == "tsv"
-            else pc.greater(pc.utf8_length(column), 32767)
-        )
-        for i in np.flatnonzero(is_unfit.fill_null(False)):
-            unfit.setdefault(int(i), name)
+        if output_format == "tsv":
+            what, is_unfit = "a tab or a line break", pc.match_substring_regex(column, "[\t\r\n]")
+        else:
+            what, is_unfit = "more than 32,767 characters", pc.greater(pc.utf8_length(column), 32767)
+        reason = f"{name!r} holds {what}; write .csv, .jsonl or .parquet"
+        for i in map(int, np.flatnonzero(is_unfit.fill_null(False))):
+            unfit.setdefault(i, (table.slice(i, 1).to_pylist()[0], reason))
     return unfit
 
 
@@ -88,65 +84,73 @@ def _to_json_value(value: object) -> object:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def render_header(output_format: str, names: list[str], escapes: bool = False) -> bytes:
-    """Return what stands before the first row; `escapes` as in `render_rows`.
+def require_names(output_format: str, names: list[str]) -> None:
+    """Refuse names of columns that a format cannot hold.
 
     Raises:
-        UserError: for names that the format cannot hold.
+        UserError: with the way out.
     """
-    if output_format == "submission":
-        return b"index,label\n"
-    if output_format in ("jsonl", "parquet", "xlsx"):
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
-        return b""
+    if output_format in ("jsonl", "parquet", "xlsx") and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
     if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
         raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
-    row = pa.table([pa.array([name]) for name in names], [*map(str, range(len(names)))])
-    return render_rows(output_format, row, pa.table({}), escapes=escapes)
 
 
-def render_rows(
-    output_format: str, table: pa.Table, added: pa.Table, keep_lines: bool = False, escapes: bool = False
-) -> bytes:
-    """Return the rows of one chunk; those of Parquet and of a workbook are a Parquet file of their own.
+def write_tables(
+    stream: BinaryIO, output_format: str, schema: pa.Schema, tables: Iterable[pa.Table], keep_lines: bool = False
+) -> None:
+    """Write tables of one schema below each other, as a file of one of `OUTPUT_FORMATS`.
 
     Args:
-        output_format: one of `OUTPUT_FORMATS`.
-        table: the original columns; for `submission` the number of each row.
-        added: what prediction adds.
-        keep_lines: `table` is lines of JSONL.
-        escapes: whether cells of CSV and TSV are what `escape_formulas` makes of them.
+        keep_lines: whether the first column is lines of JSONL, to each of which the others are added.
     """
-    if output_format == "submission":
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows(zip(table[0].to_pylist(), added[0].to_pylist(), strict=True))
-        return lines.getvalue().encode()
-    if keep_lines:
-        extra = (json.dumps(row, ensure_ascii=False)[1:] for row in added.to_pylist())
-        heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
-        return "".join(f"{head}, {row}\n" for head, row in zip(heads, extra, strict=True)).encode()
-    for name, column in zip(added.column_names, added.columns, strict=True):
-        table = table.append_column(name, column)
-    if output_format in ("parquet", "xlsx"):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        return sink.getvalue().to_pybytes()
-    if output_format == "jsonl":
-        rows = map(_to_json_value, table.to_pylist())
-        return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows).encode()
-    columns = table.columns
-    if escapes:
-        columns = [escape_formulas(column) if pa.types.is_string(column.type) else column for column in columns]
-    if output_format == "csv":  # every string is quoted, so that a bare CR cannot split a row; a null is an empty cell
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_arrays(columns, names=table.column_names)
-        pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=False))
-        return sink.getvalue().to_pybytes()
-    cells = [column.cast(pa.string()) for column in columns]
-    lines = pc.binary_join_element_wise(*cells, "\t", null_handling="replace", null_replacement="")
-    return "".join(f"{line}\n" for line in lines.to_pylist()).encode()
+    if output_format == "xlsx":
+        _write_workbook(stream, schema, tables)
+    elif output_format in ("csv", "parquet"):  # CSV quotes every text, so that a bare CR cannot split a row
+        kind = pq.ParquetWriter if output_format == "parquet" else pyarrow.csv.CSVWriter
+        with kind(stream, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+    else:
+        if output_format != "jsonl":
+            stream.write(("\t" if output_format == "tsv" else ",").join(schema.names).encode() + b"\n")
+        for table in tables:
+            if output_format == "submission":
+                rows = table.to_pandas().to_csv(header=False, index=False, lineterminator="\n")
+            elif output_format == "tsv":
+                cells = [column.cast(pa.string()) for column in table.columns]
+                lines = pc.binary_join_element_wise(*cells, "\t", null_handling="replace", null_replacement="")
+                rows = "".join(f"{line}\n" for line in lines.to_pylist())
+            elif keep_lines:
+                heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
+                added = table.select(range(1, table.num_columns)).to_pylist()
+                rows = "".join(
+                    f"{head}, {json.dumps(row, ensure_ascii=False)[1:]}\n"
+                    for head, row in zip(heads, added, strict=True)
+                )
+            else:
+                values = map(_to_json_value, table.to_pylist())
+                rows = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in values)
+            stream.write(rows.encode())
+
+
+def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write the one sheet of a workbook: a text stays one, nothing is run as a formula or becomes a link."""
+    options = {f"strings_to_{kind}": False for kind in ("formulas", "numbers", "urls")}
+    options |= {"constant_memory": True, "default_date_format": "yyyy-mm-dd hh:mm:ss"}
+    file = io.BytesIO()
+    with xlsxwriter.Workbook(file, options) as book:
+        sheet = book.add_worksheet()
+        rows = (row.values() for table in tables for row in table.to_pylist())
+        for i, row in enumerate(chain([schema.names], rows)):
+            for j, value in enumerate(row):
+                is_date, is_number = isinstance(value, datetime.date), isinstance(value, int | float)
+                if (is_date and value.year >= 1900) or (is_number and abs(value) < 2**53):  # what a cell can hold
+                    sheet.write(i, j, value)
+                elif value is not None and value != "":
+                    sheet.write_string(i, j, str(value))
+    stream.write(file.getvalue())
 
 
 def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -159,42 +163,13 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
     return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, escaped)
 
 
+def escape_table(table: pa.Table) -> pa.Table:
+    """Return a table with `escape_formulas` applied to its names and its texts."""
+    is_text = [pa.types.is_string(field.type) for field in table.schema]
+    columns = [escape_formulas(column) if is_one else column for column, is_one in zip(table.columns, is_text)]
+    return pa.Table.from_arrays(columns, names=escape_formulas(pa.array(table.column_names, pa.string())).to_pylist())
+
+
 def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
     return pc.replace_substring_regex(column, "^'" + _FORMULA.removeprefix("^"), r"\1")
-
-
-class WorkbookWriter:
-    """Write tables below each other into the one sheet of a workbook, as `pq.ParquetWriter` does into its file.
-
-    A text stays one: nothing is run as a formula or becomes a link.
-    """
-
-    def __init__(self, stream: BinaryIO, schema: pa.Schema):
-        options = {f"strings_to_{kind}": False for kind in ("formulas", "numbers", "urls")}
-        self.file, self.n_rows = io.BytesIO(), 0
-        options |= {"constant_memory": True, "default_date_format": "yyyy-mm-dd hh:mm:ss"}
-        self.stream, self.book = stream, xlsxwriter.Workbook(self.file, options)
-        self.sheet = self.book.add_worksheet()
-        self._write_row(schema.names)
-
-    def __enter__(self) -> "WorkbookWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.book.close()
-        self.stream.write(self.file.getvalue())
-
-    def write_table(self, table: pa.Table) -> None:
-        """Write the rows of a table."""
-        for row in table.to_pylist():
-            self._write_row(row.values())
-
-    def _write_row(self, row: Iterable[object]) -> None:
-        for i, value in enumerate(row):
-            is_date, is_number = isinstance(value, datetime.date), isinstance(value, int | float)
-            if (is_date and value.year >= 1900) or (is_number and abs(value) < 2**53):  # what a cell can hold
-                self.sheet.write(self.n_rows, i, value)
-            elif value is not None and value != "":
-                self.sheet.write_string(self.n_rows, i, str(value))
-        self.n_rows += 1

@@ -92,13 +92,25 @@ def load_model(
     return model, tokenizer
 
 
-def load_classifier(model_name_or_path: str | Path, revision: str | None = None) -> _Loaded:
+def load_classifier(model_name_or_path: str | Path | None = None, revision: str | None = None) -> _Loaded:
     """Load a trained classifier and its tokenizer, whose `model_max_length` is the length that it was trained with.
+
+    Where none is named, it is mini-sentiment, and a warning says how good that is.
 
     Raises:
         UserError, OSError: as `load_model`; and if a weight of the head is missing, or if the model gives one number,
             or several labels, for a text.
     """
+    if model_name_or_path is None:
+        model_name_or_path = CLASSIFIER
+        scores = json.loads((FOLDER / CLASSIFIER / "metrics.json").read_bytes())["valid"]
+        low, high = scores["intervals"]["f1"]
+        logger.warning(
+            f"No model was named: this is {CLASSIFIER}, a small one that comes with smsa. On SmSA valid, on which it "
+            f"was chosen, its macro F1 is {100 * scores['f1']:.1f} ({100 * low:.1f} to {100 * high:.1f}) and its "
+            f"accuracy {100 * scores['accuracy']:.1f}. Where there is a network, fine-tune IndoBERT: "
+            "recipes/indonlu.yaml."
+        )
     name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         kind = config.problem_type or "a single output"
@@ -125,17 +137,6 @@ def find_bundled(name: str | Path) -> str:
     `./mini` is a folder of the user's, and so is every Path.
     """
     return str(FOLDER / name if name in BUNDLED else name)
-
-
-def introduce_classifier() -> str:
-    """Return what is logged where no model was named: which one is used, how good it is, and what is better."""
-    scores = json.loads(Path(find_bundled(CLASSIFIER), "metrics.json").read_bytes())["valid"]
-    low, high = scores["intervals"]["f1"]
-    return (
-        f"No model was named: this is {CLASSIFIER}, a small one that comes with smsa. On SmSA valid, on which it was "
-        f"chosen, its macro F1 is {100 * scores['f1']:.1f} ({100 * low:.1f} to {100 * high:.1f}) and its accuracy "
-        f"{100 * scores['accuracy']:.1f}. Where there is a network, fine-tune IndoBERT: recipes/indonlu.yaml."
-    )
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ from smsa.evaluation.markdown import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(loader=jinja2.PackageLoader("smsa.sharing", "."), trim_blocks=False, lstrip_blocks=False)
+_TEMPLATES = TEMPLATES.overlay(
+    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
+    trim_blocks=False,
+    lstrip_blocks=False,
+)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -36,17 +40,15 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
 
     if model_name_or_path == "scratch":
         return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
-    folder = Path(find_bundled(model_name_or_path))
-    kind, name, card = "hub", model_name_or_path, model_name_or_path
-    if model_name_or_path in BUNDLED:
-        kind, card = "bundled", folder / CARD
-    elif folder.is_dir():
-        kind, name, card = "folder", folder.resolve().name, folder / CARD
+    folder, kind, name = Path(find_bundled(model_name_or_path)), "hub", model_name_or_path
+    if folder.is_dir():
+        kind, name = ("bundled", name) if name in BUNDLED else ("folder", folder.resolve().name)
+    stated = None
     try:
-        stated = _stated_licence(ModelCard.load(card, ignore_metadata_errors=True).content)
+        card = ModelCard.load(name if kind == "hub" else folder / CARD, ignore_metadata_errors=True)
+        stated = _stated_licence(card.content)
     except (OSError, HTTPError, ValueError, yaml.YAMLError) as error:  # no card, no network, or one of another kind
         logger.info("The card of %s cannot be read, so that the model's own will state no licence: %r", name, error)
-        stated = None
     return {"kind": kind, "name": name, "license": stated}
 
 
@@ -124,6 +126,22 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     config = json.loads((folder / "config.json").read_bytes())
     temperature = config.get("smsa_temperature")
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
+    smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Sentiment analysis",
+            dataset_split=_SPLITS[split],
+            metric_type=score,
+            metric_name=title,
+            metric_value=metrics[split][score],
+            **(smsa if data[split]["is_smsa"] else {"dataset_type": "own", "dataset_name": names[split]}),
+        )
+        for split in splits
+        for score, title in _SCORES.items()
+    ]
+    # A model that learned from its owner's texts only is under the licence that the owner gives it.
+    is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
     values = {
         "splits": splits,
         "names": names,
@@ -135,17 +153,6 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "temperature": temperature if temperature != run.get("temperature") else None,
         "is_normalised_since": config.get("smsa_normalised", False),
     }
-    results = []
-    for split in splits:
-        dataset = {"dataset_type": "own", "dataset_name": names[split]}
-        if data[split]["is_smsa"]:
-            dataset = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
-        task = {"task_type": "text-classification", "task_name": "Sentiment analysis", "dataset_split": _SPLITS[split]}
-        for score, title in _SCORES.items():
-            metric = {"metric_type": score, "metric_name": title, "metric_value": metrics[split][score]}
-            results.append(EvalResult(**task, **dataset, **metric))
-    # A model that learned from its owner's texts only is under the licence that the owner gives it.
-    is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
     return values, {
         "license": None if is_owners else base["license"],
         "pipeline_tag": "text-classification",

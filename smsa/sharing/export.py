@@ -9,7 +9,6 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,12 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.data.datasets import find_smsa
+from smsa.data.datasets import find_smsa, load_splits
 from smsa.errors import UserError
-from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
-from smsa.inference.engine import compile_openvino, compress_weights, pad_batch, plan_batches, to_openvino
+from smsa.inference.engine import Forward, compile_openvino, compress_weights, to_openvino
 from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.training.metrics import score_label_ids
@@ -38,10 +36,7 @@ ONNX, ONNX_INT8, OPENVINO = "onnx/model.onnx", "onnx/model_quantized.onnx", "ope
 LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 LARGEST_LOSS = 0.01  # of macro F1, in int8
 _INPUTS = ("input_ids", "attention_mask")
-_BATCH_TOKENS = 2048
 _LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file holds at most 2 GB, and weights beyond that a file beside it
-
-Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # input ids, attention mask -> logits (batch, n_labels)
 
 
 class Logits(nn.Module):
@@ -62,9 +57,7 @@ def export_model(
     int8: bool = False,
     data: str | Path | None = None,
     revision: str | None = None,
-    text_column: str | None = None,
-    label_column: str = "label",
-    label_map: str | None = None,
+    **reading: object,
 ) -> dict:
     """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
 
@@ -74,7 +67,7 @@ def export_model(
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
-        text_column, label_column, label_map: as in `load_splits` and `name_labels`.
+        reading: text_column, label_column and label_map, as in `load_splits`; the last also as in `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -96,19 +89,22 @@ def export_model(
         data = Path(data or find_smsa()["valid"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
-    labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
-    labelled = LabelledFile.read(data, labels, text_column=text_column, label_column=label_column, label_map=label_map)
-    token_ids, _, index = classifier.encode(pa.array(labelled.texts, pa.string()))
-    gold, pad_id = labelled.gold, model.config.pad_token_id or 0
+    labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
+    labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
+    token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
 
-    def measure(forward: Forward, n_bytes: int) -> tuple[dict, np.ndarray]:
-        probabilities, seconds = _predict(forward, token_ids, pad_id)
-        probabilities = probabilities[index]
-        f1 = score_label_ids(probabilities.argmax(-1), gold, classifier.labels)["f1"]
-        return {"bytes": n_bytes, "rows_per_second": len(gold) / seconds, "f1": f1}, probabilities
+    def measure(files: list[Path]) -> tuple[dict, np.ndarray]:
+        classifier.engine.run(token_ids[:1])  # the first call sets things up
+        started = time.perf_counter()
+        probabilities = softmax(classifier.engine.run(token_ids).astype(float), axis=-1)[index]
+        seconds = time.perf_counter() - started
+        f1 = score_label_ids(probabilities.argmax(-1), labelled["label"].to_numpy(), classifier.labels)["f1"]
+        n_bytes = sum(path.stat().st_size for path in files)
+        return {"bytes": n_bytes, "rows_per_second": len(labelled) / seconds, "f1": f1}, probabilities
 
-    original, expected = measure(_torch_forward(model), sum(p.nbytes for p in model.state_dict().values()))
-    described = {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(gold)}
+    original, expected = measure([])
+    original["bytes"] = sum(weights.nbytes for weights in model.state_dict().values())
+    described = {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(labelled)}
     record = {"target": target, "data": described, "original": original}
     write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -117,8 +113,9 @@ def export_model(
             model.config.save_pretrained(staging)
             save_tokenizer(tokenizer, staging)
             for name, is_int8 in write(model, staging, int8).items():
+                classifier.engine.forward = load(staging / name)
                 files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
-                measured, probabilities = measure(load(staging / name), sum(path.stat().st_size for path in files))
+                measured, probabilities = measure(files)
                 measured["largest_difference"] = float(np.abs(probabilities - expected).max())
                 measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
                 measured["f1_loss"] = original["f1"] - measured["f1"]
@@ -142,24 +139,6 @@ def describe(record: dict) -> str:
     files = {name: found for name, found in record.items() if "f1" in found}
     table = pd.DataFrame.from_dict(files, orient="index").to_string(na_rep="", float_format="{:.4g}".format)
     return f"{table}\non {record['data']['n_texts']:,} texts of {record['data']['file']}"
-
-
-def _predict(forward: Forward, ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, float]:
-    """Return probabilities of shape (n_texts, n_labels), and the seconds that the model took for all of them."""
-    batches = plan_batches(np.array([len(tokens) for tokens in ids]), _BATCH_TOKENS)
-    padded = [pad_batch([ids[i] for i in batch], pad_id) for batch in batches]
-    forward(*padded[-1])  # the first call sets things up
-    started = time.perf_counter()
-    outputs = [forward(*batch) for batch in padded]
-    seconds = time.perf_counter() - started
-    logits = np.empty((len(ids), outputs[0].shape[-1]), dtype=np.float64)
-    logits[np.concatenate(batches)] = np.concatenate(outputs)
-    return softmax(logits, axis=-1), seconds
-
-
-def _torch_forward(model: PreTrainedModel) -> Forward:
-    compute = torch.inference_mode()(Logits(model).eval())
-    return lambda *arrays: compute(*map(torch.from_numpy, arrays)).numpy()
 
 
 def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, bool]:
@@ -197,7 +176,7 @@ def _load_onnx(path: Path) -> Forward:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda *arrays: session.run(["logits"], dict(zip(_INPUTS, arrays, strict=True)))[0]
+    return lambda *arrays: torch.from_numpy(session.run(["logits"], dict(zip(_INPUTS, arrays, strict=True)))[0])
 
 
 def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, bool]:
@@ -212,5 +191,4 @@ def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[st
 
 
 def _load_openvino(path: Path) -> Forward:
-    forward = compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda *arrays: forward(*arrays).numpy()
+    return compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
