@@ -41,7 +41,7 @@ class EvaluationArguments:
 class CalibrationArguments:
     """Which model to calibrate, and where the calibrated one goes."""
 
-    model: str = HfArg(help="Folder of a fine-tuned model, or mini-sentiment; it stays as it is.")
+    model: str = HfArg(help="Folder of a fine-tuned model, or e5-sentiment; it stays as it is.")
     output: str = HfArg(help="Folder for the calibrated model; new or empty.")
     normalise_elongated: bool = HfArg(default=False, help="Also read elongated letters once: enaaak.")
 

@@ -16,7 +16,7 @@ from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
-from smsa.models.loading import choose_labels, load_model
+from smsa.models.loading import CLASSIFIER, choose_labels, load_model
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
@@ -68,7 +68,7 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
 
     Args:
         data: texts, and what else there is.
-        model: a loaded one, or the folder or name of one; None for mini-sentiment.
+        model: a loaded one, or the folder or name of one; None for e5-sentiment.
         options: of `predict_files`.
     """
 
@@ -85,7 +85,7 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
     return predicted
 
 
-def evaluate(data: Table, model: str = "mini-sentiment", **options: object) -> dict:
+def evaluate(data: Table, model: str = CLASSIFIER, **options: object) -> dict:
     """Return what report.json says of a model on a table.
 
     Args:

@@ -68,7 +68,7 @@ class SentimentClassifier:
     def from_pretrained(
         cls, model_name_or_path: str | None = None, revision: str | None = None, **options: object
     ) -> "SentimentClassifier":
-        """Load a model folder, or a model of the Hub; with no name, mini-sentiment, which comes with smsa.
+        """Load a model folder, or a model of the Hub; with no name, e5-sentiment, which comes with smsa.
 
         Args:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.

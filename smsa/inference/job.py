@@ -60,7 +60,7 @@ class PredictionArguments:
     )
     model: str | None = HfArg(
         default=None,
-        help="Fine-tuned model: a folder, or a name on the Hub. If not given: mini-sentiment, which comes with smsa.",
+        help="Fine-tuned model: a folder, or a name on the Hub. If not given: e5-sentiment, which comes with smsa.",
     )
     model_revision: str | None = HfArg(
         default=None, help="Branch, tag or commit of the model on the Hub; its main branch if not given."

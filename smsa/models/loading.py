@@ -33,10 +33,10 @@ from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
 
-# Two models come with the package: an encoder (recipes/pretrain-mini.yaml), and a classifier made from it
-# (recipes/mini.yaml, then informal.yaml).
+# What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier made from it (recipes/mini.yaml,
+# then informal.yaml), and a better one (recipes/e5.yaml, then e5_rdrop.yaml), the default.
 FOLDER = Path(__file__).parent.parent / "bundled"
-BUNDLED = ENCODER, CLASSIFIER = ("mini", "mini-sentiment")
+BUNDLED = ENCODER, FAST, CLASSIFIER = ("mini", "mini-sentiment", "e5-sentiment")
 
 _WEIGHT_FILES = [f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -95,7 +95,7 @@ def load_model(
 def load_classifier(model_name_or_path: str | Path | None = None, revision: str | None = None) -> _Loaded:
     """Load a trained classifier and its tokenizer, whose `model_max_length` is the length that it was trained with.
 
-    Where none is named, it is mini-sentiment, and a warning says how good that is.
+    Where none is named, it is e5-sentiment, and a warning says so.
 
     Raises:
         UserError, OSError: as `load_model`; and if a weight of the head is missing, or if the model gives one number,
@@ -103,13 +103,9 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
     """
     if model_name_or_path is None:
         model_name_or_path = CLASSIFIER
-        scores = json.loads((FOLDER / CLASSIFIER / "metrics.json").read_bytes())["valid"]
-        low, high = scores["intervals"]["f1"]
         logger.warning(
-            f"No model was named: this is {CLASSIFIER}, a small one that comes with smsa. On SmSA valid, on which it "
-            f"was chosen, its macro F1 is {100 * scores['f1']:.1f} ({100 * low:.1f} to {100 * high:.1f}) and its "
-            f"accuracy {100 * scores['accuracy']:.1f}. Where there is a network, fine-tune IndoBERT: "
-            "recipes/indonlu.yaml."
+            f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several times "
+            "as fast. docs/models.md says how good they are, and where they fail."
         )
     name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
@@ -177,7 +173,7 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
-            f"the Hub there are {', '.join((CLASSIFIER, ENCODER, *nearby))}."
+            f"the Hub there are {', '.join((CLASSIFIER, FAST, ENCODER, *nearby))}."
         ) from error
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
