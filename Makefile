@@ -55,8 +55,9 @@ mini-sentiment: runs/mixture
 	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
 
 e5-sentiment: runs/e5-id
-	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --resume auto
-	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5 --mixture runs/mixture
+	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --seed 1 --resume auto
+	$(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml $(VALID) --seed 1 --resume auto
+	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
 
 runs/mixture: .venv/.installed
 	$(BIN)/python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir "$(SMSA_LABELLED_DIR)" --output $@

@@ -33,8 +33,8 @@ from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
 
-# What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier made from it (recipes/mini.yaml,
-# then informal.yaml), and a better one (recipes/e5.yaml, then e5_rdrop.yaml), the default.
+# What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier made from it (recipes/mini.yaml
+# and informal.yaml), and a better one (recipes/e5.yaml and e5_rdrop.yaml), the default.
 FOLDER = Path(__file__).parent.parent / "bundled"
 BUNDLED = ENCODER, FAST, CLASSIFIER = ("mini", "mini-sentiment", "e5-sentiment")
 
@@ -104,8 +104,8 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
     if model_name_or_path is None:
         model_name_or_path = CLASSIFIER
         logger.warning(
-            f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several times "
-            "as fast. docs/models.md says how good they are, and where they fail."
+            f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several "
+            "times as fast. docs/models.md says how good they are, and where they fail."
         )
     name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
