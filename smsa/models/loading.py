@@ -33,8 +33,8 @@ from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
 
-# What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier made from it (recipes/mini.yaml
-# and informal.yaml), and a better one (recipes/e5.yaml and e5_rdrop.yaml), the default.
+# What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier that was made from it
+# (recipes/mini.yaml and informal.yaml), and a better one (recipes/e5.yaml and e5_rdrop.yaml), the default.
 FOLDER = Path(__file__).parent.parent / "bundled"
 BUNDLED = ENCODER, FAST, CLASSIFIER = ("mini", "mini-sentiment", "e5-sentiment")
 
