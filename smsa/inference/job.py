@@ -32,8 +32,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
-from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
-from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Source, find_layout
+from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
+from smsa.data.reader import Chunk, Source
 from smsa.distributed import join, on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
