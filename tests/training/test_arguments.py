@@ -7,7 +7,7 @@ from conftest import ROOT
 from transformers import BertConfig
 
 from smsa.cli import parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.pretraining.arguments import EncoderArguments
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
