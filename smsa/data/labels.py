@@ -119,15 +119,17 @@ def describe_unknown(
     found = f"The labels are {', '.join(labels)}; the file has others: {listed}."
     if len(values) > _MOST_LABELS or any(re.search("[,=|]", value) for value in values):
         return (
-            f"{found} {len(values):,} labels, or such with a comma, = or |, cannot be named in an option: name the "
+            f"{found} More than {_MOST_LABELS}, or one with a comma, = or |, cannot be named in an option: name the "
             "column of labels with --label_column, or rename them in the file."
         )
-    as_they_are = shlex.quote(f"--labels={','.join(values)}")
     proposed = propose_map(values, labels)
-    if not are_others and len(set(pair.rpartition("=")[2] for pair in proposed.split(",")) - {DROP}) < 2:
+    as_they_are = f"in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
+    if are_others:  # which would have no place among the labels of the file as they are
+        return f"{found} Say what they mean, or leave them out: {shlex.quote(f'--label_map={proposed}')}."
+    if len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP}) < 2:
         pairs = ",".join(f"{value}=..." for value in values)
-        return f"{found} Say what each of them means, or {DROP}: --label_map={pairs}; or train on them: {as_they_are}."
+        return f"{found} Say what each of them means, or {DROP}: --label_map={pairs}; or, {as_they_are}."
     return (
         f"{found} Say what they mean, after a look at these examples: {shlex.quote(f'--label_map={proposed}')} ({DROP} "
-        f"leaves rows out); or, in finetune.py, train on them as they are: {as_they_are}."
+        f"leaves rows out); or, {as_they_are}."
     )

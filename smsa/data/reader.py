@@ -117,13 +117,12 @@ class Source:
 
     Attributes:
         format, compression: how the file is written.
-        names: the columns.
+        names: the columns; where lines are kept, also those that only later rows turn out to have when they are read.
         text_column, label_column: those that were named or found; None for a file without anything in it.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
         encoding: of text formats; `utf-8-sig` has a byte-order mark.
-        reserved: keys that no row whose line is kept may have, as they will be added; set by who adds them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -146,7 +145,7 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self.reserved, self._table, self._is_number, self._has_told = frozenset(), None, [], False
+        self._table, self._is_number, self._has_told = None, [], False
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
         if self.format != suffix:
@@ -277,9 +276,8 @@ class Source:
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
-            raise UserError(
-                f"{self.path}: the column {self.text_column!r} does not hold text. Name another: --text_column."
-            )
+            named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
+            raise UserError(f"{self.path}: {named} {listed}")
 
     def _find_named(self, asked: str, option: str, listed: str) -> str:
         """Return the column that was asked for: of this name, or the only one called so but for case and blanks."""
@@ -301,7 +299,8 @@ class Source:
         with self._open() as stream:
             sheets = read_sheets(stream, self.path)
         if asked is not None and asked not in sheets:
-            raise UserError(f"{self.path}: no sheet {asked!r}. The sheets are: {', '.join(map(repr, sheets))}.")
+            listed = ", ".join(map(repr, sheets))
+            raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
         found, errors = {}, []
         for name in sheets if asked is None else [asked]:
             try:
@@ -444,11 +443,10 @@ class Source:
         names = frozenset(self.names)
         for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
             if isinstance(row, dict):
-                if self.reserved and (there := self.reserved & row.keys()):  # its first rows had none
-                    added = f"prediction adds {', '.join(there)}, which is a key here"
-                    raise UserError(f"{self.path}:{line}: {added}: give --prefix smsa_.")
-                is_kept = self.keep_lines or self.label_column is not None or row.keys() <= names
-                reason = None if is_kept else f"keys that none of the first rows has ({', '.join(row.keys() - names)})"
+                more = row.keys() - names if self.label_column is None else ()
+                reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
+                if more and self.keep_lines:
+                    self.names, names, reason = [*self.names, *more], names | more, None
                 if not wanted or not isinstance(row.get(self.text_column), str | None):
                     reason = "the text is not a string"
                 if missing := [name for name in wanted if name not in row]:

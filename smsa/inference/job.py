@@ -290,7 +290,7 @@ class _Job:
         self.chunk_rows = EXPLAINED_ROWS if args.explain else engine.chunk_rows
         nothing = classifier.classify(*classifier.encode(pa.array([], pa.string())))
         nothing = replace(nothing, words=[]) if args.explain else nothing
-        taken = {name.lower() for source in self.sources for name in source.names}
+        taken = {name.lower() for name in self.description["columns"]}
         self.prefix = args.prefix
         while self.format != "submission":
             added = nothing.to_table(self.prefix, self.labels_only).schema
@@ -300,9 +300,6 @@ class _Job:
             what = f"{self.output}: the input has a column {', '.join(there)} already"
             logger.info("%s, so that the added names begin with %s", what, self.prefix)
         added = nothing.to_table(self.prefix, self.labels_only).schema
-        if self.keep_lines:
-            for source in self.sources:
-                source.reserved = frozenset(added.names)
         self.schema = pa.schema([*self.original, *added], self.original.metadata)  # of Parquet
         self.header = render_header(self.format, self.schema.names, args.escape_formulas)
         if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
@@ -366,6 +363,7 @@ class _Job:
         options = ("explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
+            "columns": sorted({name for source in self.sources for name in source.names}),
             "format": self.format,
             "compression": self.compression,
             **{name: getattr(self.args, name) for name in options},

@@ -139,7 +139,7 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
     write_workbook(tmp_path / "b.xlsx", sheets)
     assert Source(tmp_path / "b.xlsx").names == ["No", "Ulasan", "Nilai", "Tanggal", "column_5"]
     assert "b.xlsx: sheet 'Data'; the names of the columns are in row 3; the texts" in caplog.text
-    with pytest.raises(UserError, match="no sheet 'data'. The sheets are: 'Ringkasan', 'Data'"):
+    with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
 
 
