@@ -461,9 +461,10 @@ class Source:
 
     def _to_chunk(self, start: int, rows: list[tuple[int, list | BadRow]]) -> Chunk:
         lines, values = zip(*rows, strict=True)
-        good = [i for i, row in enumerate(values) if not isinstance(row, BadRow)]
+        good = [i for i, row in enumerate(values) if row.__class__ is list]
+        found = values if len(good) == len(values) else [values[i] for i in good]
         try:
-            columns = [pa.array(column, pa.string()) for column in zip(*(values[i] for i in good), strict=True)]
+            columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
             good = set(good)
             fit = {i for i in good if all(is_unicode(value) for value in values[i] if value)}
