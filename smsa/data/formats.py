@@ -226,13 +226,20 @@ def open_lines(stream: BinaryIO, encoding: str = "utf-8-sig", end: str = "\n") -
     return io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end)
 
 
-def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig", end: str = "\n") -> Iterator[tuple[int, str]]:
-    """Yield (line from 1, text), split at `end` only: str.splitlines would also break texts at U+2028, U+0085, bare CR.
+def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
+    """Yield (line from 1, text), split at LF only: str.splitlines would also break texts at U+2028, U+0085, bare CR.
 
     A byte-order mark at the start and the CR of a CRLF are not part of the text.
     """
-    for number, line in enumerate(open_lines(stream, encoding, end), start=1):
+    for number, line in enumerate(open_lines(stream, encoding), start=1):
         yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def read_separated(lines: Iterable[str], separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line from 1, fields) where quotes are ordinary text; None separates nothing."""
+    for number, line in enumerate(lines, start=1):
+        text = line.removesuffix("\n").removesuffix("\r")
+        yield number, text.split(separator) if separator else [text]
 
 
 def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterator[tuple[int, list | BadRow]]:
@@ -434,10 +441,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     for mark in (",", ";", "\t", "|"):
         if not any(mark in line for line in plain):
             continue
-        if mark == "\t" and not is_csv:
-            rows = [line.split("\t") for line in plain]
-        else:
-            rows = _fields(lines, path, mark)
+        rows = [line.split("\t") for line in plain] if mark == "\t" and not is_csv else _fields(lines, path, mark)
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
         is_prose = mark == "," and not any(re.search(r",\S", line) for line in plain)
         if header and mark != "\t" and all(cell.startswith(" ") for cell in header[1:]):

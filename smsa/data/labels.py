@@ -59,7 +59,8 @@ def plain_label(value: object) -> str | None:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:  # NaN
         return None
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", str(value).strip()).lower() or None
+    text = str(value).strip().lower()
+    return (re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) if "." in text else text) or None
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

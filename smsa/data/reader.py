@@ -41,6 +41,7 @@ from smsa.data.formats import (
     read_csv,
     read_jsonl,
     read_lines,
+    read_separated,
     read_sheets,
     show,
     split_json,
@@ -371,11 +372,9 @@ class Source:
         """Yield (line, values); a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
-        if self.format == "csv" or self._separator not in (None, "\t"):
-            rows = read_csv(open_lines(stream, self.encoding, self._end), self.path, self._separator)
-        else:
-            lines, mark = read_lines(stream, self.encoding, self._end), self._separator
-            rows = ((line, text.split(mark) if mark else [text]) for line, text in lines)
+        lines, mark = open_lines(stream, self.encoding, self._end), self._separator
+        is_csv = self.format == "csv" or mark not in (None, "\t")
+        rows = read_csv(lines, self.path, mark) if is_csv else read_separated(lines, mark)
         for line, fields in islice(rows, self._n_above, None):
             is_whole = fields.__class__ is list and len(fields) == width and (width == 1 or fields != names)
             if is_whole and short is None:  # nearly all
