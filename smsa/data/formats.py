@@ -493,11 +493,12 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     below = list(zip_longest(*(row for row in rows[first + 1 :] if row != rows[first])))
     is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
     is_label = [any(cells) and all(plain_label(cell) in SENTIMENTS for cell in cells if cell) for cells in below]
+    is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
     if any(plain_label(cell) in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
         return None  # a label, which no column is called where texts stand below
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         if all(n < n_filled[i] for n in n_filled[:i]) and 2 * n_filled[i] > max(n_filled):  # above it stands less
-            kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or _stands_once(cell, below, j)]
+            kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
             if named in row or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
                 if "text" in {*map(name_kind, second)} - {*kinds} and all(map(name_kind, filter(None, second))):
@@ -506,15 +507,11 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     says_names = says_values = False
     for j, cell in enumerate(rows[first]):
         says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or (j < len(below) and is_label[j]))
-        says_values |= are_numbers([cell]) or not _stands_once(cell, below, j)
+        says_values |= are_numbers([cell]) or not is_once[j]
     says_values |= any(len((cell or "").split()) >= (3 if is_one_column else 6) for cell in rows[first])
     if says_names == says_values:
         raise LookupError
     return (first + 1, [*rows[first]]) if says_names else None
-
-
-def _stands_once(cell: str | None, below: list[tuple], j: int) -> bool:
-    return not cell or j >= len(below) or cell not in below[j]
 
 
 def are_numbers(values: Iterable[str | None]) -> bool:

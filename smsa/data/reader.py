@@ -11,9 +11,9 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -147,6 +147,7 @@ class Source:
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
         self._table, self._is_number, self._has_told = None, [], False
+        self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
         if self.format != suffix:
@@ -163,9 +164,6 @@ class Source:
             self.schema = pa.schema([("line", pa.string())])
         if self.names and (self._notes or text_column is None):
             logger.info("%s: %s", path, "; ".join([*self._notes, f"the texts are in the column {self.text_column!r}"]))
-
-    def _open(self) -> AbstractContextManager[BinaryIO]:
-        return open_file(self.path, self.compression)
 
     def _look(self) -> tuple[list[str], list[list]]:
         """Return the columns of a file and what stands in the first rows of each."""
