@@ -49,13 +49,24 @@ SCHEMAS = [
 ]
 
 
+# Five comments as people have them beside other things: `write_odd` writes them in each of these ways.
+COMMENTS = [
+    "aplikasinya bagus, cepat dan mudah dipakai",
+    "sering keluar sendiri, tolong diperbaiki kak",
+    "biasa saja sih menurut saya",
+    "kecewa berat sama pelayanannya 😡",
+    "mantap!",
+]
+LABELS = ["Positif ", "negatif", "Netral", "NEGATIF", "positif"]
+
+
 @dataclass
 class Table:
     """A table as it was made."""
 
     name: str  # of its file
     content: bytes
-    texts: list[str]
+    texts: list[str] | None  # None where a question is right: no reader can know
     damaged: set[str] = field(default_factory=set)  # texts whose rows may come as bad rows, or not at all
 
 
@@ -189,15 +200,125 @@ def make_table(name: str, names: list[str], rows: list[dict], text_name: str, dr
     return Table(f"{name}.{suffix}", gzip.compress(written) if layout == "gzip" else written, texts)
 
 
+def write_odd() -> Iterator[Table]:
+    """Yield tables of exports, questionnaires, scrapers and course projects, each odd in another way."""
+    texts, labels, n = COMMENTS, LABELS, range(len(COMMENTS))
+    plain = [text.replace(",", "") for text in texts]  # for writers that do not quote
+    frames = {
+        "play-store-replies": {"userName": "Budi", "content": texts, "score": 5, "replyContent": "Halo kak, maaf ya"},
+        "twint": {"id": n, "date": "2020-01-01", "username": "a", "place": None, "tweet": texts, "mentions": "[]"},
+        "forms": {"Timestamp": "2024/01/01", "Usia": "20-25", "Bagaimana pelayanan di kampus menurut Anda?": texts},
+        "instagram": {"Comment Id": n, "Username": list("abcde"), "Comment Text": texts, "Profile URL": "https://i"},
+        "marketplace": {
+            "nama_produk": "Sepatu Pria Murah Asli",
+            "harga": "Rp150.000",
+            "ulasan": texts,
+            "varian": "a, b",
+        },
+        "unnamed": {"Unnamed: 0.1": n, "Unnamed: 0": n, "Tweet": texts, "Label": labels},
+        "numbered": {"Unnamed: 0": n, "0": "@a", "1": texts},
+        "split": {"split": ["train"] * 3 + ["test"] * 2, "teks": texts, "sentimen": labels},
+        "polarity": {"tweet": texts, "polarity_score": [3, -2, 0, -1, 1], "polarity": labels},
+        "cleaned": {"full_text": texts, "case_folding": [text.lower() for text in texts], "stemming": plain},
+        "annotators": {"teks": texts, "label_1": labels, "label_2": labels},
+        "unknown": {"kal": texts, "kls": labels},
+    }
+    for name, columns in frames.items():
+        yield Table(f"{name}.csv", pd.DataFrame(columns).to_csv(index=False).encode(), texts)
+    yield Table(
+        "questions.csv", pd.DataFrame({"Apa baiknya?": texts, "Apa buruknya?": texts, "n": n}).to_csv().encode(), None
+    )
+    rows = [{"id": i, "text": text, "user": {"name": "A"}} for i, text in enumerate(texts)]
+    frame = pd.DataFrame({"text": texts, "label": labels})
+    lines = "".join(json.dumps(row) + "\n\n" for row in rows)
+    table = frame.to_csv(index_label="id")
+    tsv = "".join(f"{label}\t{text}\n" for label, text in zip(labels, texts, strict=True))
+    bare = "".join(f"{i}^{text}^{label}\n" for i, (text, label) in enumerate(zip(plain, labels, strict=True)))
+    written = {
+        "nested.jsonl": lines,
+        "lines.json": lines,
+        "lines.txt": lines,
+        "array.txt": json.dumps(rows),
+        "api.json": json.dumps({"data": rows, "meta": {"n": 5}, "includes": {"users": [{"id": 1}]}}),
+        "strings.json": json.dumps(texts),
+        "lists.json": json.dumps({"text": texts, "label": labels}),
+        **{f"{orient}.json": frame.to_json(orient=orient) for orient in ("split", "index", "table", "columns")},
+        "two-arrays.json": (json.dumps({"tweets": rows, "users": [{"name": "A"}]}), None),
+        "label-first.txt": tsv,
+        "labels-behind.txt": ("".join(f"{text},{label}\n" for text, label in zip(plain, labels, strict=True)), plain),
+        "commas.txt": ("bagus, murah, cepat\njelek, mahal, lambat\n", ["bagus, murah, cepat", "jelek, mahal, lambat"]),
+        "commas.tsv": table,
+        "semicolons.tsv": table.replace(",", ";").replace("; ", ", "),
+        "tabs.xls": "No\tKomentar\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)),
+        "page.xls": ("<html><table><tr><td>ulasan</td></tr></table></html>", None),
+        "decimal.csv": "nilai;ulasan\n" + "".join(f"4,{i};{text}\n" for i, text in enumerate(texts)),
+        "sep.csv": "sep=;\nid;ulasan\n" + "".join(f"{i};{text}\n" for i, text in enumerate(texts)),
+        "blanks.csv": "id, teks\n" + "".join(f'{i}, "{text}"\n' for i, text in enumerate(texts)),
+        "remarks.csv": "# diambil 2024\n# Play Store\n" + table,
+        "broken-header.csv": table.replace("text,label", '"Ulasan\nPelanggan",label', 1),
+        "no-header.csv": table.partition("\n")[2],
+        "twice.csv": (table + table, texts * 2),
+        "same-names.csv": (table.replace("id,", "text,", 1), None),
+        "carets.csv": ("id^ulasan^label\n" + bare, None),
+        "escaped.csv": ('id,teks\n1,"kata \\"bagus\\", ya"\n2,biasa\n', None),
+        "torn.csv": ("id,ulasan,n\n1,bagus dan cepat,2\n2,sering keluar\nsendiri kak,3\n3,biasa,1\n", None),
+        "three.csv": ("ulasan\n" + "\n".join(plain[:3]), plain[:3]),
+        "cr.csv": table.replace("\n", "\r"),
+        "cr.txt": "\r".join(texts),
+        "cr.tsv": tsv.replace("\n", "\r"),
+        "utf16-le.csv": table.encode("utf-16-le"),
+        "utf16-be.txt": "\n".join(texts).encode("utf-16-be"),
+        "utf32.csv": table.encode("utf-32"),
+        "latin1.csv": (table.replace("😡", "é").encode("latin-1"), [text.replace("😡", "é") for text in texts]),
+        "packed.csv": (gzip.compress(table.encode()), None),
+    }
+    for name, made in written.items():
+        content, expected = made if isinstance(made, tuple) else (made, texts)
+        yield Table(name, content.encode() if isinstance(content, str) else content, expected)
+    numbered = [[i, text] for i, text in enumerate(texts)]
+    sheets = {
+        "two-row-header": {
+            "S": [["No", "Responden", None], [None, "Nama", "Komentar"], *([i, "A", t] for i, t in numbered)]
+        },
+        "merged-title": {
+            "S": [["DATA ULASAN 2024", None], [None] * 2, ["Sumber: Traveloka", None], ["No", "Ulasan"], *numbered]
+        },
+        "corner": {"S": [[None] * 4, [None, None, "No", "Ulasan"], *([None, None, *row] for row in numbered)]},
+        "pivot": {
+            "P": [["Row Labels", "Count"], ["negatif", 2], ["Total", 5]],
+            "D": [["id", "komentar"], *numbered],
+            "E": [[None]],
+        },
+        "months": {"Jan": [["ulasan"], ["enak"]], "Feb": [["ulasan"], ["enak"]]},
+        "headless": {"S": [list(row) for row in zip(texts, labels, strict=True)]},
+    }
+    for name, cells in sheets.items():
+        yield Table(f"{name}.xlsx", write_workbook(cells), None if name == "months" else texts)
+    indexed = frame.astype("category").set_index(pd.Index(n, name="nomor"))
+    yield Table("indexed.parquet", indexed.to_parquet(), texts)
+    for name, members in {"one": ["data/a.csv", "data/readme.md"], "two": ["train.csv", "test.csv"]}.items():
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for member in members:
+                archive.writestr(member, table)
+        yield Table(f"{name}.zip", packed.getvalue(), texts if name == "one" else None)
+
+
 def read_table(table: Table, folder: Path) -> str:
-    """Return how a table is read without an option: `read`, `asked` with the question, or `wrong` with what is."""
+    """Return how a table is read without an option: `read`, `asked` with the question, or `wrong` with what is.
+
+    Where a question is right, it counts as read, and so does a bad row.
+    """
     path = folder / table.name
     path.write_bytes(table.content)
     try:
         source = Source(path)
-        texts = [text for chunk in source.chunks(1000) for text in chunk.texts.to_pylist()]
+        chunks = list(source.chunks(1000))
     except UserError as error:
-        return f"asked: {error}"
+        return "read" if table.texts is None else f"asked: {error}"
+    texts = [text for chunk in chunks for text in chunk.texts.to_pylist()]
+    if table.texts is None:
+        return "read" if any(chunk.bad_rows for chunk in chunks) else "wrong: nothing was asked"
     left = iter(texts)
     found = next(left, None)
     for text in table.texts:
@@ -224,7 +345,7 @@ def measure_speed(folder: Path, n_rows: int = 20_000) -> None:
 def main() -> None:
     """Print both."""
     with TemporaryDirectory() as folder:
-        found = {table.name: read_table(table, Path(folder)) for table in make_tables()}
+        found = {table.name: read_table(table, Path(folder)) for table in [*make_tables(), *write_odd()]}
         n_read = sum(outcome == "read" for outcome in found.values())
         print(f"read at first contact: {n_read} of {len(found)} tables")
         for name, outcome in found.items():

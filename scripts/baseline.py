@@ -7,10 +7,8 @@ import logging
 from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.data.arguments import DataArguments
-from smsa.data.datasets import find_files
+from smsa.data.datasets import DataArguments, find_files, load_splits
 from smsa.data.labels import LABELS, parse_labels
-from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
@@ -28,12 +26,13 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     files = find_files(
         data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name
     )
-    if files["valid"] is None:
-        raise UserError("a baseline is evaluated on valid: give --valid_file, too.")
-    train = LabelledFile.read(files["train"], labels, **data_args.reading())
-    baseline = BASELINES[args.kind].fit(train.texts, train.gold.tolist(), labels)
+    reading = data_args.reading()
+    splits = load_splits({split: files[split] for split in ("train", "valid")}, labels, **reading)
+    train, rows = splits["train"], splits["valid"].to_pandas()
+    baseline = BASELINES[args.kind].fit(train["text"][:], train["label"][:], labels)
 
-    data = LabelledFile.read(files["valid"], labels, files["train"], **data_args.reading())
+    rows["seen"] = rows["text"].isin(train["text"][:])
+    data = LabelledFile(files["valid"] or files["train"], labels, rows, tuple(reading["rejects"] or ()))
     report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data)
     write_report(report, output, rejects=data.rejects)
     with staged(output) as staging:

@@ -15,8 +15,15 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.data.arguments import DataArguments
-from smsa.data.datasets import SMSA_SHA256, encode_splits, find_files, load_splits, sort_by_length, write_rejects
+from smsa.data.datasets import (
+    SMSA_SHA256,
+    DataArguments,
+    encode_splits,
+    find_files,
+    load_splits,
+    sort_by_length,
+    write_rejects,
+)
 from smsa.data.labels import EXAMPLES
 from smsa.distributed import is_main, on_main
 from smsa.files import hash_file, naming, publish, staged, write_json

@@ -6,9 +6,8 @@ Data flows one way: files -> rows -> tokens -> logits -> tables.
 from importlib import import_module
 
 _HOMES = {
-    "data.arguments": ("DataArguments",),
     "training.arguments": ("ModelArguments", "SentimentTrainingArguments"),
-    "data.datasets": ("encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
+    "data.datasets": ("DataArguments", "encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
     "data.labels": ("LABELS",),
     "training.metrics": ("compute_metrics",),
     "training.sentiment_metric": ("SentimentMetric",),

@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 
 from smsa.cli import exit_on_error, parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments

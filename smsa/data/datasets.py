@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from smsa.data.formats import BadRow, BadRowsError
-from smsa.data.labels import DROP, LABELS, describe_unknown, label_maps, match_labels, plain_label
+from smsa.data.labels import DROP, LABELS, describe_unknown, match_labels, plain_label
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
@@ -40,6 +40,76 @@ SMSA_SHA256 = {
     "valid": "6ab41ddc9d58a35086f05ebd2e209c74cb03d87d4f51d6abdfba674eafbefa74",
     "test": "4e8016daa8e4e1b193f2a28a79d3a7804dd4e3f926a3ab7e8a64264f5f416a6f",
 }
+
+
+@dataclass(kw_only=True)
+class ReadingArguments:
+    """How labelled files are read."""
+
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts; if not given, it is found by its name or by what it holds."}
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column of labels; one of another usual name, such as sentimen, is found."}
+    )
+    label_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "What labels of the file mean: -1=negative,0=neutral,1=positive,9=drop; drop leaves rows out. "
+            "positif, Positive and the like are known."
+        },
+    )
+    sheet: str | None = field(
+        default=None, metadata={"help": "Sheet of a workbook; if not given, the only one with texts is taken."}
+    )
+    on_bad_row: str = field(
+        default="strict",
+        metadata={
+            "help": "strict: stop. skip: leave bad rows out, such as empty texts and rows without a label, and list "
+            "them in rejects.jsonl.",
+            "choices": ["strict", "skip"],
+        },
+    )
+
+    def reading(self) -> dict[str, str | list[BadRow] | None]:
+        """Return the options of `load_splits`."""
+        options = {name: getattr(self, name) for name in ("text_column", "label_column", "label_map", "sheet")}
+        return options | {"rejects": [] if self.on_bad_row == "skip" else None}
+
+
+@dataclass(kw_only=True)
+class DataArguments(ReadingArguments):
+    """Where labelled texts come from and where they are truncated."""
+
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with SmSA's train_preprocess.tsv, valid_preprocess.tsv and, optionally, "
+            "test_preprocess.tsv. If not given: $SMSA_DATA_DIR if set, else ./data/smsa if there, else a download."
+        },
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own training file in place of SmSA: a table in any format that scripts/predict.py reads. "
+            "Without --valid_file a tenth of it, stratified by label, is split off as valid."
+        },
+    )
+    valid_file: str | None = field(default=None, metadata={"help": "Your own validation file."})
+    test_file: str | None = field(default=None, metadata={"help": "Your own labelled test file."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set of the Hub in place of files, or a local folder of one."}
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
+            "If not given: the names that a fine-tuned model carries, else positive,neutral,negative."
+        },
+    )
+    max_length: int = field(
+        default=512, metadata={"help": "Tokens per text, special tokens included; longer texts are truncated."}
+    )
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -172,14 +242,14 @@ def read_rows(
             f"{path} holds predictions: its column 'label' is what a model predicted, 'gold' the true label. Give "
             "--label_column gold."
         )
-    exact, meant = label_maps(labels)["label2id"], match_labels(labels, label_map)
+    meant = match_labels(labels, label_map)
     texts, ids, lines, bad_rows = [], [], [], []
     for chunk in source.chunks(_ROWS_AT_ONCE):
         bad_rows += [row for _, row in chunk.bad_rows]
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
             plain = plain_label(label)
-            label_id = exact[label] if isinstance(label, str) and label in exact else meant.get(plain, _UNKNOWN)
+            label_id = meant.get(label if isinstance(label, str) and label in meant else plain, _UNKNOWN)
             if text is None or not text.strip():
                 reason = "the text is missing" if text is None else "the text is empty"
                 bad_rows.append(BadRow(path, line, text, reason))
@@ -198,19 +268,16 @@ def read_rows(
 def load_splits(
     files: dict[str, str | Path | None],
     labels: tuple[str, ...] = LABELS,
-    text_column: str | None = None,
-    label_column: str = "label",
-    label_map: str | None = None,
-    sheet: str | None = None,
     rejects: list[BadRow] | None = None,
+    **reading: str | None,
 ) -> DatasetDict:
     """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
 
     Args:
         files: a path for each split, for instance what `find_smsa()` returns; None for a valid that is split off train.
         labels: label names in the order of their ids.
-        text_column, label_column, label_map, sheet: as in `read_rows`.
         rejects: takes the bad rows, which are left out; None lets them stop the run.
+        reading: text_column, label_column, label_map, sheet, as in `read_rows`.
 
     Returns:
         Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
@@ -222,14 +289,11 @@ def load_splits(
     """
     splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
-    read = {
-        split: read_rows(path, labels, text_column, label_column, label_map, sheet)
-        for split, path in files.items()
-        if path is not None
-    }
+    read = {split: read_rows(path, labels, **reading) for split, path in files.items() if path is not None}
     bad_rows = [row for *_, bad in read.values() for row in bad]
-    if bad_rows and (rejects is None or not all(texts for texts, *_ in read.values())):
-        raise BadRowsError(_once_a_label(bad_rows), _find_way_out(bad_rows, labels, rejects is None), len(bad_rows))
+    are_left = all(texts for texts, *_ in read.values())
+    if bad_rows and (rejects is None or not are_left):
+        raise _refuse(bad_rows, labels, are_left, may_skip=rejects is None)
     if bad_rows:
         rejects += bad_rows
         reasons = Counter(row.reason for row in bad_rows).most_common()
@@ -293,22 +357,18 @@ class UnknownLabel(BadRow):
     text: str
 
 
-def _once_a_label(bad_rows: list[BadRow]) -> list[BadRow]:
-    """Return the rows to show: of those with one unknown label only the first."""
-    shown = {(row.plain if isinstance(row, UnknownLabel) else i): row for i, row in reversed([*enumerate(bad_rows)])}
-    return sorted(shown.values(), key=bad_rows.index)
-
-
-def _find_way_out(bad_rows: list[BadRow], labels: tuple[str, ...], may_skip: bool) -> str:
-    """Return what may be done, by what is wrong: options that work when they are pasted."""
+def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool) -> BadRowsError:
+    """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
     unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
+    examples = {row.plain: row for row in reversed(unknown)}
+    shown = [row for row in bad_rows if row not in unknown or row is examples[row.plain]]
     ways = []
     if unknown:
-        examples = {row.plain: row.text[:40] for row in reversed(unknown)}
-        ways.append(describe_unknown(Counter(row.plain for row in unknown), examples, labels))
+        texts = {plain: row.text[:40] for plain, row in examples.items()}
+        ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left))
     if may_skip and len(unknown) < len(bad_rows):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
-    return " ".join(ways) or "No row is left."
+    return BadRowsError(shown, " ".join(ways) or "No row is left.", len(bad_rows))
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

@@ -1,6 +1,7 @@
-"""Bytes of a file -> its rows, one by one, each with its line: one function for each format.
+"""Bytes of a file -> its rows, one by one, each with its line: how it is written, and one function for each format.
 
-What is wrong with a row stays with that row: a `BadRow` comes in its place.
+What is wrong with a row stays with that row: a `BadRow` comes in its place. What stands in which column is found in the
+first rows: a name that people give such a column decides, else what is in it; what has no sensible answer is asked.
 """
 
 import codecs
@@ -10,23 +11,143 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
+
+from smsa.data.labels import SENTIMENTS, plain_label
 from smsa.errors import UserError
 
+SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
+INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
+INPUT_SUFFIXES = (
+    ".zip",
+    *(f".{name}" for name in INPUT_FORMATS),
+    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
+)
 BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-_CSV_BATCH = 256  # rows parsed under the lock
+_CSV_LINES = 256  # parsed at once, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
+# What files of other formats begin with, and the suffix that they need
+_SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # Bytes that Windows-1252 does not have, or that text in it hardly has, for they are what is left of broken UTF-8.
 _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc3\xd0\xde\xf0\xfe\xff]")
+# Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
+_TEXT = frozenset(
+    "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
+)
+_RAW = frozenset("full original raw asli".split())  # beside one of these words they name the column all the more
+_LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
+_OTHER = frozenset(  # so that a line of them is known to name columns
+    "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
+    "timestamp created at score skor rating bintang star like count url link lang location lokasi title judul version "
+    "versi product produk source thumb up reply replied usia umur gender email".split()
+)
+_KNOWN = _TEXT | _RAW | _LABEL | _OTHER
+_NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
+_WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
+_ROWS_WEIGHED = 200  # for what a column holds
+ROWS_ABOVE = 10  # title rows that a header may have above it
+
+Row = Sequence[str | None]
+
+
+def find_layout(
+    path: Path, formats: tuple[str, ...] = INPUT_FORMATS, named: str | None = None
+) -> tuple[str, str | None]:
+    """Return the format of a file and what it is compressed with, or None.
+
+    Args:
+        path: the file, whose suffixes tell, in any case; in a .zip those of the only such file in it.
+        formats: those that are accepted.
+        named: a format that was named, and wins over the suffix.
+
+    Raises:
+        UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
+    """
+    *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
+    compression = COMPRESSIONS.get(last)
+    if compression == "zip" and formats is INPUT_FORMATS and path.is_file():
+        before = Path(_find_member(path)).suffix.lower()
+    found = named or (before if compression else last)[1:]
+    if found not in formats:
+        known = ", ".join(f".{name}" for name in formats if name != "submission")
+        way_out = "--input_format" if formats is INPUT_FORMATS else "--format"
+        raise UserError(
+            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
+            f"format with {way_out}, for example {way_out} csv."
+        )
+    if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
+        raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
+    return found, compression
+
+
+def _find_member(path: Path) -> str:
+    """Return the name of the only file of a known format in a .zip."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
+    if len(known) != 1:
+        listed = ", ".join(names[:10]) or "nothing"
+        raise UserError(f"{path} must hold one file of a known format, and holds {listed}: unpack it, and name a file.")
+    return known[0]
+
+
+@contextmanager
+def open_file(path: Path, compression: str | None) -> Iterator[io.BufferedReader]:
+    """Open a file, decompressed; what goes wrong with it, also while it is read, names it."""
+    try:
+        with ExitStack() as stack:
+            if compression == "zip":
+                raw = stack.enter_context(zipfile.ZipFile(path)).open(_find_member(path))
+            elif compression:
+                raw = pa.input_stream(str(path), compression=compression)
+            else:
+                raw = path.open("rb", buffering=0)
+            yield stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
+    """Return the format that a file is in, whatever its suffix: JSON, or text in place of a workbook, show it.
+
+    Raises:
+        UserError: for what is in yet another format.
+    """
+    head = stream.peek()[:200]
+    suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
+    if format in SHEETS:
+        if re.match(rb"\s*<", head):
+            raise UserError(f"{path} is a web page and no workbook: open it in a spreadsheet, and save it as .xlsx.")
+        is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
+        return "csv" if is_text and suffix is None else format
+    if format != "parquet" and suffix is not None:
+        raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
+    is_json = format in ("csv", "tsv", "txt") and re.match(rb'(\xef\xbb\xbf)?\s*(\{\s*"|\[\s*\{)', head)
+    return "json" if is_json else format
 
 
 def show(value: object) -> str:
@@ -68,21 +189,25 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def find_encoding(stream: BinaryIO) -> str:
-    """Return the encoding of text: by its byte-order mark, else UTF-8, or Windows-1252 where no line is UTF-8.
+def find_encoding(stream: BinaryIO) -> tuple[str, str]:
+    """Return the encoding of text and what ends its lines: LF, as in CRLF, or CR where there is no LF.
 
-    A file is read as far as that needs: to its first line that is not ASCII, to its end where all such lines look like
-    Windows-1252. A UTF-8 file with a few broken lines stays one, so that these are bad rows.
+    A byte-order mark tells the encoding, or the zeros of UTF-16; else it is UTF-8, or Windows-1252 where no line is
+    UTF-8. A file is read as far as that needs: to its first line that is not ASCII, to its end where all such lines
+    look like Windows-1252. A UTF-8 file with a few broken lines stays one, so that these are bad rows.
     """
-    head = stream.read(4)
-    if head.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+    block = stream.read(1 << 20)
+    end = "\r" if b"\r" in block and b"\n" not in block else "\n"
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if block.startswith(mark):
+            return encoding, end
+    for i, encoding in enumerate(("utf-16-be", "utf-16-le")):
+        if block[i:1000:2].count(0) > len(block[:1000]) / 4:
+            return encoding, end
     found = "utf-8"
-    while block := head + stream.read(1 << 20) + stream.readline():
-        head = b""
-        for line in () if block.isascii() else block.split(b"\n"):
+    while block:
+        block += stream.readline(1 << 20)
+        for line in () if block.isascii() else block.split(end.encode()):
             if line.isascii():
                 continue
             try:
@@ -91,19 +216,30 @@ def find_encoding(stream: BinaryIO) -> str:
                 if not _NOT_WINDOWS.search(line):
                     found = "cp1252"
                     continue
-            return "utf-8"
-    return found
+            return "utf-8", end
+        block = stream.read(1 << 20)
+    return found, end
+
+
+def open_lines(stream: BinaryIO, encoding: str = "utf-8-sig", end: str = "\n") -> io.TextIOWrapper:
+    """Return the lines with their ends; bytes that are not of the encoding become lone surrogates (`is_unicode`)."""
+    return io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end)
 
 
 def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
     """Yield (line from 1, text), split at LF only: str.splitlines would also break texts at U+2028, U+0085, bare CR.
 
-    A byte-order mark at the start and the CR of a CRLF are not part of the text. Bytes that are not UTF-8 become lone
-    surrogates, so that only their own row is refused (`is_unicode`).
+    A byte-order mark at the start and the CR of a CRLF are not part of the text.
     """
-    lines = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(open_lines(stream, encoding), start=1):
         yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def read_separated(lines: Iterable[str], separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line from 1, fields) where quotes are ordinary text; None separates nothing."""
+    for number, line in enumerate(lines, start=1):
+        text = line.removesuffix("\n").removesuffix("\r")
+        yield number, text.split(separator) if separator else [text]
 
 
 def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterator[tuple[int, list | BadRow]]:
@@ -114,34 +250,39 @@ def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterato
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within quotes makes its row bad.
-        separator: between fields; None for a file of one column.
+        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
     """
-    mark, line, lines, rows = separator or _NO_SEPARATOR, 1, iter(lines), None
-    held: list[str] = []  # the lines of the row that is being read
+    mark, line, lines = separator or _NO_SEPARATOR, 1, iter(lines)
+    options = {"delimiter": mark[0], "skipinitialspace": len(mark) > 1, "strict": True}
+    block, is_open, is_end = [], True, False  # whether the last row of the block may go on; whether there is no more
     while True:
-        rows = rows or csv.reader((held.append(one) or one for one in lines), delimiter=mark, strict=True)
-        batch, fault = [], None
+        if is_open:
+            more = list(islice(lines, max(_CSV_LINES, len(block))))
+            block, is_end = block + more, not more
+        rows, n_done, fault = [], 0, None
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
+            reader = csv.reader(block, **options)
             try:
-                for row in islice(rows, _CSV_BATCH):
-                    batch.append((line, row if separator or not row else [mark.join(row)]))
-                    line += len(held)
-                    held.clear()
+                for row in reader:
+                    rows.append((line + n_done, row if separator or not row else [mark.join(row)]))
+                    n_done = reader.line_num
             except csv.Error as error:
-                fault = error
+                fault = str(error)
             finally:
                 csv.field_size_limit(limit)
-        yield from batch
-        if fault:
-            n_spoilt = _count_spoilt(held, separator)
-            upto = f", up to line {line + n_spoilt - 1}" if n_spoilt > 1 else ""
-            value = "".join(held[:n_spoilt]).rstrip("\r\n")
-            reason = "a bare CR" if "new-line" in str(fault) else "a quote is not closed, or stands within quotes"
-            yield line, BadRow(path, line, value, f"{reason}{upto}")
-            line, lines, rows = line + n_spoilt, chain(held[n_spoilt:], lines), None
-            held = []
-        elif not batch:
+        yield from rows
+        is_open = fault is None or (not is_end and fault == "unexpected end of data")
+        if not is_open:
+            spoilt = block[n_done : reader.line_num]
+            n_spoilt = _count_spoilt(spoilt, separator)
+            upto = f", up to line {line + n_done + n_spoilt - 1}" if n_spoilt > 1 else ""
+            reason = "a bare CR" if "new-line" in fault else "a quote is not closed, or stands within quotes"
+            value = "".join(spoilt[:n_spoilt]).rstrip("\r\n")
+            yield line + n_done, BadRow(path, line + n_done, value, f"{reason}{upto}")
+            n_done += n_spoilt
+        block, line = block[n_done:], line + n_done
+        if is_open and is_end:
             return
 
 
@@ -154,7 +295,7 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     if separator is None or not rest:
         return len(lines)
     last = rest.pop().rstrip("\r\n") if '"' in rest[-1] else None
-    begins = last is None or last.startswith('"') or last[last.index('"') - 1] == separator
+    begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
     n_fields = first.count(separator)
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
@@ -162,8 +303,14 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
 def read_jsonl(
     lines: Iterable[tuple[int, str]], path: Path, parse_float: Callable[[str], object] = float
 ) -> Iterator[tuple[int, str, dict | BadRow]]:
-    """Yield (line, the line itself, object); `parse_float` takes the digits of numbers that are not whole."""
+    """Yield (line, the line itself, object) of each that is not blank.
+
+    Args:
+        parse_float: takes the digits of numbers that are not whole.
+    """
     for number, line in lines:
+        if not line or line.isspace():
+            continue
         try:
             row = json.loads(line, parse_float=parse_float)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
@@ -176,37 +323,54 @@ def read_jsonl(
 def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """Yield (line, JSON on one line) of each row in a file of JSON: an array, or an object that pandas or an API wrote.
 
-    Such an object holds one array of objects, or a column under each key; its rows are counted, as they have no line.
+    The rows of an object are counted, as they have no line; see `_find_rows`. Strings are texts.
 
     Raises:
-        UserError: if it is neither, or no JSON.
+        UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream, path).decode(encoding, errors="surrogateescape")
     decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*").match
     position, line = skip(text, 0).end(), 1
     try:
         if not text.startswith("[", position):
-            found = decode(text, position)[0]
-            held = list(found.values()) if isinstance(found, dict) else []
-            arrays = [rows for rows in held if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-            if len(arrays) == 1:
-                rows = arrays[0]
-            elif held and all(isinstance(cells, dict) and cells.keys() == held[0].keys() for cells in held):
-                rows = [dict(zip(found, cells, strict=True)) for cells in zip(*(c.values() for c in held), strict=True)]
-            else:
-                raise UserError(f"{path} holds no array of objects, nor columns of one length.")
+            rows = _find_rows(decode(text, position)[0], path)
             yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
             return
         line += text.count("\n", 0, position)
         position, before = position + 1, position
         while not text.startswith("]", position := skip(text, position).end()):
             line, before = line + text.count("\n", before, position), position
-            position = decode(text, position)[1]
-            yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
+            row, position = decode(text, position)
+            if isinstance(row, str):
+                yield line, json.dumps({"text": row}, ensure_ascii=False)
+            else:
+                yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
+
+
+def _find_rows(found: object, path: Path) -> list[dict]:
+    """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
+    held = found if isinstance(found, dict) else {}
+    arrays = [name for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    if len(arrays) == 1:
+        return held[arrays[0]]
+    if arrays:
+        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
+    if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
+        return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
+    columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
+    if not columns or len(columns) < len(held) or len({len(cells) for cells in columns}) > 1:
+        raise UserError(f"{path} holds no array of objects, nor columns of one length.")
+    if all(isinstance(cells, dict) for cells in columns):
+        if all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0])):
+            return columns  # rows by their index
+        if any(cells.keys() != columns[0].keys() for cells in columns):
+            raise UserError(f"{path} holds columns with other rows each.")
+        columns = [cells.values() for cells in columns]
+    return [dict(zip(held, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
@@ -247,3 +411,140 @@ def read_whole(stream: BinaryIO, path: Path) -> bytes:
             "which may be of any size."
         )
     return content
+
+
+def name_kind(name: str | None) -> str | None:
+    """Return what a column of this name holds, `text`, `label` or `other`, None for a name that is not known.
+
+    Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
+    """
+    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
+    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    if words & _TEXT and words <= _TEXT | _RAW:
+        return "text"
+    if words & _LABEL and words <= _LABEL | _TEXT:
+        return "label"
+    return "other" if words and words <= _KNOWN else None
+
+
+def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
+    """Return what separates the columns of these lines, None for lines of one column, and their fields.
+
+    It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
+    without a TAB, have columns only if TABs, labels or a known name of texts say so. Where TABs separate a .tsv or
+    .txt, quotes are ordinary text.
+    """
+    is_csv, found = format == "csv", {}
+    plain = [line.rstrip("\r\n") for line in lines]
+    if format == "tsv" and any("\t" in line for line in plain):
+        return "\t", [line.split("\t") for line in plain]
+    for mark in (",", ";", "\t", "|"):
+        if not any(mark in line for line in plain):
+            continue
+        rows = [line.split("\t") for line in plain] if mark == "\t" and not is_csv else _fields(lines, path, mark)
+        header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
+        is_prose = mark == "," and not any(re.search(r",\S", line) for line in plain)
+        if header and mark != "\t" and all(cell.startswith(" ") for cell in header[1:]):
+            rows = _fields(lines, path, mark := f"{mark} ")
+            header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
+        filled = [row for row in rows if any(row)] or [[]]
+        widths = Counter(map(len, filled))
+        kinds = set(map(name_kind, header)) - {None}
+        width, n_alike = max(widths.items(), key=lambda item: (item[1], item[0]))
+        alike = max(n_alike * (width > 1), widths[len(header)]) / len(filled)
+        n_split = sum(n for n_fields, n in widths.items() if n_fields > 1)
+        by_name = ("text" in kinds or (is_csv and bool(kinds))) and (
+            2 * n_split >= len(filled) or all(map(name_kind, header))
+        )
+        ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
+        by_label = any(sum(plain_label(cell) in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
+        by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
+        if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines:
+            found[mark] = (by_name or by_label, alike, len(header)), rows
+    if found:
+        best = max(found, key=lambda mark: found[mark][0])
+        return best, found[best][1]
+    return None, _fields(lines, path, None) if is_csv else [[line] for line in plain]
+
+
+def _fields(lines: list[str], path: Path, separator: str | None) -> list[Row]:
+    return [row if isinstance(row, list) else [] for _, row in read_csv(lines, path, separator)]
+
+
+def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[str]] | None:
+    """Return how many rows the names of the columns end after, and the names; None if no row has them.
+
+    Args:
+        rows: the first rows.
+        named: the column that the user calls that of the texts.
+
+    Raises:
+        LookupError: if the first row may be names or values.
+    """
+    if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
+        return None  # so a file without header has its columns numbered
+    n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
+    first = next((i for i, n in enumerate(n_filled) if n and 2 * n > max(n_filled)), None)
+    if first is None:
+        return 1, [*rows[0]]
+    is_one_column = max(n_filled) == 1
+    known = {"text"} if is_one_column else {"text", "label", "other"}
+    # the cells below each of the first row, where this does not stand again
+    below = list(zip_longest(*(row for row in rows[first + 1 :] if row != rows[first])))
+    is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
+    is_label = [any(cells) and all(plain_label(cell) in SENTIMENTS for cell in cells if cell) for cells in below]
+    is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
+    if any(plain_label(cell) in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
+        return None  # a label, which no column is called where texts stand below
+    for i, row in enumerate(rows[:ROWS_ABOVE]):
+        if all(n < n_filled[i] for n in n_filled[:i]) and 2 * n_filled[i] > max(n_filled):  # above it stands less
+            kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
+            if named in row or known & {*kinds}:
+                second = rows[i + 1] if len(rows) > i + 1 else []
+                if "text" in {*map(name_kind, second)} - {*kinds} and all(map(name_kind, filter(None, second))):
+                    return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
+                return i + 1, [*row]
+    says_names = says_values = False
+    for j, cell in enumerate(rows[first]):
+        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or (j < len(below) and is_label[j]))
+        says_values |= are_numbers([cell]) or not is_once[j]
+    says_values |= any(len((cell or "").split()) >= (3 if is_one_column else 6) for cell in rows[first])
+    if says_names == says_values:
+        raise LookupError
+    return (first + 1, [*rows[first]]) if says_names else None
+
+
+def are_numbers(values: Iterable[str | None]) -> bool:
+    """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
+    found = [value.strip() for value in values if value and value.strip()]
+    return bool(found) and all(map(_NUMBER.fullmatch, found))
+
+
+def find_text_columns(names: list[str], columns: list[Sequence[object]], is_typed: bool) -> tuple[list[int], list[int]]:
+    """Return the places of the columns that are the texts by name or else by content, and of those that could be.
+
+    By content it is the one whose values are long and various, twice as much as those of any other.
+
+    Args:
+        columns: some values of each column.
+        is_typed: numbers are no strings in this format, so that a single column of strings is that of the texts.
+    """
+    could, weights, labels = [], [0.0] * len(names), []
+    for i, values in enumerate(columns):
+        texts = [value for value in values if isinstance(value, str) and value.strip()][:_ROWS_WEIGHED]
+        n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
+        if any(n_words) or (not texts and all(value is None or isinstance(value, str) for value in values)):
+            could.append(i)
+            weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
+        if name_kind(names[i]) == "label" or (texts and all(plain_label(text) in SENTIMENTS for text in texts)):
+            labels.append(i)
+    named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
+    known = [i for i in named if i in could] or named
+    if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
+        return known or could, could
+    if not known and len(names) == 2 and len(labels) == 1:
+        return [1 - labels[0]], could
+    ranked = sorted(known or could, key=weights.__getitem__, reverse=True)
+    second = weights[ranked[1]] if len(ranked) > 1 else 0.0
+    stands_out = bool(ranked) and weights[ranked[0]] >= max(3.0, 2 * second)
+    return ranked[:1] if stands_out else known, could

@@ -4,6 +4,7 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 """
 
 import re
+import shlex
 from collections import Counter
 
 from smsa.errors import UserError
@@ -21,6 +22,7 @@ EXAMPLES = (
     "Budi pergi ke pondok indah mall membeli cakwe",
     "Dasar anak sialan!! Kurang ajar!!",
 )
+_MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
 _USUAL = (
@@ -57,7 +59,8 @@ def plain_label(value: object) -> str | None:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:  # NaN
         return None
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", str(value).strip()).lower() or None
+    text = str(value).strip().lower()
+    return (re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) if "." in text else text) or None
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
@@ -80,7 +83,7 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     named: dict[str, int | None] = {}
     for pair in label_map.split(",") if label_map else ():
         sides = [plain_label(side) for side in pair.split("=")]
-        known = [side for side in sides if side in exact or side == DROP] or [side for side in sides if side in ids]
+        known = next(filter(None, ([side for side in sides if side in names] for names in ({DROP}, exact, ids))), [])
         values = [side for side in sides if side not in known]
         means_nothing = len(sides) != 2 or None in sides or len(set(known)) != 1
         for value in "|".join(filter(None, values)).split("|") if values or means_nothing else ():
@@ -101,14 +104,33 @@ def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
     return ",".join(f"{value}={DROP if i is None else labels[i]}" for value, i in meant.items())
 
 
-def describe_unknown(counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...]) -> str:
-    """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples."""
+def describe_unknown(
+    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool = False
+) -> str:
+    """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
+
+    Args:
+        counts, examples: rows and a text of each such label.
+        are_others: whether the file has other rows, so that something is left if all of these are dropped.
+    """
     values = sorted(
         counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
     )
     listed = "; ".join(f"{value} ({counts[value]:,}) {examples[value]!r}" for value in values[:10])
+    found = f"The labels are {', '.join(labels)}; the file has others: {listed}."
+    if len(values) > _MOST_LABELS or any(re.search("[,=|]", value) for value in values):
+        return (
+            f"{found} More than {_MOST_LABELS}, or one with a comma, = or |, cannot be named in an option: name the "
+            "column of labels with --label_column, or rename them in the file."
+        )
+    proposed = propose_map(values, labels)
+    as_they_are = f"in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
+    if are_others:  # which would have no place among the labels of the file as they are
+        return f"{found} Say what they mean, or leave them out: {shlex.quote(f'--label_map={proposed}')}."
+    if len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP}) < 2:
+        pairs = ",".join(f"{value}=..." for value in values)
+        return f"{found} Say what each of them means, or {DROP}: --label_map={pairs}; or, {as_they_are}."
     return (
-        f"The labels are {', '.join(labels)}; the file has others: {listed}. Say what they mean, after a look at these "
-        f"examples: --label_map={propose_map(values, labels)} ({DROP} leaves rows out); or, in finetune.py, train on "
-        f"them as they are: --labels={','.join(values)}."
+        f"{found} Say what they mean, after a look at these examples: {shlex.quote(f'--label_map={proposed}')} ({DROP} "
+        f"leaves rows out); or, {as_they_are}."
     )

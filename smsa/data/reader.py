@@ -1,23 +1,19 @@
 """Files of any size -> their columns, and chunks of rows: the one reader of training, evaluation, prediction and page.
 
 Every value goes on as it was. Text formats carry no types, so all their columns are strings here; a line of JSONL may
-stay whole. The bytes of each format are taken apart in `smsa.data.formats`; what stands in which column is found in
-`smsa.data.layout`. What was found is logged in one line.
+stay whole. The bytes of each format are taken apart in `smsa.data.formats`. What was found is logged in one line.
 """
 
 import datetime
-import io
 import json
 import logging
 import re
 import shlex
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -28,87 +24,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smsa.data.formats import (
+    INPUT_FORMATS,
+    SHEETS,
     BadRow,
+    are_numbers,
+    find_contents,
     find_encoding,
+    find_header,
+    find_layout,
+    find_separator,
+    find_text_columns,
     is_unicode,
+    name_kind,
+    open_file,
+    open_lines,
     read_csv,
     read_jsonl,
     read_lines,
+    read_separated,
     read_sheets,
     show,
     split_json,
 )
 from smsa.data.labels import SENTIMENTS, plain_label
-from smsa.data.layout import (
-    find_header,
-    find_separator,
-    find_text_columns,
-    name_kind,
-)
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
-INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
-INPUT_SUFFIXES = (
-    ".zip",
-    *(f".{name}" for name in INPUT_FORMATS),
-    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
-)
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-_ENCODING_NAMES = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252", "utf-16": "UTF-16"}
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
-
-
-def find_layout(
-    path: Path, formats: tuple[str, ...] = INPUT_FORMATS, named: str | None = None
-) -> tuple[str, str | None]:
-    """Return the format of a file and what it is compressed with, or None.
-
-    Args:
-        path: the file, whose suffixes tell, in any case; in a .zip those of the only such file in it.
-        formats: those that are accepted.
-        named: a format that was named, and wins over the suffix.
-
-    Raises:
-        UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
-    """
-    *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
-    compression = COMPRESSIONS.get(last)
-    if compression == "zip" and formats is INPUT_FORMATS and path.is_file():
-        before = Path(find_member(path)).suffix.lower()
-    found = named or (before if compression else last)[1:]
-    if found not in formats:
-        known = ", ".join(f".{name}" for name in formats if name != "submission")
-        way_out = "--input_format" if formats is INPUT_FORMATS else "--format"
-        raise UserError(
-            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
-            f"format with {way_out}."
-        )
-    if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
-        raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
-    return found, compression
-
-
-def find_member(path: Path) -> str:
-    """Return the name of the only file of a known format in a .zip.
-
-    Raises:
-        UserError: for none or several, and for what is no .zip.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
-    if len(known) != 1:
-        listed = ", ".join(names[:10]) or "nothing"
-        raise UserError(f"{path} must hold one file of a known format, and holds {listed}: unpack it, and name a file.")
-    return known[0]
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -165,7 +110,7 @@ class Source:
     Args:
         path: the file.
         format: one of `INPUT_FORMATS`; None for that of the suffix.
-        text_column: name of the column of texts; None to find it by its name or by what it holds (see `layout`).
+        text_column: name of the column of texts; None to find it by its name or by what it holds.
         label_column: name of the column of labels, of a labelled file; `label` also finds one of another usual name. A
             row of JSON may lack any other key.
         keep_lines: whether a row of JSONL or JSON stays a line, not taken apart; it then has the one column `line`.
@@ -173,13 +118,12 @@ class Source:
 
     Attributes:
         format, compression: how the file is written.
-        names: the columns.
+        names: the columns; where lines are kept, also those that only later rows turn out to have when they are read.
         text_column, label_column: those that were named or found; None for a file without anything in it.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
         encoding: of text formats; `utf-8-sig` has a byte-order mark.
-        reserved: keys that no row whose line is kept may have, as they will be added; set by who adds them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -200,9 +144,14 @@ class Source:
         self.path, self._text_asked, self._label_asked = path, text_column, label_column
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist.")
-        self.format, self.compression = find_layout(path, INPUT_FORMATS, format)
-        self.encoding, self.separator, self.n_above, self.notes = "utf-8", None, 0, []
-        self.reserved, self._table, self._has_told = frozenset(), None, False
+        suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
+        self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
+        self._table, self._is_number, self._has_told = None, [], False
+        self._open = partial(open_file, path, self.compression)
+        with self._open() as stream:
+            self.format = find_contents(stream, path, suffix)
+        if self.format != suffix:
+            self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
         self.is_typed = self.format == "parquet" or self.format in SHEETS
         if sheet is not None and self.format not in SHEETS:
             raise UserError(f"{path} has no sheets: leave --sheet out.")
@@ -213,8 +162,8 @@ class Source:
         self.keep_lines = keep_lines and self.format in ("jsonl", "json")
         if self.keep_lines:
             self.schema = pa.schema([("line", pa.string())])
-        if self.names and (self.notes or text_column is None):
-            logger.info("%s: %s", path, "; ".join([*self.notes, f"the texts are in the column {self.text_column!r}"]))
+        if self.names and (self._notes or text_column is None):
+            logger.info("%s: %s", path, "; ".join([*self._notes, f"the texts are in the column {self.text_column!r}"]))
 
     def _look(self) -> tuple[list[str], list[list]]:
         """Return the columns of a file and what stands in the first rows of each."""
@@ -227,26 +176,26 @@ class Source:
                 columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
                 looked = zip(columns, is_strings, strict=True)
                 return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
-            self.encoding = find_encoding(stream)
+            self.encoding, self._end = find_encoding(stream)
         if self.format == "json":
             with self._open() as stream:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(read_lines(stream, self.encoding), self.path), 2)]
+                lines = read_lines(stream, self.encoding)
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open() as stream:
             if self.format in ("json", "jsonl"):
-                found = (row for _, _, row in self._read_objects(stream))
+                found = (row for _, _, row in self._objects(stream))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
                 return names, [[row.get(name) for row in rows] for name in names]
-            text = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="\n")
-            head = list(islice(text, _ROWS_LOOKED_AT))
-        if head and head[0].startswith(("PK\x03\x04", "\udcd0\udccf\x11\udce0")):
-            raise UserError(f"{self.path} is a workbook or an archive: give its name the suffix .xlsx, .xls or .zip.")
-        self.separator, rows = find_separator(head, self.path, self.format)
-        if self.separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            self.notes.append(f"columns separated by {_SEPARATOR_NAMES[self.separator]}")
+            head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
+        self._separator, rows = find_separator(head, self.path, self.format)
+        if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
+            blanks = " and blanks" if self._separator.endswith(" ") else ""
+            self._notes.append(f"columns separated by {_SEPARATOR_NAMES[self._separator[0]]}{blanks}")
         if self.encoding != "utf-8":
-            self.notes.append(_ENCODING_NAMES[self.encoding])
+            names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
+            self._notes.append(names.get(self.encoding, self.encoding[:6].upper()))
         return self._name_columns(rows)
 
     def _name_columns(self, rows: list[list]) -> tuple[list[str], list[list]]:
@@ -269,15 +218,16 @@ class Source:
                 ) from error
             header = None
         if header is not None:
-            self.n_above, names = header + 1, list(rows[header])
-            if header or max(widths) == 1 and self.format == "txt":
-                self.notes.append(f"the names of the columns are in row {header + 1}")
+            self._n_above, names = header
+            if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
+                self._notes.append(f"the names of the columns are in row {self._n_above}")
         else:
             names = [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])]
             if max(widths) > 1 or self.format == "csv":
-                self.notes.append("no header")
-        body = rows[self.n_above :]
+                self._notes.append("no header")
+        body = rows[self._n_above :]
         columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]
+        self._is_number = [*map(are_numbers, zip(*(row for row in body if len(row) == len(names)), strict=True))]
         if header is None:
             self._name_by_content(names, columns)
         return names, columns
@@ -315,21 +265,18 @@ class Source:
         if self._label_asked is not None:
             self.label_column = self._find_named(self._label_asked, "--label_column", listed)
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
-        if self._text_asked is not None:
-            self.text_column = self._find_named(self._text_asked, "--text_column", listed)
-        else:
-            found = [names[i] for i in texts if names[i] != self.label_column]
-            if len(found) != 1:
-                example = shlex.quote(found[0] if found else (self.candidates or names)[0])
-                asked = f"which column holds the texts? Name it, for example --text_column {example}."
-                raise ManyColumns(f"{self.path}: {asked} {listed}", self.candidates)
-            self.text_column = self._find_named(found[0], "--text_column", listed)
+        found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
+        found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
+        if len(found) != 1:
+            example = shlex.quote(found[0] if found else (self.candidates or names)[0])
+            asked = f"which column holds the texts? Name it, for example --text_column {example}."
+            raise ManyColumns(f"{self.path}: {asked} {listed}", self.candidates)
+        self.text_column = self._find_named(found[0], "--text_column", listed)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
-            raise UserError(
-                f"{self.path}: the column {self.text_column!r} does not hold text. Name another: --text_column."
-            )
+            named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
+            raise UserError(f"{self.path}: {named} {listed}")
 
     def _find_named(self, asked: str, option: str, listed: str) -> str:
         """Return the column that was asked for: of this name, or the only one called so but for case and blanks."""
@@ -343,7 +290,7 @@ class Source:
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
         if found[0] != asked and option == "--label_column":
-            self.notes.append(f"the labels are in the column {found[0]!r}")
+            self._notes.append(f"the labels are in the column {found[0]!r}")
         return found[0]
 
     def _choose_sheet(self, asked: str | None) -> None:
@@ -351,7 +298,8 @@ class Source:
         with self._open() as stream:
             sheets = read_sheets(stream, self.path)
         if asked is not None and asked not in sheets:
-            raise UserError(f"{self.path}: no sheet {asked!r}. The sheets are: {', '.join(map(repr, sheets))}.")
+            listed = ", ".join(map(repr, sheets))
+            raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
         found, errors = {}, []
         for name in sheets if asked is None else [asked]:
             try:
@@ -372,14 +320,14 @@ class Source:
             )
         self._take_sheet(sheets[best[0]])
         if len(sheets) > 1:
-            self.notes.insert(0, f"sheet {best[0]!r}")
+            self._notes.insert(0, f"sheet {best[0]!r}")
 
     def _take_sheet(self, cells: list[list]) -> None:
         """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
-        self.notes, self.n_above = [], 0
+        self._notes, self._n_above = [], 0
         rows = [[_to_cell(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
-        body = [i for i in range(self.n_above, len(rows)) if any(rows[i])]
+        body = [i for i in range(self._n_above, len(rows)) if any(rows[i])]
         columns, arrays = [], []
         for j, name in enumerate(names):
             values = [cells[i][j] for i in body]
@@ -391,21 +339,6 @@ class Source:
         self.schema = self._table.schema
         # of a column of strings, what looks like a number is no text, as in CSV
         self._set_columns(names, [[value or None for value in values] for _, values in columns])
-
-    @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
-        """Open the file, decompressed; what goes wrong with it names it."""
-        try:
-            with ExitStack() as stack:
-                if self.compression == "zip":
-                    raw = stack.enter_context(zipfile.ZipFile(self.path)).open(find_member(self.path))
-                elif self.compression:
-                    raw = pa.input_stream(str(self.path), compression=self.compression)
-                else:
-                    raw = self.path.open("rb", buffering=0)
-                yield stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
-        except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{self.path} cannot be read: {error}") from error
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
@@ -425,7 +358,7 @@ class Source:
                     yield Chunk(start, len(table), numbers, numbers - first + 1, self._texts(table), table, [])
                     start += len(table)
                 return
-            rows = self._objects(stream) if self.format in ("jsonl", "json") else self._rows(stream)
+            rows = self._json_rows(stream) if self.format in ("jsonl", "json") else self._rows(stream)
             while chunk := list(islice(rows, n_rows)):
                 yield self._to_chunk(start, chunk)
                 start += len(chunk)
@@ -434,85 +367,101 @@ class Source:
         return table[self.text_column].cast(pa.string()).combine_chunks()
 
     def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
-        """Yield (line, values): missing fields behind the texts are nulls, and blank lines of CSV are no rows."""
-        width, is_csv, n_short, n_blank = len(self.names), self.format == "csv", 0, 0
-        is_torn = False  # whether a line may be the rest of a row that a quote spoilt
-        text_at = self.names.index(self.text_column) if self.names else 0
-        if is_csv or self.separator not in (None, "\t"):
-            lines = io.TextIOWrapper(stream, self.encoding, errors="surrogateescape", newline="\n")
-            rows = read_csv(lines, self.path, self.separator)
-        else:
-            lines, mark = read_lines(stream, self.encoding), self.separator
-            rows = ((line, text.split(mark) if mark else [text]) for line, text in lines)
-        for line, fields in islice(rows, self.n_above, None):
-            if fields.__class__ is list and len(fields) == width:  # nearly all
-                is_torn = False
+        """Yield (line, values); a row that lacks fields waits for the next, which may be the rest of it."""
+        names, width = self.names, len(self.names)
+        short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
+        lines, mark = open_lines(stream, self.encoding, self._end), self._separator
+        is_csv = self.format == "csv" or mark not in (None, "\t")
+        rows = read_csv(lines, self.path, mark) if is_csv else read_separated(lines, mark)
+        for line, fields in islice(rows, self._n_above, None):
+            is_whole = fields.__class__ is list and len(fields) == width and (width == 1 or fields != names)
+            if is_whole and short is None:  # nearly all
+                is_spoilt = False
                 yield line, fields
                 continue
-            n_fields = width if isinstance(fields, BadRow) else len(fields)
-            if n_fields == width:
-                is_torn = True
-                yield line, fields
-            elif not any(fields) and width == 1:
-                yield line, [""]
-            elif not any(fields) and is_csv:
-                n_blank += 1
-            elif n_fields > width and not any(fields[width:]):
-                yield line, fields[:width]
-            elif not is_csv and n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-                raise UserError(
-                    f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text "
-                    "in a .tsv: give the file the suffix .csv, where TABs may separate columns, too."
-                )
-            elif text_at < n_fields < width and any(fields) and not (is_torn or any(f.count('"') % 2 for f in fields)):
-                n_short += 1
-                yield line, fields + [None] * (width - n_fields)
-            else:
-                found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
-                yield line, BadRow(self.path, line, fields, found)
-        if (n_short or n_blank) and not self._has_told:
+            is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
+            row = fields if is_whole else self._fit(line, fields, is_spoilt)
+            if short is not None:
+                is_rest = isinstance(row, BadRow) and isinstance(fields, list)
+                yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
+            short = (line, row) if isinstance(row, list) and len(row) < width else None
+            n_no_rows += row is None
+            if row is not None and short is None:
+                yield line, row
+        if short is not None:
+            yield self._fill(*short, lacking)
+        if (lacking or n_no_rows) and not self._has_told:
             self._has_told = True
-            short = f"{n_short:,} rows lack fields at their end, which are read as nulls" if n_short else ""
-            blank = f"{n_blank:,} blank lines are no rows" if n_blank else ""
-            logger.info("%s: %s", self.path, "; ".join(filter(None, (short, blank))))
+            n_short, at = lacking["n"], lacking["line"]
+            told = [f"{n_short:,} rows lack fields at their end, which are nulls, the first in line {at}"] * bool(
+                n_short
+            )
+            told += [f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"] * bool(n_no_rows)
+            logger.info("%s: %s", self.path, "; ".join(told))
 
-    def _read_objects(self, stream: BinaryIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
+    def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> tuple[int, list | BadRow]:
+        """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""
+        if is_torn:
+            return line, BadRow(self.path, line, fields, "the row goes on in the next line, without quotes")
+        lacking["line"] = lacking["line"] or line
+        lacking["n"] += 1
+        return line, fields + [None] * (len(self.names) - len(fields))
+
+    def _fit(self, line: int, fields: list | BadRow, is_spoilt: bool) -> list | BadRow | None:
+        """Return what a row has that is not as the header: fewer values, too, if they fit; None if it is no row."""
+        if isinstance(fields, BadRow):
+            return fields
+        n_fields, width, is_csv = len(fields), len(self.names), self.format == "csv"
+        if fields == self.names or (not any(fields) and (width == 1 or is_csv)):
+            return [""] if width == 1 else None
+        if n_fields > width and not any(fields[width:]):
+            return fields[:width]
+        if not is_csv and n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+            raise UserError(
+                f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text in a "
+                ".tsv: give the file the suffix .csv, where TABs may separate columns, too."
+            )
+        fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
+        fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
+        if fits and self.names.index(self.text_column) < n_fields < width:
+            return fields
+        found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
+        return BadRow(self.path, line, fields, found)
+
+    def _objects(self, stream: BinaryIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
         """Return the rows of JSONL or JSON; see `read_jsonl`."""
         is_lines = self.format == "jsonl"
         lines = read_lines(stream, self.encoding) if is_lines else split_json(stream, self.path, self.encoding)
         return read_jsonl(lines, self.path, parse_float)
 
-    def _objects(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
+    def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
         """Yield (line, values) of JSONL or JSON; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         names = frozenset(self.names)
-        for line, content, row in self._read_objects(stream, float if self.keep_lines else Decimal):
-            values = row
+        for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
             if isinstance(row, dict):
-                if self.reserved and (there := self.reserved & row.keys()):  # its first rows had none
-                    added = f"prediction adds {', '.join(there)}, which is a key here"
-                    raise UserError(f"{self.path}:{line}: {added}: give --prefix smsa_.")
+                more = row.keys() - names if self.label_column is None else ()
+                reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
+                if more and self.keep_lines:
+                    self.names, names, reason = [*self.names, *more], names | more, None
+                if not wanted or not isinstance(row.get(self.text_column), str | None):
+                    reason = "the text is not a string"
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"
-                elif not wanted or not isinstance(row[self.text_column], str | None):
-                    reason = "the text is not a string"
-                elif self.keep_lines or self.label_column is not None or row.keys() <= names:
-                    reason = None
-                else:
-                    reason = f"keys that none of the first rows has ({', '.join(row.keys() - names)})"
                 if reason:
-                    values = BadRow(self.path, line, row, reason)
+                    row = BadRow(self.path, line, row, reason)
                 elif self.keep_lines:
-                    values = [content, row[self.text_column]]
+                    row = [content, row[self.text_column]]
                 else:
-                    values = [_to_text(row.get(name)) for name in self.names]
-            yield line, values
+                    row = [_to_text(row.get(name)) for name in self.names]
+            yield line, row
 
     def _to_chunk(self, start: int, rows: list[tuple[int, list | BadRow]]) -> Chunk:
         lines, values = zip(*rows, strict=True)
-        good = [i for i, row in enumerate(values) if not isinstance(row, BadRow)]
+        good = [i for i, row in enumerate(values) if row.__class__ is list]
+        found = values if len(good) == len(values) else [values[i] for i in good]
         try:
-            columns = [pa.array(column, pa.string()) for column in zip(*(values[i] for i in good), strict=True)]
+            columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
             good = set(good)
             fit = {i for i in good if all(is_unicode(value) for value in values[i] if value)}

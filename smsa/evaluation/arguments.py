@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 
 from smsa.cli import require_ranges
-from smsa.data.arguments import ReadingArguments
+from smsa.data.datasets import ReadingArguments
 from smsa.errors import UserError
 from smsa.evaluation.baselines import BASELINES
 

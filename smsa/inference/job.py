@@ -29,8 +29,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
-from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
-from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Source, find_layout
+from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
+from smsa.data.reader import Chunk, Source
 from smsa.distributed import on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming
@@ -280,7 +280,7 @@ class _Job:
         if args.explain:
             added = added.append(pa.field("words", pa.string()))
         chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in ("label", "words")]
-        self.prefix, taken = args.prefix, {name.lower() for source in self.sources for name in source.names}
+        self.prefix, taken = args.prefix, {name.lower() for name in self.description["columns"]}
         if self.format == "submission":
             self.prefix, taken = "", set()
         while there := [name for i in chosen if (name := f"{self.prefix}{added.names[i]}").lower() in taken]:
@@ -288,9 +288,6 @@ class _Job:
             what = f"{self.output}: the input has a column {', '.join(there)} already"
             logger.info("%s, so that the added names begin with %s", what, self.prefix)
         new = [added.field(i).with_name(f"{self.prefix}{added.names[i]}") for i in chosen]
-        if self.keep_lines:
-            for source in self.sources:
-                source.reserved = frozenset(field.name for field in new)
         self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
         self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
         writers.require_names(self.format, self.schema.names)
@@ -357,6 +354,7 @@ class _Job:
         options = ("explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
+            "columns": sorted({name for source in self.sources for name in source.names}),
             "format": self.format,
             "compression": self.compression,
             **{name: getattr(self.args, name) for name in options},

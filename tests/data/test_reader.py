@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from tables import write_file, write_workbook
 
-from smsa.data.reader import Source, find_layout
+from smsa.data.formats import find_layout
+from smsa.data.reader import Source
 from smsa.errors import UserError
 
 TSV = (
@@ -68,7 +69,13 @@ KINDS = {
     "no header": ("a.csv", "saya kecewa sekali\nbagus\n", "text", ["saya kecewa sekali", "bagus"], "no header"),
     "no header, labels": ("a.csv", "1,enak,positif\n2,kotor,negatif\n", "text", ["enak", "kotor"], "no header"),
     "title rows": ("a.csv", "Laporan,,\n,,\nno,ulasan,n\n1,enak,2\n", "ulasan", ["enak"], "in row 3"),
-    "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"], "4 blank lines are no"),
+    "blank lines": (
+        "a.csv",
+        "\nid,text\n\n1,enak\n\n\n2,kotor\n\n",
+        "text",
+        ["enak", "kotor"],
+        "4 lines that are blank",
+    ),
     "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"], "2 rows lack fields"),
     "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"], ""),
     "BOM": ("a.csv", "\ufefftext,a\nenak,1\n", "text", ["enak"], "byte-order mark"),
@@ -77,7 +84,23 @@ KINDS = {
     "JSON array": ("a.json", ' [{"text": "a\\nb"},\n {"text": "c", "n": 1}]', "text", ["a\nb", "c"], ""),
     "JSON of an API": ("a.json", '{"n": 2, "data": [{"text": "a"}, {"text": "b"}]}', "text", ["a", "b"], ""),
     "JSON of pandas": ("a.json", '{"n": {"0": 1, "1": 2}, "text": {"0": "a", "1": "b"}}', "text", ["a", "b"], ""),
-    "lines called .json": ("a.json", '{"text": "a"}\n{"text": "b"}\n', "text", ["a", "b"], ""),
+    "JSON, split": ("a.json", '{"columns": ["n", "text"], "index": [0], "data": [[1, "a"]]}', "text", ["a"], ""),
+    "JSON by index": ("a.json", '{"0": {"n": 1, "text": "a"}, "1": {"n": 2, "text": "b"}}', "text", ["a", "b"], ""),
+    "JSON of lists": ("a.json", '{"n": [1, 2], "text": ["a", "b"]}', "text", ["a", "b"], ""),
+    "JSON of strings": ("a.json", '["a", "b"]', "text", ["a", "b"], ""),
+    "lines called .json": ("a.json", '{"text": "a"}\n\n{"text": "b"}\n', "text", ["a", "b"], ""),
+    "JSON called .txt": ("a.txt", '[{"text": "a"}]', "text", ["a"], "JSON; the texts"),
+    "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook; columns separated by TABs"),
+    "commas in .tsv": ("a.tsv", 'id,teks\n1,"a, b"\n', "teks", ["a, b"], "separated by commas"),
+    "labels behind lines": ("a.txt", "enak ya,positif\nkotor,negatif\n", "text", ["enak ya", "kotor"], "no header"),
+    "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "commas and blanks"),
+    "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "UTF-16"),
+    "CR": ("a.csv", 'id,teks\r1,enak\r2,"a\rb"\r', "teks", ["enak", "a\rb"], ""),
+    "CR in .txt": ("a.txt", "enak\rkotor\r", "text", ["enak", "kotor"], ""),
+    "names again": ("a.csv", "id,teks\n1,enak\nid,teks\n2,kotor\n", "teks", ["enak", "kotor"], "1 lines that are"),
+    "two rows of names": ("a.csv", "No,Responden,\n,Nama,Komentar\n1,A,enak\n", "Komentar", ["enak"], "in row 2"),
+    "names above labels": ("a.csv", "kal,kls\nenak,positif\nburuk,negatif\n", "kal", ["enak", "buruk"], ""),
+    "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
 }
 
 
@@ -116,7 +139,7 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
     write_workbook(tmp_path / "b.xlsx", sheets)
     assert Source(tmp_path / "b.xlsx").names == ["No", "Ulasan", "Nilai", "Tanggal", "column_5"]
     assert "b.xlsx: sheet 'Data'; the names of the columns are in row 3; the texts" in caplog.text
-    with pytest.raises(UserError, match="no sheet 'data'. The sheets are: 'Ringkasan', 'Data'"):
+    with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
 
 
@@ -180,9 +203,13 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.csv", b"te\xffxt,id\nx,1\n", {}, "the names of the columns are not valid UTF-8"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found .*suffix .csv"),
     ("a.xlsx", b"PK", {}, "a.xlsx cannot be read as a workbook"),
-    ("a.csv", b"PK\x03\x04", {}, "a.csv is a workbook or an archive: give its name the suffix .xlsx"),
+    ("a.csv", b"PK\x03\x04", {}, "a.csv is no text: give its name the suffix .xlsx or .zip"),
+    ("a.csv", b"\x1f\x8b\x08", {}, "a.csv is no text: give its name the suffix .gz"),
+    ("a.xls", b"<table><tr><td>text", {}, "a.xls is a web page and no workbook: .* save it as .xlsx"),
     ("a.json", b'[{"text": "a"},\n{"text"}]', {}, "a.json:2: not valid JSON from here on"),
-    ("a.json", b'{"text": ["a", "b"]}', {}, "a.json holds no array of objects"),
+    ("a.json", b'{"text": ["a", "b"], "n": 1}', {}, "a.json holds no array of objects"),
+    ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', {}, "a.json holds columns with other rows each"),
+    ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', {}, "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
     path = tmp_path / name

@@ -1,11 +1,16 @@
 """A data frame, a list and a file give the same rows to training, prediction and evaluation."""
 
+import json
+
 import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import Dataset
+from tables import make_classifier, write_workbook
 
 import smsa
+from smsa.data.datasets import load_splits
+from smsa.evaluation.report import LabelledFile
 
 
 def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
@@ -16,6 +21,54 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     assert found.index.tolist() == [3, 5, 8] and found.columns[:3].tolist() == ["id", "Ulasan", "label"]
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx"):
         assert smsa.predict(same)["label"].tolist() == found["label"].tolist()
+
+
+DATA = [
+    ["Laporan"],
+    [],
+    ["No", "Ulasan", "Sentimen"],
+    [1, "enak", "Positif"],
+    [2, None, "netral"],
+    [],
+    [3, "jauh", "neg"],
+]
+# A file, what is in it, and the lines that training and evaluation, and that prediction, cannot take
+ODD = {
+    "Excel": ("a.xlsx", {"Ringkasan": [["n"], [3]], "Data": [*DATA, [4, "ya", None]]}, [5, 8], []),
+    "torn": ("a.csv", "No,Ulasan,Label\n1,enak,pos\n2,sering keluar\nya,neg\n3,jauh,neg\n", [3, 4], [3, 4]),
+    "quotes and commas": ("a.csv", 'Ulasan,Label,n\nenak,pos,1\njauh,neg\na,b,net,1\n"ya,net\n', [4, 5], [4, 5]),
+    "empty texts": ("a.csv", "Ulasan;Label\n;pos\nenak; Pos\n \t;net\njauh;NEG\n\n", [2, 4], []),
+    "broken bytes": ("a.tsv", b"enak\tpos\nja\xffuh\tneg\njauh\tneg\n", [2], [2]),
+    "no label": (
+        "a.jsonl",
+        '{"Ulasan":"enak","label":"pos"}\n{"Ulasan":"x"}\n{"Ulasan":"jauh","label":"neg"}\n',
+        [2],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name, content, refused, unread", ODD.values(), ids=ODD)
+def test_training_evaluation_and_prediction_agree_on_the_rows_of_an_odd_file(
+    tmp_path, tiny_model, tokenizer, name, content, refused, unread
+):
+    path, rejects, others = tmp_path / name, [], []
+    if isinstance(content, dict):
+        write_workbook(path, content)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    trained = load_splits({"train": path}, rejects=rejects)["train"]
+    evaluated = LabelledFile.read(path, smsa.LABELS, rejects=others)
+    assert trained["text"][:] == evaluated.texts == ["enak", "jauh"]
+    assert trained["label"][:] == evaluated.gold.tolist() == [0, 2]
+    assert [row.line for row in rejects] == [row.line for row in others] == refused
+    classifier, output = make_classifier(tiny_model, tokenizer), tmp_path / "out.jsonl"
+    (summary,) = smsa.predict_files(classifier, path, output, on_bad_row="skip")
+    predicted = [[*json.loads(line).values()] for line in output.read_text().splitlines()]
+    assert [text for row in predicted for text in row if text in ("enak", "jauh")] == ["enak", "jauh"]
+    assert summary["read"] == len(trained) + len(refused) and summary["read"] - summary["rejected"] == len(predicted)
+    apart = [*tmp_path.glob("out.jsonl.rejects.jsonl")]
+    assert [json.loads(line)["line"] for path in apart for line in path.read_text().splitlines()] == unread
 
 
 def test_a_frame_is_evaluated(tmp_path):

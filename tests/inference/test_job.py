@@ -8,7 +8,6 @@ import datetime
 import decimal
 import json
 import os
-import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -244,14 +243,11 @@ def test_added_names_are_none_of_the_input(classifier, tmp_path, caplog, names, 
     assert ("added names begin with" in caplog.text) == (added[0].startswith("smsa_"))
 
 
-def test_a_key_of_jsonl_that_comes_late_and_is_added_is_named(classifier, tmp_path):
+def test_a_key_of_jsonl_that_comes_late_counts_as_a_column(classifier, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": "a", "score": 1}\n')
-    with pytest.raises(
-        UserError, match="in.jsonl:1001: prediction adds score, which is a key here: give --prefix smsa_"
-    ):
-        predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    shutil.rmtree(tmp_path / "out.jsonl.shards")
-    predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix="smsa_")
+    predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    rows = read_file(tmp_path / "out.jsonl")
+    assert "smsa_score" in rows[0] and rows[-1]["score"] == 1
 
 
 def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_path):

@@ -14,7 +14,7 @@ import smsa
 from scripts import baseline, calibrate
 from scripts import eval as script
 from smsa.cli import exit_on_error, parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.arguments import (

@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForPreTraining, pipeline
 import smsa
 from scripts import finetune
 from smsa.cli import parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments

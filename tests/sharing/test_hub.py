@@ -11,7 +11,7 @@ from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
 from smsa.cli import parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push

@@ -6,7 +6,7 @@ from accelerate import PartialState
 from conftest import ROOT
 
 from smsa.cli import parse
-from smsa.data.arguments import DataArguments
+from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
 

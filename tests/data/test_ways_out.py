@@ -1,0 +1,148 @@
+"""An option that a refusal names works when it is pasted, in the words of the message."""
+
+import gzip
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SAMPLE_DIR
+from tables import make_classifier, write_workbook
+
+from smsa.cli import parse
+from smsa.data.datasets import DataArguments, find_files, load_splits
+from smsa.data.labels import LABELS, parse_labels
+from smsa.errors import UserError
+from smsa.inference.job import PredictionArguments, predict_files
+
+LABELLED = "teks,label\n" + "".join(f"teks {i},{('positif', 'negatif', 'netral')[i % 3]}\n" for i in range(40))
+TWO = "teks,pesan,label\n" + "a b,c d,positif\nb c,d e,negatif\n" * 20
+ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,negatif,positif\n" * 20
+HEADLESS = "bagus sekali\njelek\n"
+TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
+QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
+NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
+BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
+WORDS = "teks,label,kelas\n" + "a,sangat puas,positif\nb,marah,negatif\n" * 20
+MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
+FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
+PREDICTED = "text,label,gold,p_a,p_b\n" + "a,x,positif,1,0\nb,x,negatif,0,1\n" * 9
+IDS = "teks,label,kelas\n" + "".join(f"{i},{i}x,{('positif', 'negatif')[i % 2]}\n" for i in range(50))
+
+
+def predict(argv: list[str], classifier) -> None:
+    """Do as scripts/predict.py."""
+    (args,) = parse(PredictionArguments, argv=argv)
+    options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
+    assert all(summary["predicted"] for summary in predict_files(classifier, **options))
+
+
+def train(argv: list[str], classifier=None) -> None:
+    """Read as scripts/finetune.py."""
+    (args,) = parse(DataArguments, argv=argv)
+    names = ("data_dir", "train_file", "valid_file", "test_file", "dataset_name")
+    files = find_files(**{name: getattr(args, name) for name in names})
+    labels = parse_labels(args.labels) if args.labels else LABELS
+    assert load_splits(files, labels, **args.reading())["train"].num_rows
+
+
+# What is done, a file and its content, more options; then the ways out that the message must name: options to paste,
+# with a value behind the bar where the message leaves it to the user; `-` where those options are to be left out.
+REFUSALS = {
+    "which column": (predict, "a.csv", TWO, "", ["--text_column teks"]),
+    "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
+    "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
+    "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
+    "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
+    "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column Isi"]),
+    "no column of labels": (train, "a.csv", LABELLED.replace("label", "nilai"), "", ["--label_column |nilai"]),
+    "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column kelas"]),
+    "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
+    "a sheet": (predict, "a.xlsx", {"Jan 1": [["isi"], ["a"]], "Feb": [["isi"], ["b"]]}, "", ["--sheet 'Jan 1'"]),
+    "a sheet and a column": (predict, "a.xlsx", TALKS, "", ["--sheet A", "--text_column |isi"]),
+    "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
+    "no sheets": (predict, "a.csv", LABELLED, "--sheet A", ["-"]),
+    "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
+    "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
+    "words beside known ones": (train, "a.csv", LABELLED + "x,marah sekali\n", "", ["'--label_map=marah sekali=drop'"]),
+    "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
+    "ids for labels": (train, "a.csv", IDS, "", ["--label_column |kelas"]),
+    "a map that says nothing": (train, "a.csv", BINARY, "--label_map 1", ["--label_map=0=negative,1=positive"]),
+    "one text of a label": (train, "a.csv", LABELLED + "x,marah\n", FOUR, ["--label_map=marah=drop", VALID]),
+    "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
+    "no label": (train, "a.csv", LABELLED + "x,\n", "", ["--on_bad_row skip"]),
+    "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
+    "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
+    "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
+    "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
+    "no SmSA": (train, None, None, "", [f"--data_dir data/sample|{SAMPLE_DIR}"]),
+}
+
+
+def write(path: Path, content: str | dict) -> None:
+    """Write a file of the format of its suffix."""
+    if path.suffix == ".xlsx":
+        write_workbook(path, content)
+    elif path.suffix == ".parquet":
+        pd.DataFrame(content).to_parquet(path)
+    else:
+        path.write_text(content)
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, monkeypatch, tiny_model, tokenizer):
+    do, file, content, more, ways_out = REFUSALS[name]
+    argv = ["--output", str(tmp_path / "out.jsonl")] if do is predict else []
+    if file is None:
+        monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+    else:
+        write(tmp_path / file, content)
+        argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
+    classifier, more = make_classifier(tiny_model, tokenizer), shlex.split(more)
+    with pytest.raises((UserError, FileNotFoundError)) as raised:
+        do([*argv, *more], classifier)
+    for way_out in ways_out:
+        named, _, value = way_out.partition("|")
+        assert (more[0] if named == "-" else named.strip()) in str(raised.value)
+        pasted = shlex.split(value if value.startswith("'") else f"{named.split()[0]} {value}" if value else named)
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)
+        if name == "a sheet and a column" and way_out == ways_out[0]:  # which leads to the next question
+            more = pasted
+        else:
+            do([*argv, *([] if named == "-" else [*more, *pasted])], classifier)
+
+
+ELSEWHERE = {
+    "a quote in .tsv": ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', "suffix .csv", "a.csv", "out.csv"),
+    "a packed .csv": ("a.csv", gzip.compress(b"text\nenak\n"), "suffix .gz", "a.csv.gz", "out.csv"),
+    "a break for .tsv": ("a.csv", b'text\n"a\nb"\n', "write .csv", "a.csv", "out.tsv"),
+    "names alike for .jsonl": ("a.csv", b"text,n,n\na,1,2\n", "write .csv", "a.csv", "out.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name, content, way_out, new_name, output", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_another_suffix_that_a_refusal_names_works(
+    tmp_path, tiny_model, tokenizer, name, content, way_out, new_name, output
+):
+    classifier, path = make_classifier(tiny_model, tokenizer), tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=way_out):
+        predict(["--input", str(path), "--output", str(tmp_path / output)], classifier)
+    path = path.rename(tmp_path / new_name)
+    predict(["--input", str(path), "--output", str(tmp_path / "out.csv")], classifier)
+
+
+def test_files_of_other_columns_go_into_a_folder(tmp_path, tiny_model, tokenizer):
+    classifier = make_classifier(tiny_model, tokenizer)
+    (tmp_path / "a.csv").write_text("text\na\n")
+    (tmp_path / "b.csv").write_text("text,n\nb,1\n")
+    argv = ["--input", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="make --output a folder"):
+        predict([*argv[:-1], str(tmp_path / "out.csv")], classifier)
+    predict(argv, classifier)
+    with pytest.raises(FileExistsError, match="choose another --output, or remove it first"):
+        (tmp_path / "out" / "a.csv.summary.json").unlink()
+        predict(argv, classifier)
+    predict([*argv[:-1], str(tmp_path / "other")], classifier)
