@@ -14,7 +14,7 @@ from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FOLDER, find_bundled, load_encoder
+from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_encoder
 from smsa.training.metrics import score_label_ids
 
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]
@@ -35,7 +35,7 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
     folder = FOLDER / name
     files = {path.name for path in folder.iterdir()}
     assert files == {*read(name, "run.json")["outputs"], "run.json"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= (50e6 if name == CLASSIFIER else 25e6)
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F16"}
     if name == ENCODER:
@@ -57,11 +57,10 @@ def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
         assert any(licence in row.split("|")[4] for licence in ("MIT", "Apache-2.0", "CC BY-SA"))
 
 
-def test_without_a_name_the_classifier_is_used_and_says_how_good_it_is(classifier, caplog):
+def test_without_a_name_the_better_classifier_is_used_and_says_so(classifier, caplog):
     assert find_bundled("./mini") == "./mini"  # a folder of the user's
     unnamed = SentimentClassifier.from_pretrained(device="cpu", precision="no")
-    scores = read(CLASSIFIER, "metrics.json")["valid"]
-    assert f"its macro F1 is {100 * scores['f1']:.1f} (" in caplog.text and "IndoBERT" in caplog.text
+    assert f"this is {CLASSIFIER}, the better of those" in caplog.text and f"{FAST} is several times as" in caplog.text
     assert unnamed(TEXTS) == classifier(TEXTS)
 
 

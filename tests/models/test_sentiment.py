@@ -22,13 +22,21 @@ with PHRASES.open(encoding="utf-8", newline="") as stream:
 TEXTS = [row["text"] for row in ROWS]
 
 
-# The bars that the models do not reach yet; a model that does makes its test fail until the mark goes.
-NOT_YET = pytest.mark.xfail(strict=True, reason="below the bar: docs/models.md has the figure")
+# Model and bar that it does not reach yet; a model that does makes its test fail until the entry goes.
+NOT_YET = {("mini-sentiment", "phrases"), ("mini-sentiment", "slang"), ("e5-sentiment", "phrases")}
 
 
 @pytest.fixture(scope="module", params=CLASSIFIERS)
 def classifier(request):
-    return SentimentClassifier.from_pretrained(request.param, device="cpu", precision="no", backend="torch")
+    classifier = SentimentClassifier.from_pretrained(request.param, device="cpu", precision="no", backend="torch")
+    classifier.bundled_name = request.param
+    return classifier
+
+
+def expect_failure_if_below(request, classifier, bar: str) -> None:
+    if (classifier.bundled_name, bar) in NOT_YET:
+        reason = "below the bar: docs/models.md has the figure"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +57,21 @@ def test_no_phrase_is_one_that_the_models_were_trained_with():
 
 
 @pytest.mark.slow
-@NOT_YET
-def test_93_of_100_phrases_are_labelled_rightly(label_ids):
+def test_93_of_100_phrases_are_labelled_rightly(request, classifier, label_ids):
+    expect_failure_if_below(request, classifier, "phrases")
     assert np.mean([LABELS[i] == row["label"] for i, row in zip(label_ids, ROWS, strict=True)]) >= 0.93
 
 
 @pytest.mark.slow
-def test_three_of_four_phrases_are_labelled_rightly(label_ids):
-    assert np.mean([LABELS[i] == row["label"] for i, row in zip(label_ids, ROWS, strict=True)]) >= 0.75
+def test_most_phrases_are_labelled_rightly(classifier, label_ids):
+    at_least = {"mini-sentiment": 0.75, "e5-sentiment": 0.9}[classifier.bundled_name]
+    assert np.mean([LABELS[i] == row["label"] for i, row in zip(label_ids, ROWS, strict=True)]) >= at_least
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [pytest.param(name, marks=[NOT_YET] if name == "slang" else []) for name in CHANGES])
-def test_what_says_nothing_flips_no_label(classifier, label_ids, change):
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_says_nothing_flips_no_label(request, classifier, label_ids, change):
+    expect_failure_if_below(request, classifier, change)
     changed = predict(classifier, [CHANGES[change](text) for text in TEXTS]).argmax(-1)
     assert np.mean(changed == label_ids) >= 0.98
 
