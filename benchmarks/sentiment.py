@@ -1,6 +1,7 @@
 """Measure sentiment models where they were not trained: sets kept out of the mixture, short phrases, invariances.
 
-python benchmarks/sentiment.py --models mini-sentiment runs/e5_all --labelled_dir DIR
+python benchmarks/sentiment.py --models mini-sentiment e5-sentiment --labelled_dir DIR \\
+    --held_out runs/mixture/calibration.csv
 
 The speeds are side by side, over the same texts in one run. docs/models.md has what it prints.
 """
@@ -55,7 +56,23 @@ def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
     return np.array([[0.3, 0.4, 0.3] if one["empty"] else [one[f"p_{label}"] for label in LABELS] for one in found])
 
 
-def measure(name: str, labelled_dir: Path) -> dict[str, str]:
+def measure_held_out(classifier: SentimentClassifier, path: Path) -> dict[str, str]:
+    """Return the accuracy on what scripts/mixture.py held out, by source, in per cent."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        entries = list(csv.DictReader(stream))
+    probabilities = predict(classifier, [entry["text"] for entry in entries])
+    is_right = probabilities.argmax(-1) == [LABELS.index(entry["label"]) for entry in entries]
+    sources = np.array([entry["source"] for entry in entries])
+    measured = {}
+    for source in dict.fromkeys(sources):
+        is_in = sources == source
+        is_sure = is_in & (probabilities.max(-1) > 0.9)
+        measured[f"{source}, {is_in.sum()} held out: accuracy"] = f"{100 * is_right[is_in].mean():.1f}"
+        measured[f"{source}: right of those above 0.9"] = f"{100 * is_right[is_sure].mean():.1f}"
+    return measured
+
+
+def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
     """Return all figures of one model, in per cent, by what they are of."""
     classifier = SentimentClassifier.from_pretrained(name)
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
@@ -73,6 +90,7 @@ def measure(name: str, labelled_dir: Path) -> dict[str, str]:
         scores["calibration error"] = measure_calibration(gold, probabilities)["expected_calibration_error"]
         scores["right of those above 0.9"] = is_right[is_sure].mean()
         measured |= {f"{title}: {score}": f"{100 * value:.1f}" for score, value in scores.items()}
+    measured |= measure_held_out(classifier, held_out)
     with PHRASES.open(encoding="utf-8", newline="") as stream:
         phrases = list(csv.DictReader(stream))
     texts = [phrase["text"] for phrase in phrases]
@@ -88,9 +106,9 @@ def measure(name: str, labelled_dir: Path) -> dict[str, str]:
     return measured
 
 
-def main(models: list[str], labelled_dir: Path) -> None:
+def main(models: list[str], labelled_dir: Path, held_out: Path) -> None:
     """Print a table, a model a column."""
-    columns = {name: measure(name, labelled_dir) for name in models}
+    columns = {name: measure(name, labelled_dir, held_out) for name in models}
     texts, _ = read_polar([labelled_dir / file for file in SETS["IndoLEM"]])
     classifiers = {name: SentimentClassifier.from_pretrained(name) for name in models}
     for name, classifier in classifiers.items():
@@ -109,4 +127,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--labelled_dir", type=Path, required=True)
+    parser.add_argument("--held_out", type=Path, required=True, help="calibration.csv of scripts/mixture.py")
     main(**vars(parser.parse_args()))

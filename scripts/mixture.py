@@ -38,7 +38,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
     evaluated_on = [*find_evaluation(labelled_dir, plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"]
     evaluation = [text for path in evaluated_on for text in read_column(path)]
-    rows: dict[str, Rows] = {"train": [], "calibration": []}
+    rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
         path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
@@ -54,19 +54,19 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
         logger.info("%s: %s", name, dict(counts))
         n_held_out = round(plan["calibration"] * len(kept))
-        rows["calibration"] += kept[:n_held_out]
+        rows["calibration"] += [(text, label, name) for text, label in kept[:n_held_out]]
         rows["train"] += kept[n_held_out:]
     n_slang = round(plan["slang"] * len(rows["train"]))
     random.shuffle(rows["train"])
     slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
     rows["train"][:n_slang] = [(text, label) for text, (_, label) in zip(slang, rows["train"], strict=False)]
-    evaluated = Source("", 1, "", [text for texts in rows.values() for text, _ in texts])
+    evaluated = Source("", 1, "", [text for texts in rows.values() for text, *_ in texts])
     decontaminate([evaluated], evaluation)
     record["n_overlapping"] = sum(map(len, rows.values())) - len(evaluated.texts)
     with staged(output.parent) as folder:
         for split, texts in rows.items():
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream).writerows([("text", "label"), *texts])
+                csv.writer(stream).writerows([("text", "label", "source")[: len(texts[0])], *texts])
             record[split] = {"sha256": hash_file(folder / f"{split}.csv")[0], "n_texts": len(texts)}
         write_json(record, folder / "mixture.json")
         folder.rename(output)
