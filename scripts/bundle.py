@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import confusion_matrix
 
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.data.labels import EXAMPLES
 from smsa.errors import UserError
 from smsa.evaluation.calibration import store_temperature
-from smsa.evaluation.statistics import bootstrap, count_confusion, fit_temperature
+from smsa.evaluation.statistics import bootstrap, fit_temperature
 from smsa.files import hash_file, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
@@ -95,7 +96,7 @@ def evaluate_again(folder: Path) -> None:
     scores = {"loss": float(-logits[np.arange(len(label_ids)), label_ids].mean())}
     scores |= score_label_ids(logits.argmax(-1), label_ids, labels)
     metrics["valid"] = {name: scores[name] for name in metrics["valid"] if name in scores}
-    f1 = bootstrap(count_confusion(label_ids, logits.argmax(-1), len(labels)))["f1"]
+    f1 = bootstrap(confusion_matrix(label_ids, logits.argmax(-1), labels=range(len(labels))))["f1"]
     metrics["valid"]["intervals"] = {"f1": (f1["low"], f1["high"])}
     metrics["examples"] = predict_examples(*load_classifier(str(folder)), EXAMPLES)
     write_json(metrics, folder / "metrics.json")

@@ -18,9 +18,9 @@ from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.arguments import DataArguments
 from smsa.data.datasets import SMSA_SHA256, encode_splits, find_files, load_splits, sort_by_length, write_rejects
 from smsa.data.labels import EXAMPLES
-from smsa.distributed import is_main, on_main, require_same, world_size
+from smsa.distributed import is_main, on_main
 from smsa.files import hash_file, naming, publish, staged, write_json
-from smsa.models.devices import describe_environment, set_up_process
+from smsa.models.devices import set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
 from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.sharing.hub import push, require_access
@@ -81,14 +81,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
 
     # Where the run stands
     settings = describe_settings(*arguments, hashes={split: data[split]["sha256"] for split in data})
-    environment = describe_environment(training_args.device.type)
-    if world_size() > 1:
-        require_same(settings)
-    checkpoint, is_finished = None, False
-    if training_args.resume:
-        checkpoint, is_finished = on_main(lambda: find_start(output_dir, settings, environment))
+    checkpoint, is_finished = find_start(training_args, settings)
     if is_finished:
-        logger.info("%s is finished: nothing to do.", output_dir)
         return
 
     # Model, and rows -> tokens
@@ -107,7 +101,6 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         eval_dataset=sort_by_length(splits["valid"]),
         processing_class=tokenizer,
         settings=settings,
-        environment=environment,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 

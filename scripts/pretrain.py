@@ -11,9 +11,9 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.distributed import is_main, on_main, require_same
+from smsa.distributed import is_main
 from smsa.files import hash_file, naming, publish, staged, write_json
-from smsa.models.devices import describe_environment, set_up_process
+from smsa.models.devices import set_up_process
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
@@ -60,13 +60,8 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
 
     # Where the run stands
     settings = describe_settings(*arguments, hashes=hashes)
-    environment = describe_environment(training_args.device.type)
-    require_same(settings)
-    checkpoint, is_finished = None, False
-    if training_args.resume:
-        checkpoint, is_finished = on_main(lambda: find_start(output_dir, settings, environment))
+    checkpoint, is_finished = find_start(training_args, settings)
     if is_finished:
-        logger.info("%s is finished: nothing to do.", output_dir)
         return
 
     # Model, and texts -> tokens
@@ -90,7 +85,6 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
         rows=rows,
         held_out_rows=held_out_rows,
         settings=settings,
-        environment=environment,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()

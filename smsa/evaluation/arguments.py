@@ -1,6 +1,8 @@
 """Options of evaluation, calibration and baselines, with their defaults and their help."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from smsa.cli import require_ranges
 from smsa.data.arguments import ReadingArguments
@@ -12,24 +14,20 @@ from smsa.evaluation.baselines import BASELINES
 class LabelledFileArguments(ReadingArguments):
     """Which labelled file, and how it is to be read."""
 
-    data: str = field(metadata={"help": "Labelled file: a table in any format that scripts/predict.py reads."})
+    data: str = HfArg(help="Labelled file: a table in any format that scripts/predict.py reads.")
 
 
 @dataclass
 class EvaluationArguments:
     """Which systems to evaluate, and how."""
 
-    output: str = field(metadata={"help": "Folder for the report and its pictures; replaces an earlier report."})
-    model: str | None = field(
-        default=None, metadata={"help": "Model folder, name on the Hub, or folder of a baseline."}
-    )
-    compare: list[str] | None = field(default=None, metadata={"help": "Two of them or more, in place of --model."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of --model on the Hub."})
-    train_file: str | None = field(default=None, metadata={"help": "What they trained on, to tell seen texts apart."})
-    robustness: bool = field(
-        default=False, metadata={"help": "Evaluate the texts as people write them, too; six times as long."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the perturbations."})
+    output: str = HfArg(help="Folder for the report and its pictures; replaces an earlier report.")
+    model: str | None = HfArg(default=None, help="Model folder, name on the Hub, or folder of a baseline.")
+    compare: list[str] | None = HfArg(default=None, help="Two of them or more, in place of --model.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model on the Hub.")
+    train_file: str | None = HfArg(default=None, help="What they trained on, to tell seen texts apart.")
+    robustness: bool = HfArg(default=False, help="Evaluate the texts as people write them, too; six times as long.")
+    seed: int = HfArg(default=0, help="Seed of the bootstrap and of the perturbations.")
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -43,19 +41,17 @@ class EvaluationArguments:
 class CalibrationArguments:
     """Which model to calibrate, and where the calibrated one goes."""
 
-    model: str = field(metadata={"help": "Folder of a fine-tuned model, or mini-sentiment; it stays as it is."})
-    output: str = field(metadata={"help": "Folder for the calibrated model; new or empty."})
-    normalise_elongated: bool = field(default=False, metadata={"help": "Also read elongated letters once: enaaak."})
+    model: str = HfArg(help="Folder of a fine-tuned model, or mini-sentiment; it stays as it is.")
+    output: str = HfArg(help="Folder for the calibrated model; new or empty.")
+    normalise_elongated: bool = HfArg(default=False, help="Also read elongated letters once: enaaak.")
 
 
 @dataclass
 class BaselineArguments:
     """Which baseline, and where it goes."""
 
-    kind: str = field(
-        metadata={
-            "help": "Words of joy and anger; logistic regression over words and their parts; the most frequent label.",
-            "choices": list(BASELINES),
-        }
+    kind: str = HfArg(
+        help="Words of joy and anger; logistic regression over words and their parts; the most frequent label.",
+        metadata={"choices": list(BASELINES)},
     )
-    output: str = field(metadata={"help": "Folder for the baseline and its report; new or empty."})
+    output: str = HfArg(help="Folder for the baseline and its report; new or empty.")

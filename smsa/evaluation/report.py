@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
 from smsa.data.formats import BadRow
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
-from smsa.evaluation.statistics import METRICS, bootstrap, count_confusion, score_confusion
+from smsa.evaluation.statistics import METRICS, bootstrap, score_present
 from smsa.evaluation.systems import System
 from smsa.files import hash_file, publish, staged, write_json
 from smsa.models.devices import describe_environment
@@ -47,15 +48,10 @@ class LabelledFile:
 
     @classmethod
     def read(
-        cls,
-        path: str | Path,
-        labels: tuple[str, ...],
-        train_path: str | Path | None = None,
-        **reading: object,
+        cls, path: str | Path, labels: tuple[str, ...], train_path: str | Path | None = None, **reading: object
     ) -> "LabelledFile":
         """Read a file as `load_splits` does with the options `reading`, which also says what is refused."""
-        files = {"data": path} | ({} if train_path is None else {"train": train_path})
-        splits = load_splits(files, labels, **reading)
+        splits = load_splits({"data": path} | ({"train": train_path} if train_path else {}), labels, **reading)
         rows = splits["data"].to_pandas()
         if "train" in splits:
             rows["seen"] = rows["text"].isin(splits["train"]["text"])
@@ -70,6 +66,10 @@ class LabelledFile:
     def gold(self) -> np.ndarray:
         """Gold label ids of shape (n_texts,)."""
         return self.rows["label"].to_numpy()
+
+    def count_confusion(self, predicted: np.ndarray, mask: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return how many texts of `mask` have each gold label (rows) and each predicted label id (columns)."""
+        return confusion_matrix(self.gold[mask], predicted[mask], labels=range(len(self.labels)))
 
     def slices(self) -> dict[str, np.ndarray]:
         """Return masks of shape (n_texts,) by length, by style and, where train is known, by whether train has it."""
@@ -96,18 +96,19 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     Raises:
         UserError: if the labels of a system are not those of the file.
     """
-    probabilities = {system.name: system.predict(data.texts, data.labels) for system in systems}
-    evaluations = [evaluate_system(system, data, probabilities[system.name], seed) for system in systems]
+    probabilities = [system.predict(data.texts, data.labels) for system in systems]
+    evaluations = [
+        evaluate_system(system, data, predicted, seed) for system, predicted in zip(systems, probabilities, strict=True)
+    ]
     if robustness:
         for system, evaluation in zip(systems, evaluations, strict=True):
             as_it_is = {"as it is": evaluation["metrics"]["f1"]["value"]}
             evaluation["robustness"] = as_it_is | measure_robustness(system, data, seed)
     comparisons = []
-    for a, b in combinations(probabilities, 2):
-        predicted = (probabilities[name].argmax(-1) for name in (a, b))
-        compared = statistics.compare(data.gold, *predicted, len(data.labels), seed)
-        sentence = statistics.describe_comparison(a, b, compared["differences"]["f1"], len(data.texts))
-        comparisons.append({"a": a, "b": b, **compared, "sentence": sentence})
+    for (a, of_a), (b, of_b) in combinations(zip(systems, probabilities, strict=True), 2):
+        compared = statistics.compare(data.gold, of_a.argmax(-1), of_b.argmax(-1), len(data.labels), seed)
+        sentence = statistics.describe_comparison(a.name, b.name, compared["differences"]["f1"], len(data.texts))
+        comparisons.append({"a": a.name, "b": b.name, **compared, "sentence": sentence})
     devices = {system.engine["device"] for system in systems if system.engine}
     return {
         "data": {
@@ -131,47 +132,41 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0) -> dict:
     """Return what report.json says of a system; `probabilities`, (n_texts, n_labels), are its own for `data`."""
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
-    confusion = count_confusion(data.gold, predicted, len(names))
+    confusion = data.count_confusion(predicted)
     scores = bootstrap(confusion, data.labels, seed)
-    without_absent = {}
-    if not (given := confusion.sum(-1) > 0).all():  # what the system would predict if it had to choose among these
-        among = count_confusion(data.gold, np.where(given, probabilities, -1).argmax(-1), len(names))
-        without_absent = {"metrics_without_absent": {name: bootstrap(among, seed=seed)[name] for name in METRICS}}
-    answers = system.predict(list(OPENING_SENTENCES), data.labels)
+    slices = {}
+    for title, mask in data.slices().items():
+        part = data.count_confusion(predicted, mask)
+        n_labels = int((part.sum(-1) > 0).sum())
+        slices[title] = {"n": int(part.sum()), "n_labels": n_labels, "f1": bootstrap(part, seed=seed)["f1"]}
     rows = data.rows.assign(file=data.path.name, gold=names[data.gold], predicted=names[predicted])
     errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted]
     errors = errors.sort_values("confidence", ascending=False, kind="stable").head(20)
-    return (
-        {
-            "name": system.name,
-            "kind": system.kind,
-            "metrics": {name: scores[name] for name in METRICS},
-            "labels": {
-                label: {"f1": scores[f"f1_{label}"], "n": n}
-                | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
-                for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
-            },
-            "confusion": confusion.tolist(),
-            "calibration": statistics.measure_calibration(data.gold, probabilities),
-            "slices": {
-                title: _evaluate_slice(count_confusion(data.gold[mask], predicted[mask], len(names)), seed)
-                for title, mask in data.slices().items()
-            },
-            "examples": [
-                {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
-                | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
-                for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
-            ],
-            "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
-        }
-        | without_absent
-        | ({"engine": system.engine} if system.engine else {})
-    )
-
-
-def _evaluate_slice(confusion: np.ndarray, seed: int) -> dict:
-    n_labels = int((confusion.sum(-1) > 0).sum())
-    return {"n": int(confusion.sum()), "n_labels": n_labels, "f1": bootstrap(confusion, seed=seed)["f1"]}
+    answers = system.predict(list(OPENING_SENTENCES), data.labels)
+    evaluation = {
+        "name": system.name,
+        "kind": system.kind,
+        "metrics": {name: scores[name] for name in METRICS},
+        "labels": {
+            label: {"f1": scores[f"f1_{label}"], "n": n}
+            | {name: scores[f"{name}_{label}"]["value"] for name in ("recall", "precision")}
+            for label, n in zip(data.labels, confusion.sum(-1).tolist(), strict=True)
+        },
+        "confusion": confusion.tolist(),
+        "calibration": statistics.measure_calibration(data.gold, probabilities),
+        "slices": slices,
+        "examples": [
+            {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
+            | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
+            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
+        ],
+        "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
+    }
+    is_present = confusion.sum(-1) > 0
+    if not is_present.all():  # what the system would predict if it had to choose among these
+        among = bootstrap(data.count_confusion(np.where(is_present, probabilities, -1).argmax(-1)), seed=seed)
+        evaluation["metrics_without_absent"] = {name: among[name] for name in METRICS}
+    return evaluation | ({"engine": system.engine} if system.engine else {})
 
 
 def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
@@ -180,7 +175,7 @@ def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dic
     ways = {**{name: (name,) for name in PERTURBATIONS}, "all of them": tuple(PERTURBATIONS)}
     for title, names in ways.items():
         predicted = system.predict(perturb(data.texts, names, seed), data.labels).argmax(-1)
-        found[title] = float(score_confusion(count_confusion(data.gold, predicted, len(data.labels)))["f1"])
+        found[title] = score_present(data.count_confusion(predicted))["f1"].item()
     return found
 
 
@@ -188,18 +183,15 @@ def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
     present = [label for label, n_texts in report["data"]["labels"].items() if n_texts]
     for system in report["systems"]:
-        scores = {
-            "macro F1": with_interval(system["metrics"]["f1"]),
-            "accuracy": with_interval(system["metrics"]["accuracy"]),
-            "calibration error": percent(system["calibration"]["expected_calibration_error"]),
-            **{f"F1 of {label}": percent(system["labels"][label]["f1"]["value"]) for label in present},
-            **{f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()},
-            **{
-                f"{name} among the labels of the file": with_interval(value)
-                for name, value in system.get("metrics_without_absent", {}).items()
-                if name in ("accuracy", "f1")
-            },
-        }
+        metrics, among = system["metrics"], system.get("metrics_without_absent")
+        scores = {"macro F1": with_interval(metrics["f1"]), "accuracy": with_interval(metrics["accuracy"])}
+        scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
+        scores |= {f"F1 of {label}": percent(system["labels"][label]["f1"]["value"]) for label in present}
+        scores |= {f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()}
+        if among:
+            scores |= {
+                f"{name} among the labels of the file": with_interval(among[name]) for name in ("accuracy", "f1")
+            }
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

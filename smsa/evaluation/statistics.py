@@ -8,39 +8,21 @@ Throughout, `gold` are label ids of shape (n_texts,), `probabilities` have the s
 `confusion` of shape (..., n_labels, n_labels) has counts of texts by gold label (rows) and predicted label (columns).
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import bdtr, log_softmax
 
 from smsa.errors import UserError
+from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 N_BINS = 15  # Guo et al. 2017, section 3
-METRICS = ("accuracy", "f1", "recall", "precision")
-
-
-def count_confusion(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> np.ndarray:
-    """Return the confusion matrix of gold and predicted label ids."""
-    return np.bincount(gold * n_labels + predicted, minlength=n_labels**2).reshape(n_labels, n_labels)
-
-
-def score_confusion(confusion: np.ndarray, labels: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Return `METRICS`, the last three macro, and `f1_<label>` and so on for each of `labels`; each of shape (...).
-
-    A label that divides by zero scores 0, as in scikit-learn with `zero_division=0`. Macro scores are over the labels
-    that some text has: a file of two labels can be predicted perfectly.
-    """
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    n_gold, n_predicted = confusion.sum(-1), confusion.sum(-2)
-    scores = {"accuracy": right.sum(-1) / n_gold.sum(-1)}
-    fractions = {"f1": (2 * right, n_gold + n_predicted), "recall": (right, n_gold), "precision": (right, n_predicted)}
-    for name, (above, below) in fractions.items():
-        by_label = np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
-        scores[name] = by_label.sum(-1) / (n_gold > 0).sum(-1)  # an absent label scores 0
-        scores |= {f"{name}_{label}": by_label[..., i] for i, label in enumerate(labels)}
-    return scores
+METRICS = tuple(REFERENCE_NAMES)
+score_present = partial(score_confusion, only_present=True)  # a file of two labels can be predicted perfectly
 
 
 def resample(counts: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -70,8 +52,8 @@ def bootstrap(confusion: np.ndarray, labels: tuple[str, ...] = (), seed: int = 0
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
-    resampled = score_confusion(resample(confusion, seed), labels)
-    return {name: bounded(value, resampled[name]) for name, value in score_confusion(confusion, labels).items()}
+    resampled = score_present(resample(confusion, seed), labels)
+    return {name: bounded(value, resampled[name]) for name, value in score_present(confusion, labels).items()}
 
 
 def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed: int = 0) -> dict[str, dict]:
@@ -88,7 +70,7 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
     def subtract(counts: np.ndarray) -> dict[str, np.ndarray]:
         pairs = counts.reshape(-1, n_labels, n_labels, n_labels)  # by gold label, and by what A and B predicted
-        scores_a, scores_b = score_confusion(pairs.sum(-1)), score_confusion(pairs.sum(-2))
+        scores_a, scores_b = score_present(pairs.sum(-1)), score_present(pairs.sum(-2))
         return {name: scores_a[name] - scores_b[name] for name in METRICS}
 
     differences, resampled = subtract(outcomes), subtract(resample(outcomes, seed))

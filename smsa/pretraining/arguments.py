@@ -1,8 +1,9 @@
 """Options of pre-training, with their defaults and their help."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import PretrainedConfig, SchedulerType
+from transformers.hf_argparser import HfArg
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
@@ -15,23 +16,17 @@ SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediat
 class EncoderArguments:
     """Which encoder to pre-train further, or the shape of a new one."""
 
-    model_name_or_path: str = field(
+    model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
-        metadata={
-            "help": "Encoder: a name on the Hub, a folder, 'mini', or 'new' for a ModernBERT of the shape below."
-        },
+        help="Encoder: a name on the Hub, a folder, 'mini', or 'new' for a ModernBERT of the shape below.",
     )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit on the Hub, if not main."}
-    )
-    add_tokens: str | None = field(
-        default=None, metadata={"help": "File of words, one a line, that become tokens of their own."}
-    )
-    vocab_size: int = field(default=12_000, metadata={"help": "Tokens of a new encoder, learned from the texts."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Layers of a new encoder."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of a new encoder."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads of a new encoder."})
-    intermediate_size: int = field(default=384, metadata={"help": "Width of its gated feed-forward layers."})
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit on the Hub, if not main.")
+    add_tokens: str | None = HfArg(default=None, help="File of words, one a line, that become tokens of their own.")
+    vocab_size: int = HfArg(default=12_000, help="Tokens of a new encoder, learned from the texts.")
+    num_hidden_layers: int = HfArg(default=4, help="Layers of a new encoder.")
+    hidden_size: int = HfArg(default=256, help="Width of a new encoder.")
+    num_attention_heads: int = HfArg(default=4, help="Attention heads of a new encoder.")
+    intermediate_size: int = HfArg(default=384, help="Width of its gated feed-forward layers.")
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -56,25 +51,19 @@ class EncoderArguments:
 class CorpusArguments:
     """Which texts to pre-train on."""
 
-    sources: list[str] = field(
-        metadata={
-            "help": "Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2, or "
-            "laws.txt=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's train."
-        }
+    sources: list[str] = HfArg(
+        help="Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2, or "
+        "laws.txt=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's train."
     )
-    corpus_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the sources, else $SMSA_CORPUS_DIR, or ."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with SmSA, as in scripts/finetune.py."})
-    decontaminate: list[str] | None = field(
+    corpus_dir: str | None = HfArg(default=None, help="Folder of the sources, else $SMSA_CORPUS_DIR, or .")
+    data_dir: str | None = HfArg(default=None, help="Folder with SmSA, as in scripts/finetune.py.")
+    decontaminate: list[str] | None = HfArg(
         default=None,
-        metadata={
-            "help": "Files of evaluation texts, one a line: every text that shares eight words in a row with one of "
-            "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test."
-        },
+        help="Files of evaluation texts, one a line: every text that shares eight words in a row with one of "
+        "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test.",
     )
-    held_out: float = field(default=0.01, metadata={"help": "Share of the texts that each epoch is evaluated on."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, in which texts are divided by [SEP]."})
+    held_out: float = HfArg(default=0.01, help="Share of the texts that each epoch is evaluated on.")
+    max_length: int = HfArg(default=128, help="Tokens a row, in which texts are divided by [SEP].")
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -86,23 +75,21 @@ class CorpusArguments:
 class PretrainingArguments(RunArguments):
     """Arguments of masked-language-model pre-training; those of Trainer are here only where their default differs."""
 
-    output_dir: str = field(default="runs/pretrained", metadata={"help": "Folder of the run; new, but for --resume."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate between warm-up and decay."})
-    lr_scheduler_type: str = field(
+    output_dir: str = HfArg(default="runs/pretrained", help="Folder of the run; new, but for --resume.")
+    learning_rate: float = HfArg(default=1e-4, help="Learning rate between warm-up and decay.")
+    lr_scheduler_type: str = HfArg(
         default=SchedulerType.WARMUP_STABLE_DECAY.value,
-        metadata={
-            "help": "Only warmup_stable_decay, constant up to the last decay_steps, lets a run be lengthened.",
-            "choices": [kind.value for kind in SchedulerType],
-        },
+        help="Only warmup_stable_decay, constant up to the last decay_steps, lets a run be lengthened.",
+        metadata={"choices": [kind.value for kind in SchedulerType]},
     )
-    warmup_steps: int = field(default=500, metadata={"help": "Steps in which the learning rate rises."})
-    decay_steps: int = field(default=2000, metadata={"help": "Last steps, in which warmup_stable_decay falls to 0."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta 2."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a batch in each process."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows a batch in evaluation."})
-    mlm_probability: float = field(default=0.2, metadata={"help": "Share of the tokens that are masked."})
-    compile_encoder: bool = field(
-        default=False, metadata={"help": "Compile the encoder: 1.3 times as fast, if small, on a CPU with AMX."}
+    warmup_steps: int = HfArg(default=500, help="Steps in which the learning rate rises.")
+    decay_steps: int = HfArg(default=2000, help="Last steps, in which warmup_stable_decay falls to 0.")
+    weight_decay: float = HfArg(default=0.01, help="AdamW's weight decay.")
+    adam_beta2: float = HfArg(default=0.98, help="AdamW's beta 2.")
+    adam_epsilon: float = HfArg(default=1e-6, help="AdamW's epsilon.")
+    per_device_train_batch_size: int = HfArg(default=32, help="Rows a batch in each process.")
+    per_device_eval_batch_size: int = HfArg(default=32, help="Rows a batch in evaluation.")
+    mlm_probability: float = HfArg(default=0.2, help="Share of the tokens that are masked.")
+    compile_encoder: bool = HfArg(
+        default=False, help="Compile the encoder: 1.3 times as fast, if small, on a CPU with AMX."
     )

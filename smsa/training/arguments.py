@@ -42,12 +42,9 @@ EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_t
 LENGTH_GROUPS = "length_groups"
 _SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
-# What smsa relies on. It tells by the shares of the ranks which texts the last step of an epoch repeats.
-_FIXED = {
-    "dataloader_drop_last": (False, "every text is trained on, and predicted"),
-    "average_tokens_across_devices": (True, "the loss is the mean over all ranks"),
-    "restore_callback_states_from_checkpoint": (False, "smsa restores them itself"),
-}
+# What smsa relies on to train on every text once, to predict every text, and to resume exactly.
+_FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
+_FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
 
 
 @dataclass
@@ -114,8 +111,6 @@ class RunArguments(TrainingArguments):
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
-        for name, (value, reason) in _FIXED.items():
-            wrong[f"{name} must stay {value}: {reason}."] = getattr(self, name) != value
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -140,8 +135,11 @@ class RunArguments(TrainingArguments):
         # else each batch on its way to a GPU waits for the step before it
         self.accelerator_config.non_blocking = self.device.type == "cuda"
         self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
-        if self.accelerator_config.split_batches or not self.accelerator_config.even_batches:
-            raise UserError("split_batches and even_batches must stay as they are: see smsa.training.arguments.")
+        for name, value in _FIXED.items():
+            if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
+                raise UserError(
+                    f"{name} must stay {value}: without it, texts would be left out or a resume not be exact."
+                )
         if self.world_size != world_size():
             raise UserError(
                 f"{world_size()} processes were launched, but this one sees {self.world_size}: each would train alone "

@@ -8,7 +8,6 @@ import threading
 import time
 import warnings
 
-import numpy as np
 import torch
 from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
@@ -18,7 +17,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
-from smsa.training.metrics import REFERENCE_NAMES, epoch_number, score_label_ids
+from smsa.training.metrics import REFERENCE_NAMES, epoch_number, score_confusion
 
 logger = logging.getLogger(__name__)
 
@@ -219,18 +218,17 @@ class EpochProgress(ProgressCallback, ExportableState):
             control.should_evaluate = False
 
     def compute(self) -> dict[str, float]:
-        """Return `loss` and what `score_label_ids` does over the texts of all ranks so far; all must call it.
+        """Return `loss` and what `score_confusion` does over the texts of all ranks so far; all must call it.
 
         Nothing where no text was counted: a loss of the user's own shows no logits.
         """
         pair = (self.loss_sum.clone(), self.confusion.clone())
         loss_sum, confusion = self.trainer.accelerator.reduce(pair, reduction="sum")
-        n_texts, labels = confusion.cpu().numpy(), self.trainer.labels
-        if not n_texts.any():
+        n_texts, labels = confusion.sum().item(), self.trainer.labels
+        if not n_texts:
             return {}
-        references, predictions = np.divmod(np.arange(len(n_texts)), len(labels))
-        scores = score_label_ids(predictions, references, labels, n_texts=n_texts)
-        return {"loss": loss_sum.item() / n_texts.sum(), **scores}
+        scores = score_confusion(confusion.view(len(labels), -1).cpu().numpy(), labels)
+        return {"loss": loss_sum.item() / n_texts, **{name: score.item() for name, score in scores.items()}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):

@@ -19,12 +19,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
-from smsa.distributed import is_main, on_main
+from smsa.distributed import is_main, on_main, require_same, world_size
 from smsa.errors import UserError
 from smsa.files import STAGING, hash_file, require_empty, write_json
-from smsa.models.devices import describe_hardware, describe_versions
+from smsa.models.devices import describe_environment, describe_hardware, describe_versions
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,12 @@ CHANGEABLE = frozenset(
 )  # fmt: skip
 
 
-class DamagedCheckpointError(UserError):
-    """A checkpoint is not what was written, or none of a run is whole."""
-
-
 def commit(staging: Path, target: Path, **described: object) -> None:
     """Let a folder that has been written appear as `target`, with a manifest of its files and what is `described`."""
     paths = sorted(staging.iterdir())
     with ThreadPoolExecutor() as pool:  # those of a large encoder take seconds
-        hashes = zip((path.name for path in paths), pool.map(hash_file, paths), strict=True)
-    files = {name: {"bytes": size, "sha256": digest} for name, (digest, size) in hashes}
+        hashes = list(pool.map(hash_file, paths))
+    files = {path.name: {"sha256": digest, "bytes": size} for path, (digest, size) in zip(paths, hashes, strict=True)}
     write_json({**described, "files": files}, staging / MANIFEST)
     shutil.rmtree(target, ignore_errors=True)  # of an earlier training in the same folder
     os.rename(staging, target)
@@ -67,21 +63,18 @@ def verify(checkpoint: Path) -> dict:
     """Return the manifest of a checkpoint whose files are all as they were written.
 
     Raises:
-        DamagedCheckpointError: saying what is wrong with which file.
+        UserError: saying which file is not, or cannot be read.
     """
+    name = MANIFEST
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        written = {name: (file["sha256"], file["bytes"]) for name, file in manifest["files"].items()}
-        found = {name: hash_file(checkpoint / name) for name in written}
+        for name, file in manifest["files"].items():
+            if hash_file(checkpoint / name) != (file["sha256"], file["bytes"]):
+                raise ValueError("its content has changed")
     except OSError as error:
-        name = Path(error.filename or checkpoint).name
-        raise DamagedCheckpointError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
+        raise UserError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{checkpoint.name}/{MANIFEST} is not what was written") from error
-    for name, (_, size) in found.items():
-        if found[name] != written[name]:
-            sizes = f"{size:,} bytes, of {written[name][1]:,}"
-            raise DamagedCheckpointError(f"{checkpoint.name}/{name} is not what was written ({sizes})")
+        raise UserError(f"{checkpoint.name}/{name} is not what was written") from error
     return manifest
 
 
@@ -91,7 +84,7 @@ def find_newest(output_dir: Path) -> Path | None:
     Newer ones, and only they, are renamed to `damaged-checkpoint-<step>`; the log says what is wrong with each.
 
     Raises:
-        DamagedCheckpointError: if there are checkpoints, but none is whole.
+        UserError: if there are checkpoints, but none is whole.
     """
     problems = {}
     for path in list_checkpoints(output_dir):
@@ -99,7 +92,7 @@ def find_newest(output_dir: Path) -> Path | None:
             best_step = verify(path)["best_step"]
             if best_step is not None and path.name != f"{_PREFIX}{best_step}":
                 verify(output_dir / f"{_PREFIX}{best_step}")
-        except DamagedCheckpointError as error:
+        except UserError as error:
             problems[path] = error
             continue
         for damaged, problem in problems.items():
@@ -111,27 +104,42 @@ def find_newest(output_dir: Path) -> Path | None:
     if not problems and not any(output_dir.glob(f"damaged-{_PREFIX}*")):
         return None
     listed = "; ".join(map(str, problems.values())) or "those there were damaged"
-    raise DamagedCheckpointError(
+    raise UserError(
         f"{output_dir} holds no checkpoint that is whole ({listed}). Put the files back if you can, or start anew in "
         "another --output_dir."
     )
 
 
-def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Path | None, bool]:
+def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bool]:
     """Return the checkpoint to resume from, None to start at the beginning; and whether the run is finished already.
 
-    `settings` and `environment` are as ResumableTrainer has them.
+    Every rank calls it. `args.resume` says whether to look for one; `settings` are as ResumableTrainer has them.
 
     Raises:
-        DamagedCheckpointError: if there are checkpoints, but none is whole.
-        UserError: if there is none, but the folder holds something else; for settings that cannot change within a run.
+        UserError: if there are checkpoints, but none is whole; if there is none, but the folder holds something else;
+            for settings that differ between the ranks, or cannot change within a run.
     """
-    record = _read_record(output_dir)
-    if record is not None and not _find_changed(record["settings"], settings):
-        missing = [name for name in record["outputs"] if not (output_dir / name).is_file()]
-        if not missing:
+    if world_size() > 1:
+        require_same(settings)
+    if not args.resume:
+        return None, False
+    return on_main(lambda: _look_for_start(Path(args.output_dir), settings, describe_environment(args.device.type)))
+
+
+def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Path | None, bool]:
+    record_path = output_dir / RUN_RECORD
+    if record_path.is_file():
+        try:
+            record = json.loads(record_path.read_bytes())
+            is_changed = bool(_find_changed(record["settings"], settings))
+            missing = [name for name in record["outputs"] if not (output_dir / name).is_file()]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{record_path} is not what a finished run leaves: remove it, or start anew.") from error
+        if not is_changed and not missing:
+            logger.info("%s is finished: nothing to do.", output_dir)
             return None, True
-        logger.warning("%s has lost %s: the result is written again.", output_dir, ", ".join(missing))
+        if missing:
+            logger.warning("%s has lost %s: the result is written again.", output_dir, ", ".join(missing))
     newest = find_newest(output_dir)
     if newest is None:
         require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir", _OF_NO_RUN)
@@ -150,18 +158,6 @@ def find_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Pat
         logger.warning("The last bits of the result may differ from those of an undisturbed run: %s.", said)
     logger.info("Resumes from %s", newest)
     return newest, False
-
-
-def _read_record(output_dir: Path) -> dict | None:
-    """Return what a finished run has recorded; None where none is finished."""
-    path = output_dir / RUN_RECORD
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_bytes())
-        return {"settings": dict(record["settings"]), "outputs": list(record["outputs"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is not what a finished run leaves: remove it, or start anew.") from error
 
 
 def _find_changed(before: dict, now: dict) -> dict[str, str]:
@@ -194,7 +190,7 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
 
     on_main(take)
     try:
-        if not output_dir.is_dir():
+        if not (output_dir / _LOCK).is_file():
             raise UserError(f"{output_dir} is not there for every rank: it must be on a disk that all machines share.")
         yield
     finally:

@@ -3,16 +3,13 @@
 import csv
 import json
 import math
-import tempfile
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pandas as pd
-import torch
-from datasets import DatasetDict, Features, Value
+from datasets import DatasetDict
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PredictionOutput
 
@@ -20,7 +17,6 @@ from smsa.data.datasets import count_tokens, sort_by_length
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.files import write_json
-from smsa.models.loading import label_names
 
 # The reference's names for the macro scores, in the order in which it prints them.
 REFERENCE_NAMES = {"accuracy": "ACC", "f1": "F1", "recall": "REC", "precision": "PRE"}
@@ -31,62 +27,36 @@ HISTORY |= {f"train_{score}": f"train_{score}" for score in MACRO_SCORES}
 HISTORY |= {f"eval_{score}": f"valid_{score}" for score in MACRO_SCORES}
 
 
-class SentimentMetric(evaluate.Metric):
-    """Accuracy and macro scores over a fixed set of labels, and the scores of each label.
-
-    The labels are fixed because scikit-learn would else average over those that happen to occur.
-
-    Args:
-        labels: label names in the order of their ids.
-
-    Reference: Wilie et al. 2020, IndoNLU, https://arxiv.org/abs/2009.05387
-    """
-
-    def __init__(self, labels: tuple[str, ...] = LABELS, **kwargs):
-        self.labels = tuple(labels)
-        # It makes a folder although nothing goes there, by default below a home that may be read-only.
-        super().__init__(keep_in_memory=True, cache_dir=tempfile.gettempdir(), **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Accuracy, macro F1, recall and precision, and the same for each label.",
-            citation="Wilie et al. 2020, IndoNLU, https://arxiv.org/abs/2009.05387",
-            inputs_description="predictions and references: label ids.",
-            features=Features({"predictions": Value("int64"), "references": Value("int64")}),
-        )
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        return score_label_ids(predictions, references, self.labels)
-
-
-def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS, n_texts=None) -> dict[str, float]:
-    """Score predicted label ids against gold ones.
+def score_confusion(
+    confusion: np.ndarray, labels: tuple[str, ...] = (), only_present: bool = False
+) -> dict[str, np.ndarray]:
+    """Score counts of texts by gold label (rows) and predicted label (columns), shape (..., n_labels, n_labels).
 
     Args:
-        predictions, references: label ids of shape (n_pairs,).
-        labels: label names in the order of their ids.
-        n_texts: how many texts have each pair, shape (n_pairs,); one if None.
+        labels: label names in the order of rows and columns; none for no scores of each label.
+        only_present: take macro scores over the labels that some text carries; else over all, as the reference does.
 
     Returns:
         `accuracy`; macro `f1`, `recall`, `precision`; `f1_<label>`, `recall_<label>`, `precision_<label>` for each
-        label, in [0, 1]; and `n_<label>`, how many texts carry it. A score that would divide by zero is 0: a label that
-        neither side contains counts as 0 in the macro scores.
+        label, in [0, 1]; and `n_<label>`, how many texts carry it; each of shape (...). A score that would divide by
+        zero is 0.
     """
-    per_label = precision_recall_fscore_support(
-        references, predictions, labels=range(len(labels)), average=None, zero_division=0, sample_weight=n_texts
-    )
-    precision, recall, f1, n_gold = per_label  # each (n_labels,)
-    scores = {
-        "accuracy": accuracy_score(references, predictions, sample_weight=n_texts),
-        "f1": f1.mean(),
-        "recall": recall.mean(),
-        "precision": precision.mean(),
-    }
-    for i, label in enumerate(labels):
-        scores |= {f"f1_{label}": f1[i], f"recall_{label}": recall[i], f"precision_{label}": precision[i]}
-    return {name: float(score) for name, score in scores.items()} | {
-        f"n_{label}": int(n) for label, n in zip(labels, n_gold, strict=True)
-    }
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    n_gold, n_predicted = confusion.sum(-1), confusion.sum(-2)
+    scores = {"accuracy": right.sum(-1) / n_gold.sum(-1)}
+    n_counted = (n_gold > 0).sum(-1) if only_present else confusion.shape[-1]
+    fractions = {"f1": (2 * right, n_gold + n_predicted), "recall": (right, n_gold), "precision": (right, n_predicted)}
+    for name, (above, below) in fractions.items():
+        by_label = np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
+        scores[name] = by_label.sum(-1) / n_counted
+        scores |= {f"{name}_{label}": by_label[..., i] for i, label in enumerate(labels)}
+    return scores | {f"n_{label}": n_gold[..., i] for i, label in enumerate(labels)}
+
+
+def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -> dict[str, float]:
+    """Return what `score_confusion` does of predicted label ids and gold ones, each of shape (n_texts,)."""
+    confusion = confusion_matrix(references, predictions, labels=range(len(labels)))
+    return {name: score.item() for name, score in score_confusion(confusion, labels).items()}
 
 
 def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS) -> dict[str, float]:
@@ -163,15 +133,13 @@ def predict_examples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...]
 ) -> list[dict[str, object]]:
     """Return the `text`, the model's `label`, its `score` and `p_<label>` for each text, one text at a time."""
-    labels, examples = label_names(model.config.id2label), []
-    model.eval()
-    for text in texts:
-        with torch.inference_mode():
-            logits = model(**tokenizer(text, truncation=True, return_tensors="pt").to(model.device)).logits[0]
-        shares = logits.double().softmax(-1).tolist()
-        label, score = labels[np.argmax(shares)], max(shares)
-        named = {f"p_{name}": share for name, share in zip(labels, shares, strict=True)}
-        examples.append({"text": text, "label": label, "score": score, **named})
+    from transformers import TextClassificationPipeline  # seconds, which evaluation does not need
+
+    classify = TextClassificationPipeline(model=model.eval(), tokenizer=tokenizer, device=model.device)
+    examples = []
+    for text, answers in zip(texts, classify(list(texts), top_k=None, truncation=True), strict=True):
+        shares = {f"p_{answer['label']}": answer["score"] for answer in answers}  # the most likely first
+        examples.append({"text": text, **answers[0], **shares})
     return examples
 
 

@@ -24,10 +24,11 @@ from smsa.data.datasets import PaddingCollator, count_tokens
 from smsa.distributed import on_main
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
+from smsa.models.devices import describe_environment
 from smsa.models.loading import label_names, save_tokenizer
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import EpochProgress, EpochStepLR, RunGuard, count_worse
-from smsa.training.checkpointing import DamagedCheckpointError, commit, find_newest, list_checkpoints, verify
+from smsa.training.checkpointing import commit, find_newest, list_checkpoints, verify
 from smsa.training.metrics import compute_metrics
 
 # What an option needs is imported where the option is on.
@@ -45,7 +46,6 @@ class ResumableTrainer(Trainer):
     Args:
         *args, **kwargs: passed to Trainer.
         settings: plain values on which the result depends, by name, kept with each checkpoint.
-        environment: plain values that can move the last bits of the result, kept there, too.
     """
 
     # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
@@ -53,10 +53,10 @@ class ResumableTrainer(Trainer):
     # and by the processes (transformers #47688).
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args, settings: dict | None = None, environment: dict | None = None, **kwargs):
+    def __init__(self, *args, settings: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
-        self.settings, self.environment = settings or {}, environment or {}
+        self.settings = settings or {}
         self.makes_optimizer = self.optimizer is None
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
@@ -72,27 +72,24 @@ class ResumableTrainer(Trainer):
 
         Raises:
             Stopped: when asked to end, after a checkpoint.
-            DamagedCheckpointError: for a checkpoint that is not whole, or has more than tensors where they belong.
-            UserError: for a checkpoint of another world size, or none to resume from; for a loss or weights that are
-                not finite.
+            UserError: for a checkpoint that is not whole, has more than tensors where they belong, or is of another
+                world size, or none to resume from; for a loss or weights that are not finite.
         """
-        output_dir = Path(self.args.output_dir)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = on_main(lambda: find_newest(output_dir))
-            if resume_from_checkpoint is None:
+        output_dir, checkpoint = Path(self.args.output_dir), resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = on_main(lambda: find_newest(output_dir))
+            if checkpoint is None:
                 raise UserError(f"{output_dir} has no checkpoint to resume from.")
-        if resume_from_checkpoint:
-            manifest = on_main(lambda: verify(Path(resume_from_checkpoint)))
-            n_before, n_now = manifest["world_size"], self.args.world_size
+        if checkpoint:
+            n_before, n_now = on_main(lambda: verify(Path(checkpoint)))["world_size"], self.args.world_size
             if n_before != n_now:
-                raise UserError(f"{resume_from_checkpoint} was made by {n_before} processes, these are {n_now}.")
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
-            if output := self._end_of(state, resume_from_checkpoint):
+                raise UserError(f"{checkpoint} was made by {n_before} processes, these are {n_now}.")
+            if output := self._end_of(Path(checkpoint)):
                 return output
         elif self.args.should_save:
-            for checkpoint in list_checkpoints(output_dir):  # of an earlier training, which would win over new ones
-                logger.warning("%s is of an earlier training in this folder, and is removed.", checkpoint)
-                shutil.rmtree(checkpoint)
+            for earlier in list_checkpoints(output_dir):  # they would win over new ones
+                logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
+                shutil.rmtree(earlier)
         if self.model_wrapped is self.model:
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
@@ -106,10 +103,10 @@ class ResumableTrainer(Trainer):
 
             self.recorder = StepRecorder(self.model)
         try:
-            output = super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+            output = super().train(checkpoint and str(checkpoint), **kwargs)
         except pickle.UnpicklingError as error:
-            raise DamagedCheckpointError(
-                f"{resume_from_checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
+            raise UserError(
+                f"{checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
                 "run code when it is read."
             ) from error
         finally:
@@ -127,9 +124,9 @@ class ResumableTrainer(Trainer):
         of_run = math.ceil(self.args.num_train_epochs * an_epoch)
         return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
 
-    def _end_of(self, state: TrainerState, checkpoint: str | Path) -> TrainOutput | None:
+    def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
-        _, n_steps = self.count_steps()
+        state, (_, n_steps) = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)), self.count_steps()
         if state.global_step > n_steps:
             raise UserError(
                 f"The checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
@@ -140,7 +137,7 @@ class ResumableTrainer(Trainer):
         logger.info("Training was over after step %d; a higher --num_train_epochs trains for longer, and where it had "
                     "stopped early, a higher --early_stopping_patience.", state.global_step)  # fmt: skip
         if self.args.load_best_model_at_end and state.best_global_step:
-            checkpoint = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
+            checkpoint = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(checkpoint))
         self.state = state
         return TrainOutput(state.global_step, float("nan"), {})
@@ -212,16 +209,14 @@ class ResumableTrainer(Trainer):
                 self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best_step}")
             if self.args.should_save:
                 staging = output_dir / STAGING / target.name
-                n_states = len(list(staging.glob("rng_state*")))
-                if n_states != self.args.world_size and not self.args.save_only_model:
-                    raise UserError(
-                        f"{n_states} of {self.args.world_size} ranks wrote to {output_dir}: --output_dir must be on a "
-                        "disk that all machines share."
-                    )
                 self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                described = {"settings": self.settings, "environment": self.environment}
-                needed = best_step if self.args.load_best_model_at_end else None
-                commit(staging, target, step=step, best_step=needed, world_size=self.args.world_size, **described)
+                environment = describe_environment(self.args.device.type)
+                described = {
+                    "step": step,
+                    "best_step": best_step if self.args.load_best_model_at_end else None,
+                    "world_size": self.args.world_size,
+                }
+                commit(staging, target, **described, settings=self.settings, environment=environment)
                 rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 

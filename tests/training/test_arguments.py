@@ -72,7 +72,7 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"early_stopping_patience": -1}, "must be at least 0"),
         ({"max_grad_norm": float("inf")}, "must be at least 0"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
-        ({"accelerator_config": {"even_batches": False}}, "split_batches and even_batches must stay"),
+        ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
         ({"fsdp": True}, "each process must hold the whole model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

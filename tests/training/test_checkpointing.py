@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
 
 from smsa.errors import UserError
 from smsa.files import STAGING
+from smsa.training import checkpointing
 from smsa.training.checkpointing import (
-    DamagedCheckpointError,
     commit,
     find_newest,
     find_start,
@@ -21,16 +23,28 @@ from smsa.training.checkpointing import (
 SETTINGS = {"learning_rate": 1e-3, "num_train_epochs": 3, "sha256 of train": "a"}
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch) -> dict:
+    """What this machine is said to be."""
+    environment = {"torch": "2.13.0", "n_threads": 2}
+    monkeypatch.setattr(checkpointing, "describe_environment", lambda device_type: environment)
+    return environment
+
+
+def start(folder, settings=SETTINGS) -> tuple:
+    return find_start(SimpleNamespace(output_dir=str(folder), resume="auto", device=torch.device("cpu")), settings)
+
+
 @pytest.fixture
-def save(tmp_path):
+def save(tmp_path, environment):
     """A function that takes a checkpoint of some files after a step."""
 
     def save(step, best_step=None):
         staging = tmp_path / "staging"
         staging.mkdir()
         (staging / "model.safetensors").write_bytes(b"weights %d" % step)
-        described = {"settings": SETTINGS, "environment": {"torch": "2.13.0", "n_threads": 2}}
-        commit(staging, tmp_path / f"checkpoint-{step}", step=step, best_step=best_step, **described)
+        described = {"step": step, "best_step": best_step, "settings": SETTINGS, "environment": dict(environment)}
+        commit(staging, tmp_path / f"checkpoint-{step}", **described)
 
     return save
 
@@ -53,7 +67,7 @@ def test_a_newest_one_whose_best_is_damaged_is_not_used(save, tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-20")
     before = sorted(tmp_path.rglob("*"))
     for _ in range(2):  # and it stays so: a run never starts from nothing by itself
-        with pytest.raises(DamagedCheckpointError, match="holds no checkpoint that is whole .checkpoint-10"):
+        with pytest.raises(UserError, match="holds no checkpoint that is whole .checkpoint-10"):
             find_newest(tmp_path)
         assert sorted(tmp_path.rglob("*")) == before
     weights.write_bytes(b"weights 10")  # put back
@@ -62,38 +76,41 @@ def test_a_newest_one_whose_best_is_damaged_is_not_used(save, tmp_path):
 
 def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path):
     (tmp_path / STAGING).mkdir()  # of a run that was killed
-    assert find_start(tmp_path, SETTINGS, {}) == (None, False)
+    assert start(tmp_path) == (None, False)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"not empty .notes.txt.: there is no checkpoint to resume from"):
-        find_start(tmp_path, SETTINGS, {})
+        start(tmp_path)
 
 
-def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_another_machine(save, tmp_path, caplog):
+def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_another_machine(
+    save, environment, tmp_path, caplog
+):
     save(10)
     caplog.set_level("INFO", "smsa")
-    longer, environment = SETTINGS | {"num_train_epochs": 5}, {"torch": "2.13.0", "n_threads": 4}
+    longer = SETTINGS | {"num_train_epochs": 5}
+    environment["n_threads"] = 4
     for settings in (SETTINGS, longer):
-        assert find_start(tmp_path, settings, environment) == (tmp_path / "checkpoint-10", False)
+        assert start(tmp_path, settings) == (tmp_path / "checkpoint-10", False)
     assert "Changed within the run: num_train_epochs was 3, is 5" in caplog.text
     assert "last bits of the result may differ from those of an undisturbed run: n_threads was 2, is 4." in caplog.text
     changed = longer | {"learning_rate": 2e-3, "sha256 of train": "b", "weight_decay": 0.1}
     said = "learning_rate was 0.001, is 0.002; sha256 of train was a, is b; weight_decay was None, is 0.1"
     with pytest.raises(UserError, match=f"made with other settings: {said}. Give them as before"):
-        find_start(tmp_path, changed, {})
+        start(tmp_path, changed)
 
 
 def test_a_finished_run_is_finished_until_a_setting_changes_or_an_output_is_lost(save, tmp_path, caplog):
     save(10)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "run.json").write_text(json.dumps({"settings": SETTINGS, "outputs": ["model.safetensors"]}))
-    assert find_start(tmp_path, SETTINGS, {}) == (None, True)
-    assert find_start(tmp_path, SETTINGS | {"num_train_epochs": 5}, {}) == (tmp_path / "checkpoint-10", False)
+    assert start(tmp_path) == (None, True)
+    assert start(tmp_path, SETTINGS | {"num_train_epochs": 5}) == (tmp_path / "checkpoint-10", False)
     (tmp_path / "model.safetensors").unlink()
-    assert find_start(tmp_path, SETTINGS, {}) == (tmp_path / "checkpoint-10", False)
+    assert start(tmp_path) == (tmp_path / "checkpoint-10", False)
     assert "has lost model.safetensors: the result is written again" in caplog.text
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="run.json is not what a finished run leaves"):
-        find_start(tmp_path, SETTINGS, {})
+        start(tmp_path)
 
 
 def refuse(folder, message, resume=False):

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
 from smsa.data.labels import LABELS
 from smsa.training.metrics import (
     MACRO_SCORES,
-    SentimentMetric,
     compute_metrics,
     history_table,
     score_label_ids,
     write_predictions,
 )
+from smsa.training.sentiment_metric import SentimentMetric
 
 
 def logits_for(label_ids):
@@ -39,12 +39,15 @@ def test_scores_worked_by_hand():
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
-def test_f1_is_scikit_learns_over_all_three_labels_also_those_that_are_absent(pairs):
+def test_scores_are_scikit_learns_over_all_three_labels_also_those_that_are_absent(pairs):
     gold, predicted = map(list, zip(*pairs, strict=True))
     scores = score_label_ids(predicted, gold)
-    expected = f1_score(gold, predicted, labels=[0, 1, 2], average=None, zero_division=0)
-    assert [scores[f"f1_{label}"] for label in LABELS] == expected.tolist()
-    assert scores["f1"] == expected.mean()
+    expected = precision_recall_fscore_support(gold, predicted, labels=[0, 1, 2], zero_division=0)
+    for name, by_label in zip(("precision", "recall", "f1"), expected, strict=False):
+        assert [scores[f"{name}_{label}"] for label in LABELS] == by_label.tolist()
+        assert scores[name] == by_label.mean()
+    assert scores["accuracy"] == accuracy_score(gold, predicted)
+    assert [scores[f"n_{label}"] for label in LABELS] == [gold.count(i) for i in range(3)]
 
 
 def test_the_metric_works_in_one_go_and_in_batches_without_a_home_to_write_in(tmp_path, monkeypatch):
