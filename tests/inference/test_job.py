@@ -1,7 +1,11 @@
-"""Files in, files out: nothing lost, nothing doubled, nothing predicted twice, and never the shards of another job."""
+"""Files in, files out: nothing lost, nothing doubled, nothing predicted twice, and never the shards of another job.
+
+What has a type keeps its value, and a spreadsheet finds nothing to run.
+"""
 
 import csv
 import datetime
+import decimal
 import json
 import os
 import shutil
@@ -20,6 +24,7 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.inference import job as job_module
 from smsa.inference.job import find_inputs
+from smsa.inference.writers import escape_formulas, require_names, restore_formulas
 
 ENGINE = ["precision", "backend", "chunk_rows"]
 TEXTS = st.one_of(
@@ -82,14 +87,51 @@ def test_a_file_without_rows_gives_a_valid_output_and_is_said_to_have_none(class
     assert f"{name} has no rows." in caplog.text
 
 
-def test_parquet_keeps_types_and_metadata(classifier, tmp_path):
-    table = pa.table({"n": [1, None], "text": pa.array(["a", None]).dictionary_encode(), "l": [[1], [2, 3]]})
-    pq.write_table(table.replace_schema_metadata({"who": "me"}), tmp_path / "in.parquet")
-    predict(classifier, tmp_path / "in.parquet", tmp_path / "out.parquet")
+def test_lines_of_jsonl_stay_as_they_were_to_the_byte(classifier, tmp_path):
+    lines = ['{"text":"a", "n":1.10, "big":123456789012345678901234567890, "x":[1,{"y":null}]}', ' {"text" : null} ']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", labels_only=True)
+    heads = [line.rstrip().removesuffix("}").rstrip() for line in lines]
+    labels = [json.dumps(answer["label"]) for answer in classifier(["a", None])]
+    expected = [f'{head}, "label": {label}}}' for head, label in zip(heads, labels, strict=True)]
+    assert (tmp_path / "out.jsonl").read_text().splitlines() == expected
+
+
+def test_numbers_of_jsonl_keep_their_digits_in_csv(classifier, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text":"a","n":1.10,"m":true,"l":[1.5,"x"],"o":null}\n', encoding="utf-8")
+    predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    expected = {"text": "a", "n": "1.10", "m": "true", "l": '[1.5, "x"]', "o": ""}
+    assert read_file(tmp_path / "out.csv")[0].items() >= expected.items()
+
+
+def test_parquet_of_every_type_stays_in_parquet_and_goes_to_text_by_one_rule(classifier, tmp_path):
+    kind = pa.struct([("x", pa.list_(pa.float64())), ("raw", pa.binary()), ("day", pa.date32())])
+    day = datetime.date(2026, 11, 22)
+    nested = {"x": [1.5, float("nan"), float("-inf")], "raw": b"ab\xff", "day": day}
+    columns = {
+        "n": pa.array([1, None]), "x": pa.array([1.5, float("nan")]), "b": pa.array([True, None]),
+        "l": pa.array([[1, 2], None]), "s": pa.array([nested, None], kind), "raw": pa.array([b"ab\xff", None]),
+        "day": pa.array([day, None]), "d": pa.array([decimal.Decimal("1.10"), None]),
+        "at": pa.array([datetime.datetime(2026, 11, 22, 1, 2, 3), None]), "none": pa.nulls(2),
+        "cat": pa.array(["k", None]).dictionary_encode(), "text": pa.array(["enak", None]),
+    }  # fmt: skip
+    table = pa.table(columns, metadata={"who": "me"})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    predict(classifier, tmp_path / "a.parquet", tmp_path / "out.parquet")
     predicted = pq.read_table(tmp_path / "out.parquet")
-    assert predicted.select(["n", "text", "l"]).equals(table)
-    assert predicted.schema.metadata[b"who"] == b"me"
-    assert predicted["empty"].to_pylist() == [False, True]
+    kept = predicted.select(list(columns))
+    assert kept.schema.equals(table.schema) and repr(kept.to_pylist()) == repr(table.to_pylist())  # NaN is not NaN
+    assert predicted.schema.metadata[b"who"] == b"me" and predicted["empty"].to_pylist() == [False, True]
+    plain = {"x": [1.5, None, None], "raw": "YWL/", "day": "2026-11-22"}
+    expected = {"l": "[1, 2]", "s": json.dumps(plain), "raw": "YWL/", "day": "2026-11-22", "d": "1.10",
+                "at": "2026-11-22 01:02:03.000000", "none": "", "cat": "k", "text": "enak"}  # fmt: skip
+    as_text = ({"n": "1", "x": "1.5", "b": "true"}, {"x": "nan"})
+    as_json = ({"n": 1, "x": 1.5, "b": True, "l": [1, 2], "s": plain, "none": None}, {})
+    for suffix, (first, second) in {"csv": as_text, "tsv": as_text, "jsonl": as_json}.items():
+        predict_files(classifier, tmp_path / "a.parquet", tmp_path / f"out.{suffix}")
+        rows = [{name: row[name] for name in columns} for row in read_file(tmp_path / f"out.{suffix}")]
+        assert rows == [expected | first, dict.fromkeys(columns, None if suffix == "jsonl" else "") | second]
+        assert "NaN" not in (tmp_path / f"out.{suffix}").read_text()
 
 
 def test_several_files_become_one_and_a_glob_does_not_find_the_output(classifier, tmp_path):
@@ -101,7 +143,7 @@ def test_several_files_become_one_and_a_glob_does_not_find_the_output(classifier
     assert predict(classifier, iter([str(tmp_path / "*.csv")]), str(tmp_path / "out.csv")) == first  # finished
 
 
-def test_files_of_other_columns_do_not_become_one(classifier, tmp_path):
+def test_files_of_other_columns_do_not_become_one_and_a_format_may_not_hold_every_name(classifier, tmp_path):
     write_file(tmp_path / "a.csv", [{"id": "1", "text": "a"}])
     write_file(tmp_path / "b.csv", [{"text": "b"}])
     with pytest.raises(UserError, match="b.csv has other columns than .*a.csv, or of other .*make --output a folder"):
@@ -109,6 +151,11 @@ def test_files_of_other_columns_do_not_become_one(classifier, tmp_path):
     pq.write_table(pa.table({"id": [1], "text": ["c"]}), tmp_path / "c.parquet")
     with pytest.raises(UserError, match=r"of other types \(id: int64, text: string; id: string, text: string\)"):
         predict_files(classifier, [tmp_path / "a.csv", tmp_path / "c.parquet"], tmp_path / "out.parquet")
+    with pytest.raises(UserError, match="two columns are named 'a', which jsonl cannot hold"):
+        require_names("jsonl", ["a", "b", "a"])
+    with pytest.raises(UserError, match="holds a tab or a line break, which TSV cannot"):
+        require_names("tsv", ["a", "b\tc"])
+    require_names("csv", ["a", "b\tc", "a"])
 
 
 def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):
@@ -206,19 +253,8 @@ def test_a_key_of_jsonl_that_comes_late_and_is_added_is_named(classifier, tmp_pa
     predict(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix="smsa_")
 
 
-def test_the_inputs_are_checked_before_a_model_is_loaded(tmp_path):
-    def load():
-        raise AssertionError("loaded")
-
-    (tmp_path / "in.csv").write_text("text,n\nenak,1,2\n")
-    with pytest.raises(BadRowsError, match="1 bad row"):
-        predict_files(load, tmp_path / "in.csv", tmp_path / "out.csv")
-    with pytest.raises(BadRowsError, match="No row is left. Nothing has been written."):
-        predict_files(load, tmp_path / "in.csv", tmp_path / "out.csv", on_bad_row="skip")
-
-
 def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_path):
-    texts = ["=1+1", "@user hai", "+62 812", "-5", "https://a.b", "'=1", "\x01", "_x000D_", "5"]
+    texts = ["=1+1", "@user hai", "+62 812", "-5", "https://a.b", "'=1", "+1.000,5", "\x01", "_x000D_", "5"]
     write_file(tmp_path / "in.csv", [{"text": text} for text in texts])
     for name in ("out.csv", "out.xlsx", "escaped.csv"):
         predict(classifier, tmp_path / "in.csv", tmp_path / name, escape_formulas=name == "escaped.csv")
@@ -228,6 +264,17 @@ def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_p
     assert chunk.table.column_names == ["text", *ADDED] and pa.types.is_floating(chunk.table["score"].type)
     escaped = ["'=1+1", "'@user hai", "'+62 812", "-5", "https://a.b", "''=1", *texts[6:]]
     assert [row["text"] for row in read_file(tmp_path / "escaped.csv")] == escaped
+
+
+@given(st.lists(st.text(max_size=20) | st.text(alphabet="=+-@'\t\r\n,.1e x＝", max_size=6), max_size=20))
+def test_the_formula_rule_can_be_undone_and_leaves_nothing_to_run(texts):
+    column = pa.array(texts, pa.string())
+    escaped = escape_formulas(column)
+    assert restore_formulas(escaped) == column
+    for text, cell in zip(texts, escaped.to_pylist(), strict=True):
+        if cell[:1] in tuple("=+-@\t\r\n＝＋－＠"):
+            assert cell == text
+            float(cell.replace(",", ".").replace(".", "", max(0, cell.count(".") + cell.count(",") - 1)))
 
 
 def test_a_workbook_comes_back_as_one_with_its_types(classifier, tmp_path):
@@ -250,11 +297,17 @@ def test_a_byte_order_mark_that_came_is_given_back(classifier, tmp_path, encodin
     assert (tmp_path / "out.csv").read_bytes().startswith(b'\xef\xbb\xbf"id","text"' if bom else b'"id","text"')
 
 
-def test_bad_rows_of_any_file_stop_everything_before_anything_is_written(classifier, tmp_path):
+def test_bad_rows_of_any_file_stop_everything_before_anything_is_written_or_a_model_loaded(tmp_path):
+    def load():
+        raise AssertionError("loaded")
+
     (tmp_path / "a.csv").write_bytes(b"id,text\n1,a\n")
     (tmp_path / "b.csv").write_bytes(b"id,text\n" + b"1,a\n" * 20 + b"2\n" * 30)
     with pytest.raises(BadRowsError, match=r"30 bad row\(s\). .*\n.*b.csv:22: 1 field.*\n(.*\n){19}  ... and 10 more$"):
-        predict_files(classifier, str(tmp_path / "*.csv"), tmp_path / "predicted")
+        predict_files(load, str(tmp_path / "*.csv"), tmp_path / "predicted")
+    (tmp_path / "a.csv").write_text("text,n\nenak,1,2\n")
+    with pytest.raises(BadRowsError, match="No row is left. Nothing has been written."):
+        predict_files(load, tmp_path / "a.csv", tmp_path / "out.csv", on_bad_row="skip")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "b.csv"]
 
 
