@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
-from smsa.training.metrics import REFERENCE_NAMES, epoch_number, score_confusion
+from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,10 @@ class RunGuard(TrainerCallback):
         is_meant = signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS
         if is_second and not is_meant:
             return
+        line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
         if is_second:
             line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
-        else:
-            self.signum, self.received_at = signum, time.monotonic()
-            line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
+        self.signum, self.received_at = signum, time.monotonic()
         if is_main():
             os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
         if is_second:
@@ -101,7 +100,7 @@ class RunGuard(TrainerCallback):
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is None or scaler.get_scale() < 1:
             raise UserError(
-                f"The loss is not finite (NaN or infinite) in epoch {epoch_number(state.epoch)}, at or before step "
+                f"The loss is not finite (NaN or infinite) in epoch {math.ceil(state.epoch)}, at or before step "
                 f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
                 "--max_grad_norm or --precision no may help."
             )
@@ -112,8 +111,7 @@ class RunGuard(TrainerCallback):
             logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
             raise Stopped(128 + (self.signum or signal.SIGTERM))
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self.on_save(args, state, control)  # asked after the last checkpoint, the result is left to a resumed run
+    on_train_end = on_save  # asked after the last checkpoint, the result is left to a resumed run
 
     def let_go(self) -> None:
         """Give the signals back to whoever had them before."""
@@ -205,7 +203,7 @@ class EpochProgress(ProgressCallback, ExportableState):
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
             self.shown = time.monotonic()
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
-            epoch = epoch_number(state.epoch)
+            epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
@@ -214,7 +212,7 @@ class EpochProgress(ProgressCallback, ExportableState):
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.shares = []
-        if epoch_number(state.epoch) % args.evaluate_every:
+        if math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 
     def compute(self) -> dict[str, float]:
@@ -235,7 +233,7 @@ class EpochProgress(ProgressCallback, ExportableState):
             if f"{prefix}_f1" in logs and state.is_world_process_zero:
                 scores = " ".join(f"{title}:{logs[f'{prefix}_{name}']:.2f}" for name, title in REFERENCE_NAMES.items())
                 learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
-                loss, epoch = logs[f"{prefix}_loss"], epoch_number(state.epoch or 0)
+                loss, epoch = logs[f"{prefix}_loss"], math.ceil(state.epoch or 0)
                 tqdm.write(f"(Epoch {epoch}) {split} LOSS:{loss:.4f} {scores}{learning_rate}")
 
     def on_evaluate(self, args, state, control, **kwargs):

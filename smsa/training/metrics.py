@@ -83,11 +83,6 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
     return {"loss": float(losses.mean()), **score_label_ids(logits.argmax(-1), prediction.label_ids, labels)}
 
 
-def epoch_number(epoch: float) -> int:
-    """Return the number, from 1, of the epoch that ends at or after `epoch`, Trainer's count of epochs done."""
-    return math.ceil(epoch)
-
-
 def predict_splits(trainer: Trainer, splits: DatasetDict) -> dict[str, PredictionOutput]:
     """Return what `trainer.predict` does for valid and, where there is one, test, rows in the order of the split.
 
@@ -112,7 +107,7 @@ def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labe
     trained = [entry for entry in state.log_history if "train_f1" in entry]
     kept = next((entry for entry in trained if entry["step"] == kept_step), trained[-1])
     scores = {"train": kept} | {split: output.metrics for split, output in outputs.items()}
-    return {"epoch": epoch_number(kept["epoch"])} | {
+    return {"epoch": math.ceil(kept["epoch"])} | {
         split: {name: found[f"{split}_{name}"] for name in names} for split, found in scores.items()
     }
 
@@ -123,7 +118,7 @@ def history_table(log_history: list[dict[str, float]], columns: dict[str, str] =
     rows: dict[int, dict[str, float]] = {}
     for entry in log_history:
         if "train_runtime" not in entry:
-            row = rows.setdefault(epoch_number(entry["epoch"]), {})  # where a run was lengthened, one comes twice
+            row = rows.setdefault(math.ceil(entry["epoch"]), {})  # where a run was lengthened, one comes twice
             row |= {name: entry[logged] for logged, name in columns.items() if logged in entry}
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns.values()))
     return table.rename_axis("epoch").sort_index().reset_index()
