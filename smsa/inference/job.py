@@ -1,7 +1,7 @@
 """Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
 
-    OUTPUT.shards/job.json             what is predicted, with which model, and how
-    OUTPUT.shards/rows-<first>-<last>  the rows of one chunk with all that prediction adds, as an Arrow stream
+    OUTPUT.shards/job.json                   what is predicted, with which model, and how
+    OUTPUT.shards/rows-<first>-<last>.arrow  the rows of one chunk, with all that prediction adds
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
@@ -277,7 +277,7 @@ class _Job:
         """Take the model, and name the columns that it adds as no column of the inputs is called, in any case."""
         args, self.classifier, engine = self.args, classifier, classifier.engine
         self.chunk_rows = EXPLAINED_ROWS if args.explain else engine.chunk_rows
-        added = classifier.predict(pa.array([], pa.string())).schema
+        added = classifier.classify(*classifier.encode(pa.array([], pa.string()))).schema
         if args.explain:
             added = added.append(pa.field("words", pa.string()))
         chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in ("label", "words")]
@@ -315,10 +315,7 @@ class _Job:
                 if source.is_typed:
                     chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
                 if unfit := writers.find_unfit(chunk.table, self.format):
-                    reason = "{!r} holds " + writers.UNFIT[self.format] + "; write .csv, .jsonl or .parquet"
-                    values = chunk.table.take(list(unfit)).to_pylist()
-                    faults = {i: (value, reason.format(unfit[i])) for i, value in zip(unfit, values, strict=True)}
-                    chunk = chunk.set_apart(faults, source.path)
+                    chunk = chunk.set_apart(unfit, source.path)
                 if self.format == "submission":
                     chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))
                 yield source, chunk
@@ -410,7 +407,7 @@ class _Job:
             self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
         except Timeout as error:
             raise FileExistsError(f"another run is writing {self.output}: wait for it, or stop it.") from error
-        spans = [map(int, path.name.split("-")[1:]) for path in self.shards.glob("rows-*[0-9]")]
+        spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("rows-*.arrow")]
         path = self.shards / "job.json"
         if not spans:  # only from here on it must be whole
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -429,10 +426,10 @@ class _Job:
             words = self.classifier.explain_all(chunk.texts, added["label"])
             added = added.append_column("words", pa.array(words, pa.string()))
         schema = pa.schema([*chunk.table.schema, *added.schema])
-        shard = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}"
-        with shard.with_suffix(".tmp").open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
+        unfinished = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
+        with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
             writer.write_table(pa.Table.from_arrays([*chunk.table.columns, *added.columns], schema=schema))
-        shard.with_suffix(".tmp").replace(shard)
+        unfinished.replace(unfinished.with_suffix(".arrow"))
 
     def _read_shards(self, paths: list[Path], counts: Counter, labels: Counter) -> Iterator[pa.Table]:
         """Yield the rows of each shard as they stand in the output, and count what prediction says of them."""
@@ -451,8 +448,8 @@ class _Job:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
         n_rows = sum(found["rows"] for found in self.description["inputs"])
-        paths = sorted(self.shards.glob("rows-*[0-9]"))
-        spans = [tuple(map(int, path.name.split("-")[1:])) for path in paths]
+        paths = sorted(self.shards.glob("rows-*.arrow"))
+        spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))

@@ -21,8 +21,6 @@ from smsa.errors import UserError
 
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
-# What a cell of a format cannot hold, and how that is told
-UNFIT = {"tsv": "a tab or a line break", "xlsx": "more than 32,767 characters"}
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
@@ -39,21 +37,19 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     return table
 
 
-def find_unfit(table: pa.Table, output_format: str) -> dict[int, str]:
-    """Return the rows, by position, that a format cannot hold, each with the name of the column that is at fault."""
-    unfit: dict[int, str] = {}
-    if output_format not in UNFIT:
-        return unfit
+def find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
+    """Return the rows, by position, that a format cannot hold, each with its values and what is wrong with them."""
+    unfit: dict[int, tuple[dict, str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if not pa.types.is_string(column.type):
+        if output_format not in ("tsv", "xlsx") or not pa.types.is_string(column.type):
             continue
-        is_unfit = (
-            pc.match_substring_regex(column, "[\t\r\n]")
-            if output_format == "tsv"
-            else pc.greater(pc.utf8_length(column), 32767)
-        )
-        for i in np.flatnonzero(is_unfit.fill_null(False)):
-            unfit.setdefault(int(i), name)
+        if output_format == "tsv":
+            what, is_unfit = "a tab or a line break", pc.match_substring_regex(column, "[\t\r\n]")
+        else:
+            what, is_unfit = "more than 32,767 characters", pc.greater(pc.utf8_length(column), 32767)
+        reason = f"{name!r} holds {what}; write .csv, .jsonl or .parquet"
+        for i in map(int, np.flatnonzero(is_unfit.fill_null(False))):
+            unfit.setdefault(i, (table.slice(i, 1).to_pylist()[0], reason))
     return unfit
 
 

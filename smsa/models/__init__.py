@@ -1,1 +1,1 @@
-"""Models and the devices they run on: loading, bundled weights, precision."""
+"""Models, and the machine they are trained on: loading, bundled weights, memory, what a run says of hardware."""

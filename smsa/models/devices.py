@@ -1,7 +1,6 @@
-"""What this process runs on: precision, CPU threads, and a description of machine and libraries for `run.json`."""
+"""The machine: memory and kernels of a process that trains, and what `run.json` says of hardware and libraries."""
 
 import ctypes
-import logging
 import os
 import platform
 import re
@@ -10,84 +9,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
 import torch
 
-from smsa.distributed import is_launched
-from smsa.errors import UserError
-
-logger = logging.getLogger(__name__)
-
 LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenizers scikit-learn numpy".split())
-PRECISIONS = ("auto", "no", "fp16", "bf16")
-
-
-def best_precision(device_type: str, training: bool = True) -> str:
-    """Return the fastest precision that keeps the labels: `bf16`, `fp16`, or `no` (fp32).
-
-    On a GPU, inference takes fp16, for its three more bits of mantissa matter to probabilities, and training bf16, for
-    its range. A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4
-    times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate; other CPUs emulate bf16 at a tenth of it.
-    """
-    if device_type == "cuda":
-        if training and torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16"
-        return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"  # (7, 0): first with tensor cores
-    has = torch.cpu.get_capabilities()
-    is_amd = str(has.get("cpu_name", "")).startswith("AMD")
-    is_fast = has.get("amx_tile") or (has.get("avx512_bf16") and is_amd)
-    return "bf16" if device_type == "cpu" and is_fast else "no"
-
-
-def resolve_precision(requested: str, device_type: str, training: bool = True) -> str:
-    """Return the precision that is in effect, and log it: `no` (fp32), `fp16` or `bf16`.
-
-    `auto` is what the launcher was asked for, else `best_precision`. fp16 on a CPU is `no`: Accelerate would train in
-    fp32 there without a word.
-
-    Raises:
-        UserError: for a precision that is not one of `PRECISIONS`, from the option or the launcher (`fp8`).
-    """
-    source, asked = "--precision", requested
-    if requested == "auto":
-        source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION")
-        # It exports `no` also where it was asked for nothing (accelerate 1.15), and `accelerate config` writes `no` for
-        # who skips the question: `no` is a wish only on the command line of the launcher, which is the parent process.
-        if asked == "no":
-            words = ""
-            with suppress(psutil.Error):
-                words = " ".join(psutil.Process(os.getppid()).cmdline()).replace("=", " ").replace("-", "_")
-            asked = "no" if "__mixed_precision no" in words else None
-        if asked is None:
-            source, asked = "the device", best_precision(device_type, training)
-    if asked not in PRECISIONS:
-        raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
-    in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
-    shown = "fp32" if in_effect == "no" else in_effect
-    reason = " (fp16 is for GPUs)" if in_effect != asked else ""
-    chosen = f"requested {requested}, chosen by {source}: {asked}, in effect on {device_type}: {shown}{reason}"
-    logger.info("Precision: %s", chosen)
-    if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
-        logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
-    return in_effect
-
-
-def share_of_cores() -> int:
-    """Return how many CPU cores each process of a launch gets on this machine."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def set_cpu_threads(n_threads: int | None = None) -> None:
-    """Set torch's CPU threads for this process; None leaves them to torch, or takes an equal share if it was launched.
-
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle; any other
-    value is the user's.
-    """
-    if n_threads is None and is_launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        n_threads = share_of_cores()
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
 
 
 def set_up_process() -> None:

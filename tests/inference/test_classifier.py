@@ -115,6 +115,8 @@ def test_texts_are_truncated_where_training_truncated_them(tokenizer, stated, as
     classifier = make_classifier(make_model(), tokenizer, max_length=asked)
     token_ids, *_ = classifier.encode(pa.array(["enak " * 600]))
     assert classifier.max_length == in_effect == len(token_ids[0])
+    with pytest.raises(UserError, match="max_length is 2; it must be more than the 2 special tokens"):
+        make_classifier(make_model(), tokenizer, max_length=2)
 
 
 def test_a_long_text_is_cut_to_the_same_tokens_as_if_all_of_it_were_read():

@@ -183,6 +183,8 @@ def tree(tmp_path):
 
 
 @pytest.mark.parametrize("names, output, message", [
+    (["a.csv"], "out.pdf", "out.pdf: the suffix must be one of .csv"),
+    (["-", "a.csv"], "out.csv", "--input - is stdin only"),
     (["nothing.csv"], "out.csv", "nothing.csv does not exist"),
     (["in"], "in", "in does not exist, or has no file of a known format besides the output's"),
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
@@ -194,8 +196,12 @@ def tree(tmp_path):
 ])  # fmt: skip
 def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, monkeypatch, names, output, message):
     monkeypatch.chdir(tree)
+    before = sorted(tree.rglob("*"))
     with pytest.raises((UserError, OSError), match=message):
         predict_files(classifier, names, output)
+    with pytest.raises(UserError, match="--on_bad_row skip .*name an output file"):
+        predict_files(classifier, names[:1], "-", on_bad_row="skip")
+    assert sorted(tree.rglob("*")) == before
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
@@ -368,8 +374,8 @@ def stopped(classifier, tmp_path):
 def test_a_stopped_job_resumes_from_its_shards_and_one_too_many_is_noticed(classifier, stopped, monkeypatch):
     path, target, n_predicted = stopped / "in.csv", stopped / "out.csv", []
     before_each_shard(monkeypatch, n_predicted.append)
-    first, second = sorted((stopped / "out.csv.shards").glob("rows-*"))
-    odd = first.rename(first.with_name("rows-000000000000-000000000003"))
+    first, second = sorted((stopped / "out.csv.shards").glob("rows-*.arrow"))
+    odd = first.rename(first.with_name("rows-000000000000-000000000003.arrow"))
     with pytest.raises(UserError, match="out.csv.shards lacks rows, or has some twice: remove it"):
         predict(classifier, path, target)
     assert n_predicted == [8, 6] and not target.exists()

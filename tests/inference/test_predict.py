@@ -14,14 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, make_model, make_tokenizer, run
+from conftest import ROOT, make_model, make_tokenizer, run, run_here
 from tables import ADDED, HOSTILE, read_file, write_file
 
-from scripts import predict
 from smsa import SentimentClassifier
-from smsa.cli import exit_on_error, parse
-from smsa.inference.engine import EngineArguments
-from smsa.inference.job import PredictionArguments
 
 WORKER = str(ROOT / "tests" / "inference" / "kill_predict.py")
 LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes")
@@ -67,26 +63,6 @@ def test_a_pipe_that_is_full_is_an_error(model):
     assert b"error: " in done.stderr and b"No space left" in done.stderr
 
 
-def call(*words) -> int | str:
-    """Call the script in this process, as the command line would; return what it exits with."""
-    with pytest.raises(SystemExit) as exit_, exit_on_error():
-        predict.main(*parse(PredictionArguments, EngineArguments, argv=list(words)))
-    return exit_.value.code
-
-
-@pytest.mark.parametrize("options, message", [
-    (["--output", "out.pdf"], "error: out.pdf: the suffix must be one of .csv"),
-    (["--input", "-", "--output", "-", "--on_bad_row", "skip"], "error: --on_bad_row skip .*name an output file"),
-    (["--max_length", "2"], "error: max_length is 2; it must be more than the 2 special tokens"),
-])  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(model, tmp_path, monkeypatch, options, message):
-    monkeypatch.chdir(ROOT)
-    write_file(tmp_path / "in.csv", [{"text": "enak"}])
-    words = command(model, tmp_path / "in.csv", tmp_path / "out.csv", *options)[2:]
-    assert re.match(message, call(*words), re.DOTALL)
-    assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
-
-
 def test_every_row_comes_once_and_in_order_from_two_processes(model, tmp_path):
     """Files of sizes around the boundaries of a chunk of eight."""
     (tmp_path / "in").mkdir()
@@ -121,7 +97,7 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
     assert status == 1
     assert "No space left on device" in text and "the same command resumes" in text and "Traceback" not in text
     assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
-    finished = {shard: shard.stat().st_mtime_ns for shard in (small_disk / "out.csv.shards").glob("rows-*[0-9]")}
+    finished = {shard: shard.stat().st_mtime_ns for shard in (small_disk / "out.csv.shards").glob("rows-*.arrow")}
     assert finished
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
     run(*words, **PATHS, SMSA_KILL="open .*merged:1")  # the shards are still there when it dies
@@ -134,8 +110,9 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
 def test_a_read_only_folder_is_refused(model, small_disk, tmp_path):
     write_file(tmp_path / "in.csv", [{"text": "enak"}])
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    answer = call(*command(model, tmp_path / "in.csv", small_disk / "out.csv")[2:])
-    assert re.match(f"error: .*Read-only file system.*{small_disk}/out.csv", answer)
+    words = command(model, tmp_path / "in.csv", small_disk / "out.csv", program="scripts/predict.py")
+    status, text = run_here(*words[1:])
+    assert status == 1 and re.match(f"error: .*Read-only file system.*{small_disk}/out.csv", text)
 
 
 @pytest.mark.slow
@@ -149,7 +126,7 @@ def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, na
     environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
     with (tmp_path / "in.csv").open("rb") as stdin:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=stdin, stderr=subprocess.PIPE)
-    while not list((tmp_path / "out.csv.shards").glob("rows-*[0-9]")):
+    while not list((tmp_path / "out.csv.shards").glob("rows-*.arrow")):
         assert process.poll() is None
         time.sleep(0.05)
     assert len(list(tmp_path.glob("smsa-*/stdin.csv"))) == (name == "-")
@@ -200,7 +177,7 @@ def test_after_kills_at_any_moment_every_row_is_there_once(model, tmp_path, n_pr
 
 def read_finished(output: Path) -> dict[str, tuple[int, int]]:
     """Return which shards are finished, with what tells whether they were written again."""
-    shards = Path(f"{output}.shards").glob("rows-*[0-9]")
+    shards = Path(f"{output}.shards").glob("rows-*.arrow")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from safetensors import safe_open
@@ -40,6 +41,7 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
     if name == ENCODER:
         model, tokenizer = load_encoder(name)
         assert len(tokenizer) == model.config.vocab_size and model.config.mlp_dropout > 0  # which fine-tuning takes
+        assert model.dtype == torch.float32
         assert "Starts at random" not in caplog.text
     text = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".json", ".md"))
     assert not any(word in text for word in ("/work", "/home", "/root", "/tmp"))

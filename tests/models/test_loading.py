@@ -161,10 +161,6 @@ def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(classif
         assert not torch.isin(model.classifier.weight, head).any()
 
 
-def test_weights_in_half_precision_are_held_in_fp32():
-    assert load_encoder("mini")[0].dtype == torch.float32
-
-
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save_old, tmp_path, write):
     folder = save_old()
@@ -240,9 +236,6 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     frozen = {name: not p.requires_grad for name, p in model.named_parameters()}
     assert frozen == {name: name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in frozen}
     assert sum(frozen.values()) == 21
-
-
-def test_layers_that_are_not_there_or_share_their_weights_cannot_be_frozen():
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
     config = AutoConfig.for_model("albert", **SHAPE, embedding_size=16)
