@@ -359,7 +359,7 @@ class SentimentTrainer(ResumableTrainer):
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over ranks
             loss = loss_sum / num_items_in_batch * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss  # decoders give more than that
 
 
 def _divergence(logits: torch.Tensor, others: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
