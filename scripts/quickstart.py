@@ -7,15 +7,13 @@ import argparse
 import json
 from pathlib import Path
 
-from transformers.utils import logging
-
-from smsa import SentimentClassifier
-from smsa.data.labels import EXAMPLES, LABELS
+from smsa.data.labels import LABELS
 
 
 def main(run: Path) -> None:
     """Print the scores on the sample's test file, the answers to three sentences, and how to train on more."""
-    test = json.loads((run / "metrics.json").read_bytes())["test"]
+    metrics = json.loads((run / "metrics.json").read_bytes())
+    test = metrics["test"]
     n_texts = sum(count for name, count in test.items() if name.startswith("n_"))
     n_right = round(test["accuracy"] * n_texts)
     print(
@@ -23,12 +21,10 @@ def main(run: Path) -> None:
         f"{n_right} right\nand {n_texts - n_right} wrong: accuracy {test['accuracy']:.3f}, macro F1 {test['f1']:.3f}. "
         "Three more, with its label and probability:\n"
     )
-    logging.disable_progress_bar()
-    classifier = SentimentClassifier.from_pretrained(str(run), device="cpu")
     # a person calls the three sentences positive, neutral and negative
-    for text, label, predicted in zip(EXAMPLES, LABELS, classifier(list(EXAMPLES)), strict=True):
+    for predicted, label in zip(metrics["examples"], LABELS, strict=True):
         verdict = "right" if predicted["label"] == label else f"WRONG, a person says {label}"
-        print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {verdict:29}  {text}")
+        print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {verdict:29}  {predicted['text']}")
     print(
         "\nIt learned from 274 sentences only. Train the same encoder on the 11,000 of SmSA:\n\n"
         "  source .venv/bin/activate\n"

@@ -175,6 +175,14 @@ def tokenizer(_tiny):
     return copy.deepcopy(_tiny[1])
 
 
+@pytest.fixture
+def classifier(tiny_model, tokenizer):
+    """The random model as a classifier with chunks of eight rows."""
+    from tables import make_classifier
+
+    return make_classifier(tiny_model, tokenizer)
+
+
 def make_rows(tokenizer, n: int) -> Dataset:
     """Get n encoded rows, of different lengths."""
     picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]

@@ -24,9 +24,8 @@ def log_odds(probability: float) -> float:
 
 
 @pytest.mark.parametrize("label", [None, "negative"])
-def test_weights_add_up_and_words_are_parts_of_the_text(tiny_model, tokenizer, label):
+def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
     text = "Enak dan MURAH sekali, tidak kotor!"
-    classifier = make_classifier(tiny_model, tokenizer)
     explained, answer = classifier.explain(text, label), classifier(text)
     assert explained["label"] == label or (label is None and explained["label"] == answer["label"])
     assert explained["log_odds"] == pytest.approx(log_odds(answer[f"p_{explained['label']}"]), abs=1e-4)
@@ -108,8 +107,7 @@ def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
     assert n_told / len(texts) >= 0.9
 
 
-def test_predict_writes_what_explain_says(tiny_model, tokenizer, tmp_path):
-    classifier = make_classifier(tiny_model, tokenizer)
+def test_predict_writes_what_explain_says(classifier, tmp_path):
     (tmp_path / "in.csv").write_text('text\n"enak, murah"\n" "\n"kotor sekali"\n"enak, murah"\n')
     predict_files(classifier, tmp_path / "in.csv", tmp_path / "out.jsonl", explain=True)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -76,8 +76,7 @@ def test_int8_stays_close_to_fp32_and_is_said_to_be_slower_without_a_unit_for_it
     assert ("This CPU is slower in int8 than in fp32" in caplog.text) is (unit is None)
 
 
-def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
-    classifier = make_classifier(tiny_model, tokenizer)
+def test_a_text_gives_one_answer_and_a_list_as_many(classifier):
     one = classifier("enak dan murah")
     assert list(one) == ADDED
     assert one["score"] == max(one[f"p_{label}"] for label in classifier.labels) == one[f"p_{one['label']}"]
@@ -95,9 +94,9 @@ def test_a_text_gives_one_answer_and_a_list_as_many(tiny_model, tokenizer):
     (["enak", 5], "must be a str of whole characters, or None: .*int"),
     (["enak", "\ud83d"], "must be a str of whole characters, or None: .*surrogates"),
 ])  # fmt: skip
-def test_what_is_no_text_is_refused(tiny_model, tokenizer, texts, message):
+def test_what_is_no_text_is_refused(classifier, texts, message):
     with pytest.raises(TypeError, match=message):
-        list(make_classifier(tiny_model, tokenizer).stream(texts))
+        list(classifier.stream(texts))
 
 
 def test_a_model_that_cannot_be_used_is_refused(tiny_model, tokenizer):
@@ -138,17 +137,12 @@ def watch(monkeypatch, engine, act):
     monkeypatch.setattr(engine, "forward", lambda *arrays: act(*arrays) or forward(*arrays))
 
 
-def test_equal_texts_are_predicted_once(tiny_model, tokenizer, monkeypatch):
-    classifier, n_predicted = make_classifier(tiny_model, tokenizer), []
+def test_a_stream_is_read_chunk_by_chunk_and_equal_texts_are_predicted_once(classifier, monkeypatch):
+    n_predicted = []
     watch(monkeypatch, classifier.engine, lambda ids, mask: n_predicted.append(len(ids)))
-    assert len(classifier.predict(pa.array(["enak", "kotor"] * 50))) == 100
-    assert n_predicted == [2]
-
-
-def test_a_stream_is_read_chunk_by_chunk(tiny_model, tokenizer):
-    texts = iter(["enak"] * 1000)
-    assert next(make_classifier(tiny_model, tokenizer, chunk_rows=8).stream(texts))["empty"] is False
-    assert len(list(texts)) == 992
+    texts = iter(["enak", "kotor"] * 500)
+    assert next(classifier.stream(texts))["empty"] is False
+    assert len(list(texts)) == 992 and n_predicted == [2]
 
 
 class OneSizeOnly(BertForSequenceClassification):
@@ -211,13 +205,13 @@ def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tok
         usual("enak")
 
 
-def test_settings_of_the_process_are_as_before_after_a_run(tiny_model, tokenizer, monkeypatch):
+def test_settings_of_the_process_are_as_before_after_a_run(classifier, monkeypatch):
     """cuDNN's attention would be compiled for each shape of batch; it is off while the engine runs, and only then."""
 
     def settings(*_):
         return torch.backends.cuda.cudnn_sdp_enabled(), torch.get_num_threads()
 
-    classifier, seen = make_classifier(tiny_model, tokenizer), []
+    seen = []
     watch(monkeypatch, classifier.engine, lambda *_: seen.append(settings()))
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -33,11 +33,6 @@ TEXTS = st.one_of(
 FORMATS = st.sampled_from(["csv", "csv.gz", "jsonl", "tsv", "jsonl.zst", "parquet"])
 
 
-@pytest.fixture
-def classifier(tiny_model, tokenizer):
-    return make_classifier(tiny_model, tokenizer)
-
-
 def predict(classifier, path, target, **options) -> dict:
     (summary,) = predict_files(classifier, path, target, **options)
     return summary
