@@ -101,10 +101,7 @@ def _make_vectorizer():
 
 @dataclass
 class Tfidf:
-    """Logistic regression over the TF-IDF of words and of parts of words; seconds to train.
-
-    Its options were chosen on SmSA valid.
-    """
+    """Logistic regression over the TF-IDF of words and of parts of words; its options were chosen on SmSA valid."""
 
     labels: tuple[str, ...]
     vocabularies: list[list[str]]  # of words and of parts of words, in the order of the features
@@ -158,11 +155,7 @@ def save_baseline(baseline: Keyword | Tfidf | Majority, folder: Path) -> None:
 
 
 def load_baseline(folder: str | Path) -> Keyword | Tfidf | Majority:
-    """Load what `save_baseline` has left in a folder.
-
-    Raises:
-        UserError: if its files are not those of a baseline.
-    """
+    """Load what `save_baseline` has left in a folder; other or damaged files are a UserError."""
     description, weights = Path(folder, DESCRIPTION), Path(folder, WEIGHTS)
     try:
         values = json.loads(description.read_bytes()) | (load_file(weights) if weights.exists() else {})

@@ -15,11 +15,7 @@ from smsa.models.loading import find_bundled, load_classifier, save_tokenizer
 
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:
-    """Return the folder of a model on this machine, or of a bundled one, that may be calibrated on a file.
-
-    Raises:
-        UserError: if it has no model.safetensors, or was trained on the file, where its run.json tells.
-    """
+    """Return the folder of a model, here or bundled, that was not trained on the file, as far as its run.json tells."""
     folder = Path(find_bundled(name))
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")

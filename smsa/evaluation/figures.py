@@ -15,13 +15,7 @@ MARKERS = "osD^vP"
 
 
 def draw_report(report: dict, folder: Path, history: Path | None = None) -> list[str]:
-    """Draw `PICTURES` into a folder; return their names, none without matplotlib.
-
-    Args:
-        report: what report.json holds.
-        folder: where they are written.
-        history: history.csv of a run; without one, it is not drawn.
-    """
+    """Draw report.json, and history.csv if there is one; return the names of the pictures, none without matplotlib."""
     draw = dict(zip(PICTURES, (draw_metrics, draw_confusion, draw_reliability)))
     try:
         drawn = {name: draw[name](report) for name in draw}

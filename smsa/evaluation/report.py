@@ -87,23 +87,18 @@ class LabelledFile:
 
 
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
-    """Return the content of report.json: the file, each system, and each pair of systems compared.
+    """Return the content of report.json: the file, each system, on perturbed texts if asked, and each pair compared.
 
-    Args:
-        seed: of the bootstrap and of the perturbations.
-        robustness: evaluate perturbed texts, too.
-
-    Raises:
-        UserError: if the labels of a system are not those of the file.
+    `seed` is that of the bootstrap and of the perturbations. A system with other labels than the file is a UserError.
     """
     probabilities = [system.predict(data.texts, data.labels) for system in systems]
-    evaluations = [
-        evaluate_system(system, data, predicted, seed) for system, predicted in zip(systems, probabilities, strict=True)
-    ]
-    if robustness:
-        for system, evaluation in zip(systems, evaluations, strict=True):
+    evaluations = []
+    for system, predicted in zip(systems, probabilities, strict=True):
+        evaluation = evaluate_system(system, data, predicted, seed)
+        if robustness:
             as_it_is = {"as it is": evaluation["metrics"]["f1"]["value"]}
             evaluation["robustness"] = as_it_is | measure_robustness(system, data, seed)
+        evaluations.append(evaluation)
     comparisons = []
     for (a, of_a), (b, of_b) in combinations(zip(systems, probabilities, strict=True), 2):
         compared = statistics.compare(data.gold, of_a.argmax(-1), of_b.argmax(-1), len(data.labels), seed)
@@ -200,13 +195,9 @@ def log_report(report: dict) -> None:
 def write_report(
     report: dict, output_dir: str | Path, history: Path | None = None, rejects: Sequence[BadRow] = ()
 ) -> None:
-    """Write report.json, report.md and a PNG for each picture into a folder; either all of them appear or none.
+    """Write report.json, report.md, rejects.jsonl and pictures in place of an earlier report: all of them or none.
 
-    Args:
-        report: what `evaluate` returns.
-        output_dir: an earlier report in it is replaced.
-        history: history.csv of a run, to be drawn, too.
-        rejects: rows that were left out, which go into rejects.jsonl.
+    `report` is what `evaluate` returns, and `history` the history.csv of a run, to be drawn, too.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

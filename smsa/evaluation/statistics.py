@@ -83,12 +83,7 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
 
 def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> str:
-    """Return a sentence on who is ahead in macro F1, and whether these texts tell the two apart.
-
-    Args:
-        a, b: names of the systems.
-        f1: `differences["f1"]` of `compare`.
-    """
+    """Return a sentence on who is ahead by `differences["f1"]` of `compare`, if these texts tell the two apart."""
     value, low, high = (100 * f1[end] for end in ("value", "low", "high"))  # in points
     verdict = f"not told apart by these {n_texts:,} texts"
     if low > 0 or high < 0:

@@ -35,11 +35,7 @@ class System:
     engine: dict[str, str] | None = None
 
     def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
-        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`.
-
-        Raises:
-            UserError: if these are not the labels of the system.
-        """
+        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`: its own in any order."""
         if set(labels) != set(self.labels):
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
@@ -53,13 +49,10 @@ def load_systems(
 ) -> list[System]:
     """Load models, as `SentimentClassifier.from_pretrained` does, and folders of baselines.
 
-    Args:
-        paths: of each system; its last part becomes the name, where that tells the systems apart.
-        revision: of a model on the Hub.
-        label_map: as in `name_labels`.
+    The last part of a path becomes the name, where that tells the systems apart.
 
     Raises:
-        UserError: if a system is given twice, for a revision of a baseline, and for labels without a meaning.
+        UserError: if a system is given twice, for a revision of a baseline, and as `name_labels`.
     """
     if len({os.path.abspath(find_bundled(path)) for path in paths}) < len(paths):
         raise UserError("--compare: a system is given twice.")

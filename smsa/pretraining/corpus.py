@@ -39,14 +39,9 @@ def read_sources(
     """Read `FILE` or `FILE=WEIGHT`, each with one text per line in UTF-8, or `smsa`.
 
     Args:
-        specs: the sources.
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
         data_dir: as in `find_smsa`.
         to_exclude: whether `smsa` stands for SmSA's valid and test, masked or not, in place of its train.
-
-    Raises:
-        UserError: for a weight that is not a positive number, or a file named twice; and as `read_texts`.
-        FileNotFoundError: if a file is missing.
     """
     sources: list[Source] = []
     for spec in specs:
@@ -77,8 +72,7 @@ def read_texts(path: Path) -> list[str]:
     """Read one text per line without the blank ones; of a .tsv, such as SmSA's, what stands before the last tab.
 
     Raises:
-        UserError: for a table or a compressed file, whose lines are not its texts, and for a file without texts.
-        BadRowsError: for lines that are not valid UTF-8 or have a NUL character.
+        UserError: for a table or a compressed file, whose lines are not its texts; for no texts, or damaged ones.
     """
     if path.suffix in NOT_TEXT:
         raise UserError(f"{path}: a {path.suffix} does not have one text per line; write its texts into a .txt.")
@@ -142,14 +136,10 @@ def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
 def pack(
     sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int, which: str = ""
 ) -> np.ndarray:
-    """Join texts in random order, [SEP] after each, and cut them into rows that begin with [CLS].
+    """Join texts, given as token ids, in random order, [SEP] after each; cut them into rows that begin with [CLS].
 
-    Args:
-        sequences: token ids of each text, without special tokens.
-        which: of the texts, for the error.
-
-    Returns:
-        Rows of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped.
+    Rows are of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped. An error says
+    `which` of the texts they are.
     """
     order = np.random.default_rng(seed).permutation(len(sequences))
     tokens = np.array([token for i in order for token in (*sequences[i], sep_id)], dtype=np.int32)
@@ -164,12 +154,7 @@ def pack(
 def encode_sources(
     sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out.
-
-    Raises:
-        UserError: if the tokenizer lacks [CLS], [SEP] or [MASK], if its encoder cannot read `max_length` tokens, or if
-            either part does not fill a row.
-    """
+    """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out."""
     special_ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     if None in (*special_ids, tokenizer.mask_token_id):
         raise UserError("the tokenizer has no cls, sep or mask token, without which no rows can be made or masked.")

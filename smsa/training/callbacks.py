@@ -9,10 +9,11 @@ import time
 import warnings
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.distributed import any_rank, end_with_launcher, is_main
@@ -38,12 +39,9 @@ class RunGuard(TrainerCallback):
 
     After a loss that is not finite nothing is saved. Under fp16 the scaler skips a step whose gradients are not finite,
     so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
-
-    Args:
-        accelerator: Trainer's, which knows the device and the scaler.
     """
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)  # set by Trainer, read at times
         self.looked_at = 0.0
@@ -151,13 +149,10 @@ class EpochProgress(ProgressCallback, ExportableState):
 
     Loss and confusion matrix of the epoch so far are counted from the logits that training makes anyway. They stay on
     the device, so that counting makes no GPU wait. A checkpoint within an epoch keeps those of each rank, for their sum
-    to be made in the same order after a resume.
-
-    Args:
-        trainer: which logs the scores at the end of each epoch, under `train_`, and knows the labels.
+    to be made in the same order after a resume. At the end of each epoch the trainer logs the scores, under `train_`.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: Trainer):
         super().__init__()
         self.trainer = trainer
         device, n_labels = trainer.args.device, len(trainer.labels)

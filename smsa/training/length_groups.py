@@ -18,7 +18,7 @@ class LengthGroupedSampler(Sampler[int]):
     Args:
         lengths: length of each text.
         step_size: texts of one optimiser step, over accumulated batches and processes.
-        seed: with the epoch (see `set_epoch`) it fixes the order, the same in each process.
+        seed: with the epoch it fixes the order, the same in each process.
     """
 
     def __init__(self, lengths: Sequence[int], step_size: int, seed: int):

@@ -67,14 +67,10 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
     Args:
         prediction: `predictions` are logits of shape (n_texts, n_labels), columns in the order of `labels`;
             `label_ids` are integers of shape (n_texts,).
-        labels: label names in the order of their ids.
 
     Returns:
         `loss`, the mean cross entropy in nats, exact for any number of ranks, as Trainer's own is not; and what
         `score_label_ids` returns, for the label of the highest logit.
-
-    Raises:
-        ValueError: if there is not exactly one column of logits per label.
     """
     logits = np.asarray(prediction.predictions)
     if logits.ndim != 2 or logits.shape[1] != len(labels):
@@ -157,11 +153,9 @@ def write_submission(output: PredictionOutput, labels: tuple[str, ...], path: st
 
 
 def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
-    """Write seeds.json, and return what it holds.
+    """Write seeds.json, and return it: `runs` by seed (metrics.json and `folder`), `mean` and `std` by split and score.
 
-    Returns:
-        `runs` by seed (what metrics.json of each says, with its `folder`); `mean` and `std` by split and score. `std`
-        divides by n - 1, and is null for one run.
+    `std` divides by n - 1, and is null for one run.
     """
     runs = {seed: {"folder": f"seed-{seed}"} for seed in seeds}
     for run in runs.values():

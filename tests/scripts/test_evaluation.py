@@ -88,15 +88,6 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
 
 
-def test_a_file_that_cannot_be_evaluated_on_leaves_no_report(tmp_path):
-    (tmp_path / "keyword").mkdir()
-    (tmp_path / "keyword" / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
-    (tmp_path / "data.tsv").write_text("enak\tneutral\nkotor\tneutral\n")
-    with pytest.raises(SystemExit, match="error: (.|\n)*the real labels are in test_preprocess"):
-        run_eval("--model", tmp_path / "keyword", "--data", tmp_path / "data.tsv", "--output", tmp_path / "report")
-    assert not (tmp_path / "report").exists()
-
-
 @pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
 def test_options_that_contradict_each_other_end_with_status_2(options, capsys):
     with pytest.raises(SystemExit) as stopped:

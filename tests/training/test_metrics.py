@@ -1,4 +1,4 @@
-"""Scores worked by hand, and against scikit-learn where hands tire; the tables and files that a run leaves."""
+"""Scores against scikit-learn; the tables and files that a run leaves."""
 
 import csv
 
@@ -20,22 +20,6 @@ from smsa.training.metrics import (
     write_predictions,
 )
 from smsa.training.sentiment_metric import SentimentMetric
-
-
-def logits_for(label_ids):
-    return np.eye(3)[label_ids] * 5.0
-
-
-def test_scores_worked_by_hand():
-    # gold 0 0 0 1 2 2 against 0 0 1 1 2 0: positive P 2/3 R 2/3, neutral P 1/2 R 1, negative P 1 R 1/2
-    prediction = EvalPrediction(logits_for([0, 0, 1, 1, 2, 0]), np.array([0, 0, 0, 1, 2, 2]))
-    scores = compute_metrics(prediction)
-    assert scores["accuracy"] == pytest.approx(4 / 6)
-    assert scores["precision"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    assert scores["recall"] == pytest.approx((2 / 3 + 1 + 1 / 2) / 3)
-    assert [scores[f"f1_{label}"] for label in LABELS] == pytest.approx([2 / 3, 2 / 3, 2 / 3])
-    assert scores["f1"] == pytest.approx(2 / 3)
-    assert [scores[f"n_{label}"] for label in LABELS] == [3, 1, 2]
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
