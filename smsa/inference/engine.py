@@ -227,12 +227,19 @@ def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str)
 
 
 def to_openvino(model: PreTrainedModel):
-    """Return the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out."""
+    """Return the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out.
+
+    Raises:
+        RuntimeError: for a model that OpenVINO cannot convert, or whose graph would depend on the shape of its inputs.
+    """
     from openvino.frontend import FrontEndManager, OpConversionFailure
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # openvino.convert_model does the same, and also reports to Intel over the network.
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    example, other = (
+        {"input_ids": torch.arange(n).view(n_texts, -1), "attention_mask": torch.ones(n_texts, n // n_texts).long()}
+        for n_texts, n in ((2, 16), (3, 39))
+    )
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -242,6 +249,9 @@ def to_openvino(model: PreTrainedModel):
         decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time
             model.eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
+        with torch.inference_mode():
+            if not torch.allclose(decoder.pt_module(**other)["logits"], model(**other).logits, atol=1e-4):
+                raise RuntimeError("its graph holds for texts of one length only")
         try:
             graph = frontend.convert(frontend.load(decoder))
         except OpConversionFailure as error:
@@ -275,8 +285,6 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
-    if len(forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
-        raise RuntimeError("its graph holds for one number of texts only")
     return forward
 
 
