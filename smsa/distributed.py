@@ -126,18 +126,14 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
         torch.set_num_threads(n_threads)
 
 
-def join() -> None:
-    """Let the ranks of a launch find each other, where no Trainer does: by gloo, for they share no tensors."""
-    if world_size() > 1:
-        PartialState(cpu=True, timeout=timedelta(days=30))  # a rank may wait that long for the share of another
-
-
 def on_main(task: Callable[[], _T]) -> _T:
     """Return the result of `task`, which the main process runs when every rank has come here, while the others wait.
 
-    Where it fails, the main process raises; the launcher then ends the others.
+    Where it fails, the main process raises; the launcher then ends the others. Where no Trainer has let the ranks find
+    each other, they do so by gloo, for they share no tensors, and one may wait for the share of another for 30 days.
     """
-    PartialState().wait_for_everyone()
+    options = {"cpu": True, "timeout": timedelta(days=30)} if world_size() > 1 else {}
+    PartialState(**options).wait_for_everyone()
     return broadcast_object_list([None if rank() else task()])[0]
 
 

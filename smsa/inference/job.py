@@ -31,7 +31,7 @@ from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BAD_ROWS_SHOWN, BadRowsError
 from smsa.data.reader import INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, Chunk, Source, find_layout
-from smsa.distributed import join, on_main, rank, world_size
+from smsa.distributed import on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming, take_lock
 from smsa.inference import writers
@@ -135,7 +135,6 @@ def predict_files(
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
         raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
-    join()
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
         if reads_stdin:

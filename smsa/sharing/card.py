@@ -15,7 +15,11 @@ from smsa.evaluation.markdown import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(loader=jinja2.PackageLoader("smsa.sharing", "."), trim_blocks=False, lstrip_blocks=False)
+_TEMPLATES = TEMPLATES.overlay(
+    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
+    trim_blocks=False,
+    lstrip_blocks=False,
+)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
