@@ -26,16 +26,13 @@ REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at ev
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
-class Stopped(SystemExit):
-    """Training was asked to end, and has left a checkpoint; its `code` is 128 and the number of the signal."""
-
-
 class RunGuard(TrainerCallback):
     """Starts a run as Trainer does not, and ends it where it is asked to, or where its loss is not finite.
 
     Asked by SIGTERM, Ctrl-C, SIGHUP, or (on Linux) the end of the launcher, which passes no signal on: `accelerate
     launch` of one process would leave this one behind. Training ends after the current step, with a checkpoint, on
-    every rank at the same one. A second Ctrl-C ends at once. Whatever is on the disk is whole.
+    every rank at the same one, by a SystemExit of 128 and the number of the signal. A second Ctrl-C ends at once.
+    Whatever is on the disk is whole.
 
     After a loss that is not finite nothing is saved. Under fp16 the scaler skips a step whose gradients are not finite,
     so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
@@ -107,7 +104,7 @@ class RunGuard(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
             logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
-            raise Stopped(128 + (self.signum or signal.SIGTERM))
+            raise SystemExit(128 + (self.signum or signal.SIGTERM))
 
     on_train_end = on_save  # asked after the last checkpoint, the result is left to a resumed run
 

@@ -36,10 +36,9 @@ _NEW_FOLDER = "resume it by --resume auto, or choose another --output_dir"
 
 # Settings that take effect when they change within a run; others would not, or would mix two runs.
 CHANGEABLE = frozenset(
-    ("num_train_epochs", "max_steps", "early_stopping_patience", "class_weights", "max_grad_norm")
-    + ("label_smoothing_factor", "per_device_eval_batch_size", "evaluate_every", "metric_for_best_model")
-    + ("fast_kernels",)
-)  # fmt: skip
+    "num_train_epochs max_steps early_stopping_patience class_weights max_grad_norm label_smoothing_factor "
+    "per_device_eval_batch_size evaluate_every metric_for_best_model fast_kernels".split()
+)
 
 
 def commit(staging: Path, target: Path, **described: object) -> None:

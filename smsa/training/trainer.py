@@ -71,7 +71,7 @@ class ResumableTrainer(Trainer):
             **kwargs: passed to Trainer.
 
         Raises:
-            Stopped: when asked to end, after a checkpoint.
+            SystemExit: when asked to end, after a checkpoint.
             UserError: for a checkpoint that is not whole, has more than tensors where they belong, or is of another
                 world size, or none to resume from; for a loss or weights that are not finite.
         """

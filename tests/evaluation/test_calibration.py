@@ -66,16 +66,10 @@ def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
     for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.get_vocab() == before.get_vocab() and len(after) == len(VOCABULARY)
-    texts = ["enak", "murah sekali dan bagus !", "kotor " * 100]
-    options = {"padding": True, "truncation": True, "max_length": 20}
-    assert after(texts, **options).data == before(texts, **options).data
-    assert after("enak", "murah").data == before("enak", "murah").data
     # a name that transformers 4 knows, too, and that survives another save
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(folder / "copy")
     assert AutoTokenizer.from_pretrained(folder / "copy").tokenize("enaaaak") == ["enak"]
-    with pytest.raises(UserError, match="has the normaliser already"):
-        calibration.store_normaliser(folder)
 
 
 def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder, tmp_path):

@@ -4,12 +4,10 @@ import pytest
 import torch
 from accelerate import PartialState
 from conftest import ROOT
-from transformers import BertConfig
 
 from smsa.cli import parse
 from smsa.data.arguments import DataArguments
 from smsa.errors import UserError
-from smsa.pretraining.arguments import EncoderArguments
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
 
 
@@ -110,12 +108,3 @@ def test_one_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
 def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
     """Trainer goes by the end of the name, which may be that of a label."""
     assert SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is is_better
-
-
-def test_the_shape_of_a_new_encoder_is_refused_where_it_cannot_be():
-    with pytest.raises(UserError, match="hidden_size is 66; it must be a multiple of twice the 22 attention heads"):
-        EncoderArguments("new", hidden_size=66, num_attention_heads=22)
-    asked = EncoderArguments("runs/encoder", num_hidden_layers=6)
-    asked.require_shape_of(BertConfig(num_hidden_layers=6))
-    with pytest.raises(UserError, match="num_hidden_layers is 6, but that of runs/encoder is 12 and stays"):
-        asked.require_shape_of(BertConfig())

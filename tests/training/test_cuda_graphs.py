@@ -5,7 +5,6 @@ import torch
 from conftest import make_model
 from trainers import At, ask_at, flatten, make_trainer
 
-from smsa.training.callbacks import Stopped
 from smsa.training.cuda_graphs import StepRecorder
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: recordings are CUDA graphs")
@@ -80,7 +79,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path, make):
 
     cut = make(tmp_path / "cut")
     cut.add_callback(ask_at(17))
-    with pytest.raises(Stopped):
+    with pytest.raises(SystemExit):
         cut.train()
     again = make(tmp_path / "cut")
     again.train(resume_from_checkpoint=True)
