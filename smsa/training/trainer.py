@@ -284,16 +284,6 @@ class SentimentTrainer(ResumableTrainer):
         eval_dataset: Dataset | None = None,
         **kwargs,
     ):
-        self.labels = label_names(model.config.id2label)
-        self.class_weights = None
-        if train_dataset is not None and args.class_weights != "none":
-            label_ids = train_dataset.with_format("numpy")["label"][:]
-            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
-        kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
-        scores = ("f1", "recall", "precision")
-        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
-        if args.metric_for_best_model not in known:
-            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         on_gpu = args.device.type == "cuda"
         if kwargs.get("processing_class") is not None:
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
@@ -307,12 +297,22 @@ class SentimentTrainer(ResumableTrainer):
             fused = args.optim == OptimizerNames.ADAMW_TORCH_FUSED or None  # None leaves it to torch
             kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, "fused": fused, **adam})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.labels = label_names(self.model.config.id2label)
+        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
+        scores = ("f1", "recall", "precision")
+        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
+        if args.metric_for_best_model not in known:
+            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
+        self.class_weights = None
+        if train_dataset is not None and args.class_weights != "none":
+            label_ids = train_dataset.with_format("numpy")["label"][:]
+            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
-            self.records_steps = on_gpu and model.config.model_type in FIRST_TOKEN_CLASSIFIERS
+            self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
         for shown_by_default in (ProgressCallback, PrinterCallback):

@@ -1,10 +1,10 @@
-"""Models as they lie on the Hub: each trains, and labels as transformers' own pipeline, or is refused before it trains."""
+"""Models as they lie on the Hub: each trains and labels as the pipeline of transformers, or is refused before that."""
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY_ROWS, WORDS, make_model
+from conftest import TINY_ROWS, WORDS
 from datasets import Dataset
 from scipy.special import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -135,9 +135,8 @@ def test_a_model_trains_and_labels_as_the_pipeline_of_transformers(kind, tmp_pat
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_model_is_exported_or_said_not_to_be(kind, target, refused, tmp_path):
     folder, _, _ = train(save_base(kind, tmp_path / "base"), tmp_path / "run")
-    (tmp_path / "valid.tsv").write_text(
-        "".join(f"{text} {'enak ' * i}\t{label}\n" for i, (text, label) in enumerate(TINY_ROWS))
-    )
+    rows = "".join(f"{text} {'enak ' * i}\t{label}\n" for i, (text, label) in enumerate(TINY_ROWS))
+    (tmp_path / "valid.tsv").write_text(rows)
     if kind in refused:
         with pytest.raises(UserError, match=f"cannot be exported to {target}"):
             export_model(folder, tmp_path / "out", target, data=tmp_path / "valid.tsv")
@@ -166,7 +165,6 @@ def test_a_decoder_whose_configuration_lacks_the_pad_token_takes_that_of_its_tok
 
 def test_a_lora_adapter_is_called_one(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    make_model().save_pretrained(tmp_path / "base")
     for load in (load_model, load_classifier):
-        with pytest.raises(UserError, match="holds a LoRA adapter.* merge_and_unload"):
+        with pytest.raises(UserError, match="is a LoRA adapter.* merge_and_unload"):
             load(str(tmp_path))
