@@ -92,17 +92,16 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                 raise _error(words, words["nothing"])
             # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
             with TemporaryDirectory(dir=folder) as job:
+                source = Path(job, Path(path).name if path else "texts.txt")
                 try:
-                    source = Path(job, Path(path).name if path else "texts.txt")
                     if path:
                         shutil.copy(path, source)
                     else:
                         source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
                     output, labels, extremes = label_file(classifier, source, column if path else None)
-                except ManyColumns as error:
-                    raise _error(words, words["choose"]) from error
                 except (UserError, OSError) as error:  # as scripts/predict.py
-                    raise _error(words, str(error).replace(f"{job}{os.sep}", "")) from error
+                    message = str(error).replace(f"{job}{os.sep}", "")
+                    raise _error(words, words["choose"] if isinstance(error, ManyColumns) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
                 titles = [words["label"].lower(), words["probability"], words["text"].lower()]

@@ -313,7 +313,7 @@ class _Job:
                 first += chunk.n_read
                 if source.is_typed:
                     chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
-                if unfit := writers.find_unfit(chunk.table, self.format):
+                if self.format in ("tsv", "xlsx") and (unfit := writers.find_unfit(chunk.table, self.format)):
                     chunk = chunk.set_apart(unfit, source.path)
                 if self.format == "submission":
                     chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))

@@ -38,10 +38,10 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
 
 
 def find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
-    """Return the rows, by position, that a format cannot hold, each with its values and what is wrong with them."""
+    """Return the rows, by position, that TSV or a workbook cannot hold, each with its values and what is wrong."""
     unfit: dict[int, tuple[dict, str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if output_format not in ("tsv", "xlsx") or not pa.types.is_string(column.type):
+        if not pa.types.is_string(column.type):
             continue
         if output_format == "tsv":
             what, is_unfit = "a tab or a line break", pc.match_substring_regex(column, "[\t\r\n]")

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.errors import UserError
+from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import Forward, compile_openvino, compress_weights, to_openvino
@@ -56,6 +57,7 @@ def export_model(
     int8: bool = False,
     data: str | Path | None = None,
     revision: str | None = None,
+    label_map: str | None = None,
 ) -> dict:
     """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
 
@@ -65,6 +67,7 @@ def export_model(
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
+        label_map: as in `load_splits` and `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -86,7 +89,8 @@ def export_model(
         data = Path(data or find_smsa()["valid"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
-    labelled = load_splits({"data": data}, classifier.labels)["data"].to_pandas()
+    labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
+    labelled = load_splits({"data": data}, labels, label_map=label_map)["data"].to_pandas()
     token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
 
     def measure(files: list[Path]) -> tuple[dict, np.ndarray]:

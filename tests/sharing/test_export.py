@@ -139,6 +139,12 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # which transformers.js knows
 
+    renamed = [{"ulasan": text, "nada": label.replace("positive", "A")} for text, label in lines]
+    (tmp_path / "valid.jsonl").write_text("\n".join(map(json.dumps, renamed)))
+    options = {"data": tmp_path / "valid.jsonl", "label_map": "A=positive"}
+    again = export_model(str(bert), tmp_path / "again", "openvino", **options)
+    assert again["original"]["f1"] == record["original"]["f1"]
+
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, monkeypatch, factor):
