@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import bdtr, log_softmax
+from scipy.special import log_softmax
+from scipy.stats import binomtest
 
 from smsa.errors import UserError
 from smsa.training.metrics import REFERENCE_NAMES, score_confusion
@@ -75,7 +76,7 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
     differences, resampled = subtract(outcomes), subtract(resample(outcomes, seed))
     only_a, only_b = int(((a == gold) & (b != gold)).sum()), int(((b == gold) & (a != gold)).sum())
-    p_value = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))  # both tails of the binomial
+    p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return {
         "differences": {name: bounded(differences[name].item(), resampled[name]) for name in METRICS},
         "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
