@@ -205,8 +205,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
     if "peft_type" in values:
         raise UserError(
-            f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by merge_and_unload() "
-            "of peft, and save that with its tokenizer."
+            f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
+            "merge_and_unload(), and save that with its tokenizer."
         )
     # a cache is for what generates a text; OpenVINO has no word for it
     return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)

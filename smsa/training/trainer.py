@@ -90,7 +90,7 @@ class ResumableTrainer(Trainer):
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
                 shutil.rmtree(earlier)
-        if self.model_wrapped is self.model:
+        if self.model is not None and self.model_wrapped is self.model:  # a search has none between its trials
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False

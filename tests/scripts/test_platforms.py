@@ -20,7 +20,7 @@ for environment, words in json.loads(sys.argv[1]):
     status, printed = run_here(*words)
     print("RESULT", json.dumps([status, printed]))
 """
-# What Python has not on Windows, where a file that is open can be neither removed nor replaced, and a name holds no ':'.
+# What Python has not on Windows, where an open file can be neither removed nor replaced, and a name holds no colon.
 LIKE_WINDOWS = """
 import concurrent.futures, errno, fcntl, multiprocessing, pathlib, signal
 import accelerate, datasets, gradio, openvino, sklearn.linear_model, torch, torch._dynamo, transformers
@@ -33,7 +33,7 @@ for name in "SIGHUP SIGKILL SIGUSR1 SIGUSR2 SIGALRM SIGPIPE pthread_sigmask".spl
     delattr(signal, name)
 for name in "fcntl resource pwd grp termios".split():
     sys.modules[name] = None
-multiprocessing.set_start_method("spawn")
+multiprocessing.set_start_method("spawn", force=True)
 
 def refuse_open_files(function):
     def checked(path, *more, **options):
