@@ -1,7 +1,9 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
+import sys
+
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 from smsa.cli import exit_on_error, parse
 from smsa.data.arguments import DataArguments
@@ -35,6 +37,19 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
     _, data_args, training_args = parse(*FINETUNE, argv=[recipe, "--seed", "8"])
     assert (training_args.learning_rate, training_args.seed, data_args.labels) == (3e-6, 8, "a,no")
     assert (training_args.use_cpu, training_args.precision) == (True, "no")
+
+
+def test_a_tilde_is_the_home_in_a_recipe_and_behind_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ani")
+    recipe = write_recipe(tmp_path, "train_file: ~/a.csv\nvalid_file: b~/c.csv\n")
+    _, data_args, training_args = parse(*FINETUNE, argv=[recipe, "--output_dir=~/runs/a"])
+    assert (data_args.train_file, data_args.valid_file) == ("/home/ani/a.csv", "b~/c.csv")
+    assert training_args.output_dir == "/home/ani/runs/a"
+
+
+def test_a_reader_that_has_enough_ends_a_script_quietly():
+    code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
+    assert run("bash", "-o", "pipefail", "-c", f"{sys.executable} -c \"{code}\" | head -1") == (0, "enak\n")
 
 
 BAD_COMMANDS = {
