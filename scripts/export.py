@@ -20,7 +20,8 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: with status 3 where the export is there and loses more than a point of macro F1.
     """
     output = args.output or f"{os.path.normpath(args.model)}-{args.to}{'-int8' * args.int8}"
-    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, args.label_map)
+    columns = {"text_column": args.text_column, "label_column": args.label_column, "label_map": args.label_map}
+    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **columns)
     print(f"{describe(record)}\nThe export is in {output}")
     losses = {name: found["f1_loss"] for name, found in record.items() if "f1_loss" in found}
     for name, loss in losses.items():
@@ -37,6 +38,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--int8", action="store_true", help="Weights in 8 bits: smaller and faster.")
     parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")
     parser.add_argument("--data", help="Labelled file to compare on; SmSA's valid if not given.")
+    parser.add_argument("--text_column", help="Column of texts in it; the one that is called so if not given.")
+    parser.add_argument("--label_column", default="label", help="Column of labels in it. (default: %(default)s)")
     parser.add_argument("--label_map", help="What it calls the model's labels: LABEL_0=positive,...")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     return parser.parse_args(argv)

@@ -57,7 +57,7 @@ def export_model(
     int8: bool = False,
     data: str | Path | None = None,
     revision: str | None = None,
-    label_map: str | None = None,
+    **reading: object,
 ) -> dict:
     """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
 
@@ -67,7 +67,7 @@ def export_model(
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
-        label_map: as in `load_splits` and `name_labels`.
+        reading: text_column, label_column and label_map, as in `load_splits`; the last also as in `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -89,8 +89,8 @@ def export_model(
         data = Path(data or find_smsa()["valid"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
-    labels = name_labels(str(model_name_or_path), classifier.labels, label_map)
-    labelled = load_splits({"data": data}, labels, label_map=label_map)["data"].to_pandas()
+    labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
+    labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
     token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
 
     def measure(files: list[Path]) -> tuple[dict, np.ndarray]:

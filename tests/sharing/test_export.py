@@ -141,7 +141,7 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
 
     renamed = [{"ulasan": text, "nada": label.replace("positive", "A")} for text, label in lines]
     (tmp_path / "valid.jsonl").write_text("\n".join(map(json.dumps, renamed)))
-    options = {"data": tmp_path / "valid.jsonl", "label_map": "A=positive"}
+    options = {"data": tmp_path / "valid.jsonl", "label_column": "nada", "label_map": "A=positive"}
     again = export_model(str(bert), tmp_path / "again", "openvino", **options)
     assert again["original"]["f1"] == record["original"]["f1"]
 
