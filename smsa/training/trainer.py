@@ -18,7 +18,6 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
-from transformers.training_args import OptimizerNames
 
 from smsa.data.datasets import PaddingCollator, count_tokens
 from smsa.distributed import on_main
@@ -293,9 +292,8 @@ class SentimentTrainer(ResumableTrainer):
         if args.ema_decay:
             from smsa.training.ema import EmaAdamW
 
-            adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-            fused = args.optim == OptimizerNames.ADAMW_TORCH_FUSED or None  # None leaves it to torch
-            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, "fused": fused, **adam})
+            _, options = self.get_optimizer_cls_and_kwargs(args)
+            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, **options})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
         self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
