@@ -49,7 +49,7 @@ def test_a_tilde_is_the_home_in_a_recipe_and_behind_an_equals_sign(tmp_path, mon
 
 def test_a_reader_that_has_enough_ends_a_script_quietly():
     code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
-    assert run("bash", "-o", "pipefail", "-c", f"{sys.executable} -c \"{code}\" | head -1") == (0, "enak\n")
+    assert run("bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{code}" | head -1') == (0, "enak\n")
 
 
 BAD_COMMANDS = {
