@@ -194,7 +194,14 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
     try:
         values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        if not values:
+            raise OSError("the folder has no config.json")
     except OSError as error:
+        if Path(name, "adapter_config.json").is_file():
+            raise UserError(
+                f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
+                "merge_and_unload(), and save that with its tokenizer."
+            ) from error
         nearby = sorted(str(config.parent) for config in Path(name).parent.glob("*/config.json"))[:20]
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
@@ -203,11 +210,6 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         ) from error
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
-    if "peft_type" in values:
-        raise UserError(
-            f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
-            "merge_and_unload(), and save that with its tokenizer."
-        )
     # a cache is for what generates a text; OpenVINO has no word for it
     return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
 

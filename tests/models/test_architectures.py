@@ -163,7 +163,9 @@ def test_a_decoder_whose_configuration_lacks_the_pad_token_takes_that_of_its_tok
     assert load_model(folder)[0].config.pad_token_id == 0
 
 
-def test_a_lora_adapter_is_called_one(tmp_path):
+def test_a_folder_without_a_configuration_is_no_model_and_a_lora_adapter_is_called_one(tmp_path):
+    with pytest.raises(OSError, match="No model .*the folder has no config.json"):
+        load_model(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     for load in (load_model, load_classifier):
         with pytest.raises(UserError, match="is a LoRA adapter.* merge_and_unload"):

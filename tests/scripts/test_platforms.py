@@ -1,6 +1,7 @@
 """Where people run it: scripts on what is imitated of Windows, and on disks that refuse what others do."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,13 @@ for environment, words in json.loads(sys.argv[1]):
 # What Python has not on Windows, where an open file can be neither removed nor replaced, and a name holds no colon.
 LIKE_WINDOWS = """
 import concurrent.futures, errno, fcntl, multiprocessing, pathlib, signal
-import accelerate, datasets, gradio, openvino, sklearn.linear_model, torch, torch._dynamo, transformers
+import accelerate, datasets, openvino, sklearn.linear_model, torch.multiprocessing, transformers
 from transformers import AutoModelForSequenceClassification, Trainer
 get_flags = fcntl.fcntl
 for name in ("register_at_fork fork forkpty O_DIRECTORY O_NOFOLLOW sched_getaffinity getuid geteuid getpgid killpg "
              "setsid uname mkfifo").split():
     delattr(os, name)
-for name in "SIGHUP SIGKILL SIGUSR1 SIGUSR2 SIGALRM SIGPIPE pthread_sigmask".split():
+for name in "SIGHUP SIGKILL SIGUSR1 SIGUSR2 SIGALRM SIGPIPE".split():
     delattr(signal, name)
 for name in "fcntl resource pwd grp termios".split():
     sys.modules[name] = None
@@ -88,8 +89,9 @@ def test_every_script_runs_without_what_windows_lacks(tmp_path):
         ["scripts/eval.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "report"],
         ["scripts/calibrate.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "calibrated"],
         ["scripts/export.py", run_dir, "--to", "openvino", "--data", DATA],
-        ["scripts/pretrain.py", "recipes/pretrain-mini.yaml", "--corpus_dir", tmp_path, "--output_dir",
-         tmp_path / "encoder", "--max_steps", "2", "--evaluate_every", "1", "--num_hidden_layers", "1"],
+        ["scripts/pretrain.py", "--model_name_or_path", "new", "--sources", "corpus.txt", "--corpus_dir", tmp_path,
+         "--output_dir", tmp_path / "encoder", "--max_steps", "2", "--max_length", "16", "--vocab_size", "200",
+         "--hidden_size", "32", "--num_attention_heads", "2", "--intermediate_size", "32"],
     ]  # fmt: skip
     for command, (status, printed) in zip(
         commands, run_scripts([({}, list(map(str, command))) for command in commands], LIKE_WINDOWS), strict=True
@@ -120,6 +122,5 @@ def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
     found = run_scripts(commands, LD_PRELOAD=str(library))
     for (environment, words), (status, printed), reason in zip(commands, found, expected, strict=True):
         what = f"{environment['REFUSES']}: {' '.join(words)}\n{printed[-2000:]}"
-        assert (status == 0) == (reason == ""), what
-        assert reason in printed.splitlines()[-1] or "No locks" in reason and "No locks available" in printed, what
-        assert not reason or "Traceback" not in printed and "Predicting" not in printed, what
+        assert (status == 0) == (reason == "") and re.search(reason, printed), what
+        assert status == 0 or len(printed.splitlines()) == 1, what
