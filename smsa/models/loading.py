@@ -202,6 +202,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
                 f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
                 "merge_and_unload(), and save that with its tokenizer."
             ) from error
+        if isinstance(error.__context__, ImportError):  # of what a proxy needs
+            raise error.__context__ from None
         nearby = sorted(str(config.parent) for config in Path(name).parent.glob("*/config.json"))[:20]
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
