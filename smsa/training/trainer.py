@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
@@ -357,7 +358,8 @@ class SentimentTrainer(ResumableTrainer):
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over ranks
             loss = loss_sum / num_items_in_batch * self.accelerator.num_processes
-        return (loss, {"logits": outputs.logits}) if return_outputs else loss  # decoders give more than that
+        outputs = SequenceClassifierOutput(logits=outputs.logits)  # decoders give more than that
+        return (loss, outputs) if return_outputs else loss
 
 
 def _divergence(logits: torch.Tensor, others: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
