@@ -41,7 +41,7 @@ def interrupt(signum: int, frame: object) -> None:
 if __name__ == "__main__":
     set_up_logging()
     signal.signal(signal.SIGTERM, interrupt)
-    end_with_launcher(signal.SIGKILL)  # shards are whole or absent
+    end_with_launcher("SIGKILL")  # shards are whole or absent
     try:
         with exit_on_error():
             main(*parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0]))

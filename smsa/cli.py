@@ -8,6 +8,7 @@ import difflib
 import gc
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,8 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
                 raise UserError(f"--{name} is given twice; write --{name} A B.")
         if argv and not argv[0].startswith("-"):
             argv = _recipe_words(Path(argv[0]), list(options), lists) + argv[1:]
+        # as a shell does, but not behind a = or in a recipe
+        argv = [re.sub(r"^(--\w+=)?~(?=/)", lambda found: f"{found[1] or ''}{Path.home()}", word) for word in argv]
         *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
         for word in unknown:
             raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, list(options))}")
@@ -140,7 +143,10 @@ def exit_on_error() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, OSError) as error:
+    except BrokenPipeError as error:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+        raise SystemExit(0) from error
+    except (UserError, OSError, ImportError) as error:  # a library that a proxy or an option needs
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise SystemExit(

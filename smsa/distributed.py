@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,10 +48,10 @@ def is_launched() -> bool:
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
 
 
-def end_with_launcher(signum: int) -> None:
+def end_with_launcher(name: str) -> None:
     """Let the kernel send a signal to this process when its launcher has ended, which passes none on; Linux only."""
     if is_launched() and sys.platform == "linux":
-        pr_set_pdeathsig = 1  # prctl(2)
+        signum, pr_set_pdeathsig = getattr(signal, name), 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signum)
         # it had ended before: its child is then that of process 1, unless that is the launcher
         if os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes():

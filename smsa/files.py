@@ -5,9 +5,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from smsa.errors import UserError
@@ -65,13 +66,35 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, folder: Path, last: str) -> None:
-    """Move what has been written from `staging` to `folder`, synced; the file called `last` says that all is there."""
+def make_readable(path: Path) -> None:
+    """Give a file the mode of any new file; safetensors lets only its owner read one."""
     umask = os.umask(0)
     os.umask(umask)
+    with suppress(OSError):  # the disk may have no modes, as those of clouds and of Windows
+        path.chmod(0o666 & ~umask)
+
+
+def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
+    """Take a lock within so many seconds.
+
+    Raises:
+        UserError: saying `in_use`, if another process has it.
+        OSError: if the disk has no locks.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise UserError(in_use) from error
+    except OSError as error:
+        way_out = "a run needs a lock there, which some network disks do not have: choose a folder on another disk"
+        raise OSError(error.errno, f"{error.strerror}; {way_out}", lock.lock_file) from error
+
+
+def publish(staging: Path, folder: Path, last: str) -> None:
+    """Move what has been written from `staging` to `folder`, synced; the file called `last` says that all is there."""
     for path in staging.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~umask)  # safetensors lets only its owner read a file
+            make_readable(path)
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
     (folder / last).unlink(missing_ok=True)  # from here on, what stood there before is no longer whole

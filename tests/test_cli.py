@@ -1,7 +1,9 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
+import sys
+
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import DataArguments
@@ -37,6 +39,19 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
     assert (training_args.use_cpu, training_args.precision) == (True, "no")
 
 
+def test_a_tilde_is_the_home_in_a_recipe_and_behind_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ani")
+    recipe = write_recipe(tmp_path, "train_file: ~/a.csv\nvalid_file: b~/c.csv\n")
+    _, data_args, training_args = parse(*FINETUNE, argv=[recipe, "--output_dir=~/runs/a"])
+    assert (data_args.train_file, data_args.valid_file) == ("/home/ani/a.csv", "b~/c.csv")
+    assert training_args.output_dir == "/home/ani/runs/a"
+
+
+def test_a_reader_that_has_enough_ends_a_script_quietly():
+    code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
+    assert run("bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{code}" | head -1') == (0, "enak\n")
+
+
 BAD_COMMANDS = {
     "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
     "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
@@ -66,6 +81,7 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
 @pytest.mark.parametrize("error, told", [
     (UserError("a.tsv, line 3"), "error: a.tsv, line 3"),
     (PermissionError(13, "denied", "x"), "error: [Errno 13] denied: 'x'"),
+    (ImportError("no socksio"), "error: no socksio"),
     (ValueError("could not broadcast"), None), (RuntimeError("mat1 and mat2"), None), (KeyError("x"), None),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(error, told):

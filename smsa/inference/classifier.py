@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
-from smsa.models.loading import label_names, load_classifier
+from smsa.models.loading import label_names, load_classifier, require_padding
 
 _CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
 _NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
@@ -50,8 +50,7 @@ class SentimentClassifier:
         self.labels = label_names(model.config.id2label)
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
-        if tokenizer.padding_side == "left":
-            raise UserError(f"{type(model).__name__} needs its padding on the left, which smsa does not do.")
+        require_padding(model, tokenizer)
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()
@@ -75,6 +74,9 @@ class SentimentClassifier:
             options: max_length and those of the engine, as in the class.
         """
         return cls(*load_classifier(model_name_or_path, revision), **options)
+
+    def __reduce__(self):
+        raise TypeError("a classifier cannot be pickled: send a worker the name of the model, and load it there.")
 
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.

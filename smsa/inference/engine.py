@@ -10,9 +10,11 @@ import os
 import re
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -146,7 +148,8 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        self._running = threading.Lock()  # a run uses all cores, so that a second one from another thread waits
+        # a run uses all cores, so that a second one from another thread waits; of a process, as a fork has no threads
+        self._running = defaultdict(threading.Lock)
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
@@ -159,8 +162,6 @@ class Engine:
                     "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
                 }
                 self.forward = compile_openvino(graph, config)
-                if len(self.forward(*np.ones((2, 3, 5), dtype=np.int64))) != 3:  # tracing saw two texts of 8 tokens
-                    raise RuntimeError("its graph holds for one number of texts only")
             except RuntimeError as error:
                 problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
                 if args.backend == "openvino" or args.precision == "int8":
@@ -191,7 +192,7 @@ class Engine:
 
         n_threads = torch.get_num_threads()
         # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
-        with self._running, sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
+        with self._running[os.getpid()], sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
             torch.set_num_threads(1)
             try:
                 outputs = list(pool.map(run_batch, batches))
@@ -226,12 +227,19 @@ def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str)
 
 
 def to_openvino(model: PreTrainedModel):
-    """Return the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out."""
-    from openvino.frontend import FrontEndManager
+    """Return the model as an `openvino.Model`: `input_ids` and `attention_mask` of any shape in, logits out.
+
+    Raises:
+        RuntimeError: for a model that OpenVINO cannot convert, or whose graph would depend on the shape of its inputs.
+    """
+    from openvino.frontend import FrontEndManager, OpConversionFailure
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # openvino.convert_model does the same, and also reports to Intel over the network.
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    example, other = (
+        {"input_ids": torch.arange(n).view(n_texts, -1), "attention_mask": torch.ones(n_texts, n // n_texts).long()}
+        for n_texts, n in ((2, 16), (3, 39))
+    )
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -241,7 +249,13 @@ def to_openvino(model: PreTrainedModel):
         decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time
             model.eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
-        graph = frontend.convert(frontend.load(decoder))
+        with torch.inference_mode():
+            if not torch.allclose(decoder.pt_module(**other)["logits"], model(**other).logits, atol=1e-4):
+                raise RuntimeError("its graph holds for texts of one length only")
+        try:
+            graph = frontend.convert(frontend.load(decoder))
+        except OpConversionFailure as error:
+            raise RuntimeError(str(error).split("Summary:")[-1].strip() or "its graph") from error
     graph.validate_nodes_and_infer_types()
     return graph
 
@@ -251,20 +265,41 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
 
     OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
     back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
+
+    Raises:
+        UserError: in a fork of the process that first used OpenVINO, whose threads it would await for ever; so does
+            what is returned.
+        RuntimeError: if OpenVINO cannot run the graph.
     """
     import openvino
 
+    _require_own_openvino()
     with ThreadPoolExecutor(1) as thread:
         compiled = thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
     per_thread = threading.local()  # a request serves one thread
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
+        _require_own_openvino()
         if not hasattr(per_thread, "request"):
             per_thread.request = compiled.create_infer_request()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
     return forward
+
+
+@cache
+def _openvino_pid() -> int:
+    """Return the process that first used OpenVINO; a fork of it has this value, too, but none of its threads."""
+    return os.getpid()
+
+
+def _require_own_openvino() -> None:
+    if _openvino_pid() != os.getpid():
+        raise UserError(
+            "OpenVINO cannot be used in a fork of a process that has used it: load the classifier in each worker and "
+            "not before, or give backend='torch', start workers by 'spawn', or serve from threads."
+        )
 
 
 def compress_weights(graph) -> None:

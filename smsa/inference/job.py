@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal, TypeVar
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
@@ -33,7 +33,7 @@ from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHE
 from smsa.data.reader import Chunk, Source
 from smsa.distributed import on_main, rank, world_size
 from smsa.errors import UserError
-from smsa.files import naming
+from smsa.files import naming, take_lock
 from smsa.inference import writers
 from smsa.inference.classifier import SentimentClassifier, require_captum
 
@@ -121,8 +121,8 @@ def predict_files(
 
     Raises:
         BadRowsError: for rows that cannot be labelled, before anything is written, unless `on_bad_row` is `skip`.
-        FileExistsError: if the output exists but is not what this job wrote, or another run is at work.
-        UserError: if inputs or options do not fit together, or shards were made by another job.
+        FileExistsError: if the output exists but is not what this job wrote.
+        UserError: if another run is at work, inputs or options do not fit together, or shards were made by another job.
     """
     names = [os.fspath(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
     args = PredictionArguments(names, os.fspath(output), **options)
@@ -400,10 +400,8 @@ class _Job:
                     return None
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.shards.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=3)  # processes that were killed may take a moment to be gone
-        except Timeout as error:
-            raise FileExistsError(f"another run is writing {self.output}: wait for it, or stop it.") from error
+        # processes that were killed may take a moment to be gone
+        take_lock(self.lock, 3, f"another run is writing {self.output}: wait for it, or stop it.")
         spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("rows-*.arrow")]
         path = self.shards / "job.json"
         if not spans:  # only from here on it must be whole

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -87,9 +88,30 @@ def load_model(
     if random_weights:
         logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
     tokenizer = _load_tokenizer(name, model, revision)
-    if tokenizer.padding_side == "left":
-        raise UserError(f"{name} ({type(model).__name__}) needs its padding on the left, which smsa does not do.")
+    require_padding(model, tokenizer)
     return model, tokenizer
+
+
+def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose answer to a text changes with the pads behind it, which texts in batches have.
+
+    Raises:
+        UserError: saying why it does not fit.
+    """
+    kind = type(model).__name__
+    if tokenizer.padding_side == "left":
+        raise UserError(f"{kind} needs its padding on the left, which smsa does not do.")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {kind} has no pad token: save it with one, such as its eos_token, first.")
+    model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
+    ids = torch.tensor([tokenizer.encode("a")], device=model.device)
+    padded = functional.pad(ids, (0, 4), value=tokenizer.pad_token_id)
+    is_token = torch.arange(padded.shape[1], device=model.device)[None] < ids.shape[1]
+    with torch.inference_mode():
+        alone = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        behind = model(input_ids=padded, attention_mask=is_token.long()).logits
+    if (alone - behind).abs().max() > 1e-3 * alone.abs().max():
+        raise UserError(f"{kind} reads the padding of a text as a part of it, which smsa needs it not to do.")
 
 
 def load_classifier(model_name_or_path: str | Path | None = None, revision: str | None = None) -> _Loaded:
@@ -168,7 +190,16 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
     try:
         values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        if not values:
+            raise OSError("the folder has no config.json")
     except OSError as error:
+        if Path(name, "adapter_config.json").is_file():
+            raise UserError(
+                f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
+                "merge_and_unload(), and save that with its tokenizer."
+            ) from error
+        if isinstance(error.__context__, ImportError):  # of what a proxy needs
+            raise error.__context__ from None
         nearby = sorted(str(config.parent) for config in Path(name).parent.glob("*/config.json"))[:20]
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
@@ -177,7 +208,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         ) from error
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
-    return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    # a cache is for what generates a text; OpenVINO has no word for it
+    return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
 
 
 def _load_weights(

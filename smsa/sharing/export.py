@@ -128,6 +128,9 @@ def export_model(
             record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
             write_json(record, staging / EXPORT_RECORD)
             publish(staging, output_dir, last=EXPORT_RECORD)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
     finally:
         if not any(output_dir.iterdir()):
             output_dir.rmdir()

@@ -41,9 +41,10 @@ EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_t
 LENGTH_GROUPS = "length_groups"
 _SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
-# What smsa relies on to train on every text once, to predict every text, and to resume exactly.
+# What smsa relies on to train on every text once, to predict and score all of them, and to resume exactly.
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
+_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 
 
 @dataclass

@@ -61,7 +61,7 @@ class RunGuard(TrainerCallback):
             # what is ignored already stays so, as nohup wants it
             if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
                 self.handlers[signum] = signal.signal(signum, self.receive)
-        end_with_launcher(signal.SIGTERM)
+        end_with_launcher("SIGTERM")
 
     def receive(self, signum: int, frame: object = None) -> None:
         """Note a wish to stop; a second Ctrl-C ends this process."""

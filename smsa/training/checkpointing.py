@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
 from smsa.distributed import is_main, on_main, require_same, world_size
 from smsa.errors import UserError
-from smsa.files import STAGING, hash_file, require_empty, write_json
+from smsa.files import STAGING, hash_file, make_readable, require_empty, take_lock, write_json
 from smsa.models.devices import describe_environment, describe_hardware, describe_versions
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ CHANGEABLE = frozenset(
 def commit(staging: Path, target: Path, **described: object) -> None:
     """Let a folder that has been written appear as `target`, with a manifest of its files and what is `described`."""
     paths = sorted(staging.iterdir())
+    for path in paths:
+        make_readable(path)
     with ThreadPoolExecutor() as pool:  # those of a large encoder take seconds
         hashes = list(pool.map(hash_file, paths))
     files = {path.name: {"sha256": digest, "bytes": size} for path, (digest, size) in zip(paths, hashes, strict=True)}
@@ -180,11 +182,8 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
         if not resume:
             require_empty(output_dir, _NEW_FOLDER, _OF_NO_RUN)
         output_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            way_out = "wait for it, stop it, or choose another --output_dir"
-            raise UserError(f"{output_dir} is in use by another run: {way_out}.") from error
+        way_out = "wait for it, stop it, or choose another --output_dir"
+        take_lock(lock, 0, f"{output_dir} is in use by another run: {way_out}.")
         shutil.rmtree(output_dir / STAGING, ignore_errors=True)  # of a run that was killed; it may fill the disk
 
     on_main(take)
@@ -195,7 +194,8 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
     finally:
         with suppress(OSError):  # of a disk that is gone or read-only now, which has been said
             if is_main():
-                (output_dir / _LOCK).unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows removes no file that is open
+                    (output_dir / _LOCK).unlink(missing_ok=True)
                 lock.release()
                 if is_new and not any(output_dir.iterdir()):
                     output_dir.rmdir()

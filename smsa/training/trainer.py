@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
@@ -89,7 +90,7 @@ class ResumableTrainer(Trainer):
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
                 shutil.rmtree(earlier)
-        if self.model_wrapped is self.model:
+        if self.model is not None and self.model_wrapped is self.model:  # a search has none between its trials
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
@@ -283,16 +284,6 @@ class SentimentTrainer(ResumableTrainer):
         eval_dataset: Dataset | None = None,
         **kwargs,
     ):
-        self.labels = label_names(model.config.id2label)
-        self.class_weights = None
-        if train_dataset is not None and args.class_weights != "none":
-            label_ids = train_dataset.with_format("numpy")["label"][:]
-            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
-        kwargs.setdefault("compute_metrics", partial(compute_metrics, labels=self.labels))
-        scores = ("f1", "recall", "precision")
-        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
-        if args.metric_for_best_model not in known:
-            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         on_gpu = args.device.type == "cuda"
         if kwargs.get("processing_class") is not None:
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
@@ -305,12 +296,22 @@ class SentimentTrainer(ResumableTrainer):
             _, options = self.get_optimizer_cls_and_kwargs(args)
             kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, **options})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.labels = label_names(self.model.config.id2label)
+        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
+        scores = ("f1", "recall", "precision")
+        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
+        if args.metric_for_best_model not in known:
+            raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
+        self.class_weights = None
+        if train_dataset is not None and args.class_weights != "none":
+            label_ids = train_dataset.with_format("numpy")["label"][:]
+            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
-            self.records_steps = on_gpu and model.config.model_type in FIRST_TOKEN_CLASSIFIERS
+            self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # torch's own, with dropout, multiplies in fp32 there
         for shown_by_default in (ProgressCallback, PrinterCallback):
@@ -357,6 +358,7 @@ class SentimentTrainer(ResumableTrainer):
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over ranks
             loss = loss_sum / num_items_in_batch * self.accelerator.num_processes
+        outputs = SequenceClassifierOutput(logits=outputs.logits)  # decoders give more than that
         return (loss, outputs) if return_outputs else loss
 
 

@@ -419,7 +419,7 @@ def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp
 
 def test_two_runs_on_one_output_do_not_meet(classifier, stopped):
     with job_module.FileLock(stopped / "out.csv.shards" / "lock"):
-        with pytest.raises(FileExistsError, match="another run is writing"):
+        with pytest.raises(UserError, match="another run is writing"):
             predict(classifier, stopped / "in.csv", stopped / "out.csv")
     assert predict(classifier, stopped / "in.csv", stopped / "out.csv")["read"] == 30
 

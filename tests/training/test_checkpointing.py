@@ -49,6 +49,14 @@ def save(tmp_path, environment):
     return save
 
 
+def test_who_may_read_a_new_file_may_read_a_checkpoint(tmp_path):
+    weights = tmp_path / "staging" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.touch(0o600)  # as safetensors does
+    commit(weights.parent, tmp_path / "checkpoint-1", step=1)
+    assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-1").iterdir()}) == 1
+
+
 def test_checkpoints_are_found_by_number_and_nothing_else_is_taken_for_one(save, tmp_path):
     for step in (9, 100, 20):
         save(step)

@@ -14,8 +14,9 @@ from trainers import flatten, make_trainer
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
+from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.length_groups import LengthGroupedSampler
-from smsa.training.trainer import resolve_class_weights
+from smsa.training.trainer import SentimentTrainer, resolve_class_weights
 
 
 @pytest.fixture
@@ -243,6 +244,16 @@ def test_options_of_trainer_do_what_trainer_says_and_are_recorded(train, tmp_pat
     assert len(log_of(trainer, "train_f1")) == 2
     best, kept = f"checkpoint-{trainer.state.best_global_step}", {path.name for path in (tmp_path / "run").iterdir()}
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
+
+
+def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer, rows):
+    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, precision="no", report_to=[], use_cpu=True)
+    trainer = SentimentTrainer(
+        None, args, rows(16), rows(7), processing_class=tokenizer, model_init=lambda: make_model()
+    )
+    losses = [trainer.train().training_loss]
+    trainer.model = None  # as a search for hyper-parameters leaves it after a trial
+    assert losses == [trainer.train().training_loss]
 
 
 def test_a_loss_of_ones_own_is_taken(make):

@@ -1,0 +1,126 @@
+"""Where people run it: scripts on what is imitated of Windows, and on disks that refuse what others do."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run
+
+DATA = "data/sample/test_preprocess.tsv"
+FINETUNE = ["scripts/finetune.py", "recipes/quickstart.yaml", "--max_steps", "1"]
+# Runs scripts in a process that has imported all, and prints the status and the last line of each.
+CHILD = """
+import json, os, sys
+from conftest import run_here
+{before}
+for environment, words in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    status, printed = run_here(*words)
+    print("RESULT", json.dumps([status, printed]))
+"""
+# What Python has not on Windows, where an open file can be neither removed nor replaced, and a name holds no colon.
+LIKE_WINDOWS = """
+import concurrent.futures, errno, fcntl, multiprocessing, pathlib, signal
+import accelerate, datasets, openvino, sklearn.linear_model, torch.multiprocessing, transformers
+from transformers import AutoModelForSequenceClassification, Trainer
+get_flags = fcntl.fcntl
+for name in ("register_at_fork fork forkpty O_DIRECTORY O_NOFOLLOW sched_getaffinity getuid geteuid getpgid killpg "
+             "setsid uname mkfifo").split():
+    delattr(os, name)
+for name in "SIGHUP SIGKILL SIGUSR1 SIGUSR2 SIGALRM SIGPIPE".split():
+    delattr(signal, name)
+for name in "fcntl resource pwd grp termios".split():
+    sys.modules[name] = None
+multiprocessing.set_start_method("spawn", force=True)
+
+def refuse_open_files(function):
+    def checked(path, *more, **options):
+        for given in (path, *more):
+            found = os.path.realpath(given) if isinstance(given, (str, os.PathLike)) else None
+            for fd in os.listdir("/proc/self/fd"):
+                if found and os.path.isfile(found) and os.path.realpath(f"/proc/self/fd/{{fd}}") == found:
+                    raise PermissionError(errno.EACCES, "in use by another process", found)
+        return function(path, *more, **options)
+    return checked
+
+for name in ("remove", "unlink", "rename", "replace"):
+    setattr(os, name, refuse_open_files(getattr(os, name)))
+
+def fsync(fd, _fsync=os.fsync):
+    if get_flags(fd, 3) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    _fsync(fd)
+os.fsync = fsync
+
+def mkdir(path, *more, _mkdir=os.mkdir, **options):
+    if set(os.fspath(path)) & set('<>:"|?*'):
+        raise OSError(errno.EINVAL, "Invalid argument", path)
+    _mkdir(path, *more, **options)
+os.mkdir = mkdir
+"""
+
+
+def run_scripts(commands, before="", **environment) -> list[tuple[int, str]]:
+    """Run commands, each with the variables that are set before it; get the status of each and what it printed."""
+    child = [sys.executable, "-c", CHILD.format(before=before), json.dumps(commands)]
+    status, printed = run(*child, timeout=1500, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", **environment)
+    found = [json.loads(line[7:]) for line in printed.splitlines() if line.startswith("RESULT ")]
+    assert status == 0 and len(found) == len(commands), printed[-3000:]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_script_runs_without_what_windows_lacks(tmp_path):
+    """Of the maintainers' scripts, those that a user may want; a page and a Hub have tests of their own."""
+    run_dir, corpus = tmp_path / "run", tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"makanan nomor {i} enak sekali dan murah\n\n" for i in range(300)))
+    commands = [
+        [*FINETUNE, "--output_dir", run_dir, "--dataloader_num_workers", "1"],
+        [*FINETUNE, "--output_dir", run_dir, "--max_steps", "2", "--resume", "auto"],
+        ["scripts/quickstart.py", run_dir],
+        ["scripts/predict.py", "--model", run_dir, "--input", DATA, "--output", tmp_path / "out.csv"],
+        ["scripts/predict.py", "--model", run_dir, "--input", DATA, "--output", tmp_path / "out.csv"],
+        ["scripts/baseline.py", "--kind", "tfidf", "--data_dir", "data/sample", "--output", tmp_path / "tfidf"],
+        ["scripts/eval.py", "--compare", run_dir, tmp_path / "tfidf", "--data", DATA, "--output", tmp_path / "report"],
+        ["scripts/eval.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "report"],
+        ["scripts/calibrate.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "calibrated"],
+        ["scripts/export.py", run_dir, "--to", "openvino", "--data", DATA],
+        ["scripts/pretrain.py", "--model_name_or_path", "new", "--sources", "corpus.txt", "--corpus_dir", tmp_path,
+         "--output_dir", tmp_path / "encoder", "--max_steps", "2", "--max_length", "16", "--vocab_size", "200",
+         "--hidden_size", "32", "--num_attention_heads", "2", "--intermediate_size", "32"],
+    ]  # fmt: skip
+    for command, (status, printed) in zip(
+        commands, run_scripts([({}, list(map(str, command))) for command in commands], LIKE_WINDOWS), strict=True
+    ):
+        assert status == 0, f"{command}\n{printed[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
+    library = tmp_path / "disk.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("disk.c"), "-ldl"], check=True)
+    commands, expected = [], []
+    without_lock, read_only = r"No locks available; .*choose a folder on another disk", "Read-only file system"
+    for kind, refused in (
+        ("chmod", ["", "", ""]), ("fsyncdir", ["", "", ""]), ("enosys", ["", "", ""]), ("link", ["", "", ""]),
+        ("enolck", [without_lock, without_lock, ""]), ("readonly", [read_only] * 3),
+    ):  # fmt: skip
+        folder = tmp_path / kind
+        folder.mkdir()
+        for words, reason in zip((
+            [*FINETUNE, "--output_dir", folder / "run"],
+            ["scripts/predict.py", "--input", DATA, "--output", folder / "out.csv"],
+            ["scripts/eval.py", "--model", "mini-sentiment", "--data", DATA, "--output", folder / "report"],
+        ), refused, strict=True):  # fmt: skip
+            commands.append(({"DISK": str(folder), "REFUSES": kind}, list(map(str, words))))
+            expected.append(reason)
+    found = run_scripts(commands, LD_PRELOAD=str(library))
+    for (environment, words), (status, printed), reason in zip(commands, found, expected, strict=True):
+        what = f"{environment['REFUSES']}: {' '.join(words)}\n{printed[-2000:]}"
+        assert (status == 0) == (reason == "") and re.search(reason, printed), what
+        assert status == 0 or len(printed.splitlines()) == 1, what
