@@ -146,7 +146,9 @@ def exit_on_error() -> Iterator[None]:
     except BrokenPipeError as error:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
-    except (UserError, OSError, ImportError) as error:  # a library that a proxy or an option needs
+    except (UserError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) and "socksio" not in str(error):  # what a SOCKS proxy needs, and nobody has
+            raise
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise SystemExit(
