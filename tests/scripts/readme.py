@@ -6,7 +6,7 @@ from conftest import ROOT
 
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 # In the order in which they are run. The tutorials have a test of their own.
-NAMES = ("training", "scaling", "pretraining", "prediction", "attribution", "evaluation", "sharing", "speed", "mini")
+NAMES = ("training", "scaling", "pretraining", "prediction", "attribution", "evaluation", "sharing", "speed", "models")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 
 
