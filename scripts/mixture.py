@@ -50,12 +50,14 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         random.shuffle(kept)
         kept = kept[: source.get("n_texts")]
         counts = Counter(label for _, label in kept)
-        described = {"licence": source["licence"], "sha256": texts.sha256, "n_excluded": len(found) - len(allowed)}
+        described = {"licence": source["licence"], "sha256": texts.sha256, "n_excluded": len(found) - len(texts.texts)}
         record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
         logger.info("%s: %s", name, dict(counts))
         n_held_out = round(plan["calibration"] * len(kept))
         rows["calibration"] += [(text, label, name) for text, label in kept[:n_held_out]]
         rows["train"] += kept[n_held_out:]
+    in_train = {text for text, _ in rows["train"]}
+    rows["calibration"] = [row for row in rows["calibration"] if row[0] not in in_train]
     n_slang = round(plan["slang"] * len(rows["train"]))
     random.shuffle(rows["train"])
     slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
@@ -63,6 +65,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     evaluated = Source("", 1, "", [text for texts in rows.values() for text, *_ in texts])
     decontaminate([evaluated], evaluation)
     record["n_overlapping"] = sum(map(len, rows.values())) - len(evaluated.texts)
+    output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
         for split, texts in rows.items():
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -83,7 +86,7 @@ def find_evaluation(labelled_dir: Path, kept_out: list[str]) -> list[Path]:
 
 
 def select(path: Path, source: dict, random: Random) -> Rows:
-    """Return the rows of one source that its recipe takes, each text once."""
+    """Return the rows of one source that its recipe takes."""
     if path.suffix == ".yaml":
         return make_phrases(path, source["n_phrases"], random)
     if path.suffix == ".tsv":

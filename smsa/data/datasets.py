@@ -166,13 +166,15 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path | None] = {"train": None, "valid": None}
     for split, names in known.items():
-        for rows in (found[there] for there in names if there in found):
+        for rows in [found[there] for there in names if there in found][:1]:
             frame = rows.to_pandas()
             for column, feature in rows.features.items():
                 if isinstance(feature, ClassLabel):  # its names say what its numbers mean
                     frame[column] = frame[column].map(dict(enumerate(feature.names)))
             files[split] = folder / f"{split}.parquet"
-            frame.to_parquet(files[split], index=False)
+            unfinished = folder / f"{split}.{os.getpid()}"  # another rank may be reading the file
+            frame.to_parquet(unfinished, index=False)
+            unfinished.replace(files[split])
     if files["train"] is None:
         raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
     return files
@@ -299,7 +301,7 @@ def load_splits(
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
-    if files.get("valid", "") is None:
+    if files.get("valid", "") is None and read["train"][0]:
         read["train"], read["valid"] = _split_off(*read["train"], labels, files["train"])
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
@@ -361,7 +363,8 @@ def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may
     """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
     unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
     examples = {row.plain: row for row in reversed(unknown)}
-    shown = [row for row in bad_rows if row not in unknown or row is examples[row.plain]]
+    unshown = {id(row) for row in unknown} - {id(row) for row in examples.values()}
+    shown = [row for row in bad_rows if id(row) not in unshown]
     ways = []
     if unknown:
         texts = {plain: row.text[:40] for plain, row in examples.items()}

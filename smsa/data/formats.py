@@ -96,6 +96,8 @@ def find_layout(
             f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
             f"format with {way_out}, for example {way_out} csv."
         )
+    if compression == "zip" and formats is not INPUT_FORMATS:
+        raise UserError(f"{path}: what is written can be compressed with .gz or .zst behind the suffix, not .zip.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
         raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
     return found, compression
@@ -330,10 +332,17 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
     """
     text = read_whole(stream, path).decode(encoding, errors="surrogateescape")
     decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*").match
+
+    def require_end(position: int) -> None:
+        if rest := text[position:].strip():
+            raise ValueError(f"another value follows: {rest[:40]}")
+
     position, line = skip(text, 0).end(), 1
     try:
         if not text.startswith("[", position):
-            rows = _find_rows(decode(text, position)[0], path)
+            value, position = decode(text, position)
+            require_end(position)
+            rows = _find_rows(value, path)
             yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
             return
         line += text.count("\n", 0, position)
@@ -345,6 +354,7 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
                 yield line, json.dumps({"text": row}, ensure_ascii=False)
             else:
                 yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
+        require_end(position + 1)
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise

@@ -122,9 +122,10 @@ def add_spellings(tokenizer: Tokenizer, embeddings: np.ndarray, spellings: dict[
     for word, others in spellings.items():
         pieces = tokenizer.encode(word, add_special_tokens=False).ids
         rows += [embeddings[pieces].mean(0, keepdims=True)] * (1 + len(others))
-        if known := [spelling for spelling in (word, *others) if tokenizer.token_to_id(spelling) is not None]:
-            raise ValueError(f"{known}: given twice, or tokens already.")
-        tokenizer.add_tokens([AddedToken(spelling, single_word=True, lstrip=True) for spelling in (word, *others)])
+        for spelling in (word, *others):
+            if tokenizer.token_to_id(spelling) is not None:
+                raise ValueError(f"{spelling!r} is given twice, or is a token already.")
+            tokenizer.add_tokens([AddedToken(spelling, single_word=True, lstrip=True)])
     return np.concatenate(rows)
 
 

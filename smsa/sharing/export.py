@@ -112,8 +112,13 @@ def export_model(
         with staged(output_dir) as staging:
             model.config.save_pretrained(staging)
             save_tokenizer(tokenizer, staging)
-            for name, is_int8 in write(model, staging, int8).items():
-                classifier.engine.forward = load(staging / name)
+            try:
+                written = write(model, staging, int8)
+                forwards = [load(staging / name) for name in written]
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
+            for (name, is_int8), classifier.engine.forward in zip(written.items(), forwards, strict=True):
                 files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
                 measured, probabilities = measure(files)
                 measured["largest_difference"] = float(np.abs(probabilities - expected).max())
@@ -128,9 +133,6 @@ def export_model(
             record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
             write_json(record, staging / EXPORT_RECORD)
             publish(staging, output_dir, last=EXPORT_RECORD)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
     finally:
         if not any(output_dir.iterdir()):
             output_dir.rmdir()

@@ -243,6 +243,19 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name(tmp_path, suffix, cont
         load_splits({"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": path})
 
 
+def test_valid_is_not_split_off_a_file_without_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match=r"a\.csv has no rows: a score on it"):
+        load_splits({"train": tmp_path / "a.csv", "valid": None})
+
+
+def test_many_rows_of_an_unknown_label_are_one_line_of_the_error(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a{i},{i % 2}\n" for i in range(30_000)))
+    with pytest.raises(BadRowsError) as raised:  # in a second; compared one by one, in minutes
+        load_splits({"train": tmp_path / "a.csv", "valid": None})
+    assert str(raised.value).count("a.csv:") <= 4
+
+
 def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
     path = tmp_path / "a.parquet"
     write_file(path, [{"text": f"enak {i}", "label": "positive"} for i in range(99)])

@@ -207,6 +207,8 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.csv", b"\x1f\x8b\x08", {}, "a.csv is no text: give its name the suffix .gz"),
     ("a.xls", b"<table><tr><td>text", {}, "a.xls is a web page and no workbook: .* save it as .xlsx"),
     ("a.json", b'[{"text": "a"},\n{"text"}]', {}, "a.json:2: not valid JSON from here on"),
+    ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', {}, "a.json:1: not valid JSON .*another value follows"),
+    ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', {}, "not valid JSON from here on .*another value follows"),
     ("a.json", b'{"text": ["a", "b"], "n": 1}', {}, "a.json holds no array of objects"),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', {}, "a.json holds columns with other rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', {}, "a.json holds several arrays, a, b: save the one with"),

@@ -23,6 +23,8 @@ def fork(task) -> object:
             answer = {"returned": task()}
         except UserError as error:
             answer = {"raised": str(error)}
+        except BaseException as error:
+            answer = {"failed": repr(error)}
         finally:
             os.write(writer, json.dumps(answer).encode())
             os._exit(0)
@@ -34,6 +36,7 @@ def fork(task) -> object:
     assert answers, "the fork gave no answer"
     answer = json.loads(os.read(reader, 1 << 16))
     os.close(reader)
+    assert "failed" not in answer, answer
     if "raised" in answer:
         raise UserError(answer["raised"])
     return answer["returned"]

@@ -76,4 +76,4 @@ def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
     assert read("Enk bgt") == read("enk skali") == read("enak sekali")
     assert read("enaksekali") != read("enak sekali") and "enk" not in tokenizer.encode("enke").tokens
     with pytest.raises(ValueError, match="twice"):
-        add_spellings(tokenizer, embeddings, {"enak": ["bgt"]})
+        add_spellings(tokenizer, embeddings, {"manis": ["mns", "mns"]})

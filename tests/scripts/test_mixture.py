@@ -30,7 +30,7 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     monkeypatch.setenv("SMSA_DATA_DIR", str(ROOT / "data" / "sample"))
     monkeypatch.setenv("SMSA_CORPUS_DIR", str(tmp_path))
     more = "\n".join(f"barang nomor {i},positive" for i in range(20))
-    (tmp_path / "shop.csv").write_text(SHOP.format(more=more))
+    (tmp_path / "shop.csv").write_text(SHOP.format(more=more) + "barang nomor 3,positive\n" * 9)  # the same once more
     (tmp_path / "kept.csv").write_text(f"text,sentiment\nnol {SEEN},negative\n")
     (tmp_path / "news.txt").write_text(NEWS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
@@ -39,7 +39,8 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     for split in ("train", "calibration"):
         with (tmp_path / "mixture" / f"{split}.csv").open(newline="") as stream:
             rows[split] = [(row["text"], row["label"]) for row in csv.DictReader(stream)]
-    assert len(rows["train"]) == 21 and len(rows["calibration"]) == 2
+    assert len({*rows["train"], *rows["calibration"]}) == 23 and rows["calibration"]
+    assert not {text for text, _ in rows["train"]} & {text for text, _ in rows["calibration"]}
     everything = rows["train"] + rows["calibration"]
     assert {label for text, label in everything if text.startswith("rapat")} == {"neutral"}
     assert ("barang rusak", "negative") in everything and not any(SEEN in text for text, _ in everything)
