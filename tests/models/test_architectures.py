@@ -61,7 +61,7 @@ REFUSED = {
 }
 FAST = ("bert", "gpt2")  # in the default run
 NO_OPENVINO = {"xlm", "flaubert", "funnel", "longformer", "t5", "bart"}  # torch runs them
-NO_ONNX = {"funnel", "longformer"}  # as of torch 2.13
+NO_ONNX = {"t5", "funnel", "longformer"}  # as of torch 2.13
 
 
 def make_fast_tokenizer(kind, **more):
