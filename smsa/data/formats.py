@@ -199,13 +199,14 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     look like Windows-1252. A UTF-8 file with a few broken lines stays one, so that these are bad rows.
     """
     block = stream.read(1 << 20)
-    end = "\r" if b"\r" in block and b"\n" not in block else "\n"
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if block.startswith(mark):
-            return encoding, end
+    found = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if block.startswith(mark)), None)
     for i, encoding in enumerate(("utf-16-be", "utf-16-le")):
-        if block[i:1000:2].count(0) > len(block[:1000]) / 4:
-            return encoding, end
+        if found is None and block[i:1000:2].count(0) > len(block[:1000]) / 4:
+            found = encoding
+    start = block.decode(found or "utf-8", errors="ignore")  # a byte of UTF-16 may be that of a line end by chance
+    end = "\r" if "\r" in start and "\n" not in start else "\n"
+    if found:
+        return found, end
     found = "utf-8"
     while block:
         block += stream.readline(1 << 20)
