@@ -38,7 +38,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-_CSV_LINES = 256  # parsed at once, under the lock
+BLOCK_LINES = 512  # taken apart at once; of CSV under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -69,6 +69,7 @@ _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Row = Sequence[str | None]
+Block = tuple[Sequence[int], list]  # lines where rows start, from 1; the fields of each, or a `BadRow`
 
 
 def find_layout(
@@ -238,15 +239,17 @@ def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[tuple[
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def read_separated(lines: Iterable[str], separator: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line from 1, fields) where quotes are ordinary text; None separates nothing."""
-    for number, line in enumerate(lines, start=1):
-        text = line.removesuffix("\n").removesuffix("\r")
-        yield number, text.split(separator) if separator else [text]
+def read_separated(lines: Iterable[str], separator: str | None) -> Iterator[Block]:
+    """Yield blocks of rows where quotes are ordinary text; None separates nothing."""
+    number, lines = 1, iter(lines)
+    while block := [line.removesuffix("\n").removesuffix("\r") for line in islice(lines, BLOCK_LINES)]:
+        rows = [line.split(separator) for line in block] if separator else [[line] for line in block]
+        yield range(number, number + len(rows)), rows
+        number += len(rows)
 
 
-def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterator[tuple[int, list | BadRow]]:
-    """Yield (line where the row starts, fields); a quoted field may span lines, a blank line has no fields.
+def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterator[Block]:
+    """Yield blocks of rows; a quoted field may span lines, a blank line has no fields. A bad row is a block of its own.
 
     A quote that stands where none may makes its row bad. Where it swallowed other lines, these are rows again if they
     are no doubt rows: see `_count_spoilt`.
@@ -260,21 +263,22 @@ def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterato
     block, is_open, is_end = [], True, False  # whether the last row of the block may go on; whether there is no more
     while True:
         if is_open:
-            more = list(islice(lines, max(_CSV_LINES, len(block))))
+            more = list(islice(lines, max(BLOCK_LINES, len(block))))
             block, is_end = block + more, not more
-        rows, n_done, fault = [], 0, None
+        starts, rows, fault = [line], [], None
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             reader = csv.reader(block, **options)
             try:
                 for row in reader:
-                    rows.append((line + n_done, row if separator or not row else [mark.join(row)]))
-                    n_done = reader.line_num
+                    rows.append(row)
+                    starts.append(line + reader.line_num)
             except csv.Error as error:
                 fault = str(error)
             finally:
                 csv.field_size_limit(limit)
-        yield from rows
+        yield starts[:-1], rows if separator else [[mark.join(row)] if row else row for row in rows]
+        n_done = starts[-1] - line
         is_open = fault is None or (not is_end and fault == "unexpected end of data")
         if not is_open:
             spoilt = block[n_done : reader.line_num]
@@ -282,7 +286,7 @@ def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterato
             upto = f", up to line {line + n_done + n_spoilt - 1}" if n_spoilt > 1 else ""
             reason = "a bare CR" if "new-line" in fault else "a quote is not closed, or stands within quotes"
             value = "".join(spoilt[:n_spoilt]).rstrip("\r\n")
-            yield line + n_done, BadRow(path, line + n_done, value, f"{reason}{upto}")
+            yield [line + n_done], [BadRow(path, line + n_done, value, f"{reason}{upto}")]
             n_done += n_spoilt
         block, line = block[n_done:], line + n_done
         if is_open and is_end:
@@ -479,7 +483,8 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
 
 
 def _fields(lines: list[str], path: Path, separator: str | None) -> list[Row]:
-    return [row if isinstance(row, list) else [] for _, row in read_csv(lines, path, separator)]
+    blocks = read_csv(lines, path, separator)
+    return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
 
 
 def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[str]] | None:

@@ -9,8 +9,9 @@ import json
 import logging
 import re
 import shlex
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -24,9 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smsa.data.formats import (
+    BLOCK_LINES,
     INPUT_FORMATS,
     SHEETS,
     BadRow,
+    Block,
     are_numbers,
     find_contents,
     find_encoding,
@@ -85,6 +88,34 @@ class Chunk:
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
     bad_rows: list[tuple[int, BadRow]]  # with the number of the row
+
+    @staticmethod
+    def join(chunks: list["Chunk"]) -> "Chunk":
+        """Return chunks that follow each other as one."""
+        if len(chunks) == 1:
+            return chunks[0]
+        return Chunk(
+            first=chunks[0].first,
+            n_read=sum(chunk.n_read for chunk in chunks),
+            numbers=np.concatenate([chunk.numbers for chunk in chunks]),
+            lines=np.concatenate([chunk.lines for chunk in chunks]),
+            texts=pa.concat_arrays([chunk.texts for chunk in chunks]),
+            table=pa.concat_tables([chunk.table for chunk in chunks]),
+            bad_rows=[row for chunk in chunks for row in chunk.bad_rows],
+        )
+
+    def split(self, n_rows: int) -> tuple["Chunk", "Chunk"]:
+        """Return the first rows, and the rest."""
+        middle = self.first + n_rows
+        n_good = int(np.searchsorted(self.numbers, middle))
+        n_bad = bisect_left(self.bad_rows, middle, key=itemgetter(0))
+        return tuple(
+            Chunk(first, n_read, self.numbers[good], self.lines[good], self.texts[good], self.table[good], bad_rows)
+            for first, n_read, good, bad_rows in (
+                (self.first, n_rows, slice(n_good), self.bad_rows[:n_bad]),
+                (middle, self.n_read - n_rows, slice(n_good, None), self.bad_rows[n_bad:]),
+            )
+        )
 
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
@@ -342,54 +373,70 @@ class Source:
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
-        start = first
+        held, n_held = [], 0
+        for chunk in self._chunks(n_rows, first):
+            held, n_held = [*held, chunk], n_held + chunk.n_read
+            while n_held >= n_rows:
+                whole, rest = Chunk.join(held).split(n_rows)
+                yield whole
+                held, n_held = [rest], rest.n_read
+        if n_held:
+            yield Chunk.join(held)
+
+    def _chunks(self, n_rows: int, start: int) -> Iterator[Chunk]:
+        """Yield all rows in chunks as they are read: of a few rows, so that Python's objects for them are soon gone."""
         if self._table is not None:
-            for i in range(0, len(self._table), n_rows):
-                table, lines = self._table.slice(i, n_rows), self._lines[i : i + n_rows]
-                numbers = start + i + np.arange(len(table))
-                yield Chunk(start + i, len(table), numbers, lines, self._texts(table), table, [])
+            numbers = start + np.arange(len(self._table))
+            yield Chunk(start, len(numbers), numbers, self._lines, self._texts(self._table), self._table, [])
             return
         with self._open() as stream:
             if self.format == "parquet":
-                columns = [self.text_column, self.label_column] if self.label_column else None
-                batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
-                for table in _rechunk(batches, n_rows):
-                    numbers = np.arange(start, start + len(table))
-                    yield Chunk(start, len(table), numbers, numbers - first + 1, self._texts(table), table, [])
-                    start += len(table)
+                columns, first = [self.text_column, self.label_column] if self.label_column else None, start
+                for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
+                    table, numbers = pa.Table.from_batches([batch]), start + np.arange(len(batch))
+                    yield Chunk(start, len(batch), numbers, numbers - first + 1, self._texts(table), table, [])
+                    start += len(batch)
                 return
-            rows = self._json_rows(stream) if self.format in ("jsonl", "json") else self._rows(stream)
-            while chunk := list(islice(rows, n_rows)):
-                yield self._to_chunk(start, chunk)
-                start += len(chunk)
+            is_json = self.format in ("jsonl", "json")
+            for lines, rows in _in_blocks(self._json_rows(stream)) if is_json else self._rows(stream):
+                yield self._to_chunk(start, lines, rows)
+                start += len(rows)
 
     def _texts(self, table: pa.Table) -> pa.Array:
         return table[self.text_column].cast(pa.string()).combine_chunks()
 
-    def _rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
-        """Yield (line, values); a row that lacks fields waits for the next, which may be the rest of it."""
+    def _rows(self, stream: BinaryIO) -> Iterator[Block]:
+        """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines, mark = open_lines(stream, self.encoding, self._end), self._separator
         is_csv = self.format == "csv" or mark not in (None, "\t")
-        rows = read_csv(lines, self.path, mark) if is_csv else read_separated(lines, mark)
-        for line, fields in islice(rows, self._n_above, None):
-            is_whole = fields.__class__ is list and len(fields) == width and (width == 1 or fields != names)
-            if is_whole and short is None:  # nearly all
+        blocks = read_csv(lines, self.path, mark) if is_csv else read_separated(lines, mark)
+        n_above = self._n_above
+        for starts, rows in blocks:
+            starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
+            is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
+            if is_plain and (width == 1 or names not in rows):  # nearly all
                 is_spoilt = False
-                yield line, fields
+                yield starts, rows
                 continue
-            is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
-            row = fields if is_whole else self._fit(line, fields, is_spoilt)
-            if short is not None:
-                is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
-            short = (line, row) if isinstance(row, list) and len(row) < width else None
-            n_no_rows += row is None
-            if row is not None and short is None:
-                yield line, row
+            found = []
+            for line, fields in zip(starts, rows, strict=True):
+                is_whole = isinstance(fields, list) and len(fields) == width and (width == 1 or fields != names)
+                is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
+                row = fields if is_whole else self._fit(line, fields, is_spoilt)
+                if short is not None:
+                    is_rest = isinstance(row, BadRow) and isinstance(fields, list)
+                    found.append(self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1))
+                short = (line, row) if isinstance(row, list) and len(row) < width else None
+                n_no_rows += row is None
+                if row is not None and short is None:
+                    found.append((line, row))
+            if found:
+                yield zip(*found, strict=True)
         if short is not None:
-            yield self._fill(*short, lacking)
+            line, row = self._fill(*short, lacking)
+            yield [line], [row]
         if (lacking or n_no_rows) and not self._has_told:
             self._has_told = True
             n_short, at = lacking["n"], lacking["line"]
@@ -456,29 +503,36 @@ class Source:
                     row = [_to_text(row.get(name)) for name in self.names]
             yield line, row
 
-    def _to_chunk(self, start: int, rows: list[tuple[int, list | BadRow]]) -> Chunk:
-        lines, values = zip(*rows, strict=True)
-        good = [i for i, row in enumerate(values) if row.__class__ is list]
-        found = values if len(good) == len(values) else [values[i] for i in good]
+    def _to_chunk(self, start: int, lines: Sequence[int], rows: Sequence[list | BadRow]) -> Chunk:
+        bad = {i: row for i, row in enumerate(rows) if row.__class__ is not list}
+        found = [row for row in rows if row.__class__ is list] if bad else rows
         try:
             columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
-            good = set(good)
-            fit = {i for i in good if all(is_unicode(value) for value in values[i] if value)}
-            bad = {i: BadRow(self.path, lines[i], values[i], "not valid UTF-8") for i in good - fit}
-            return self._to_chunk(start, [(line, bad.get(i, row)) for i, (line, row) in enumerate(rows)])
+            fit = [i in bad or all(is_unicode(value) for value in row if value) for i, row in enumerate(rows)]
+            marked = zip(lines, rows, fit, strict=True)
+            reason = "not valid UTF-8"
+            rows = [row if fits else BadRow(self.path, line, row, reason) for line, row, fits in marked]
+            return self._to_chunk(start, lines, rows)
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
         # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
         text_at = -1 if self.keep_lines or not self.names else self.names.index(self.text_column)
+        good = np.delete(np.arange(len(rows)), [*bad])
         return Chunk(
             first=start,
             n_read=len(rows),
-            numbers=start + np.array(good, dtype=np.int64),
+            numbers=start + good,
             lines=np.array(lines)[good],
             texts=columns[text_at] if columns else pa.array([], pa.string()),
             table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
-            bad_rows=[(start + i, row) for i, row in enumerate(values) if isinstance(row, BadRow)],
+            bad_rows=[(start + i, row) for i, row in bad.items()],
         )
+
+
+def _in_blocks(rows: Iterator[tuple[int, list | BadRow]]) -> Iterator[Block]:
+    while block := list(islice(rows, BLOCK_LINES)):
+        lines, values = zip(*block, strict=True)
+        yield lines, values
 
 
 def _plain_name(name: str) -> str:
@@ -510,16 +564,3 @@ def _to_text(value: object) -> str | None:
     if isinstance(value, str | None):
         return value
     return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=float)
-
-
-def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
-    """Yield tables of `n_rows` rows; batches end where a row group does."""
-    held, n_held = [], 0
-    for batch in batches:
-        held, n_held = [*held, batch], n_held + batch.num_rows
-        if n_held >= n_rows:
-            table = pa.Table.from_batches(held)
-            yield table.slice(0, n_rows)
-            held, n_held = table.slice(n_rows).to_batches(), n_held - n_rows
-    if n_held:
-        yield pa.Table.from_batches(held)
