@@ -315,11 +315,12 @@ def read_jsonl(
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
+    decode = json.JSONDecoder(parse_float=parse_float).decode
     for number, line in lines:
         if not line or line.isspace():
             continue
         try:
-            row = json.loads(line, parse_float=parse_float)
+            row = decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
             row = BadRow(path, number, line, f"not valid JSON ({error})")
         if not isinstance(row, dict | BadRow):
@@ -532,8 +533,9 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
 
 def are_numbers(values: Iterable[str | None]) -> bool:
     """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
-    found = [value.strip() for value in values if value and value.strip()]
-    return bool(found) and all(map(_NUMBER.fullmatch, found))
+    found = (value.strip() for value in values if value)
+    matches = (_NUMBER.fullmatch(value) for value in found if value)
+    return next(matches, None) is not None and all(matches)
 
 
 def find_text_columns(names: list[str], columns: list[Sequence[object]], is_typed: bool) -> tuple[list[int], list[int]]:
@@ -547,7 +549,8 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     """
     could, weights, labels = [], [0.0] * len(names), []
     for i, values in enumerate(columns):
-        texts = [value for value in values if isinstance(value, str) and value.strip()][:_ROWS_WEIGHED]
+        filled = (value for value in values if isinstance(value, str) and value.strip())
+        texts = list(islice(filled, _ROWS_WEIGHED))
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
         if any(n_words) or (not texts and all(value is None or isinstance(value, str) for value in values)):
             could.append(i)

@@ -104,18 +104,20 @@ class Chunk:
             bad_rows=[row for chunk in chunks for row in chunk.bad_rows],
         )
 
-    def split(self, n_rows: int) -> tuple["Chunk", "Chunk"]:
-        """Return the first rows, and the rest."""
+    def split(self, n_rows: int) -> list["Chunk"]:
+        """Return the first rows, and the rest where there are more."""
+        if n_rows == self.n_read:
+            return [self]
         middle = self.first + n_rows
         n_good = int(np.searchsorted(self.numbers, middle))
         n_bad = bisect_left(self.bad_rows, middle, key=itemgetter(0))
-        return tuple(
+        return [
             Chunk(first, n_read, self.numbers[good], self.lines[good], self.texts[good], self.table[good], bad_rows)
             for first, n_read, good, bad_rows in (
                 (self.first, n_rows, slice(n_good), self.bad_rows[:n_bad]),
                 (middle, self.n_read - n_rows, slice(n_good, None), self.bad_rows[n_bad:]),
             )
-        )
+        ]
 
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
@@ -181,6 +183,8 @@ class Source:
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
+            if self.format not in ("parquet", *SHEETS):
+                self.encoding, self._end = find_encoding(stream)
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
         self.is_typed = self.format == "parquet" or self.format in SHEETS
@@ -198,16 +202,15 @@ class Source:
 
     def _look(self) -> tuple[list[str], list[list]]:
         """Return the columns of a file and what stands in the first rows of each."""
-        with self._open() as stream:
-            if self.format == "parquet":
-                file = pq.ParquetFile(stream)
+        if self.format == "parquet":
+            with self._open() as stream:
+                file = pq.ParquetFile(stream, pre_buffer=False)
                 self.schema = file.schema_arrow
                 is_strings = [is_text(field.type) for field in self.schema]
                 head = next(file.iter_batches(_ROWS_LOOKED_AT), None) if any(is_strings) else None
                 columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
                 looked = zip(columns, is_strings, strict=True)
                 return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
-            self.encoding, self._end = find_encoding(stream)
         if self.format == "json":
             with self._open() as stream:  # an object a line, whatever the suffix says
                 lines = read_lines(stream, self.encoding)
@@ -377,9 +380,9 @@ class Source:
         for chunk in self._chunks(n_rows, first):
             held, n_held = [*held, chunk], n_held + chunk.n_read
             while n_held >= n_rows:
-                whole, rest = Chunk.join(held).split(n_rows)
+                whole, *held = Chunk.join(held).split(n_rows)
+                n_held -= n_rows
                 yield whole
-                held, n_held = [rest], rest.n_read
         if n_held:
             yield Chunk.join(held)
 
