@@ -88,6 +88,15 @@ def test_cells_of_typed_formats_come_back(tmp_path_factory, suffix, rows, pretty
     assert read(path) == [list(row) for row in rows]
 
 
+@settings(deadline=None, max_examples=25)
+@given(rows=st.lists(st.tuples(st.just("7"), texts, st.just("5") | st.none()), min_size=1, max_size=6))
+def test_missing_last_fields_are_nulls(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([NAMES, ("8", "enak", "4"), *(row if row[2] else row[:2] for row in rows)])
+    assert read(path) == [["8", "enak", "4"], *([cell or "" for cell in row] for row in rows)]
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     rows=rows_of(cells),
