@@ -34,7 +34,7 @@ def rows_of(values) -> st.SearchStrategy:
 def read(path, **options) -> list[list]:
     """Return the cells of a file, nulls as empty ones, having seen no bad row."""
     source = Source(path, **options)
-    assert source.text_column == "Ulasan"
+    assert source.names == NAMES and source.text_column == "Ulasan"
     found = []
     for chunk in source.chunks(2):
         assert not chunk.bad_rows
@@ -123,9 +123,11 @@ def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells
         return
     found = [tuple(row.get(name) or "" for name in NAMES) for chunk in chunks for row in chunk.table.to_pylist()]
     changed = [row for row in found if row not in rows]
+    n_bad = sum(len(chunk.bad_rows) for chunk in chunks)
+    assert found == rows or changed or n_bad  # no row is gone without a word
     assert len(changed) <= 1  # a byte within a cell is a part of it, which nothing can tell
     # a quote of CSV may swallow lines, which its bad row names
-    assert suffix == ".csv" or len(found) + sum(len(chunk.bad_rows) for chunk in chunks) == len(rows)
+    assert suffix == ".csv" or len(found) + n_bad == len(rows)
 
 
 def test_most_tables_are_read_at_first_contact_and_none_wrongly(tmp_path):
