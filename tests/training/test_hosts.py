@@ -91,7 +91,7 @@ def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
     output = tmp_path / "run"
     words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", tmp_path / "encoder"]
     words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
-    words += ["--ddp_timeout", 30]
+    words += ["--ddp_timeout", 30, "--disable_tqdm", "true"]  # bars would fill a pipe that nobody reads
     processes = launch(hosts[:2], *words)
     while not list_checkpoints(output):
         assert processes[0].poll() is None, processes[0].communicate()[0]
