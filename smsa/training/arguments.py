@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
@@ -128,6 +129,8 @@ class RunArguments(TrainingArguments):
         schedule = self.lr_scheduler_type
         if schedule == EPOCH_STEP:
             self.lr_scheduler_type = SchedulerType.CONSTANT  # what Trainer's own check knows
+        if self.use_cpu and world_size() > 1:  # Trainer heeds ddp_timeout on GPUs alone
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
         if self.train_sampling_strategy == "group_by_length":

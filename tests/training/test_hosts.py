@@ -1,0 +1,120 @@
+"""Several hosts, each a network namespace with an address of its own: they train like one process."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
+from distributed_worker import train
+
+from smsa.training.checkpointing import list_checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ADDRESS = "10.77.0.{}".format
+
+
+def ip(*words: object) -> None:
+    subprocess.run(["ip", *map(str, words)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The names of three hosts on one switch."""
+    switch, *hosts = names = [f"smsa-{os.getpid()}-{i}" for i in range(4)]
+    made = []
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            made.append(name)
+        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", switch, "link", "set", "bridge", "up")
+        for i, host in enumerate(hosts, 1):
+            ip("-n", switch, "link", "add", f"port{i}", "type", "veth", "peer", "name", "eth0", "netns", host)
+            ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
+            ip("-n", host, "addr", "add", f"{ADDRESS(i)}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", host, "link", "set", device, "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', None) or error}")
+    else:
+        yield switch, hosts
+    finally:
+        for name in made:
+            ip("netns", "del", name)
+
+
+def launch(hosts, *words, ranks=None, address=ADDRESS(1), port=29500, wait=60) -> list[subprocess.Popen]:
+    """Start a script on each host, or on those of some ranks, as docs/scaling.md says."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))
+    processes = []
+    for rank in range(len(hosts)) if ranks is None else ranks:
+        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+        command += ["--config_file", "configs/accelerate/multi_node.yaml", "--rdzv_conf", f"timeout={wait}"]
+        command += ["--num_machines", len(hosts), "--num_processes", len(hosts), "--machine_rank", rank]
+        command += ["--main_process_ip", address, "--main_process_port", port, *words]
+        environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "CUDA_VISIBLE_DEVICES": ""}
+        processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", hosts[rank], *map(str, command)],
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        )
+    return processes
+
+
+@pytest.mark.parametrize("n_hosts", [2, 3])
+def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
+    _, hosts = network
+    batch_size = 12 // n_hosts
+    train(tmp_path, 12, 1)
+    for process in launch(hosts[:n_hosts], "tests/training/distributed_worker.py", tmp_path, f"{batch_size},1"):
+        text, _ = process.communicate()
+        assert process.returncode == 0, text
+    one, several = np.load(tmp_path / "12-1.npz"), np.load(tmp_path / f"{batch_size}-1.npz")
+    assert int(several["world_size"]) == n_hosts
+    for name in ("losses", "weights", "gradients", "norms", "logits_65", "eval_loss", "eval_f1", "train_f1"):
+        assert np.abs(several[name] - one[name]).max() < 1e-6, name
+    assert several["n_texts"].tolist() == one["n_texts"].tolist()
+
+
+def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
+    switch, hosts = network
+    make_model().save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    output = tmp_path / "run"
+    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", tmp_path / "encoder"]
+    words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
+    words += ["--ddp_timeout", 30, "--disable_tqdm", "true"]  # bars would fill a pipe that nobody reads
+    processes = launch(hosts[:2], *words)
+    while not list_checkpoints(output):
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        time.sleep(0.1)
+    ip("-n", switch, "link", "set", "port2", "down")
+    try:
+        for process in processes:
+            text, _ = process.communicate(timeout=150)  # and not for half an hour
+            assert process.returncode != 0
+            assert "another rank is gone. The same command with --resume auto resumes." in text
+    finally:
+        ip("-n", switch, "link", "set", "port2", "up")
+    assert not (output / "run.json").exists()
+    for process in launch(hosts[:2], *words, "--resume", "auto", port=29501):
+        text, _ = process.communicate()
+        assert process.returncode == 0, text
+    assert (output / "run.json").is_file()
+
+
+@pytest.mark.parametrize(("address", "port"), [(ADDRESS(99), 29500), (ADDRESS(1), 29777)])
+def test_an_address_or_a_port_where_nobody_answers_is_named(network, address, port):
+    _, hosts = network
+    (process,) = launch(hosts[:2], "scripts/finetune.py", ranks=[1], address=address, port=port, wait=5)
+    text, _ = process.communicate()
+    assert process.returncode != 0
+    assert f"({address}, {port})" in text
