@@ -123,6 +123,7 @@ def test_pools_and_datasets_map_answer_as_their_parent(serving):
 
 @pytest.mark.slow
 def test_workers_of_gunicorn_answer_from_a_classifier_that_was_preloaded(serving, tmp_path):
+    pytest.importorskip("gunicorn", reason="needs pip install -e '.[test]', and a system that forks")
     words = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", "127.0.0.1:0", "served:app"]
     answers = {}
     with (tmp_path / "log").open("wb") as stream:
