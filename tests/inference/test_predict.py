@@ -213,7 +213,7 @@ MEASURE += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "parquet"])
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
-    """Each row is 1 KiB, so that whoever kept the rows, even packed, would need 98 MiB more for "long" than for "short"."""
+    """Each row is 1 KiB, so that whoever kept the rows of "long", even packed, would need 98 MiB more."""
     peaks = {}
     for name, n_rows, long_text in (
         ("short", 20_000, ""),
