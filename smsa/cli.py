@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,18 +133,30 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _is_stdout_closed() -> bool:
+    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
+    if not hasattr(select, "poll"):  # on Windows
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
 
-    A bug shows its traceback. At the end the ranks of a launch part, without which torch may abort at exit.
+    A bug shows its traceback, as does a broken pipe that is not stdout. At the end the ranks of a launch part, without
+    which torch may abort at exit.
 
     Raises:
         SystemExit: in place of a UserError or an OSError, of too little memory on a GPU, or of a rank that is gone.
     """
     try:
         yield
-    except BrokenPipeError as error:  # `| head` has read enough
+    except BrokenPipeError as error:
+        if not _is_stdout_closed():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
     except (UserError, OSError, ImportError) as error:

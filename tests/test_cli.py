@@ -1,5 +1,6 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
+import subprocess
 import sys
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_tilde_is_the_home_in_a_recipe_and_behind_an_equals_sign(tmp_path, mon
 def test_a_reader_that_has_enough_ends_a_script_quietly():
     code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
     assert run("bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{code}" | head -1') == (0, "enak\n")
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_an_error():
+    """With a reader of stdout, and of another pipe none."""
+    code = "import os; from smsa.cli import exit_on_error; reader, writer = os.pipe(); os.close(reader)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "with exit_on_error(): os.write(writer, b'enak')"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
 BAD_COMMANDS = {

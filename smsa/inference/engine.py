@@ -4,12 +4,14 @@ On a CPU one batch never uses more than one core, and as many batches run side b
 faster than all cores on one batch.
 """
 
+import ctypes
 import importlib.util
 import logging
 import os
 import re
 import threading
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +42,9 @@ _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBac
 
 _NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, as it costs no time
 _INT8_GROUP = 128  # activations that share a scale
+# A run uses all cores, so that one from another thread waits; so does a fork, which would copy the locks of its middle.
+_RUNNING = threading.RLock()
+_COMPILED = weakref.WeakSet()  # models of OpenVINO
 
 
 @dataclass
@@ -148,8 +153,8 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        # a run uses all cores, so that a second one from another thread waits; of a process, as a fork has no threads
-        self._running = defaultdict(threading.Lock)
+        # of each process, as a fork has no threads; kept, for a fork must not meet a thread that is ending
+        self._pools = defaultdict(lambda: ThreadPoolExecutor(self.n_streams))
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
@@ -192,7 +197,8 @@ class Engine:
 
         n_threads = torch.get_num_threads()
         # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
-        with self._running[os.getpid()], sdpa_kernel(_ATTENTION), ThreadPoolExecutor(self.n_streams) as pool:
+        with _RUNNING, sdpa_kernel(_ATTENTION):
+            pool = self._pools[os.getpid()]
             torch.set_num_threads(1)
             try:
                 outputs = list(pool.map(run_batch, batches))
@@ -267,19 +273,18 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
 
     Raises:
-        UserError: in a fork of the process that first used OpenVINO, whose threads it would await for ever; so does
-            what is returned.
         RuntimeError: if OpenVINO cannot run the graph.
     """
     import openvino
 
-    _require_own_openvino()
-    with ThreadPoolExecutor(1) as thread:
+    with _RUNNING, ThreadPoolExecutor(1) as thread:
         compiled = thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
+    _COMPILED.add(compiled)
+    if os.getpid() != _openvino_pid():
+        _never_free(compiled)
     per_thread = threading.local()  # a request serves one thread
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
-        _require_own_openvino()
         if not hasattr(per_thread, "request"):
             per_thread.request = compiled.create_infer_request()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -294,12 +299,16 @@ def _openvino_pid() -> int:
     return os.getpid()
 
 
-def _require_own_openvino() -> None:
-    if _openvino_pid() != os.getpid():
-        raise UserError(
-            "OpenVINO cannot be used in a fork of a process that has used it: load the classifier in each worker and "
-            "not before, or give backend='torch', start workers by 'spawn', or serve from threads."
-        )
+def _never_free(compiled: object) -> None:
+    """Let a fork keep a model: freeing one joins its threads, which only the parent has, and aborts."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
+
+
+def _begin_fork() -> None:
+    """Unlock what was locked for the fork; models go on to answer there, in the threads that ask."""
+    _RUNNING.release()
+    for compiled in _COMPILED:
+        _never_free(compiled)
 
 
 def compress_weights(graph) -> None:
@@ -321,3 +330,7 @@ def compress_weights(graph) -> None:
         levels = opset.convert(opset.constant(np.rint(weights / scale).astype(np.int8)), "f32")
         node.input(1).replace_source_output(opset.multiply(levels, opset.constant(scale)).output(0))
     graph.set_rt_info(str(_INT8_GROUP), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_RUNNING.acquire, after_in_parent=_RUNNING.release, after_in_child=_begin_fork)
