@@ -1,13 +1,17 @@
-"""Where people run it: scripts on what is imitated of Windows, and on disks that refuse what others do."""
+"""Where people run it: on what is imitated of Windows, on disks that refuse what others do, in a notebook."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import ROOT, run
+from nbclient import NotebookClient
+from readme import read_blocks
 
 DATA = "data/sample/test_preprocess.tsv"
 FINETUNE = ["scripts/finetune.py", "recipes/quickstart.yaml", "--max_steps", "1"]
@@ -124,3 +128,57 @@ def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
         what = f"{environment['REFUSES']}: {' '.join(words)}\n{printed[-2000:]}"
         assert (status == 0) == (reason == "") and re.search(reason, printed), what
         assert status == 0 or len(printed.splitlines()) == 1, what
+
+
+CELLS = """
+import os, re, signal
+from pathlib import Path
+from transformers import TrainerCallback
+{cell}
+---
+{cell}
+---
+steps = trainer.train().global_step
+assert trainer.train().global_step == steps == trainer.state.max_steps  # as Trainer does
+---
+class Ask(TrainerCallback):
+    times = 1
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+import time
+ask = Ask()
+trainer.add_callback(ask)
+trainer.train()
+---
+assert trainer.state.global_step == 2
+trainer.remove_callback(ask)
+trainer.predict(splits["test"])
+trainer.save_model("runs/stopped")
+assert trainer.train(resume_from_checkpoint=True).global_step == steps
+---
+ask.times = 2
+trainer.add_callback(ask)
+trainer.train()
+---
+trainer.remove_callback(ask)
+assert trainer.train().global_step == steps
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_its_cells_again_and_goes_on_after_an_interrupt(tmp_path):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (cell,) = [code for _, language, code in read_blocks("docs/training.md") if language == "python"]
+    cell = cell.replace("num_train_epochs=3", "num_train_epochs=1")
+    cells = [nbformat.v4.new_code_cell(code) for code in CELLS.format(cell=cell).split("---")]
+    client = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells), resources={"metadata": {"path": tmp_path}}, allow_errors=True
+    )
+    client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+    found = [[output.ename for output in cell.outputs if output.output_type == "error"] for cell in cells]
+    interrupted = ["KeyboardInterrupt"]
+    assert found == [[], [], [], interrupted, [], interrupted, []], cells
