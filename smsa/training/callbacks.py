@@ -171,7 +171,10 @@ class EpochProgress(ProgressCallback, ExportableState):
         return {"args": {}, "attributes": {"shares": self.shares}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control)
+        if args.disable_tqdm:
+            self.training_bar, self.current_step = tqdm(disable=True), 0
+        else:
+            super().on_train_begin(args, state, control)
         # `restore_callback_states_from_checkpoint` would build this anew, and Trainer's references to it be lost
         self.shares = state.stateful_callbacks[type(self).__name__]["attributes"]["shares"] if state.global_step else []
 
@@ -206,6 +209,10 @@ class EpochProgress(ProgressCallback, ExportableState):
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
             epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if not args.disable_tqdm:
+            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
         logs = {f"train_{name}": score for name, score in self.compute().items()}

@@ -109,8 +109,8 @@ def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is
         ["scripts/bundle.py", "mini", tmp_path / "encoder"],
         ["scripts/push.py", run_dir, "me/model"],
     ]  # fmt: skip
-    listed = [({}, list(map(str, command))) for command in commands]
-    found = run_scripts(listed, LIKE_WINDOWS, BUNDLED=str(tmp_path / "bundled"), **PROXIES)
+    listed = [(PROXIES, list(map(str, command))) for command in commands]
+    found = run_scripts(listed, LIKE_WINDOWS, BUNDLED=str(tmp_path / "bundled"))
     for command, (status, printed) in zip(commands, found, strict=True):
         is_right = status == 0 or (command[0], status, printed.count("\n")) == ("scripts/push.py", 1, 0)
         assert is_right, f"{command}\n{printed[-3000:]}"
