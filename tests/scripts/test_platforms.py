@@ -71,7 +71,7 @@ def visit(page):  # in place of serving it until Ctrl-C
 gradio.Blocks.block_thread = visit
 
 import smsa.models.loading as loading  # bundle.py is to replace a copy
-shutil.copytree(loading.FOLDER / "mini", os.environ["BUNDLED"] + "/mini")
+shutil.copytree(loading.FOLDER, os.environ["BUNDLED"])
 loading.FOLDER = pathlib.Path(os.environ["BUNDLED"])
 """
 
