@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import transformers
 import yaml
+from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 
 from smsa.distributed import rank
@@ -163,6 +164,8 @@ def exit_on_error() -> Iterator[None]:
         if isinstance(error, ImportError) and "socksio" not in str(error):  # what a SOCKS proxy needs, and nobody has
             raise
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
+    except HTTPError as error:  # of the Hub, where a download was cut again and again
+        raise SystemExit(f"error: the Hub: {error}. The same command tries again.") from error
     except torch.OutOfMemoryError as error:
         raise SystemExit(
             f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "

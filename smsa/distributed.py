@@ -110,7 +110,7 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
 
 def share_of_cores() -> int:
     """Return how many CPU cores each process of a launch gets on this machine."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # noqa: TID251
     return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 

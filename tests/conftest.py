@@ -31,6 +31,8 @@ torch.set_num_threads(1)  # tiny models: faster, and the same sums on every mach
 ROOT = Path(__file__).parent.parent
 SAMPLE_DIR = ROOT / "data" / "sample"
 WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal rusak lambat kecewa dan sekali".split()
+# Of a network that is not there, as httpx refuses them: SOCKS without its package, an address in brackets.
+PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "localhost,[::1]"}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *".,!?"]
 TINY_ROWS = [
     ("enak dan murah sekali !", "positive"),

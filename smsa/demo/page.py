@@ -200,7 +200,7 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
     Args:
         classifier: what labels.
         host: address to bind to; 0.0.0.0 lets other machines in.
-        port: where.
+        port: where; 0 takes a free one from 7860 on.
 
     Raises:
         OSError: if the port is taken.
@@ -212,7 +212,7 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
         page = build_page(classifier, Path(folder, "jobs"))
         page.launch(
             server_name=host,
-            server_port=port,
+            server_port=port or None,  # of Gradio, 0 is a port that is never served
             max_file_size=MAX_UPLOAD,
             run_history=False,
             share=False,

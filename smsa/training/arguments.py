@@ -102,7 +102,11 @@ class RunArguments(TrainingArguments):
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
+        writable = self.output_dir.encode(errors="ignore").decode()  # a name that is no UTF-8 has surrogates
         wrong = {
+            f"output_dir {self.output_dir!r} is not UTF-8, and no tokenizer can be saved there: choose another.": (
+                writable != self.output_dir
+            ),
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
             "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,

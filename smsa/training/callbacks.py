@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -32,7 +33,7 @@ class RunGuard(TrainerCallback):
     Asked by SIGTERM, Ctrl-C, SIGHUP, or (on Linux) the end of the launcher, which passes no signal on: `accelerate
     launch` of one process would leave this one behind. Training ends after the current step, with a checkpoint, on
     every rank at the same one, by a SystemExit of 128 and the number of the signal. A second Ctrl-C ends at once.
-    Whatever is on the disk is whole.
+    Whatever is on the disk is whole. In a notebook, Ctrl-C ends the cell, and the trainer in it can be used further.
 
     After a loss that is not finite nothing is saved. Under fp16 the scaler skips a step whose gradients are not finite,
     so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
@@ -76,8 +77,10 @@ class RunGuard(TrainerCallback):
         self.signum, self.received_at = signum, time.monotonic()
         if is_main():
             os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
-        if is_second:
+        if is_second and not self.is_in_notebook():
             os._exit(128 + signum)
+        if is_second:
+            raise KeyboardInterrupt
 
     def on_step_end(self, args, state, control, **kwargs):
         ends_epoch = float(state.epoch).is_integer()
@@ -103,10 +106,16 @@ class RunGuard(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
+            if self.is_in_notebook():
+                raise KeyboardInterrupt("Stopped; trainer.train(resume_from_checkpoint=True) resumes.")
             logger.info("Stopped; the same command with --resume auto resumes from the last checkpoint.")
             raise SystemExit(128 + (self.signum or signal.SIGTERM))
 
     on_train_end = on_save  # asked after the last checkpoint, the result is left to a resumed run
+
+    def is_in_notebook(self) -> bool:
+        """Return whether Ctrl-C was for a cell or a line, not for a program: the prompt is Python's own sign of it."""
+        return self.signum == signal.SIGINT and hasattr(sys, "ps1")
 
     def let_go(self) -> None:
         """Give the signals back to whoever had them before."""
@@ -162,7 +171,10 @@ class EpochProgress(ProgressCallback, ExportableState):
         return {"args": {}, "attributes": {"shares": self.shares}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control)
+        if args.disable_tqdm:
+            self.training_bar, self.current_step = tqdm(disable=True), 0
+        else:
+            super().on_train_begin(args, state, control)
         # `restore_callback_states_from_checkpoint` would build this anew, and Trainer's references to it be lost
         self.shares = state.stateful_callbacks[type(self).__name__]["attributes"]["shares"] if state.global_step else []
 
@@ -197,6 +209,10 @@ class EpochProgress(ProgressCallback, ExportableState):
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
             epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if not args.disable_tqdm:
+            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
         logs = {f"train_{name}": score for name, score in self.compute().items()}

@@ -1,6 +1,7 @@
 """The page in a real browser: what is typed and uploaded, what is shown and downloaded, and many clients at once."""
 
 import csv
+import os
 import random
 import re
 import shutil
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run, run_here
+from conftest import PROXIES, ROOT, run, run_here
 from tables import HOSTILE
 
 from smsa.data.labels import EXAMPLES, LABELS
@@ -41,7 +42,7 @@ def page(tmp_path_factory):
         port = free.getsockname()[1]
     log, command = tmp_path_factory.mktemp("demo") / "log", [sys.executable, "scripts/demo.py", "--port", str(port)]
     with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
+        server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=os.environ | PROXIES)
     address = f"http://127.0.0.1:{port}/"
 
     def is_served() -> bool:

@@ -50,7 +50,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What the double answers to requests of this method and path; `times` of them, or all."""
+    """What the double answers to requests of this method and path; `times` of them, or all. 0 cuts the true answer."""
 
     method: str
     path: str  # a regular expression
@@ -106,9 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(f"{self.command} {self.path}")
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.hub.received += self.body
+            self.is_cut = False
             for fault in self.hub.faults:
                 if fault.times > 0 and fault.method == self.command and re.search(fault.path, self.route):
                     fault.times -= 1
+                    self.is_cut = fault.status == 0
+                    if self.is_cut:
+                        break
                     return self.answer(fault.status, {"error": "a fault of the double"})
             self.dispatch()
 
@@ -141,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self.is_cut else body)
+        self.close_connection |= self.is_cut
 
     def error(self, status: int, code: str):
         self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})

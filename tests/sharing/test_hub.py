@@ -202,6 +202,27 @@ def test_a_pushed_model_loads_with_equal_predictions_and_offline_from_then_on(hu
     assert status == 0, text
 
 
+@pytest.mark.slow
+def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, folder, tmp_path):
+    push(folder, "me/model")
+    (tmp_path / "in.txt").write_text("enak\n")
+    words = [
+        "scripts/predict.py",
+        "--model",
+        "me/model",
+        "--input",
+        tmp_path / "in.txt",
+        "--output",
+        tmp_path / "out.csv",
+    ]
+    hub.faults.append(Fault("GET", "model.safetensors", status=0))
+    status, text = run("python", *words, **at(hub, tmp_path / "home"))
+    assert status == 1 and "Traceback" not in text and text.splitlines()[-1].startswith("error: the Hub: "), text
+    hub.faults.clear()
+    status, text = run("python", *words, **at(hub, tmp_path / "home"))
+    assert status == 0, text
+
+
 @pytest.mark.parametrize(
     "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
 )

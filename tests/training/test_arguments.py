@@ -71,13 +71,14 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"max_grad_norm": float("inf")}, "must be at least 0"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
         ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
+        ({"output_dir": "runs/\udcff"}, "is not UTF-8"),
         ({"fsdp": True}, "each process must hold the whole model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path, values, message):
     with pytest.raises(UserError, match=message) as raised:
-        SentimentTrainingArguments(output_dir=str(tmp_path), **values)
+        SentimentTrainingArguments(**{"output_dir": str(tmp_path), **values})
     assert "hf_secret" not in str(raised.value)
 
 

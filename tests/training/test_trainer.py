@@ -246,6 +246,13 @@ def test_options_of_trainer_do_what_trainer_says_and_are_recorded(train, tmp_pat
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
 
 
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_bars_are_left_out_on_request(train, capfd, disable_tqdm):
+    train(num_train_epochs=1, disable_tqdm=disable_tqdm)
+    printed = capfd.readouterr()
+    assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
+
+
 def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer, rows):
     args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, precision="no", report_to=[], use_cpu=True)
     trainer = SentimentTrainer(
