@@ -13,8 +13,8 @@ import transformers
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from smsa.data.labels import LABELS, label_maps
-from smsa.models.devices import describe_hardware
 from smsa.models.scratch import train_vocabulary
+from smsa.runtime import describe_hardware
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 SHAPES = {

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
 
 from smsa import SentimentTrainer, SentimentTrainingArguments, encode_splits, find_smsa, load_splits
-from smsa.models.devices import set_up_process
+from smsa.runtime import set_up_process
 
 LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 10.0
 FAST = {"train_sampling_strategy": "group_by_length", "fast_kernels": True}  # recipes/fast.yaml

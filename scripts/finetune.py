@@ -25,10 +25,9 @@ from smsa.data.datasets import (
     write_rejects,
 )
 from smsa.data.labels import EXAMPLES
-from smsa.distributed import is_main, on_main
 from smsa.files import hash_file, naming, publish, staged, write_json
-from smsa.models.devices import set_up_process
 from smsa.models.loading import choose_labels, freeze_layers, load_model
+from smsa.runtime import is_main, on_main, set_up_process
 from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings

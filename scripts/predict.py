@@ -10,10 +10,10 @@ import os
 import signal
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.distributed import end_with_launcher
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
+from smsa.runtime import end_with_launcher
 
 logger = logging.getLogger("smsa.predict")
 

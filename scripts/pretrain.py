@@ -11,14 +11,13 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.distributed import is_main
 from smsa.files import hash_file, naming, publish, staged, write_json
-from smsa.models.devices import set_up_process
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
+from smsa.runtime import is_main, set_up_process
 from smsa.sharing.card import CARD, describe_base, write_card
 from smsa.training.arguments import describe_settings
 from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run

@@ -23,8 +23,8 @@ import yaml
 from huggingface_hub.errors import HTTPError
 from transformers import HfArgumentParser
 
-from smsa.distributed import rank
 from smsa.errors import UserError
+from smsa.runtime import rank
 
 _RANGES = (  # what is accepted, in words and in a check; for which options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, run
 
-from smsa import distributed
+from smsa import runtime
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
     training = looks.pop("training", True)
     machine(**looks)
     with caplog.at_level("INFO", logger="smsa"):
-        assert distributed.resolve_precision(requested, device, training) == in_effect
+        assert runtime.resolve_precision(requested, device, training) == in_effect
     assert f"requested {requested}" in caplog.text
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
     assert ("fp16 is for GPUs" in caplog.text) == (device == "cpu" and "fp16" in (requested, looks.get("launcher")))
@@ -58,8 +58,8 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself(tmp_path):
     script = tmp_path / "show.py"
     script.write_text(
-        "from smsa import distributed; distributed.best_precision = lambda *_: 'bf16'\n"
-        "print('precision:', distributed.resolve_precision('auto', 'cpu'))"
+        "from smsa import runtime; runtime.best_precision = lambda *_: 'bf16'\n"
+        "print('precision:', runtime.resolve_precision('auto', 'cpu'))"
     )
     for options, in_effect in (("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")):
         command = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), script]
@@ -70,7 +70,7 @@ def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself(t
 def test_an_unknown_precision_of_the_launcher_is_refused(machine):
     machine(launcher="fp8")
     with pytest.raises(ValueError, match="'fp8' .from the launcher. is not one of"):
-        distributed.resolve_precision("auto", "cuda")
+        runtime.resolve_precision("auto", "cuda")
 
 
 def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
@@ -78,12 +78,12 @@ def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    distributed.set_cpu_threads()  # plain python: torch's own choice
+    runtime.set_cpu_threads()  # plain python: torch's own choice
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    distributed.set_cpu_threads()
+    runtime.set_cpu_threads()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    distributed.set_cpu_threads()
+    runtime.set_cpu_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    distributed.set_cpu_threads()  # what the user asked for
-    distributed.set_cpu_threads(5)
+    runtime.set_cpu_threads()  # what the user asked for
+    runtime.set_cpu_threads(5)
     assert seen == [8, 2, 5]

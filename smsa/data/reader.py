@@ -90,32 +90,29 @@ class Chunk:
     bad_rows: list[tuple[int, BadRow]]  # with the number of the row
 
     @staticmethod
-    def join(chunks: list["Chunk"]) -> "Chunk":
-        """Return chunks that follow each other as one."""
-        if len(chunks) == 1:
-            return chunks[0]
-        return Chunk(
-            first=chunks[0].first,
-            n_read=sum(chunk.n_read for chunk in chunks),
-            numbers=np.concatenate([chunk.numbers for chunk in chunks]),
-            lines=np.concatenate([chunk.lines for chunk in chunks]),
-            texts=pa.concat_arrays([chunk.texts for chunk in chunks]),
-            table=pa.concat_tables([chunk.table for chunk in chunks]),
-            bad_rows=[row for chunk in chunks for row in chunk.bad_rows],
-        )
-
-    def split(self, n_rows: int) -> list["Chunk"]:
-        """Return the first rows, and the rest where there are more."""
-        if n_rows == self.n_read:
-            return [self]
-        middle = self.first + n_rows
-        n_good = int(np.searchsorted(self.numbers, middle))
-        n_bad = bisect_left(self.bad_rows, middle, key=itemgetter(0))
+    def cut(chunks: list["Chunk"], n_rows: int) -> list["Chunk"]:
+        """Join chunks that follow each other; return the first `n_rows` rows, and the rest where there are more."""
+        whole = chunks[0]
+        if len(chunks) > 1:
+            whole = Chunk(
+                first=whole.first,
+                n_read=sum(chunk.n_read for chunk in chunks),
+                numbers=np.concatenate([chunk.numbers for chunk in chunks]),
+                lines=np.concatenate([chunk.lines for chunk in chunks]),
+                texts=pa.concat_arrays([chunk.texts for chunk in chunks]),
+                table=pa.concat_tables([chunk.table for chunk in chunks]),
+                bad_rows=[row for chunk in chunks for row in chunk.bad_rows],
+            )
+        if n_rows == whole.n_read:
+            return [whole]
+        middle = whole.first + n_rows
+        n_good = int(np.searchsorted(whole.numbers, middle))
+        n_bad = bisect_left(whole.bad_rows, middle, key=itemgetter(0))
         return [
-            Chunk(first, n_read, self.numbers[good], self.lines[good], self.texts[good], self.table[good], bad_rows)
+            Chunk(first, n_read, whole.numbers[good], whole.lines[good], whole.texts[good], whole.table[good], bad_rows)
             for first, n_read, good, bad_rows in (
-                (self.first, n_rows, slice(n_good), self.bad_rows[:n_bad]),
-                (middle, self.n_read - n_rows, slice(n_good, None), self.bad_rows[n_bad:]),
+                (whole.first, n_rows, slice(n_good), whole.bad_rows[:n_bad]),
+                (middle, whole.n_read - n_rows, slice(n_good, None), whole.bad_rows[n_bad:]),
             )
         ]
 
@@ -380,11 +377,11 @@ class Source:
         for chunk in self._chunks(n_rows, first):
             held, n_held = [*held, chunk], n_held + chunk.n_read
             while n_held >= n_rows:
-                whole, *held = Chunk.join(held).split(n_rows)
+                whole, *held = Chunk.cut(held, n_rows)
                 n_held -= n_rows
                 yield whole
         if n_held:
-            yield Chunk.join(held)
+            yield Chunk.cut(held, n_held)[0]
 
     def _chunks(self, n_rows: int, start: int) -> Iterator[Chunk]:
         """Yield all rows in chunks as they are read: of a few rows, so that Python's objects for them are soon gone."""

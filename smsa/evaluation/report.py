@@ -18,7 +18,7 @@ from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bootstrap, score_present
 from smsa.evaluation.systems import System
 from smsa.files import hash_file, publish, staged, write_json
-from smsa.models.devices import describe_environment
+from smsa.runtime import describe_environment
 
 logger = logging.getLogger(__name__)
 

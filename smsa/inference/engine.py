@@ -25,8 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
-from smsa.distributed import PRECISIONS, resolve_precision, share_of_cores
 from smsa.errors import UserError
+from smsa.runtime import PRECISIONS, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
 

@@ -31,11 +31,11 @@ from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
 from smsa.data.reader import Chunk, Source
-from smsa.distributed import on_main, rank, world_size
 from smsa.errors import UserError
 from smsa.files import naming, take_lock
 from smsa.inference import writers
 from smsa.inference.classifier import SentimentClassifier, require_captum
+from smsa.runtime import on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
 

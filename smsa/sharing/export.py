@@ -25,8 +25,8 @@ from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import Forward, compile_openvino, compress_weights, to_openvino
-from smsa.models.devices import describe_versions
 from smsa.models.loading import load_classifier, save_tokenizer
+from smsa.runtime import describe_versions
 from smsa.training.metrics import score_label_ids
 
 EXPORT_RECORD = "export.json"

@@ -16,8 +16,8 @@ from transformers.hf_argparser import HfArg
 from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
-from smsa.distributed import PRECISIONS, resolve_precision, set_cpu_threads, world_size
 from smsa.errors import UserError
+from smsa.runtime import PRECISIONS, resolve_precision, set_cpu_threads, world_size
 
 
 @dataclass

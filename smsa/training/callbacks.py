@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
-from smsa.distributed import any_rank, end_with_launcher, is_main
 from smsa.errors import UserError
+from smsa.runtime import any_rank, end_with_launcher, is_main
 from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ class EpochProgress(ProgressCallback, ExportableState):
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
         self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each rank; none where all is 0
+        if trainer.args.disable_tqdm:
+            self.on_prediction_step = lambda *args, **kwargs: None  # which would draw a bar of its own
         self.started = self.shown = 0.0  # when the epoch, or what is left of it, began; when the bar was written
 
     def state(self) -> dict:
@@ -209,10 +211,6 @@ class EpochProgress(ProgressCallback, ExportableState):
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
             epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if not args.disable_tqdm:
-            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
         logs = {f"train_{name}": score for name, score in self.compute().items()}

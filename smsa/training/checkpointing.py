@@ -21,10 +21,17 @@ from pathlib import Path
 from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
-from smsa.distributed import is_main, on_main, require_same, world_size
 from smsa.errors import UserError
 from smsa.files import STAGING, hash_file, make_readable, require_empty, take_lock, write_json
-from smsa.models.devices import describe_environment, describe_hardware, describe_versions
+from smsa.runtime import (
+    describe_environment,
+    describe_hardware,
+    describe_versions,
+    is_main,
+    on_main,
+    require_same,
+    world_size,
+)
 
 logger = logging.getLogger(__name__)
 

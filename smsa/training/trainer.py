@@ -21,11 +21,10 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from smsa.data.datasets import PaddingCollator, count_tokens
-from smsa.distributed import on_main
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
-from smsa.models.devices import describe_environment
 from smsa.models.loading import label_names, save_tokenizer
+from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import commit, find_newest, list_checkpoints, verify

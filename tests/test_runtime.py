@@ -11,8 +11,8 @@ import pytest
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept_where_a_script_asks_for_it():
     script = (
-        "import resource, torch, smsa.distributed\n"  # a script has imported its libraries, which have grown the heap
-        "from smsa.models.devices import set_up_process\n"
+        "import resource, torch, smsa.runtime\n"  # a script has imported its libraries, which have grown the heap
+        "from smsa.runtime import set_up_process\n"
         "for set_up in (int, set_up_process):\n"
         "    set_up()\n"
         "    for n_runs in range(2):\n"
