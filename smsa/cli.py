@@ -136,6 +136,8 @@ def set_up_logging() -> None:
 
 def _is_stdout_closed() -> bool:
     """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
+    if sys.stdout is None:
+        return False
     if not hasattr(select, "poll"):  # on Windows
         return True
     poll = select.poll()

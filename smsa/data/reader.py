@@ -398,7 +398,8 @@ class Source:
                     start += len(batch)
                 return
             is_json = self.format in ("jsonl", "json")
-            for lines, rows in _in_blocks(self._json_rows(stream)) if is_json else self._rows(stream):
+            blocks = (([line], [row]) for line, row in self._json_rows(stream)) if is_json else self._rows(stream)
+            for lines, rows in _gather(blocks):
                 yield self._to_chunk(start, lines, rows)
                 start += len(rows)
 
@@ -529,10 +530,20 @@ class Source:
         )
 
 
-def _in_blocks(rows: Iterator[tuple[int, list | BadRow]]) -> Iterator[Block]:
-    while block := list(islice(rows, BLOCK_LINES)):
-        lines, values = zip(*block, strict=True)
-        yield lines, values
+def _gather(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Join small blocks, as JSON's rows and bad rows are."""
+    lines, rows = [], []
+    for some_lines, some_rows in blocks:
+        if not rows and len(some_rows) >= BLOCK_LINES // 2:  # nearly all
+            yield some_lines, some_rows
+            continue
+        lines.extend(some_lines)
+        rows.extend(some_rows)
+        if len(rows) >= BLOCK_LINES:
+            yield lines, rows
+            lines, rows = [], []
+    if rows:
+        yield lines, rows
 
 
 def _plain_name(name: str) -> str:

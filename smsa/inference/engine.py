@@ -12,11 +12,10 @@ import re
 import threading
 import warnings
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -153,8 +152,8 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        # of each process, as a fork has no threads; kept, for a fork must not meet a thread that is ending
-        self._pools = defaultdict(lambda: ThreadPoolExecutor(self.n_streams))
+        # the pool is kept, for a fork must not meet a thread that is ending
+        self._pid, self._pool, self._compile = os.getpid(), ThreadPoolExecutor(self.n_streams), None
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
@@ -166,7 +165,8 @@ class Engine:
                     "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
                     "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
                 }
-                self.forward = compile_openvino(graph, config)
+                self._compile = partial(compile_openvino, graph, config)
+                self.forward = self._compile()
             except RuntimeError as error:
                 problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
                 if args.backend == "openvino" or args.precision == "int8":
@@ -198,12 +198,14 @@ class Engine:
         n_threads = torch.get_num_threads()
         # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
         with _RUNNING, sdpa_kernel(_ATTENTION):
-            pool = self._pools[os.getpid()]
+            if self._pid != os.getpid():  # a fork has no threads, neither the pool's nor OpenVINO's
+                self._pid, self._pool = os.getpid(), ThreadPoolExecutor(self.n_streams)
+                self.forward = self._compile() if self._compile else self.forward
             torch.set_num_threads(1)
             try:
-                outputs = list(pool.map(run_batch, batches))
+                outputs = list(self._pool.map(run_batch, batches))
                 # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
-                merged = pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
+                merged = self._pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} tokens: give "
@@ -305,7 +307,7 @@ def _never_free(compiled: object) -> None:
 
 
 def _begin_fork() -> None:
-    """Unlock what was locked for the fork; models go on to answer there, in the threads that ask."""
+    """Unlock what was locked for the fork; an engine compiles its model anew there."""
     _RUNNING.release()
     for compiled in _COMPILED:
         _never_free(compiled)

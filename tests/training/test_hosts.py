@@ -1,6 +1,7 @@
 """Several hosts, each a network namespace with an address of its own: they train like one process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,9 @@ def network():
         yield switch, hosts
     finally:
         for name in made:
+            found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+            for pid in found.stdout.split():  # what a test that failed has left
+                os.kill(int(pid), signal.SIGKILL)
             ip("netns", "del", name)
 
 
@@ -56,6 +60,7 @@ def launch(hosts, *words, ranks=None, address=ADDRESS(1), port=29500, wait=60) -
         command += ["--num_machines", len(hosts), "--num_processes", len(hosts), "--machine_rank", rank]
         command += ["--main_process_ip", address, "--main_process_port", port, *words]
         environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "CUDA_VISIBLE_DEVICES": ""}
+        environment["TQDM_DISABLE"] = "1"  # bars would fill a pipe that nobody reads
         processes.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", hosts[rank], *map(str, command)],
@@ -91,7 +96,7 @@ def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
     output = tmp_path / "run"
     words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", tmp_path / "encoder"]
     words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
-    words += ["--ddp_timeout", 30, "--disable_tqdm", "true"]  # bars would fill a pipe that nobody reads
+    words += ["--ddp_timeout", 30]
     processes = launch(hosts[:2], *words)
     while not list_checkpoints(output):
         assert processes[0].poll() is None, processes[0].communicate()[0]
