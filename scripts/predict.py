@@ -3,6 +3,8 @@
 python scripts/predict.py --model runs/indonlu --input reviews.csv --output predicted.csv
 accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes 4 scripts/predict.py \\
     --model runs/indonlu --input 'exports/*.parquet' --output predicted.parquet
+python scripts/predict.py --model runs/indonlu --input 's3://bucket/reviews/*.parquet' --output s3://bucket/predicted \\
+    --engine ray --ray_address auto
 """
 
 import logging
@@ -10,6 +12,8 @@ import os
 import signal
 
 from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.errors import UserError
+from smsa.inference.batches import ClusterArguments
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
@@ -18,19 +22,31 @@ from smsa.runtime import end_with_launcher
 logger = logging.getLogger("smsa.predict")
 
 
-def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
+def main(args: PredictionArguments, engine_args: EngineArguments, cluster_args: ClusterArguments) -> None:
     """Label all, and log a line for each output; every rank of a launch calls it."""
+    if cluster_args.engine == "ray":
+        try:
+            from smsa.inference.on_ray import predict_on_ray
+        except ModuleNotFoundError as error:
+            raise UserError(f"--engine ray needs {error.name}: pip install -e '.[ray]'.") from error
+        report(predict_on_ray(args, engine_args, cluster_args.ray_address))
+        return
     options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
 
     def load() -> SentimentClassifier:
         return SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
 
     for summary in predict_files(load, **options):
-        n_labelled = max(1, summary["predicted"])
-        shares = ", ".join(f"{label} {n / n_labelled:.1%}" for label, n in summary["labels"].items())
-        counts = ", ".join(f"{summary[name]:,} {name}" for name in ("empty", "truncated", "rejected"))
-        pace = f"{summary['seconds']:.1f} s, {summary['rows_per_second']:,.0f} rows/s"
-        logger.info("%s rows: %s; %s; %s", f"{summary['read']:,}", shares, counts, pace)
+        report(summary)
+
+
+def report(summary: dict) -> None:
+    """Log what an output holds."""
+    n_labelled = max(1, sum(summary["labels"].values()))
+    shares = ", ".join(f"{label} {n / n_labelled:.1%}" for label, n in summary["labels"].items())
+    counts = ", ".join(f"{summary[name]:,} {name}" for name in ("empty", "truncated", "rejected") if name in summary)
+    pace = f"{summary['seconds']:.1f} s, {summary['rows_per_second']:,.0f} rows/s"
+    logger.info("%s rows: %s; %s; %s", f"{summary['read']:,}", shares, counts, pace)
 
 
 def interrupt(signum: int, frame: object) -> None:
@@ -44,7 +60,7 @@ if __name__ == "__main__":
     end_with_launcher("SIGKILL")  # shards are whole or absent
     try:
         with exit_on_error():
-            main(*parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0]))
+            main(*parse(PredictionArguments, EngineArguments, ClusterArguments, description=__doc__.split("\n")[0]))
     except KeyboardInterrupt as asked:
         logger.error("Stopped; what was finished of an output file is kept, and the same command resumes from it.")
         os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # at once, whatever chunk is being computed

@@ -25,6 +25,8 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for: prediction must not wait for Trainer, nor Trainer for it."""
+    if name == "spark":
+        return import_module("smsa.inference.spark")
     if name not in _HOME:
         raise AttributeError(f"module 'smsa' has no attribute {name!r}")
     return getattr(import_module(f"smsa.{_HOME[name]}"), name)

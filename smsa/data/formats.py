@@ -126,7 +126,7 @@ def open_file(path: Path, compression: str | None) -> Iterator[io.BufferedReader
             if compression == "zip":
                 raw = stack.enter_context(zipfile.ZipFile(path)).open(_find_member(path))
             elif compression:
-                raw = pa.input_stream(str(path), compression=compression)
+                raw = pa.input_stream(path.open("rb"), compression=compression)
             else:
                 raw = path.open("rb", buffering=0)
             yield stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))

@@ -1,0 +1,123 @@
+"""Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+from transformers.hf_argparser import HfArg
+
+from smsa.data.reader import is_text
+from smsa.errors import UserError
+from smsa.inference.classifier import SentimentClassifier, require_captum
+from smsa.models.loading import label_names, load_classifier
+
+TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
+_OF_LABELS = ("label", "words")  # what stays of the added columns where only labels are wanted
+
+
+@dataclass
+class ClusterArguments:
+    """Who runs the prediction."""
+
+    engine: Literal["local", "ray"] = HfArg(
+        default="local",
+        help="local: this machine, and the processes of a launcher. ray: Ray Data; --output is then a folder of files, "
+        "and inputs and output may be URLs of object storage.",
+    )
+    ray_address: str | None = HfArg(
+        default=None, help="Ray cluster to use; auto: the one of this machine. If not given, Ray is started here."
+    )
+
+
+def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "") -> str:
+    """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
+    taken = {name.lower() for name in columns}
+    while any(f"{prefix}{name}".lower() in taken for name in added):
+        prefix = f"{TAKEN_PREFIX}{prefix}"
+    return prefix
+
+
+def locate(model: str | None) -> str | None:
+    """Return the name of a model as workers find it, which run in other folders."""
+    return os.path.abspath(model) if model and os.path.isdir(model) else model
+
+
+def find_added(
+    model: str | None, revision: str | None = None, labels_only: bool = False, explain: bool = False
+) -> pa.Schema:
+    """Load a model, so that one that cannot be loaded is told of at once, and return the columns that it adds."""
+    if explain:
+        require_captum()
+    labels = label_names(load_classifier(model, revision)[0].config.id2label)
+    numbers = ["score", *(f"p_{label}" for label in labels)]
+    kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
+    kinds |= {"words": pa.string()} if explain else {}
+    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in _OF_LABELS])
+
+
+class BatchPredictor:
+    """Adds to batches of rows what predict.py adds to files; one for each worker, which loads the model once.
+
+    A batch is a pyarrow table, a pandas frame or a dict of arrays, and so is what comes back. Null and blank texts have
+    null labels and probabilities; in a dict of arrays, None and NaN.
+
+    Args:
+        model, revision: as in `SentimentClassifier.from_pretrained`.
+        text_column: name of the column of texts.
+        labels_only, explain, prefix: as in `PredictionArguments`.
+        options: max_length and those of the engine. Give the cores of the worker as `num_threads`; if not given, all of
+            the machine are used.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        revision: str | None = None,
+        *,
+        text_column: str = "text",
+        labels_only: bool = False,
+        explain: bool = False,
+        prefix: str = "",
+        **options: object,
+    ):
+        self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
+        self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
+
+    def __call__(self, batch):
+        """Return the batch with the added columns behind its own.
+
+        Raises:
+            UserError: if there is no such column, or what it holds is not texts.
+        """
+        names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
+        if self._text_column not in names:
+            raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {', '.join(names)}.")
+        added = self._predict(self._to_texts(batch[self._text_column]))
+        prefix = find_prefix(added.column_names, names, self._prefix)
+        added = added.rename_columns([f"{prefix}{name}" for name in added.column_names])
+        if isinstance(batch, pa.Table):
+            schema = pa.schema([*batch.schema, *added.schema], batch.schema.metadata)
+            return pa.Table.from_arrays([*batch.columns, *added.columns], schema=schema)
+        arrays = {name: added[name].to_numpy() for name in added.column_names}
+        return {**batch, **arrays} if isinstance(batch, dict) else batch.assign(**arrays)
+
+    def _to_texts(self, column) -> pa.Array:
+        try:
+            if isinstance(column, pa.ChunkedArray):
+                if not is_text(column.type):
+                    raise TypeError(f"they are {column.type}")
+                return column.cast(pa.string()).combine_chunks()
+            return pa.array(column, pa.string(), from_pandas=True)
+        except (pa.ArrowException, UnicodeError, TypeError) as error:
+            raise UserError(
+                f"the column {self._text_column!r} must hold texts of whole characters: {error}."
+            ) from error
+
+    def _predict(self, texts: pa.Array) -> pa.Table:
+        added = self._classifier.predict(texts)
+        if self._explain:
+            words = self._classifier.explain_all(texts, added["label"])
+            added = added.append_column("words", pa.array(words, pa.string()))
+        return added.select([name for name in _OF_LABELS if name in added.column_names]) if self._labels_only else added

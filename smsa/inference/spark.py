@@ -1,0 +1,66 @@
+"""Rows of a Spark DataFrame -> the same with labels: Spark reads, schedules, retries and writes."""
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+from pyspark.sql.types import BooleanType, DoubleType, StringType, StructField, StructType
+
+from smsa.errors import UserError
+from smsa.inference.batches import BatchPredictor, find_added, find_prefix, locate
+
+_TYPES = {pa.string(): StringType(), pa.float64(): DoubleType(), pa.bool_(): BooleanType()}
+
+
+def predict(
+    df: DataFrame,
+    text_column: str = "text",
+    model: str | None = None,
+    revision: str | None = None,
+    *,
+    labels_only: bool = False,
+    explain: bool = False,
+    prefix: str = "",
+    **options: object,
+) -> DataFrame:
+    """Return the rows of `df` with the columns that predict.py adds, when an action asks for them.
+
+    A worker process loads the model once, and takes as many cores as a task has (`spark.task.cpus`), and its GPU
+    (`spark.task.resource.gpu.amount`). smsa and the model must be there on every machine; the driver looks at the model
+    first.
+
+    Args:
+        df, text_column: the rows, and their column of texts.
+        model, revision, labels_only, explain, prefix, options: as in `BatchPredictor`.
+
+    Raises:
+        UserError: at once, for a model or option that cannot be used, or a column that holds no texts.
+    """
+    if dict(df.dtypes).get(text_column) != "string":
+        columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
+        raise UserError(f"no column {text_column!r} of strings: give text_column. The columns are: {columns}.")
+    added = find_added(model, revision, labels_only, explain)
+    prefix = find_prefix(added.names, df.columns, prefix)
+    fields = [StructField(f"{prefix}{field.name}", _TYPES[field.type]) for field in added]
+    options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
+    add = partial(_add, locate(model), revision, tuple(options.items()))
+    return df.mapInArrow(add, StructType([*df.schema, *fields]))
+
+
+def _add(
+    model: str | None, revision: str | None, options: tuple, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    predictor = _load(model, revision, options)
+    for batch in batches:
+        yield from predictor(pa.Table.from_batches([batch])).to_batches()
+
+
+@cache  # a worker process serves one task after another
+def _load(model: str | None, revision: str | None, options: tuple) -> BatchPredictor:
+    task = TaskContext.get()
+    of_task = {"num_threads": task.cpus()}
+    if "gpu" in task.resources():
+        of_task["device"] = f"cuda:{task.resources()['gpu'].addresses[0]}"
+    return BatchPredictor(model, revision, **{**of_task, **dict(options)})
