@@ -1,0 +1,346 @@
+"""Ray and Spark give what one machine gives: every row once, its columns as they were, and the same labels."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, run
+
+from smsa.errors import UserError
+from smsa.inference import BatchPredictor
+from smsa.inference.batches import ClusterArguments, find_added, find_prefix
+from smsa.inference.engine import EngineArguments
+from smsa.inference.job import PredictionArguments, predict_files
+
+N_ROWS = 3000
+HOSTILE = (
+    *(
+        None,
+        "",
+        "   ",
+        "\u3000\n",
+        "😀👍🏽👨‍👩‍👧",
+        "a\0b nul",
+        "enak " * 9000,
+        'kata "dikutip",\nbaris\r\nbaru\rlagi',
+        "\ufeffbom",
+    ),
+    *("مرحبا \u202eterbalik\u202c", "=1+1", "a,b;c\td|e", "'", "\\N", "NULL", "nan", "é" * 3000, "１２３", "-5", "{}"),
+)
+FP32 = EngineArguments(precision="no", backend="torch")
+TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
+
+
+def make_table(n: int = N_ROWS) -> pa.Table:
+    texts = [HOSTILE[i % len(HOSTILE)] if i % 10 == 0 else f"enak dan murah sekali {i}" for i in range(0, 10 * n, 10)]
+    texts = [text if i % 7 == 0 else f"kotor dan mahal {'sekali ' * (i % 9)}{i}" for i, text in enumerate(texts)]
+    whens = pa.array([1000003 * i for i in range(n)], pa.timestamp("us", "UTC"))
+    codes = [f"{i:06d}" for i in range(n)]
+    columns = {"key": range(n), "text": pa.array(texts, pa.string()), "code": codes, "when": whens}
+    return pa.table(columns | {"tags": [["a", str(i)] for i in range(n)], "Label": [None, 1.5] * (n // 2)})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three files of each format, and the tiny model; none of them is written to."""
+    from conftest import make_model, make_tokenizer
+
+    folder, table = tmp_path_factory.mktemp("cluster"), make_table()
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    for i in range(3):
+        part = table.slice(i * N_ROWS // 3, N_ROWS // 3)
+        pq.write_table(part, folder / f"{i}.parquet", row_group_size=300)
+        rows = part.select(["key", "text", "code", "Label"]).to_pylist()
+        with (folder / f"{i}.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(rows)
+        lines = [json.dumps(row | {"n": 10**20}, ensure_ascii=row["key"] % 2 == 0) for row in rows]
+        (folder / f"{i}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of three nodes, each with processes and an object store of its own."""
+    pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_worker_niceness", "0")
+        options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=options)
+        cluster.node_options = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        for _ in range(2):
+            cluster.add_node(**cluster.node_options)
+        yield cluster
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def predict_on_ray(cluster, folder, output, inputs, engine=FP32, **options) -> dict:
+    from smsa.inference import on_ray
+
+    options = {"model": str(folder / "model"), **options}
+    args = PredictionArguments([str(path) for path in inputs], str(output), **options)
+    return on_ray.predict_on_ray(args, engine, cluster.address)
+
+
+def read(path) -> list[dict]:
+    """Return the rows of a file, or of the files of a folder, by their key."""
+    rows = []
+    for file in [path] if path.is_file() else sorted(path.glob("*")):
+        if file.name.startswith(("_", ".")):
+            continue
+        if file.suffix == ".parquet":
+            rows += pq.read_table(file).to_pylist()
+        elif file.suffix == ".jsonl":
+            rows += map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        else:
+            with file.open(newline="", encoding="utf-8") as stream:
+                rows += csv.DictReader(stream)
+    return sorted(rows, key=lambda row: int(row["key"]))
+
+
+def assert_same(path, expected_path) -> None:
+    """Compare row by row: all is equal, but for the last bits of probabilities."""
+    rows, expected = read(path), read(expected_path)
+    assert len(rows) == len(expected) > 0
+    for row, other in zip(rows, expected, strict=True):
+        assert [*row] == [*other]
+        numbers = {name for name in row if name.startswith(("smsa_score", "smsa_p_")) and row[name] not in (None, "")}
+        assert {k: v for k, v in row.items() if k not in numbers} == {k: other[k] for k in row if k not in numbers}
+        assert all(abs(float(row[name]) - float(other[name])) < TOLERANCE for name in numbers)
+
+
+@pytest.fixture(scope="module")
+def of_one_machine(folder):
+    """What predict.py gives for the files of a suffix."""
+    from smsa import SentimentClassifier
+
+    classifier = SentimentClassifier.from_pretrained(str(folder / "model"), **vars(FP32))
+    outputs = {}
+
+    def predict(suffix: str):
+        if suffix not in outputs:
+            outputs[suffix] = folder / "one" / f"all.{suffix}"
+            (folder / "one").mkdir(exist_ok=True)
+            predict_files(classifier, str(folder / f"[0-2].{suffix}"), outputs[suffix], text_column="text")
+        return outputs[suffix]
+
+    return predict
+
+
+@pytest.mark.parametrize("kind", ["table", "frame", "arrays"])
+def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, of_one_machine, kind):
+    predictor = BatchPredictor(str(folder / "model"), **vars(FP32))
+    table = make_table(300)
+    batch = {"table": table, "frame": table.to_pandas()}.get(kind)
+    if kind == "arrays":
+        batch = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    added = predictor(batch)
+    assert type(added) is type(batch)
+    expected = pd.DataFrame(read(of_one_machine("parquet"))[:300])
+    frame = added.to_pandas() if kind == "table" else pd.DataFrame(dict(added))
+    assert [*frame.columns] == [*expected.columns]
+    assert frame["smsa_label"].fillna("").tolist() == expected["smsa_label"].fillna("").tolist()
+    assert np.allclose(frame["smsa_score"].astype(float), expected["smsa_score"].astype(float), 0, 1e-6, equal_nan=True)
+    assert frame["text"].fillna("").tolist() == table["text"].fill_null("").to_pylist()
+
+
+@pytest.mark.parametrize("options", [{}, {"labels_only": True}, {"explain": True}])
+def test_what_is_added_is_known_before_it_is_predicted(folder, options):
+    model = str(folder / "model")
+    empty = pa.table({"text": pa.array([], pa.string())})
+    added = BatchPredictor(model, **options, **vars(FP32))(empty).schema.remove(0)
+    assert added.equals(find_added(model, **options))
+
+
+def test_a_batch_without_texts_says_which_columns_it_has(folder):
+    predictor = BatchPredictor(str(folder / "model"), text_column="teks", **vars(FP32))
+    with pytest.raises(UserError, match="no column 'teks': give text_column. The columns are: text"):
+        predictor({"text": np.array(["enak"])})
+    with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*int64"):
+        predictor(pa.table({"teks": [1]}))
+    with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*surrogates"):
+        predictor({"teks": np.array(["\ud800"], dtype=object)})
+
+
+def test_a_prefix_leaves_no_column_twice():
+    assert find_prefix(["label", "score"], ["text"]) == ""
+    assert find_prefix(["label", "score"], ["LABEL", "smsa_Score"], "") == "smsa_smsa_"
+
+
+def test_one_machine_imports_neither_ray_nor_spark():
+    code = "import sys, smsa.inference.job, smsa.inference.batches, runpy; runpy.run_path('scripts/predict.py')"
+    code += "; assert not {'ray', 'pyspark', 'upath'} & set(sys.modules)"
+    status, text = run(sys.executable, "-c", code)
+    assert status == 0, text
+    assert ClusterArguments().engine == "local"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_ray_gives_what_one_machine_gives(cluster, folder, of_one_machine, tmp_path, suffix):
+    output = tmp_path / "out"
+    summary = predict_on_ray(cluster, folder, output, [folder / f"*.{suffix}"], text_column="text")
+    assert {file.suffix for file in output.iterdir()} == {f".{suffix}"}
+    assert_same(output, of_one_machine(suffix))
+    rows = read(output)
+    assert (summary["read"], summary["empty"]) == (N_ROWS, sum(not row["smsa_label"] for row in rows))
+    assert sum(summary["labels"].values()) == N_ROWS - summary["empty"]
+    if suffix == "parquet":
+        assert pq.read_schema(next(output.iterdir())).equals(pq.read_schema(of_one_machine(suffix)))
+
+
+def find_processes(cluster, names: tuple[str, ...]) -> list[psutil.Process]:
+    """Return the processes of Ray, of this cluster, that do one of these things now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if any(process.cmdline()[0].startswith(f"ray::{name}") for name in names):
+                found.append(process)
+        except (psutil.Error, IndexError):
+            pass
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("victim", ["actor", "task", "node"])
+def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, tmp_path, victim):
+    output, killed = tmp_path / "out", []
+    names = {"actor": ("MapWorker", "MapBatches(BatchPredictor"), "task": ("MapBatches(_read", "Write"), "node": ()}
+
+    def kill() -> None:
+        while not find_processes(cluster, names["actor"]) and not output.exists():
+            time.sleep(0.05)
+        while not killed and not done.wait(random.uniform(0, 2)):
+            if victim == "node":
+                cluster.remove_node(killed.append(1) or random.choice(sorted(cluster.worker_nodes, key=id)), False)
+            elif found := find_processes(cluster, names[victim]):
+                killed.append(found[0].pid)
+                found[0].kill()
+
+    done = threading.Event()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        predict_on_ray(cluster, folder, output, [folder / "*.parquet"], text_column="text")
+    finally:
+        done.set()
+        thread.join()
+        if victim == "node":
+            cluster.add_node(**cluster.node_options)
+    assert killed
+    assert_same(output, of_one_machine("parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
+    broken, text = tmp_path / "in" / "b.parquet", tmp_path / "in" / "b.csv"
+    broken.parent.mkdir()
+    data = bytearray((folder / "0.parquet").read_bytes())
+    data[200:2000] = os.urandom(1800)
+    broken.write_bytes(data)
+    shutil.copy(folder / "0.parquet", broken.with_name("a.parquet"))
+    with pytest.raises(UserError, match=r"b.parquet cannot be read"):
+        predict_on_ray(cluster, folder, tmp_path / "out", [broken.parent], text_column="text")
+    shutil.copy(folder / "0.csv", text.with_name("a.csv"))
+    text.write_text("text,other\nenak,1\n")
+    with pytest.raises(UserError, match="b.csv has other columns than .*a.csv"):
+        predict_on_ray(cluster, folder, tmp_path / "out2", [text.parent / "*.csv"], text_column="text")
+    text.write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
+    with pytest.raises(UserError, match="bad row.*\n.*b.csv"):
+        predict_on_ray(cluster, folder, tmp_path / "out3", [text.parent / "*.csv"], text_column="text")
+    with pytest.raises(FileExistsError, match="exists already: choose another --output"):
+        predict_on_ray(cluster, folder, tmp_path / "out", [folder / "*.csv"], text_column="text")
+    for options in ({"on_bad_row": "skip"}, {"format": "xlsx"}):
+        with pytest.raises(UserError, match="--engine ray"):
+            predict_on_ray(cluster, folder, tmp_path / "out4", [folder / "*.csv"], text_column="text", **options)
+    # one that loads here and not where it runs: the option is refused by the actor
+    started = time.monotonic()
+    wrong = EngineArguments(precision="no", backend="torch", batch_tokens=-1)
+    with pytest.raises(UserError, match="batch_tokens is -1"):
+        predict_on_ray(cluster, folder, tmp_path / "out5", [folder / "*.csv"], wrong, text_column="text")
+    assert time.monotonic() - started < 120  # Ray would retry for many minutes
+    with pytest.raises((UserError, OSError), match="no-such-model"):
+        predict_on_ray(cluster, folder, tmp_path / "out6", [folder / "*.csv"], model=str(tmp_path / "no-such-model"))
+
+
+@pytest.fixture(scope="module")
+def spark():
+    """Two executors, each a process with one core."""
+    pytest.importorskip("pyspark", reason="needs pip install -e '.[spark]'")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java")
+    from pyspark.sql import SparkSession
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        builder = SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
+        builder = builder.config("spark.sql.session.timeZone", "UTC").config("spark.task.maxFailures", "4")
+        session = builder.config("spark.sql.files.maxPartitionBytes", "20000").getOrCreate()
+        yield session
+        session.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_spark_gives_what_one_machine_gives_even_if_a_worker_is_killed(spark, folder, of_one_machine, tmp_path):
+    import smsa
+
+    df = spark.read.parquet(*[str(folder / f"{i}.parquet") for i in range(3)])
+    labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
+    assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
+    labelled.write.parquet(str(tmp_path / "out"))
+    assert_same(tmp_path / "out", of_one_machine("parquet"))
+    done, killed = threading.Event(), []
+
+    def kill() -> None:
+        while not killed and not done.wait(0.1):
+            for process in psutil.Process().children(recursive=True):
+                words = " ".join(process.cmdline())
+                if "pyspark" in words and "daemon" in words and process.children():
+                    killed.append(process.children()[0])
+                    killed[0].kill()
+                    return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    labelled.write.parquet(str(tmp_path / "again"))
+    done.set()
+    thread.join()
+    assert killed
+    assert_same(tmp_path / "again", of_one_machine("parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_spark_refuses_at_once_what_it_cannot_label(spark, folder, tmp_path):
+    import smsa
+
+    df = spark.createDataFrame([(1, "enak")], "key long, text string")
+    with pytest.raises(UserError, match="no column 'teks' of strings.*The columns are: key: bigint, text: string"):
+        smsa.spark.predict(df, "teks", str(folder / "model"))
+    with pytest.raises((UserError, OSError), match="no-such-model"):
+        smsa.spark.predict(df, "text", str(tmp_path / "no-such-model"))
