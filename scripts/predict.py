@@ -63,4 +63,5 @@ if __name__ == "__main__":
             main(*parse(PredictionArguments, EngineArguments, ClusterArguments, description=__doc__.split("\n")[0]))
     except KeyboardInterrupt as asked:
         logger.error("Stopped; what was finished of an output file is kept, and the same command resumes from it.")
+        logger.error("Of --engine ray, the output has a part of the rows: remove it first.")
         os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # at once, whatever chunk is being computed

@@ -5,6 +5,7 @@ process or a machine was lost, and writes to the same name, so that every row is
 """
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments, addr
         [{"file": str(UPath(file).absolute())} for file in files], override_num_blocks=len(files)
     )
     # reading and writing take the cores that the model leaves, as on one machine
-    beside = {"compute": TaskPoolStrategy(n_actors), "num_cpus": 0}
+    beside = {"compute": TaskPoolStrategy(min(n_actors, len(files))), "num_cpus": 0}
     rows = rows.map_batches(_read, batch_size=1, batch_format="numpy", fn_kwargs=reading, **beside)
     options = {"model": locate(args.model), "revision": args.model_revision, "text_column": _TEXTS, "prefix": prefix}
     rows = rows.map_batches(
@@ -98,14 +99,20 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments, addr
         fn_constructor_kwargs=options | added | asdict(engine_args),
         batch_size=chunk_rows,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, initial_size=n_actors, max_size=n_actors),
+        compute=ActorPoolStrategy(  # one batch is tokenised while the model has another; a machine may be lost
+            min_size=1,
+            initial_size=n_actors,
+            max_size=n_actors,
+            max_concurrent_calls_per_actor=2,
+            enable_true_multi_threading=True,
+        ),
         **resources,
     )
     keep_lines = kind == "jsonl" and first.format in ("jsonl", "json")
     sink = _Sink(output, kind, keep_lines, args.escape_formulas, prefix)
     started = time.monotonic()
     try:
-        rows.write_datasink(sink, ray_remote_args={"num_cpus": 0}, concurrency=n_actors)
+        rows.write_datasink(sink, ray_remote_args={"num_cpus": 0})
     except Exception as error:
         raise _find_cause(error) from error
     seconds = time.monotonic() - started
@@ -119,7 +126,10 @@ def _find_files(args: PredictionArguments) -> list[Path]:
         if "://" not in name:
             files += find_inputs([name], Path(args.output), args.input_format)
             continue
-        storage, path = fsspec.url_to_fs(name)
+        try:
+            storage, path = fsspec.url_to_fs(name)
+        except (ImportError, ValueError) as error:  # s3fs is not installed; nothing is called so
+            raise UserError(f"{name}: {error}") from error
         found = storage.find(path, maxdepth=1) if storage.isdir(path) else sorted(storage.glob(path))
         found = [file for file in found if args.input_format or file.lower().endswith(INPUT_SUFFIXES)]
         if not found:
@@ -179,4 +189,6 @@ def _find_cause(error: BaseException) -> BaseException:
         if isinstance(cause, UserError | OSError) and not isinstance(cause, ray.exceptions.RayError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+    # of an actor that could not be made, Ray 2.60 keeps the traceback as text only
+    found = re.search(r"smsa\.errors\.UserError: (.*)", str(error), re.DOTALL)
+    return UserError(found[1].strip()) if found else error
