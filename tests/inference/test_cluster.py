@@ -299,7 +299,7 @@ def spark():
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         builder = SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
         builder = builder.config("spark.sql.session.timeZone", "UTC").config("spark.task.maxFailures", "4")
-        session = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", "250").getOrCreate()
+        session = builder.config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS").getOrCreate()
         yield session
         session.stop()
 
