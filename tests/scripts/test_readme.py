@@ -95,7 +95,17 @@ def test_options_of_blocks_that_cannot_run_exist():
 
 def test_every_block_that_is_not_run_says_what_it_needs():
     assert len(BLOCKS) >= 20
-    known = {"", "hub", "smsa", "several GPUs", "hub and GPUs", "a model of yours", "smsa and 20 minutes"}
+    known = {
+        "",
+        "hub",
+        "smsa",
+        "several GPUs",
+        "hub and GPUs",
+        "a model of yours",
+        "smsa and 20 minutes",
+        "Ray",
+        "Spark",
+    }
     assert {needs for needs, _, _ in BLOCKS} <= known
     of_the_hub = ("recipes/indonlu.yaml", "scripts/push.py", "--model_name_or_path indobenchmark", "hf upload")
     for needs, _, code in BLOCKS:
