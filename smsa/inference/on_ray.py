@@ -20,12 +20,12 @@ from upath import UPath
 
 from smsa.data.formats import INPUT_SUFFIXES, SHEETS, BadRowsError
 from smsa.data.reader import Source
-from smsa.distributed import world_size
 from smsa.errors import UserError
 from smsa.inference import writers
 from smsa.inference.batches import BatchPredictor, find_added, find_prefix, locate
 from smsa.inference.engine import CHUNK_ROWS, EngineArguments
 from smsa.inference.job import EXPLAINED_ROWS, PredictionArguments, find_inputs
+from smsa.runtime import world_size
 
 logger = logging.getLogger(__name__)
 
