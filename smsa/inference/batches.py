@@ -1,5 +1,6 @@
 """Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.models.loading import label_names, load_classifier
 
-TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
+logger = logging.getLogger(__name__)
+
+_TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 _OF_LABELS = ("label", "words")  # what stays of the added columns where only labels are wanted
 
 
@@ -31,11 +34,13 @@ class ClusterArguments:
     )
 
 
-def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "") -> str:
+def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
     """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
-    taken = {name.lower() for name in columns}
-    while any(f"{prefix}{name}".lower() in taken for name in added):
-        prefix = f"{TAKEN_PREFIX}{prefix}"
+    added, taken = list(added), {name.lower() for name in columns}
+    while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
+        prefix = f"{_TAKEN_PREFIX}{prefix}"
+        what = f"{where}the input has a column {', '.join(there)} already"
+        logger.info("%s, so that the added names begin with %s", what, prefix)
     return prefix
 
 

@@ -34,13 +34,13 @@ from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
 from smsa.files import naming, take_lock
 from smsa.inference import writers
+from smsa.inference.batches import find_prefix
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.runtime import on_main, rank, world_size
 
 logger = logging.getLogger(__name__)
 
 _CHECKED_ROWS = 2048  # at once, when the inputs are checked
-TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 _BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
 _T = TypeVar("_T")
@@ -280,13 +280,10 @@ class _Job:
         if args.explain:
             added = added.append(pa.field("words", pa.string()))
         chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in ("label", "words")]
-        self.prefix, taken = args.prefix, {name.lower() for name in self.description["columns"]}
-        if self.format == "submission":
-            self.prefix, taken = "", set()
-        while there := [name for i in chosen if (name := f"{self.prefix}{added.names[i]}").lower() in taken]:
-            self.prefix = f"{TAKEN_PREFIX}{self.prefix}"
-            what = f"{self.output}: the input has a column {', '.join(there)} already"
-            logger.info("%s, so that the added names begin with %s", what, self.prefix)
+        self.prefix = ""
+        if self.format != "submission":
+            names = [added.names[i] for i in chosen]
+            self.prefix = find_prefix(names, self.description["columns"], args.prefix, f"{self.output}: ")
         new = [added.field(i).with_name(f"{self.prefix}{added.names[i]}") for i in chosen]
         self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
         self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
