@@ -26,7 +26,7 @@ demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
 
 test: .venv/.installed
-	$(PYTEST)
+	$(PYTEST) --timeout 180
 
 test-all: test
 	$(PYTEST) -m "slow and not gpu"

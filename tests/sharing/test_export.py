@@ -146,10 +146,20 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     assert again["original"]["f1"] == record["original"]["f1"]
 
 
+def change_logits(monkeypatch, factor):
+    """Let a file that was exported to OpenVINO answer other logits."""
+    load = export._load_openvino
+
+    def load_changed(path):
+        forward = load(path)
+        return lambda *arrays: factor * forward(*arrays)
+
+    monkeypatch.setattr(export, "_load_openvino", load_changed)
+
+
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, monkeypatch, factor):
-    load = export._load_openvino
-    monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: load(path)(*arrays) * factor)
+    change_logits(monkeypatch, factor)
     with pytest.raises(UserError, match=r"differs from the model by (0\.0\d+|nan) in a probability; 0.0001 is"):
         export_model(str(bert), tmp_path / "out", "openvino", data=data)
     assert not (tmp_path / "out").exists()
@@ -157,8 +167,7 @@ def test_an_export_in_fp32_that_differs_does_not_appear(bert, data, tmp_path, mo
 
 def test_a_loss_by_int8_is_a_warning_and_has_its_exit_status(bert, data, tmp_path, monkeypatch, capsys):
     """An int8 file that predicts one label for all texts, as after a broken quantisation."""
-    load = export._load_openvino
-    monkeypatch.setattr(export, "_load_openvino", lambda path: lambda *arrays: 0 * load(path)(*arrays))
+    change_logits(monkeypatch, 0)
     words = [str(bert), "--to", "openvino", "--int8", "--data", str(data), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stopped:
         script.main(script.parse(words))
