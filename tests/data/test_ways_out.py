@@ -40,8 +40,7 @@ IDS = "teks,label,kelas\n" + "".join(f"{i},{i}x,{('positif', 'negatif')[i % 2]}\
 def predict(argv: list[str], classifier) -> None:
     """Do as scripts/predict.py."""
     (args,) = parse(PredictionArguments, argv=argv)
-    options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
-    assert all(summary["predicted"] for summary in predict_files(classifier, **options))
+    assert all(summary["predicted"] for summary in predict_files(classifier, **vars(args)))
 
 
 def train(argv: list[str], classifier=None) -> None:

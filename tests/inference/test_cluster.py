@@ -19,9 +19,10 @@ from conftest import ROOT, run
 
 from smsa.errors import UserError
 from smsa.inference import BatchPredictor
-from smsa.inference.batches import ClusterArguments, find_added, find_prefix
+from smsa.inference.batches import find_added
 from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
+from smsa.inference.writers import find_prefix
 
 N_ROWS = 3000
 HOSTILE = (
@@ -96,9 +97,9 @@ def cluster():
 def predict_on_ray(cluster, folder, output, inputs, engine=FP32, **options) -> dict:
     from smsa.inference import on_ray
 
-    options = {"model": str(folder / "model"), **options}
+    options = {"model": str(folder / "model"), "ray_address": cluster.address, **options}
     args = PredictionArguments([str(path) for path in inputs], str(output), **options)
-    return on_ray.predict_on_ray(args, engine, cluster.address)
+    return on_ray.predict_on_ray(args, engine)
 
 
 def read(path) -> list[dict]:
@@ -191,7 +192,7 @@ def test_one_machine_imports_neither_ray_nor_spark():
     code += "; assert not {'ray', 'pyspark', 'upath'} & set(sys.modules)"
     status, text = run(sys.executable, "-c", code)
     assert status == 0, text
-    assert ClusterArguments().engine == "local"
+    assert PredictionArguments(["in.csv"], "out.csv").engine == "local"
 
 
 @pytest.mark.slow
