@@ -92,14 +92,13 @@ class Chunk:
             (int(self.numbers[i]), BadRow(path, int(self.lines[i]), value, reason))
             for i, (value, reason) in faults.items()
         ]
-        fits = np.ones(len(self.numbers), dtype=bool)
-        fits[list(faults)] = False
+        fits = np.delete(np.arange(len(self.numbers)), [*faults])
         return replace(
             self,
             numbers=self.numbers[fits],
             lines=self.lines[fits],
-            texts=self.texts.filter(pa.array(fits)),
-            table=self.table.filter(pa.array(fits)),
+            texts=self.texts.take(fits),
+            table=self.table.take(fits),
             bad_rows=sorted([*self.bad_rows, *bad_rows], key=itemgetter(0)),
         )
 
@@ -410,14 +409,13 @@ class Source:
         if short is not None:
             line, row = self._fill(*short, lacking)
             yield [line], [row]
-        if (lacking or n_no_rows) and not self._has_told:
-            self._has_told = True
-            n_short, at = lacking["n"], lacking["line"]
-            told = [f"{n_short:,} rows lack fields at their end, which are nulls, the first in line {at}"] * bool(
-                n_short
-            )
-            told += [f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"] * bool(n_no_rows)
-            logger.info("%s: %s", self.path, "; ".join(told))
+        if lacking and not self._has_told:
+            told = f"{lacking['n']:,} rows lack fields at their end, which are nulls, the first in line"
+            logger.info("%s: %s %d", self.path, told, lacking["line"])
+        if n_no_rows and not self._has_told:
+            told = f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"
+            logger.info("%s: %s", self.path, told)
+        self._has_told = True
 
     def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> tuple[int, list | BadRow]:
         """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""

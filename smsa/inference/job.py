@@ -384,7 +384,7 @@ class _Job:
                     self._write_shard(chunk, added)
                     # the other ranks are about as far
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
-            return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
+            return on_main(lambda: self._finish(n_rows, n_finished, time.monotonic() - started))
         except OSError as error:
             if error.errno is not None and self.shards.is_dir():  # none of our own, and after it was begun
                 logger.warning("What is finished is kept in %s, and the same command resumes from it.", self.shards)
@@ -438,13 +438,12 @@ class _Job:
             table = pa.Table.from_arrays([table[i] for i in self.positions], schema=self.schema)
             yield writers.escape_table(table) if self.escapes else table
 
-    def _finish(self, seconds: float, n_finished: int) -> dict:
+    def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
         for source, modified in zip(self.sources, self.modified, strict=True):
             if source.path.stat().st_mtime_ns != modified:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
-        n_rows = sum(found["rows"] for found in self.description["inputs"])
         paths = sorted(self.shards.glob("rows-*.arrow"))
         spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
