@@ -26,26 +26,17 @@ from smsa.inference.writers import find_prefix
 
 N_ROWS = 3000
 HOSTILE = (
-    *(
-        None,
-        "",
-        "   ",
-        "\u3000\n",
-        "😀👍🏽👨‍👩‍👧",
-        "a\0b nul",
-        "enak " * 9000,
-        'kata "dikutip",\nbaris\r\nbaru\rlagi',
-        "\ufeffbom",
-    ),
-    *("مرحبا \u202eterbalik\u202c", "=1+1", "a,b;c\td|e", "'", "\\N", "NULL", "nan", "é" * 3000, "１２３", "-5", "{}"),
-)
+    None, "", "   ", "\u3000\n", "😀👍🏽👨\u200d👩\u200d👧", "a\0b nul", "enak " * 9000, "\ufeffbom",
+    'kata "dikutip",\nbaris\r\nbaru\rlagi', "مرحبا \u202eterbalik\u202c", "=1+1", "a,b;c\td|e", "'", "\\N", "NULL",
+    "nan", "é" * 3000, "１２３", "-5", "{}",
+)  # fmt: skip
 FP32 = EngineArguments(precision="no", backend="torch")
 TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
 
 
 def make_table(n: int = N_ROWS) -> pa.Table:
-    texts = [HOSTILE[i % len(HOSTILE)] if i % 10 == 0 else f"enak dan murah sekali {i}" for i in range(0, 10 * n, 10)]
-    texts = [text if i % 7 == 0 else f"kotor dan mahal {'sekali ' * (i % 9)}{i}" for i, text in enumerate(texts)]
+    usual = [f"kotor dan mahal {'sekali ' * (i % 9)}{i}" for i in range(n)]
+    texts = [text if i % 7 else HOSTILE[i // 7 % len(HOSTILE)] for i, text in enumerate(usual)]
     whens = pa.array([1000003 * i for i in range(n)], pa.timestamp("us", "UTC"))
     codes = [f"{i:06d}" for i in range(n)]
     columns = {"key": range(n), "text": pa.array(texts, pa.string()), "code": codes, "when": whens}
