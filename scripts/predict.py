@@ -13,7 +13,6 @@ import signal
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.errors import UserError
-from smsa.inference.batches import ClusterArguments
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
@@ -22,21 +21,20 @@ from smsa.runtime import end_with_launcher
 logger = logging.getLogger("smsa.predict")
 
 
-def main(args: PredictionArguments, engine_args: EngineArguments, cluster_args: ClusterArguments) -> None:
+def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
     """Label all, and log a line for each output; every rank of a launch calls it."""
-    if cluster_args.engine == "ray":
+    if args.engine == "ray":
         try:
             from smsa.inference.on_ray import predict_on_ray
         except ModuleNotFoundError as error:
             raise UserError(f"--engine ray needs {error.name}: pip install -e '.[ray]'.") from error
-        report(predict_on_ray(args, engine_args, cluster_args.ray_address))
+        report(predict_on_ray(args, engine_args))
         return
-    options = {name: value for name, value in vars(args).items() if not name.startswith("model")}
 
     def load() -> SentimentClassifier:
         return SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
 
-    for summary in predict_files(load, **options):
+    for summary in predict_files(load, **vars(args)):
         report(summary)
 
 
@@ -60,7 +58,7 @@ if __name__ == "__main__":
     end_with_launcher("SIGKILL")  # shards are whole or absent
     try:
         with exit_on_error():
-            main(*parse(PredictionArguments, EngineArguments, ClusterArguments, description=__doc__.split("\n")[0]))
+            main(*parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0]))
     except KeyboardInterrupt as asked:
         logger.error("Stopped; what was finished of an output file is kept, and the same command resumes from it.")
         logger.error("Of --engine ray, the output has a part of the rows: remove it first.")

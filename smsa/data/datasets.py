@@ -204,11 +204,10 @@ def find_files(
             "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
             "recipes/mini.yaml and indonlu.yaml name no data."
         )
-    valid_path = Path(valid_file) if valid_file else None
-    if dataset_name:
-        files = find_dataset(dataset_name)
+    if train_file:
+        files = {"train": Path(train_file), "valid": Path(valid_file) if valid_file else None}
     else:
-        files = {"train": Path(train_file), "valid": valid_path} if train_file else find_smsa(data_dir)
+        files = find_dataset(dataset_name) if dataset_name else find_smsa(data_dir)
     return files | ({"test": Path(test_file)} if test_file else {})
 
 

@@ -239,25 +239,24 @@ def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[tuple[
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def read_separated(lines: Iterable[str], separator: str | None) -> Iterator[Block]:
-    """Yield blocks of rows where quotes are ordinary text; None separates nothing."""
-    number, lines = 1, iter(lines)
-    while block := [line.removesuffix("\n").removesuffix("\r") for line in islice(lines, BLOCK_LINES)]:
-        rows = [line.split(separator) for line in block] if separator else [[line] for line in block]
-        yield range(number, number + len(rows)), rows
-        number += len(rows)
+def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Block]:
+    """Yield blocks of rows. In CSV a quoted field may span lines, a blank line has no fields; a bad row is a block.
 
-
-def read_csv(lines: Iterable[str], path: Path, separator: str | None) -> Iterator[Block]:
-    """Yield blocks of rows; a quoted field may span lines, a blank line has no fields. A bad row is a block of its own.
-
-    A quote that stands where none may makes its row bad. Where it swallowed other lines, these are rows again if they
-    are no doubt rows: see `_count_spoilt`.
+    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV, one that stands where none may
+    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows: see
+    `_count_spoilt`.
 
     Args:
-        lines: with their ends, which are LF or CRLF; a bare CR that is not within quotes makes its row bad.
+        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
         separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
+        format: csv, tsv or txt.
     """
+    if format != "csv" and separator in ("\t", None):
+        number, lines = 1, iter(lines)
+        while block := [line.removesuffix("\n").removesuffix("\r") for line in islice(lines, BLOCK_LINES)]:
+            yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
+            number += len(block)
+        return
     mark, line, lines = separator or _NO_SEPARATOR, 1, iter(lines)
     options = {"delimiter": mark[0], "skipinitialspace": len(mark) > 1, "strict": True}
     block, is_open, is_end = [], True, False  # whether the last row of the block may go on; whether there is no more
@@ -447,21 +446,24 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     """Return what separates the columns of these lines, None for lines of one column, and their fields.
 
     It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
-    without a TAB, have columns only if TABs, labels or a known name of texts say so. Where TABs separate a .tsv or
-    .txt, quotes are ordinary text.
+    without a TAB, have columns only if TABs, labels or a known name of texts say so.
     """
+
+    def split(mark: str | None) -> list[Row]:
+        blocks = read_separated(lines, path, mark, format)
+        return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
+
     is_csv, found = format == "csv", {}
-    plain = [line.rstrip("\r\n") for line in lines]
-    if format == "tsv" and any("\t" in line for line in plain):
-        return "\t", [line.split("\t") for line in plain]
+    if format == "tsv" and any("\t" in line for line in lines):
+        return "\t", split("\t")
     for mark in (",", ";", "\t", "|"):
-        if not any(mark in line for line in plain):
+        if not any(mark in line for line in lines):
             continue
-        rows = [line.split("\t") for line in plain] if mark == "\t" and not is_csv else _fields(lines, path, mark)
+        rows = split(mark)
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
-        is_prose = mark == "," and not any(re.search(r",\S", line) for line in plain)
+        is_prose = mark == "," and not any(re.search(r",\S", line) for line in lines)
         if header and mark != "\t" and all(cell.startswith(" ") for cell in header[1:]):
-            rows = _fields(lines, path, mark := f"{mark} ")
+            rows = split(mark := f"{mark} ")
             header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
         filled = [row for row in rows if any(row)] or [[]]
         widths = Counter(map(len, filled))
@@ -480,12 +482,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     if found:
         best = max(found, key=lambda mark: found[mark][0])
         return best, found[best][1]
-    return None, _fields(lines, path, None) if is_csv else [[line] for line in plain]
-
-
-def _fields(lines: list[str], path: Path, separator: str | None) -> list[Row]:
-    blocks = read_csv(lines, path, separator)
-    return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
+    return None, split(None)
 
 
 def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[str]] | None:

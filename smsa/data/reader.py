@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import shlex
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smsa.data.formats import (
-    BLOCK_LINES,
     INPUT_FORMATS,
     SHEETS,
     BadRow,
@@ -41,7 +39,6 @@ from smsa.data.formats import (
     name_kind,
     open_file,
     open_lines,
-    read_csv,
     read_jsonl,
     read_lines,
     read_separated,
@@ -89,47 +86,19 @@ class Chunk:
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
     bad_rows: list[tuple[int, BadRow]]  # with the number of the row
 
-    @staticmethod
-    def cut(chunks: list["Chunk"], n_rows: int) -> list["Chunk"]:
-        """Join chunks that follow each other; return the first `n_rows` rows, and the rest where there are more."""
-        whole = chunks[0]
-        if len(chunks) > 1:
-            whole = Chunk(
-                first=whole.first,
-                n_read=sum(chunk.n_read for chunk in chunks),
-                numbers=np.concatenate([chunk.numbers for chunk in chunks]),
-                lines=np.concatenate([chunk.lines for chunk in chunks]),
-                texts=pa.concat_arrays([chunk.texts for chunk in chunks]),
-                table=pa.concat_tables([chunk.table for chunk in chunks]),
-                bad_rows=[row for chunk in chunks for row in chunk.bad_rows],
-            )
-        if n_rows == whole.n_read:
-            return [whole]
-        middle = whole.first + n_rows
-        n_good = int(np.searchsorted(whole.numbers, middle))
-        n_bad = bisect_left(whole.bad_rows, middle, key=itemgetter(0))
-        return [
-            Chunk(first, n_read, whole.numbers[good], whole.lines[good], whole.texts[good], whole.table[good], bad_rows)
-            for first, n_read, good, bad_rows in (
-                (whole.first, n_rows, slice(n_good), whole.bad_rows[:n_bad]),
-                (middle, whole.n_read - n_rows, slice(n_good, None), whole.bad_rows[n_bad:]),
-            )
-        ]
-
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
         bad_rows = [
             (int(self.numbers[i]), BadRow(path, int(self.lines[i]), value, reason))
             for i, (value, reason) in faults.items()
         ]
-        fits = np.ones(len(self.numbers), dtype=bool)
-        fits[list(faults)] = False
+        fits = np.delete(np.arange(len(self.numbers)), [*faults])
         return replace(
             self,
             numbers=self.numbers[fits],
             lines=self.lines[fits],
-            texts=self.texts.filter(pa.array(fits)),
-            table=self.table.filter(pa.array(fits)),
+            texts=self.texts.take(fits),
+            table=self.table.take(fits),
             bad_rows=sorted([*self.bad_rows, *bad_rows], key=itemgetter(0)),
         )
 
@@ -373,47 +342,49 @@ class Source:
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
-        held, n_held = [], 0
-        for chunk in self._chunks(n_rows, first):
-            held, n_held = [*held, chunk], n_held + chunk.n_read
-            while n_held >= n_rows:
-                whole, *held = Chunk.cut(held, n_rows)
-                n_held -= n_rows
-                yield whole
-        if n_held:
-            yield Chunk.cut(held, n_held)[0]
-
-    def _chunks(self, n_rows: int, start: int) -> Iterator[Chunk]:
-        """Yield all rows in chunks as they are read: of a few rows, so that Python's objects for them are soon gone."""
-        if self._table is not None:
-            numbers = start + np.arange(len(self._table))
-            yield Chunk(start, len(numbers), numbers, self._lines, self._texts(self._table), self._table, [])
+        if self.is_typed:
+            start = first
+            for table in self._tables(n_rows):
+                numbers = first + np.arange(len(table))
+                lines = numbers - start + 1 if self._table is None else self._lines[numbers - start]
+                texts = table[self.text_column].cast(pa.string()).combine_chunks()
+                yield Chunk(first, len(table), numbers, lines, texts, table, [])
+                first += len(table)
             return
+        lines, rows = [], []
         with self._open() as stream:
-            if self.format == "parquet":
-                columns, first = [self.text_column, self.label_column] if self.label_column else None, start
-                for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
-                    table, numbers = pa.Table.from_batches([batch]), start + np.arange(len(batch))
-                    yield Chunk(start, len(batch), numbers, numbers - first + 1, self._texts(table), table, [])
-                    start += len(batch)
-                return
             is_json = self.format in ("jsonl", "json")
-            blocks = (([line], [row]) for line, row in self._json_rows(stream)) if is_json else self._rows(stream)
-            for lines, rows in _gather(blocks):
-                yield self._to_chunk(start, lines, rows)
-                start += len(rows)
+            for some_lines, some_rows in self._json_rows(stream) if is_json else self._rows(stream):
+                lines.extend(some_lines)
+                rows.extend(some_rows)
+                while len(rows) >= n_rows:
+                    yield self._to_chunk(first, lines[:n_rows], rows[:n_rows])
+                    first += n_rows
+                    del lines[:n_rows], rows[:n_rows]
+        if rows:
+            yield self._to_chunk(first, lines, rows)
 
-    def _texts(self, table: pa.Table) -> pa.Array:
-        return table[self.text_column].cast(pa.string()).combine_chunks()
+    def _tables(self, n_rows: int) -> Iterator[pa.Table]:
+        """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
+        if self._table is not None:
+            yield from (self._table[start : start + n_rows] for start in range(0, len(self._table), n_rows))
+            return
+        columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
+        with self._open() as stream:
+            for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
+                batches.append(batch)
+                if sum(map(len, batches)) == n_rows:  # a batch also ends where a group of rows does
+                    yield pa.Table.from_batches(batches)
+                    batches = []
+        if batches:
+            yield pa.Table.from_batches(batches)
 
     def _rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
-        lines, mark = open_lines(stream, self.encoding, self._end), self._separator
-        is_csv = self.format == "csv" or mark not in (None, "\t")
-        blocks = read_csv(lines, self.path, mark) if is_csv else read_separated(lines, mark)
-        n_above = self._n_above
+        lines, n_above = open_lines(stream, self.encoding, self._end), self._n_above
+        blocks = read_separated(lines, self.path, self._separator, self.format)
         for starts, rows in blocks:
             starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
             is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
@@ -438,14 +409,13 @@ class Source:
         if short is not None:
             line, row = self._fill(*short, lacking)
             yield [line], [row]
-        if (lacking or n_no_rows) and not self._has_told:
-            self._has_told = True
-            n_short, at = lacking["n"], lacking["line"]
-            told = [f"{n_short:,} rows lack fields at their end, which are nulls, the first in line {at}"] * bool(
-                n_short
-            )
-            told += [f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"] * bool(n_no_rows)
-            logger.info("%s: %s", self.path, "; ".join(told))
+        if lacking and not self._has_told:
+            told = f"{lacking['n']:,} rows lack fields at their end, which are nulls, the first in line"
+            logger.info("%s: %s %d", self.path, told, lacking["line"])
+        if n_no_rows and not self._has_told:
+            told = f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"
+            logger.info("%s: %s", self.path, told)
+        self._has_told = True
 
     def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> tuple[int, list | BadRow]:
         """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""
@@ -482,8 +452,8 @@ class Source:
         lines = read_lines(stream, self.encoding) if is_lines else split_json(stream, self.path, self.encoding)
         return read_jsonl(lines, self.path, parse_float)
 
-    def _json_rows(self, stream: BinaryIO) -> Iterator[tuple[int, list | BadRow]]:
-        """Yield (line, values) of JSONL or JSON; where lines are kept, the values are the line and the text."""
+    def _json_rows(self, stream: BinaryIO) -> Iterator[Block]:
+        """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         names = frozenset(self.names)
         for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
@@ -502,7 +472,7 @@ class Source:
                     row = [content, row[self.text_column]]
                 else:
                     row = [_to_text(row.get(name)) for name in self.names]
-            yield line, row
+            yield [line], [row]
 
     def _to_chunk(self, start: int, lines: Sequence[int], rows: Sequence[list | BadRow]) -> Chunk:
         bad = {i: row for i, row in enumerate(rows) if row.__class__ is not list}
@@ -528,22 +498,6 @@ class Source:
             table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
             bad_rows=[(start + i, row) for i, row in bad.items()],
         )
-
-
-def _gather(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Join small blocks, as JSON's rows and bad rows are."""
-    lines, rows = [], []
-    for some_lines, some_rows in blocks:
-        if not rows and len(some_rows) >= BLOCK_LINES // 2:  # nearly all
-            yield some_lines, some_rows
-            continue
-        lines.extend(some_lines)
-        rows.extend(some_rows)
-        if len(rows) >= BLOCK_LINES:
-            yield lines, rows
-            lines, rows = [], []
-    if rows:
-        yield lines, rows
 
 
 def _plain_name(name: str) -> str:

@@ -1,47 +1,14 @@
 """Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
 
-import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
-from transformers.hf_argparser import HfArg
 
 from smsa.data.reader import is_text
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
+from smsa.inference.writers import LABEL_COLUMNS, find_prefix
 from smsa.models.loading import label_names, load_classifier
-
-logger = logging.getLogger(__name__)
-
-_TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
-_OF_LABELS = ("label", "words")  # what stays of the added columns where only labels are wanted
-
-
-@dataclass
-class ClusterArguments:
-    """Who runs the prediction."""
-
-    engine: Literal["local", "ray"] = HfArg(
-        default="local",
-        help="local: this machine, and the processes of a launcher. ray: Ray Data; --output is then a folder of files, "
-        "and inputs and output may be URLs of object storage.",
-    )
-    ray_address: str | None = HfArg(
-        default=None, help="Ray cluster to use; auto: the one of this machine. If not given, Ray is started here."
-    )
-
-
-def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
-    """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
-    added, taken = list(added), {name.lower() for name in columns}
-    while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
-        prefix = f"{_TAKEN_PREFIX}{prefix}"
-        what = f"{where}the input has a column {', '.join(there)} already"
-        logger.info("%s, so that the added names begin with %s", what, prefix)
-    return prefix
 
 
 def locate(model: str | None) -> str | None:
@@ -59,7 +26,7 @@ def find_added(
     numbers = ["score", *(f"p_{label}" for label in labels)]
     kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
     kinds |= {"words": pa.string()} if explain else {}
-    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in _OF_LABELS])
+    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in LABEL_COLUMNS])
 
 
 class BatchPredictor:
@@ -99,7 +66,12 @@ class BatchPredictor:
         names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
         if self._text_column not in names:
             raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {', '.join(names)}.")
-        added = self._predict(self._to_texts(batch[self._text_column]))
+        texts = self._to_texts(batch[self._text_column])
+        added = self._classifier.predict(texts)
+        if self._explain:
+            added = self._classifier.add_words(texts, added)
+        if self._labels_only:
+            added = added.select([name for name in added.column_names if name in LABEL_COLUMNS])
         prefix = find_prefix(added.column_names, names, self._prefix)
         added = added.rename_columns([f"{prefix}{name}" for name in added.column_names])
         if isinstance(batch, pa.Table):
@@ -119,10 +91,3 @@ class BatchPredictor:
             raise UserError(
                 f"the column {self._text_column!r} must hold texts of whole characters: {error}."
             ) from error
-
-    def _predict(self, texts: pa.Array) -> pa.Table:
-        added = self._classifier.predict(texts)
-        if self._explain:
-            words = self._classifier.explain_all(texts, added["label"])
-            added = added.append_column("words", pa.array(words, pa.string()))
-        return added.select([name for name in _OF_LABELS if name in added.column_names]) if self._labels_only else added

@@ -202,10 +202,10 @@ class SentimentClassifier:
             described.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
         return {"label": label, "log_odds": log_odds, "no_words": no_words, "words": described}
 
-    def explain_all(self, texts: pa.Array, labels: pa.ChunkedArray) -> list[str | None]:
-        """Return of each text the word, start, end and weight of its words, as JSON; None where it has no label.
+    def add_words(self, texts: pa.Array, added: pa.Table) -> pa.Table:
+        """Add to what `predict` returns of texts the column `words`, null where there is no label.
 
-        Weights have four decimals.
+        It has the word, start, end and weight of each word, as JSON, weights with four decimals.
         """
 
         @cache
@@ -216,7 +216,8 @@ class SentimentClassifier:
             listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
             return json.dumps(listed, ensure_ascii=False)
 
-        return [explain(*pair) for pair in zip(texts.to_pylist(), labels.to_pylist(), strict=True)]
+        words = [explain(*pair) for pair in zip(texts.to_pylist(), added["label"].to_pylist(), strict=True)]
+        return added.append_column("words", pa.array(words, pa.string()))
 
 
 def require_captum() -> None:

@@ -44,6 +44,7 @@ _INT8_GROUP = 128  # activations that share a scale
 # A run uses all cores, so that one from another thread waits; so does a fork, which would copy the locks of its middle.
 _RUNNING = threading.RLock()
 _COMPILED = weakref.WeakSet()  # models of OpenVINO
+_openvino_pid = cache(os.getpid)  # of the process that first used it; a fork has this, too, but none of its threads
 
 
 @dataclass
@@ -293,12 +294,6 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
         return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
     return forward
-
-
-@cache
-def _openvino_pid() -> int:
-    """Return the process that first used OpenVINO; a fork of it has this value, too, but none of its threads."""
-    return os.getpid()
 
 
 def _never_free(compiled: object) -> None:

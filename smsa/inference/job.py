@@ -29,12 +29,11 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
+import smsa.inference.writers as writers
 from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
 from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
 from smsa.files import naming, take_lock
-from smsa.inference import writers
-from smsa.inference.batches import find_prefix
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.runtime import on_main, rank, world_size
 
@@ -94,6 +93,14 @@ class PredictionArguments:
         default="strict",
         help="strict: stop before anything is written. skip: put bad rows into OUTPUT.rejects.jsonl.",
     )
+    engine: Literal["local", "ray"] = HfArg(
+        default="local",
+        help="local: this machine, and the processes of a launcher. ray: Ray Data; --output is then a folder of files, "
+        "and inputs and output may be URLs of object storage.",
+    )
+    ray_address: str | None = HfArg(
+        default=None, help="Ray cluster to use; auto: the one of this machine. If not given, Ray is started here."
+    )
 
 
 def predict_files(
@@ -111,8 +118,7 @@ def predict_files(
         classifier: a loaded model, or what loads one, which is called when the inputs have been checked.
         input: see `find_inputs`.
         output: a file, or a folder for a file each (see `pair_outputs`).
-        options: of `PredictionArguments`: input_format, format, text_column, sheet, labels_only, explain, prefix,
-            escape_formulas, on_bad_row.
+        options: the others of `PredictionArguments`; those of models and engines are left to the caller.
 
     Returns:
         Of each output, what `OUTPUT.summary.json` holds: `read`, `predicted`, `empty`, `rejected` (read is the sum of
@@ -279,11 +285,11 @@ class _Job:
         added = classifier.classify(*classifier.encode(pa.array([], pa.string()))).schema
         if args.explain:
             added = added.append(pa.field("words", pa.string()))
-        chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in ("label", "words")]
+        chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in writers.LABEL_COLUMNS]
         self.prefix = ""
         if self.format != "submission":
             names = [added.names[i] for i in chosen]
-            self.prefix = find_prefix(names, self.description["columns"], args.prefix, f"{self.output}: ")
+            self.prefix = writers.find_prefix(names, self.description["columns"], args.prefix, f"{self.output}: ")
         new = [added.field(i).with_name(f"{self.prefix}{added.names[i]}") for i in chosen]
         self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
         self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
@@ -378,7 +384,7 @@ class _Job:
                     self._write_shard(chunk, added)
                     # the other ranks are about as far
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
-            return on_main(lambda: self._finish(time.monotonic() - started, n_finished))
+            return on_main(lambda: self._finish(n_rows, n_finished, time.monotonic() - started))
         except OSError as error:
             if error.errno is not None and self.shards.is_dir():  # none of our own, and after it was begun
                 logger.warning("What is finished is kept in %s, and the same command resumes from it.", self.shards)
@@ -415,8 +421,7 @@ class _Job:
     def _write_shard(self, chunk: Chunk, added: pa.Table) -> None:
         """Write the rows of a chunk with what prediction adds to them."""
         if self.args.explain:
-            words = self.classifier.explain_all(chunk.texts, added["label"])
-            added = added.append_column("words", pa.array(words, pa.string()))
+            added = self.classifier.add_words(chunk.texts, added)
         schema = pa.schema([*chunk.table.schema, *added.schema])
         unfinished = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
         with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
@@ -433,13 +438,12 @@ class _Job:
             table = pa.Table.from_arrays([table[i] for i in self.positions], schema=self.schema)
             yield writers.escape_table(table) if self.escapes else table
 
-    def _finish(self, seconds: float, n_finished: int) -> dict:
+    def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
         for source, modified in zip(self.sources, self.modified, strict=True):
             if source.path.stat().st_mtime_ns != modified:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
-        n_rows = sum(found["rows"] for found in self.description["inputs"])
         paths = sorted(self.shards.glob("rows-*.arrow"))
         spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:

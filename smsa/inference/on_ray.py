@@ -22,7 +22,7 @@ from smsa.data.formats import INPUT_SUFFIXES, SHEETS, BadRowsError
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.inference import writers
-from smsa.inference.batches import BatchPredictor, find_added, find_prefix, locate
+from smsa.inference.batches import BatchPredictor, find_added, locate
 from smsa.inference.engine import CHUNK_ROWS, EngineArguments
 from smsa.inference.job import EXPLAINED_ROWS, PredictionArguments, find_inputs
 from smsa.runtime import world_size
@@ -36,13 +36,13 @@ _FILE_ROWS = 2**17  # in a file of the output, if there are so many
 _ACTOR_THREADS = 4  # a chunk of short texts makes few batches: more threads would idle at its end
 
 
-def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments, address: str | None = None) -> dict:
+def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> dict:
     """Label files of any storage that fsspec knows, and return what was counted.
 
     Args:
-        args: inputs are files, globs and folders; the output is a folder that does not exist yet.
+        args: inputs are files, globs and folders; the output is a folder that does not exist yet. Without an address,
+            Ray is started on this machine.
         engine_args: num_threads are the cores of an actor, which has a model of its own; on GPUs it has one of them.
-        address: of the cluster, or `auto`; None starts Ray on this machine.
 
     Returns:
         `read`, `empty`, `labels` (count of each), `seconds`, `rows_per_second`.
@@ -66,12 +66,12 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments, addr
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it first.")
     added = {"labels_only": args.labels_only, "explain": args.explain}
     names = find_added(args.model, args.model_revision, **added).names
-    prefix = find_prefix(names, first.names, args.prefix)
+    prefix = writers.find_prefix(names, first.names, args.prefix)
     new = [f"{prefix}{name}" for name in names]
     writers.require_names(kind, [*first.names, *new])
 
-    local = {} if address else {"include_dashboard": False}
-    ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **local)
+    local = {} if args.ray_address else {"include_dashboard": False}
+    ray.init(args.ray_address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **local)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bars of a terminal stay
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in nodes))

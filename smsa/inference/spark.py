@@ -9,7 +9,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import BooleanType, DoubleType, StringType, StructField, StructType
 
 from smsa.errors import UserError
-from smsa.inference.batches import BatchPredictor, find_added, find_prefix, locate
+from smsa.inference.batches import BatchPredictor, find_added, locate
+from smsa.inference.writers import find_prefix
 
 _TYPES = {pa.string(): StringType(), pa.float64(): DoubleType(), pa.bool_(): BooleanType()}
 

@@ -4,6 +4,7 @@ import base64
 import datetime
 import io
 import json
+import logging
 import math
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,8 +20,12 @@ import xlsxwriter
 
 from smsa.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
+LABEL_COLUMNS = ("label", "words")  # what stays of the added columns where only labels are wanted
+_TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
@@ -82,6 +87,16 @@ def _to_json_value(value: object) -> object:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
+    """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
+    added, taken = list(added), {name.lower() for name in columns}
+    while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
+        prefix = f"{_TAKEN_PREFIX}{prefix}"
+        what = f"{where}the input has a column {', '.join(there)} already"
+        logger.info("%s, so that the added names begin with %s", what, prefix)
+    return prefix
 
 
 def require_names(output_format: str, names: list[str]) -> None:

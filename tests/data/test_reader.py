@@ -39,43 +39,23 @@ KINDS = {
     "camel case": ("a.csv", "replyContent,commentText\nhalo,enak\n", "commentText", ["enak"], ""),
     "plural": ("a.csv", "tweets,sentiment\nenak,1\n", "tweets", ["enak"], ""),
     "modifier": ("a.csv", "Original Comment,clean_comment\nEnak!,enak\n", "Original Comment", ["Enak!"], ""),
-    "by content": (
-        "a.csv",
-        "no,kota,jawaban\n1,Solo,enak dan murah sekali\n2,Solo,tidak enak sama sekali\n",
-        "jawaban",
-        ["enak dan murah sekali", "tidak enak sama sekali"],
-        "",
-    ),
+    "by content": ("a.csv", "no,kota,jawaban\n1,Solo,enak dan murah sekali\n2,Solo,tidak enak sama sekali\n",
+                   "jawaban", ["enak dan murah sekali", "tidak enak sama sekali"], ""),
     "semicolons": ("a.csv", "id;ulasan\r\n1;enak, ya\r\n", "ulasan", ["enak, ya"], "separated by semicolons"),
     "bars": ("a.csv", "text|n\nx|2\n", "text", ["x"], "separated by bars"),
     "TABs, quoted": ("a.csv", 'n\tteks\n1\t"a\tb ""c"""\n', "teks", ['a\tb "c"'], "separated by TABs"),
-    "TABs in .txt": (
-        "a.txt",
-        'enak "ya\tpositive\nkotor\tnegative\n',
-        "text",
-        ['enak "ya', "kotor"],
-        "by TABs; no header",
-    ),
+    "TABs in .txt": ("a.txt", 'enak "ya\tpositive\nkotor\tnegative\n', "text", ['enak "ya', "kotor"],
+                     "by TABs; no header"),
     "semicolons in .txt": ("a.txt", "id;teks\n1;enak\n", "teks", ["enak"], "separated by semicolons"),
-    "lines of .txt": (
-        "a.txt",
-        "bagus, murah\nkotor, jauh; mahal\n",
-        "text",
-        ["bagus, murah", "kotor, jauh; mahal"],
-        "",
-    ),
+    "lines of .txt": ("a.txt", "bagus, murah\nkotor, jauh; mahal\n", "text",
+                      ["bagus, murah", "kotor, jauh; mahal"], ""),
     "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"], "in row 1"),
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"], ""),
     "no header": ("a.csv", "saya kecewa sekali\nbagus\n", "text", ["saya kecewa sekali", "bagus"], "no header"),
     "no header, labels": ("a.csv", "1,enak,positif\n2,kotor,negatif\n", "text", ["enak", "kotor"], "no header"),
     "title rows": ("a.csv", "Laporan,,\n,,\nno,ulasan,n\n1,enak,2\n", "ulasan", ["enak"], "in row 3"),
-    "blank lines": (
-        "a.csv",
-        "\nid,text\n\n1,enak\n\n\n2,kotor\n\n",
-        "text",
-        ["enak", "kotor"],
-        "4 lines that are blank",
-    ),
+    "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"],
+                    "4 lines that are blank"),
     "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"], "2 rows lack fields"),
     "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"], ""),
     "BOM": ("a.csv", "\ufefftext,a\nenak,1\n", "text", ["enak"], "byte-order mark"),
@@ -101,7 +81,7 @@ KINDS = {
     "two rows of names": ("a.csv", "No,Responden,\n,Nama,Komentar\n1,A,enak\n", "Komentar", ["enak"], "in row 2"),
     "names above labels": ("a.csv", "kal,kls\nenak,positif\nburuk,negatif\n", "kal", ["enak", "buruk"], ""),
     "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name, content, column, texts, said", KINDS.values(), ids=KINDS)
@@ -164,18 +144,12 @@ def test_a_zip_with_one_file_is_read(tmp_path):
 ASKED = {
     "no name of texts": ("a.csv", "id,judul\n1,x\n", "Name it, for example --text_column judul. The columns are: 'id'"),
     "two names": ("a.csv", "teks,pesan\na b,c d\n", "Name it, for example --text_column teks"),
-    "twins by content": (
-        "a.csv",
-        "x,y\na b c d,a b c d\nb b c d,b b c d\n1,2\n",
-        "is the first line, 'x', 'y', the names",
-    ),
-    "a word in the first line": (
-        "a.csv",
-        "bagus sekali\njelek\n",
-        "If so, name .* --text_column 'bagus sekali'; if it",
-    ),
+    "twins by content": ("a.csv", "x,y\na b c d,a b c d\nb b c d,b b c d\n1,2\n",
+                         "is the first line, 'x', 'y', the names"),
+    "a word in the first line": ("a.csv", "bagus sekali\njelek\n",
+                                 "If so, name .* --text_column 'bagus sekali'; if it"),
     "letters": ("a.tsv", "a\tb\tc\n", "a row, number it: --text_column column_1"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name, content, message", ASKED.values(), ids=ASKED)

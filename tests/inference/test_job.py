@@ -137,11 +137,8 @@ def test_several_files_become_one_and_a_glob_does_not_find_the_output(classifier
     assert predict(classifier, iter([str(tmp_path / "*.csv")]), str(tmp_path / "out.csv")) == first  # finished
 
 
-def test_files_of_other_columns_do_not_become_one_and_a_format_may_not_hold_every_name(classifier, tmp_path):
+def test_files_of_other_types_do_not_become_one_and_a_format_may_not_hold_every_name(classifier, tmp_path):
     write_file(tmp_path / "a.csv", [{"id": "1", "text": "a"}])
-    write_file(tmp_path / "b.csv", [{"text": "b"}])
-    with pytest.raises(UserError, match="b.csv has other columns than .*a.csv, or of other .*make --output a folder"):
-        predict_files(classifier, [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv")
     pq.write_table(pa.table({"id": [1], "text": ["c"]}), tmp_path / "c.parquet")
     with pytest.raises(UserError, match=r"of other types \(id: int64, text: string; id: string, text: string\)"):
         predict_files(classifier, [tmp_path / "a.csv", tmp_path / "c.parquet"], tmp_path / "out.parquet")
@@ -186,7 +183,6 @@ def tree(tmp_path):
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
     (["a.csv"], "pipe.csv", "pipe.csv exists already"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
-    (["a.csv", "in/a.csv"], "o", "would both go to"),
     (["a.csv"], "", "name an input and an output"),
 ])  # fmt: skip
 def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, monkeypatch, names, output, message):
@@ -264,6 +260,7 @@ def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_p
     assert [row["text"] for row in read_file(tmp_path / "escaped.csv")] == escaped
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20) | st.text(alphabet="=+-@'\t\r\n,.1e x＝", max_size=6), max_size=20))
 def test_the_formula_rule_can_be_undone_and_leaves_nothing_to_run(texts):
     column = pa.array(texts, pa.string())
