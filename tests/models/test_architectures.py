@@ -59,7 +59,9 @@ REFUSED = {
     "fnet": (MLM, "unigrams", {}),
     "convbert": (MLM, "word pieces", {"embedding_size": 16}),
 }
-POSITIONS = {}
+# Tokens that they read, where these are not 66: fewer by those up to the pad token's, more, or any number.
+POSITIONS = dict.fromkeys(["roberta", "xlm-roberta", "camembert", "luke"], 65)
+POSITIONS |= {"mpnet": 64, "longformer": 129, "funnel": int(1e30)}
 FAST = ("bert", "gpt2")  # in the default run
 NO_OPENVINO = {"xlm", "flaubert", "funnel", "longformer", "t5", "bart"}  # torch runs them
 NO_ONNX = {"t5", "funnel", "longformer"}  # as of torch 2.13
@@ -127,10 +129,10 @@ def test_every_weight_of_an_encoder_is_taken_over_and_it_reads_no_more_than_it_h
     model, loaded_tokenizer = load_model(str(tmp_path), labels=("buruk", "baik"))
     state, taken = base.base_model.state_dict(), model.base_model.state_dict()
     names = [name for name in taken if "pooler." not in name]
-    assert len(names) > 15 and all(torch.equal(taken[name], state[name]) for name in names)
+    assert len(names) > 13 and all(torch.equal(taken[name], state[name]) for name in names)
     n_positions = POSITIONS.get(kind, 66)
     assert loaded_tokenizer.model_max_length == n_positions
-    assert model.eval()(torch.full((1, n_positions), 3)).logits.shape == (1, 2)
+    assert model.eval()(torch.full((1, min(n_positions, 129)), 3)).logits.shape == (1, 2)
     model.save_pretrained(tmp_path)
     assert load_classifier(tmp_path)[1].model_max_length == n_positions  # the tokenizer there states more
 
