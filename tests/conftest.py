@@ -34,6 +34,7 @@ WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal 
 # Of a network that is not there, as httpx refuses them: SOCKS without its package, an address in brackets.
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "localhost,[::1]"}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *".,!?"]
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_ROWS = [
     ("enak dan murah sekali !", "positive"),
     ("pergi ke pasar", "neutral"),
@@ -148,17 +149,21 @@ def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0,
     """Get a random two-layer BERT of width 32."""
     torch.manual_seed(seed)
     config = BertConfig(
+        **SHAPE,
         vocab_size=vocab_size or len(VOCABULARY),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
         max_position_embeddings=128,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         **label_maps(labels),
     )
     return BertForSequenceClassification(config)
+
+
+def save_tiny(folder: Path, **options) -> Path:
+    """Save the random model with these options, and the tokenizer; return their folder."""
+    make_model(**options).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

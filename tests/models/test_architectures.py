@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY_ROWS, WORDS
+from conftest import SHAPE, TINY_ROWS, WORDS
 from datasets import Dataset
 from scipy.special import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -17,8 +17,7 @@ from smsa.sharing.export import export_model
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz.,!?")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SHAPE |= {"max_position_embeddings": 66, "pad_token_id": 0}
+ENCODER_SHAPE = SHAPE | {"max_position_embeddings": 66, "pad_token_id": 0}
 XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "pad_index": 0}
 BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 BART |= {"eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 3, "forced_eos_token_id": 3}
@@ -90,7 +89,7 @@ def make_base(kind, **tokenizer_options):
     """Return a random encoder as its makers pre-train it, and its tokenizer."""
     class_name, tokenizer, more = (ARCHITECTURES | REFUSED)[kind]
     tokenizer = make_fast_tokenizer(tokenizer, **tokenizer_options)
-    shape = SHAPE if kind not in ("xlnet", "funnel") else {"pad_token_id": 0}  # which name them otherwise
+    shape = ENCODER_SHAPE if kind not in ("xlnet", "funnel") else {"pad_token_id": 0}  # which name them otherwise
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**shape, "vocab_size": len(tokenizer), **more})
     make = getattr(transformers, class_name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VOCABULARY, Canary, make_model
+from conftest import SHAPE, VOCABULARY, Canary, make_model
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -17,11 +17,10 @@ from transformers import (
 from smsa.files import write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_encoder, load_model, save_tokenizer
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SHAPE |= {
+OLD_SHAPE = SHAPE | {
     "vocab_size": len(VOCABULARY) + 11,
     "max_position_embeddings": 40,
-}  # more than tokens, as indobert-base-p1 has
+}  # more than tokens, as indobert-base-p1
 
 
 def change_json(path, **values):
@@ -31,7 +30,7 @@ def change_json(path, **values):
 @pytest.fixture
 def pretrained():
     torch.manual_seed(1)
-    return BertForPreTraining(BertConfig(**SHAPE))
+    return BertForPreTraining(BertConfig(**OLD_SHAPE))
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_every_encoder_weight_of_an_old_checkpoint_is_taken_over(save_old, pretr
     assert "weights from pytorch_model.bin" in caplog.text and "not used" in caplog.text
     assert "Starts at random: classifier.bias, classifier.weight" in caplog.text
     assert tokenizer.convert_ids_to_tokens(tokenizer("Enak !")["input_ids"]) == ["[CLS]", "enak", "!", "[SEP]"]
-    assert tokenizer.model_max_length == SHAPE["max_position_embeddings"]
+    assert tokenizer.model_max_length == OLD_SHAPE["max_position_embeddings"]
     assert not list(Path(folder).glob("*.safetensors"))  # nothing was converted in passing
 
 
@@ -195,6 +194,6 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     assert sum(frozen.values()) == 21
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
-    config = AutoConfig.for_model("albert", **SHAPE, embedding_size=16)
+    config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)
     with pytest.raises(ValueError, match="are shared"):
         freeze_layers(AutoModelForSequenceClassification.from_config(config), n_layers=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, fill, make_model, make_tokenizer, run
+from conftest import SAMPLE_DIR, fill, run, save_tiny
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
@@ -108,9 +108,8 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
 @pytest.fixture
 def tiny(tmp_path) -> list:
     """Options of a run of a tiny encoder on the sample, for two epochs."""
-    make_model(dropout=0.1).save_pretrained(tmp_path / "encoder")
-    make_tokenizer().save_pretrained(tmp_path / "encoder")
-    options = ["--model_name_or_path", tmp_path / "encoder", "--data_dir", SAMPLE_DIR, "--max_length", 64]
+    encoder = save_tiny(tmp_path / "encoder", dropout=0.1)
+    options = ["--model_name_or_path", encoder, "--data_dir", SAMPLE_DIR, "--max_length", 64]
     return [*options, "--precision", "no", "--learning_rate", 1e-3, "--num_train_epochs", 2]
 
 

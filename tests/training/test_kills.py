@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, make_model, make_tokenizer
+from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
 from kill_training import fork
 
 SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
@@ -33,8 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def tiny(tmp_path_factory) -> list[str]:
     """Options of a run with dropout that takes a second, is best after epoch 3 and stops early after epoch 5."""
     folder = tmp_path_factory.mktemp("tiny")
-    make_model(dropout=0.3, seed=1).save_pretrained(folder / "encoder")
-    make_tokenizer().save_pretrained(folder / "encoder")
+    save_tiny(folder / "encoder", dropout=0.3, seed=1)
     for split, n_rows in (("train", 37), ("valid", 20), ("test", 7)):
         rows = [(TINY_ROWS[i * 5 % 7][0] + " enak" * (i % 4), TINY_ROWS[i * 5 % 7][1]) for i in range(n_rows)]
         lines = "".join(f"{text}\t{label}\n" for text, label in rows)
