@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHAPE, VOCABULARY, Canary, make_model
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForPreTraining,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
 from smsa.files import write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_encoder, load_model, save_tokenizer
