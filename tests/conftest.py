@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import LABELS, label_maps  # noqa: E402
-from smsa.runtime import best_precision  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,15 +89,6 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     """Run a block in the clone with the environment activated, as README says, and the clone's smsa."""
     path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
-
-
-def is_cut_short(to: str) -> bool:
-    """Whether a long training is cut short, as pytest's summary then says: on a CPU without a unit for bf16, two cores
-    would take over 90 minutes for all tests."""
-    if best_precision("cpu") == "bf16":
-        return False
-    warnings.warn(f"this CPU has no unit for bf16: cut short to {to}", stacklevel=2)
-    return True
 
 
 # The longest files, which xdist hands out whole and in order, come first.
@@ -217,18 +206,15 @@ def smsa_dir(tmp_path):
 @pytest.fixture(scope="session")
 def real_files():
     """Train and valid of the real SmSA where SMSA_DATA_DIR names it, else of the sample that the project ships."""
-    if not os.environ.get("SMSA_DATA_DIR"):
-        print("SMSA_DATA_DIR is not set: using data/sample in place of the real SmSA")
-        return find_smsa(SAMPLE_DIR)
-    return find_smsa(os.environ["SMSA_DATA_DIR"])
+    return find_smsa(os.environ.get("SMSA_DATA_DIR") or SAMPLE_DIR)
 
 
 @pytest.fixture(scope="session")
-def smsa_files():
+def smsa_files(real_files):
     """The real SmSA, for tests whose claim is about it."""
     if not os.environ.get("SMSA_DATA_DIR"):
         pytest.skip("needs the real SmSA: set SMSA_DATA_DIR to its folder")
-    return find_smsa(os.environ["SMSA_DATA_DIR"])
+    return real_files
 
 
 class Canary:
