@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import LABELS, label_maps  # noqa: E402
-from smsa.runtime import best_precision  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +32,7 @@ WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal 
 # Of a network that is not there, as httpx refuses them: SOCKS without its package, an address in brackets.
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "localhost,[::1]"}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *".,!?"]
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_ROWS = [
     ("enak dan murah sekali !", "positive"),
     ("pergi ke pasar", "neutral"),
@@ -92,15 +91,6 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
-def is_cut_short(to: str) -> bool:
-    """Whether a long training is cut short, as pytest's summary then says: on a CPU without a unit for bf16, two cores
-    would take over 90 minutes for all tests."""
-    if best_precision("cpu") == "bf16":
-        return False
-    warnings.warn(f"this CPU has no unit for bf16: cut short to {to}", stacklevel=2)
-    return True
-
-
 # The longest files, which xdist hands out whole and in order, come first.
 LONGEST = ("test_readme.py", "test_recipes.py", "test_kills.py", "test_predict.py")
 
@@ -148,17 +138,21 @@ def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0,
     """Get a random two-layer BERT of width 32."""
     torch.manual_seed(seed)
     config = BertConfig(
+        **SHAPE,
         vocab_size=vocab_size or len(VOCABULARY),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
         max_position_embeddings=128,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         **label_maps(labels),
     )
     return BertForSequenceClassification(config)
+
+
+def save_tiny(folder: Path, **options) -> Path:
+    """Save the random model with these options, and the tokenizer; return their folder."""
+    make_model(**options).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -212,18 +206,15 @@ def smsa_dir(tmp_path):
 @pytest.fixture(scope="session")
 def real_files():
     """Train and valid of the real SmSA where SMSA_DATA_DIR names it, else of the sample that the project ships."""
-    if not os.environ.get("SMSA_DATA_DIR"):
-        print("SMSA_DATA_DIR is not set: using data/sample in place of the real SmSA")
-        return find_smsa(SAMPLE_DIR)
-    return find_smsa(os.environ["SMSA_DATA_DIR"])
+    return find_smsa(os.environ.get("SMSA_DATA_DIR") or SAMPLE_DIR)
 
 
 @pytest.fixture(scope="session")
-def smsa_files():
+def smsa_files(real_files):
     """The real SmSA, for tests whose claim is about it."""
     if not os.environ.get("SMSA_DATA_DIR"):
         pytest.skip("needs the real SmSA: set SMSA_DATA_DIR to its folder")
-    return find_smsa(os.environ["SMSA_DATA_DIR"])
+    return real_files
 
 
 class Canary:

@@ -19,14 +19,7 @@ from conftest import PROXIES, ROOT, run, run_here
 from tables import HOSTILE
 
 from smsa.data.labels import EXAMPLES, LABELS
-from smsa.demo.page import (
-    KEPT_SECONDS,
-    MAX_CHARS,
-    PAGE,
-    find_columns,
-    label_file,
-    mark_words,
-)
+from smsa.demo.page import KEPT_SECONDS, MAX_CHARS, PAGE, find_columns, label_file, mark_words
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import CLASSIFIER
 

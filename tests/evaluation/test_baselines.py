@@ -11,15 +11,8 @@ from sklearn.pipeline import make_pipeline
 from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
-from smsa.evaluation.baselines import (
-    BASELINES,
-    Keyword,
-    Majority,
-    Tfidf,
-    _make_vectorizer,
-    load_baseline,
-    save_baseline,
-)
+from smsa.evaluation import baselines
+from smsa.evaluation.baselines import BASELINES, Keyword, Majority, Tfidf, load_baseline, save_baseline
 from smsa.evaluation.report import OPENING_SENTENCES
 
 
@@ -81,7 +74,7 @@ def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
     texts, label_ids = zip(*rows, strict=True)
     system = Tfidf.fit(texts, list(label_ids), labels)
     regression, valid = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000), sample["valid"][0]
-    model = make_pipeline(_make_vectorizer(), regression).fit(texts, label_ids)
+    model = make_pipeline(baselines._make_vectorizer(), regression).fit(texts, label_ids)
     assert system.predict(valid) == pytest.approx(model.predict_proba(valid), abs=1e-5)
     assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 

@@ -23,15 +23,8 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
         assert smsa.predict(same)["label"].tolist() == found["label"].tolist()
 
 
-DATA = [
-    ["Laporan"],
-    [],
-    ["No", "Ulasan", "Sentimen"],
-    [1, "enak", "Positif"],
-    [2, None, "netral"],
-    [],
-    [3, "jauh", "neg"],
-]
+DATA = [["Laporan"], [], ["No", "Ulasan", "Sentimen"]]
+DATA += [[1, "enak", "Positif"], [2, None, "netral"], [], [3, "jauh", "neg"]]
 # A file, what is in it, and the lines that training and evaluation, and that prediction, cannot take
 ODD = {
     "Excel": ("a.xlsx", {"Ringkasan": [["n"], [3]], "Data": [*DATA, [4, "ya", None]]}, [5, 8], []),
@@ -39,12 +32,7 @@ ODD = {
     "quotes and commas": ("a.csv", 'Ulasan,Label,n\nenak,pos,1\njauh,neg\na,b,net,1\n"ya,net\n', [4, 5], [4, 5]),
     "empty texts": ("a.csv", "Ulasan;Label\n;pos\nenak; Pos\n \t;net\njauh;NEG\n\n", [2, 4], []),
     "broken bytes": ("a.tsv", b"enak\tpos\nja\xffuh\tneg\njauh\tneg\n", [2], [2]),
-    "no label": (
-        "a.jsonl",
-        '{"Ulasan":"enak","label":"pos"}\n{"Ulasan":"x"}\n{"Ulasan":"jauh","label":"neg"}\n',
-        [2],
-        [],
-    ),
+    "no label": ("a.jsonl", '{"teks":"enak","label":"pos"}\n{"teks":"x"}\n{"teks":"jauh","label":"neg"}\n', [2], []),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY_ROWS, WORDS
+from conftest import SHAPE, TINY_ROWS, WORDS
 from datasets import Dataset
 from scipy.special import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -17,8 +17,7 @@ from smsa.sharing.export import export_model
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz.,!?")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SHAPE |= {"max_position_embeddings": 66, "pad_token_id": 0}
+ENCODER_SHAPE = SHAPE | {"max_position_embeddings": 66, "pad_token_id": 0}
 XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "pad_index": 0}
 BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 BART |= {"eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 3, "forced_eos_token_id": 3}
@@ -59,6 +58,9 @@ REFUSED = {
     "fnet": (MLM, "unigrams", {}),
     "convbert": (MLM, "word pieces", {"embedding_size": 16}),
 }
+# Tokens that they read, where these are not 66: fewer by those up to the pad token's, more, or any number.
+POSITIONS = dict.fromkeys(["roberta", "xlm-roberta", "camembert", "luke"], 65)
+POSITIONS |= {"mpnet": 64, "longformer": 129, "funnel": int(1e30)}
 FAST = ("bert", "gpt2")  # in the default run
 NO_OPENVINO = {"xlm", "flaubert", "funnel", "longformer", "t5", "bart"}  # torch runs them
 NO_ONNX = {"t5", "funnel", "longformer"}  # as of torch 2.13
@@ -83,15 +85,20 @@ def make_fast_tokenizer(kind, **more):
     return PreTrainedTokenizerFast(tokenizer_object=made, **options)
 
 
-def save_base(kind, folder, **tokenizer_options):
+def make_base(kind, **tokenizer_options):
+    """Return a random encoder as its makers pre-train it, and its tokenizer."""
     class_name, tokenizer, more = (ARCHITECTURES | REFUSED)[kind]
     tokenizer = make_fast_tokenizer(tokenizer, **tokenizer_options)
-    shape = SHAPE if kind not in ("xlnet", "funnel") else {"pad_token_id": 0}  # which name them otherwise
+    shape = ENCODER_SHAPE if kind not in ("xlnet", "funnel") else {"pad_token_id": 0}  # which name them otherwise
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**shape, "vocab_size": len(tokenizer), **more})
     make = getattr(transformers, class_name)
-    (make.from_config if class_name.startswith("Auto") else make)(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return (make.from_config if class_name.startswith("Auto") else make)(config), tokenizer
+
+
+def save_base(kind, folder, **tokenizer_options):
+    for part in make_base(kind, **tokenizer_options):
+        part.save_pretrained(folder)
     return str(folder)
 
 
@@ -109,6 +116,24 @@ def train(base, output_dir):
     output = trainer.predict(rows)
     trainer.save_model(output_dir / "model")
     return str(output_dir / "model"), softmax(output.predictions, axis=-1), trainer.evaluate()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_weight_of_an_encoder_is_taken_over_and_it_reads_no_more_than_it_has_positions(kind, tmp_path):
+    """A head of pre-training that transformers does not write is no obstacle, as those of deberta-v2 are none."""
+    base, tokenizer = make_base(kind)
+    heads = {"lm_predictions.lm_head.bias": torch.ones(2)}
+    base.save_pretrained(tmp_path, state_dict=base.state_dict() | heads)
+    tokenizer.save_pretrained(tmp_path)
+    model, loaded_tokenizer = load_model(str(tmp_path), labels=("buruk", "baik"))
+    state, taken = base.base_model.state_dict(), model.base_model.state_dict()
+    names = [name for name in taken if "pooler." not in name]
+    assert len(names) > 13 and all(torch.equal(taken[name], state[name]) for name in names)
+    n_positions = POSITIONS.get(kind, 66)
+    assert loaded_tokenizer.model_max_length == n_positions
+    assert model.eval()(torch.full((1, min(n_positions, 129)), 3)).logits.shape == (1, 2)
+    model.save_pretrained(tmp_path)
+    assert load_classifier(tmp_path)[1].model_max_length == n_positions  # the tokenizer there states more
 
 
 @pytest.mark.parametrize("kind", [

@@ -1,6 +1,8 @@
-"""What comes with the package: small, whole, licensed, and as good as it states, on raw text, too."""
+"""What comes with the package: small, whole, licensed, and as good as it states, on raw text and short ones, too."""
 
+import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,13 @@ from smsa.evaluation.perturbations import perturb
 from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_encoder
 from smsa.training.metrics import score_label_ids
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from sentiment import CHANGES, PHRASES, predict  # noqa: E402
+
+CLASSIFIERS = [name for name in BUNDLED if name != ENCODER]
+with PHRASES.open(encoding="utf-8", newline="") as stream:
+    ROWS = list(csv.DictReader(stream))
+SHORT_TEXTS = [row["text"] for row in ROWS]
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]
 
 
@@ -27,6 +36,18 @@ def read(name: str, file: str) -> dict:
 @pytest.fixture(scope="module")
 def classifier():
     return SentimentClassifier.from_pretrained(CLASSIFIER, device="cpu", precision="no")
+
+
+@pytest.fixture(scope="module", params=CLASSIFIERS)
+def either(request):
+    classifier = SentimentClassifier.from_pretrained(request.param, device="cpu", precision="no", backend="torch")
+    classifier.bundled_name = request.param
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def label_ids(either):
+    return predict(either, SHORT_TEXTS).argmax(-1)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -84,3 +105,48 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
     stated = read(CLASSIFIER, "metrics.json")["valid"]["f1"]
     assert stated > 0.8623  # TF-IDF with logistic regression
     assert f1 >= stated - 0.02 if styles else f1 == pytest.approx(stated, abs=0.001)
+
+
+def test_there_are_at_least_400_phrases_of_12_kinds_and_all_labels():
+    assert len(set(SHORT_TEXTS)) == len(SHORT_TEXTS) >= 400
+    assert len({row["kind"] for row in ROWS}) >= 12
+    assert {row["label"] for row in ROWS} == set(LABELS)
+
+
+def test_no_phrase_is_one_that_the_models_were_trained_with():
+    grammar = yaml.safe_load((ROOT / "data" / "mixture" / "phrases.yaml").read_text(encoding="utf-8"))
+    slots = {slot.casefold() for words in grammar["slots"].values() for slot in words}
+    assert not slots & {text.casefold() for text in SHORT_TEXTS}
+
+
+@pytest.mark.slow
+def test_phrases_are_labelled_rightly(either, label_ids):
+    accuracy = np.mean([LABELS[i] == row["label"] for i, row in zip(label_ids, ROWS, strict=True)])
+    assert accuracy >= {"mini-sentiment": 0.75, "e5-sentiment": 0.93}[either.bundled_name]
+    if accuracy < 0.93:
+        pytest.xfail("below the bar of 93 in 100: docs/models.md has the figure")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_says_nothing_flips_no_label(either, label_ids, change):
+    changed = predict(either, [CHANGES[change](text) for text in SHORT_TEXTS]).argmax(-1)
+    assert np.mean(changed == label_ids) >= 0.98
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_source_of_a_classifier_is_the_recipe_s_and_may_be_bundled(name):
+    recipe = yaml.safe_load((ROOT / "data" / "mixture" / "recipe.yaml").read_text(encoding="utf-8"))
+    mixture, run = read(name, "mixture.json"), read(name, "run.json")
+    assert run["data"]["train"]["sha256"] == mixture["train"]["sha256"]
+    assert list(mixture["sources"]) == list(recipe["sources"]) and mixture["kept_out"] == recipe["kept_out"]
+    for source in mixture["sources"].values():
+        assert any(licence in source["licence"] for licence in ("MIT", "Apache-2.0", "CC BY", "our own"))
+        assert "NC" not in source["licence"] and "ND" not in source["licence"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_no_classifier_saw_eight_words_in_a_row_of_what_it_is_measured_on(name):
+    mixture = read(name, "mixture.json")
+    assert mixture["n_overlapping"] == 0
+    assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"])

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer, run
+from conftest import SHAPE, make_tokenizer, run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -21,8 +21,6 @@ from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, Pretra
 from smsa.pretraining.trainer import MaskedTrainer, Masking
 from smsa.sharing.card import render_card
 from smsa.training.trainer import IGNORED
-
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: float = 0.0):

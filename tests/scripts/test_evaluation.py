@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,16 +32,15 @@ VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 TORCH = ("--backend", "torch", "--precision", "no")
 
 
-def run_eval(*options) -> dict:
-    kinds = EvaluationArguments, LabelledFileArguments, EngineArguments
+def run_script(script, kind, *options) -> dict:
     with exit_on_error():
-        return script.main(*parse(*kinds, argv=[*map(str, options), *TORCH]))
+        return script.main(*parse(kind, LabelledFileArguments, EngineArguments, argv=[*map(str, options), *TORCH]))
 
 
-def run_calibrate(*options) -> dict:
-    kinds = CalibrationArguments, LabelledFileArguments, EngineArguments
-    with exit_on_error():
-        return calibrate.main(*parse(*kinds, argv=[*map(str, options), *TORCH]))
+run_eval, run_calibrate = (
+    partial(run_script, script, EvaluationArguments),
+    partial(run_script, calibrate, CalibrationArguments),
+)
 
 
 def load(folder) -> smsa.SentimentClassifier:

@@ -119,17 +119,8 @@ def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is
 
 def test_calls_that_windows_lacks_are_refused_by_the_lint():
     code = "import fcntl\nimport os\nimport signal\n\nprint(os.fork(), signal.SIGKILL, fcntl)\n"
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--stdin-filename",
-        "smsa/new.py",
-        "--output-format",
-        "concise",
-        "-",
-    ]
+    options = "-m ruff check --stdin-filename smsa/new.py --output-format concise -"
+    command = [sys.executable, *options.split()]
     printed = subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True).stdout
     assert re.findall(r"TID251 `([\w.]+)`", printed) == ["fcntl", "os.fork", "signal.SIGKILL"], printed
 

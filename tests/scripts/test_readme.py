@@ -82,31 +82,22 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
 
 
 def test_options_of_blocks_that_cannot_run_exist():
-    """A block that needs the Hub or GPUs names only options that its script has."""
-    blocks = [code for needs, _, code in BLOCKS if needs and "scripts/" in code]
+    """A block that needs the Hub or GPUs, in the tutorial too, names options that its script has, and files there."""
+    blocks = [code for needs, _, code in [*BLOCKS, *read_blocks("docs/tutorial.md")] if needs and "scripts/" in code]
     helps: dict[str, str] = {}
     for command in [line for code in blocks for line in code.replace("\\\n", " ").splitlines() if "scripts/" in line]:
         script, words = re.search(r"(scripts/\w+\.py) ?(.*)", command).groups()
         helps.setdefault(script, run_here(script, "--help")[1])
         for option in re.findall(r"--\w+", words.split(";")[0]):
             assert re.search(rf"{option}\b", helps[script]), command
+        assert all((ROOT / path).is_file() for path in re.findall(r"(?:recipes|configs)/\S+", command)), command
     assert {"scripts/finetune.py", "scripts/predict.py", "scripts/push.py"} <= set(helps)
 
 
 def test_every_block_that_is_not_run_says_what_it_needs():
     assert len(BLOCKS) >= 20
-    known = {
-        "",
-        "hub",
-        "smsa",
-        "several GPUs",
-        "hub and GPUs",
-        "a model of yours",
-        "smsa and 20 minutes",
-        "Ray",
-        "Spark",
-    }
-    assert {needs for needs, _, _ in BLOCKS} <= known
+    known = "hub, smsa, several GPUs, hub and GPUs, a model of yours, smsa and 20 minutes, Ray, Spark".split(", ")
+    assert {needs for needs, _, _ in BLOCKS} <= {"", *known}
     of_the_hub = ("recipes/indonlu.yaml", "scripts/push.py", "--model_name_or_path indobenchmark", "hf upload")
     for needs, _, code in BLOCKS:
         assert "hub" in needs or not any(words in code for words in of_the_hub)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_ROWS, make_tokenizer
+from conftest import SHAPE, TINY_ROWS, make_tokenizer
 from sklearn.metrics import f1_score
 from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, XLMRobertaConfig
 
@@ -22,11 +22,10 @@ onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 openvino = pytest.importorskip("openvino", reason="needs pip install -e '.[openvino]'")
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {
-    "BERT": BertConfig(**SIZES, vocab_size=60, pad_token_id=0),
-    "ALBERT": AlbertConfig(**SIZES, vocab_size=60, embedding_size=16, pad_token_id=0),
-    "XLM-R": XLMRobertaConfig(**SIZES, vocab_size=60, max_position_embeddings=130, type_vocab_size=1, pad_token_id=0),
+    "BERT": BertConfig(**SHAPE, vocab_size=60, pad_token_id=0),
+    "ALBERT": AlbertConfig(**SHAPE, vocab_size=60, embedding_size=16, pad_token_id=0),
+    "XLM-R": XLMRobertaConfig(**SHAPE, vocab_size=60, max_position_embeddings=130, type_vocab_size=1, pad_token_id=0),
 }
 FILES = {"config.json", "tokenizer.json", "tokenizer_config.json", "export.json"}
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from cards import check_card
-from conftest import ROOT, make_model, make_tokenizer, run, run_here
+from conftest import ROOT, run, run_here, save_tiny
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
@@ -30,9 +30,7 @@ KEPT = {
 
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub") / "run"
-    make_model().save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    folder = save_tiny(tmp_path_factory.mktemp("hub") / "run")
     (folder / "README.md").write_text(CARD)
     for name in UPLOADED | KEPT:
         if not (folder / name).exists():
@@ -159,8 +157,7 @@ def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder):
 
 
 def test_a_card_of_smsa_gets_the_name_on_the_hub_and_keeps_the_licence_that_its_owner_wrote(hub, tmp_path):
-    run = tmp_path / "run"
-    make_model().save_pretrained(run)
+    run = save_tiny(tmp_path / "run")
     bundled = ROOT / "smsa" / "bundled" / "mini-sentiment"
     for name in ("metrics.json", "run.json"):
         (run / name).write_bytes((bundled / name).read_bytes())
@@ -206,15 +203,8 @@ def test_a_pushed_model_loads_with_equal_predictions_and_offline_from_then_on(hu
 def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, folder, tmp_path):
     push(folder, "me/model")
     (tmp_path / "in.txt").write_text("enak\n")
-    words = [
-        "scripts/predict.py",
-        "--model",
-        "me/model",
-        "--input",
-        tmp_path / "in.txt",
-        "--output",
-        tmp_path / "out.csv",
-    ]
+    words = ["scripts/predict.py", "--model", "me/model", "--input", tmp_path / "in.txt"]
+    words += ["--output", tmp_path / "out.csv"]
     hub.faults.append(Fault("GET", "model.safetensors", status=0))
     status, text = run("python", *words, **at(hub, tmp_path / "home"))
     assert status == 1 and "Traceback" not in text and text.splitlines()[-1].startswith("error: the Hub: "), text
@@ -235,13 +225,12 @@ def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_priva
 @pytest.fixture
 def finetune(hub, smsa_dir, tmp_path):
     """A function that fine-tunes a tiny encoder into tmp_path/run, in a launch, to be pushed to me/model."""
-    make_model().save_pretrained(tmp_path / "encoder")
-    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    encoder = save_tiny(tmp_path / "encoder")
 
     def start(n_processes=1, token=TOKEN, *extra) -> tuple[int, str]:
         config = "accelerate_config.yaml" if n_processes == 1 else "configs/accelerate/cpu.yaml"
         words = ["--config_file", config, "--num_processes", n_processes, "scripts/finetune.py", "--precision", "no"]
-        words += ["--model_name_or_path", tmp_path / "encoder", "--data_dir", smsa_dir, "--num_train_epochs", 2]
+        words += ["--model_name_or_path", encoder, "--data_dir", smsa_dir, "--num_train_epochs", 2]
         words += ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "me/model", "--max_length", 64]
         return run("accelerate", "launch", *map(str, [*words, *extra]), **at(hub, tmp_path / "home", token))
 

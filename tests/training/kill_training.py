@@ -1,12 +1,8 @@
 """Runs scripts/finetune.py as it is, in processes that can be killed at any touch of the output folder.
 
 As a script of `accelerate launch`: SMSA_KILL="RANK POINT" kills that process at the first such point.
-As `python tests/training/kill_training.py serve`: for each line of stdin, a JSON object with "options", "log", "kill",
-"record" and "copies", the script runs in fresh forks of this process, which has imported all; their exit statuses are
-printed.
 """
 
-import json
 import os
 import re
 import runpy
@@ -58,40 +54,13 @@ def run_script(options: list[str], kill: str | None = None, record: str | None =
     runpy.run_path(SCRIPT, run_name="__main__")
 
 
-def serve() -> None:
-    import transformers.models.bert.modeling_bert  # noqa: F401
-
-    import smsa.inference.engine  # noqa: F401
-    import smsa.training.trainer  # noqa: F401
-
-    for line in sys.stdin:
-        job = json.loads(line)
-        pids = [fork(job) for _ in range(job.get("copies", 1))]
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
-
-
-def fork(job: dict) -> int:
-    """Run the script in a fork of this process; return its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
-    status = 1
-    try:
-        run_script(job["options"], job.get("kill"), job.get("record"))
-        status = 0
-    except SystemExit as ended:  # as the interpreter does
-        if isinstance(ended.code, str):
-            os.write(2, ended.code.encode())
-        status = 1 if isinstance(ended.code, str) else ended.code or 0
-    finally:
-        os._exit(status)
+def fork(log: str, options: list[str], kill: str | None, record: str | None) -> None:
+    """Run the script in a fork of a process that has imported all; both outputs go to the end of the log."""
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1), os.dup2(stream, 2)
+    run_script(options, kill, record)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        rank, _, kill = os.environ.get("SMSA_KILL", "").partition(" ")
-        run_script(sys.argv[1:], kill if rank == os.environ.get("RANK", "0") else None)
+    rank, _, point = os.environ.get("SMSA_KILL", "").partition(" ")
+    run_script(sys.argv[1:], point if rank == os.environ.get("RANK", "0") else None)

@@ -11,14 +11,7 @@ from filelock import FileLock
 from smsa.errors import UserError
 from smsa.files import STAGING
 from smsa.training import checkpointing
-from smsa.training.checkpointing import (
-    commit,
-    find_newest,
-    find_start,
-    list_checkpoints,
-    sole_run,
-    verify,
-)
+from smsa.training.checkpointing import commit, find_newest, find_start, list_checkpoints, sole_run, verify
 
 SETTINGS = {"learning_rate": 1e-3, "num_train_epochs": 3, "sha256 of train": "a"}
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer, run
+from conftest import ROOT, SAMPLE_DIR, run, save_tiny
 from distributed_worker import train
 
 # what a worker imports from
@@ -98,8 +98,7 @@ def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, faul
     with (tmp_path / "other" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")
     (tmp_path / "disk").mkdir()
-    make_model().save_pretrained(tmp_path / "encoder")
-    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    save_tiny(tmp_path / "encoder")
     (tmp_path / "finetune.py").write_text((ROOT / "scripts" / "finetune.py").read_text())
     (tmp_path / "worker.py").write_text(FINETUNE)
     options, message = FAULTS[fault]

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE_DIR, make_model, make_tokenizer
+from conftest import ROOT, SAMPLE_DIR, save_tiny
 from distributed_worker import train
 
 from smsa.training.checkpointing import list_checkpoints
@@ -61,16 +61,9 @@ def launch(hosts, *words, ranks=None, address=ADDRESS(1), port=29500, wait=60) -
         command += ["--main_process_ip", address, "--main_process_port", port, *words]
         environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "CUDA_VISIBLE_DEVICES": ""}
         environment["TQDM_DISABLE"] = "1"  # bars would fill a pipe that nobody reads
-        processes.append(
-            subprocess.Popen(
-                ["ip", "netns", "exec", hosts[rank], *map(str, command)],
-                cwd=ROOT,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        )
+        command = ["ip", "netns", "exec", hosts[rank], *map(str, command)]
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **piped))
     return processes
 
 
@@ -91,10 +84,8 @@ def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
 
 def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
     switch, hosts = network
-    make_model().save_pretrained(tmp_path / "encoder")
-    make_tokenizer().save_pretrained(tmp_path / "encoder")
-    output = tmp_path / "run"
-    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", tmp_path / "encoder"]
+    encoder, output = save_tiny(tmp_path / "encoder"), tmp_path / "run"
+    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", encoder]
     words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
     words += ["--ddp_timeout", 30]
     processes = launch(hosts[:2], *words)

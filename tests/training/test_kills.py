@@ -6,6 +6,7 @@ In none of them is the token of the environment written to the output folder, sh
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, make_model, make_tokenizer
+from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
+from kill_training import fork
 
 SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
+BERT = "transformers.models.bert.modeling_bert"
 WORKER = str(ROOT / "tests" / "training" / "kill_training.py")
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 ENVIRONMENT = {**os.environ, "PATH": PROGRAMS, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
@@ -30,8 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def tiny(tmp_path_factory) -> list[str]:
     """Options of a run with dropout that takes a second, is best after epoch 3 and stops early after epoch 5."""
     folder = tmp_path_factory.mktemp("tiny")
-    make_model(dropout=0.3, seed=1).save_pretrained(folder / "encoder")
-    make_tokenizer().save_pretrained(folder / "encoder")
+    save_tiny(folder / "encoder", dropout=0.3, seed=1)
     for split, n_rows in (("train", 37), ("valid", 20), ("test", 7)):
         rows = [(TINY_ROWS[i * 5 % 7][0] + " enak" * (i % 4), TINY_ROWS[i * 5 % 7][1]) for i in range(n_rows)]
         lines = "".join(f"{text}\t{label}\n" for text, label in rows)
@@ -51,35 +53,38 @@ LONG = [
 ]
 
 
-class Server:
+class Forks:
     """Runs the script in forks of one process that has imported everything."""
 
     def __init__(self, log: Path):
-        self.log = log
-        self.process = subprocess.Popen([sys.executable, WORKER, "serve"], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT)  # fmt: skip
+        self.log, self.server = log, multiprocessing.get_context("forkserver")
+        self.server.set_forkserver_preload(["smsa.training.trainer", "smsa.inference.engine", BERT])
 
-    def run(self, options, output_dir, **job) -> list[int]:
+    def run(self, options, output_dir, n_copies=1, kill=None, record=None) -> list[int]:
         """Return the exit status of each copy of a run, of one that was killed the negative signal."""
         options = [*options, "--resume", "auto", "--output_dir", str(output_dir)]
-        self.process.stdin.write(json.dumps({"options": options, "log": str(self.log), **job}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        copies = [self.server.Process(target=fork, args=(self.log, options, kill, record)) for _ in range(n_copies)]
+        for copy in copies:
+            copy.start()
+        for copy in copies:
+            copy.join()
+        return [copy.exitcode for copy in copies]
 
-    def is_killed(self, options, output_dir, **job) -> bool:
+    def is_killed(self, options, output_dir, **more) -> bool:
         """Return whether a run was killed; else it must have finished."""
-        (status,) = self.run(options, output_dir, **job)
+        (status,) = self.run(options, output_dir, **more)
         assert status in (0, -signal.SIGKILL), self.log.read_text()[-3000:]
         return status != 0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("log") / "log.txt")
-    yield server
-    server.process.stdin.close()
-    assert server.process.wait(60) == 0
-    assert "canary" not in server.log.read_text()
+def forks(tmp_path_factory):
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield Forks(log)
+    assert "canary" not in log.read_text()
 
 
 MADE_WHEN_IT_WAS = {"run.json", "README.md"}  # they say how long it took
@@ -102,10 +107,10 @@ def result(output_dir: Path) -> dict:
     return hashes | {"evaluations": n_evaluations, "stopped at": state["global_step"], "best": state["best_metric"]}
 
 
-def test_killed_at_every_point_one_process(tiny, server, tmp_path):
+def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
     """At every kind of touch of the folder: each file of a save, renames, rotation, the best model, the outputs."""
     record = tmp_path / "points.txt"
-    assert not server.is_killed(tiny, tmp_path / "plain", record=str(record))
+    assert not forks.is_killed(tiny, tmp_path / "plain", record=record)
     expected = result(tmp_path / "plain")
     assert (expected["stopped at"], expected["evaluations"]) == (25, 5)
     points = list(dict.fromkeys(record.read_text().splitlines()))
@@ -116,14 +121,14 @@ def test_killed_at_every_point_one_process(tiny, server, tmp_path):
 
     output_dir, n_kills, n_finished = tmp_path / "run", 0, 0
     for point in points:
-        if server.is_killed(tiny, output_dir, kill=point):
+        if forks.is_killed(tiny, output_dir, kill=point):
             n_kills += 1
             continue
         assert result(output_dir) == expected  # the run was past this point: it ended, and another one begins
         n_finished += 1
         output_dir = tmp_path / f"run{n_finished}"
-        n_kills += server.is_killed(tiny, output_dir, kill=point)
-    assert not server.is_killed(tiny, output_dir)
+        n_kills += forks.is_killed(tiny, output_dir, kill=point)
+    assert not forks.is_killed(tiny, output_dir)
     assert result(output_dir) == expected
     assert n_kills >= 30 and n_kills >= len(points) - 3, f"{n_kills} kills at {len(points)} points"
 
@@ -205,10 +210,10 @@ def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def in_peace(server, tmp_path_factory) -> dict:
+def in_peace(forks, tmp_path_factory) -> dict:
     """Results of the long run, on one process and on two."""
     one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
-    assert not server.is_killed(LONG, one)
+    assert not forks.is_killed(LONG, one)
     text = Launch(LONG, two, DOUBLE).finish()
     assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1  # not by each process
     return {SINGLE: result(one), DOUBLE: result(two)}
@@ -237,7 +242,7 @@ SIGNALS = {
 
 
 @pytest.mark.parametrize("config, to, signum", SIGNALS.values(), ids=SIGNALS)
-def test_a_signal_leaves_a_checkpoint_at_the_next_step(server, in_peace, tmp_path, config, to, signum):
+def test_a_signal_leaves_a_checkpoint_at_the_next_step(forks, in_peace, tmp_path, config, to, signum):
     output_dir, steps_an_epoch = tmp_path / "run", 18 if config == SINGLE else 9
     run = Launch(LONG, output_dir, config)
     run.wait_for((output_dir / f"checkpoint-{steps_an_epoch}").exists)
@@ -254,19 +259,19 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(server, in_peace, tmp_pat
     assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
     if config == SINGLE:
-        assert not server.is_killed(LONG, output_dir)
-        text = server.log.read_text()
+        assert not forks.is_killed(LONG, output_dir)
+        text = forks.log.read_text()
     else:
         text = Launch(LONG, output_dir, config).finish()
     assert f"Resumes from {output_dir}/checkpoint-{last}" in text
     assert result(output_dir) == in_peace[config]
 
 
-def test_of_two_runs_at_once_exactly_one_trains(tiny, server, tmp_path):
-    server.log.write_text("")
+def test_of_two_runs_at_once_exactly_one_trains(tiny, forks, tmp_path):
+    forks.log.write_text("")
     for i in range(4):
-        assert sorted(server.run(tiny, tmp_path / str(i), copies=2)) == [0, 1], server.log.read_text()[-3000:]
+        assert sorted(forks.run(tiny, tmp_path / str(i), n_copies=2)) == [0, 1], forks.log.read_text()[-3000:]
         assert (tmp_path / str(i) / "run.json").exists()
-    refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", server.log.read_text())
+    refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.log.read_text())
     assert len(refusals) == 4
-    assert server.log.read_text().count("(Epoch 5) VALID") == 4
+    assert forks.log.read_text().count("(Epoch 5) VALID") == 4

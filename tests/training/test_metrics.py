@@ -12,13 +12,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
 from smsa.data.labels import LABELS
-from smsa.training.metrics import (
-    MACRO_SCORES,
-    compute_metrics,
-    history_table,
-    score_label_ids,
-    write_predictions,
-)
+from smsa.training.metrics import MACRO_SCORES, compute_metrics, history_table, score_label_ids, write_predictions
 from smsa.training.sentiment_metric import SentimentMetric
 
 

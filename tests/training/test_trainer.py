@@ -271,8 +271,7 @@ def test_a_loss_of_ones_own_is_taken(make):
 
 
 @pytest.mark.parametrize(
-    "option, tolerance",
-    [("gradient_checkpointing", 1e-6), pytest.param("torch_compile", 1e-4, marks=pytest.mark.slow)],
+    "option, tolerance", [("gradient_checkpointing", 1e-6), pytest.param("torch_compile", 1e-4, marks=pytest.mark.slow)]
 )
 def test_other_ways_to_compute_learn_the_same(train, option, tolerance):
     plain, other = train("plain", max_steps=2), train("other", max_steps=2, **{option: True})
