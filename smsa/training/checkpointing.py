@@ -23,15 +23,7 @@ from transformers import Trainer, TrainingArguments
 
 from smsa.errors import UserError
 from smsa.files import STAGING, hash_file, make_readable, require_empty, take_lock, write_json
-from smsa.runtime import (
-    describe_environment,
-    describe_hardware,
-    describe_versions,
-    is_main,
-    on_main,
-    require_same,
-    world_size,
-)
+from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +119,10 @@ def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bo
         UserError: if there are checkpoints, but none is whole; if there is none, but the folder holds something else;
             for settings that differ between the ranks, or cannot change within a run.
     """
-    if world_size() > 1:
-        require_same(settings)
+    of_main = on_main(lambda: settings)
+    if differ := _find_changed(of_main, settings):  # as on machines that have other files
+        said = [f"{name} is {settings.get(name)} here, {of_main.get(name)} on the main process" for name in differ]
+        raise UserError(f"The ranks do not do the same: {'; '.join(said)}.")
     if not args.resume:
         return None, False
     return on_main(lambda: _look_for_start(Path(args.output_dir), settings, describe_environment(args.device.type)))
@@ -200,7 +194,7 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # of a disk that is gone or read-only now, which has been said
-            if is_main():
+            if rank() == 0:
                 with suppress(PermissionError):  # Windows removes no file that is open
                     (output_dir / _LOCK).unlink(missing_ok=True)
                 lock.release()
