@@ -23,7 +23,7 @@ from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.files import hash_file, staged, write_json
-from smsa.pretraining.corpus import Source, decontaminate, read_column, read_texts
+from smsa.pretraining.corpus import Source, decontaminate, read_column, read_sources, read_table, read_texts
 
 logger = logging.getLogger("smsa.mixture")
 
@@ -36,8 +36,9 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
-    evaluated_on = [*find_evaluation(labelled_dir, plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"]
-    evaluation = [text for path in evaluated_on for text in read_column(path)]
+    evaluation = [text for source in read_sources(["smsa"], to_exclude=True) for text in source.texts]
+    for path in (*(labelled_dir / name for name in plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"):
+        evaluation += read_column(path)
     rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
@@ -75,16 +76,6 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         folder.rename(output)
 
 
-def find_evaluation(labelled_dir: Path, kept_out: list[str]) -> list[Path]:
-    """Return the files whose texts may not be seen: SmSA's valid and test, masked or not, and the sets kept out."""
-    smsa = find_smsa()
-    masked = smsa["train"].with_name("test_preprocess_masked_label.tsv")
-    return [path for split, path in smsa.items() if split != "train"] + [
-        *([masked] if masked.is_file() else []),
-        *(labelled_dir / name for name in kept_out),
-    ]
-
-
 def select(path: Path, source: dict, random: Random) -> Rows:
     """Return the rows of one source that its recipe takes."""
     if path.suffix == ".yaml":
@@ -93,8 +84,7 @@ def select(path: Path, source: dict, random: Random) -> Rows:
         texts, label_ids, _, _ = read_rows(path)
         return list(dict(zip(texts, (LABELS[i] for i in label_ids), strict=True)).items())
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [(row["text"], label) for row in csv.DictReader(stream) if (label := agree(row, source))]
+        return [(row["text"], label) for row in read_table(path) if (label := agree(row, source))]
     if "labels" in source:
         return find_labelled(read_texts(path), ROOT / source["labels"])
     texts = read_texts(path)
@@ -105,15 +95,9 @@ def select(path: Path, source: dict, random: Random) -> Rows:
 
 def find_labelled(texts: list[str], path: Path) -> Rows:
     """Return the texts that a file of labels knows by their hash: data/mixture/annotation.md."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream, delimiter="\t")}
-    keys = {hash_text(text): text for text in texts}
+    labels = {row["sha256"]: row["label"] for row in read_table(path)}
+    keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
     return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
-
-
-def hash_text(text: str) -> str:
-    """Return what stands for a text in a file of labels, the first 16 digits of its sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def agree(row: dict[str, str], source: dict) -> str | None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from smsa.errors import UserError
 
 STAGING = ".staging"  # what is being written; no pattern of checkpoints or outputs matches it
+RUN_RECORD = "run.json"  # written last: with it, a run is finished
 
 
 def hash_file(path: Path) -> tuple[str, int]:

@@ -95,8 +95,13 @@ def read_column(path: Path) -> list[str]:
     """Return the texts of a .csv, whose column `text` they are, or as `read_texts` does of another file."""
     if path.suffix != ".csv":
         return read_texts(path)
+    return [row["text"] for row in read_table(path) if row["text"].strip()]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a .csv, or of a .tsv with a header."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return [row["text"] for row in csv.DictReader(stream) if row["text"].strip()]
+        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HTTPError
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.markdown import TEMPLATES
-from smsa.files import publish, write_json
+from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _TEMPLATES = TEMPLATES.overlay(
     lstrip_blocks=False,
 )
 
-CARD, RECORD = "README.md", "run.json"
+CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
 _SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
@@ -55,7 +55,7 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
 
 def is_renewable(folder: str | Path) -> bool:
     """Return whether `render_card` may replace a folder's card: smsa wrote it here, and its owner left it so."""
-    return OURS in _read_card(folder) and (Path(folder) / RECORD).is_file()
+    return OURS in _read_card(folder) and (Path(folder) / RUN_RECORD).is_file()
 
 
 def publish_run(staging: Path, output_dir: Path, record: dict) -> None:
@@ -65,10 +65,10 @@ def publish_run(staging: Path, output_dir: Path, record: dict) -> None:
     """
     before = _read_card(output_dir)
     record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
-    write_json(record, staging / RECORD)
+    write_json(record, staging / RUN_RECORD)
     if not before or OURS in before:
         (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
-    publish(staging, output_dir, last=RECORD)
+    publish(staging, output_dir, last=RUN_RECORD)
 
 
 def _read_card(folder: str | Path) -> str:
@@ -96,7 +96,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
     folder = Path(folder)
     licence = _stated_licence(_read_card(folder) if before is None else before)
     try:
-        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RECORD))
+        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
         base = run["base_model"]
         if "held_out" in metrics:
             template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}

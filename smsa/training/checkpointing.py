@@ -22,13 +22,12 @@ from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
 from smsa.errors import UserError
-from smsa.files import STAGING, hash_file, make_readable, require_empty, take_lock, write_json
+from smsa.files import RUN_RECORD, STAGING, hash_file, make_readable, require_empty, take_lock, write_json
 from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RUN_RECORD = "run.json"  # written last: with it, the run is finished
 _PREFIX, _LOCK = "checkpoint-", "run.lock"
 _OF_NO_RUN = frozenset({_LOCK, STAGING})  # what a run leaves that was killed before it had anything to keep
 _NEW_FOLDER = "resume it by --resume auto, or choose another --output_dir"
@@ -120,7 +119,8 @@ def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bo
             for settings that differ between the ranks, or cannot change within a run.
     """
     of_main = on_main(lambda: settings)
-    if differ := _find_changed(of_main, settings):  # as on machines that have other files
+    if settings != of_main:  # as on machines that have other files
+        differ = _find_changed(of_main, settings)
         said = [f"{name} is {settings.get(name)} here, {of_main.get(name)} on the main process" for name in differ]
         raise UserError(f"The ranks do not do the same: {'; '.join(said)}.")
     if not args.resume:
