@@ -3,7 +3,6 @@
 python scripts/calibrate.py --model runs/indonlu --data data/smsa/valid_preprocess.tsv --output runs/calibrated
 """
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArgument
 from smsa.evaluation.report import LabelledFile, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import STAGING, publish, require_empty, staged, write_json
+from smsa.files import STAGING, publish, require_empty, staged, update_json
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, is_renewable, render_card
@@ -42,9 +41,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         (calibrated,) = load_systems([str(staging)], **options)
         report = evaluate([system, replace(calibrated, name=f"{system.name} (calibrated)")], data)
         if is_renewable(staging):
-            metrics = json.loads((staging / "metrics.json").read_bytes())
-            metrics["examples"] = predict_examples(*load_classifier(staging), EXAMPLES)
-            write_json(metrics, staging / "metrics.json")
+            update_json(staging / "metrics.json", examples=predict_examples(*load_classifier(staging), EXAMPLES))
             (staging / CARD).write_text(render_card(staging, str(output)), encoding="utf-8")
         publish(staging, output, last="config.json")
 

@@ -35,6 +35,11 @@ def write_json(values: object, path: str | Path) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+def update_json(path: Path, **changes: object) -> None:
+    """Change some values of a JSON file."""
+    write_json(json.loads(path.read_bytes()) | changes, path)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let errors of writing name the path, which the system does not where the disk is full.
