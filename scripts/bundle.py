@@ -88,7 +88,7 @@ def evaluate_again(folder: Path) -> None:
     """Let metrics.json say what the rounded weights score on valid, and predict for the examples."""
     metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
     path = find_smsa()["valid"]
-    if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
+    if hash_file(path) != run["data"]["valid"]["sha256"]:
         raise UserError(f"{path} is not the file that the run was evaluated on.")
     data = LabelledFile.read(path, tuple(run["labels"]))
     logits = np.log(predict(folder, data.texts, data.labels))

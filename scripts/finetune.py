@@ -80,7 +80,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     data = {}
     for split, path in files.items():
         path = path or files["train"]  # of which valid is a part
-        sha256, _ = hash_file(path)
+        sha256 = hash_file(path)
         is_smsa = sha256 == SMSA_SHA256[split]
         data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
 

@@ -44,7 +44,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     for name, source in plan["sources"].items():
         path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
         found = select(path, source, random)
-        texts = Source(name, 1, hash_file(path)[0], [text for text, _ in found])
+        texts = Source(name, 1, hash_file(path), [text for text, _ in found])
         decontaminate([texts], evaluation)
         allowed = set(texts.texts)
         kept = [(text, label) for text, label in found if text in allowed]
@@ -71,7 +71,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         for split, texts in rows.items():
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream).writerows([("text", "label", "source")[: len(texts[0])], *texts])
-            record[split] = {"sha256": hash_file(folder / f"{split}.csv")[0], "n_texts": len(texts)}
+            record[split] = {"sha256": hash_file(folder / f"{split}.csv"), "n_texts": len(texts)}
         write_json(record, folder / "mixture.json")
         folder.rename(output)
 

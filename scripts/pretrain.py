@@ -55,7 +55,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
     hashes = {source.name: source.sha256 for source in sources}
     hashes |= {f"{source.name}, excluded": source.sha256 for source in excluded}
-    hashes |= {"the added tokens": hash_file(words)[0]} if words else {}
+    hashes |= {"the added tokens": hash_file(words)} if words else {}
 
     # Where the run stands
     settings = describe_settings(*arguments, hashes=hashes)

@@ -17,11 +17,10 @@ STAGING = ".staging"  # what is being written; no pattern of checkpoints or outp
 RUN_RECORD = "run.json"  # written last: with it, a run is finished
 
 
-def hash_file(path: Path) -> tuple[str, int]:
-    """Return sha256 and size in bytes."""
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return digest, stream.tell()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(values: object, path: str | Path) -> None:

@@ -22,7 +22,7 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     record = folder / "run.json"
     run = json.loads(record.read_bytes()) if record.is_file() else {}
     trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
-    if trained_on and hash_file(Path(data_path))[0] == trained_on:
+    if trained_on and hash_file(Path(data_path)) == trained_on:
         raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
     return folder
 

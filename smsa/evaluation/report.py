@@ -108,7 +108,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     return {
         "data": {
             "file": str(data.path),
-            "sha256": hash_file(data.path)[0],
+            "sha256": hash_file(data.path),
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },

@@ -64,7 +64,7 @@ def read_sources(
         for origin, path in files.items():
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
-            sources.append(Source(origin, value, hash_file(path)[0], read_texts(path)))
+            sources.append(Source(origin, value, hash_file(path), read_texts(path)))
     return sources
 
 

@@ -93,7 +93,7 @@ def export_model(
 
     original, expected = measure([])
     original["bytes"] = sum(weights.nbytes for weights in model.state_dict().values())
-    described = {"file": data.name, "sha256": hash_file(data)[0], "n_texts": len(labelled)}
+    described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(labelled)}
     record = {"target": target, "data": described, "original": original}
     openvino = (_write_openvino, partial(compile_openvino, config={"INFERENCE_PRECISION_HINT": "f32"}))
     write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": openvino}[target]

@@ -1,6 +1,6 @@
 """A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
-OUTPUT/checkpoint-<step>/manifest.json   size and sha256 of each file, and the settings that the run has
+OUTPUT/checkpoint-<step>/manifest.json   sha256 of each file, and the settings that the run has
 OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
 OUTPUT/.staging/                         what is being written
 OUTPUT/run.lock                          a run is at work here
@@ -45,8 +45,7 @@ def commit(staging: Path, target: Path, **described: object) -> None:
     for path in paths:
         make_readable(path)
     with ThreadPoolExecutor() as pool:  # those of a large encoder take seconds
-        hashes = list(pool.map(hash_file, paths))
-    files = {path.name: {"sha256": digest, "bytes": size} for path, (digest, size) in zip(paths, hashes, strict=True)}
+        files = dict(zip((path.name for path in paths), pool.map(hash_file, paths), strict=True))
     write_json({**described, "files": files}, staging / MANIFEST)
     shutil.rmtree(target, ignore_errors=True)  # of an earlier training in the same folder
     os.rename(staging, target)
@@ -67,8 +66,8 @@ def verify(checkpoint: Path) -> dict:
     name = MANIFEST
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        for name, file in manifest["files"].items():
-            if hash_file(checkpoint / name) != (file["sha256"], file["bytes"]):
+        for name, sha256 in manifest["files"].items():
+            if hash_file(checkpoint / name) != sha256:
                 raise ValueError("its content has changed")
     except OSError as error:
         raise UserError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
