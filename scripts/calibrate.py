@@ -14,7 +14,7 @@ from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArgument
 from smsa.evaluation.report import LabelledFile, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import STAGING, publish, require_empty, staged, update_json
+from smsa.files import publish, require_empty, staged, update_json
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, is_renewable, render_card
@@ -27,7 +27,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     """Fit a temperature, write the calibrated model, and log how both do; return both's report and the temperature."""
     source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
-    require_empty(output, "choose another --output", frozenset({STAGING}))
+    require_empty(output, "choose another --output")
     (system,) = load_systems([args.model], **options)
     data = LabelledFile.read(data_args.data, system.labels, **data_args.reading())
     output.mkdir(parents=True, exist_ok=True)

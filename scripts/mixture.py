@@ -23,7 +23,7 @@ from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.files import hash_file, staged, write_json
-from smsa.pretraining.corpus import Source, decontaminate, read_column, read_sources, read_table, read_texts
+from smsa.pretraining.corpus import find_overlaps, read_column, read_sources, read_table, read_texts
 
 logger = logging.getLogger("smsa.mixture")
 
@@ -39,19 +39,17 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     evaluation = [text for source in read_sources(["smsa"], to_exclude=True) for text in source.texts]
     for path in (*(labelled_dir / name for name in plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"):
         evaluation += read_column(path)
+    overlaps = find_overlaps(evaluation)
     rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
         path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
         found = select(path, source, random)
-        texts = Source(name, 1, hash_file(path), [text for text, _ in found])
-        decontaminate([texts], evaluation)
-        allowed = set(texts.texts)
-        kept = [(text, label) for text, label in found if text in allowed]
+        kept = [row for row in found if not overlaps(row[0])]
+        described = {"licence": source["licence"], "sha256": hash_file(path), "n_excluded": len(found) - len(kept)}
         random.shuffle(kept)
         kept = kept[: source.get("n_texts")]
         counts = Counter(label for _, label in kept)
-        described = {"licence": source["licence"], "sha256": texts.sha256, "n_excluded": len(found) - len(texts.texts)}
         record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
         logger.info("%s: %s", name, dict(counts))
         n_held_out = round(plan["calibration"] * len(kept))
@@ -63,9 +61,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     random.shuffle(rows["train"])
     slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
     rows["train"][:n_slang] = [(text, label) for text, (_, label) in zip(slang, rows["train"], strict=False)]
-    evaluated = Source("", 1, "", [text for texts in rows.values() for text, *_ in texts])
-    decontaminate([evaluated], evaluation)
-    record["n_overlapping"] = sum(map(len, rows.values())) - len(evaluated.texts)
+    record["n_overlapping"] = sum(overlaps(text) for texts in rows.values() for text, *_ in texts)
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
         for split, texts in rows.items():

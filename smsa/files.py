@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from smsa.errors import UserError
 
 STAGING = ".staging"  # what is being written; no pattern of checkpoints or outputs matches it
+LOCK = "run.lock"  # a run is at work here
 RUN_RECORD = "run.json"  # written last: with it, a run is finished
 
 
@@ -107,8 +108,8 @@ def publish(staging: Path, folder: Path, last: str) -> None:
         os.replace(path, folder / path.name)
 
 
-def require_empty(folder: str | Path, way_out: str, ignored: frozenset[str] = frozenset()) -> None:
-    """Refuse an output folder that holds something, but for what is called as one of `ignored`.
+def require_empty(folder: str | Path, way_out: str) -> None:
+    """Refuse an output folder that holds something but what is left by who was killed before there was more.
 
     Raises:
         UserError: with the way out.
@@ -116,7 +117,7 @@ def require_empty(folder: str | Path, way_out: str, ignored: frozenset[str] = fr
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: {way_out}.")
-    names = sorted({path.name for path in folder.iterdir()} - ignored) if folder.exists() else []
+    names = sorted({path.name for path in folder.iterdir()} - {STAGING, LOCK}) if folder.exists() else []
     if names:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{folder} is not empty ({listed}): {way_out}.")

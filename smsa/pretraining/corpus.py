@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -105,16 +105,22 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:
-    """Exclude from the sources, in place, the texts that share eight words in a row with an evaluation text.
+    """Exclude from the sources, in place, the texts that overlap with an evaluation text."""
+    overlaps = find_overlaps(evaluation_texts)
+    for source in sources:
+        texts = [text for text in source.texts if not overlaps(text)]
+        if n_excluded := len(source.texts) - len(texts):
+            logger.info("%s: %s texts overlap with evaluation texts: excluded", source.name, f"{n_excluded:,}")
+        source.texts = texts
+
+
+def find_overlaps(evaluation_texts: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether a text shares eight words in a row with one of these.
 
     Case, punctuation and the space before `nya` do not count. A shorter text overlaps with one that is equal to it.
     """
     known = {ngram for text in evaluation_texts for ngram in _ngrams(text)}
-    for source in sources:
-        texts = [text for text in source.texts if known.isdisjoint(_ngrams(text))]
-        if n_excluded := len(source.texts) - len(texts):
-            logger.info("%s: %s texts overlap with evaluation texts: excluded", source.name, f"{n_excluded:,}")
-        source.texts = texts
+    return lambda text: not known.isdisjoint(_ngrams(text))
 
 
 def _ngrams(text: str) -> Iterator[tuple[str, ...]]:

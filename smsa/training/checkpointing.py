@@ -22,15 +22,13 @@ from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
 from smsa.errors import UserError
-from smsa.files import RUN_RECORD, STAGING, hash_file, make_readable, require_empty, take_lock, write_json
+from smsa.files import LOCK, RUN_RECORD, STAGING, hash_file, make_readable, require_empty, take_lock, write_json
 from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_PREFIX, _LOCK = "checkpoint-", "run.lock"
-_OF_NO_RUN = frozenset({_LOCK, STAGING})  # what a run leaves that was killed before it had anything to keep
-_NEW_FOLDER = "resume it by --resume auto, or choose another --output_dir"
+_PREFIX = "checkpoint-"
 
 # Settings that take effect when they change within a run; others would not, or would mix two runs.
 CHANGEABLE = frozenset(
@@ -143,7 +141,7 @@ def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tupl
             logger.warning("%s has lost %s: the result is written again.", output_dir, ", ".join(missing))
     newest = find_newest(output_dir)
     if newest is None:
-        require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir", _OF_NO_RUN)
+        require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir")
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)
@@ -175,12 +173,12 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
         UserError: if another run is at work there, if the folder is not empty (unless `resume`), or not on a disk that
             all ranks share.
     """
-    lock = FileLock(output_dir / _LOCK)
+    lock = FileLock(output_dir / LOCK)
     is_new = not output_dir.exists()
 
     def take() -> None:
         if not resume:
-            require_empty(output_dir, _NEW_FOLDER, _OF_NO_RUN)
+            require_empty(output_dir, "resume it by --resume auto, or choose another --output_dir")
         output_dir.mkdir(parents=True, exist_ok=True)
         way_out = "wait for it, stop it, or choose another --output_dir"
         take_lock(lock, 0, f"{output_dir} is in use by another run: {way_out}.")
@@ -188,14 +186,14 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
 
     on_main(take)
     try:
-        if not (output_dir / _LOCK).is_file():
+        if not (output_dir / LOCK).is_file():
             raise UserError(f"{output_dir} is not there for every rank: it must be on a disk that all machines share.")
         yield
     finally:
         with suppress(OSError):  # of a disk that is gone or read-only now, which has been said
             if rank() == 0:
                 with suppress(PermissionError):  # Windows removes no file that is open
-                    (output_dir / _LOCK).unlink(missing_ok=True)
+                    (output_dir / LOCK).unlink(missing_ok=True)
                 lock.release()
                 if is_new and not any(output_dir.iterdir()):
                     output_dir.rmdir()
