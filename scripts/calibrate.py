@@ -4,6 +4,7 @@ python scripts/calibrate.py --model runs/indonlu --data data/smsa/valid_preproce
 """
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     data = LabelledFile.read(data_args.data, system.labels, **data_args.reading())
     output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
-        calibration.copy_model(source, staging)
+        for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):  # no checkpoints
+            for path in filter(Path.is_file, source.glob(pattern)):
+                shutil.copyfile(path, staging / path.name)
         if args.normalise_elongated:
             calibration.store_normaliser(staging)
         (uncalibrated,) = load_systems([str(staging)], **options)

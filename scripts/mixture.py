@@ -81,19 +81,14 @@ def select(path: Path, source: dict, random: Random) -> Rows:
         return list(dict(zip(texts, (LABELS[i] for i in label_ids), strict=True)).items())
     if path.suffix == ".csv":
         return [(row["text"], label) for row in read_table(path) if (label := agree(row, source))]
-    if "labels" in source:
-        return find_labelled(read_texts(path), ROOT / source["labels"])
     texts = read_texts(path)
+    if "labels" in source:  # of texts that are known by their hash: data/mixture/annotation.md
+        labels = {row["sha256"]: row["label"] for row in read_table(ROOT / source["labels"])}
+        keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
+        return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
     low, high = source["words"]
     refused = re.compile(source["refused"], re.I)
     return [(text, "neutral") for text in texts if low <= len(text.split()) <= high and not refused.search(text)]
-
-
-def find_labelled(texts: list[str], path: Path) -> Rows:
-    """Return the texts that a file of labels knows by their hash: data/mixture/annotation.md."""
-    labels = {row["sha256"]: row["label"] for row in read_table(path)}
-    keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
-    return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
 
 
 def agree(row: dict[str, str], source: dict) -> str | None:

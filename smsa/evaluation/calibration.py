@@ -1,7 +1,6 @@
 """What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -25,13 +24,6 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     if trained_on and hash_file(Path(data_path)) == trained_on:
         raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
     return folder
-
-
-def copy_model(source: Path, folder: Path) -> None:
-    """Copy the files of a model, without the checkpoints and predictions of its run."""
-    for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):
-        for path in filter(Path.is_file, source.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
 
 
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
