@@ -9,7 +9,6 @@ import logging
 import tempfile
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +94,7 @@ def export_model(
     original["bytes"] = sum(weights.nbytes for weights in model.state_dict().values())
     described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(labelled)}
     record = {"target": target, "data": described, "original": original}
-    openvino = (_write_openvino, partial(compile_openvino, config={"INFERENCE_PRECISION_HINT": "f32"}))
-    write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": openvino}[target]
+    write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
         with staged(output_dir) as staging:
@@ -183,3 +181,7 @@ def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[st
         compress_weights(graph)
     openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
     return {OPENVINO: int8}
+
+
+def _load_openvino(path: Path) -> Forward:
+    return compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
