@@ -13,7 +13,7 @@ from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import System
-from smsa.files import STAGING, publish, require_empty, staged
+from smsa.files import publish, require_empty, staged
 
 logger = logging.getLogger("smsa.baseline")
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("smsa.baseline")
 def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     """Fit it to train, save it, and leave its report on valid beside it; return the content of report.json."""
     output = Path(args.output)
-    require_empty(output, "choose another --output", frozenset({STAGING}))
+    require_empty(output, "choose another --output")
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
     files = find_files(
         data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import confusion_matrix
+from transformers import EvalPrediction
 
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
-from smsa.data.labels import EXAMPLES
+from smsa.data.labels import EXAMPLES, LABELS
 from smsa.errors import UserError
 from smsa.evaluation.calibration import store_temperature
+from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.statistics import bootstrap, fit_temperature
-from smsa.files import hash_file, staged, write_json
-from smsa.inference.classifier import SentimentClassifier
+from smsa.evaluation.systems import load_systems
+from smsa.files import hash_file, staged, update_json, write_json
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
-from smsa.training.metrics import predict_examples, score_label_ids
+from smsa.training.metrics import compute_metrics, predict_examples
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
@@ -45,7 +46,7 @@ def main(name: str, run: Path, mixture: Path | None) -> None:
             evaluate_again(folder)
         (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read a file
         outputs = sorted({CARD, *(path.name for path in folder.iterdir())} - {"run.json"})
-        write_json(json.loads((folder / "run.json").read_bytes()) | {"outputs": outputs}, folder / "run.json")
+        update_json(folder / "run.json", outputs=outputs)
         (folder / CARD).write_text(render_card(folder, name, STATED, origins), encoding="utf-8")
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         folder.rename(FOLDER / name)
@@ -68,38 +69,35 @@ def copy_in_fp16(run: Path, folder: Path) -> None:
     write_json(record, folder / "run.json")
 
 
+def predict(folder: Path, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
+    """Return the probabilities of a model in fp32, shape (n_texts, n_labels)."""
+    (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
+    return system.predict(texts, labels)
+
+
 def calibrate(folder: Path, held_out: Path) -> None:
     """Divide the logits by the temperature that fits SmSA's valid and what the mixture held out, together."""
-    rows = load_splits({"valid": find_smsa()["valid"], "held out": held_out})
-    texts, label_ids = (sum((split[column][:] for split in rows.values()), []) for column in ("text", "label"))
-    classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
-    found = [[row[f"p_{label}"] for label in classifier.labels] for row in classifier(texts)]
-    probabilities = np.array(found, dtype=float)
-    has_words = np.isfinite(probabilities).all(-1)
-    temperature = fit_temperature(np.array(label_ids)[has_words], probabilities[has_words])
+    splits = load_splits({"valid": find_smsa()["valid"], "held out": held_out})
+    texts, label_ids = (sum((split[column][:] for split in splits.values()), []) for column in ("text", "label"))
+    temperature = fit_temperature(np.array(label_ids), predict(folder, texts, LABELS))
     store_temperature(folder, temperature)
-    run = json.loads((folder / "run.json").read_bytes())
-    write_json(run | {"temperature": temperature}, folder / "run.json")
+    update_json(folder / "run.json", temperature=temperature)
 
 
 def evaluate_again(folder: Path) -> None:
     """Let metrics.json say what the rounded weights score on valid, and predict for the examples."""
     metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
     path = find_smsa()["valid"]
-    if hash_file(path)[0] != run["data"]["valid"]["sha256"]:
+    if hash_file(path) != run["data"]["valid"]["sha256"]:
         raise UserError(f"{path} is not the file that the run was evaluated on.")
-    labels = tuple(run["labels"])
-    rows = load_splits({"valid": path}, labels)["valid"]
-    label_ids = np.array(rows["label"][:])  # (n_texts,)
-    classifier = SentimentClassifier.from_pretrained(str(folder), device="cpu", precision="no", backend="torch")
-    logits = np.log([[found[f"p_{label}"] for label in labels] for found in classifier(rows["text"][:])])
-    scores = {"loss": float(-logits[np.arange(len(label_ids)), label_ids].mean())}
-    scores |= score_label_ids(logits.argmax(-1), label_ids, labels)
-    metrics["valid"] = {name: scores[name] for name in metrics["valid"] if name in scores}
-    f1 = bootstrap(confusion_matrix(label_ids, logits.argmax(-1), labels=range(len(labels))))["f1"]
-    metrics["valid"]["intervals"] = {"f1": (f1["low"], f1["high"])}
-    metrics["examples"] = predict_examples(*load_classifier(str(folder)), EXAMPLES)
-    write_json(metrics, folder / "metrics.json")
+    data = LabelledFile.read(path, tuple(run["labels"]))
+    logits = np.log(predict(folder, data.texts, data.labels))
+    scores = compute_metrics(EvalPrediction(logits, data.gold), data.labels)
+    valid = {name: scores[name] for name in metrics["valid"] if name in scores}
+    f1 = bootstrap(data.count_confusion(logits.argmax(-1)))["f1"]
+    valid["intervals"] = {"f1": (f1["low"], f1["high"])}
+    examples = predict_examples(*load_classifier(str(folder)), EXAMPLES)
+    update_json(folder / "metrics.json", valid=valid, examples=examples)
 
 
 if __name__ == "__main__":

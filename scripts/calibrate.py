@@ -3,8 +3,8 @@
 python scripts/calibrate.py --model runs/indonlu --data data/smsa/valid_preprocess.tsv --output runs/calibrated
 """
 
-import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArgument
 from smsa.evaluation.report import LabelledFile, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import STAGING, publish, require_empty, staged, write_json
+from smsa.files import publish, require_empty, staged, update_json
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import load_classifier
 from smsa.sharing.card import CARD, is_renewable, render_card
@@ -28,12 +28,14 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     """Fit a temperature, write the calibrated model, and log how both do; return both's report and the temperature."""
     source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
-    require_empty(output, "choose another --output", frozenset({STAGING}))
+    require_empty(output, "choose another --output")
     (system,) = load_systems([args.model], **options)
     data = LabelledFile.read(data_args.data, system.labels, **data_args.reading())
     output.mkdir(parents=True, exist_ok=True)
     with staged(output) as staging:
-        calibration.copy_model(source, staging)
+        for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):  # no checkpoints
+            for path in filter(Path.is_file, source.glob(pattern)):
+                shutil.copyfile(path, staging / path.name)
         if args.normalise_elongated:
             calibration.store_normaliser(staging)
         (uncalibrated,) = load_systems([str(staging)], **options)
@@ -42,9 +44,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         (calibrated,) = load_systems([str(staging)], **options)
         report = evaluate([system, replace(calibrated, name=f"{system.name} (calibrated)")], data)
         if is_renewable(staging):
-            metrics = json.loads((staging / "metrics.json").read_bytes())
-            metrics["examples"] = predict_examples(*load_classifier(staging), EXAMPLES)
-            write_json(metrics, staging / "metrics.json")
+            update_json(staging / "metrics.json", examples=predict_examples(*load_classifier(staging), EXAMPLES))
             (staging / CARD).write_text(render_card(staging, str(output)), encoding="utf-8")
         publish(staging, output, last="config.json")
 

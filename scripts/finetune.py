@@ -25,13 +25,13 @@ from smsa.data.datasets import (
     write_rejects,
 )
 from smsa.data.labels import EXAMPLES
-from smsa.files import hash_file, naming, publish, staged, write_json
+from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_model
-from smsa.runtime import is_main, on_main, set_up_process
-from smsa.sharing.card import CARD, describe_base, write_card
+from smsa.runtime import on_main, rank, set_up_process
+from smsa.sharing.card import describe_base, publish_run
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
-from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run
+from smsa.training.checkpointing import describe_run, find_start, sole_run
 from smsa.training.metrics import (
     collect_metrics,
     history_table,
@@ -40,7 +40,6 @@ from smsa.training.metrics import (
     seeds_table,
     write_predictions,
     write_seeds,
-    write_submission,
 )
 from smsa.training.trainer import SentimentTrainer
 
@@ -59,10 +58,10 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
             args.seeds, args.seed, args.output_dir = None, seed, str(Path(args.output_dir, f"seed-{seed}"))
         with sole_run(Path(args.output_dir), resume=args.resume is not None):
             finetune(model_args, data_args, args)
-    if training_args.seeds and is_main():
+    if training_args.seeds and rank() == 0:
         summary = write_seeds(training_args.output_dir, training_args.seeds)
         logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
-    if training_args.pushes_to_hub and is_main():
+    if training_args.pushes_to_hub and rank() == 0:
         logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private))
 
 
@@ -81,7 +80,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     data = {}
     for split, path in files.items():
         path = path or files["train"]  # of which valid is a part
-        sha256, _ = hash_file(path)
+        sha256 = hash_file(path)
         is_smsa = sha256 == SMSA_SHA256[split]
         data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
 
@@ -112,7 +111,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
 
     # Evaluate
     outputs = predict_splits(trainer, splits)
-    if not is_main():
+    if rank():
         return
     metrics = collect_metrics(trainer, outputs, labels)
     metrics["examples"] = predict_examples(trainer.model, tokenizer, EXAMPLES)
@@ -121,18 +120,16 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     with naming(output_dir), staged(output_dir) as staging:
         trainer.save_model(staging)
         for split, output in outputs.items():
-            write_predictions(output, splits[split]["text"][:], labels, staging / f"predictions_{split}.csv")
-        if "test" in outputs:
-            write_submission(outputs["test"], labels, staging / "submission.csv")
+            path = staging / f"predictions_{split}.csv"
+            predictions = write_predictions(output, splits[split]["text"][:], labels, path)
+            if split == "test":  # the benchmark's file
+                predictions["label"].rename_axis("index").to_csv(staging / "submission.csv")
         write_json(metrics, staging / "metrics.json")
         history_table(trainer.state.log_history).to_csv(staging / "history.csv", index=False)
         write_rejects(reading["rejects"] or (), staging)
         record = describe_run(trainer, arguments)
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
-        record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
-        write_json(record, staging / RUN_RECORD)
-        write_card(staging, output_dir)
-        publish(staging, output_dir, last=RUN_RECORD)
+        publish_run(staging, output_dir, record)
     # the newest checkpoint stays, from which the run can be lengthened, and the best one
     rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     for split, output in outputs.items():

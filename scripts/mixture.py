@@ -23,7 +23,7 @@ from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.files import hash_file, staged, write_json
-from smsa.pretraining.corpus import Source, decontaminate, read_column, read_texts
+from smsa.pretraining.corpus import find_overlaps, read_column, read_sources, read_table, read_texts
 
 logger = logging.getLogger("smsa.mixture")
 
@@ -36,21 +36,20 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
-    evaluated_on = [*find_evaluation(labelled_dir, plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"]
-    evaluation = [text for path in evaluated_on for text in read_column(path)]
+    evaluation = [text for source in read_sources(["smsa"], to_exclude=True) for text in source.texts]
+    for path in (*(labelled_dir / name for name in plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"):
+        evaluation += read_column(path)
+    overlaps = find_overlaps(evaluation)
     rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
         path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
         found = select(path, source, random)
-        texts = Source(name, 1, hash_file(path)[0], [text for text, _ in found])
-        decontaminate([texts], evaluation)
-        allowed = set(texts.texts)
-        kept = [(text, label) for text, label in found if text in allowed]
+        kept = [row for row in found if not overlaps(row[0])]
+        described = {"licence": source["licence"], "sha256": hash_file(path), "n_excluded": len(found) - len(kept)}
         random.shuffle(kept)
         kept = kept[: source.get("n_texts")]
         counts = Counter(label for _, label in kept)
-        described = {"licence": source["licence"], "sha256": texts.sha256, "n_excluded": len(found) - len(texts.texts)}
         record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
         logger.info("%s: %s", name, dict(counts))
         n_held_out = round(plan["calibration"] * len(kept))
@@ -62,27 +61,15 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     random.shuffle(rows["train"])
     slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
     rows["train"][:n_slang] = [(text, label) for text, (_, label) in zip(slang, rows["train"], strict=False)]
-    evaluated = Source("", 1, "", [text for texts in rows.values() for text, *_ in texts])
-    decontaminate([evaluated], evaluation)
-    record["n_overlapping"] = sum(map(len, rows.values())) - len(evaluated.texts)
+    record["n_overlapping"] = sum(overlaps(text) for texts in rows.values() for text, *_ in texts)
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
         for split, texts in rows.items():
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream).writerows([("text", "label", "source")[: len(texts[0])], *texts])
-            record[split] = {"sha256": hash_file(folder / f"{split}.csv")[0], "n_texts": len(texts)}
+            record[split] = {"sha256": hash_file(folder / f"{split}.csv"), "n_texts": len(texts)}
         write_json(record, folder / "mixture.json")
         folder.rename(output)
-
-
-def find_evaluation(labelled_dir: Path, kept_out: list[str]) -> list[Path]:
-    """Return the files whose texts may not be seen: SmSA's valid and test, masked or not, and the sets kept out."""
-    smsa = find_smsa()
-    masked = smsa["train"].with_name("test_preprocess_masked_label.tsv")
-    return [path for split, path in smsa.items() if split != "train"] + [
-        *([masked] if masked.is_file() else []),
-        *(labelled_dir / name for name in kept_out),
-    ]
 
 
 def select(path: Path, source: dict, random: Random) -> Rows:
@@ -93,27 +80,15 @@ def select(path: Path, source: dict, random: Random) -> Rows:
         texts, label_ids, _, _ = read_rows(path)
         return list(dict(zip(texts, (LABELS[i] for i in label_ids), strict=True)).items())
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [(row["text"], label) for row in csv.DictReader(stream) if (label := agree(row, source))]
-    if "labels" in source:
-        return find_labelled(read_texts(path), ROOT / source["labels"])
+        return [(row["text"], label) for row in read_table(path) if (label := agree(row, source))]
     texts = read_texts(path)
+    if "labels" in source:  # of texts that are known by their hash: data/mixture/annotation.md
+        labels = {row["sha256"]: row["label"] for row in read_table(ROOT / source["labels"])}
+        keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
+        return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
     low, high = source["words"]
     refused = re.compile(source["refused"], re.I)
     return [(text, "neutral") for text in texts if low <= len(text.split()) <= high and not refused.search(text)]
-
-
-def find_labelled(texts: list[str], path: Path) -> Rows:
-    """Return the texts that a file of labels knows by their hash: data/mixture/annotation.md."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream, delimiter="\t")}
-    keys = {hash_text(text): text for text in texts}
-    return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
-
-
-def hash_text(text: str) -> str:
-    """Return what stands for a text in a file of labels, the first 16 digits of its sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def agree(row: dict[str, str], source: dict) -> str | None:

@@ -11,16 +11,16 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.files import hash_file, naming, publish, staged, write_json
+from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.runtime import is_main, set_up_process
-from smsa.sharing.card import CARD, describe_base, write_card
+from smsa.runtime import rank, set_up_process
+from smsa.sharing.card import describe_base, publish_run
 from smsa.training.arguments import describe_settings
-from smsa.training.checkpointing import RUN_RECORD, describe_run, find_start, sole_run
+from smsa.training.checkpointing import describe_run, find_start, sole_run
 from smsa.training.metrics import history_table
 
 logger = logging.getLogger("smsa.pretrain")
@@ -55,7 +55,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
     hashes = {source.name: source.sha256 for source in sources}
     hashes |= {f"{source.name}, excluded": source.sha256 for source in excluded}
-    hashes |= {"the added tokens": hash_file(words)[0]} if words else {}
+    hashes |= {"the added tokens": hash_file(words)} if words else {}
 
     # Where the run stands
     settings = describe_settings(*arguments, hashes=hashes)
@@ -87,7 +87,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()
-    if not is_main():
+    if rank():
         return
     scores = {score: scores[f"eval_{score}"] for score in ("loss", "masked_accuracy")}
     metrics = {"epoch": trainer.state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": scores}
@@ -103,10 +103,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
             source.name: {"weight": source.weight, "sha256": source.sha256, "n_texts": len(source.texts)}
             for source in sources
         }
-        record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
-        write_json(record, staging / RUN_RECORD)
-        write_card(staging, output_dir)
-        publish(staging, output_dir, last=RUN_RECORD)
+        publish_run(staging, output_dir, record)
     # the newest checkpoint stays, from which the run can be lengthened
     rotate_checkpoints(str(output_dir), 1, None)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])

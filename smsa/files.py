@@ -14,13 +14,14 @@ from safetensors import SafetensorError
 from smsa.errors import UserError
 
 STAGING = ".staging"  # what is being written; no pattern of checkpoints or outputs matches it
+LOCK = "run.lock"  # a run is at work here
+RUN_RECORD = "run.json"  # written last: with it, a run is finished
 
 
-def hash_file(path: Path) -> tuple[str, int]:
-    """Return sha256 and size in bytes."""
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return digest, stream.tell()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(values: object, path: str | Path) -> None:
@@ -32,6 +33,11 @@ def write_json(values: object, path: str | Path) -> None:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def update_json(path: Path, **changes: object) -> None:
+    """Change some values of a JSON file."""
+    write_json(json.loads(path.read_bytes()) | changes, path)
 
 
 @contextmanager
@@ -102,8 +108,8 @@ def publish(staging: Path, folder: Path, last: str) -> None:
         os.replace(path, folder / path.name)
 
 
-def require_empty(folder: str | Path, way_out: str, ignored: frozenset[str] = frozenset()) -> None:
-    """Refuse an output folder that holds something, but for what is called as one of `ignored`.
+def require_empty(folder: str | Path, way_out: str) -> None:
+    """Refuse an output folder that holds something but what is left by who was killed before there was more.
 
     Raises:
         UserError: with the way out.
@@ -111,7 +117,7 @@ def require_empty(folder: str | Path, way_out: str, ignored: frozenset[str] = fr
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: {way_out}.")
-    names = sorted({path.name for path in folder.iterdir()} - ignored) if folder.exists() else []
+    names = sorted({path.name for path in folder.iterdir()} - {STAGING, LOCK}) if folder.exists() else []
     if names:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{folder} is not empty ({listed}): {way_out}.")

@@ -42,11 +42,6 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_main() -> bool:
-    """Return whether this is the main process of the launch, or the only one."""
-    return rank() == 0
-
-
 def is_launched() -> bool:
     """Return whether `accelerate launch` or `torchrun` started this process."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
@@ -139,21 +134,6 @@ def on_main(task: Callable[[], _T]) -> _T:
     options = {"cpu": True, "timeout": timedelta(days=30)} if world_size() > 1 else {}
     PartialState(**options).wait_for_everyone()
     return broadcast_object_list([None if rank() else task()])[0]
-
-
-def require_same(settings: dict[str, object]) -> None:
-    """Refuse settings that are not those of the main process, as on machines that have other files.
-
-    Raises:
-        UserError: on the rank that differs, naming what does.
-    """
-    of_main = broadcast_object_list([settings])[0]
-    if differ := [
-        f"{name} is {of_main.get(name)} on the main process and {settings.get(name)} on rank {rank()}"
-        for name in sorted(of_main.keys() | settings.keys())
-        if of_main.get(name) != settings.get(name)
-    ]:
-        raise UserError(f"The ranks do not do the same: {'; '.join(differ[:5])}.")
 
 
 def any_rank(flag: bool) -> bool:

@@ -1,7 +1,6 @@
 """What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel
 
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
-from smsa.files import hash_file, write_json
+from smsa.files import hash_file, update_json
 from smsa.models.loading import find_bundled, load_classifier, save_tokenizer
 
 
@@ -22,16 +21,9 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     record = folder / "run.json"
     run = json.loads(record.read_bytes()) if record.is_file() else {}
     trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
-    if trained_on and hash_file(Path(data_path))[0] == trained_on:
+    if trained_on and hash_file(Path(data_path)) == trained_on:
         raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
     return folder
-
-
-def copy_model(source: Path, folder: Path) -> None:
-    """Copy the files of a model, without the checkpoints and predictions of its run."""
-    for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):
-        for path in filter(Path.is_file, source.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
 
 
 def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
@@ -54,20 +46,18 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
     folder = Path(folder)
     model, _ = load_classifier(folder)
     name, layer = last_layer(model)
+    temperature_before = getattr(model.config, "smsa_temperature", 1.0)
     tensors = load_file(folder / "model.safetensors")
     if f"{name}.weight" not in tensors:
         raise UserError(f"{folder}/model.safetensors has no {name}.weight under that name, so it cannot be calibrated.")
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):
         tensors[f"{name}.{part}"] /= temperature
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_bytes())
-    config["smsa_temperature"] = config.get("smsa_temperature", 1.0) * temperature
-    write_json(config, folder / "config.json")
-    return config["smsa_temperature"]
+    update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)
+    return temperature_before * temperature
 
 
 def store_normaliser(folder: str | Path) -> None:
     """Let the tokenizer of a model folder write elongated letters once; config.json keeps it as `smsa_normalised`."""
     save_tokenizer(add_normaliser(load_classifier(folder)[1]), folder)
-    path = Path(folder) / "config.json"
-    write_json(json.loads(path.read_bytes()) | {"smsa_normalised": True}, path)
+    update_json(Path(folder) / "config.json", smsa_normalised=True)

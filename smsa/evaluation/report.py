@@ -93,11 +93,14 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     """
     probabilities = [system.predict(data.texts, data.labels) for system in systems]
     evaluations = []
+    perturbations = {name: (name,) for name in PERTURBATIONS} | {"all of them": tuple(PERTURBATIONS)}
     for system, predicted in zip(systems, probabilities, strict=True):
         evaluation = evaluate_system(system, data, predicted, seed)
         if robustness:
-            as_it_is = {"as it is": evaluation["metrics"]["f1"]["value"]}
-            evaluation["robustness"] = as_it_is | measure_robustness(system, data, seed)
+            evaluation["robustness"] = {"as it is": evaluation["metrics"]["f1"]["value"]}
+            for title, names in perturbations.items():
+                perturbed = system.predict(perturb(data.texts, names, seed), data.labels).argmax(-1)
+                evaluation["robustness"][title] = score_present(data.count_confusion(perturbed))["f1"].item()
         evaluations.append(evaluation)
     comparisons = []
     for (a, of_a), (b, of_b) in combinations(zip(systems, probabilities, strict=True), 2):
@@ -108,7 +111,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
     return {
         "data": {
             "file": str(data.path),
-            "sha256": hash_file(data.path)[0],
+            "sha256": hash_file(data.path),
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },
@@ -162,16 +165,6 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
         among = bootstrap(data.count_confusion(np.where(is_present, probabilities, -1).argmax(-1)), seed=seed)
         evaluation["metrics_without_absent"] = {name: among[name] for name in METRICS}
     return evaluation | ({"engine": system.engine} if system.engine else {})
-
-
-def measure_robustness(system: System, data: LabelledFile, seed: int = 0) -> dict[str, float]:
-    """Return the macro F1 of a system on the same texts, perturbed in each way of `PERTURBATIONS`, and in all."""
-    found = {}
-    ways = {**{name: (name,) for name in PERTURBATIONS}, "all of them": tuple(PERTURBATIONS)}
-    for title, names in ways.items():
-        predicted = system.predict(perturb(data.texts, names, seed), data.labels).argmax(-1)
-        found[title] = score_present(data.count_confusion(predicted))["f1"].item()
-    return found
 
 
 def log_report(report: dict) -> None:

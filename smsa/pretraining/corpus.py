@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -64,7 +64,7 @@ def read_sources(
         for origin, path in files.items():
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
-            sources.append(Source(origin, value, hash_file(path)[0], read_texts(path)))
+            sources.append(Source(origin, value, hash_file(path), read_texts(path)))
     return sources
 
 
@@ -95,21 +95,32 @@ def read_column(path: Path) -> list[str]:
     """Return the texts of a .csv, whose column `text` they are, or as `read_texts` does of another file."""
     if path.suffix != ".csv":
         return read_texts(path)
+    return [row["text"] for row in read_table(path) if row["text"].strip()]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a .csv, or of a .tsv with a header."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return [row["text"] for row in csv.DictReader(stream) if row["text"].strip()]
+        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:
-    """Exclude from the sources, in place, the texts that share eight words in a row with an evaluation text.
+    """Exclude from the sources, in place, the texts that overlap with an evaluation text."""
+    overlaps = find_overlaps(evaluation_texts)
+    for source in sources:
+        texts = [text for text in source.texts if not overlaps(text)]
+        if n_excluded := len(source.texts) - len(texts):
+            logger.info("%s: %s texts overlap with evaluation texts: excluded", source.name, f"{n_excluded:,}")
+        source.texts = texts
+
+
+def find_overlaps(evaluation_texts: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether a text shares eight words in a row with one of these.
 
     Case, punctuation and the space before `nya` do not count. A shorter text overlaps with one that is equal to it.
     """
     known = {ngram for text in evaluation_texts for ngram in _ngrams(text)}
-    for source in sources:
-        texts = [text for text in source.texts if known.isdisjoint(_ngrams(text))]
-        if n_excluded := len(source.texts) - len(texts):
-            logger.info("%s: %s texts overlap with evaluation texts: excluded", source.name, f"{n_excluded:,}")
-        source.texts = texts
+    return lambda text: not known.isdisjoint(_ngrams(text))
 
 
 def _ngrams(text: str) -> Iterator[tuple[str, ...]]:

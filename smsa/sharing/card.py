@@ -12,6 +12,7 @@ from huggingface_hub.errors import HTTPError
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.markdown import TEMPLATES
+from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +55,20 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
 
 def is_renewable(folder: str | Path) -> bool:
     """Return whether `render_card` may replace a folder's card: smsa wrote it here, and its owner left it so."""
-    return OURS in _read_card(folder) and (Path(folder) / "run.json").is_file()
+    return OURS in _read_card(folder) and (Path(folder) / RUN_RECORD).is_file()
 
 
-def write_card(folder: Path, output_dir: Path) -> None:
-    """Write the card of a result that is to stand in `output_dir`, unless the card there has been taken over."""
+def publish_run(staging: Path, output_dir: Path, record: dict) -> None:
+    """Move what a run leaves to its folder, with the card, unless the one there has been taken over, and run.json last.
+
+    `record` is what run.json says, but for `outputs`: the names of all files.
+    """
     before = _read_card(output_dir)
+    record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
+    write_json(record, staging / RUN_RECORD)
     if not before or OURS in before:
-        (folder / CARD).write_text(render_card(folder, str(output_dir), before), encoding="utf-8")
+        (staging / CARD).write_text(render_card(staging, str(output_dir), before), encoding="utf-8")
+    publish(staging, output_dir, last=RUN_RECORD)
 
 
 def _read_card(folder: str | Path) -> str:
@@ -89,7 +96,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
     folder = Path(folder)
     licence = _stated_licence(_read_card(folder) if before is None else before)
     try:
-        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
+        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
         base = run["base_model"]
         if "held_out" in metrics:
             template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}

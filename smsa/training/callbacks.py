@@ -18,7 +18,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.errors import UserError
-from smsa.runtime import any_rank, end_with_launcher, is_main
+from smsa.runtime import any_rank, end_with_launcher, rank
 from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class RunGuard(TrainerCallback):
         if is_second:
             line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
         self.signum, self.received_at = signum, time.monotonic()
-        if is_main():
+        if rank() == 0:
             os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
         if is_second and not self.is_in_notebook():
             os._exit(128 + signum)

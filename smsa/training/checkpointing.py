@@ -1,6 +1,6 @@
 """A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
-OUTPUT/checkpoint-<step>/manifest.json   size and sha256 of each file, and the settings that the run has
+OUTPUT/checkpoint-<step>/manifest.json   sha256 of each file, and the settings that the run has
 OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
 OUTPUT/.staging/                         what is being written
 OUTPUT/run.lock                          a run is at work here
@@ -22,24 +22,13 @@ from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
 from smsa.errors import UserError
-from smsa.files import STAGING, hash_file, make_readable, require_empty, take_lock, write_json
-from smsa.runtime import (
-    describe_environment,
-    describe_hardware,
-    describe_versions,
-    is_main,
-    on_main,
-    require_same,
-    world_size,
-)
+from smsa.files import LOCK, RUN_RECORD, STAGING, hash_file, make_readable, require_empty, take_lock, write_json
+from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RUN_RECORD = "run.json"  # written last: with it, the run is finished
-_PREFIX, _LOCK = "checkpoint-", "run.lock"
-_OF_NO_RUN = frozenset({_LOCK, STAGING})  # what a run leaves that was killed before it had anything to keep
-_NEW_FOLDER = "resume it by --resume auto, or choose another --output_dir"
+_PREFIX = "checkpoint-"
 
 # Settings that take effect when they change within a run; others would not, or would mix two runs.
 CHANGEABLE = frozenset(
@@ -54,8 +43,7 @@ def commit(staging: Path, target: Path, **described: object) -> None:
     for path in paths:
         make_readable(path)
     with ThreadPoolExecutor() as pool:  # those of a large encoder take seconds
-        hashes = list(pool.map(hash_file, paths))
-    files = {path.name: {"sha256": digest, "bytes": size} for path, (digest, size) in zip(paths, hashes, strict=True)}
+        files = dict(zip((path.name for path in paths), pool.map(hash_file, paths), strict=True))
     write_json({**described, "files": files}, staging / MANIFEST)
     shutil.rmtree(target, ignore_errors=True)  # of an earlier training in the same folder
     os.rename(staging, target)
@@ -76,8 +64,8 @@ def verify(checkpoint: Path) -> dict:
     name = MANIFEST
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        for name, file in manifest["files"].items():
-            if hash_file(checkpoint / name) != (file["sha256"], file["bytes"]):
+        for name, sha256 in manifest["files"].items():
+            if hash_file(checkpoint / name) != sha256:
                 raise ValueError("its content has changed")
     except OSError as error:
         raise UserError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
@@ -127,8 +115,11 @@ def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bo
         UserError: if there are checkpoints, but none is whole; if there is none, but the folder holds something else;
             for settings that differ between the ranks, or cannot change within a run.
     """
-    if world_size() > 1:
-        require_same(settings)
+    of_main = on_main(lambda: settings)
+    if settings != of_main:  # as on machines that have other files
+        differ = _find_changed(of_main, settings)
+        said = [f"{name} is {settings.get(name)} here, {of_main.get(name)} on the main process" for name in differ]
+        raise UserError(f"The ranks do not do the same: {'; '.join(said)}.")
     if not args.resume:
         return None, False
     return on_main(lambda: _look_for_start(Path(args.output_dir), settings, describe_environment(args.device.type)))
@@ -150,7 +141,7 @@ def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tupl
             logger.warning("%s has lost %s: the result is written again.", output_dir, ", ".join(missing))
     newest = find_newest(output_dir)
     if newest is None:
-        require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir", _OF_NO_RUN)
+        require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir")
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)
@@ -182,12 +173,12 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
         UserError: if another run is at work there, if the folder is not empty (unless `resume`), or not on a disk that
             all ranks share.
     """
-    lock = FileLock(output_dir / _LOCK)
+    lock = FileLock(output_dir / LOCK)
     is_new = not output_dir.exists()
 
     def take() -> None:
         if not resume:
-            require_empty(output_dir, _NEW_FOLDER, _OF_NO_RUN)
+            require_empty(output_dir, "resume it by --resume auto, or choose another --output_dir")
         output_dir.mkdir(parents=True, exist_ok=True)
         way_out = "wait for it, stop it, or choose another --output_dir"
         take_lock(lock, 0, f"{output_dir} is in use by another run: {way_out}.")
@@ -195,14 +186,14 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
 
     on_main(take)
     try:
-        if not (output_dir / _LOCK).is_file():
+        if not (output_dir / LOCK).is_file():
             raise UserError(f"{output_dir} is not there for every rank: it must be on a disk that all machines share.")
         yield
     finally:
         with suppress(OSError):  # of a disk that is gone or read-only now, which has been said
-            if is_main():
+            if rank() == 0:
                 with suppress(PermissionError):  # Windows removes no file that is open
-                    (output_dir / _LOCK).unlink(missing_ok=True)
+                    (output_dir / LOCK).unlink(missing_ok=True)
                 lock.release()
                 if is_new and not any(output_dir.iterdir()):
                     output_dir.rmdir()

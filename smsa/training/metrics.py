@@ -134,8 +134,10 @@ def predict_examples(
     return examples
 
 
-def write_predictions(output: PredictionOutput, texts: list[str], labels: tuple[str, ...], path: str | Path) -> None:
-    """Write `text`, `gold`, `label` and `p_<label>` for each text, in order, as CSV.
+def write_predictions(
+    output: PredictionOutput, texts: list[str], labels: tuple[str, ...], path: str | Path
+) -> pd.DataFrame:
+    """Write `text`, `gold`, `label` and `p_<label>` for each text, in order, as CSV; return the table.
 
     Every text is quoted: pandas would leave a bare CR open, which splits the row.
     """
@@ -143,13 +145,9 @@ def write_predictions(output: PredictionOutput, texts: list[str], labels: tuple[
     names = np.array(labels)
     table = {"text": texts, "gold": names[output.label_ids], "label": names[probabilities.argmax(-1)]}
     table |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(labels)}
-    pd.DataFrame(table).to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
-
-
-def write_submission(output: PredictionOutput, labels: tuple[str, ...], path: str | Path) -> None:
-    """Write the benchmark's submission file: `index,label`, index from 0."""
-    table = pd.DataFrame({"label": np.array(labels)[output.predictions.argmax(-1)]})
-    table.rename_axis("index").to_csv(path)
+    table = pd.DataFrame(table)
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
+    return table
 
 
 def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
