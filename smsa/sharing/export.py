@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from scipy.special import softmax
+from torch import nn
 from transformers import PreTrainedModel
 
 from smsa.data.datasets import find_smsa, load_splits
@@ -36,6 +37,17 @@ LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 LARGEST_LOSS = 0.01  # of macro F1, in int8
 _INPUTS = ("input_ids", "attention_mask")
 _LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file holds at most 2 GB, and weights beyond that a file beside it
+
+
+class Logits(nn.Module):
+    """The model as ONNX takes it: two tensors in, logits out."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def export_model(
@@ -138,15 +150,15 @@ def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, b
     """Write ONNX files; return the name of each and whether it is in int8."""
     path = folder / ONNX
     path.parent.mkdir()
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in _INPUTS}
-    axes = dict.fromkeys(_INPUTS, {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC})
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in _INPUTS)
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     is_large = sum(p.nbytes for p in model.state_dict().values()) > _LARGEST_FILE
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model.eval(), (), path, kwargs=example, input_names=list(_INPUTS), output_names=["logits"],
-            dynamo=True, dynamic_shapes=axes, external_data=is_large, verbose=False,
+            Logits(model).eval(), example, path, input_names=list(_INPUTS), output_names=["logits"],
+            dynamo=True, dynamic_shapes=(axes, axes), external_data=is_large, verbose=False,
         )  # fmt: skip
     if not int8:
         return {ONNX: False}
