@@ -139,7 +139,7 @@ def of_one_machine(folder):
             outputs[suffix] = folder / "one" / f"all.{suffix}"
             (folder / "one").mkdir(exist_ok=True)
             predicted = predict_files(classifier, str(folder / f"[0-2].{suffix}"), outputs[suffix], text_column="text")
-            assert all(n > N_ROWS / 10 for n in predicted[0]["labels"].values())
+            assert min(predicted[0]["labels"].values()) > 100
         return outputs[suffix]
 
     return predict
