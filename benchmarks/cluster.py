@@ -62,6 +62,7 @@ def label(engine: str, kind: str, source: Path, output: Path, model: str, precis
         classifier = SentimentClassifier.from_pretrained(model, precision=precision)
         output.mkdir()
         predict_files(classifier, source, output / f"all.{kind}", text_column="text")
+        (output / f"all.{kind}.summary.json").unlink()
     elif engine == "ray":
         from smsa.inference.on_ray import predict_on_ray
 
@@ -122,10 +123,9 @@ def read_rows(output: Path, kind: str) -> pd.DataFrame:
     if kind == "parquet":
         frames = [pq.read_table(file).to_pandas() for file in files]
     elif kind == "csv":
-        frames = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files if file.suffix == ".csv"]
+        frames = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
     else:
-        lines = [line for f in files if f.suffix in (".json", ".jsonl") for line in f.read_text("utf-8").splitlines()]
-        frames = [pd.DataFrame(map(json.loads, lines))]
+        frames = [pd.DataFrame(map(json.loads, file.read_text("utf-8").strip().split("\n"))) for file in files]
     rows = pd.concat(frames, ignore_index=True)
     return rows.sort_values("key", key=lambda keys: keys.astype(int)).reset_index(drop=True)
 

@@ -70,8 +70,8 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     new = [f"{prefix}{name}" for name in names]
     writers.require_names(kind, [*first.names, *new])
 
-    local = {} if args.ray_address else {"include_dashboard": False}
-    ray.init(args.ray_address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **local)
+    options = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **options)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bars of a terminal stay
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in nodes))
