@@ -41,7 +41,7 @@ def fork(task) -> object:
             os.write(writer, json.dumps(answer).encode())
             os._exit(0)
     os.close(writer)
-    answers = select.select([reader], [], [], 60)[0]
+    answers = select.select([reader], [], [], 150)[0]
     if not answers:
         os.kill(pid, 9)
     os.waitpid(pid, 0)
