@@ -108,8 +108,8 @@ def publish(staging: Path, folder: Path, last: str) -> None:
         os.replace(path, folder / path.name)
 
 
-def require_empty(folder: str | Path, way_out: str) -> None:
-    """Refuse an output folder that holds something but what is left by who was killed before there was more.
+def require_empty(folder: str | Path, way_out: str, ours: tuple[str, ...] = (STAGING,)) -> None:
+    """Refuse an output folder that holds something but `ours`, as one leaves who was killed before there was more.
 
     Raises:
         UserError: with the way out.
@@ -117,7 +117,7 @@ def require_empty(folder: str | Path, way_out: str) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: {way_out}.")
-    names = sorted({path.name for path in folder.iterdir()} - {STAGING, LOCK}) if folder.exists() else []
+    names = sorted({path.name for path in folder.iterdir()} - {*ours}) if folder.exists() else []
     if names:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{folder} is not empty ({listed}): {way_out}.")

@@ -450,7 +450,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     """
 
     def split(mark: str | None) -> list[Row]:
-        blocks = read_separated(lines, path, mark, format)
+        is_plain = format != "csv" and mark in ("\t", None)
+        ends = (line.rstrip("\r\n") for line in lines) if is_plain else lines
+        blocks = read_separated(ends, path, mark, format)
         return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
 
     is_csv, found = format == "csv", {}

@@ -434,7 +434,7 @@ class Source:
             return [""] if width == 1 else None
         if n_fields > width and not any(fields[width:]):
             return fields[:width]
-        if not is_csv and n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+        if not is_csv and 0 < n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
             raise UserError(
                 f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text in a "
                 ".tsv: give the file the suffix .csv, where TABs may separate columns, too."

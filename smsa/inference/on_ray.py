@@ -150,7 +150,9 @@ def _read(
     for chunk in source.chunks(chunk_rows):
         table = writers.to_plain(chunk.table, kind) if source.is_typed else chunk.table
         unfit = writers.find_unfit(table, kind) if kind == "tsv" else {}
-        if bad_rows := [row for _, row in chunk.set_apart(unfit, path).bad_rows]:
+        chunk = chunk.set_apart(unfit, path) if unfit else chunk
+        if chunk.bad_rows:
+            bad_rows = [row for _, row in chunk.bad_rows]
             raise UserError(str(BadRowsError(bad_rows, "Correct them, and remove the output before the next run.")))
         if taken := {name.lower() for name in source.names} & {name.lower() for name in new}:
             raise UserError(f"{path} has a column {', '.join(taken)} already: give --prefix.")

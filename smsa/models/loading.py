@@ -70,7 +70,8 @@ def load_model(
         if train_texts is None:
             raise UserError("'scratch' learns its vocabulary from train_texts: give them.")
         return build_scratch(train_texts, labels)
-    name, config, trained_labels = _load_config(model_name_or_path, revision)
+    name, config = _load_config(model_name_or_path, revision)
+    trained_labels = _trained_labels(config)
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
     for change in ("smsa_temperature", "smsa_normalised"):  # since a training that is not this one
         vars(config).pop(change, None)
@@ -128,7 +129,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
             f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several "
             "times as fast. docs/models.md says how good they are, and where they fail."
         )
-    name, config, _ = _load_config(model_name_or_path, revision)
+    name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         kind = config.problem_type or "a single output"
         raise UserError(f"{name} does not choose one label among several: {kind}.")
@@ -141,7 +142,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
 
 def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loaded:
     """Load a masked language model to pre-train further, as `load_model` does; here only a missing head is random."""
-    name, config, _ = _load_config(model_name_or_path, revision)
+    name, config = _load_config(model_name_or_path, revision)
     model, random_weights = _load_weights(name, config, revision, AutoModelForMaskedLM)
     if random_weights:
         logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
@@ -162,7 +163,7 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
         return parse_labels(labels)
     if model_name_or_path == "scratch":
         return LABELS
-    return _load_config(model_name_or_path, revision)[2] or LABELS
+    return _trained_labels(_load_config(model_name_or_path, revision)[1]) or LABELS
 
 
 def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
@@ -176,13 +177,14 @@ def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
     return tuple(str(id2label[i]) for i in range(len(id2label)))
 
 
-def _load_config(
-    model_name_or_path: str | Path, revision: str | None
-) -> tuple[str, PretrainedConfig, tuple[str, ...] | None]:
-    """Return the name on the Hub or the folder of a model, its configuration, and its labels; or say why there is none.
+def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
+    """Return the labels of a classifier; None for an encoder, which has none, or such as LABEL_0."""
+    labels = label_names(config.id2label)
+    return None if any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
 
-    An encoder has no labels, or such as LABEL_0.
-    """
+
+def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
+    """Return the name on the Hub or the folder of a model, and its configuration; or say why there is none."""
     name = find_bundled(model_name_or_path)
     if revision and Path(name).is_dir():
         raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
@@ -207,9 +209,7 @@ def _load_config(
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
     # a cache is for what generates a text; OpenVINO has no word for it
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
-    labels = label_names(config.id2label)
-    return name, config, None if any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+    return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
 
 
 def _load_weights(

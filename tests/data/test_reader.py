@@ -291,3 +291,19 @@ def test_a_file_of_bad_rows_only_has_no_columns_and_no_texts(tmp_path, keep_line
     (tmp_path / "a.jsonl").write_text("[]\n1\n{}\n")
     (chunk,) = Source(tmp_path / "a.jsonl", keep_lines=keep_lines).chunks(9)
     assert (chunk.n_read, len(chunk.texts), [bad.line for _, bad in chunk.bad_rows]) == (3, 0, [1, 2, 3])
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "txt"])
+@pytest.mark.parametrize("mark", [";", ","])
+def test_a_blank_line_among_columns_is_a_bad_row(tmp_path, suffix, mark):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(f"text{mark}label\nenak sekali{mark}positive\n\nmahal sekali{mark}negative\n")
+    (chunk,) = Source(path).chunks(9)
+    assert chunk.texts.to_pylist() == ["enak sekali", "mahal sekali"]
+    assert [(bad.line, bad.reason) for _, bad in chunk.bad_rows] == [(3, "a blank line")]
+
+
+def test_a_carriage_return_too_many_is_in_no_name(tmp_path):
+    (tmp_path / "a.tsv").write_bytes("kode\tulasan\r\r\n1\tenak sekali\r\r\n2\tmahal sekali\r\r\n".encode())
+    source = Source(tmp_path / "a.tsv")
+    assert source.names == ["kode", "ulasan"] and source.text_column == "ulasan"

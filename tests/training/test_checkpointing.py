@@ -9,7 +9,7 @@ import torch
 from filelock import FileLock
 
 from smsa.errors import UserError
-from smsa.files import STAGING
+from smsa.files import STAGING, require_empty
 from smsa.training import checkpointing
 from smsa.training.checkpointing import commit, find_newest, find_start, list_checkpoints, sole_run, verify
 
@@ -147,3 +147,5 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(tmp_path):
         (tmp_path / STAGING).mkdir()
         refuse(tmp_path, "is in use by another run: wait for it, stop it, or", resume=True)
         assert (tmp_path / STAGING).exists() and (tmp_path / "run.lock").exists()
+        with pytest.raises(UserError, match=r"not empty \(run.lock\): choose another"):  # as a calibration asks
+            require_empty(tmp_path, "choose another --output")
