@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import random
@@ -63,8 +64,8 @@ def folder(tmp_path_factory):
         model.classifier.bias -= model(**inputs).logits.mean(0)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    for i in range(3):
-        part = table.slice(i * N_ROWS // 3, N_ROWS // 3)
+    for i, (start, stop) in enumerate(itertools.pairwise(n * N_ROWS // 3 for n in range(4))):
+        part = table.slice(start, stop - start)
         pq.write_table(part, folder / f"{i}.parquet", row_group_size=N_ROWS // 10)
         rows = part.select(["key", "text", "code", "Label"]).to_pylist()
         with (folder / f"{i}.csv").open("w", newline="", encoding="utf-8") as stream:
