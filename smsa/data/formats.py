@@ -57,12 +57,13 @@ _TEXT = frozenset(
 )
 _RAW = frozenset("full original raw asli".split())  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
+_RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp created at score skor rating bintang star like count url link lang location lokasi title judul version "
     "versi product produk source thumb up reply replied usia umur gender email".split()
 )
-_KNOWN = _TEXT | _RAW | _LABEL | _OTHER
+_KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 _ROWS_WEIGHED = 200  # for what a column holds
@@ -428,18 +429,43 @@ def read_whole(stream: BinaryIO, path: Path) -> bytes:
     return content
 
 
+def _words(name: str | None) -> set[str]:
+    """Return the words of the name of a column, in lower case and without the s of a plural."""
+    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
+    return {word if word in _KNOWN else word.removesuffix("s") for word in found}
+
+
 def name_kind(name: str | None) -> str | None:
     """Return what a column of this name holds, `text`, `label` or `other`, None for a name that is not known.
 
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
-    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
-    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    words = _words(name)
     if words & _TEXT and words <= _TEXT | _RAW:
         return "text"
     if words & _LABEL and words <= _LABEL | _TEXT:
         return "label"
     return "other" if words and words <= _KNOWN else None
+
+
+def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[str], list[str]]:
+    """Return the columns of labels: those that are taken where there is one only, and those that may be meant.
+
+    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
+    same. What is called a prediction is no true label.
+    """
+    kinds = [name_kind(name) for name in names]
+    plain = [{plain_label(value) for value in values} - {None} for values in columns]
+    named = [name for name, kind, found in zip(names, kinds, plain, strict=True) if kind == "label" and found]
+    by_content = [name for name, found in zip(names, plain, strict=True) if found and found <= SENTIMENTS.keys()]
+    sure = [name for name in named or by_content if "pred" not in name.lower()]
+    ratings = [
+        name
+        for name, kind, found in zip(names, kinds, plain, strict=True)
+        if kind == "other" and _words(name) <= _RATING | _TEXT and 1 < len(found) <= 10
+    ]
+    both = [name for name in sure if name in by_content]
+    return (both if len(both) == 1 else sure or ([] if by_content else ratings)), named or by_content or ratings
 
 
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:

@@ -32,6 +32,7 @@ from smsa.data.formats import (
     find_contents,
     find_encoding,
     find_header,
+    find_label_columns,
     find_layout,
     find_separator,
     find_text_columns,
@@ -263,7 +264,8 @@ class Source:
         listed = f"The columns are: {', '.join(map(repr, names))}."
         texts, could = find_text_columns(names, columns, self.is_typed or self.format in ("jsonl", "json"))
         if self._label_asked is not None:
-            self.label_column = self._find_named(self._label_asked, "--label_column", listed)
+            usual = find_label_columns(names, columns) if self._label_asked == "label" else ([], [])
+            self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
         found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
@@ -278,15 +280,20 @@ class Source:
             named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
             raise UserError(f"{self.path}: {named} {listed}")
 
-    def _find_named(self, asked: str, option: str, listed: str) -> str:
-        """Return the column that was asked for: of this name, or the only one called so but for case and blanks."""
+    def _find_named(
+        self, asked: str, option: str, listed: str, usual: tuple[Sequence[str], Sequence[str]] = ((), ())
+    ) -> str:
+        """Return the column that was asked for: of this name, or the only one called so but for case and blanks.
+
+        Args:
+            usual: columns that are taken where there is none, if it is one, and others that may be meant.
+        """
         found = [name for name in self.names if name == asked]
-        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
-        if not found and (option, asked) == ("--label_column", "label"):
-            found = [name for name in self.names if name_kind(name) == "label"]
+        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)] or [*usual[0]]
         if len(found) != 1:
             n_found = f"{len(found)} columns" if found else "no column"
-            example = f" Choose with {option}{f', for example {option} {shlex.quote(found[0])}' if found else ''}."
+            meant = [*found, *usual[1]][:1]
+            example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
         if found[0] != asked and option == "--label_column":

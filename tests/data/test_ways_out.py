@@ -61,7 +61,7 @@ REFUSALS = {
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column Isi"]),
-    "no column of labels": (train, "a.csv", LABELLED.replace("label", "nilai"), "", ["--label_column |nilai"]),
+    "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column A"]),
     "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column kelas"]),
     "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
     "a sheet": (predict, "a.xlsx", {"Jan 1": [["isi"], ["a"]], "Feb": [["isi"], ["b"]]}, "", ["--sheet 'Jan 1'"]),
