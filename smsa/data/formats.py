@@ -526,7 +526,11 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
         return None  # so a file without header has its columns numbered
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
+    if rows and rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
+        n_filled[0] += bool(n_filled[0])  # an index has no name
     first = next((i for i, n in enumerate(n_filled) if n and 2 * n > max(n_filled)), None)
+    if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
+        first = 0  # whatever commas without quotes make of the rows
     if first is None:
         return 1, [*rows[0]]
     is_one_column = max(n_filled) == 1
@@ -539,7 +543,8 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if any(plain_label(cell) in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
         return None  # a label, which no column is called where texts stand below
     for i, row in enumerate(rows[:ROWS_ABOVE]):
-        if all(n < n_filled[i] for n in n_filled[:i]) and 2 * n_filled[i] > max(n_filled):  # above it stands less
+        # above it stands less
+        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > max(n_filled)):
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
             if named in row or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
@@ -584,6 +589,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     known = [i for i in named if i in could] or named
+    known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1:

@@ -389,19 +389,21 @@ class Source:
     def _rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
+        blank = [""] * width if self.format == "csv" else names  # a line of separators, as spreadsheets leave behind
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines, n_above = open_lines(stream, self.encoding, self._end), self._n_above
         blocks = read_separated(lines, self.path, self._separator, self.format)
         for starts, rows in blocks:
             starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
             is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
-            if is_plain and (width == 1 or names not in rows):  # nearly all
+            if is_plain and (width == 1 or (names not in rows and blank not in rows)):  # nearly all
                 is_spoilt = False
                 yield starts, rows
                 continue
             found = []
             for line, fields in zip(starts, rows, strict=True):
-                is_whole = isinstance(fields, list) and len(fields) == width and (width == 1 or fields != names)
+                is_whole = isinstance(fields, list) and len(fields) == width
+                is_whole &= width == 1 or fields not in (names, blank)
                 is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
                 row = fields if is_whole else self._fit(line, fields, is_spoilt)
                 if short is not None:

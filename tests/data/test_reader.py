@@ -80,6 +80,9 @@ KINDS = {
     "names again": ("a.csv", "id,teks\n1,enak\nid,teks\n2,kotor\n", "teks", ["enak", "kotor"], "1 lines that are"),
     "two rows of names": ("a.csv", "No,Responden,\n,Nama,Komentar\n1,A,enak\n", "Komentar", ["enak"], "in row 2"),
     "names above labels": ("a.csv", "kal,kls\nenak,positif\nburuk,negatif\n", "kal", ["enak", "buruk"], ""),
+    "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
+    "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
+    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n;;\n", "text", ["enak"], "2 lines that are blank"),
     "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
 }  # fmt: skip
 
@@ -94,6 +97,18 @@ def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog
     assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
     assert said in caplog.text and f"the texts are in the column {column!r}" in caplog.text
+
+
+def test_a_header_of_known_names_stays_one_whatever_commas_without_quotes_make_of_the_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("ulasan,sentimen\nenak, murah, dekat,positif\nkotor,negatif\nx, y, z,netral\n")
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert chunk.texts.to_pylist() == ["kotor"] and [bad.line for _, bad in chunk.bad_rows] == [2, 4]
+
+
+def test_an_index_has_no_name_in_a_workbook(tmp_path):
+    write_workbook(tmp_path / "a.xlsx", {"Sheet1": [["", "text"], [0, "enak sekali"], [1, "kotor"]]})
+    (chunk,) = Source(tmp_path / "a.xlsx").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak sekali", "kotor"]
 
 
 def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog):
