@@ -66,6 +66,9 @@ _OTHER = frozenset(  # so that a line of them is known to name columns
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
+# A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
+_QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
+_DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -468,6 +471,11 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     return (both if len(both) == 1 else sure or ([] if by_content else ratings)), named or by_content or ratings
 
 
+def are_quoted(lines: list[str]) -> bool:
+    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R and pandas write them, and no text."""
+    return bool(lines) and bool(_QUOTED_NAMES.fullmatch(lines[0]) or any(map(_DOUBLED.search, lines)))
+
+
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
     """Return what separates the columns of these lines, None for lines of one column, and their fields.
 
@@ -482,6 +490,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
 
     is_csv, found = format == "csv", {}
+    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if lines else None
+    if quoted and quoted[1] == " ":
+        return " ", split(" ")
     if format == "tsv" and any("\t" in line for line in lines):
         return "\t", split("\t")
     for mark in (",", ";", "\t", "|"):

@@ -29,6 +29,7 @@ from smsa.data.formats import (
     BadRow,
     Block,
     are_numbers,
+    are_quoted,
     find_contents,
     find_encoding,
     find_header,
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -190,9 +191,11 @@ class Source:
                 names = list(dict.fromkeys(key for row in rows for key in row))
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
+        if self.format in ("tsv", "txt") and are_quoted(head):
+            self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            blanks = " and blanks" if self._separator.endswith(" ") else ""
+            blanks = " and blanks" if len(self._separator) > 1 else ""
             self._notes.append(f"columns separated by {_SEPARATOR_NAMES[self._separator[0]]}{blanks}")
         if self.encoding != "utf-8":
             names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
@@ -220,6 +223,9 @@ class Source:
             header = None
         if header is not None:
             self._n_above, names = header
+            behind = [row for row in rows[self._n_above :] if any(row)]
+            if are_numbers(row[0] for row in behind) and {len(row) for row in behind} == {len(names) + 1}:
+                names = ["", *names] if any(row[-1] for row in behind) else names  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
                 self._notes.append(f"the names of the columns are in row {self._n_above}")
         else:

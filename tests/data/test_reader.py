@@ -83,6 +83,11 @@ KINDS = {
     "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
     "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n;;\n", "text", ["enak"], "2 lines that are blank"),
+    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], "separated by TABs"),
+    "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
+                               ['kata "dia" ya', "a\nb"], ""),
+    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
+    "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
     "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
 }  # fmt: skip
 
