@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import threading
 import zipfile
 import zlib
@@ -27,10 +28,25 @@ from smsa.errors import UserError
 
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
+_ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
+# What reads other formats into a data frame
+_FRAMES = {
+    "pkl": "pandas.read_pickle(PATH)",
+    "pickle": "pandas.read_pickle(PATH)",
+    "feather": "pandas.read_feather(PATH)",
+    "arrow": "datasets.Dataset.from_file(PATH)",
+    "dta": "pandas.read_stata(PATH)",
+    "sav": "pandas.read_spss(PATH)",
+    "html": "pandas.read_html(PATH)[0]",
+    "htm": "pandas.read_html(PATH)[0]",
+    "xml": "pandas.read_xml(PATH)",
+}
+_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
+_ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
     ".zip",
-    *(f".{name}" for name in INPUT_FORMATS),
+    *(f".{name}" for name in (*INPUT_FORMATS, *_ALIASES)),
     *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
 )
 BAD_ROWS_SHOWN = 20
@@ -94,18 +110,33 @@ def find_layout(
     if compression == "zip" and formats is INPUT_FORMATS and path.is_file():
         before = Path(_find_member(path)).suffix.lower()
     found = named or (before if compression else last)[1:]
+    found = _ALIASES.get(found, found) if formats is INPUT_FORMATS else found
     if found not in formats:
-        known = ", ".join(f".{name}" for name in formats if name != "submission")
-        way_out = "--input_format" if formats is INPUT_FORMATS else "--format"
-        raise UserError(
-            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
-            f"format with {way_out}, for example {way_out} csv."
-        )
+        raise UserError(f"{path}: {_say_way_out(path, found, formats)}")
     if compression == "zip" and formats is not INPUT_FORMATS:
         raise UserError(f"{path}: what is written can be compressed with .gz or .zst behind the suffix, not .zip.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
         raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
     return found, compression
+
+
+def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
+    """Return what to do about a file of another format than these."""
+    if formats is INPUT_FORMATS and found in _ARCHIVES:
+        return "an archive: unpack it, and name the file with the texts."
+    if formats is INPUT_FORMATS and found in _FRAMES:
+        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
+        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
+        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
+        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
+    known = ", ".join(f".{name}" for name in formats if name != "submission")
+    known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
+    if formats is not INPUT_FORMATS:
+        return f"{known}; or name the format with --format, for example --format csv."
+    return (
+        f"{known}. Rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
+        "csv); save another as .csv with what wrote it."
+    )
 
 
 def _find_member(path: Path) -> str:
