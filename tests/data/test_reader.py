@@ -199,7 +199,7 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found .*suffix .csv"),
     ("a.xlsx", b"PK", {}, "a.xlsx cannot be read as a workbook"),
     ("a.tar.gz", b"", {}, "a.tar.gz: an archive: unpack it"),
-    ("a.pdf", b"%PDF", {}, "a.pdf: the suffix must be one of .csv, .* save it as .csv"),
+    ("a.pdf", b"%PDF", {}, "a.pdf: the suffix must be one of .csv, .* save another as .csv"),
     ("a.csv", b"PK\x03\x04", {}, "a.csv is no text: give its name the suffix .xlsx or .zip"),
     ("a.csv", b"\x1f\x8b\x08", {}, "a.csv is no text: give its name the suffix .gz"),
     ("a.xls", b"<table><tr><td>text", {}, "a.xls is a web page and no workbook: .* save it as .xlsx"),
