@@ -85,6 +85,7 @@ _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+_MOST_RATINGS = 10  # different ones; more are a count
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -386,12 +387,17 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
             yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
             return
         line += text.count("\n", 0, position)
-        position, before = position + 1, position
+        position, before, names = position + 1, position, None
         while not text.startswith("]", position := skip(text, position).end()):
             line, before = line + text.count("\n", before, position), position
             row, position = decode(text, position)
             if isinstance(row, str):
                 yield line, json.dumps({"text": row}, ensure_ascii=False)
+            elif isinstance(row, list) and names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+                names = row
+            elif isinstance(row, list):
+                names = names or [f"column_{i + 1}" for i in range(len(row))]
+                yield line, json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
             else:
                 yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
         require_end(position + 1)
@@ -404,23 +410,71 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
 def _find_rows(found: object, path: Path) -> list[dict]:
     """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
-    arrays = [name for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if len(arrays) == 1:
-        return held[arrays[0]]
-    if arrays:
-        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
+    if arrays := _find_arrays(held):
+        return _take_array(arrays, path)
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
+    if columns and len(columns) == len(held) and all(isinstance(cells, dict) for cells in columns):
+        is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
+        if is_numbered or (any(map(name_kind, columns[0])) and not any(map(name_kind, held))):
+            return columns  # rows by their index, or by a key that a data base gave
+    inner = [arrays for part in held.values() if isinstance(part, dict) and (arrays := _find_arrays(part))]
+    if len(inner) == 1:
+        return _take_array(inner[0], path)
     if not columns or len(columns) < len(held) or len({len(cells) for cells in columns}) > 1:
         raise UserError(f"{path} holds no array of objects, nor columns of one length.")
     if all(isinstance(cells, dict) for cells in columns):
-        if all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0])):
-            return columns  # rows by their index
         if any(cells.keys() != columns[0].keys() for cells in columns):
             raise UserError(f"{path} holds columns with other rows each.")
         columns = [cells.values() for cells in columns]
     return [dict(zip(held, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _find_arrays(held: dict) -> dict[str, list[dict]]:
+    """Return the arrays of objects in an object."""
+    return {name: rows for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
+
+
+def _take_array(arrays: dict[str, list[dict]], path: Path) -> list[dict]:
+    """Return the only one."""
+    if len(arrays) > 1:
+        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
+    return next(iter(arrays.values()))
+
+
+def find_paths(rows: Iterable[dict]) -> dict[str, list]:
+    """Return what stands within objects of these rows of JSON: the values of `data.text` and the like."""
+    found: dict[str, list] = {}
+
+    def walk(value: object, path: str) -> None:
+        value = _unwrap(value)
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{path}.{key}")
+        elif "." in path:
+            found.setdefault(path, []).append(value)
+
+    for row in rows:
+        for key, value in row.items():
+            if "." not in key:
+                walk(value, key)
+    return found
+
+
+def find_within(row: dict, path: str) -> object:
+    """Return what stands there, None for nothing; a list of one is what is in it."""
+    if path in row:
+        return row[path]
+    value: object = row
+    for key in path.split("."):
+        value = _unwrap(value)
+        value = value.get(key) if isinstance(value, dict) else None
+    return _unwrap(value)
+
+
+def _unwrap(value: object) -> object:
+    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
@@ -482,24 +536,22 @@ def name_kind(name: str | None) -> str | None:
     return "other" if words and words <= _KNOWN else None
 
 
-def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[str], list[str]]:
-    """Return the columns of labels: those that are taken where there is one only, and those that may be meant.
+def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+    """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
 
     A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
     same. What is called a prediction is no true label.
     """
-    kinds = [name_kind(name) for name in names]
+    kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
-    named = [name for name, kind, found in zip(names, kinds, plain, strict=True) if kind == "label" and found]
-    by_content = [name for name, found in zip(names, plain, strict=True) if found and found <= SENTIMENTS.keys()]
-    sure = [name for name in named or by_content if "pred" not in name.lower()]
-    ratings = [
-        name
-        for name, kind, found in zip(names, kinds, plain, strict=True)
-        if kind == "other" and _words(name) <= _RATING | _TEXT and 1 < len(found) <= 10
-    ]
-    both = [name for name in sure if name in by_content]
-    return (both if len(both) == 1 else sure or ([] if by_content else ratings)), named or by_content or ratings
+    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
+    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
+    sure = [i for i in named or by_content if "pred" not in names[i].lower()]
+    both = [i for i in sure if i in by_content]
+    is_rating = [kind == "other" and _words(name) <= _RATING | _TEXT for kind, name in zip(kinds, names, strict=True)]
+    ratings = [i for i, found in enumerate(plain) if is_rating[i] and 1 < len(found) <= _MOST_RATINGS]
+    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
+    return taken, named or by_content or ratings
 
 
 def are_quoted(lines: list[str]) -> bool:
@@ -624,7 +676,9 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         filled = (value for value in values if isinstance(value, str) and value.strip())
         texts = list(islice(filled, _ROWS_WEIGHED))
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
-        if any(n_words) or (not texts and all(value is None or isinstance(value, str) for value in values)):
+        if (any(n_words) and not are_numbers(texts)) or (
+            not texts and all(value is None or isinstance(value, str) for value in values)
+        ):
             could.append(i)
             weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(plain_label(text) in SENTIMENTS for text in texts)):

@@ -35,8 +35,10 @@ from smsa.data.formats import (
     find_header,
     find_label_columns,
     find_layout,
+    find_paths,
     find_separator,
     find_text_columns,
+    find_within,
     is_unicode,
     name_kind,
     open_file,
@@ -147,7 +149,7 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self._table, self._is_number, self._has_told = None, [], False
+        self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
@@ -189,6 +191,7 @@ class Source:
                 found = (row for _, _, row in self._objects(stream))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
+                self._nested = find_paths(rows)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
         if self.format in ("tsv", "txt") and are_quoted(head):
@@ -258,6 +261,8 @@ class Source:
 
     def _set_columns(self, names: list[str], columns: list[list]) -> None:
         """Take the columns, and find those of texts and of labels; see `find_text_columns`."""
+        if self._nested:
+            names, columns = self._add_nested(names, columns)
         self.names = names
         if not self.is_typed:
             try:
@@ -268,9 +273,11 @@ class Source:
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
-        texts, could = find_text_columns(names, columns, self.is_typed or self.format in ("jsonl", "json"))
+        last = [name.rpartition(".")[2] if name in self._nested else name for name in names]
+        texts, could = find_text_columns(last, columns, self.is_typed or self.format in ("jsonl", "json"))
         if self._label_asked is not None:
-            usual = find_label_columns(names, columns) if self._label_asked == "label" else ([], [])
+            places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
+            usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
@@ -286,9 +293,22 @@ class Source:
             named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
             raise UserError(f"{self.path}: {named} {listed}")
 
-    def _find_named(
-        self, asked: str, option: str, listed: str, usual: tuple[Sequence[str], Sequence[str]] = ((), ())
-    ) -> str:
+    def _add_nested(self, names: list[str], columns: list[list]) -> tuple[list[str], list[list]]:
+        """Add what stands within objects of JSON: what was asked for, else texts and labels that stand nowhere else."""
+        paths, within = [*self._nested], [*self._nested.values()]
+        last = [path.rpartition(".")[2] for path in paths]
+        added = [path for path in (self._text_asked, self._label_asked) if path in self._nested]
+        held = zip(names, columns, strict=True)
+        kinds = {name_kind(name) for name, values in held if any(isinstance(value, str) for value in values)}
+        if self._text_asked is None and "text" not in kinds:
+            texts = find_text_columns(last, within, is_typed=True)[0]
+            added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
+        if self._label_asked == "label" and "label" not in names and not find_label_columns(names, columns)[0]:
+            added += [paths[i] for i in find_label_columns(last, within)[0]]
+        added = [path for path in dict.fromkeys(added) if path not in names]
+        return [*names, *added], [*columns, *(self._nested[path] for path in added)]
+
+    def _find_named(self, asked: str, option: str, listed: str, usual: Sequence[Sequence[str]] = ((), ())) -> str:
         """Return the column that was asked for: of this name, or the only one called so but for case and blanks.
 
         Args:
@@ -470,9 +490,11 @@ class Source:
     def _json_rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        names = frozenset(self.names)
+        names, nested = frozenset(self.names), [name for name in self.names if name in self._nested]
         for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
             if isinstance(row, dict):
+                for path in nested:
+                    row.setdefault(path, find_within(row, path))
                 more = row.keys() - names if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -69,6 +70,11 @@ KINDS = {
     "JSON by index": ("a.json", '{"0": {"n": 1, "text": "a"}, "1": {"n": 2, "text": "b"}}', "text", ["a", "b"], ""),
     "JSON of lists": ("a.json", '{"n": [1, 2], "text": ["a", "b"]}', "text", ["a", "b"], ""),
     "JSON of strings": ("a.json", '["a", "b"]', "text", ["a", "b"], ""),
+    "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"], ""),
+    "JSON, values": ("a.json", '[["enak ya", 1], ["kotor", 2]]', "column_1", ["enak ya", "kotor"], ""),
+    "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
+    "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON within rows": ("a.json", '[{"id": 1, "at": "2025-01-05", "data": {"text": "a"}}]', "data.text", ["a"], ""),
     "lines called .json": ("a.json", '{"text": "a"}\n\n{"text": "b"}\n', "text", ["a", "b"], ""),
     "JSON called .txt": ("a.txt", '[{"text": "a"}]', "text", ["a"], "JSON; the texts"),
     "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook; columns separated by TABs"),
@@ -103,6 +109,23 @@ def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog
     assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
     assert said in caplog.text and f"the texts are in the column {column!r}" in caplog.text
+
+
+@pytest.mark.parametrize("suffix, keep_lines", [(".json", False), (".jsonl", False), (".jsonl", True)])
+def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_lines):
+    """As Label Studio and Doccano write them."""
+    path = tmp_path / f"a{suffix}"
+    labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
+    rows = [{"id": i, "data": {"text": f"teks {i}"}, "annotations": label} for i, label in enumerate(labels)]
+    write_file(path, rows)
+    (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
+    assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
+    if keep_lines:
+        assert [json.loads(line) for line in chunk.table["line"].to_pylist()] == rows
+    source = Source(path, label_column="label")
+    (chunk,) = source.chunks(9)
+    assert source.label_column == "annotations.result.value.choices"
+    assert chunk.table[source.label_column].to_pylist() == ["Positif", "negatif", None]
 
 
 def test_a_header_of_known_names_stays_one_whatever_commas_without_quotes_make_of_the_rows(tmp_path):
