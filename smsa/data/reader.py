@@ -194,6 +194,12 @@ class Source:
                 self._nested = find_paths(rows)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
+        if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
+            named = shlex.quote(str(self.path)), shlex.quote(str(self.path.with_suffix(".tsv")))
+            raise UserError(
+                f"{self.path} has fastText's labels before the texts: write them as a column, with "
+                f"sed -E 's/^__label__([^ ]+) /\\1\\t/' {named[0]} > {named[1]}"
+            )
         if self.format in ("tsv", "txt") and are_quoted(head):
             self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)

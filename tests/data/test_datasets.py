@@ -266,6 +266,7 @@ FAULTY_FILES = {
     "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
     "no label column": (".csv", b"text,gold\na,x\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
     "two of them": (".csv", b"text,sentimen,kelas\na,b,c\n", "2 columns named 'label'. .* --label_column sentimen"),
+    "empty labels": (".csv", b"text,label\na,\nb,\n", "The column of labels is empty: name another with"),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }
 

@@ -117,7 +117,7 @@ def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_l
     path = tmp_path / f"a{suffix}"
     labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
     rows = [{"id": i, "data": {"text": f"teks {i}"}, "annotations": label} for i, label in enumerate(labels)]
-    write_file(path, rows)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
     assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
     if keep_lines:
@@ -221,6 +221,7 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.csv", b"te\xffxt,id\nx,1\n", {}, "the names of the columns are not valid UTF-8"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found .*suffix .csv"),
     ("a.xlsx", b"PK", {}, "a.xlsx cannot be read as a workbook"),
+    ("a.txt", b"__label__positif enak\n", {}, r"fastText's labels .* sed -E 's/\^__label__.* > .*a.tsv"),
     ("a.tar.gz", b"", {}, "a.tar.gz: an archive: unpack it"),
     ("a.pdf", b"%PDF", {}, "a.pdf: the suffix must be one of .csv, .* save another as .csv"),
     ("a.csv", b"PK\x03\x04", {}, "a.csv is no text: give its name the suffix .xlsx or .zip"),
