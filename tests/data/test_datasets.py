@@ -177,6 +177,14 @@ def test_ratings_in_words_have_their_usual_meaning():
     assert propose_map(["1 star", "5 stars"], LABELS) == "1 star=negative,5 stars=positive"
 
 
+def test_an_empty_column_of_labels_is_not_to_be_skipped_row_by_row(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label,x\na,,positif\nb,,negatif\n")
+    with pytest.raises(BadRowsError, match="column of labels is empty: name another with --label_column") as raised:
+        load_splits({"train": tmp_path / "a.csv"})
+    assert "--on_bad_row" not in str(raised.value)
+    assert load_splits({"train": tmp_path / "a.csv"}, label_column="x")["train"].num_rows == 2
+
+
 LABEL_COLUMNS = {
     "by what it holds": ("teks,x,hasil\na,b,Positif\nc,d,negatif\n", "hasil"),
     "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
@@ -266,7 +274,6 @@ FAULTY_FILES = {
     "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
     "no label column": (".csv", b"text,gold\na,x\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
     "two of them": (".csv", b"text,sentimen,kelas\na,b,c\n", "2 columns named 'label'. .* --label_column sentimen"),
-    "empty labels": (".csv", b"text,label\na,\nb,\n", "The column of labels is empty: name another with"),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }
 
