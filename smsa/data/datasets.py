@@ -368,7 +368,12 @@ def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may
     if unknown:
         texts = {plain: row.text[:40] for plain, row in examples.items()}
         ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left))
-    if may_skip and len(unknown) < len(bad_rows):
+    if not are_left and {row.reason for row in bad_rows} == {"no label"}:
+        ways.append(
+            "The column of labels is empty: name another with --label_column. Formulas of a workbook have values once "
+            "a spreadsheet has saved it."
+        )
+    elif may_skip and len(unknown) < len(bad_rows):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
     return BadRowsError(shown, " ".join(ways) or "No row is left.", len(bad_rows))
 

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import threading
 import zipfile
 import zlib
@@ -27,10 +28,25 @@ from smsa.errors import UserError
 
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
+_ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
+# What reads other formats into a data frame
+_FRAMES = {
+    "pkl": "pandas.read_pickle(PATH)",
+    "pickle": "pandas.read_pickle(PATH)",
+    "feather": "pandas.read_feather(PATH)",
+    "arrow": "datasets.Dataset.from_file(PATH)",
+    "dta": "pandas.read_stata(PATH)",
+    "sav": "pandas.read_spss(PATH)",
+    "html": "pandas.read_html(PATH)[0]",
+    "htm": "pandas.read_html(PATH)[0]",
+    "xml": "pandas.read_xml(PATH)",
+}
+_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
+_ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
     ".zip",
-    *(f".{name}" for name in INPUT_FORMATS),
+    *(f".{name}" for name in (*INPUT_FORMATS, *_ALIASES)),
     *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
 )
 BAD_ROWS_SHOWN = 20
@@ -57,14 +73,19 @@ _TEXT = frozenset(
 )
 _RAW = frozenset("full original raw asli".split())  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
+_RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp created at score skor rating bintang star like count url link lang location lokasi title judul version "
     "versi product produk source thumb up reply replied usia umur gender email".split()
 )
-_KNOWN = _TEXT | _RAW | _LABEL | _OTHER
+_KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
+# A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
+_QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
+_DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+_MOST_RATINGS = 10  # different ones; more are a count
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -90,18 +111,33 @@ def find_layout(
     if compression == "zip" and formats is INPUT_FORMATS and path.is_file():
         before = Path(_find_member(path)).suffix.lower()
     found = named or (before if compression else last)[1:]
+    found = _ALIASES.get(found, found) if formats is INPUT_FORMATS else found
     if found not in formats:
-        known = ", ".join(f".{name}" for name in formats if name != "submission")
-        way_out = "--input_format" if formats is INPUT_FORMATS else "--format"
-        raise UserError(
-            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; or name the "
-            f"format with {way_out}, for example {way_out} csv."
-        )
+        raise UserError(f"{path}: {_say_way_out(path, found, formats)}")
     if compression == "zip" and formats is not INPUT_FORMATS:
         raise UserError(f"{path}: what is written can be compressed with .gz or .zst behind the suffix, not .zip.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
         raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
     return found, compression
+
+
+def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
+    """Return what to do about a file of another format than these."""
+    if formats is INPUT_FORMATS and found in _ARCHIVES:
+        return "an archive: unpack it, and name the file with the texts."
+    if formats is INPUT_FORMATS and found in _FRAMES:
+        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
+        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
+        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
+        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
+    known = ", ".join(f".{name}" for name in formats if name != "submission")
+    known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
+    if formats is not INPUT_FORMATS:
+        return f"{known}; or name the format with --format, for example --format csv."
+    return (
+        f"{known}. Rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
+        "csv); save another as .csv with what wrote it."
+    )
 
 
 def _find_member(path: Path) -> str:
@@ -351,12 +387,17 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
             yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
             return
         line += text.count("\n", 0, position)
-        position, before = position + 1, position
+        position, before, names = position + 1, position, None
         while not text.startswith("]", position := skip(text, position).end()):
             line, before = line + text.count("\n", before, position), position
             row, position = decode(text, position)
             if isinstance(row, str):
                 yield line, json.dumps({"text": row}, ensure_ascii=False)
+            elif isinstance(row, list) and names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+                names = row
+            elif isinstance(row, list):
+                names = names or [f"column_{i + 1}" for i in range(len(row))]
+                yield line, json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
             else:
                 yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
         require_end(position + 1)
@@ -369,23 +410,71 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
 def _find_rows(found: object, path: Path) -> list[dict]:
     """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
-    arrays = [name for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if len(arrays) == 1:
-        return held[arrays[0]]
-    if arrays:
-        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
+    if arrays := _find_arrays(held):
+        return _take_array(arrays, path)
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
+    if columns and len(columns) == len(held) and all(isinstance(cells, dict) for cells in columns):
+        is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
+        if is_numbered or (any(map(name_kind, columns[0])) and not any(map(name_kind, held))):
+            return columns  # rows by their index, or by a key that a data base gave
+    inner = [arrays for part in held.values() if isinstance(part, dict) and (arrays := _find_arrays(part))]
+    if len(inner) == 1:
+        return _take_array(inner[0], path)
     if not columns or len(columns) < len(held) or len({len(cells) for cells in columns}) > 1:
         raise UserError(f"{path} holds no array of objects, nor columns of one length.")
     if all(isinstance(cells, dict) for cells in columns):
-        if all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0])):
-            return columns  # rows by their index
         if any(cells.keys() != columns[0].keys() for cells in columns):
             raise UserError(f"{path} holds columns with other rows each.")
         columns = [cells.values() for cells in columns]
     return [dict(zip(held, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _find_arrays(held: dict) -> dict[str, list[dict]]:
+    """Return the arrays of objects in an object."""
+    return {name: rows for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
+
+
+def _take_array(arrays: dict[str, list[dict]], path: Path) -> list[dict]:
+    """Return the only one."""
+    if len(arrays) > 1:
+        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
+    return next(iter(arrays.values()))
+
+
+def find_paths(rows: Iterable[dict]) -> dict[str, list]:
+    """Return what stands within objects of these rows of JSON: the values of `data.text` and the like."""
+    found: dict[str, list] = {}
+
+    def walk(value: object, path: str) -> None:
+        value = _unwrap(value)
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{path}.{key}")
+        elif "." in path:
+            found.setdefault(path, []).append(value)
+
+    for row in rows:
+        for key, value in row.items():
+            if "." not in key:
+                walk(value, key)
+    return found
+
+
+def find_within(row: dict, path: str) -> object:
+    """Return what stands there, None for nothing; a list of one is what is in it."""
+    if path in row:
+        return row[path]
+    value: object = row
+    for key in path.split("."):
+        value = _unwrap(value)
+        value = value.get(key) if isinstance(value, dict) else None
+    return _unwrap(value)
+
+
+def _unwrap(value: object) -> object:
+    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
@@ -428,18 +517,46 @@ def read_whole(stream: BinaryIO, path: Path) -> bytes:
     return content
 
 
+def _words(name: str | None) -> set[str]:
+    """Return the words of the name of a column, in lower case and without the s of a plural."""
+    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
+    return {word if word in _KNOWN else word.removesuffix("s") for word in found}
+
+
 def name_kind(name: str | None) -> str | None:
     """Return what a column of this name holds, `text`, `label` or `other`, None for a name that is not known.
 
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
-    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
-    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    words = _words(name)
     if words & _TEXT and words <= _TEXT | _RAW:
         return "text"
     if words & _LABEL and words <= _LABEL | _TEXT:
         return "label"
     return "other" if words and words <= _KNOWN else None
+
+
+def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+    """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
+
+    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
+    same. What is called a prediction is no true label.
+    """
+    kinds = [*map(name_kind, names)]
+    plain = [{plain_label(value) for value in values} - {None} for values in columns]
+    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
+    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
+    sure = [i for i in named or by_content if "pred" not in names[i].lower()]
+    both = [i for i in sure if i in by_content]
+    is_rating = [kind == "other" and _words(name) <= _RATING | _TEXT for kind, name in zip(kinds, names, strict=True)]
+    ratings = [i for i, found in enumerate(plain) if is_rating[i] and 1 < len(found) <= _MOST_RATINGS]
+    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
+    return taken, named or by_content or ratings
+
+
+def are_quoted(lines: list[str]) -> bool:
+    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R and pandas write them, and no text."""
+    return bool(lines) and bool(_QUOTED_NAMES.fullmatch(lines[0]) or any(map(_DOUBLED.search, lines)))
 
 
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
@@ -456,6 +573,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
 
     is_csv, found = format == "csv", {}
+    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if lines else None
+    if quoted and quoted[1] == " ":
+        return " ", split(" ")
     if format == "tsv" and any("\t" in line for line in lines):
         return "\t", split("\t")
     for mark in (",", ";", "\t", "|"):
@@ -500,7 +620,11 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
         return None  # so a file without header has its columns numbered
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
+    if rows and rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
+        n_filled[0] += bool(n_filled[0])  # an index has no name
     first = next((i for i, n in enumerate(n_filled) if n and 2 * n > max(n_filled)), None)
+    if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
+        first = 0  # whatever commas without quotes make of the rows
     if first is None:
         return 1, [*rows[0]]
     is_one_column = max(n_filled) == 1
@@ -513,7 +637,8 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if any(plain_label(cell) in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
         return None  # a label, which no column is called where texts stand below
     for i, row in enumerate(rows[:ROWS_ABOVE]):
-        if all(n < n_filled[i] for n in n_filled[:i]) and 2 * n_filled[i] > max(n_filled):  # above it stands less
+        # above it stands less
+        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > max(n_filled)):
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
             if named in row or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
@@ -551,13 +676,16 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         filled = (value for value in values if isinstance(value, str) and value.strip())
         texts = list(islice(filled, _ROWS_WEIGHED))
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
-        if any(n_words) or (not texts and all(value is None or isinstance(value, str) for value in values)):
+        if (any(n_words) and not are_numbers(texts)) or (
+            not texts and all(value is None or isinstance(value, str) for value in values)
+        ):
             could.append(i)
             weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(plain_label(text) in SENTIMENTS for text in texts)):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     known = [i for i in named if i in could] or named
+    known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1:

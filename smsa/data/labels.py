@@ -22,6 +22,8 @@ EXAMPLES = (
     "Budi pergi ke pondok indah mall membeli cakwe",
     "Dasar anak sialan!! Kurang ajar!!",
 )
+_AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
+_LONGEST = 40  # of what is looked at as a label
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
@@ -29,6 +31,7 @@ _USUAL = (
     {"0": "negative", "1": "positive"},
     {"-1": "negative", "0": "neutral", "1": "positive"},
     {"0": "negative", "4": "positive"},
+    {"-": "negative", "0": "neutral", "+": "positive"},
     {"0": "negative", "1": "neutral", "2": "positive"},
     {"1": "negative", "2": "neutral", "3": "positive"},
     {"1": "negative", "2": "negative", "3": "neutral", "4": "positive", "5": "positive"},
@@ -53,14 +56,23 @@ def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
 
 
 def plain_label(value: object) -> str | None:
-    """Return a label of a file without what means nothing: case, blanks around it, the .0 of a whole number.
+    """Return a label of a file without what means nothing.
+
+    That is case, blanks, quotes and brackets around it, a full stop, the .0 of a whole number; and what stands beside a
+    single word for a sentiment in `Positive Sentiment`, `1 (positif)` and the like.
 
     None is for no label: nothing, blanks, or a value that no label can be.
     """
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:  # NaN
         return None
-    text = str(value).strip().lower()
-    return (re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) if "." in text else text) or None
+    text = str(value).strip().strip("[]\"'").strip().lower()
+    if text.isalpha() or len(text) > _LONGEST:
+        return text
+    text = re.sub(r"^([+-]?\d+)[.,]0+$", r"\1", text).removesuffix(".")
+    words = [word for word in re.findall(r"[^\W_]+", text) if word not in _AROUND and not word.isdecimal()]
+    return words[0] if len(words) == 1 and words[0] in SENTIMENTS else text or None
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
@@ -96,11 +108,20 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     return ids | named
 
 
+def _to_number(label: str) -> str:
+    """Return the stars of a rating, as in `bintang 4`, `4 stars`, `4/5` and ★★★★☆; another label as it is."""
+    if "★" in label or "⭐" in label:
+        return str(label.count("★") + label.count("⭐"))
+    found = re.fullmatch(r"(?:\w*[^\W\d]\s)?(\d)(?:\s?/\s?5)?(?:\s[^\W\d]+)?", label)
+    return found[1] if found else label
+
+
 def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
     """Return a label map that gives each of these plain labels its usual meaning, and drops what has none."""
-    usual = next((meant for meant in _USUAL if meant.keys() >= set(values) and len(values) > 1), {})
+    numbers = {value: _to_number(value) for value in values}
+    usual = next((meant for meant in _USUAL if meant.keys() >= {*numbers.values()} and len(values) > 1), {})
     ids = match_labels(labels)
-    meant = {value: ids.get(usual.get(value)) for value in values}
+    meant = {value: ids.get(usual.get(numbers[value])) for value in values}
     return ",".join(f"{value}={DROP if i is None else labels[i]}" for value, i in meant.items())
 
 
@@ -128,8 +149,8 @@ def describe_unknown(
     if are_others:  # which would have no place among the labels of the file as they are
         return f"{found} Say what they mean, or leave them out: {shlex.quote(f'--label_map={proposed}')}."
     if len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP}) < 2:
-        pairs = ",".join(f"{value}=..." for value in values)
-        return f"{found} Say what each of them means, or {DROP}: --label_map={pairs}; or, {as_they_are}."
+        pairs = shlex.quote("--label_map=" + ",".join(f"{value}=..." for value in values))
+        return f"{found} Say what each of them means, or {DROP}: {pairs}; or, {as_they_are}."
     return (
         f"{found} Say what they mean, after a look at these examples: {shlex.quote(f'--label_map={proposed}')} ({DROP} "
         f"leaves rows out); or, {as_they_are}."

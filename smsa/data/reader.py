@@ -29,12 +29,16 @@ from smsa.data.formats import (
     BadRow,
     Block,
     are_numbers,
+    are_quoted,
     find_contents,
     find_encoding,
     find_header,
+    find_label_columns,
     find_layout,
+    find_paths,
     find_separator,
     find_text_columns,
+    find_within,
     is_unicode,
     name_kind,
     open_file,
@@ -53,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -145,7 +149,7 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self._table, self._is_number, self._has_told = None, [], False
+        self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
@@ -187,11 +191,20 @@ class Source:
                 found = (row for _, _, row in self._objects(stream))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
+                self._nested = find_paths(rows)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
+        if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
+            named = shlex.quote(str(self.path)), shlex.quote(str(self.path.with_suffix(".tsv")))
+            raise UserError(
+                f"{self.path} has fastText's labels before the texts: write them as a column, with "
+                f"sed -E 's/^__label__([^ ]+) /\\1\\t/' {named[0]} > {named[1]}"
+            )
+        if self.format in ("tsv", "txt") and are_quoted(head):
+            self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            blanks = " and blanks" if self._separator.endswith(" ") else ""
+            blanks = " and blanks" if len(self._separator) > 1 else ""
             self._notes.append(f"columns separated by {_SEPARATOR_NAMES[self._separator[0]]}{blanks}")
         if self.encoding != "utf-8":
             names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
@@ -219,6 +232,9 @@ class Source:
             header = None
         if header is not None:
             self._n_above, names = header
+            behind = [row for row in rows[self._n_above :] if any(row)]
+            if are_numbers(row[0] for row in behind) and {len(row) for row in behind} == {len(names) + 1}:
+                names = ["", *names] if any(row[-1] for row in behind) else names  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
                 self._notes.append(f"the names of the columns are in row {self._n_above}")
         else:
@@ -251,6 +267,8 @@ class Source:
 
     def _set_columns(self, names: list[str], columns: list[list]) -> None:
         """Take the columns, and find those of texts and of labels; see `find_text_columns`."""
+        if self._nested:
+            names, columns = self._add_nested(names, columns)
         self.names = names
         if not self.is_typed:
             try:
@@ -261,9 +279,12 @@ class Source:
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
-        texts, could = find_text_columns(names, columns, self.is_typed or self.format in ("jsonl", "json"))
+        last = [name.rpartition(".")[2] if name in self._nested else name for name in names]
+        texts, could = find_text_columns(last, columns, self.is_typed or self.format in ("jsonl", "json"))
         if self._label_asked is not None:
-            self.label_column = self._find_named(self._label_asked, "--label_column", listed)
+            places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
+            usual = [[names[i] for i in some] for some in places]
+            self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
         found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
@@ -278,15 +299,33 @@ class Source:
             named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
             raise UserError(f"{self.path}: {named} {listed}")
 
-    def _find_named(self, asked: str, option: str, listed: str) -> str:
-        """Return the column that was asked for: of this name, or the only one called so but for case and blanks."""
+    def _add_nested(self, names: list[str], columns: list[list]) -> tuple[list[str], list[list]]:
+        """Add what stands within objects of JSON: what was asked for, else texts and labels that stand nowhere else."""
+        paths, within = [*self._nested], [*self._nested.values()]
+        last = [path.rpartition(".")[2] for path in paths]
+        added = [path for path in (self._text_asked, self._label_asked) if path in self._nested]
+        held = zip(names, columns, strict=True)
+        kinds = {name_kind(name) for name, values in held if any(isinstance(value, str) for value in values)}
+        if self._text_asked is None and "text" not in kinds:
+            texts = find_text_columns(last, within, is_typed=True)[0]
+            added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
+        if self._label_asked == "label" and "label" not in names and not find_label_columns(names, columns)[0]:
+            added += [paths[i] for i in find_label_columns(last, within)[0]]
+        added = [path for path in dict.fromkeys(added) if path not in names]
+        return [*names, *added], [*columns, *(self._nested[path] for path in added)]
+
+    def _find_named(self, asked: str, option: str, listed: str, usual: Sequence[Sequence[str]] = ((), ())) -> str:
+        """Return the column that was asked for: of this name, or the only one called so but for case and blanks.
+
+        Args:
+            usual: columns that are taken where there is none, if it is one, and others that may be meant.
+        """
         found = [name for name in self.names if name == asked]
-        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
-        if not found and (option, asked) == ("--label_column", "label"):
-            found = [name for name in self.names if name_kind(name) == "label"]
+        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)] or [*usual[0]]
         if len(found) != 1:
             n_found = f"{len(found)} columns" if found else "no column"
-            example = f" Choose with {option}{f', for example {option} {shlex.quote(found[0])}' if found else ''}."
+            meant = [*found, *usual[1]][:1]
+            example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
         if found[0] != asked and option == "--label_column":
@@ -398,19 +437,21 @@ class Source:
     def _rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
+        blank = [""] * width if self.format == "csv" else names  # a line of separators, as spreadsheets leave behind
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines, n_above = open_lines(stream, self.encoding, self._end), self._n_above
         blocks = read_separated(lines, self.path, self._separator, self.format)
         for starts, rows in blocks:
             starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
             is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
-            if is_plain and (width == 1 or names not in rows):  # nearly all
+            if is_plain and (width == 1 or (names not in rows and blank not in rows)):  # nearly all
                 is_spoilt = False
                 yield starts, rows
                 continue
             found = []
             for line, fields in zip(starts, rows, strict=True):
-                is_whole = isinstance(fields, list) and len(fields) == width and (width == 1 or fields != names)
+                is_whole = isinstance(fields, list) and len(fields) == width
+                is_whole &= width == 1 or fields not in (names, blank)
                 is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
                 row = fields if is_whole else self._fit(line, fields, is_spoilt)
                 if short is not None:
@@ -471,9 +512,11 @@ class Source:
     def _json_rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        names = frozenset(self.names)
+        names, nested = frozenset(self.names), [name for name in self.names if name in self._nested]
         for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
             if isinstance(row, dict):
+                for path in nested:
+                    row.setdefault(path, find_within(row, path))
                 more = row.keys() - names if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:

@@ -13,7 +13,8 @@ from tables import write_file, write_workbook
 from smsa.data import datasets as data
 from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows
 from smsa.data.formats import BadRowsError
-from smsa.data.labels import match_labels, parse_labels
+from smsa.data.labels import LABELS, match_labels, parse_labels, propose_map
+from smsa.data.reader import Source
 from smsa.errors import UserError
 
 GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
@@ -132,6 +133,9 @@ MEANT = {
     "a map": ("-1;0;1;1.0", "-1=negative,0=neutral,1=positive", [2, 1, 0, 0]),
     "a map the other way round": ("5;3;1;4", "positive=4|5,neutral=3,negative=1|2", [0, 1, 2, 0]),
     "dropped": ("senang;marah;?;senang", "senang=positive,marah=negative,?=drop", [0, 2, 0]),
+    "lists and quotes": ("""["Positif"];['neg'];"netral";neg.""", None, [0, 2, 1, 2]),
+    "words beside": ("Positive Sentiment;label_negatif;1 (positif)", None, [0, 2, 0]),
+    "decimal commas": ("5,0;1,00", "5=positive,1=negative", [0, 2]),
     "words beside a map": ("positif;1;2;2", "1=negative,2=drop", [0, 2]),
 }
 
@@ -149,6 +153,7 @@ PROPOSED = {
     "0,1,2,2": "0=negative,1=neutral,2=positive",
     "1,2,3,4,5": "1=negative,2=negative,3=neutral,4=positive,5=positive",
     "senang,marah,positif,negatif": "marah=drop,senang=drop",
+    "1/5,3/5,4/5,4/5": "1/5=negative,3/5=neutral,4/5=positive",
 }
 
 
@@ -164,6 +169,44 @@ def test_labels_without_meaning_come_with_options_that_work_when_pasted(tmp_path
     assert bool(labels) == ("positif" not in values)  # beside known labels they would be new ones
     for names in labels:
         assert load_splits({"train": tmp_path / "a.csv"}, parse_labels(names))["train"].num_rows >= 4
+
+
+def test_ratings_in_words_have_their_usual_meaning():
+    assert propose_map(["bintang 1", "bintang 4"], LABELS) == "bintang 1=negative,bintang 4=positive"
+    assert propose_map(["★☆☆☆☆", "★★★★★"], LABELS) == "★☆☆☆☆=negative,★★★★★=positive"
+    assert propose_map(["1 star", "5 stars"], LABELS) == "1 star=negative,5 stars=positive"
+
+
+def test_an_empty_column_of_labels_is_not_to_be_skipped_row_by_row(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label,x\na,,positif\nb,,negatif\n")
+    with pytest.raises(BadRowsError, match="column of labels is empty: name another with --label_column") as raised:
+        load_splits({"train": tmp_path / "a.csv"})
+    assert "--on_bad_row" not in str(raised.value)
+    assert load_splits({"train": tmp_path / "a.csv"}, label_column="x")["train"].num_rows == 2
+
+
+LABEL_COLUMNS = {
+    "by what it holds": ("teks,x,hasil\na,b,Positif\nc,d,negatif\n", "hasil"),
+    "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
+    "an empty one": ("teks,kelas,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
+    "of words, not of numbers": ("teks,polarity,kelas\na,3,positif\nc,-2,negatif\n", "kelas"),
+    "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
+    "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
+    "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", None),
+}
+
+
+@pytest.mark.parametrize("content, column", LABEL_COLUMNS.values(), ids=LABEL_COLUMNS)
+def test_the_column_of_labels_is_found_or_asked_for(tmp_path, content, column):
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    if column is not None:
+        assert Source(path, label_column="label").label_column == column
+        return
+    with pytest.raises(UserError, match="Choose with --label_column, for example") as raised:
+        Source(path, label_column="label")
+    column = re.search(r"--label_column ('[^']+'|\w+)\.$", str(raised.value))[1].strip("'")
+    assert Source(path, label_column=column).label_column == column
 
 
 @pytest.mark.parametrize("label_map", ["1", "=positive", "a=b", "positive=negative", "1=positive,1=negative"])
@@ -229,7 +272,7 @@ FAULTY_FILES = {
     "empty": (".tsv", b"", "has no rows"),
     "header alone": (".csv", b"text,label\n", "has no rows"),
     "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
-    "no label column": (".csv", b"text,gold\na,positive\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
+    "no label column": (".csv", b"text,gold\na,x\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
     "two of them": (".csv", b"text,sentimen,kelas\na,b,c\n", "2 columns named 'label'. .* --label_column sentimen"),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -44,6 +45,7 @@ KINDS = {
     "semicolons": ("a.csv", "id;ulasan\r\n1;enak, ya\r\n", "ulasan", ["enak, ya"], "separated by semicolons"),
     "bars": ("a.csv", "text|n\nx|2\n", "text", ["x"], "separated by bars"),
     "TABs, quoted": ("a.csv", 'n\tteks\n1\t"a\tb ""c"""\n', "teks", ['a\tb "c"'], "separated by TABs"),
+    "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"], ""),
     "TABs in .txt": ("a.txt", 'enak "ya\tpositive\nkotor\tnegative\n', "text", ['enak "ya', "kotor"],
                      "by TABs; no header"),
     "semicolons in .txt": ("a.txt", "id;teks\n1;enak\n", "teks", ["enak"], "separated by semicolons"),
@@ -68,6 +70,11 @@ KINDS = {
     "JSON by index": ("a.json", '{"0": {"n": 1, "text": "a"}, "1": {"n": 2, "text": "b"}}', "text", ["a", "b"], ""),
     "JSON of lists": ("a.json", '{"n": [1, 2], "text": ["a", "b"]}', "text", ["a", "b"], ""),
     "JSON of strings": ("a.json", '["a", "b"]', "text", ["a", "b"], ""),
+    "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"], ""),
+    "JSON, values": ("a.json", '[["enak ya", 1], ["kotor", 2]]', "column_1", ["enak ya", "kotor"], ""),
+    "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
+    "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON within rows": ("a.json", '[{"id": 1, "at": "2025-01-05", "data": {"text": "a"}}]', "data.text", ["a"], ""),
     "lines called .json": ("a.json", '{"text": "a"}\n\n{"text": "b"}\n', "text", ["a", "b"], ""),
     "JSON called .txt": ("a.txt", '[{"text": "a"}]', "text", ["a"], "JSON; the texts"),
     "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook; columns separated by TABs"),
@@ -80,6 +87,14 @@ KINDS = {
     "names again": ("a.csv", "id,teks\n1,enak\nid,teks\n2,kotor\n", "teks", ["enak", "kotor"], "1 lines that are"),
     "two rows of names": ("a.csv", "No,Responden,\n,Nama,Komentar\n1,A,enak\n", "Komentar", ["enak"], "in row 2"),
     "names above labels": ("a.csv", "kal,kls\nenak,positif\nburuk,negatif\n", "kal", ["enak", "buruk"], ""),
+    "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
+    "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
+    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n;;\n", "text", ["enak"], "2 lines that are blank"),
+    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], "separated by TABs"),
+    "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
+                               ['kata "dia" ya', "a\nb"], ""),
+    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
+    "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
     "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
 }  # fmt: skip
 
@@ -94,6 +109,35 @@ def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog
     assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
     assert said in caplog.text and f"the texts are in the column {column!r}" in caplog.text
+
+
+@pytest.mark.parametrize("suffix, keep_lines", [(".json", False), (".jsonl", False), (".jsonl", True)])
+def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_lines):
+    """As Label Studio and Doccano write them."""
+    path = tmp_path / f"a{suffix}"
+    labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
+    rows = [{"id": i, "data": {"text": f"teks {i}"}, "annotations": label} for i, label in enumerate(labels)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
+    assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
+    if keep_lines:
+        assert [json.loads(line) for line in chunk.table["line"].to_pylist()] == rows
+    source = Source(path, label_column="label")
+    (chunk,) = source.chunks(9)
+    assert source.label_column == "annotations.result.value.choices"
+    assert chunk.table[source.label_column].to_pylist() == ["Positif", "negatif", None]
+
+
+def test_a_header_of_known_names_stays_one_whatever_commas_without_quotes_make_of_the_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("ulasan,sentimen\nenak, murah, dekat,positif\nkotor,negatif\nx, y, z,netral\n")
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert chunk.texts.to_pylist() == ["kotor"] and [bad.line for _, bad in chunk.bad_rows] == [2, 4]
+
+
+def test_an_index_has_no_name_in_a_workbook(tmp_path):
+    write_workbook(tmp_path / "a.xlsx", {"Sheet1": [["", "text"], [0, "enak sekali"], [1, "kotor"]]})
+    (chunk,) = Source(tmp_path / "a.xlsx").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak sekali", "kotor"]
 
 
 def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog):
@@ -177,6 +221,9 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.csv", b"te\xffxt,id\nx,1\n", {}, "the names of the columns are not valid UTF-8"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', {}, "a.tsv:3: a quote that is not closed; found .*suffix .csv"),
     ("a.xlsx", b"PK", {}, "a.xlsx cannot be read as a workbook"),
+    ("a.txt", b"__label__positif enak\n", {}, r"fastText's labels .* sed -E 's/\^__label__.* > .*a.tsv"),
+    ("a.tar.gz", b"", {}, "a.tar.gz: an archive: unpack it"),
+    ("a.pdf", b"%PDF", {}, "a.pdf: the suffix must be one of .csv, .* save another as .csv"),
     ("a.csv", b"PK\x03\x04", {}, "a.csv is no text: give its name the suffix .xlsx or .zip"),
     ("a.csv", b"\x1f\x8b\x08", {}, "a.csv is no text: give its name the suffix .gz"),
     ("a.xls", b"<table><tr><td>text", {}, "a.xls is a web page and no workbook: .* save it as .xlsx"),

@@ -16,6 +16,7 @@ from scripts import baseline
 from smsa.cli import parse
 from smsa.data.datasets import DataArguments, find_files, load_splits
 from smsa.data.labels import LABELS, parse_labels
+from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.systems import load_systems
@@ -61,7 +62,7 @@ REFUSALS = {
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column Isi"]),
-    "no column of labels": (train, "a.csv", LABELLED.replace("label", "nilai"), "", ["--label_column |nilai"]),
+    "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column A"]),
     "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column kelas"]),
     "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
     "a sheet": (predict, "a.xlsx", {"Jan 1": [["isi"], ["a"]], "Feb": [["isi"], ["b"]]}, "", ["--sheet 'Jan 1'"]),
@@ -126,6 +127,19 @@ ELSEWHERE = {
     "a break for .tsv": ("a.csv", b'text\n"a\nb"\n', "write .csv", "a.csv", "out.tsv"),
     "names alike for .jsonl": ("a.csv", b"text,n,n\na,1,2\n", "write .csv", "a.csv", "out.jsonl"),
 }
+
+
+@pytest.mark.parametrize("suffix, write", {"pkl": "to_pickle", "feather": "to_feather", "dta": "to_stata"}.items())
+def test_a_command_that_converts_another_format_works(tmp_path, suffix, write):
+    frame, path = pd.DataFrame({"teks": ["enak", "kotor"], "kelas": ["positif", "negatif"]}), tmp_path / f"a.{suffix}"
+    getattr(frame, write)(path)
+    with pytest.raises(UserError, match=f"a.{suffix}: .{suffix} is not read. Convert it: python -c") as raised:
+        Source(path)
+    _, option, code = shlex.split(str(raised.value).partition("Convert it: ")[2])
+    assert option == "-c"
+    exec(code)
+    (chunk,) = Source(path.with_suffix(".parquet")).chunks(9)
+    assert chunk.texts.to_pylist() == ["enak", "kotor"]
 
 
 @pytest.mark.parametrize("name, content, way_out, new_name, output", ELSEWHERE.values(), ids=ELSEWHERE)
