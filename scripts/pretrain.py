@@ -46,10 +46,10 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
 
     # Texts
-    folders = (corpus_args.corpus_dir, corpus_args.data_dir)
+    options = {name: getattr(corpus_args, name) for name in ("corpus_dir", "data_dir", "text_column", "sheet")}
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
-        sources = read_sources(corpus_args.sources, *folders)
-        excluded = read_sources(corpus_args.decontaminate or (), *folders, to_exclude=True)
+        sources = read_sources(corpus_args.sources, **options)
+        excluded = read_sources(corpus_args.decontaminate or (), to_exclude=True, **options)
     if excluded:
         decontaminate(sources, [text for source in excluded for text in source.texts])
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None

@@ -52,16 +52,19 @@ class CorpusArguments:
     """Which texts to pre-train on."""
 
     sources: list[str] = HfArg(
-        help="Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2, or "
-        "laws.txt=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's train."
+        help="Files of texts, in any format that scripts/predict.py reads, each with how often an epoch sees it if not "
+        "once: tweets.txt=2, or laws.csv=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's "
+        "train."
     )
     corpus_dir: str | None = HfArg(default=None, help="Folder of the sources, else $SMSA_CORPUS_DIR, or .")
     data_dir: str | None = HfArg(default=None, help="Folder with SmSA, as in scripts/finetune.py.")
     decontaminate: list[str] | None = HfArg(
         default=None,
-        help="Files of evaluation texts, one a line: every text that shares eight words in a row with one of "
+        help="Files of evaluation texts: every text that shares eight words in a row with one of "
         "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test.",
     )
+    text_column: str | None = HfArg(default=None, help="Column of texts, in files where it is not found by itself.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook with several.")
     held_out: float = HfArg(default=0.01, help="Share of the texts that each epoch is evaluated on.")
     max_length: int = HfArg(default=128, help="Tokens a row, in which texts are divided by [SEP].")
 
