@@ -12,7 +12,7 @@ from smsa.training.arguments import RunArguments
 
 @dataclass
 class EncoderArguments:
-    """Which encoder to pre-train further, or that a new one starts."""
+    """Which encoder to pre-train further, or a new one."""
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
