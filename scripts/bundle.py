@@ -1,4 +1,4 @@
-"""Put a pre-trained encoder, or the best of some fine-tuned seeds, into the package, in fp16: see `make mini`.
+"""Put a pre-trained encoder, or a fine-tuned classifier, into the package, in fp16: see `make mini`.
 
 python scripts/bundle.py mini runs/pretrain-mini
 python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
@@ -16,12 +16,10 @@ from transformers import EvalPrediction
 from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, load_splits
 from smsa.data.labels import EXAMPLES, LABELS
-from smsa.errors import UserError
 from smsa.evaluation.calibration import store_temperature
-from smsa.evaluation.report import LabelledFile
-from smsa.evaluation.statistics import bootstrap, fit_temperature
+from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
-from smsa.files import hash_file, staged, update_json, write_json
+from smsa.files import staged, update_json, write_json
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import compute_metrics, predict_examples
@@ -36,14 +34,10 @@ def main(name: str, run: Path, mixture: Path | None) -> None:
     sources = ROOT / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
         origins = sources.read_text(encoding="utf-8")
-        if (run / "seeds.json").is_file():
-            seeds = json.loads((run / "seeds.json").read_bytes())["runs"].values()
-            run /= max(seeds, key=lambda seed: seed["valid"]["f1"])["folder"]
         copy_in_fp16(run, folder)
         if name != ENCODER:
             shutil.copy(mixture / "mixture.json", folder)
             calibrate(folder, mixture / "calibration.csv")
-            evaluate_again(folder)
         (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read a file
         outputs = sorted({CARD, *(path.name for path in folder.iterdir())} - {"run.json"})
         update_json(folder / "run.json", outputs=outputs)
@@ -69,35 +63,22 @@ def copy_in_fp16(run: Path, folder: Path) -> None:
     write_json(record, folder / "run.json")
 
 
-def predict(folder: Path, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
-    """Return the probabilities of a model in fp32, shape (n_texts, n_labels)."""
-    (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
-    return system.predict(texts, labels)
-
-
 def calibrate(folder: Path, held_out: Path) -> None:
-    """Divide the logits by the temperature that fits SmSA's valid and what the mixture held out, together."""
+    """Divide the logits by the temperature that fits SmSA's valid and what the mixture held out, together.
+
+    metrics.json then says what the rounded weights score on valid, and predict for the examples.
+    """
     splits = load_splits({"valid": find_smsa()["valid"], "held out": held_out})
-    texts, label_ids = (sum((split[column][:] for split in splits.values()), []) for column in ("text", "label"))
-    temperature = fit_temperature(np.array(label_ids), predict(folder, texts, LABELS))
+    (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
+    gold = [np.array(split["label"][:]) for split in splits.values()]
+    probabilities = [system.predict(split["text"][:], LABELS) for split in splits.values()]
+    temperature = fit_temperature(np.concatenate(gold), np.concatenate(probabilities))
     store_temperature(folder, temperature)
     update_json(folder / "run.json", temperature=temperature)
-
-
-def evaluate_again(folder: Path) -> None:
-    """Let metrics.json say what the rounded weights score on valid, and predict for the examples."""
-    metrics, run = (json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
-    path = find_smsa()["valid"]
-    if hash_file(path) != run["data"]["valid"]["sha256"]:
-        raise UserError(f"{path} is not the file that the run was evaluated on.")
-    data = LabelledFile.read(path, tuple(run["labels"]))
-    logits = np.log(predict(folder, data.texts, data.labels))
-    scores = compute_metrics(EvalPrediction(logits, data.gold), data.labels)
-    valid = {name: scores[name] for name in metrics["valid"] if name in scores}
-    f1 = bootstrap(data.count_confusion(logits.argmax(-1)))["f1"]
-    valid["intervals"] = {"f1": (f1["low"], f1["high"])}
+    scores = compute_metrics(EvalPrediction(np.log(probabilities[0]) / temperature, gold[0]))
+    stated = json.loads((folder / "metrics.json").read_bytes())["valid"]
     examples = predict_examples(*load_classifier(str(folder)), EXAMPLES)
-    update_json(folder / "metrics.json", valid=valid, examples=examples)
+    update_json(folder / "metrics.json", valid={name: scores[name] for name in stated}, examples=examples)
 
 
 if __name__ == "__main__":

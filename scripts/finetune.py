@@ -10,6 +10,7 @@ import copy
 import logging
 from pathlib import Path
 
+import pandas as pd
 from sklearn.metrics import classification_report
 from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
@@ -37,7 +38,6 @@ from smsa.training.metrics import (
     history_table,
     predict_examples,
     predict_splits,
-    seeds_table,
     write_predictions,
     write_seeds,
 )
@@ -60,7 +60,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
             finetune(model_args, data_args, args)
     if training_args.seeds and rank() == 0:
         summary = write_seeds(training_args.output_dir, training_args.seeds)
-        logger.info("valid, in per cent; F1 of each label\n%s", seeds_table(summary))
+        of_valid = pd.DataFrame({name: summary[name]["valid"] for name in ("mean", "std")})
+        logger.info("valid, %d seeds\n%s", len(training_args.seeds), of_valid.to_string(float_format="{:.4f}".format))
     if training_args.pushes_to_hub and rank() == 0:
         logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private))
 

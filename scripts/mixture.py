@@ -23,7 +23,7 @@ from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.files import hash_file, staged, write_json
-from smsa.pretraining.corpus import find_overlaps, read_column, read_sources, read_table, read_texts
+from smsa.pretraining.corpus import find_overlaps, read_sources, read_texts
 
 logger = logging.getLogger("smsa.mixture")
 
@@ -38,7 +38,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}
     evaluation = [text for source in read_sources(["smsa"], to_exclude=True) for text in source.texts]
     for path in (*(labelled_dir / name for name in plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"):
-        evaluation += read_column(path)
+        evaluation += read_texts(path)
     overlaps = find_overlaps(evaluation)
     rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
@@ -76,30 +76,18 @@ def select(path: Path, source: dict, random: Random) -> Rows:
     """Return the rows of one source that its recipe takes."""
     if path.suffix == ".yaml":
         return make_phrases(path, source["n_phrases"], random)
-    if path.suffix == ".tsv":
+    if path.suffix != ".txt":
         texts, label_ids, _, _ = read_rows(path)
-        return list(dict(zip(texts, (LABELS[i] for i in label_ids), strict=True)).items())
-    if path.suffix == ".csv":
-        return [(row["text"], label) for row in read_table(path) if (label := agree(row, source))]
+        rows = [(text, LABELS[i]) for text, i in zip(texts, label_ids, strict=True)]
+        return rows if path.suffix == ".csv" else list(dict(rows).items())  # SmSA has some texts twice
     texts = read_texts(path)
     if "labels" in source:  # of texts that are known by their hash: data/mixture/annotation.md
-        labels = {row["sha256"]: row["label"] for row in read_table(ROOT / source["labels"])}
+        labels = dict(csv.reader((ROOT / source["labels"]).open(encoding="utf-8"), delimiter="\t"))
         keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
         return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
     low, high = source["words"]
     refused = re.compile(source["refused"], re.I)
     return [(text, "neutral") for text in texts if low <= len(text.split()) <= high and not refused.search(text)]
-
-
-def agree(row: dict[str, str], source: dict) -> str | None:
-    """Return the label that all that a row says about its text agrees on, else None.
-
-    `means` gives the label of each value of the columns; a value that it does not have says nothing, one for which it
-    has null excludes the row.
-    """
-    means = source["means"]
-    said = {means[value] for name, value in row.items() if name != "text" and value in means}
-    return said.pop() if len(said) == 1 and None not in said else None
 
 
 def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:

@@ -13,7 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import load_encoder
-from smsa.pretraining.arguments import SHAPE, CorpusArguments, EncoderArguments, PretrainingArguments
+from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
@@ -46,10 +46,10 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
 
     # Texts
-    folders = (corpus_args.corpus_dir, corpus_args.data_dir)
+    options = {name: getattr(corpus_args, name) for name in ("corpus_dir", "data_dir", "text_column", "sheet")}
     with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
-        sources = read_sources(corpus_args.sources, *folders)
-        excluded = read_sources(corpus_args.decontaminate or (), *folders, to_exclude=True)
+        sources = read_sources(corpus_args.sources, **options)
+        excluded = read_sources(corpus_args.decontaminate or (), to_exclude=True, **options)
     if excluded:
         decontaminate(sources, [text for source in excluded for text in source.texts])
     words = Path(encoder_args.add_tokens) if encoder_args.add_tokens else None
@@ -67,11 +67,10 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     set_seed(seed)
     if name == "new":
         texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
-        tokenizer = build_tokenizer(texts, encoder_args.vocab_size)
-        model = build_encoder(tokenizer, **{name: getattr(encoder_args, name) for name in SHAPE})
+        tokenizer = build_tokenizer(texts)
+        model = build_encoder(tokenizer)
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
-        encoder_args.require_shape_of(model.config)
         if words is not None:
             logger.info("New tokens: %s", f"{add_words(model, tokenizer, read_texts(words)):,}")
     rows, held_out_rows = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)

@@ -2,49 +2,31 @@
 
 from dataclasses import dataclass
 
-from transformers import PretrainedConfig, SchedulerType
+from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
 from smsa.training.arguments import RunArguments
 
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-
 
 @dataclass
 class EncoderArguments:
-    """Which encoder to pre-train further, or the shape of a new one."""
+    """Which encoder to pre-train further, or a new one."""
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
-        help="Encoder: a name on the Hub, a folder, 'mini', or 'new' for a ModernBERT of the shape below.",
+        help="Encoder: a name on the Hub, a folder, 'mini', or 'new' for a random ModernBERT of mini's shape, whose "
+        "vocabulary is learned from the texts.",
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit on the Hub, if not main.")
     add_tokens: str | None = HfArg(default=None, help="File of words, one a line, that become tokens of their own.")
-    vocab_size: int = HfArg(default=12_000, help="Tokens of a new encoder, learned from the texts.")
-    num_hidden_layers: int = HfArg(default=4, help="Layers of a new encoder.")
-    hidden_size: int = HfArg(default=256, help="Width of a new encoder.")
-    num_attention_heads: int = HfArg(default=4, help="Attention heads of a new encoder.")
-    intermediate_size: int = HfArg(default=384, help="Width of its gated feed-forward layers.")
 
     def __post_init__(self) -> None:
-        require_ranges(self)
         if self.model_name_or_path == "scratch":
             raise UserError("'scratch' learns from labelled texts alone; a new encoder is --model_name_or_path new.")
         if self.model_name_or_path == "new" and self.add_tokens:
             raise UserError("--add_tokens goes with an encoder that is there: a new one learns its words by itself.")
-        if self.model_name_or_path == "new" and self.hidden_size % (2 * self.num_attention_heads):
-            heads = f"twice the {self.num_attention_heads} attention heads"
-            raise UserError(f"hidden_size is {self.hidden_size}; it must be a multiple of {heads}.")
-
-    def require_shape_of(self, config: PretrainedConfig) -> None:
-        """Refuse a shape that is neither the default nor that of the encoder to pre-train further."""
-        for name in SHAPE:
-            asked, found = getattr(self, name), getattr(config, name, None)
-            if asked not in (getattr(EncoderArguments, name), found):
-                encoder = f"{self.model_name_or_path} is {found} and stays; a new encoder is --model_name_or_path new"
-                raise UserError(f"{name} is {asked}, but that of {encoder}.")
 
 
 @dataclass
@@ -52,16 +34,19 @@ class CorpusArguments:
     """Which texts to pre-train on."""
 
     sources: list[str] = HfArg(
-        help="Text files, one text a line, each with how often an epoch sees it if not once: tweets.txt=2, or "
-        "laws.txt=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's train."
+        help="Files of texts, in any format that scripts/predict.py reads, each with how often an epoch sees it if not "
+        "once: tweets.txt=2, or laws.csv=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's "
+        "train."
     )
     corpus_dir: str | None = HfArg(default=None, help="Folder of the sources, else $SMSA_CORPUS_DIR, or .")
     data_dir: str | None = HfArg(default=None, help="Folder with SmSA, as in scripts/finetune.py.")
     decontaminate: list[str] | None = HfArg(
         default=None,
-        help="Files of evaluation texts, one a line: every text that shares eight words in a row with one of "
+        help="Files of evaluation texts: every text that shares eight words in a row with one of "
         "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test.",
     )
+    text_column: str | None = HfArg(default=None, help="Column of texts, in files where it is not found by itself.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook with several.")
     held_out: float = HfArg(default=0.01, help="Share of the texts that each epoch is evaluated on.")
     max_length: int = HfArg(default=128, help="Tokens a row, in which texts are divided by [SEP].")
 
@@ -90,6 +75,3 @@ class PretrainingArguments(RunArguments):
     per_device_train_batch_size: int = HfArg(default=32, help="Rows a batch in each process.")
     per_device_eval_batch_size: int = HfArg(default=32, help="Rows a batch in evaluation.")
     mlm_probability: float = HfArg(default=0.2, help="Share of the tokens that are masked.")
-    compile_encoder: bool = HfArg(
-        default=False, help="Compile the encoder: 1.3 times as fast, if small, on a CPU with AMX."
-    )

@@ -1,6 +1,5 @@
-"""Plain text -> rows of tokens to pre-train on: sources with weights, decontamination, held-out texts, packing."""
+"""Texts of files -> rows of tokens to pre-train on: sources with weights, decontamination, held-out texts, packing."""
 
-import csv
 import logging
 import os
 import re
@@ -12,14 +11,15 @@ from zlib import crc32
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from smsa.data import reader
 from smsa.data.datasets import find_smsa
-from smsa.data.formats import BadRow, BadRowsError, is_unicode, read_lines
+from smsa.data.formats import BadRowsError
 from smsa.errors import UserError
 from smsa.files import hash_file
 
 logger = logging.getLogger(__name__)
 
-NOT_TEXT = (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".zst", ".zip")
+_ROWS_AT_ONCE = 10_000
 NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 
@@ -30,18 +30,23 @@ class Source:
     name: str  # as it was given, without the weight
     weight: float  # how often an epoch sees each of its texts
     sha256: str  # of the file
-    texts: list[str]  # one for each line that is not blank, without white space around it
+    texts: list[str]  # as `read_texts` returns them
 
 
 def read_sources(
-    specs: Iterable[str], corpus_dir: str | None = None, data_dir: str | None = None, to_exclude: bool = False
+    specs: Iterable[str],
+    corpus_dir: str | None = None,
+    data_dir: str | None = None,
+    to_exclude: bool = False,
+    **reading: str | None,
 ) -> list[Source]:
-    """Read `FILE` or `FILE=WEIGHT`, each with one text per line in UTF-8, or `smsa`.
+    """Read `FILE` or `FILE=WEIGHT`, or `smsa`.
 
     Args:
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
         data_dir: as in `find_smsa`.
         to_exclude: whether `smsa` stands for SmSA's valid and test, masked or not, in place of its train.
+        reading: as in `read_texts`.
     """
     sources: list[Source] = []
     for spec in specs:
@@ -64,44 +69,32 @@ def read_sources(
         for origin, path in files.items():
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
-            sources.append(Source(origin, value, hash_file(path), read_texts(path)))
+            sources.append(Source(origin, value, hash_file(path), read_texts(path, **reading)))
     return sources
 
 
-def read_texts(path: Path) -> list[str]:
-    """Read one text per line without the blank ones; of a .tsv, such as SmSA's, what stands before the last tab.
+def read_texts(path: Path, **reading: str | None) -> list[str]:
+    """Return the texts of a file of any known format, without empty ones and the white space around them.
+
+    Args:
+        reading: text_column, sheet, as in `smsa.data.reader.Source`.
 
     Raises:
-        UserError: for a table or a compressed file, whose lines are not its texts; for no texts, or damaged ones.
+        UserError: as `smsa.data.reader.Source`; for no texts, or damaged ones.
     """
-    if path.suffix in NOT_TEXT:
-        raise UserError(f"{path}: a {path.suffix} does not have one text per line; write its texts into a .txt.")
     texts, bad_rows = [], []
-    with path.open("rb") as stream:
-        for line, content in read_lines(stream):
-            text = (content.rpartition("\t")[0] if path.suffix == ".tsv" and "\t" in content else content).strip()
-            if "\0" in text or not is_unicode(text):
-                bad_rows.append(BadRow(path, line, text, "the text is not valid UTF-8, or has a NUL character"))
-            elif text:
-                texts.append(text)
+    for chunk in reader.Source(path, **reading).chunks(_ROWS_AT_ONCE):
+        found = [(text or "").strip() for text in chunk.texts.to_pylist()]
+        chunk = chunk.set_apart(
+            {i: (t, "the text holds a NUL character") for i, t in enumerate(found) if "\0" in t}, path
+        )
+        bad_rows += [row for _, row in chunk.bad_rows]
+        texts += filter(None, found)
     if bad_rows:
         raise BadRowsError(bad_rows, "Correct or remove them.")
     if not texts:
         raise UserError(f"{path} has no text.")
     return texts
-
-
-def read_column(path: Path) -> list[str]:
-    """Return the texts of a .csv, whose column `text` they are, or as `read_texts` does of another file."""
-    if path.suffix != ".csv":
-        return read_texts(path)
-    return [row["text"] for row in read_table(path) if row["text"].strip()]
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a .csv, or of a .tsv with a header."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:

@@ -19,26 +19,29 @@ from smsa.models.scratch import train_vocabulary
 
 logger = logging.getLogger(__name__)
 
-FINE_TUNING_DROPOUT = 0.2  # of a new encoder; 0.1 was as good for an earlier one
+# Of a new encoder
+VOCAB_SIZE = 12_000
+SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
+FINE_TUNING_DROPOUT = 0.2  # 0.1 was as good for an earlier one
 
 
-def build_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
     """Learn the vocabulary of a new encoder; equal texts give equal ones.
 
     Its normaliser lower-cases and writes plainly, so that a text has the same tokens however it was typed or shared.
     """
     normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), *write_plainly()])
-    vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], vocab_size)
+    vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], VOCAB_SIZE)
     names = ["input_ids", "attention_mask"]
     return set_normaliser(BertTokenizer(vocab=vocabulary, model_max_length=512, model_input_names=names), normaliser)
 
 
-def build_encoder(tokenizer: PreTrainedTokenizerBase, **shape: int) -> ModernBertForMaskedLM:
-    """Build a random ModernBERT for the tokens of `tokenizer`, of a shape named as in its configuration; seed first."""
+def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
+    """Build a random ModernBERT for the tokens of `tokenizer`; seed first."""
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
-        layer_types=["full_attention"] * shape["num_hidden_layers"],
+        layer_types=["full_attention"] * SHAPE["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
         norm_bias=True,  # without biases a few numbers of each hidden state grow huge in their place: docs/models.md
@@ -49,7 +52,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase, **shape: int) -> ModernBer
         eos_token_id=tokenizer.sep_token_id,
         cls_token_id=tokenizer.cls_token_id,
         sep_token_id=tokenizer.sep_token_id,
-        **shape,
+        **SHAPE,
     )
     model = ModernBertForMaskedLM(config)
     # The model is built without dropout, which would slow learning; fine-tuning builds its modules from these.

@@ -93,8 +93,6 @@ class MaskedTrainer(ResumableTrainer):
             **kwargs,
         )
         use_quick_attention(self.model, args.device.type)
-        if args.compile_encoder:
-            self.model.base_model.compile(dynamic=False)  # each shape anew: a step, an epoch's last, two of evaluation
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
         modules = list(self.model.children())
         head = modules[modules.index(self.model.base_model) + 1]  # stands after the encoder in all transformers' models

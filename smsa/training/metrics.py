@@ -167,14 +167,3 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
             summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
     write_json(summary, Path(output_dir, "seeds.json"))
     return summary
-
-
-def seeds_table(summary: dict) -> str:
-    """Return macro F1, accuracy and F1 of each label on valid, by seed, with mean and standard deviation, as text."""
-    rows = {seed: run["valid"] for seed, run in summary["runs"].items()}
-    if len(rows) > 1:
-        rows |= {"mean": summary["mean"]["valid"], "std": summary["std"]["valid"]}
-    of_labels = [score for score in summary["mean"]["valid"] if score.startswith("f1_")]
-    table = 100 * pd.DataFrame.from_dict(rows, orient="index")[["f1", "accuracy", *of_labels]]
-    titles = {"f1": "macro F1"} | {score: score.removeprefix("f1_") for score in of_labels}
-    return table.rename(columns=titles).rename_axis(columns="seed").to_string(float_format="{:.2f}".format)

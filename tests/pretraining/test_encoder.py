@@ -13,16 +13,16 @@ TEXTS = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya 
 
 
 def test_tokens_do_not_depend_on_how_a_text_was_written():
-    tokenizer = build_tokenizer(TEXTS, 200)
+    tokenizer = build_tokenizer(TEXTS)
     expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
     assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
     assert "[UNK]" not in expected
-    assert build_tokenizer(TEXTS, 200).get_vocab() == tokenizer.get_vocab()
+    assert build_tokenizer(TEXTS).get_vocab() == tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type):
-    tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5, 100)
+    tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5)
     model, _ = make_masked_lm(model_type, tokenizer)
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     outputs.bias.data.normal_()

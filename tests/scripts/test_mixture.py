@@ -5,12 +5,11 @@ import json
 import sys
 from random import Random
 
-import pytest
 import yaml
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from mixture import agree, main, make_phrases, mistype  # noqa: E402
+from mixture import main, make_phrases, mistype  # noqa: E402
 
 SEEN = "satu dua tiga empat lima enam tujuh delapan"
 SHOP = f'text,sentiment\nbarang bagus,positive\n"{SEEN}, sembilan",positive\n{{more}}\nbarang rusak,negative\n'
@@ -21,7 +20,7 @@ kept_out: [kept.csv]
 calibration: 0.1
 slang: 0.1
 sources:
-  shop.csv: {folder: labelled, licence: MIT, means: {positive: positive, negative: negative}}
+  shop.csv: {folder: labelled, licence: MIT}
   news.txt: {folder: corpus, licence: MIT, words: [2, 9], refused: tidak}
 """
 
@@ -47,16 +46,6 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     record = json.loads((tmp_path / "mixture" / "mixture.json").read_bytes())
     assert record["sources"]["shop.csv"]["n_excluded"] == 1 and record["n_overlapping"] == 0
     assert record["sources"]["news.txt"]["n_texts"] == {"positive": 0, "neutral": 1, "negative": 0}
-
-
-@pytest.mark.parametrize(
-    ("values", "label"),
-    [("pos neut pos", "positive"), ("neut neut neut", None), ("pos neg neut", None), ("neg_pos pos neut", None)],
-)
-def test_a_row_has_a_label_where_all_that_it_says_agrees(values, label):
-    means = {"pos": "positive", "neg": "negative", "neg_pos": None}
-    row = {"text": "pos", **{str(i): value for i, value in enumerate(values.split())}}
-    assert agree(row, {"means": means}) == label
 
 
 def test_equal_seeds_make_equal_phrases_without_open_slots():
