@@ -69,16 +69,11 @@ def run_here(script: str, *words) -> tuple[int, str]:
     return 0, printed.getvalue()
 
 
-def clone_into(folder: Path) -> Path:
-    """Clone what is committed."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
-    """A clean clone with the environment that `make` has built here, or builds now."""
-    folder = clone_into(tmp_path_factory.mktemp("clone") / "smsa")
+    """A clean clone of what is committed, with the environment that `make` has built here, or builds now."""
+    folder = tmp_path_factory.mktemp("clone") / "smsa"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
@@ -91,12 +86,12 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
-# The longest files, which xdist hands out whole and in order, come first.
-LONGEST = ("test_readme.py", "test_recipes.py", "test_kills.py", "test_predict.py")
+# The longest files, which xdist hands out whole and in order, come first, so that no worker waits for one in the end.
+LONGEST = ("readme", "recipes", "architectures", "kills", "hosts", "predict", "platforms", "page", "tutorial", "export")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: (*LONGEST, item.path.stem[5:]).index(item.path.stem[5:]))
 
 
 def pytest_configure(config):

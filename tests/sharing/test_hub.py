@@ -193,14 +193,9 @@ assert found[0] == found[1] == label("me/model")
 
 
 @pytest.mark.slow
-def test_a_pushed_model_loads_with_equal_predictions_and_offline_from_then_on(hub, folder, tmp_path):
-    push(folder, "me/model")
-    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
-    assert status == 0, text
-
-
-@pytest.mark.slow
-def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, folder, tmp_path):
+def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folder_and_offline_too(
+    hub, folder, tmp_path
+):
     push(folder, "me/model")
     (tmp_path / "in.txt").write_text("enak\n")
     words = ["scripts/predict.py", "--model", "me/model", "--input", tmp_path / "in.txt"]
@@ -209,7 +204,7 @@ def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, 
     status, text = run("python", *words, **at(hub, tmp_path / "home"))
     assert status == 1 and "Traceback" not in text and text.splitlines()[-1].startswith("error: the Hub: "), text
     hub.faults.clear()
-    status, text = run("python", *words, **at(hub, tmp_path / "home"))
+    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
     assert status == 0, text
 
 
