@@ -236,13 +236,13 @@ def test_options_that_make_no_sense_are_refused(make_arguments, reason):
 
 @pytest.mark.slow
 def test_two_processes_train_and_judge_like_one(words, tmp_path):
-    """Two in a real launch; rows do not fill the last step of an epoch, nor share out evenly to judge by."""
+    """In real launches; rows do not fill the last step of an epoch, nor share out evenly to judge by."""
     common = [*words, "--precision", "no", "--num_threads", 1, "--warmup_steps", 2]
-    call(*common, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "one")
-    options = [*common, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "two"]
-    launch = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/pretrain.py"]
-    status, text = run(*launch, *map(str, options))
-    assert status == 0, text
+    for name, config, n_rows in (("one", "accelerate_config.yaml", 8), ("two", "configs/accelerate/cpu.yaml", 4)):
+        options = [*common, "--per_device_train_batch_size", n_rows, "--output_dir", tmp_path / name]
+        command = ["accelerate", "launch", "--config_file", config, "scripts/pretrain.py", *map(str, options)]
+        status, text = run(*command)
+        assert status == 0, text
     one, two = (json.loads((tmp_path / name / "metrics.json").read_bytes()) for name in ("one", "two"))
     assert one["tokens_seen"] == two["tokens_seen"]
     assert one["tokens_seen"] // (2 * 16) % 8  # rows of an epoch, of 16 tokens

@@ -270,11 +270,9 @@ def test_a_loss_of_ones_own_is_taken(make):
     assert [loss.item() for loss in trainer.losses] == [8]
 
 
-COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
-
-
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, pytest.param(COMPILED, marks=pytest.mark.slow)])
-def test_other_ways_to_compute_learn_the_same(train, options):
-    """What Inductor makes of a graph is held by the test of a compiled encoder in test_pretraining.py."""
-    plain, other = train("plain", max_steps=2), train("other", max_steps=2, **options)
-    assert torch.allclose(flatten(plain.model), flatten(other.model), atol=1e-6)
+@pytest.mark.parametrize(
+    "option, tolerance", [("gradient_checkpointing", 1e-6), pytest.param("torch_compile", 1e-4, marks=pytest.mark.slow)]
+)
+def test_other_ways_to_compute_learn_the_same(train, option, tolerance):
+    plain, other = train("plain", max_steps=2), train("other", max_steps=2, **{option: True})
+    assert torch.allclose(flatten(plain.model), flatten(other.model), atol=tolerance)
