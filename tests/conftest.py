@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
 
@@ -59,7 +60,7 @@ def run_here(script: str, *words) -> tuple[int, str]:
     """Run a script in this process, which has the libraries imported; get its status and what it printed."""
     printed = io.StringIO()
     capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
-    with pytest.MonkeyPatch.context() as patch, capture[0], capture[1]:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
         patch.setattr(sys, "argv", [script, *map(str, words)])
         patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would stay so
         try:

@@ -69,14 +69,14 @@ def test_a_pipe_that_is_full_is_an_error(model):
     assert b"error: " in done.stderr and b"No space left" in done.stderr
 
 
-def test_every_row_comes_once_and_in_order_from_two_processes(model, tmp_path):
+def test_every_row_comes_once_and_in_order_from_two_ranks(model, forks, tmp_path):
     """Files of sizes around the boundaries of a chunk of eight."""
     (tmp_path / "in").mkdir()
     sizes = {"a.csv": 7, "b.csv": 16, "c.csv": 50}
     for name, n_rows in sizes.items():
         write_file(tmp_path / "in" / name, [{"id": f"{i}", "text": HOSTILE[i % len(HOSTILE)]} for i in range(n_rows)])
-    status, text = run(*command(model, tmp_path / "in", tmp_path / "out", n_processes=2), **PATHS)
-    assert status == 0, text
+    words = options_of(model, tmp_path / "in", tmp_path / "out")
+    assert forks.run(run_script, words, n_ranks=2) == [0, 0], forks.log.read_text()
     classifier = SentimentClassifier.from_pretrained(model, backend="torch", num_threads=1)
     for name, n_rows in sizes.items():
         rows = read_file(tmp_path / "out" / name)

@@ -1,5 +1,7 @@
 """Models as they lie on the Hub: each trains and labels as the pipeline of transformers, or is refused before that."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -120,10 +122,15 @@ def train(base, output_dir):
 
 
 @pytest.fixture(scope="module")
-def trained(request, tmp_path_factory):
-    """A trained model of one architecture: its folder, and probabilities and scores by Trainer."""
-    folder = tmp_path_factory.mktemp(request.param)
-    return train(save_base(request.param, folder / "base"), folder / "run")
+def trained(tmp_path_factory):
+    """A function that trains a model of each architecture once, and returns what `train` does."""
+
+    @cache
+    def make(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        return train(save_base(kind, folder / "base"), folder / "run")
+
+    return make
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -144,11 +151,11 @@ def test_every_weight_of_an_encoder_is_taken_over_and_it_reads_no_more_than_it_h
     assert load_classifier(tmp_path)[1].model_max_length == n_positions  # the tokenizer there states more
 
 
-@pytest.mark.parametrize("trained, kind", [
-    (kind, kind) if kind in FAST else pytest.param(kind, kind, marks=pytest.mark.slow) for kind in ARCHITECTURES
-], indirect=["trained"])  # fmt: skip
+@pytest.mark.parametrize("kind", [
+    kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in ARCHITECTURES
+])  # fmt: skip
 def test_a_model_trains_and_labels_as_the_pipeline_of_transformers(trained, kind):
-    folder, by_trainer, scores = trained
+    folder, by_trainer, scores = trained(kind)
     texts = [*(text for text, _ in TINY_ROWS), "enak", "kotor dan mahal , " * 12]
     label = pipeline("text-classification", folder, top_k=None, device="cpu")
     answers = [{answer["label"]: answer["score"] for answer in label([text], truncation=True)[0]} for text in texts]
@@ -165,11 +172,9 @@ def test_a_model_trains_and_labels_as_the_pipeline_of_transformers(trained, kind
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target, refused", [("openvino", NO_OPENVINO), ("onnx", NO_ONNX)])
-@pytest.mark.parametrize(
-    "trained, kind", [(kind, kind) for kind in ARCHITECTURES if kind not in EXPORTED], indirect=["trained"]
-)
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind not in EXPORTED])
 def test_a_model_is_exported_or_said_not_to_be(trained, kind, target, refused, tmp_path):
-    folder, _, _ = trained
+    folder, _, _ = trained(kind)
     rows = "".join(f"{text} {'enak ' * i}\t{label}\n" for i, (text, label) in enumerate(TINY_ROWS))
     (tmp_path / "valid.tsv").write_text(rows)
     if kind in refused:

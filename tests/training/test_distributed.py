@@ -1,4 +1,4 @@
-"""Real processes: one and two of them compute the same, and launches that would go wrong silently are refused."""
+"""One process and two compute the same, and runs of several that would go wrong silently are refused."""
 
 import os
 import runpy
@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SAMPLE_DIR, run, save_tiny
-from distributed_worker import train
+from conftest import ROOT, SAMPLE_DIR, save_tiny
+from distributed_worker import main, train
 from forks import Forks
-
-# what a worker imports from
-PATHS = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))}
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +19,8 @@ def seen(tmp_path_factory):
     """What one process saw with batches of 8, and two with batches of 4, or of 2 accumulated twice."""
     folder = tmp_path_factory.mktemp("distributed")
     train(folder, 8, 1)
-    launch = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"]
-    status, text = run(*launch, "tests/training/distributed_worker.py", str(folder), "4,1", "2,2", **PATHS)
-    assert status == 0, text
+    forks = Forks(folder / "log")
+    assert forks.run(main, str(folder), "4,1", "2,2", n_ranks=2) == [0, 0], forks.log.read_text()
     names = {"one": "8-1", "two": "4-1", "two accumulated": "2-2"}
     record = {name: np.load(folder / f"{ways}.npz") for name, ways in names.items()}
     assert [int(record[name]["world_size"]) for name in names] == [1, 2, 2]
