@@ -55,16 +55,12 @@ LONG = [
 class Runs(Forks):
     """Runs the script in forks."""
 
-    def finetune(self, options, output_dir, **more) -> list[int]:
-        """Return the exit status of each rank."""
-        statuses = self.run(run_script, [*options, "--resume", "auto", "--output_dir", str(output_dir)], **more)
-        assert "canary" not in self.log.read_text()
-        return statuses
-
     def is_killed(self, options, output_dir, **more) -> bool:
-        """Return whether a run was killed; else it must have finished."""
-        statuses = self.finetune(options, output_dir, **more)
-        assert not any(statuses) or -signal.SIGKILL in statuses, self.log.read_text()[-3000:]
+        """Return whether a rank of a run was killed; else it must have finished."""
+        statuses = self.run(run_script, [*options, "--resume", "auto", "--output_dir", str(output_dir)], **more)
+        text = self.log.read_text()
+        assert not any(statuses) or -signal.SIGKILL in statuses, text[-3000:]
+        assert "canary" not in text
         return any(statuses)
 
 
