@@ -48,7 +48,7 @@ class Forks:
     def run(self, target: Callable, *args: object, seconds: float | None = None, **options) -> list[int]:
         """Return the exit status of each rank, of one that was killed the negative signal; the log begins anew.
 
-        A second after one has failed the others are asked to end, as by a launcher; after `seconds` all are killed.
+        Soon after one has failed the others are asked to end, as by a launcher; after `seconds` all are killed.
         """
         self.log.write_text("")
         forks, until = self.start(target, *args, **options), time.monotonic() + (seconds or 600)
@@ -56,7 +56,7 @@ class Forks:
             if not connection.wait([fork.sentinel for fork in alive], max(0, until - time.monotonic())):
                 break
             for fork in alive if any(fork.exitcode for fork in forks) else ():
-                fork.join(1)
+                fork.join(5)
                 fork.terminate()
         for fork in alive:
             fork.kill()
