@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
 
@@ -59,7 +60,7 @@ def run_here(script: str, *words) -> tuple[int, str]:
     """Run a script in this process, which has the libraries imported; get its status and what it printed."""
     printed = io.StringIO()
     capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
-    with pytest.MonkeyPatch.context() as patch, capture[0], capture[1]:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
         patch.setattr(sys, "argv", [script, *map(str, words)])
         patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would stay so
         try:
@@ -69,16 +70,11 @@ def run_here(script: str, *words) -> tuple[int, str]:
     return 0, printed.getvalue()
 
 
-def clone_into(folder: Path) -> Path:
-    """Clone what is committed."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
-    """A clean clone with the environment that `make` has built here, or builds now."""
-    folder = clone_into(tmp_path_factory.mktemp("clone") / "smsa")
+    """A clean clone of what is committed, with the environment that `make` has built here, or builds now."""
+    folder = tmp_path_factory.mktemp("clone") / "smsa"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
@@ -91,12 +87,15 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
-# The longest files, which xdist hands out whole and in order, come first.
-LONGEST = ("test_readme.py", "test_recipes.py", "test_kills.py", "test_predict.py")
+# The longest files, which xdist hands out whole and in order, come first, so that no worker waits for one in the end.
+LONGEST = ("readme", "recipes", "architectures", "kills", "hosts", "predict", "platforms", "page", "tutorial", "export")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: (*LONGEST, item.path.stem[5:]).index(item.path.stem[5:]))
+    for item in items:
+        if not any(item.iter_markers("slow")):  # and yet takes minutes: it hangs
+            item.add_marker(pytest.mark.timeout(180))
 
 
 def pytest_configure(config):

@@ -16,7 +16,11 @@ from pathlib import Path
 from smsa.inference import engine
 from smsa.inference.classifier import SentimentClassifier
 
-if __name__ == "__main__":
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+
+
+def run_script(options: list[str]) -> None:
+    """Run the script with these options."""
     engine.CHUNK_ROWS["cpu"] = 8
     classify, seconds = SentimentClassifier.classify, float(os.environ.get("SMSA_SLOW", 0))
     SentimentClassifier.classify = lambda *args: time.sleep(seconds) or classify(*args)
@@ -29,7 +33,9 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(kill)
-    print("begins", flush=True)
-    script = Path(__file__).parents[2] / "scripts" / "predict.py"
-    sys.argv[0] = str(script)
-    runpy.run_path(str(script), run_name="__main__")
+    sys.argv = [str(SCRIPT), *options]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+if __name__ == "__main__":
+    run_script(sys.argv[1:])

@@ -1,6 +1,5 @@
 """scripts/predict.py as one runs it: pipes, processes, full disks and kills, all of them real."""
 
-import contextlib
 import csv
 import json
 import os
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, make_model, make_tokenizer, run, run_here
+from conftest import ROOT, run, run_here, save_tiny
+from forks import Forks
+from kill_predict import run_script
 from tables import ADDED, HOSTILE, read_file, write_file
 
 from smsa import SentimentClassifier
@@ -27,16 +28,21 @@ FAST = ("--backend", "torch", "--num_threads", "1")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_model().save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
+    return str(save_tiny(tmp_path_factory.mktemp("model")))
 
 
-def command(model, path, output, *options, program=WORKER, n_processes=1) -> list[str]:
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    return Forks(tmp_path_factory.mktemp("log") / "log.txt")
+
+
+def options_of(model, path, output, *more) -> list[str]:
+    return ["--model", model, "--input", str(path), "--output", str(output), *FAST, *more]
+
+
+def command(*words, program=WORKER, n_processes=1) -> list[str]:
     start = [sys.executable] if n_processes == 1 else [*LAUNCH, str(n_processes)]
-    what = [] if "--input" in options else ["--input", str(path)]
-    return [*start, program, "--model", model, *what, "--output", str(output), *FAST, *options]
+    return [*start, program, *options_of(*words)]
 
 
 def test_a_pipe_goes_through_and_the_log_says_how(model):
@@ -63,14 +69,14 @@ def test_a_pipe_that_is_full_is_an_error(model):
     assert b"error: " in done.stderr and b"No space left" in done.stderr
 
 
-def test_every_row_comes_once_and_in_order_from_two_processes(model, tmp_path):
+def test_every_row_comes_once_and_in_order_from_two_ranks(model, forks, tmp_path):
     """Files of sizes around the boundaries of a chunk of eight."""
     (tmp_path / "in").mkdir()
     sizes = {"a.csv": 7, "b.csv": 16, "c.csv": 50}
     for name, n_rows in sizes.items():
         write_file(tmp_path / "in" / name, [{"id": f"{i}", "text": HOSTILE[i % len(HOSTILE)]} for i in range(n_rows)])
-    status, text = run(*command(model, tmp_path / "in", tmp_path / "out", n_processes=2), **PATHS)
-    assert status == 0, text
+    words = options_of(model, tmp_path / "in", tmp_path / "out")
+    assert forks.run(run_script, words, n_ranks=2) == [0, 0], forks.log.read_text()
     classifier = SentimentClassifier.from_pretrained(model, backend="torch", num_threads=1)
     for name, n_rows in sizes.items():
         rows = read_file(tmp_path / "out" / name)
@@ -79,31 +85,29 @@ def test_every_row_comes_once_and_in_order_from_two_processes(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_stop_together_at_a_bad_row(model, tmp_path):
+def test_ranks_stop_together_at_a_bad_row(model, forks, tmp_path):
     (tmp_path / "in.csv").write_bytes(b"id,text\n1\n")
-    status, text = run(*command(model, tmp_path / "in.csv", tmp_path / "out.csv", n_processes=2), **PATHS, timeout=120)
-    assert status != 0
-    assert text.count("in.csv:2: 1 field(s) instead of 2") == 1
+    assert all(forks.run(run_script, options_of(model, tmp_path / "in.csv", tmp_path / "out.csv"), n_ranks=2))
+    assert forks.log.read_text().count("in.csv:2: 1 field(s) instead of 2") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
 @pytest.mark.slow
-def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
+def test_a_full_disk_loses_nothing(model, forks, small_disk, tmp_path):
     rows = [{"id": str(i), "text": "enak dan murah sekali " * 40} for i in range(100)]
     write_file(tmp_path / "in.csv", rows)
     (small_disk / "earlier.csv").write_text("earlier")
-    words = command(model, tmp_path / "in.csv", small_disk / "out.csv")
-    status, text = run(*words, **PATHS)
-    assert status == 1
+    words = options_of(model, tmp_path / "in.csv", small_disk / "out.csv")
+    assert forks.run(run_script, words) == [1]
+    text = forks.log.read_text()
     assert "No space left on device" in text and "the same command resumes" in text and "Traceback" not in text
     assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
     finished = {shard: shard.stat().st_mtime_ns for shard in (small_disk / "out.csv.shards").glob("rows-*.arrow")}
     assert finished
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
-    run(*words, **PATHS, SMSA_KILL="open .*merged:1")  # the shards are still there when it dies
+    forks.run(run_script, words, SMSA_KILL="open .*merged:1")  # the shards are still there when it dies
     assert all(shard.stat().st_mtime_ns == before for shard, before in finished.items())
-    status, text = run(*words, **PATHS)
-    assert status == 0, text
+    assert forks.run(run_script, words) == [0]
     assert [{"id": row["id"], "text": row["text"]} for row in read_file(small_disk / "out.csv")] == rows
 
 
@@ -148,13 +152,24 @@ POINTS = (  # in the order in which a job that is resumed each time comes by the
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("n_processes, points, n_at_points, target", [
+@pytest.mark.parametrize("n_ranks, points, n_at_points, target", [
     (1, POINTS, 12, "out.csv"), (2, POINTS[1:9:2], 3, "out.parquet"),
 ])  # fmt: skip
-def test_after_kills_at_any_moment_every_row_is_there_once(model, tmp_path, n_processes, points, n_at_points, target):
+def test_after_kills_at_any_moment_every_row_is_there_once(
+    model, forks, tmp_path, n_ranks, points, n_at_points, target
+):
+    """At points of one rank, and of all ranks by the clock."""
     rows = [{"id": str(i), "text": HOSTILE[i % len(HOSTILE)]} for i in range(70)]
     write_file(tmp_path / "in.csv", rows)
-    assert run_and_kill(command(model, tmp_path / "in.csv", tmp_path / target), None) == 0
+
+    def run_and_kill(output: Path, kill: str | float | None, n_ranks: int = n_ranks) -> bool:
+        """Run to the end, or to a kill at a point, or so many seconds after it began; return whether it ended well."""
+        words = options_of(model, tmp_path / "in.csv", output)
+        by_clock = isinstance(kill, float)
+        more = {"seconds": kill, "SMSA_SLOW": "0.2"} if by_clock else {"SMSA_KILL": kill or "never:0"}
+        return not any(forks.run(run_script, words, n_ranks=n_ranks, **more))
+
+    assert run_and_kill(tmp_path / target, None, n_ranks=1), forks.log.read_text()
     expected = read_file(tmp_path / target)
     assert [{"id": row["id"], "text": row["text"]} for row in expected] == rows
     clock, n_jobs, killed = random.Random(42), 0, []
@@ -162,17 +177,17 @@ def test_after_kills_at_any_moment_every_row_is_there_once(model, tmp_path, n_pr
         output = tmp_path / str(n_jobs) / target
         output.parent.mkdir(exist_ok=True)
         finished = read_finished(output)
-        status = run_and_kill(command(model, tmp_path / "in.csv", output, n_processes=n_processes), kill)
+        has_ended = run_and_kill(output, kill)
         if output.exists():
             assert read_file(output) == expected
         else:
-            assert status != 0 and finished.items() <= read_finished(output).items()  # none was written again
-        if status == 0:
+            assert not has_ended and finished.items() <= read_finished(output).items()  # none was written again
+        if has_ended:
             assert not Path(f"{output}.shards").exists()
             n_jobs += 1
         else:
             killed.append(type(kill))
-    assert status == 0 and killed.count(str) >= n_at_points and killed.count(float) >= 4
+    assert has_ended and killed.count(str) >= n_at_points and killed.count(float) >= 4
 
 
 def read_finished(output: Path) -> dict[str, tuple[int, int]]:
@@ -181,28 +196,27 @@ def read_finished(output: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
 
 
-def run_and_kill(words, kill: str | float | None) -> int:
-    """Run to the end, or to a kill at a point, or so many seconds after it began; no process is left afterwards."""
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_leaves_no_process_and_the_same_command_resumes(model, tmp_path):
+    lines = [f"{i},enak" for i in range(80)]
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]))
+    output = tmp_path / "out.csv"
+    words = command(model, tmp_path / "in.csv", output, n_processes=2)
     environment = {**os.environ, **PATHS, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    by_clock = isinstance(kill, float)
-    environment |= {"SMSA_SLOW": "0.2"} if by_clock else {"SMSA_KILL": kill or "never:0"}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    with subprocess.Popen(words, cwd=ROOT, env=environment, **options) as process:
-        try:
-            if by_clock:
-                assert process.stdout.readline()  # the libraries are imported
-            process.wait(timeout=kill if by_clock else 120)
-        except subprocess.TimeoutExpired:
-            assert by_clock, "it hangs"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    launcher = subprocess.Popen(words, cwd=ROOT, env=environment | {"SMSA_SLOW": "1"})
+    while not read_finished(output):
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
     deadline = time.monotonic() + 20
-    output = words[words.index("--output") + 1]
-    while orphans := [one for one in psutil.process_iter(["cmdline"]) if output in (one.info["cmdline"] or ())]:
+    while orphans := [one for one in psutil.process_iter(["cmdline"]) if str(output) in (one.info["cmdline"] or ())]:
         assert time.monotonic() < deadline, f"orphans: {orphans}"
         time.sleep(0.05)
-    return process.returncode
+    assert not output.exists()
+    status, text = run(*words, **PATHS)
+    assert status == 0, text
+    assert [f"{row['id']},{row['text']}" for row in read_file(output)] == lines
 
 
 MEASURE = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
@@ -213,15 +227,15 @@ MEASURE += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "parquet"])
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix):
-    """Each row is 1 KiB, so that whoever kept the rows of "long", even packed, would need 98 MiB more."""
+    """Each row is 3 KiB, so that whoever kept the rows of "long", even packed, would need 94 MiB more."""
     peaks = {}
     for name, n_rows, long_text in (
-        ("short", 20_000, ""),
-        ("long", 120_000, ""),
-        ("wide", 20_000, "enak " * 2_000_000),
+        ("short", 8_000, ""),
+        ("long", 40_000, ""),
+        ("wide", 8_000, "enak " * 2_000_000),
     ):
         path = tmp_path / f"{name}.{suffix}"
-        rows = [{"id": str(i), "text": f"pergi ke pasar {i}", "note": f"{i:1024}"} for i in range(n_rows)]
+        rows = [{"id": str(i), "text": f"pergi ke pasar {i}", "note": f"{i:3072}"} for i in range(n_rows)]
         write_file(path, [*rows, {"id": "long", "text": long_text, "note": ""}])
         words = command(model, path, tmp_path / f"{name}.out.{suffix}", program="scripts/predict.py")
         # a process counts its parent's peak as its own, so let a small one start it

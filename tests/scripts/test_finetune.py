@@ -226,25 +226,29 @@ def test_a_workbook_is_split_and_the_rows_that_are_left_out_of_it_are_listed(tmp
     assert [data[split]["n_texts"] for split in ("train", "valid")] == [54, 6]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("precision", ["bf16", "no"])
-def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, precision):
-    """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
+@pytest.fixture(scope="module")
+def indobert(tmp_path_factory):
+    """A random model of indobert-base-p1's exact shape, and where it is stored as in 2020, with the real vocabulary."""
     vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
     if not vocabulary:
         pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
     torch.manual_seed(0)
-    encoder = BertForPreTraining(BertConfig(vocab_size=50_000))
-    folder, output_dir = tmp_path / "indobert", tmp_path / "run"
-    folder.mkdir()
+    encoder, folder = BertForPreTraining(BertConfig(vocab_size=50_000)), tmp_path_factory.mktemp("indobert")
     torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
     encoder.config.save_pretrained(folder)
     shutil.copy(vocabulary, folder)
+    return encoder, folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_indobert_base_shape_trains_saves_and_reloads(indobert, tmp_path, smsa_files, precision):
+    (encoder, folder), output_dir = indobert, tmp_path / "run"
     valid = smsa_files["valid"].read_text(encoding="utf-8").splitlines(keepends=True)[:64]
     (tmp_path / "valid.tsv").write_text("".join(valid), encoding="utf-8")
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
-    options = ["--max_steps", 3, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
+    options = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
     call("--model_name_or_path", folder, *files, *options, "--precision", precision, "--output_dir", output_dir)
     torch.set_num_threads(1)
 

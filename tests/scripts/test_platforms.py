@@ -139,7 +139,7 @@ def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
         folder.mkdir()
         for words, reason in zip((
             [*FINETUNE, "--output_dir", folder / "run"],
-            ["scripts/predict.py", "--input", DATA, "--output", folder / "out.csv"],
+            ["scripts/predict.py", "--model", "mini-sentiment", "--input", DATA, "--output", folder / "out.csv"],
             ["scripts/eval.py", "--model", "mini-sentiment", "--data", DATA, "--output", folder / "report"],
         ), refused, strict=True):  # fmt: skip
             commands.append(({"DISK": str(folder), "REFUSES": kind}, list(map(str, words))))
@@ -159,6 +159,7 @@ from transformers import TrainerCallback
 ---
 {cell}
 ---
+trainer.args.num_train_epochs = 1
 steps = trainer.train().global_step
 assert trainer.train().global_step == steps == trainer.state.max_steps  # as Trainer does
 ---
@@ -194,7 +195,6 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 def test_a_notebook_runs_its_cells_again_and_goes_on_after_an_interrupt(tmp_path):
     (tmp_path / "data").symlink_to(ROOT / "data")
     (cell,) = [code for _, language, code in read_blocks("docs/training.md") if language == "python"]
-    cell = cell.replace("num_train_epochs=3", "num_train_epochs=1")
     cells = [nbformat.v4.new_code_cell(code) for code in CELLS.format(cell=cell).split("---")]
     client = NotebookClient(
         nbformat.v4.new_notebook(cells=cells), resources={"metadata": {"path": tmp_path}}, allow_errors=True

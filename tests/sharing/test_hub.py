@@ -3,10 +3,13 @@
 import hashlib
 import json
 import re
+import runpy
+import sys
 
 import pytest
 from cards import check_card
 from conftest import ROOT, run, run_here, save_tiny
+from forks import Forks
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
@@ -193,14 +196,9 @@ assert found[0] == found[1] == label("me/model")
 
 
 @pytest.mark.slow
-def test_a_pushed_model_loads_with_equal_predictions_and_offline_from_then_on(hub, folder, tmp_path):
-    push(folder, "me/model")
-    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
-    assert status == 0, text
-
-
-@pytest.mark.slow
-def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, folder, tmp_path):
+def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folder_and_offline_too(
+    hub, folder, tmp_path
+):
     push(folder, "me/model")
     (tmp_path / "in.txt").write_text("enak\n")
     words = ["scripts/predict.py", "--model", "me/model", "--input", tmp_path / "in.txt"]
@@ -209,7 +207,7 @@ def test_a_download_that_is_cut_is_a_sentence_and_the_same_command_goes_on(hub, 
     status, text = run("python", *words, **at(hub, tmp_path / "home"))
     assert status == 1 and "Traceback" not in text and text.splitlines()[-1].startswith("error: the Hub: "), text
     hub.faults.clear()
-    status, text = run("python", *words, **at(hub, tmp_path / "home"))
+    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
     assert status == 0, text
 
 
@@ -223,23 +221,24 @@ def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_priva
 
 
 @pytest.fixture
-def finetune(hub, smsa_dir, tmp_path):
-    """A function that fine-tunes a tiny encoder into tmp_path/run, in a launch, to be pushed to me/model."""
-    encoder = save_tiny(tmp_path / "encoder")
+def options(smsa_dir, tmp_path) -> list[str]:
+    """Fine-tune a tiny encoder into tmp_path/run, and push it to me/model."""
+    words = ["--model_name_or_path", save_tiny(tmp_path / "encoder"), "--data_dir", smsa_dir, "--num_train_epochs", 2]
+    words += ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "me/model", "--max_length", 64]
+    return list(map(str, [*words, "--precision", "no"]))
 
-    def start(n_processes=1, token=TOKEN, *extra) -> tuple[int, str]:
-        config = "accelerate_config.yaml" if n_processes == 1 else "configs/accelerate/cpu.yaml"
-        words = ["--config_file", config, "--num_processes", n_processes, "scripts/finetune.py", "--precision", "no"]
-        words += ["--model_name_or_path", encoder, "--data_dir", smsa_dir, "--num_train_epochs", 2]
-        words += ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "me/model", "--max_length", 64]
-        return run("accelerate", "launch", *map(str, [*words, *extra]), **at(hub, tmp_path / "home", token))
 
-    return start
+def finetune(address: str, words: list[str]) -> None:
+    """Run the script in a fork, where the Hub's client has been imported; its Hub is the double."""
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = address, False, True
+    sys.argv[1:] = words
+    runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, finetune, tmp_path):
-    status, text = finetune(2)
+def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_path):
+    words = ["launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/finetune.py", *options]
+    status, text = run("accelerate", *words, **at(hub, tmp_path / "home"))
     assert status == 0, text
     run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
     assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
@@ -256,18 +255,22 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, finetune, tmp
 
 
 @pytest.mark.slow
-def test_a_refused_token_stops_all_processes_of_a_run_before_it_starts(hub, finetune, tmp_path):
-    status, text = finetune(2, "hf_wrong")
-    assert status != 0 and text.count("error: The Hub refuses the token for me/model (401)") == 1, text
+def test_a_refused_token_stops_all_ranks_of_a_run_before_it_starts(hub, options, tmp_path):
+    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home", "hf_wrong"))
+    assert all(forks.run(finetune, hub.url, options, n_ranks=2))
+    text = forks.log.read_text()
+    assert text.count("error: The Hub refuses the token for me/model (401)") == 1, text
     assert "hf_wrong" not in text
     assert not (tmp_path / "run").exists() and not hub.repositories
 
 
 @pytest.mark.slow
-def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, finetune, tmp_path):
+def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, options, tmp_path):
     hub.faults.append(Fault("POST", "/commit/", 403))
-    status, text = finetune(1, TOKEN, "--hub_private_repo")
-    assert status != 0 and "error: The Hub refuses the token for me/model (403)" in text
+    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
+    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo"]) == [1]
+    text = forks.log.read_text()
+    assert "error: The Hub refuses the token for me/model (403)" in text
     (again,) = re.findall(r"python (scripts/push.py .*)", text)
     assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()

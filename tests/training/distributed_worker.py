@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in one process and in two: trains a few steps, predicts, and records what it saw.
+"""What one process and several run that must do the same: trains a few steps, predicts, and records what it saw.
 
 python tests/training/distributed_worker.py FOLDER BATCH_SIZE,ACCUMULATION ...
 """
@@ -61,7 +61,11 @@ def train(folder: Path, batch_size: int, accumulation: int) -> None:
         np.savez(folder / name, world_size=trainer.args.world_size, **record)
 
 
-if __name__ == "__main__":
+def main(folder: str, *ways: str) -> None:
     with exit_on_error():
-        for batch_size, accumulation in [map(int, way.split(",")) for way in sys.argv[2:]]:
-            train(Path(sys.argv[1]), batch_size, accumulation)
+        for way in ways:
+            train(Path(folder), *map(int, way.split(",")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """Runs scripts/finetune.py as it is, in processes that can be killed at any touch of the output folder.
 
-As a script of `accelerate launch`: SMSA_KILL="RANK POINT" kills that process at the first such point.
+SMSA_KILL="RANK POINT" kills that process at the first such point; SMSA_RECORD names a file for the points.
 """
 
 import os
@@ -40,7 +40,11 @@ def watch_points(output_dir: str, at: callable) -> None:
     sys.addaudithook(audit)
 
 
-def run_script(options: list[str], kill: str | None = None, record: str | None = None) -> None:
+def run_script(options: list[str]) -> None:
+    """Run the script with these options, in a process that is killed or writes the points down if that is asked for."""
+    rank, _, kill = os.environ.get("SMSA_KILL", "").partition(" ")
+    kill, record = kill if rank == os.environ.get("RANK", "0") else "", os.environ.get("SMSA_RECORD")
+
     def at(point: str) -> None:
         if record:
             with open(record, "a", encoding="utf-8") as lines:
@@ -54,13 +58,5 @@ def run_script(options: list[str], kill: str | None = None, record: str | None =
     runpy.run_path(SCRIPT, run_name="__main__")
 
 
-def fork(log: str, options: list[str], kill: str | None, record: str | None) -> None:
-    """Run the script in a fork of a process that has imported all; both outputs go to the end of the log."""
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1), os.dup2(stream, 2)
-    run_script(options, kill, record)
-
-
 if __name__ == "__main__":
-    rank, _, point = os.environ.get("SMSA_KILL", "").partition(" ")
-    run_script(sys.argv[1:], point if rank == os.environ.get("RANK", "0") else None)
+    run_script(sys.argv[1:])

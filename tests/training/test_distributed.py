@@ -1,16 +1,17 @@
-"""Real processes: one and two of them compute the same, and launches that would go wrong silently are refused."""
+"""One process and two compute the same, and runs of several that would go wrong silently are refused."""
 
 import os
+import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE_DIR, run, save_tiny
-from distributed_worker import train
-
-# what a worker imports from
-PATHS = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))}
+import torch
+from conftest import ROOT, SAMPLE_DIR, save_tiny
+from distributed_worker import main, train
+from forks import Forks
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,8 @@ def seen(tmp_path_factory):
     """What one process saw with batches of 8, and two with batches of 4, or of 2 accumulated twice."""
     folder = tmp_path_factory.mktemp("distributed")
     train(folder, 8, 1)
-    launch = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"]
-    status, text = run(*launch, "tests/training/distributed_worker.py", str(folder), "4,1", "2,2", **PATHS)
-    assert status == 0, text
+    forks = Forks(folder / "log")
+    assert forks.run(main, str(folder), "4,1", "2,2", n_ranks=2) == [0, 0], forks.log.read_text()
     names = {"one": "8-1", "two": "4-1", "two accumulated": "2-2"}
     record = {name: np.load(folder / f"{ways}.npz") for name, ways in names.items()}
     assert [int(record[name]["world_size"]) for name in names] == [1, 2, 2]
@@ -61,27 +61,25 @@ def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again_and_dr
         assert len(set(record["seeds"])) == record["world_size"]
 
 
-FINETUNE = """
-import os, runpy, sys
-folder, fault, *options = sys.argv[1:]
-if os.environ["RANK"] == "1":
-    if fault == "data":
-        os.environ["SMSA_DATA_DIR"] = f"{folder}/other"
-    if fault == "disk":
-        os.chdir(f"{folder}/disk")
-    if fault == "write":
-        import torch
-        save = torch.save
+def finetune(folder: Path, fault: str, options: list[str]) -> None:
+    """Fine-tune in a folder; the second rank has a fault."""
+    os.chdir(folder)
+    if os.environ["RANK"] == "1":
+        if fault == "data":
+            os.environ["SMSA_DATA_DIR"] = f"{folder}/other"
+        if fault == "disk":
+            os.chdir("disk")
+        if fault == "write":
+            save = torch.save
 
-        def fail(values, path, *args, **kwargs):
-            if "seed-1" in str(path) and "rng_state" in str(path):
-                raise PermissionError(f"{path} cannot be written")
-            save(values, path, *args, **kwargs)
+            def fail(values, path, *args, **kwargs):
+                if "seed-1" in str(path) and "rng_state" in str(path):
+                    raise PermissionError(f"{path} cannot be written")
+                save(values, path, *args, **kwargs)
 
-        torch.save = fail
-sys.argv[1:] = options
-runpy.run_path(f"{sys.path[0]}/finetune.py", run_name="__main__")
-"""
+            torch.save = fail
+    sys.argv[1:] = options
+    runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
 
 
 FAULTS = {
@@ -99,14 +97,10 @@ def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, faul
         lines.write("enak\tpositive\n")
     (tmp_path / "disk").mkdir()
     save_tiny(tmp_path / "encoder")
-    (tmp_path / "finetune.py").write_text((ROOT / "scripts" / "finetune.py").read_text())
-    (tmp_path / "worker.py").write_text(FINETUNE)
     options, message = FAULTS[fault]
     options = [*options, "--model_name_or_path", str(tmp_path / "encoder"), "--max_length", "64", "--max_steps", "1"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    status, text = run(
-        *launch, "worker.py", str(tmp_path), fault, *options, cwd=tmp_path, SMSA_DATA_DIR=str(SAMPLE_DIR), **PATHS
-    )
-    assert status != 0 and message in text
+    forks = Forks(tmp_path / "log", SMSA_DATA_DIR=str(SAMPLE_DIR))
+    assert all(forks.run(finetune, tmp_path, fault, options, n_ranks=2))
+    assert message in forks.log.read_text()
     assert not list(tmp_path.glob("**/checkpoint-*"))
     assert fault != "data" or not (tmp_path / "run").exists()

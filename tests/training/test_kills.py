@@ -6,7 +6,6 @@ In none of them is the token of the environment written to the output folder, sh
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -19,10 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
-from kill_training import fork
+from forks import Forks
+from kill_training import run_script
 
 SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
-BERT = "transformers.models.bert.modeling_bert"
 WORKER = str(ROOT / "tests" / "training" / "kill_training.py")
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 ENVIRONMENT = {**os.environ, "PATH": PROGRAMS, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
@@ -53,38 +52,21 @@ LONG = [
 ]
 
 
-class Forks:
-    """Runs the script in forks of one process that has imported everything."""
-
-    def __init__(self, log: Path):
-        self.log, self.server = log, multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(["smsa.training.trainer", "smsa.inference.engine", BERT])
-
-    def run(self, options, output_dir, n_copies=1, kill=None, record=None) -> list[int]:
-        """Return the exit status of each copy of a run, of one that was killed the negative signal."""
-        options = [*options, "--resume", "auto", "--output_dir", str(output_dir)]
-        copies = [self.server.Process(target=fork, args=(self.log, options, kill, record)) for _ in range(n_copies)]
-        for copy in copies:
-            copy.start()
-        for copy in copies:
-            copy.join()
-        return [copy.exitcode for copy in copies]
+class Runs(Forks):
+    """Runs the script in forks."""
 
     def is_killed(self, options, output_dir, **more) -> bool:
-        """Return whether a run was killed; else it must have finished."""
-        (status,) = self.run(options, output_dir, **more)
-        assert status in (0, -signal.SIGKILL), self.log.read_text()[-3000:]
-        return status != 0
+        """Return whether a rank of a run was killed; else it must have finished."""
+        statuses = self.run(run_script, [*options, "--resume", "auto", "--output_dir", str(output_dir)], **more)
+        text = self.log.read_text()
+        assert not any(statuses) or -signal.SIGKILL in statuses, text[-3000:]
+        assert "canary" not in text
+        return any(statuses)
 
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "log.txt"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        yield Forks(log)
-    assert "canary" not in log.read_text()
+    return Runs(tmp_path_factory.mktemp("log") / "log.txt", HF_TOKEN=ENVIRONMENT["HF_TOKEN"])
 
 
 MADE_WHEN_IT_WAS = {"run.json", "README.md"}  # they say how long it took
@@ -110,7 +92,7 @@ def result(output_dir: Path) -> dict:
 def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
     """At every kind of touch of the folder: each file of a save, renames, rotation, the best model, the outputs."""
     record = tmp_path / "points.txt"
-    assert not forks.is_killed(tiny, tmp_path / "plain", record=record)
+    assert not forks.is_killed(tiny, tmp_path / "plain", SMSA_RECORD=str(record))
     expected = result(tmp_path / "plain")
     assert (expected["stopped at"], expected["evaluations"]) == (25, 5)
     points = list(dict.fromkeys(record.read_text().splitlines()))
@@ -121,13 +103,13 @@ def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
 
     output_dir, n_kills, n_finished = tmp_path / "run", 0, 0
     for point in points:
-        if forks.is_killed(tiny, output_dir, kill=point):
+        if forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}"):
             n_kills += 1
             continue
         assert result(output_dir) == expected  # the run was past this point: it ended, and another one begins
         n_finished += 1
         output_dir = tmp_path / f"run{n_finished}"
-        n_kills += forks.is_killed(tiny, output_dir, kill=point)
+        n_kills += forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
     assert not forks.is_killed(tiny, output_dir)
     assert result(output_dir) == expected
     assert n_kills >= 30 and n_kills >= len(points) - 3, f"{n_kills} kills at {len(points)} points"
@@ -197,12 +179,17 @@ INJECTED = [
 ]
 
 
-def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
-    Launch(tiny, tmp_path / "plain", DOUBLE).finish()
+def test_one_of_two_processes_killed_at_points(tiny, forks, tmp_path):
+    """The first time in a launch, which is also the last command."""
+    assert not forks.is_killed(tiny, tmp_path / "plain", n_ranks=2)
     expected = result(tmp_path / "plain")
     for point in INJECTED:
-        status, text = Launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
-        assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
+        if point == INJECTED[0]:
+            status, text = Launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
+            assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
+        else:
+            assert forks.is_killed(tiny, tmp_path / "run", n_ranks=2, SMSA_KILL=point)
+            text = forks.log.read_text()
         # at the last point the other rank has done its part already
         assert ("another rank is gone" in text or "run.json" in point) and 'finetune.py", line' not in text
     Launch(tiny, tmp_path / "run", DOUBLE).finish()
@@ -214,12 +201,13 @@ def in_peace(forks, tmp_path_factory) -> dict:
     """Results of the long run, on one process and on two."""
     one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
     assert not forks.is_killed(LONG, one)
-    text = Launch(LONG, two, DOUBLE).finish()
-    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1  # not by each process
+    assert not forks.is_killed(LONG, two, n_ranks=2)
+    text = forks.log.read_text()
+    assert text.count("(Epoch 1) VALID LOSS:") == text.count("Encoder: scratch") == 1  # not by each rank
     return {SINGLE: result(one), DOUBLE: result(two)}
 
 
-def test_killed_at_random_times_two_processes_and_their_launcher(in_peace, tmp_path):
+def test_killed_at_random_times_two_processes_and_their_launcher(forks, in_peace, tmp_path):
     moments, output_dir = random.Random(1), tmp_path / "run"
     for n_checkpoints in (1, 2):
         run = Launch(LONG, output_dir, DOUBLE)
@@ -228,7 +216,7 @@ def test_killed_at_random_times_two_processes_and_their_launcher(in_peace, tmp_p
         assert len(run.look()) >= 2 and not (output_dir / "run.json").exists()
         run.kill()
         run.end()
-    Launch(LONG, output_dir, DOUBLE).finish()
+    assert not forks.is_killed(LONG, output_dir, n_ranks=2)
     assert result(output_dir) == in_peace[DOUBLE]
 
 
@@ -258,19 +246,19 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(forks, in_peace, tmp_path
     state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
     assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
-    if config == SINGLE:
-        assert not forks.is_killed(LONG, output_dir)
-        text = forks.log.read_text()
-    else:
-        text = Launch(LONG, output_dir, config).finish()
-    assert f"Resumes from {output_dir}/checkpoint-{last}" in text
+    assert not forks.is_killed(LONG, output_dir, n_ranks=1 if config == SINGLE else 2)
+    assert f"Resumes from {output_dir}/checkpoint-{last}" in forks.log.read_text()
     assert result(output_dir) == in_peace[config]
 
 
 def test_of_two_runs_at_once_exactly_one_trains(tiny, forks, tmp_path):
     forks.log.write_text("")
     for i in range(4):
-        assert sorted(forks.run(tiny, tmp_path / str(i), n_copies=2)) == [0, 1], forks.log.read_text()[-3000:]
+        options = [*tiny, "--resume", "auto", "--output_dir", str(tmp_path / str(i))]
+        copies = [copy for _ in range(2) for copy in forks.start(run_script, options)]
+        for copy in copies:
+            copy.join()
+        assert sorted(copy.exitcode for copy in copies) == [0, 1], forks.log.read_text()[-3000:]
         assert (tmp_path / str(i) / "run.json").exists()
     refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.log.read_text())
     assert len(refusals) == 4
