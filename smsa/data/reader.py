@@ -437,7 +437,8 @@ class Source:
     def _rows(self, stream: BinaryIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
-        blank = [""] * width if self.format == "csv" else names  # a line of separators, as spreadsheets leave behind
+        # a line of separators, as spreadsheets leave behind; a prediction has a row for it
+        blank = [""] * width if self.format == "csv" and self.label_column is not None else names
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines, n_above = open_lines(stream, self.encoding, self._end), self._n_above
         blocks = read_separated(lines, self.path, self._separator, self.format)

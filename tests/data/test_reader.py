@@ -89,7 +89,7 @@ KINDS = {
     "names above labels": ("a.csv", "kal,kls\nenak,positif\nburuk,negatif\n", "kal", ["enak", "buruk"], ""),
     "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
-    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n;;\n", "text", ["enak"], "2 lines that are blank"),
+    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""], ""),
     "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], "separated by TABs"),
     "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
                                ['kata "dia" ya', "a\nb"], ""),
@@ -292,6 +292,12 @@ def test_a_few_lines_in_another_encoding_are_bad_rows_of_a_utf8_file(tmp_path, f
     assert len(chunk.texts) == 100 and "senang 🙏" in chunk.texts.to_pylist()
     ((_, bad),) = chunk.bad_rows
     assert bad.line == (2 if first == "cp1252" else 102) and bad.reason == "not valid UTF-8"
+
+
+def test_lines_of_separators_are_no_labelled_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label;\nenak;positif;\n;;\n;;\n", encoding="utf-8")
+    (chunk,) = Source(tmp_path / "a.csv", label_column="label").chunks(9)
+    assert (chunk.texts.to_pylist(), chunk.bad_rows) == (["enak"], [])
 
 
 def test_a_truncated_gzip_is_not_a_short_file(tmp_path):
