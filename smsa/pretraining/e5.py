@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from smsa.data.normaliser import write_plainly
+from smsa.pretraining.encoder import add_tokens
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _BLOCK = 32  # weights that share a scale
@@ -102,31 +103,19 @@ def _is_sign(token: str) -> bool:
     return len(sign) == 1 and sign.isascii() and sign == sign.lower() or is_emoji and ord(sign[0]) >= 0x2600
 
 
-def add_spellings(tokenizer: Tokenizer, embeddings: np.ndarray, spellings: dict[str, list[str]]) -> np.ndarray:
+def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spellings: dict[str, list[str]]) -> None:
     """Make words and their other spellings tokens of one embedding each, the mean of the pieces of the word.
 
-    A model whose embeddings stay as they are reads all spellings of a word alike. Within a word they are no tokens.
-
-    Args:
-        tokenizer: gets the tokens.
-        embeddings: of its tokens before, shape (n_tokens, width).
-        spellings: other spellings, by word.
-
-    Returns:
-        The embeddings of all tokens.
+    A model whose embeddings stay as they are reads all spellings of a word alike.
 
     Raises:
         ValueError: for a spelling that is given twice, or is a token already.
     """
-    rows = [embeddings]
-    for word, others in spellings.items():
-        pieces = tokenizer.encode(word, add_special_tokens=False).ids
-        rows += [embeddings[pieces].mean(0, keepdims=True)] * (1 + len(others))
-        for spelling in (word, *others):
-            if tokenizer.token_to_id(spelling) is not None:
-                raise ValueError(f"{spelling!r} is given twice, or is a token already.")
-            tokenizer.add_tokens([AddedToken(spelling, single_word=True, lstrip=True)])
-    return np.concatenate(rows)
+    words = [(spelling, word) for word, others in spellings.items() for spelling in (word, *others)]
+    known = [spelling for spelling, _ in words if spelling in tokenizer.get_vocab()]
+    if known or len(dict(words)) < len(words):
+        raise ValueError(f"A spelling is given twice, or is a token already: {known}.")
+    add_tokens(model, tokenizer, {s: tokenizer(word, add_special_tokens=False)["input_ids"] for s, word in words})
 
 
 def build_e5(
@@ -139,7 +128,7 @@ def build_e5(
         texts: those whose tokens are kept.
         vocab_size: how many tokens are kept at the most.
         n_layers: how many layers are.
-        spellings: as for `add_spellings`.
+        spellings: other spellings, by word.
     """
     weights, tokens = read_e5(path)
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
@@ -148,9 +137,8 @@ def build_e5(
     tokenizer = build_tokenizer(chosen)
     rows = {token: i for i, (token, _) in enumerate(tokens)}
     words = weights["emb.word"].reshape(-1, 384)
-    embeddings = add_spellings(tokenizer, words[[rows[token] for token, _ in chosen]], spellings)
     config = BertConfig(
-        vocab_size=len(embeddings),
+        vocab_size=len(chosen),
         hidden_size=384,
         num_hidden_layers=n_layers,
         num_attention_heads=12,
@@ -160,7 +148,7 @@ def build_e5(
     )
     model = BertModel(config, add_pooling_layer=False)
     state = {f"embeddings.{theirs}.weight": weights[f"emb.{ours}"] for ours, theirs in _EMBEDDINGS.items()}
-    state["embeddings.word_embeddings.weight"] = embeddings
+    state["embeddings.word_embeddings.weight"] = words[[rows[token] for token, _ in chosen]]
     state |= {f"embeddings.LayerNorm.{part}": weights[f"emb.ln.{part[0]}"] for part in ("weight", "bias")}
     for layer in range(n_layers):
         for ours, theirs in _NAMES.items():
@@ -172,4 +160,6 @@ def build_e5(
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
-    return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    add_spellings(model, tokenizer, spellings)
+    return model, tokenizer

@@ -79,14 +79,20 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
         known = [i for i in ids if i != tokenizer.unk_token_id]
         if len(ids) > 1 or not known:
             token_ids[word] = known or ids
+    add_tokens(model, tokenizer, token_ids)
+    return len(token_ids)
+
+
+def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_ids: dict[str, list[int]]) -> None:
+    """Make words tokens, which within a word they are not; an embedding is the mean of those of the ids of a word."""
     # lstrip: a byte-level tokenizer would leave a token of its own for the space
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in token_ids])
     n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
     model.resize_token_embeddings(n_rows, mean_resizing=False)
-    outputs = model.get_output_embeddings()  # its weight may be the input's
+    outputs = model.get_output_embeddings()  # None of a bare encoder; its weight may be the input's
+    weights = [model.get_input_embeddings().weight, *([outputs.weight, outputs.bias] if outputs else ())]
     with torch.no_grad():
-        for rows in (model.get_input_embeddings().weight, outputs.weight, outputs.bias):
+        for rows in weights:
             if rows is not None:
                 for word, ids in token_ids.items():
                     rows[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)
-    return len(token_ids)

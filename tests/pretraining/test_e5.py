@@ -4,6 +4,8 @@ import struct
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from smsa.pretraining.e5 import SPECIAL, add_spellings, build_tokenizer, choose_tokens, read_e5
 
@@ -62,18 +64,22 @@ def test_tokens_do_not_depend_on_how_a_text_was_typed_or_shared():
 
 
 def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
-    tokenizer = build_tokenizer(
+    backend = build_tokenizer(
         [*((token, 0.0) for token in SPECIAL), *(pair for pair in TOKENS[4:10] if pair[0] != "sekali")]
     )
-    n_before = tokenizer.get_vocab_size()
-    before = np.random.default_rng(0).normal(size=(n_before, 3))
-    embeddings = add_spellings(tokenizer, before, {"enak": ["enk"], "sekali": ["skali", "bgt"]})
-    assert (embeddings[:n_before] == before).all() and len(embeddings) == n_before + 5
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    n_before = len(tokenizer)
+    model = BertModel(BertConfig(vocab_size=n_before, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
+    before = model.get_input_embeddings().weight.detach().clone()
+    add_spellings(model, tokenizer, {"enak": ["enk"], "sekali": ["skali", "bgt"]})
+    embeddings = model.get_input_embeddings().weight.detach()
+    assert torch.equal(embeddings[:n_before], before) and len(embeddings) == len(tokenizer) == n_before + 5
 
     def read(text: str) -> list[list[float]]:
-        return embeddings[tokenizer.encode(text).ids].tolist()
+        return embeddings[tokenizer(text)["input_ids"]].tolist()
 
     assert read("Enk bgt") == read("enk skali") == read("enak sekali")
-    assert read("enaksekali") != read("enak sekali") and "enk" not in tokenizer.encode("enke").tokens
-    with pytest.raises(ValueError, match="twice"):
-        add_spellings(tokenizer, embeddings, {"manis": ["mns", "mns"]})
+    assert read("enaksekali") != read("enak sekali") and "enk" not in tokenizer.tokenize("enke")
+    for spellings in ({"manis": ["mns", "mns"]}, {"bagus": ["bgt"]}):
+        with pytest.raises(ValueError, match="twice"):
+            add_spellings(model, tokenizer, spellings)
