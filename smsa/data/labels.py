@@ -1,4 +1,4 @@
-"""The sentiment labels of SmSA and their order: the one place that knows it; and what the labels of a file mean.
+"""The sentiment labels of SmSA and their order: the one place that knows it; and which of them those of a file mean.
 
 IndoNLU's order is part of the interface. Other loaders of SmSA use other orders, so match labels by name, never by id.
 """
@@ -7,15 +7,10 @@ import re
 import shlex
 from collections import Counter
 
+from smsa.data.formats import SENTIMENTS
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
-# The words for each of them in files, in Indonesian and English
-SENTIMENTS = {
-    **dict.fromkeys(("positive", "positif", "pos"), "positive"),
-    **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
-    **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
-}
 # The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
 EXAMPLES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",

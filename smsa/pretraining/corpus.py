@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smsa.data.datasets import find_smsa
-from smsa.data.formats import BadRow, BadRowsError, is_unicode, read_lines
+from smsa.data.formats import BadRow, BadRowsError, is_unicode
 from smsa.errors import UserError
 from smsa.files import hash_file
 
@@ -77,8 +77,8 @@ def read_texts(path: Path) -> list[str]:
     if path.suffix in NOT_TEXT:
         raise UserError(f"{path}: a {path.suffix} does not have one text per line; write its texts into a .txt.")
     texts, bad_rows = [], []
-    with path.open("rb") as stream:
-        for line, content in read_lines(stream):
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        for line, content in enumerate(lines, start=1):
             text = (content.rpartition("\t")[0] if path.suffix == ".tsv" and "\t" in content else content).strip()
             if "\0" in text or not is_unicode(text):
                 bad_rows.append(BadRow(path, line, text, "the text is not valid UTF-8, or has a NUL character"))
