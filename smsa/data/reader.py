@@ -159,7 +159,7 @@ class Source:
                 file = pq.ParquetFile(stream, pre_buffer=False)
                 self.schema = file.schema_arrow
                 is_strings = [is_text(field.type) for field in self.schema]
-                head = next(file.iter_batches(_ROWS_LOOKED_AT), None) if any(is_strings) else None
+                head = next(self._batches(file, _ROWS_LOOKED_AT), None) if any(is_strings) else None
                 columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
                 looked = zip(columns, is_strings, strict=True)
                 return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
@@ -356,13 +356,29 @@ class Source:
             return
         columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
         with self._open() as stream:
-            for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
+            for batch in self._batches(pq.ParquetFile(stream, pre_buffer=False), n_rows, columns):
                 batches.append(batch)
-                if sum(map(len, batches)) == n_rows:  # a batch also ends where a group of rows does
+                if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
                     yield pa.Table.from_batches(batches)
                     batches = []
         if batches:
             yield pa.Table.from_batches(batches)
+
+    def _batches(self, file: pq.ParquetFile, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
+        try:
+            yield from file.iter_batches(n_rows, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            first, where = 1, ""
+            for i in range(file.num_row_groups):
+                last = first + file.metadata.row_group(i).num_rows - 1
+                try:
+                    file.read_row_group(i, columns)
+                except (OSError, pa.ArrowException):
+                    where = f": row group {i} (rows {first:,} to {last:,})"
+                    break
+                first = last + 1
+            raise UserError(f"{self.path}{where} cannot be read: {error}") from error
 
     def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""

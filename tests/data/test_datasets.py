@@ -256,16 +256,6 @@ def test_many_rows_of_an_unknown_label_are_one_line_of_the_error(tmp_path):
     assert str(raised.value).count("a.csv:") <= 4
 
 
-def test_a_parquet_file_whose_page_is_damaged_is_refused_by_name(tmp_path):
-    path = tmp_path / "a.parquet"
-    write_file(path, [{"text": f"enak {i}", "label": "positive"} for i in range(99)])
-    content = bytearray(path.read_bytes())
-    content[40:300] = bytes(260)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="a.parquet cannot be read"):
-        load_splits({"valid": path})
-
-
 def test_one_column_cannot_hold_texts_and_labels(tmp_path):
     write_file(tmp_path / "a.csv", [{"text": "enak", "label": "positive"}])
     with pytest.raises(UserError, match="a.csv: texts and labels cannot both be in 'label'"):

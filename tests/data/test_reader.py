@@ -255,6 +255,18 @@ def test_a_truncated_gzip_is_not_a_short_file(tmp_path):
         list(Source(path).chunks(9))
 
 
+@pytest.mark.parametrize("n_rows", [5, 9, 100])
+def test_a_damaged_row_group_is_named(tmp_path, n_rows):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"enak {i}" for i in range(99)]}), path, row_group_size=33)
+    start = pq.ParquetFile(path).metadata.row_group(2).column(0).dictionary_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.parquet: row group 2 \(rows 67 to 99\) cannot be read"):
+        list(Source(path).chunks(n_rows))
+
+
 @pytest.mark.parametrize("head", ["{}", "[]", '{"text":1,"id":"x"}', '{"id":"x"}'])
 @pytest.mark.parametrize("text_column", [None, "text"])
 def test_an_odd_first_line_of_jsonl_decides_nothing(tmp_path, head, text_column):

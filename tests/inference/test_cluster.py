@@ -1,4 +1,7 @@
-"""Ray and Spark give what one machine gives: every row once, its columns as they were, and the same labels."""
+"""Ray and Spark give what one machine gives: every row once, its columns as they were, and the same labels.
+
+`SMSA_CLUSTER_ROWS=200000 pytest -m slow tests/inference/test_cluster.py` compares as many rows.
+"""
 
 import contextlib
 import csv
@@ -26,13 +29,16 @@ from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
 from smsa.inference.writers import find_prefix
 
-N_ROWS = 3000
+N_ROWS = int(os.environ.get("SMSA_CLUSTER_ROWS", "3000"))
 HOSTILE = (
     None, "", "   ", "\u3000\n", "😀👍🏽👨\u200d👩\u200d👧", "a\0b nul", "enak " * 9000, "\ufeffbom",
     'kata "dikutip",\nbaris\r\nbaru\rlagi', "مرحبا \u202eterbalik\u202c", "=1+1", "a,b;c\td|e", "'", "\\N", "NULL",
     "nan", "é" * 3000, "１２３", "-5", "{}",
 )  # fmt: skip
 FP32 = EngineArguments(precision="no", backend="torch")
+# quotes are doubled, and spaces and line breaks are a text's own; an empty field is an empty text
+CSV_OF_SPARK = {"header": True, "escape": '"', "emptyValue": "", "ignoreLeadingWhiteSpace": False}
+CSV_OF_SPARK |= {"ignoreTrailingWhiteSpace": False, "lineSep": "\n"}
 TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
 
 
@@ -59,10 +65,10 @@ def folder(tmp_path_factory):
     tokenizer.save_pretrained(folder / "model")
     for i in range(3):
         part = table.slice(i * N_ROWS // 3, N_ROWS // 3)
-        pq.write_table(part, folder / f"{i}.parquet", row_group_size=300)
+        pq.write_table(part, folder / f"{i}.parquet", row_group_size=N_ROWS // 10)
         rows = part.select(["key", "text", "code", "Label"]).to_pylist()
         with (folder / f"{i}.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
+            writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         lines = [json.dumps(row | {"n": 10**20}, ensure_ascii=row["key"] % 2 == 0) for row in rows]
@@ -107,8 +113,8 @@ def read(path) -> list[dict]:
             continue
         if file.suffix == ".parquet":
             rows += pq.read_table(file).to_pylist()
-        elif file.suffix == ".jsonl":
-            rows += map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        elif file.suffix in (".json", ".jsonl"):
+            rows += map(json.loads, file.read_text(encoding="utf-8").strip().split("\n"))
         else:
             with file.open(newline="", encoding="utf-8") as stream:
                 rows += csv.DictReader(stream)
@@ -260,7 +266,7 @@ def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     data[200:2000] = os.urandom(1800)
     broken.write_bytes(data)
     shutil.copy(folder / "0.parquet", broken.with_name("a.parquet"))
-    with pytest.raises(UserError, match=r"b.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"b.parquet: row group 0 \(rows 1 to \d+\) cannot be read"):
         predict_on_ray(cluster, folder, tmp_path / "out", [broken.parent], text_column="text")
     shutil.copy(folder / "0.csv", text.with_name("a.csv"))
     text.write_text("text,other\nenak,1\n")
@@ -305,14 +311,36 @@ def spark():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_spark_gives_what_one_machine_gives_even_if_a_worker_is_killed(spark, folder, of_one_machine, tmp_path):
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_spark_gives_what_one_machine_gives(spark, folder, of_one_machine, tmp_path, suffix):
+    import smsa
+
+    files, output = [str(folder / f"{i}.{suffix}") for i in range(3)], str(tmp_path / "out")
+    if suffix == "csv":
+        df = spark.read.csv(files, multiLine=True, **CSV_OF_SPARK)
+    elif suffix == "jsonl":
+        df = spark.read.json(files, schema="key long, text string, code string, Label double, n decimal(21)")
+    else:
+        df = spark.read.parquet(*files)
+    labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
+    assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
+    if suffix == "csv":
+        labelled.write.csv(output, quoteAll=True, **CSV_OF_SPARK)
+    elif suffix == "jsonl":
+        labelled.write.json(output, ignoreNullFields=False)
+    else:
+        labelled.write.parquet(output)
+    assert_same(tmp_path / "out", of_one_machine(suffix))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("victim", ["worker", "executor"])
+def test_every_row_is_there_once_after_a_kill_on_spark(spark, folder, of_one_machine, tmp_path, victim):
     import smsa
 
     df = spark.read.parquet(*[str(folder / f"{i}.parquet") for i in range(3)])
     labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
-    assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
-    labelled.write.parquet(str(tmp_path / "out"))
-    assert_same(tmp_path / "out", of_one_machine("parquet"))
     done, killed = threading.Event(), []
 
     def kill() -> None:
@@ -320,17 +348,20 @@ def test_spark_gives_what_one_machine_gives_even_if_a_worker_is_killed(spark, fo
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     words = " ".join(process.cmdline())
-                    if not killed and "pyspark" in words and "daemon" in words and process.children():
-                        process.children()[0].kill()
-                        killed.append(process)
+                    if killed or "pyspark" not in words or "daemon" not in words or not process.children():
+                        continue
+                    time.sleep(random.uniform(0, 2))
+                    found = process.children()[0] if victim == "worker" else process.parent()
+                    killed.append(found.pid)
+                    found.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
-    labelled.write.parquet(str(tmp_path / "again"))
+    labelled.write.parquet(str(tmp_path / "out"))
     done.set()
     thread.join()
     assert killed
-    assert_same(tmp_path / "again", of_one_machine("parquet"))
+    assert_same(tmp_path / "out", of_one_machine("parquet"))
 
 
 @pytest.mark.slow
