@@ -1,4 +1,4 @@
-"""The sentiment labels of SmSA and their order: the one place that knows it; and which of them those of a file mean.
+"""The sentiment labels of SmSA and their order: the one place that knows it; and what the labels of a file mean.
 
 IndoNLU's order is part of the interface. Other loaders of SmSA use other orders, so match labels by name, never by id.
 """
