@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from smsa.errors import UserError
@@ -78,22 +77,6 @@ def make_readable(path: Path) -> None:
     os.umask(umask)
     with suppress(OSError):  # the disk may have no modes, as those of clouds and of Windows
         path.chmod(0o666 & ~umask)
-
-
-def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
-    """Take a lock within so many seconds.
-
-    Raises:
-        UserError: saying `in_use`, if another process has it.
-        OSError: if the disk has no locks.
-    """
-    try:
-        lock.acquire(timeout=timeout)
-    except Timeout as error:
-        raise UserError(in_use) from error
-    except OSError as error:
-        way_out = "a run needs a lock there, which some network disks do not have: choose a folder on another disk"
-        raise OSError(error.errno, f"{error.strerror}; {way_out}", lock.lock_file) from error
 
 
 def publish(staging: Path, folder: Path, last: str) -> None:

@@ -1,4 +1,4 @@
-"""What this process runs on: its rank and what ranks do together, precision, cores, memory, libraries, hardware."""
+"""What this process runs on: its rank, what ranks do together and runs one by one, precision, cores, hardware."""
 
 import ctypes
 import logging
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 
 from smsa.errors import UserError
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenizers scikit-learn numpy".split())
+_OF_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}  # what accelerate launch or torchrun sets
 _T = TypeVar("_T")
 
 # Asked anew each time: a notebook's launcher sets them in forks of a process that has imported all this.
@@ -42,14 +44,9 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_launched() -> bool:
-    """Return whether `accelerate launch` or `torchrun` started this process."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
-
-
 def end_with_launcher(name: str) -> None:
     """Let the kernel send a signal to this process when its launcher has ended, which passes none on; Linux only."""
-    if is_launched() and sys.platform == "linux":
+    if _OF_LAUNCHERS & os.environ.keys() and sys.platform == "linux":
         signum, pr_set_pdeathsig = getattr(signal, name), 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signum)
         # it had ended before: its child is then that of process 1, unless that is the launcher
@@ -119,7 +116,7 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
     `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle; any other
     value is the user's.
     """
-    if n_threads is None and is_launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    if n_threads is None and _OF_LAUNCHERS & os.environ.keys() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         n_threads = share_of_cores()
     if n_threads is not None:
         torch.set_num_threads(n_threads)
@@ -134,6 +131,22 @@ def on_main(task: Callable[[], _T]) -> _T:
     options = {"cpu": True, "timeout": timedelta(days=30)} if world_size() > 1 else {}
     PartialState(**options).wait_for_everyone()
     return broadcast_object_list([None if rank() else task()])[0]
+
+
+def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
+    """Take a lock within so many seconds.
+
+    Raises:
+        UserError: saying `in_use`, if another process has it.
+        OSError: if the disk has no locks.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise UserError(in_use) from error
+    except OSError as error:
+        way_out = "a run needs a lock there, which some network disks do not have: choose a folder on another disk"
+        raise OSError(error.errno, f"{error.strerror}; {way_out}", lock.lock_file) from error
 
 
 def any_rank(flag: bool) -> bool:

@@ -23,7 +23,6 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from smsa.data.labels import SENTIMENTS, plain_label
 from smsa.errors import UserError
 
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
@@ -80,12 +79,16 @@ _OTHER = frozenset(  # so that a line of them is known to name columns
     "versi product produk source thumb up reply replied usia umur gender email".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
+SENTIMENTS = {  # the words of labels
+    **dict.fromkeys(("positive", "positif", "pos"), "positive"),
+    **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
+    **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
+}
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
-_MOST_RATINGS = 10  # different ones; more are a count
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -155,8 +158,14 @@ def _find_member(path: Path) -> str:
 
 
 @contextmanager
-def open_file(path: Path, compression: str | None) -> Iterator[io.BufferedReader]:
-    """Open a file, decompressed; what goes wrong with it, also while it is read, names it."""
+def open_file(
+    path: Path, compression: str | None, encoding: str | None = None, end: str = "\n"
+) -> Iterator[io.BufferedReader | io.TextIOWrapper]:
+    """Open a file, decompressed; what goes wrong with it, also while it is read, names it.
+
+    With an encoding it is text, whose lines have their ends: str.splitlines would also break texts at U+2028, U+0085
+    and a bare CR. Bytes that are not of the encoding become lone surrogates (see `is_unicode`).
+    """
     try:
         with ExitStack() as stack:
             if compression == "zip":
@@ -165,7 +174,8 @@ def open_file(path: Path, compression: str | None) -> Iterator[io.BufferedReader
                 raw = pa.input_stream(path.open("rb"), compression=compression)
             else:
                 raw = path.open("rb", buffering=0)
-            yield stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
+            stream = stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
+            yield io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end) if encoding else stream
     except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -261,20 +271,6 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     return found, end
 
 
-def open_lines(stream: BinaryIO, encoding: str = "utf-8-sig", end: str = "\n") -> io.TextIOWrapper:
-    """Return the lines with their ends; bytes that are not of the encoding become lone surrogates (`is_unicode`)."""
-    return io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end)
-
-
-def read_lines(stream: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
-    """Yield (line from 1, text), split at LF only: str.splitlines would also break texts at U+2028, U+0085, bare CR.
-
-    A byte-order mark at the start and the CR of a CRLF are not part of the text.
-    """
-    for number, line in enumerate(open_lines(stream, encoding), start=1):
-        yield number, line.removesuffix("\n").removesuffix("\r")
-
-
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Block]:
     """Yield blocks of rows. In CSV a quoted field may span lines, a blank line has no fields; a bad row is a block.
 
@@ -289,7 +285,7 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
     """
     if format != "csv" and separator in ("\t", None):
         number, lines = 1, iter(lines)
-        while block := [line.removesuffix("\n").removesuffix("\r") for line in islice(lines, BLOCK_LINES)]:
+        while block := [line.rstrip("\r\n") for line in islice(lines, BLOCK_LINES)]:
             yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
             number += len(block)
         return
@@ -345,13 +341,14 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
 def read_jsonl(
     lines: Iterable[tuple[int, str]], path: Path, parse_float: Callable[[str], object] = float
 ) -> Iterator[tuple[int, str, dict | BadRow]]:
-    """Yield (line, the line itself, object) of each that is not blank.
+    """Yield (line, the line itself without its end, object) of each that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
     decode = json.JSONDecoder(parse_float=parse_float).decode
     for number, line in lines:
+        line = line.rstrip("\r\n")
         if not line or line.isspace():
             continue
         try:
@@ -363,7 +360,7 @@ def read_jsonl(
         yield number, line, row
 
 
-def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+def split_json(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, JSON on one line) of each row in a file of JSON: an array, or an object that pandas or an API wrote.
 
     The rows of an object are counted, as they have no line; see `_find_rows`. Strings are texts.
@@ -371,7 +368,7 @@ def split_json(stream: BinaryIO, path: Path, encoding: str) -> Iterator[tuple[in
     Raises:
         UserError: if there are no rows in it, or it is no JSON.
     """
-    text = read_whole(stream, path).decode(encoding, errors="surrogateescape")
+    text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
     decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*").match
 
     def require_end(position: int) -> None:
@@ -517,41 +514,17 @@ def read_whole(stream: BinaryIO, path: Path) -> bytes:
     return content
 
 
-def _words(name: str | None) -> set[str]:
-    """Return the words of the name of a column, in lower case and without the s of a plural."""
-    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
-    return {word if word in _KNOWN else word.removesuffix("s") for word in found}
-
-
 def name_kind(name: str | None) -> str | None:
-    """Return what a column of this name holds, `text`, `label` or `other`, None for a name that is not known.
+    """Return what a column of this name holds, `text`, `label`, `rating` or `other`, None for a name that is not known.
 
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
-    words = _words(name)
-    if words & _TEXT and words <= _TEXT | _RAW:
-        return "text"
-    if words & _LABEL and words <= _LABEL | _TEXT:
-        return "label"
+    found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
+    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    for kind, own, beside in (("text", _TEXT, _RAW), ("label", _LABEL, _TEXT), ("rating", _RATING, _TEXT)):
+        if words & own and words <= own | beside:
+            return kind
     return "other" if words and words <= _KNOWN else None
-
-
-def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
-    """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
-
-    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
-    same. What is called a prediction is no true label.
-    """
-    kinds = [*map(name_kind, names)]
-    plain = [{plain_label(value) for value in values} - {None} for values in columns]
-    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
-    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
-    sure = [i for i in named or by_content if "pred" not in names[i].lower()]
-    both = [i for i in sure if i in by_content]
-    is_rating = [kind == "other" and _words(name) <= _RATING | _TEXT for kind, name in zip(kinds, names, strict=True)]
-    ratings = [i for i, found in enumerate(plain) if is_rating[i] and 1 < len(found) <= _MOST_RATINGS]
-    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
-    return taken, named or by_content or ratings
 
 
 def are_quoted(lines: list[str]) -> bool:
@@ -565,28 +538,18 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
     without a TAB, have columns only if TABs, labels or a known name of texts say so.
     """
-
-    def split(mark: str | None) -> list[Row]:
-        is_plain = format != "csv" and mark in ("\t", None)
-        ends = (line.rstrip("\r\n") for line in lines) if is_plain else lines
-        blocks = read_separated(ends, path, mark, format)
-        return [row if isinstance(row, list) else [] for _, rows in blocks for row in rows]
-
     is_csv, found = format == "csv", {}
+    marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
     quoted = _QUOTED_NAMES.fullmatch(lines[0]) if lines else None
-    if quoted and quoted[1] == " ":
-        return " ", split(" ")
-    if format == "tsv" and any("\t" in line for line in lines):
-        return "\t", split("\t")
-    for mark in (",", ";", "\t", "|"):
-        if not any(mark in line for line in lines):
-            continue
-        rows = split(mark)
+    only = [" "] if quoted and quoted[1] == " " else ["\t"] if format == "tsv" and "\t" in marks else []
+    for mark in (marks := only or [*marks, None]):
+        blocks = read_separated(lines, path, mark, format)
+        rows = [row if isinstance(row, list) else [] for _, block in blocks for row in block]
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
-        is_prose = mark == "," and not any(re.search(r",\S", line) for line in lines)
-        if header and mark != "\t" and all(cell.startswith(" ") for cell in header[1:]):
-            rows = split(mark := f"{mark} ")
-            header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
+        if header and mark in (",", ";", "|") and all(cell.startswith(" ") for cell in header[1:]):
+            marks.append(f"{mark} ")
+            continue
+        is_prose = mark in (",", ", ") and not any(re.search(r",\S", line) for line in lines)
         filled = [row for row in rows if any(row)] or [[]]
         widths = Counter(map(len, filled))
         kinds = set(map(name_kind, header)) - {None}
@@ -597,14 +560,12 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(plain_label(cell) in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
-        if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines:
+        if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
             found[mark] = (by_name or by_label, alike, len(header)), rows
-    if found:
-        best = max(found, key=lambda mark: found[mark][0])
-        return best, found[best][1]
-    return None, split(None)
+    best = max(found, key=lambda mark: found[mark][0])
+    return best, found[best][1]
 
 
 def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[str]] | None:
@@ -628,13 +589,13 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if first is None:
         return 1, [*rows[0]]
     is_one_column = max(n_filled) == 1
-    known = {"text"} if is_one_column else {"text", "label", "other"}
+    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     # the cells below each of the first row, where this does not stand again
     below = list(zip_longest(*(row for row in rows[first + 1 :] if row != rows[first])))
     is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
-    is_label = [any(cells) and all(plain_label(cell) in SENTIMENTS for cell in cells if cell) for cells in below]
+    is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
     is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
-    if any(plain_label(cell) in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
+    if any((cell or "").strip().lower() in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
         return None  # a label, which no column is called where texts stand below
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
@@ -681,7 +642,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         ):
             could.append(i)
             weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(plain_label(text) in SENTIMENTS for text in texts)):
+        if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     known = [i for i in named if i in could] or named

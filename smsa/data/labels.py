@@ -6,16 +6,12 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 
+from smsa.data.formats import SENTIMENTS, name_kind
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
-# The words for each of them in files, in Indonesian and English
-SENTIMENTS = {
-    **dict.fromkeys(("positive", "positif", "pos"), "positive"),
-    **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
-    **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
-}
 # The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
 EXAMPLES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
@@ -24,6 +20,7 @@ EXAMPLES = (
 )
 _AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
 _LONGEST = 40  # of what is looked at as a label
+_MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
@@ -73,6 +70,23 @@ def plain_label(value: object) -> str | None:
     text = re.sub(r"^([+-]?\d+)[.,]0+$", r"\1", text).removesuffix(".")
     words = [word for word in re.findall(r"[^\W_]+", text) if word not in _AROUND and not word.isdecimal()]
     return words[0] if len(words) == 1 and words[0] in SENTIMENTS else text or None
+
+
+def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+    """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
+
+    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
+    same. What is called a prediction is no true label.
+    """
+    kinds = [*map(name_kind, names)]
+    plain = [{plain_label(value) for value in values} - {None} for values in columns]
+    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
+    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
+    sure = [i for i in named or by_content if "pred" not in names[i].lower()]
+    both = [i for i in sure if i in by_content]
+    ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
+    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
+    return taken, named or by_content or ratings
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from smsa.data.formats import (
     INPUT_FORMATS,
+    SENTIMENTS,
     SHEETS,
     BadRow,
     Block,
@@ -33,7 +34,6 @@ from smsa.data.formats import (
     find_contents,
     find_encoding,
     find_header,
-    find_label_columns,
     find_layout,
     find_paths,
     find_separator,
@@ -42,15 +42,13 @@ from smsa.data.formats import (
     is_unicode,
     name_kind,
     open_file,
-    open_lines,
     read_jsonl,
-    read_lines,
     read_separated,
     read_sheets,
     show,
     split_json,
 )
-from smsa.data.labels import SENTIMENTS, plain_label
+from smsa.data.labels import find_label_columns
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -64,18 +62,6 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds strings."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-class ManyColumns(UserError):
-    """A file has several columns that could hold the texts, or none that stands out.
-
-    Attributes:
-        candidates: their names.
-    """
-
-    def __init__(self, message: str, candidates: list[str]):
-        super().__init__(message)
-        self.candidates = candidates
 
 
 @dataclass(frozen=True)
@@ -130,8 +116,8 @@ class Source:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ManyColumns: if there are several columns to choose from.
-        UserError: if there is no such column; if the file is not what its suffix says.
+        UserError: if there is no such column, or several to choose from, its `candidates`; if the file is not what its
+            suffix says.
     """
 
     def __init__(
@@ -182,18 +168,17 @@ class Source:
                 looked = zip(columns, is_strings, strict=True)
                 return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
         if self.format == "json":
-            with self._open() as stream:  # an object a line, whatever the suffix says
-                lines = read_lines(stream, self.encoding)
-                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
+            with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
+                first = [row for _, _, row in islice(read_jsonl(enumerate(lines), self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
-        with self._open() as stream:
+        with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
-                found = (row for _, _, row in self._objects(stream))
+                found = (row for _, _, row in self._objects(lines))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
                 self._nested = find_paths(rows)
                 return names, [[row.get(name) for row in rows] for name in names]
-            head = list(islice(open_lines(stream, self.encoding, self._end), _ROWS_LOOKED_AT))
+            head = list(islice(lines, _ROWS_LOOKED_AT))
         if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
             named = shlex.quote(str(self.path)), shlex.quote(str(self.path.with_suffix(".tsv")))
             raise UserError(
@@ -252,7 +237,7 @@ class Source:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
         asked = (self._text_asked, self._label_asked)
         texts, could = find_text_columns(names, columns, is_typed=True)
-        n_labels = [sum(plain_label(value) in SENTIMENTS for value in values) for values in columns]
+        n_labels = [sum((value or "").strip().lower() in SENTIMENTS for value in values) for values in columns]
         labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
@@ -291,7 +276,7 @@ class Source:
         if len(found) != 1:
             example = shlex.quote(found[0] if found else (self.candidates or names)[0])
             asked = f"which column holds the texts? Name it, for example --text_column {example}."
-            raise ManyColumns(f"{self.path}: {asked} {listed}", self.candidates)
+            raise UserError(f"{self.path}: {asked} {listed}", self.candidates)
         self.text_column = self._find_named(found[0], "--text_column", listed)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
@@ -391,9 +376,9 @@ class Source:
                 first += len(table)
             return
         lines, rows = [], []
-        with self._open() as stream:
+        with self._open(self.encoding, self._end) as content:
             is_json = self.format in ("jsonl", "json")
-            for some_lines, some_rows in self._json_rows(stream) if is_json else self._rows(stream):
+            for some_lines, some_rows in self._json_rows(content) if is_json else self._rows(content):
                 lines.extend(some_lines)
                 rows.extend(some_rows)
                 while len(rows) >= n_rows:
@@ -434,15 +419,14 @@ class Source:
                 first = last + 1
             raise UserError(f"{self.path}{where} cannot be read: {error}") from error
 
-    def _rows(self, stream: BinaryIO) -> Iterator[Block]:
+    def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
         # a line of separators, as spreadsheets leave behind; a prediction has a row for it
         blank = [""] * width if self.format == "csv" and self.label_column is not None else names
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
-        lines, n_above = open_lines(stream, self.encoding, self._end), self._n_above
-        blocks = read_separated(lines, self.path, self._separator, self.format)
-        for starts, rows in blocks:
+        n_above = self._n_above
+        for starts, rows in read_separated(content, self.path, self._separator, self.format):
             starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
             is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
             if is_plain and (width == 1 or (names not in rows and blank not in rows)):  # nearly all
@@ -504,17 +488,16 @@ class Source:
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         return BadRow(self.path, line, fields, found)
 
-    def _objects(self, stream: BinaryIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
+    def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
         """Return the rows of JSONL or JSON; see `read_jsonl`."""
-        is_lines = self.format == "jsonl"
-        lines = read_lines(stream, self.encoding) if is_lines else split_json(stream, self.path, self.encoding)
+        lines = enumerate(content, start=1) if self.format == "jsonl" else split_json(content, self.path)
         return read_jsonl(lines, self.path, parse_float)
 
-    def _json_rows(self, stream: BinaryIO) -> Iterator[Block]:
+    def _json_rows(self, content: TextIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         names, nested = frozenset(self.names), [name for name in self.names if name in self._nested]
-        for line, content, row in self._objects(stream, float if self.keep_lines else Decimal):
+        for line, written, row in self._objects(content, float if self.keep_lines else Decimal):
             if isinstance(row, dict):
                 for path in nested:
                     row.setdefault(path, find_within(row, path))
@@ -529,7 +512,7 @@ class Source:
                 if reason:
                     row = BadRow(self.path, line, row, reason)
                 elif self.keep_lines:
-                    row = [content, row[self.text_column]]
+                    row = [written, row[self.text_column]]
                 else:
                     row = [_to_text(row.get(name)) for name in self.names]
             yield [line], [row]

@@ -18,7 +18,7 @@ import gradio as gr
 import pandas as pd
 
 from smsa.data.labels import EXAMPLES
-from smsa.data.reader import ManyColumns, Source
+from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import pair_outputs, predict_files
@@ -101,7 +101,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                     output, labels, extremes = label_file(classifier, source, column if path else None)
                 except (UserError, OSError) as error:  # as scripts/predict.py
                     message = str(error).replace(f"{job}{os.sep}", "")
-                    raise _error(words, words["choose"] if isinstance(error, ManyColumns) else message) from error
+                    raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
                 titles = [words["label"].lower(), words["probability"], words["text"].lower()]

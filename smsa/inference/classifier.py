@@ -56,7 +56,14 @@ class SentimentClassifier:
         self._n_special = tokenizer.num_special_tokens_to_add()
         if self.max_length <= self._n_special:
             raise UserError(f"max_length is {max_length}; it must be more than the {self._n_special} special tokens.")
-        self.sha256 = _hash_model(model, tokenizer)
+        config = model.config.to_dict()
+        described = {key: config[key] for key in sorted(config) if key not in ("_name_or_path", "transformers_version")}
+        digest = hashlib.sha256(json.dumps([described, tokenizer.truncation_side], default=str).encode())
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        for name, weights in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weights.contiguous().numpy().data)
+        self.sha256 = digest.hexdigest()
         self.engine = Engine(model, **engine)
         self._truncates_end = tokenizer.truncation_side == "right"
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to set up
@@ -224,14 +231,3 @@ def require_captum() -> None:
     """Refuse to explain without captum, with the way out."""
     if importlib.util.find_spec("captum") is None:
         raise UserError("explanations need captum: pip install -e '.[explain]'.")
-
-
-def _hash_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    config = model.config.to_dict()
-    described = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
-    digest = hashlib.sha256(json.dumps([described, tokenizer.truncation_side], default=str).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.contiguous().numpy().data)
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
 
     OUTPUT.shards/job.json                   what is predicted, with which model, and how
-    OUTPUT.shards/rows-<first>-<last>.arrow  the rows of one chunk, with all that prediction adds
+    OUTPUT.shards/rows-<first>-<last>.arrow  the rows of one chunk as the output has them, and counts of them
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal, TypeVar
@@ -33,9 +34,9 @@ import smsa.inference.writers as writers
 from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
 from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
-from smsa.files import naming, take_lock
+from smsa.files import naming
 from smsa.inference.classifier import SentimentClassifier, require_captum
-from smsa.runtime import on_main, rank, world_size
+from smsa.runtime import on_main, rank, take_lock, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +157,7 @@ def predict_files(
         for job in jobs:  # a bad row in the last file is told before the first is predicted, and the model loaded
             job.description = on_main(job.check)
         loaded = classifier if isinstance(classifier, SentimentClassifier) else classifier()
-        for job in jobs:
-            job.prepare(loaded)
-        summaries = [job.run() for job in jobs]
+        summaries = [job.run(loaded) for job in jobs]
         if writes_stdout:
             with Path(output).open("rb") as stream:
                 shutil.copyfileobj(stream, sys.stdout.buffer)
@@ -250,9 +249,7 @@ class _Job:
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
         self.labels_only = args.labels_only or is_submission
-        self.escapes = args.escape_formulas and self.format in ("csv", "tsv")
-        self.chunk_rows = _CHECKED_ROWS
-        self.description: dict = {}  # what shards must have in common to become one output; `check` and `prepare`
+        self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
         # Of the main process: when each input was changed last, in ns, and the rejected rows, as JSON lines
         self.modified: list[int] = []
         self.rejects, self.n_rejected = TemporaryFile(), 0
@@ -278,38 +275,11 @@ class _Job:
         self.keep_lines = first is not None and first.keep_lines
         self.original = pa.schema([("index", pa.int64())]) if is_submission else original
 
-    def prepare(self, classifier: SentimentClassifier) -> None:
-        """Take the model, and name the columns that it adds as no column of the inputs is called, in any case."""
-        args, self.classifier, engine = self.args, classifier, classifier.engine
-        self.chunk_rows = EXPLAINED_ROWS if args.explain else engine.chunk_rows
-        added = classifier.classify(*classifier.encode(pa.array([], pa.string()))).schema
-        if args.explain:
-            added = added.append(pa.field("words", pa.string()))
-        chosen = [i for i, name in enumerate(added.names) if not self.labels_only or name in writers.LABEL_COLUMNS]
-        self.prefix = ""
-        if self.format != "submission":
-            names = [added.names[i] for i in chosen]
-            self.prefix = writers.find_prefix(names, self.description["columns"], args.prefix, f"{self.output}: ")
-        new = [added.field(i).with_name(f"{self.prefix}{added.names[i]}") for i in chosen]
-        self.schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
-        self.positions = [*range(len(self.original)), *(len(self.original) + i for i in chosen)]  # of it in a shard
-        writers.require_names(self.format, self.schema.names)
-        self.description |= {
-            "model": classifier.sha256,
-            "labels": list(classifier.labels),
-            "max_length": classifier.max_length,
-            "prefix": self.prefix,
-            "device": engine.device.type,
-            "backend": engine.backend,
-            "precision": engine.precision,
-            "chunk_rows": self.chunk_rows,
-        }
-
-    def chunks(self) -> Iterator[tuple[Source, Chunk]]:
+    def chunks(self, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
         """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
         first = 0
         for source in self.sources:
-            for chunk in source.chunks(self.chunk_rows, first):
+            for chunk in source.chunks(n_rows, first):
                 first += chunk.n_read
                 if source.is_typed:
                     chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
@@ -332,7 +302,7 @@ class _Job:
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_rows, inputs = [], Counter(), []
-        for source, chunk in self.chunks():
+        for source, chunk in self.chunks(_CHECKED_ROWS):
             n_rows[source] += chunk.n_read
             self.n_rejected += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
@@ -364,21 +334,23 @@ class _Job:
             "labels_only": self.labels_only,
         }
 
-    def run(self) -> dict:
+    def run(self, classifier: SentimentClassifier) -> dict:
         """Predict what is not finished, and return the summary; see `predict_files`."""
-        started = time.monotonic()
+        started, self.classifier = time.monotonic(), classifier
+        chunk_rows = EXPLAINED_ROWS if self.args.explain else classifier.engine.chunk_rows
         try:
-            finished = on_main(self._begin)
-            if finished is None:
+            begun = on_main(lambda: self._begin(chunk_rows))
+            if begun is None:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
+            self.added, self.schema, finished = begun
             n_rows = sum(found["rows"] for found in self.description["inputs"])
             n_finished = sum(finished.values())
-            unfinished = (chunk for _, chunk in self.chunks() if chunk.first not in finished)
+            unfinished = (chunk for _, chunk in self.chunks(chunk_rows) if chunk.first not in finished)
             share = (chunk for i, chunk in enumerate(unfinished) if i % world_size() == rank())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
-            encoded = _ahead((chunk, self.classifier.encode(chunk.texts)) for chunk in share)
-            predicted = _ahead((chunk, self.classifier.classify(*tokens)) for chunk, tokens in encoded)
+            encoded = _ahead((chunk, classifier.encode(chunk.texts)) for chunk in share)
+            predicted = _ahead((chunk, classifier.classify(*tokens)) for chunk, tokens in encoded)
             with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=rank() > 0) as bar:
                 for chunk, added in predicted:
                     self._write_shard(chunk, added)
@@ -392,9 +364,34 @@ class _Job:
         finally:
             self.lock.release()
 
-    def _begin(self) -> dict[int, int] | None:
-        """Take the output; return the first row of each finished shard, and how many it has; None if all is done."""
-        job = self.description
+    def _begin(self, chunk_rows: int) -> tuple[list[str], pa.Schema, dict[int, int]] | None:
+        """Name the columns that the model adds, as none of the inputs is called in any case, and take the output.
+
+        Returns:
+            `(added, schema, finished)`: which columns of `classify` the output has, its columns, and the first row of
+            each finished shard with how many it has; None if all is done.
+        """
+        classifier, engine, nothing = self.classifier, self.classifier.engine, pa.array([], pa.string())
+        added = classifier.classify(*classifier.encode(nothing))
+        if self.args.explain:
+            added = classifier.add_words(nothing, added)
+        names = [name for name in added.column_names if not self.labels_only or name in writers.LABEL_COLUMNS]
+        prefix = ""
+        if self.format != "submission":
+            prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
+        new = [added.schema.field(name).with_name(f"{prefix}{name}") for name in names]
+        schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
+        writers.write_tables(BytesIO(), self.format, schema, [])  # so that names that it cannot hold are told now
+        job = self.description = self.description | {
+            "model": classifier.sha256,
+            "labels": list(classifier.labels),
+            "max_length": classifier.max_length,
+            "prefix": prefix,
+            "device": engine.device.type,
+            "backend": engine.backend,
+            "precision": engine.precision,
+            "chunk_rows": chunk_rows,
+        }
         if self.output.exists():
             with suppress(OSError, ValueError, AttributeError):
                 summary = json.loads(self.summary_path.read_bytes())
@@ -416,27 +413,20 @@ class _Job:
                 f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
                 "another --output, or remove that folder to start again."
             )
-        return {first: last - first + 1 for first, last in spans}
+        return names, schema, {first: last - first + 1 for first, last in spans}
 
     def _write_shard(self, chunk: Chunk, added: pa.Table) -> None:
-        """Write the rows of a chunk with what prediction adds to them."""
+        """Write the rows of a chunk as the output has them, and what the summary counts of them as metadata."""
         if self.args.explain:
             added = self.classifier.add_words(chunk.texts, added)
-        schema = pa.schema([*chunk.table.schema, *added.schema])
+        counts = {name: sum(added[name].to_pylist()) for name in ("empty", "truncated")}
+        counts["labels"] = Counter(added["label"].drop_null().to_pylist())
+        columns = [*chunk.table.columns, *added.select(self.added).columns]
+        schema = self.schema.with_metadata({"counts": json.dumps(counts)})
         unfinished = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
         with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
-            writer.write_table(pa.Table.from_arrays([*chunk.table.columns, *added.columns], schema=schema))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         unfinished.replace(unfinished.with_suffix(".arrow"))
-
-    def _read_shards(self, paths: list[Path], counts: Counter, labels: Counter) -> Iterator[pa.Table]:
-        """Yield the rows of each shard as they stand in the output, and count what prediction says of them."""
-        for path in paths:
-            table = pa.ipc.open_stream(path.read_bytes()).read_all()
-            added = table.select(range(len(self.original), table.num_columns))
-            labels.update(added["label"].drop_null().to_pylist())
-            counts.update({name: sum(added[name].to_pylist()) for name in ("empty", "truncated")})
-            table = pa.Table.from_arrays([table[i] for i in self.positions], schema=self.schema)
-            yield writers.escape_table(table) if self.escapes else table
 
     def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
         """Put the shards together, let the output appear, and return the summary."""
@@ -449,13 +439,17 @@ class _Job:
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
+        for path in paths:
+            with path.open("rb") as stream:
+                found = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"counts"])
+            labels.update(found.pop("labels"))
+            counts.update(found)
         merged = self.shards / "merged.tmp"
-        schema = writers.escape_table(self.schema.empty_table()).schema if self.escapes else self.schema
+        shards = (pa.ipc.open_stream(path.read_bytes()).read_all().replace_schema_metadata() for path in paths)
         with pa.output_stream(str(merged), compression=self.compression) as stream:
             if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
                 stream.write(codecs.BOM_UTF8)  # as it came
-            tables = self._read_shards(paths, counts, labels)
-            writers.write_tables(stream, self.format, schema, tables, self.keep_lines)
+            writers.write_tables(stream, self.format, self.schema, shards, self.keep_lines, self.args.escape_formulas)
         with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
         summary = {

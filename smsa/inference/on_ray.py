@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
@@ -68,7 +69,8 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     names = find_added(args.model, args.model_revision, **added).names
     prefix = writers.find_prefix(names, first.names, args.prefix)
     new = [f"{prefix}{name}" for name in names]
-    writers.require_names(kind, [*first.names, *new])
+    all_names = pa.schema([(name, pa.string()) for name in [*first.names, *new]])
+    writers.write_tables(BytesIO(), kind, all_names, [])  # so that names that it cannot hold are told now
 
     options = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **options)
@@ -164,8 +166,8 @@ class _Sink(BlockBasedFileDatasink):
 
     def __init__(self, output: Path, kind: str, keep_lines: bool, escapes: bool, prefix: str):
         super().__init__(str(output), min_rows_per_file=_FILE_ROWS, file_format=kind)
-        self._kind, self._keep_lines, self._prefix = kind, keep_lines, prefix
-        self._escapes, self.summary = escapes and kind in ("csv", "tsv"), {}
+        self._kind, self._keep_lines, self._escapes, self._prefix = kind, keep_lines, escapes, prefix
+        self.summary: dict = {}
 
     def write(self, blocks, ctx) -> Counter:
         table = pa.concat_tables(blocks)
@@ -174,8 +176,7 @@ class _Sink(BlockBasedFileDatasink):
 
     def write_block_to_file(self, block, file) -> None:
         table = block.to_arrow().drop_columns([_TEXTS])
-        table = writers.escape_table(table) if self._escapes else table
-        writers.write_tables(file, self._kind, table.schema, [table], self._keep_lines)
+        writers.write_tables(file, self._kind, table.schema, [table], self._keep_lines, self._escapes)
 
     def on_write_complete(self, write_result) -> None:
         labels = sum(write_result.write_returns, Counter())

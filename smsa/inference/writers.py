@@ -99,27 +99,31 @@ def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", 
     return prefix
 
 
-def require_names(output_format: str, names: list[str]) -> None:
-    """Refuse names of columns that a format cannot hold.
-
-    Raises:
-        UserError: with the way out.
-    """
-    if output_format in ("jsonl", "parquet", "xlsx") and len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
-    if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
-        raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
-
-
 def write_tables(
-    stream: BinaryIO, output_format: str, schema: pa.Schema, tables: Iterable[pa.Table], keep_lines: bool = False
+    stream: BinaryIO,
+    output_format: str,
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    keep_lines: bool = False,
+    escapes: bool = False,
 ) -> None:
     """Write tables of one schema below each other, as a file of one of `OUTPUT_FORMATS`.
 
     Args:
         keep_lines: whether the first column is lines of JSONL, to each of which the others are added.
+        escapes: whether names and texts of CSV and TSV are escaped, see `escape_formulas`.
+
+    Raises:
+        UserError: for names of columns that the format cannot hold.
     """
+    names = schema.names
+    if output_format in ("jsonl", "parquet", "xlsx") and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
+    if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
+        raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
+    if escapes and output_format in ("csv", "tsv"):
+        schema, tables = _escape_table(schema.empty_table()).schema, map(_escape_table, tables)
     if output_format == "xlsx":
         _write_workbook(stream, schema, tables)
     elif output_format in ("csv", "parquet"):  # CSV quotes every text, so that a bare CR cannot split a row
@@ -178,7 +182,7 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
     return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, escaped)
 
 
-def escape_table(table: pa.Table) -> pa.Table:
+def _escape_table(table: pa.Table) -> pa.Table:
     """Return a table with `escape_formulas` applied to its names and its texts."""
     is_text = [pa.types.is_string(field.type) for field in table.schema]
     columns = [escape_formulas(column) if is_one else column for column, is_one in zip(table.columns, is_text)]

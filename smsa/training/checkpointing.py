@@ -22,8 +22,8 @@ from filelock import FileLock
 from transformers import Trainer, TrainingArguments
 
 from smsa.errors import UserError
-from smsa.files import LOCK, RUN_RECORD, STAGING, hash_file, make_readable, require_empty, take_lock, write_json
-from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank
+from smsa.files import LOCK, RUN_RECORD, STAGING, hash_file, make_readable, require_empty, write_json
+from smsa.runtime import describe_environment, describe_hardware, describe_versions, on_main, rank, take_lock
 
 logger = logging.getLogger(__name__)
 
