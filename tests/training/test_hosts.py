@@ -67,14 +67,16 @@ def launch(hosts, *words, ranks=None, address=ADDRESS(1), port=29500, wait=60) -
     return processes
 
 
-def test_three_hosts_train_like_one_process(network, tmp_path):
+@pytest.mark.parametrize("n_hosts", [2, 3])
+def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
     _, hosts = network
+    batch_size = 12 // n_hosts
     train(tmp_path, 12, 1)
-    for process in launch(hosts, "tests/training/distributed_worker.py", tmp_path, "4,1"):
+    for process in launch(hosts[:n_hosts], "tests/training/distributed_worker.py", tmp_path, f"{batch_size},1"):
         text, _ = process.communicate()
         assert process.returncode == 0, text
-    one, several = np.load(tmp_path / "12-1.npz"), np.load(tmp_path / "4-1.npz")
-    assert int(several["world_size"]) == 3
+    one, several = np.load(tmp_path / "12-1.npz"), np.load(tmp_path / f"{batch_size}-1.npz")
+    assert int(several["world_size"]) == n_hosts
     for name in ("losses", "weights", "gradients", "norms", "logits_65", "eval_loss", "eval_f1", "train_f1"):
         assert np.abs(several[name] - one[name]).max() < 1e-6, name
     assert several["n_texts"].tolist() == one["n_texts"].tolist()
