@@ -158,6 +158,8 @@ class Engine:
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
+                if self.precision == "bf16" and _has_gates(graph):
+                    raise RuntimeError("it divides by zero for gated layers in bf16")
                 if args.precision == "int8":
                     compress_weights(graph)
                 config = {
@@ -267,6 +269,17 @@ def to_openvino(model: PreTrainedModel):
             raise RuntimeError(str(error).split("Summary:")[-1].strip() or "its graph") from error
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+def _has_gates(graph) -> bool:
+    """Return whether a product with an activation is in a graph, as in the gated layers of Llama, Qwen, ModernBERT.
+
+    OpenVINO 2026.4 fuses them in bf16 with AMX, and shares them out among half of a stream's threads: with one thread
+    the process dies of SIGFPE (openvino #33300).
+    """
+    activations = [node for node in graph.get_ops() if node.get_type_name() in ("Swish", "Gelu")]
+    readers = [reader for node in activations for reader in node.output(0).get_target_inputs()]
+    return any(reader.get_node().get_type_name() == "Multiply" for reader in readers)
 
 
 def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
