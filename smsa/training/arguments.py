@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
+from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
@@ -109,6 +110,9 @@ class RunArguments(TrainingArguments):
             ),
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
+            "--dataloader_persistent_workers goes with --dataloader_num_workers of at least 1.": (
+                self.dataloader_persistent_workers and not self.dataloader_num_workers
+            ),
             "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
@@ -137,6 +141,12 @@ class RunArguments(TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
+        available = [*get_available_reporting_integrations(), "flyte"]  # which transformers 5.23 forgets there
+        if missing := [name for name in self.report_to if name not in available]:
+            raise UserError(
+                f"report_to {', '.join(missing)} is not installed: pip install it, or choose among none, "
+                f"{', '.join(available)}."
+            )
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS
         # else each batch on its way to a GPU waits for the step before it
@@ -227,6 +237,7 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
+        self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer takes both
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
         super().__post_init__()
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)

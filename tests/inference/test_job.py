@@ -8,6 +8,7 @@ import datetime
 import decimal
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -195,6 +196,14 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, mon
     with pytest.raises(UserError, match="--on_bad_row skip .*name an output file"):
         predict_files(classifier, names[:1], "-", on_bad_row="skip")
     assert sorted(tree.rglob("*")) == before
+
+
+@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
+def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, closed, None)  # as Python has it then
+    with pytest.raises(UserError, match="stdin or stdout is closed"):
+        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
