@@ -272,14 +272,15 @@ def to_openvino(model: PreTrainedModel):
 
 
 def _has_gates(graph) -> bool:
-    """Return whether a product with an activation is in a graph, as in the gated layers of Llama, Qwen, ModernBERT.
+    """Return whether a product is multiplied by the activation of another, as in layers of Llama, Qwen and Mistral.
 
     OpenVINO 2026.4 fuses them in bf16 with AMX, and shares them out among half of a stream's threads: with one thread
-    the process dies of SIGFPE (openvino #33300).
+    the process dies of SIGFPE (openvino #33300). ModernBERT's, whose two products are one, are no such case.
     """
     activations = [node for node in graph.get_ops() if node.get_type_name() in ("Swish", "Gelu")]
-    readers = [reader for node in activations for reader in node.output(0).get_target_inputs()]
-    return any(reader.get_node().get_type_name() == "Multiply" for reader in readers)
+    readers = [reader.get_node() for node in activations for reader in node.output(0).get_target_inputs()]
+    gates = [node for node in readers if node.get_type_name() == "Multiply"]
+    return any(value.get_node().get_type_name() == "MatMul" for node in gates for value in node.input_values())
 
 
 def compile_openvino(graph: object, config: dict[str, object]) -> Forward:

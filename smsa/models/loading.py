@@ -218,7 +218,7 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise UserError(f"{name} has quantised weights ({method}): give the model that it was made from.")
     try:  # a cache is for what generates a text; OpenVINO has no word for it
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: config.json is of no model that transformers knows: {reason}") from error
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

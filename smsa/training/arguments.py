@@ -13,7 +13,6 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
-from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
@@ -141,12 +140,6 @@ class RunArguments(TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
-        available = [*get_available_reporting_integrations(), "flyte"]  # which transformers 5.23 forgets there
-        if missing := [name for name in self.report_to if name not in available]:
-            raise UserError(
-                f"report_to {', '.join(missing)} is not installed: pip install it, or choose among none, "
-                f"{', '.join(available)}."
-            )
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS
         # else each batch on its way to a GPU waits for the step before it

@@ -176,7 +176,7 @@ def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_
 def test_gated_layers_in_bf16_which_kill_openvino_are_run_by_torch(caplog):
     """As in Llama, Qwen, Mistral and ModernBERT; on a CPU with AMX the process died (SIGFPE)."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama", **SHAPE, vocab_size=9, num_labels=3, pad_token_id=0, use_cache=False)
+    config = AutoConfig.for_model("llama", **SHAPE, vocab_size=64, num_labels=3, pad_token_id=0, use_cache=False)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     ids = [np.array([5, 6, 7]), np.array([5, 8])]
     exact = Engine(copy.deepcopy(model), precision="no", backend="openvino").run(ids)

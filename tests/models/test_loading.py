@@ -138,6 +138,7 @@ def test_a_model_that_brings_code_is_refused(classifier, load):
     ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"has quantised weights \(gptq\): give the model"),
     ({"model_type": "newer"}, "config.json is of no model that transformers knows: .*`newer`"),
     ({"id2label": ["a", "b"]}, "config.json is of no model that transformers knows"),
+    ({"hidden_size": "large"}, "config.json is of no model that transformers knows"),
     ({"id2label": {"a": "b"}}, "config.json is of no model that transformers knows"),
     ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
 ])  # fmt: skip
