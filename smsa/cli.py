@@ -162,7 +162,7 @@ def exit_on_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
     except (UserError, OSError, ImportError) as error:
-        if isinstance(error, ImportError) and "socksio" not in str(error):  # what a SOCKS proxy needs, and nobody has
+        if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
             raise
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except HTTPError as error:  # of the Hub, where a download was cut again and again
@@ -173,6 +173,8 @@ def exit_on_error() -> Iterator[None]:
             "--gradient_accumulation_steps is the same recipe."
         ) from error
     except RuntimeError as error:
+        if "to be installed" in str(error):  # by a name in report_to
+            raise SystemExit(f"error: {error}") from error
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise SystemExit("error: another rank is gone. The same command with --resume auto resumes.") from error

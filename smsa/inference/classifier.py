@@ -162,10 +162,9 @@ class SentimentClassifier:
         if not empty.all():
             logits = self.engine.run([ids for ids, is_empty in zip(token_ids, empty, strict=True) if not is_empty])
             if not np.isfinite(logits).all():
-                raise UserError(
-                    f"the model gave logits that are not finite in precision {self.engine.precision}; try another one, "
-                    "for example --precision no, or check its weights."
-                )
+                precision = self.engine.precision
+                way_out = "check its weights" if precision == "no" else "give --precision no, or check its weights"
+                raise UserError(f"the model gave logits that are not finite in precision {precision}: {way_out}.")
             probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
         label_ids = pa.array(probabilities.argmax(-1), mask=empty)
         columns = {

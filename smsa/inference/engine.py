@@ -158,6 +158,8 @@ class Engine:
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
+                if self.precision == "bf16" and _has_gates(graph):
+                    raise RuntimeError("it divides by zero for gated layers in bf16")
                 if args.precision == "int8":
                     compress_weights(graph)
                 config = {
@@ -267,6 +269,18 @@ def to_openvino(model: PreTrainedModel):
             raise RuntimeError(str(error).split("Summary:")[-1].strip() or "its graph") from error
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+def _has_gates(graph) -> bool:
+    """Return whether a product is multiplied by the activation of another, as in layers of Llama, Qwen and Mistral.
+
+    OpenVINO 2026.4 fuses them in bf16 with AMX, and shares them out among half of a stream's threads: with one thread
+    the process dies of SIGFPE (openvino #33300). ModernBERT's, whose two products are one, are no such case.
+    """
+    activations = [node for node in graph.get_ops() if node.get_type_name() in ("Swish", "Gelu")]
+    readers = [reader.get_node() for node in activations for reader in node.output(0).get_target_inputs()]
+    gates = [node for node in readers if node.get_type_name() == "Multiply"]
+    return any(value.get_node().get_type_name() == "MatMul" for node in gates for value in node.input_values())
 
 
 def compile_openvino(graph: object, config: dict[str, object]) -> Forward:

@@ -138,6 +138,8 @@ def predict_files(
         raise UserError("name an input and an output: --input and --output are empty.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
+    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
+        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
@@ -178,7 +180,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         UserError: if a file is named twice, or is a pipe.
     """
     files: list[Path] = []
-    target = output.resolve()
+    target = Path(os.path.realpath(output))  # resolve() fails where a link leads to itself
     beside = {Path(f"{target}{suffix}") for suffix in ("", *_BESIDE)}
     for name in names:
         path = Path(name)
@@ -213,9 +215,11 @@ def pair_outputs(
     lines hold no columns, a workbook an .xlsx, and JSON lines of it.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input.
+        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
     """
     path = Path(output)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UserError(f"{output} is a pipe or a device, which no file can take the place of: give - for stdout.")
     if path.is_dir() or not path.suffix or output.endswith("/"):
         pairs = []
         for file in files:
@@ -230,7 +234,7 @@ def pair_outputs(
     for inputs, target in pairs:
         if (other := taken.setdefault(target, inputs[0])) != inputs[0]:
             raise UserError(f"{other} and {inputs[0]} would both go to {target}: predict them separately.")
-        if target.resolve() in read:
+        if Path(os.path.realpath(target)) in read:
             raise UserError(f"{target} is an input and the output, too: choose another --output.")
     return pairs
 
@@ -298,6 +302,9 @@ class _Job:
             BadRowsError: unless `on_bad_row` is `skip`.
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
+        limit = 255 - max(map(len, _BESIDE))  # bytes of a name on most disks
+        if len(os.fsencode(self.output.name)) > limit:
+            raise UserError(f"{self.output}: its name has more than {limit} bytes: choose a shorter --output.")
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]

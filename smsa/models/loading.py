@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -178,9 +180,9 @@ def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
 
 
 def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
-    """Return the labels of a classifier; None for an encoder, which has none, or such as LABEL_0."""
+    """Return the labels of a classifier; None for an encoder, a regression, and such as LABEL_0."""
     labels = label_names(config.id2label)
-    return None if any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+    return None if len(labels) < 2 or any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
 
 
 def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
@@ -198,9 +200,12 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
                 f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
                 "merge_and_unload(), and save that with its tokenizer."
             ) from error
+        if Path(name, "config.json").is_file():
+            raise UserError(f"{name}: config.json cannot be read: {error}") from error
         if isinstance(error.__context__, ImportError):  # of what a proxy needs
             raise error.__context__ from None
-        nearby = sorted(str(config.parent) for config in Path(name).parent.glob("*/config.json"))[:20]
+        folders = (Path(name), Path(name).parent)  # checkpoints of a run that was stopped, and other models
+        nearby = [str(config.parent) for folder in folders for config in sorted(folder.glob("*/config.json"))][:20]
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
@@ -208,8 +213,17 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         ) from error
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
-    # a cache is for what generates a text; OpenVINO has no word for it
-    return name, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
+    if quantized := values.get("quantization_config"):
+        method = quantized.get("quant_method", "quantization_config in config.json")
+        raise UserError(f"{name} has quantised weights ({method}): give the model that it was made from.")
+    try:  # a cache is for what generates a text; OpenVINO has no word for it
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: config.json is of no model that transformers knows: {reason}") from error
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(f"{name} is of a kind, {config.model_type}, that transformers has no text classifier for.")
+    return name, config
 
 
 def _load_weights(
@@ -254,12 +268,15 @@ def _load_weights(
     if unfilled := sorted(random_weights & encoder):
         raise UserError(
             f"{name}: the checkpoint does not fill its encoder, so a model made from it would be partly random. Not in "
-            f"it, or of another size: {', '.join(unfilled)}. Is it complete, and does config.json belong to it?"
+            f"it, or of another size: {_first(unfilled)}. Is it complete, and does config.json belong to it?"
         )
     if unused := sorted(report["unexpected_keys"]):
-        more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
-        logger.warning("%s: not used (heads of pre-training never are): %s%s", name, ", ".join(unused[:10]), more)
+        logger.warning("%s: not used (heads of pre-training never are): %s", name, _first(unused))
     return model, random_weights
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _load_tokenizer(

@@ -109,6 +109,9 @@ class RunArguments(TrainingArguments):
             ),
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
+            "--dataloader_persistent_workers goes with --dataloader_num_workers of at least 1.": (
+                self.dataloader_persistent_workers and not self.dataloader_num_workers
+            ),
             "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
@@ -227,6 +230,7 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
+        self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer takes both
         self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
         super().__post_init__()
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)

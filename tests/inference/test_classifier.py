@@ -14,11 +14,13 @@ import psutil
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, make_model
+from conftest import ROOT, SHAPE, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier
 from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
     BertForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
@@ -171,10 +173,24 @@ def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_
             Engine(tiny_model, **options)
 
 
+def test_gated_layers_in_bf16_which_kill_openvino_are_run_by_torch(caplog):
+    """As in Llama, Qwen, Mistral and ModernBERT; on a CPU with AMX the process died (SIGFPE)."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **SHAPE, vocab_size=64, num_labels=3, pad_token_id=0, use_cache=False)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = [np.array([5, 6, 7]), np.array([5, 8])]
+    exact = Engine(copy.deepcopy(model), precision="no", backend="openvino").run(ids)
+    engine = Engine(copy.deepcopy(model), precision="bf16")
+    assert engine.backend == "torch" and "divides by zero for gated layers in bf16): torch runs it" in caplog.text
+    np.testing.assert_allclose(engine.run(ids), exact, atol=0.02)
+    with pytest.raises(UserError, match="gated layers in bf16.: give --backend torch"):
+        Engine(model, precision="bf16", backend="openvino")
+
+
 def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     with torch.no_grad():
         tiny_model.classifier.bias[0] = float("nan")
-    with pytest.raises(UserError, match="not finite in precision no"):
+    with pytest.raises(UserError, match="not finite in precision no: check its weights"):
         make_classifier(tiny_model, tokenizer)("enak")
 
 

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -184,7 +185,9 @@ def tree(tmp_path):
     (["in"], "in", "in does not exist, or has no file of a known format besides the output's"),
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
-    (["a.csv"], "pipe.csv", "pipe.csv exists already"),
+    (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
+    (["a.csv"], os.devnull, "/dev/null is a pipe or a device"),
+    (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: choose a shorter --output"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
 ])  # fmt: skip
@@ -196,6 +199,14 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, mon
     with pytest.raises(UserError, match="--on_bad_row skip .*name an output file"):
         predict_files(classifier, names[:1], "-", on_bad_row="skip")
     assert sorted(tree.rglob("*")) == before
+
+
+@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
+def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, closed, None)  # as Python has it then
+    with pytest.raises(UserError, match="stdin or stdout is closed"):
+        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):

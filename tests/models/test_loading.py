@@ -9,6 +9,7 @@ import torch
 from conftest import SHAPE, VOCABULARY, Canary, make_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
+from smsa.errors import UserError
 from smsa.files import write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_encoder, load_model, save_tokenizer
 
@@ -97,6 +98,7 @@ def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(classifi
     assert choose_labels(None, folder) == ("negatif", "netral", "positif")
     assert choose_labels("a, b", folder) == ("a", "b")
     assert choose_labels(None, save_old()) == choose_labels(None, "scratch") == ("positive", "neutral", "negative")
+    assert choose_labels(None, classifier(("stars",))[0]) == ("positive", "neutral", "negative")  # a regression
     for unclear in ("a", "a,a", "a,"):
         with pytest.raises(ValueError, match="at least two different names"):
             choose_labels(unclear, "scratch")
@@ -132,6 +134,28 @@ def test_a_model_that_brings_code_is_refused(classifier, load):
         load(folder)
 
 
+@pytest.mark.parametrize("changes, reason", [
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"has quantised weights \(gptq\): give the model"),
+    ({"model_type": "newer"}, "config.json is of no model that transformers knows: .*`newer`"),
+    ({"id2label": ["a", "b"]}, "config.json is of no model that transformers knows"),
+    ({"hidden_size": "large"}, "config.json is of no model that transformers knows"),
+    ({"id2label": {"a": "b"}}, "config.json is of no model that transformers knows"),
+    ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
+])  # fmt: skip
+def test_a_configuration_that_is_of_no_text_classifier_is_refused_in_one_line(classifier, changes, reason):
+    path = Path(classifier()[0], "config.json")
+    change_json(path, **changes)
+    with pytest.raises(UserError, match=f"^{path.parent}:? {reason}[^\n]*$"):
+        load_classifier(path.parent)
+
+
+def test_a_configuration_that_was_cut_short_is_named(classifier):
+    path = Path(classifier()[0], "config.json")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"config.json cannot be read: .*not a valid JSON"):
+        load_model(str(path.parent))
+
+
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", None], ids=["LFS", "cut"])
 @pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
 def test_a_damaged_file_of_weights_is_named(save_old, pretrained, filename, content):
@@ -147,8 +171,9 @@ def test_a_damaged_file_of_weights_is_named(save_old, pretrained, filename, cont
 def test_what_a_folder_lacks_is_named_and_what_is_near_a_mistyped_name(classifier):
     """Without its tokenizer, transformers would make one up, for which all texts are alike: [UNK] [UNK] ..."""
     folder, _ = classifier()
-    with pytest.raises(OSError, match=f"No model .*\\n.*there are e5-sentiment, mini-sentiment, mini, {folder}"):
-        load_model(f"{folder}-typo")
+    for name in (f"{folder}-typo", str(Path(folder).parent)):
+        with pytest.raises(OSError, match=f"No model .*\\n.*there are e5-sentiment, mini-sentiment, mini, {folder}"):
+            load_model(name)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         Path(folder, name).unlink()
         with pytest.raises(ValueError, match="lacks its tokenizer: is tokenizer.json there"):

@@ -72,6 +72,7 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
         ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
         ({"output_dir": "runs/\udcff"}, "is not UTF-8"),
+        ({"dataloader_persistent_workers": True}, "goes with --dataloader_num_workers of at least 1"),
         ({"fsdp": True}, "each process must hold the whole model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -105,7 +106,8 @@ def test_one_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
         SentimentTrainingArguments(output_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("metric, is_better", [("f1", True), ("f1_loss", True), ("loss", False)])
+@pytest.mark.parametrize("metric, is_better", [("f1", True), ("f1_loss", True), ("loss", False), ("eval_loss", False)])
 def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
-    """Trainer goes by the end of the name, which may be that of a label."""
-    assert SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is is_better
+    """Trainer goes by the end of the name, which may be that of a label, and takes eval_ before it, too."""
+    args = SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric)
+    assert args.greater_is_better is is_better and args.metric_for_best_model == metric.removeprefix("eval_")
