@@ -1,7 +1,7 @@
 """Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
 
     OUTPUT.shards/job.json                   what is predicted, with which model, and how
-    OUTPUT.shards/rows-<first>-<last>.arrow  the rows of one chunk as the output has them, and counts of them
+    OUTPUT.shards/part-<first>-<last>.arrow  the rows of one chunk as the output has them, and counts of them
 
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
@@ -409,7 +409,7 @@ class _Job:
         self.shards.mkdir(parents=True, exist_ok=True)
         # processes that were killed may take a moment to be gone
         take_lock(self.lock, 3, f"another run is writing {self.output}: wait for it, or stop it.")
-        spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("rows-*.arrow")]
+        spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("part-*.arrow")]
         path = self.shards / "job.json"
         if not spans:  # only from here on it must be whole
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -430,7 +430,7 @@ class _Job:
         counts["labels"] = Counter(added["label"].drop_null().to_pylist())
         columns = [*chunk.table.columns, *added.select(self.added).columns]
         schema = self.schema.with_metadata({"counts": json.dumps(counts)})
-        unfinished = self.shards / f"rows-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
+        unfinished = self.shards / f"part-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
         with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         unfinished.replace(unfinished.with_suffix(".arrow"))
@@ -441,7 +441,7 @@ class _Job:
             if source.path.stat().st_mtime_ns != modified:
                 shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
-        paths = sorted(self.shards.glob("rows-*.arrow"))
+        paths = sorted(self.shards.glob("part-*.arrow"))
         spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
         if [*(first for first, _ in spans), n_rows] != [0, *(last + 1 for _, last in spans)]:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")

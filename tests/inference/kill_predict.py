@@ -1,7 +1,7 @@
 """scripts/predict.py with small chunks, and a SIGKILL at a chosen point; started by test_predict.py.
 
 SMSA_KILL=PATTERN:N kills this process just before the N-th access to a file that the pattern matches, for instance
-`os.rename .*rows-`, by the names of Python's audit events; SMSA_SLOW lets each chunk take so many seconds.
+`os.rename .*part-`, by the names of Python's audit events; SMSA_SLOW lets each chunk take so many seconds.
 """
 
 import itertools

@@ -377,8 +377,8 @@ def stopped(classifier, tmp_path):
 def test_a_stopped_job_resumes_from_its_shards_and_one_too_many_is_noticed(classifier, stopped, monkeypatch):
     path, target, n_predicted = stopped / "in.csv", stopped / "out.csv", []
     before_each_shard(monkeypatch, n_predicted.append)
-    first, second = sorted((stopped / "out.csv.shards").glob("rows-*.arrow"))
-    odd = first.rename(first.with_name("rows-000000000000-000000000003.arrow"))
+    first, second = sorted((stopped / "out.csv.shards").glob("part-*.arrow"))
+    odd = first.rename(first.with_name("part-000000000000-000000000003.arrow"))
     with pytest.raises(UserError, match="out.csv.shards lacks rows, or has some twice: remove it"):
         predict(classifier, path, target)
     assert n_predicted == [8, 6] and not target.exists()

@@ -102,7 +102,7 @@ def test_a_full_disk_loses_nothing(model, forks, small_disk, tmp_path):
     text = forks.log.read_text()
     assert "No space left on device" in text and "the same command resumes" in text and "Traceback" not in text
     assert (small_disk / "earlier.csv").read_text() == "earlier" and not (small_disk / "out.csv").exists()
-    finished = {shard: shard.stat().st_mtime_ns for shard in (small_disk / "out.csv.shards").glob("rows-*.arrow")}
+    finished = {shard: shard.stat().st_mtime_ns for shard in (small_disk / "out.csv.shards").glob("part-*.arrow")}
     assert finished
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
     forks.run(run_script, words, SMSA_KILL="open .*merged:1")  # the shards are still there when it dies
@@ -130,7 +130,7 @@ def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, na
     environment = {**os.environ, **PATHS, "SMSA_SLOW": "0.3", "TMPDIR": str(tmp_path)}
     with (tmp_path / "in.csv").open("rb") as stdin:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=stdin, stderr=subprocess.PIPE)
-    while not list((tmp_path / "out.csv.shards").glob("rows-*.arrow")):
+    while not list((tmp_path / "out.csv.shards").glob("part-*.arrow")):
         assert process.poll() is None
         time.sleep(0.05)
     assert len(list(tmp_path.glob("smsa-*/stdin.csv"))) == (name == "-")
@@ -144,8 +144,8 @@ def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, na
 
 
 POINTS = (  # in the order in which a job that is resumed each time comes by them; it has nine shards
-    *("open .*job.json:1", "open .*rows-:1", "os.rename .*rows-:1", "open .*rows-:2", "os.rename .*rows-:3"),
-    *("open .*rows-:3", "os.rename .*rows-:4", "open .*rows-:3", "open .*rows-:6"),  # these last ones while it merges
+    *("open .*job.json:1", "open .*part-:1", "os.rename .*part-:1", "open .*part-:2", "os.rename .*part-:3"),
+    *("open .*part-:3", "os.rename .*part-:4", "open .*part-:3", "open .*part-:6"),  # these last ones while it merges
     *("open .*merged:1", "open .*summary:1", "os.rename .*merged:1", "shutil.rmtree .*shards:1"),
 )
 
@@ -192,7 +192,7 @@ def test_after_kills_at_any_moment_every_row_is_there_once(
 
 def read_finished(output: Path) -> dict[str, tuple[int, int]]:
     """Return which shards are finished, with what tells whether they were written again."""
-    shards = Path(f"{output}.shards").glob("rows-*.arrow")
+    shards = Path(f"{output}.shards").glob("part-*.arrow")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
 
 
