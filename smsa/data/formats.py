@@ -46,7 +46,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
     ".zip",
     *(f".{name}" for name in (*INPUT_FORMATS, *_ALIASES)),
-    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt") for packed in (".gz", ".zst")),
+    *(f".{name}{packed}" for name in ("csv", "tsv", "jsonl", "json", "txt", *_ALIASES) for packed in (".gz", ".zst")),
 )
 BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
@@ -394,6 +394,8 @@ def split_json(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]
                 names = row
             elif isinstance(row, list):
                 names = names or [f"column_{i + 1}" for i in range(len(row))]
+                if len(row) != len(names):
+                    raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
                 yield line, json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
             else:
                 yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
@@ -448,7 +450,8 @@ def find_paths(rows: Iterable[dict]) -> dict[str, list]:
         value = _unwrap(value)
         if isinstance(value, dict):
             for key, part in value.items():
-                walk(part, f"{path}.{key}")
+                if "." not in key:
+                    walk(part, f"{path}.{key}")
         elif "." in path:
             found.setdefault(path, []).append(value)
 
@@ -527,9 +530,17 @@ def name_kind(name: str | None) -> str | None:
     return "other" if words and words <= _KNOWN else None
 
 
-def are_quoted(lines: list[str]) -> bool:
-    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R and pandas write them, and no text."""
-    return bool(lines) and bool(_QUOTED_NAMES.fullmatch(lines[0]) or any(map(_DOUBLED.search, lines)))
+def are_quoted(lines: list[str], path: Path) -> bool:
+    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R and pandas write them, and no text.
+
+    All names are quoted, or quotes are doubled below the name of a column of texts and none stands by itself.
+    """
+    if lines and _QUOTED_NAMES.fullmatch(lines[0]):
+        return all(line.startswith('"') for line in lines[1:2])
+    names = lines[0].rstrip("\r\n").split("\t") if any(map(_DOUBLED.search, lines)) else []
+    if "text" not in map(name_kind, names):
+        return False
+    return not any(isinstance(row, BadRow) for _, rows in read_separated(lines, path, "\t", "csv") for row in rows)
 
 
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
@@ -540,7 +551,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     """
     is_csv, found = format == "csv", {}
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
-    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if lines else None
+    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if is_csv and lines else None
     only = [" "] if quoted and quoted[1] == " " else ["\t"] if format == "tsv" and "\t" in marks else []
     for mark in (marks := only or [*marks, None]):
         blocks = read_separated(lines, path, mark, format)

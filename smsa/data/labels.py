@@ -6,7 +6,8 @@ IndoNLU's order is part of the interface. Other loaders of SmSA use other orders
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from smsa.data.formats import SENTIMENTS, name_kind
 from smsa.errors import UserError
@@ -20,6 +21,8 @@ EXAMPLES = (
 )
 _AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
 _LONGEST = 40  # of what is looked at as a label
+# What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
+_HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 DROP = "drop"  # in a label map: leave these rows out
@@ -69,20 +72,29 @@ def plain_label(value: object) -> str | None:
         return text
     text = re.sub(r"^([+-]?\d+)[.,]0+$", r"\1", text).removesuffix(".")
     words = [word for word in re.findall(r"[^\W_]+", text) if word not in _AROUND and not word.isdecimal()]
-    return words[0] if len(words) == 1 and words[0] in SENTIMENTS else text or None
+    is_said = len(words) == 1 and words[0] in SENTIMENTS and _HARMLESS.fullmatch(text)
+    return words[0] if is_said else text or None
+
+
+def are_sentiments(values: Iterable[object]) -> bool:
+    """Whether there are labels, and all of them are words for sentiments."""
+    found = {plain_label(value) for value in values} - {None}
+    return bool(found) and found <= SENTIMENTS.keys()
 
 
 def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
     """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
 
     A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
-    same. What is called a prediction is no true label.
+    same. What is called a prediction, or has probabilities beside it, is no true label.
     """
     kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
-    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
-    sure = [i for i in named or by_content if "pred" not in names[i].lower()]
+    by_content = [i for i, values in enumerate(columns) if are_sentiments(values)]
+    prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
+    predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
+    sure = [i for i in named or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
     both = [i for i in sure if i in by_content]
     ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
     taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
@@ -108,13 +120,14 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     ids = words | exact if len(meant) == sum(label in SENTIMENTS for label in exact) else exact
     named: dict[str, int | None] = {}
     for pair in label_map.split(",") if label_map else ():
-        sides = [plain_label(side) for side in pair.split("=")]
-        known = next(filter(None, ([side for side in sides if side in names] for names in ({DROP}, exact, ids))), [])
-        values = [side for side in sides if side not in known]
-        means_nothing = len(sides) != 2 or None in sides or len(set(known)) != 1
-        for value in "|".join(filter(None, values)).split("|") if values or means_nothing else ():
-            target = None if means_nothing else ids.get(known[0])
-            if means_nothing or not value.strip() or named.setdefault(value.strip(), target) != target:
+        sides = [[plain_label(value) for value in side.split("|")] for side in pair.split("=")]
+        known = next(
+            filter(None, ([s for s in sides if len(s) == 1 and s[0] in names] for names in ({DROP}, exact, ids))), []
+        )
+        means_nothing = len(sides) != 2 or len({side[0] for side in known}) != 1
+        for value in [None] if means_nothing else chain(*(side for side in sides if side not in known)):
+            target = None if means_nothing else ids.get(known[0][0])
+            if value is None or named.setdefault(value, target) != target:
                 raise UserError(
                     f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
                     f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."

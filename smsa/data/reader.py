@@ -48,7 +48,7 @@ from smsa.data.formats import (
     show,
     split_json,
 )
-from smsa.data.labels import find_label_columns
+from smsa.data.labels import are_sentiments, find_label_columns
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -165,8 +165,14 @@ class Source:
                 is_strings = [is_text(field.type) for field in self.schema]
                 head = next(self._batches(file, _ROWS_LOOKED_AT), None) if any(is_strings) else None
                 columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
-                looked = zip(columns, is_strings, strict=True)
-                return self.schema.names, [column.to_pylist() if is_one else [0] for column, is_one in looked]
+                is_number = [
+                    pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema
+                ]
+                looked = zip(columns, is_strings, is_number, strict=True)
+                return self.schema.names, [
+                    column.to_pylist() if is_one or (is_rating and column.null_count < len(column)) else [0]
+                    for column, is_one, is_rating in looked
+                ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
                 first = [row for _, _, row in islice(read_jsonl(enumerate(lines), self.path), 2)]
@@ -185,7 +191,7 @@ class Source:
                 f"{self.path} has fastText's labels before the texts: write them as a column, with "
                 f"sed -E 's/^__label__([^ ]+) /\\1\\t/' {named[0]} > {named[1]}"
             )
-        if self.format in ("tsv", "txt") and are_quoted(head):
+        if self.format in ("tsv", "txt") and are_quoted(head, self.path):
             self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
@@ -218,8 +224,9 @@ class Source:
         if header is not None:
             self._n_above, names = header
             behind = [row for row in rows[self._n_above :] if any(row)]
-            if are_numbers(row[0] for row in behind) and {len(row) for row in behind} == {len(names) + 1}:
-                names = ["", *names] if any(row[-1] for row in behind) else names  # R names no column of row numbers
+            is_wider = self._separator in ("\t", " ") and {*map(len, behind)} == {len(names) + 1}
+            if is_wider and all(row[0].isdecimal() for row in behind) and any(row[-1] for row in behind):
+                names = ["", *names]  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
                 self._notes.append(f"the names of the columns are in row {self._n_above}")
         else:
@@ -285,17 +292,25 @@ class Source:
             raise UserError(f"{self.path}: {named} {listed}")
 
     def _add_nested(self, names: list[str], columns: list[list]) -> tuple[list[str], list[list]]:
-        """Add what stands within objects of JSON: what was asked for, else texts and labels that stand nowhere else."""
+        """Add what stands within objects of JSON: what was asked for, else texts and labels that stand nowhere else.
+
+        A rating is no label where labels for sentiments stand within.
+        """
         paths, within = [*self._nested], [*self._nested.values()]
         last = [path.rpartition(".")[2] for path in paths]
         added = [path for path in (self._text_asked, self._label_asked) if path in self._nested]
-        held = zip(names, columns, strict=True)
-        kinds = {name_kind(name) for name, values in held if any(isinstance(value, str) for value in values)}
-        if self._text_asked is None and "text" not in kinds:
+        held = [(name_kind(name), [v for v in values if isinstance(v, str)]) for name, values in zip(names, columns)]
+        n_words = [(kind, sum(len(text.split()) for text in texts) / len(texts)) for kind, texts in held if texts]
+        if self._text_asked is None and not any(kind == "text" or (kind is None and n >= 3) for kind, n in n_words):
             texts = find_text_columns(last, within, is_typed=True)[0]
             added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
-        if self._label_asked == "label" and "label" not in names and not find_label_columns(names, columns)[0]:
-            added += [paths[i] for i in find_label_columns(last, within)[0]]
+        labels = find_label_columns(names, columns)[0] if self._label_asked == "label" else []
+        if (
+            self._label_asked == "label"
+            and "label" not in names
+            and all(name_kind(names[i]) == "rating" for i in labels)
+        ):
+            added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
         added = [path for path in dict.fromkeys(added) if path not in names]
         return [*names, *added], [*columns, *(self._nested[path] for path in added)]
 
@@ -306,13 +321,15 @@ class Source:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
         found = [name for name in self.names if name == asked]
-        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)] or [*usual[0]]
+        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
+        n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
+        if not found and (found := [*usual[0]]):
+            n_found = f"{len(found)} columns may hold the labels"
         if len(found) != 1:
-            n_found = f"{len(found)} columns" if found else "no column"
             meant = [*found, *usual[1]][:1]
             example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
-            raise UserError(f"{self.path}: {n_found} named {asked!r}. {listed}{example}")
+            raise UserError(f"{self.path}: {n_found}. {listed}{example}")
         if found[0] != asked and option == "--label_column":
             self._notes.append(f"the labels are in the column {found[0]!r}")
         return found[0]

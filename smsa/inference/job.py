@@ -304,9 +304,12 @@ class _Job:
         """
         limit = 255 - max(map(len, _BESIDE))  # bytes of a name on most disks
         if len(os.fsencode(self.output.name)) > limit:
-            raise UserError(f"{self.output}: its name has more than {limit} bytes: choose a shorter --output.")
+            raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+        writers.write_tables(
+            BytesIO(), self.format, self.original, []
+        )  # so that names that it cannot hold are told now
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_rows, inputs = [], Counter(), []
         for source, chunk in self.chunks(_CHECKED_ROWS):
@@ -388,7 +391,7 @@ class _Job:
             prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
         new = [added.schema.field(name).with_name(f"{prefix}{name}") for name in names]
         schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
-        writers.write_tables(BytesIO(), self.format, schema, [])  # so that names that it cannot hold are told now
+        writers.write_tables(BytesIO(), self.format, schema, [])  # the prefix may be of any characters
         job = self.description = self.description | {
             "model": classifier.sha256,
             "labels": list(classifier.labels),

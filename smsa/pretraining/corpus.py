@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from smsa.data import reader
 from smsa.data.datasets import find_smsa
-from smsa.data.formats import BadRowsError
+from smsa.data.formats import SHEETS, BadRowsError
 from smsa.errors import UserError
 from smsa.files import hash_file
 
@@ -69,7 +69,8 @@ def read_sources(
         for origin, path in files.items():
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
-            sources.append(Source(origin, value, hash_file(path), read_texts(path, **reading)))
+            texts = read_texts(path, **({} if name == "smsa" else reading))
+            sources.append(Source(origin, value, hash_file(path), texts))
     return sources
 
 
@@ -82,6 +83,8 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     Raises:
         UserError: as `smsa.data.reader.Source`; for no texts, or damaged ones.
     """
+    if not path.suffix.lower().endswith(SHEETS):
+        reading.pop("sheet", None)  # of the workbooks among several files
     texts, bad_rows = [], []
     for chunk in reader.Source(path, **reading).chunks(_ROWS_AT_ONCE):
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]

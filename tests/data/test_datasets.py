@@ -13,7 +13,7 @@ from tables import write_file, write_workbook
 from smsa.data import datasets as data
 from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows
 from smsa.data.formats import BadRowsError
-from smsa.data.labels import LABELS, match_labels, parse_labels, propose_map
+from smsa.data.labels import LABELS, match_labels, parse_labels, plain_label, propose_map
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
@@ -135,6 +135,7 @@ MEANT = {
     "dropped": ("senang;marah;?;senang", "senang=positive,marah=negative,?=drop", [0, 2, 0]),
     "lists and quotes": ("""["Positif"];['neg'];"netral";neg.""", None, [0, 2, 1, 2]),
     "words beside": ("Positive Sentiment;label_negatif;1 (positif)", None, [0, 2, 0]),
+    "a map of a word and numbers": ("senang;5;1;pos", "positive=pos|senang|5.0,negative=netral|1", [0, 0, 2, 0]),
     "decimal commas": ("5,0;1,00", "5=positive,1=negative", [0, 2]),
     "words beside a map": ("positif;1;2;2", "1=negative,2=drop", [0, 2]),
 }
@@ -145,6 +146,18 @@ def test_labels_mean_what_they_say_or_what_the_map_says(tmp_path, values, label_
     write_file(tmp_path / "a.csv", [{"ulasan": "enak", "Sentimen": value} for value in values.split(";")])
     texts, found, lines, bad_rows = read_rows(tmp_path / "a.csv", label_map=label_map)
     assert (found, bad_rows) == (label_ids, []) and len(texts) == len(lines) == len(found)
+
+
+@pytest.mark.parametrize(
+    "value", ["not positive", "bukan-positif", "~positive", "!positif", "negatif: 0", "pos=0", "pos/neg"]
+)
+def test_a_word_that_is_denied_is_no_label(value):
+    assert plain_label(value) == value
+
+
+def test_labels_of_own_names_are_taken_as_they_are(tmp_path):
+    write_file(tmp_path / "a.csv", [{"text": "enak", "label": label} for label in ("neg_1", "Neg_2", "pos")])
+    assert read_rows(tmp_path / "a.csv", ("neg_1", "neg_2", "pos"))[1] == [0, 1, 2]
 
 
 PROPOSED = {
@@ -192,6 +205,7 @@ LABEL_COLUMNS = {
     "of words, not of numbers": ("teks,polarity,kelas\na,3,positif\nc,-2,negatif\n", "kelas"),
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
+    "our own prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", None),
     "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", None),
 }
 
@@ -273,7 +287,11 @@ FAULTY_FILES = {
     "header alone": (".csv", b"text,label\n", "has no rows"),
     "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
     "no label column": (".csv", b"text,gold\na,x\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
-    "two of them": (".csv", b"text,sentimen,kelas\na,b,c\n", "2 columns named 'label'. .* --label_column sentimen"),
+    "two of them": (
+        ".csv",
+        b"text,sentimen,kelas\na,b,c\n",
+        "2 columns may hold the labels. .* --label_column sentimen",
+    ),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }
 

@@ -134,6 +134,48 @@ def test_a_header_of_known_names_stays_one_whatever_commas_without_quotes_make_o
     assert chunk.texts.to_pylist() == ["kotor"] and [bad.line for _, bad in chunk.bad_rows] == [2, 4]
 
 
+@pytest.mark.parametrize("header", ["id,text", "rating,review", "tanggal,ulasan"])
+def test_a_comma_without_quotes_in_every_row_cuts_no_text(tmp_path, header):
+    first = "2024-01-0" if "tanggal" in header else ""
+    (tmp_path / "a.csv").write_text(f"{header}\n{first}1,bagus, sekali\n{first}2,jelek, parah\n")
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert not len(chunk.texts) and [bad.line for _, bad in chunk.bad_rows] == [2, 3]
+
+
+def test_quotes_of_a_text_join_no_lines(tmp_path):
+    quoted = '"Kata dia ""bagus"" banget"'
+    lines = ['"awal kutipan\tnegative', "teks lain\tneutral", 'dan akhir"\tpositive', f"{quoted}\tpositive"]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "a.txt").write_text(f'{quoted}\n"awal kutipan\nteks lain\nakhir"\n')
+    for suffix, n_rows in ((".tsv", 4), (".txt", 4)):
+        (chunk,) = Source(tmp_path / f"a{suffix}").chunks(9)
+        assert chunk.n_read == len(chunk.texts) == n_rows
+    (tmp_path / "b.txt").write_text('"Mantap" "Keren"\nbagus sekali\n')
+    (chunk,) = Source(tmp_path / "b.txt").chunks(9)
+    assert chunk.texts.to_pylist() == ['"Mantap" "Keren"', "bagus sekali"]
+
+
+NESTED = {
+    "a reply": ({"ulasanku": "barang bagus sekali dan cepat", "reply": {"text": "terima kasih"}}, "ulasanku", None),
+    "a rating": (
+        {"text": "bagus", "rating": 5, "annotation": {"sentiment": "positif"}},
+        "text",
+        "annotation.sentiment",
+    ),
+    "a user": ({"text": "bagus", "sentimen": "positif", "user": {"class": "A"}}, "text", "sentimen"),
+    "a point": ({"data": {"full.text": "barang bagus", "text": "enak"}, "label": "positif"}, "data.text", "label"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_stands_within_hides_nothing(tmp_path, name):
+    row, text_column, label_column = NESTED[name]
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n")
+    assert Source(tmp_path / "a.jsonl").text_column == text_column
+    if label_column:
+        assert Source(tmp_path / "a.jsonl", label_column="label").label_column == label_column
+
+
 def test_an_index_has_no_name_in_a_workbook(tmp_path):
     write_workbook(tmp_path / "a.xlsx", {"Sheet1": [["", "text"], [0, "enak sekali"], [1, "kotor"]]})
     (chunk,) = Source(tmp_path / "a.xlsx").chunks(9)

@@ -187,7 +187,7 @@ def tree(tmp_path):
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
     (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
     (["a.csv"], os.devnull, "/dev/null is a pipe or a device"),
-    (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: choose a shorter --output"),
+    (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
 ])  # fmt: skip

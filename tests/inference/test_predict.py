@@ -87,7 +87,10 @@ def test_every_row_comes_once_and_in_order_from_two_ranks(model, forks, tmp_path
 @pytest.mark.slow
 def test_ranks_stop_together_at_a_bad_row(model, forks, tmp_path):
     (tmp_path / "in.csv").write_bytes(b"id,text\n1\n")
-    assert all(forks.run(run_script, options_of(model, tmp_path / "in.csv", tmp_path / "out.csv"), n_ranks=2))
+    assert forks.run(run_script, options_of(model, tmp_path / "in.csv", tmp_path / "out.csv"), n_ranks=2) == [
+        1,
+        1,
+    ]  # both end by themselves
     assert forks.log.read_text().count("in.csv:2: 1 field(s) instead of 2") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
