@@ -9,6 +9,7 @@ import yaml
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import write_workbook
 from transformers import BertTokenizer
 
 from smsa.models.loading import FOLDER
@@ -19,6 +20,7 @@ from smsa.pretraining.corpus import (
     is_held_out,
     pack,
     read_sources,
+    read_texts,
     repeat,
 )
 
@@ -44,6 +46,17 @@ def test_tables_are_read_by_the_reader_of_all_other_files(tmp_path):
     (tmp_path / "a.csv").write_text("id,Ulasan,isi\n1,enak sekali,a\n2,  ,b\n3,murah,c\n")
     (source,) = read_sources(["a.csv"], tmp_path, text_column="ulasan")
     assert source.texts == ["enak sekali", "murah"]
+
+
+def test_a_text_column_or_sheet_of_some_sources_is_not_looked_for_in_others(smsa_dir, tmp_path):
+    write_workbook(tmp_path / "a.xlsx", {"Data": [["Catatan"], ["enak sekali"]], "Lain": [["Catatan"], ["x y z"]]})
+    sources = read_sources(["a.xlsx", "smsa"], tmp_path, smsa_dir, text_column="Catatan", sheet="Data")
+    assert [len(source.texts) for source in sources] == [1, 7]
+
+
+def test_a_word_of_a_list_is_one_also_where_it_could_name_a_column(tmp_path):
+    (tmp_path / "a.txt").write_text("ulasan\nbgt\ngak\n")
+    assert read_texts(tmp_path / "a.txt", text_column="column_1") == ["ulasan", "bgt", "gak"]
 
 
 def test_smsa_stands_for_its_valid_and_test_and_its_masked_test_too(smsa_dir, tmp_path):
