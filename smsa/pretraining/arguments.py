@@ -45,7 +45,7 @@ class CorpusArguments:
         help="Files of evaluation texts: every text that shares eight words in a row with one of "
         "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test.",
     )
-    text_column: str | None = HfArg(default=None, help="Column of texts, in files where it is not found by itself.")
+    text_column: str | None = HfArg(default=None, help="Column of texts in all files but smsa, if not found by itself.")
     sheet: str | None = HfArg(default=None, help="Sheet of a workbook with several.")
     held_out: float = HfArg(default=0.01, help="Share of the texts that each epoch is evaluated on.")
     max_length: int = HfArg(default=128, help="Tokens a row, in which texts are divided by [SEP].")
