@@ -16,7 +16,7 @@ from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference.attribution import TOLERANCE, weigh_words
-from smsa.models.loading import FAST
+from smsa.models.loading import CLASSIFIER
 
 
 def log_odds(probability: float) -> float:
@@ -81,7 +81,7 @@ def test_a_long_text_is_explained_as_far_as_it_was_read_and_an_empty_one_not(tin
 def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
     """200 texts of valid that are found to be positive: without their three heaviest words they are less so, and more
     clearly than without any three. The 195 shortest, for the time grows with the square, and the five longest."""
-    classifier = SentimentClassifier.from_pretrained(FAST, device="cpu")
+    classifier = SentimentClassifier.from_pretrained(CLASSIFIER, device="cpu")
     splits = load_splits({"valid": smsa_files["valid"]})["valid"]
     texts = [row["text"] for row in splits if row["label"] == 0 and len(row["text"].split()) >= 8]
     texts = [text for text, answer in zip(texts, classifier(texts), strict=True) if answer["label"] == "positive"]
