@@ -158,8 +158,6 @@ class Engine:
         if self.backend == "openvino":
             try:
                 graph = to_openvino(model)
-                if self.precision == "bf16" and _has_gates(graph):
-                    raise RuntimeError("it divides by zero for gated layers in bf16")
                 if args.precision == "int8":
                     compress_weights(graph)
                 config = {
@@ -271,29 +269,27 @@ def to_openvino(model: PreTrainedModel):
     return graph
 
 
-def _has_gates(graph) -> bool:
-    """Return whether a product is multiplied by the activation of another, as in layers of Llama, Qwen and Mistral.
-
-    OpenVINO 2026.4 fuses them in bf16 with AMX, and shares them out among half of a stream's threads: with one thread
-    the process dies of SIGFPE (openvino #33300). ModernBERT's, whose two products are one, are no such case.
-    """
-    activations = [node for node in graph.get_ops() if node.get_type_name() in ("Swish", "Gelu")]
-    readers = [reader.get_node() for node in activations for reader in node.output(0).get_target_inputs()]
-    gates = [node for node in readers if node.get_type_name() == "Multiply"]
-    return any(value.get_node().get_type_name() == "MatMul" for node in gates for value in node.input_values())
-
-
 def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     """Return what runs a graph, or a file that holds one, on the CPU, also from several threads at once.
 
     OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
     back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
 
+    In bf16 with AMX it fuses a product that is multiplied by the activation of another, as in layers of Llama, Qwen and
+    Mistral, and shares them out among half of a stream's threads: with one thread the process dies of SIGFPE (openvino
+    #33300). ModernBERT's, whose two products are one, are no such case.
+
     Raises:
-        RuntimeError: if OpenVINO cannot run the graph.
+        RuntimeError: if OpenVINO cannot run the graph, or would die of it.
     """
     import openvino
 
+    if config["INFERENCE_PRECISION_HINT"] == "bf16":
+        activations = [node for node in graph.get_ops() if node.get_type_name() in ("Swish", "Gelu")]
+        readers = [reader.get_node() for node in activations for reader in node.output(0).get_target_inputs()]
+        factors = [factor for node in readers if node.get_type_name() == "Multiply" for factor in node.input_values()]
+        if any(factor.get_node().get_type_name() == "MatMul" for factor in factors):
+            raise RuntimeError("it divides by zero for gated layers in bf16")
     with _RUNNING, ThreadPoolExecutor(1) as thread:
         compiled = thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
     _COMPILED.add(compiled)
