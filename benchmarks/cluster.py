@@ -155,7 +155,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for kind in args.formats:
         with TemporaryDirectory() as name:
-            found, expected, of_one = {}, None, None
+            expected, of_one = None, None
             for engine in dict.fromkeys(["one machine", *args.engines]):
                 runs = []
                 for n_rows in args.rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.data.datasets import DataArguments, find_files, load_splits
 from smsa.data.labels import LABELS, parse_labels
+from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
@@ -22,6 +23,8 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     """Fit it to train, save it, and leave its report on valid beside it; return the content of report.json."""
     output = Path(args.output)
     require_empty(output, "choose another --output")
+    if data_args.test_file:
+        raise UserError(f"leave --test_file out, and evaluate on it with scripts/eval.py --model {output} --data ...")
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
     files = find_files(
         data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name

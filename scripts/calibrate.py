@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.data.datasets import write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.evaluation import calibration
 from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArguments
@@ -46,6 +47,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         if is_renewable(staging):
             update_json(staging / "metrics.json", examples=predict_examples(*load_classifier(staging), EXAMPLES))
             (staging / CARD).write_text(render_card(staging, str(output)), encoding="utf-8")
+        write_rejects(data.rejects, staging)
         publish(staging, output, last="config.json")
 
     logger.info("Temperature %.3f", temperature)

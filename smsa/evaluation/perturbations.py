@@ -39,7 +39,7 @@ def use_slang(text: str, random: Random) -> str:
     """Write half of the words in `SLANG` as people type them."""
 
     def replace(match: re.Match) -> str:
-        return random.choice(SLANG[match[0].lower()]) if random.random() < 0.5 else match[0]
+        return random.choice(SLANG.get(match[0].lower(), [match[0]])) if random.random() < 0.5 else match[0]
 
     return re.sub(rf"\b({'|'.join(SLANG)})\b", replace, text, flags=re.IGNORECASE)
 

@@ -17,7 +17,7 @@ from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bootstrap, score_present
 from smsa.evaluation.systems import System
-from smsa.files import hash_file, publish, staged, write_json
+from smsa.files import RUN_RECORD, hash_file, publish, staged, write_json
 from smsa.runtime import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,8 @@ def write_report(
         (staging / "report.md").write_text(render_report(report, pictures), encoding="utf-8")
         write_json(report, staging / REPORT)
         write_rejects(rejects, staging)
-        for name in {*figures.PICTURES, REJECTS} - {path.name for path in staging.iterdir()}:  # of an earlier report
+        replaced = {*figures.PICTURES} if (output_dir / RUN_RECORD).exists() else {*figures.PICTURES, REJECTS}
+        for name in replaced - {path.name for path in staging.iterdir()}:  # of an earlier report, not of the run
             (output_dir / name).unlink(missing_ok=True)
         publish(staging, output_dir, last=REPORT)
 

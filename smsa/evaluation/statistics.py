@@ -117,7 +117,7 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
 
     Source: Guo et al. 2017, section 4.2
     """
-    logits = np.log(np.clip(probabilities, 1e-30, None))
+    logits = np.log(np.clip(probabilities, 1e-300, None))
 
     def mean_loss(log_temperature: float) -> float:
         return -log_softmax(logits / np.exp(log_temperature), axis=-1)[np.arange(len(gold)), gold].mean()

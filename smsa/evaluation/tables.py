@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset
 from transformers import set_seed
 
 from smsa.data.datasets import encode_splits, load_splits
+from smsa.errors import UserError
 from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.classifier import SentimentClassifier
@@ -31,6 +33,13 @@ def _to_file(data: Table, folder: str) -> Path:
     if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
         data = {"text": data}
     frame = data.to_pandas() if isinstance(data, Dataset) else pd.DataFrame(data)
+    if not frame.columns.is_unique:
+        raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
+    for name in frame.select_dtypes("object"):
+        try:
+            pa.array(frame[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words, as in a cell of Excel: words, as in its file
+            frame = frame.assign(**{name: frame[name].map(str, na_action="ignore")})
     path = Path(folder, "table.parquet")
     frame.to_parquet(path, index=False)
     return path

@@ -4,6 +4,7 @@ The token is the Hub client's own: that of `hf auth login`, or HF_TOKEN. It is n
 """
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,11 @@ def push(
         contents[CARD] = render_card(folder, repo_id).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api = HfApi()
-    command = f"python scripts/push.py {folder} {repo_id}{' --private' * private}"
-    with _explaining(repo_id, f" This sends what is missing: {command}"):
+    command = ["python", "scripts/push.py", str(folder), repo_id]
+    command += ["--private"] * private + ["--pull_request"] * pull_request
+    command += ["--revision", revision] if revision else []
+    command += ["--tag", tag] if tag else []
+    with _explaining(repo_id, f" This sends what is missing: {shlex.join(command)}"):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(
