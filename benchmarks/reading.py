@@ -260,7 +260,7 @@ def write_odd() -> Iterator[Table]:
         "twice.csv": (table + table, texts * 2),
         "same-names.csv": (table.replace("id,", "text,", 1), None),
         "carets.csv": ("id^ulasan^label\n" + bare, None),
-        "escaped.csv": ('id,teks\n1,"kata \\"bagus\\", ya"\n2,biasa\n', None),
+        "escaped.csv": ('id,teks\n1,"kata \\"bagus\\", ya"\n2,biasa\n', ['kata "bagus", ya', "biasa"]),
         "torn.csv": ("id,ulasan,n\n1,bagus dan cepat,2\n2,sering keluar\nsendiri kak,3\n3,biasa,1\n", None),
         "three.csv": ("ulasan\n" + "\n".join(plain[:3]), plain[:3]),
         "cr.csv": table.replace("\n", "\r"),

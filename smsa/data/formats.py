@@ -89,6 +89,7 @@ _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+_ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -148,6 +149,8 @@ def _find_member(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+            if any(member.flag_bits & 1 for member in archive.infolist()):
+                raise UserError(f"{path} has a password: unpack it, and name a file.")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
@@ -176,7 +179,16 @@ def open_file(
                 raw = path.open("rb", buffering=0)
             stream = stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
             yield io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end) if encoding else stream
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
+    # NotImplementedError: a .zip packed in another way
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        pa.ArrowException,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
@@ -543,6 +555,14 @@ def are_quoted(lines: list[str], path: Path) -> bool:
     return not any(isinstance(row, BadRow) for _, rows in read_separated(lines, path, "\t", "csv") for row in rows)
 
 
+def unescape(line: str) -> str:
+    """Return a line of CSV whose quotes are doubled where a backslash stands before them, as MySQL and R write them.
+
+    A backslash that stands before another, or before the end of a line, is taken away, too; others are text.
+    """
+    return _ESCAPED.sub(lambda found: '""' if found[1] == '"' else found[1], line) if "\\" in line else line
+
+
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
     """Return what separates the columns of these lines, None for lines of one column, and their fields.
 
@@ -573,6 +593,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
         by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
+        # below names, texts with separators without quotes
+        n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
+        by_lines |= is_csv and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
         if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
             found[mark] = (by_name or by_label, alike, len(header)), rows
     best = max(found, key=lambda mark: found[mark][0])
@@ -594,7 +617,11 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
     if rows and rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
         n_filled[0] += bool(n_filled[0])  # an index has no name
-    first = next((i for i, n in enumerate(n_filled) if n and 2 * n > max(n_filled)), None)
+    # a row of another width says nothing: one text with many commas without quotes would be wider than all names
+    widths = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n)
+    width = widths.most_common(1)[0][0] if widths else 0
+    most = max((n for n, row in zip(n_filled, rows, strict=True) if len(row) == width), default=0)
+    first = next((i for i, n in enumerate(n_filled) if n and 2 * n > most), None)
     if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
         first = 0  # whatever commas without quotes make of the rows
     if first is None:
@@ -606,11 +633,17 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
     is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
     is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
-    if any((cell or "").strip().lower() in SENTIMENTS and not is_number[j] for j, cell in enumerate(rows[first])):
-        return None  # a label, which no column is called where texts stand below
+    labels = [
+        j for j, cell in enumerate(rows[first]) if (cell or "").strip().lower() in SENTIMENTS and not is_number[j]
+    ]
+    said = (
+        {cell.strip().lower() for column in below for cell in column if cell} if len(labels) > 1 else SENTIMENTS.keys()
+    )
+    if labels and said & SENTIMENTS.keys():
+        return None  # labels, which columns are called only in pairs: what was good, and what was bad
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
-        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > max(n_filled)):
+        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
             if named in row or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
@@ -656,7 +689,9 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    known = [i for i in named if i in could] or named
+    # `comments` that are numbers count them
+    known = [i for i in named if i in could]
+    known = known or [i for i in named if names[i].lower() in _KNOWN or not names[i].endswith("s")]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could

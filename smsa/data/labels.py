@@ -65,7 +65,7 @@ def plain_label(value: object) -> str | None:
     """
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:  # NaN
+    if not isinstance(value, str | int | float) or value != value:  # NaN
         return None
     text = str(value).strip().strip("[]\"'").strip().lower()
     if text.isalpha() or len(text) > _LONGEST:

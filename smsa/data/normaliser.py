@@ -14,8 +14,10 @@ _ELONGATED = r"(\p{L})\1+(?=\1)"
 # What tells not praise from blame: links, or what data sets leave of one; mentions; hashtags, but not the word of one
 # that begins a text; exclamation marks; what is left of an emoji that an encoding lost ("??"), or that another follows.
 _SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
-# All but the last of some equal letters or signs, and the space before punctuation and a clitic, as SmSA writes them.
-_REPEATED = rf"{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
+# All but the last of some equal letters or signs, and the space before punctuation and a clitic, as SmSA writes them;
+# and what nobody sees: soft hyphens, marks of direction, byte-order marks, joiners but the one of emoji.
+_UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+_REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
 
 
 def write_plainly() -> list[normalizers.Normalizer]:

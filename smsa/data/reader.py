@@ -47,6 +47,7 @@ from smsa.data.formats import (
     read_sheets,
     show,
     split_json,
+    unescape,
 )
 from smsa.data.labels import are_sentiments, find_label_columns
 from smsa.errors import UserError
@@ -136,6 +137,7 @@ class Source:
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
         self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
+        self._is_escaped = False
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
@@ -194,6 +196,11 @@ class Source:
         if self.format in ("tsv", "txt") and are_quoted(head, self.path):
             self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)
+        if self.format == "csv" and any('\\"' in line for line in head):
+            separator, unescaped = find_separator([*map(unescape, head)], self.path, self.format)
+            if unescaped.count([]) < rows.count([]):  # of bad rows, and blank lines
+                self._is_escaped, self._separator, rows = True, separator, unescaped
+                self._notes.append("quotes with a backslash before them")
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
             blanks = " and blanks" if len(self._separator) > 1 else ""
             self._notes.append(f"columns separated by {_SEPARATOR_NAMES[self._separator[0]]}{blanks}")
@@ -349,7 +356,7 @@ class Source:
             except UserError as error:
                 errors.append(error)
         best = [name for name, rank in found.items() if rank == min(found.values())]
-        if not found:
+        if not found or (min(found.values()) > (False, False) and any(error.candidates for error in errors)):
             raise errors[0] if len(errors) == 1 else UserError(
                 f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
                 f"example --sheet {shlex.quote([*sheets][0])}, and --text_column if there are several columns of texts."
@@ -443,7 +450,8 @@ class Source:
         blank = [""] * width if self.format == "csv" and self.label_column is not None else names
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         n_above = self._n_above
-        for starts, rows in read_separated(content, self.path, self._separator, self.format):
+        lines = map(unescape, content) if self._is_escaped else content
+        for starts, rows in read_separated(lines, self.path, self._separator, self.format):
             starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
             is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
             if is_plain and (width == 1 or (names not in rows and blank not in rows)):  # nearly all
@@ -458,7 +466,7 @@ class Source:
                 row = fields if is_whole else self._fit(line, fields, is_spoilt)
                 if short is not None:
                     is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                    found.append(self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1))
+                    found.append(self._fill(*short, lacking, is_rest and 0 < len(fields) < width))
                 short = (line, row) if isinstance(row, list) and len(row) < width else None
                 n_no_rows += row is None
                 if row is not None and short is None:
@@ -498,6 +506,9 @@ class Source:
                 f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text in a "
                 ".tsv: give the file the suffix .csv, where TABs may separate columns, too."
             )
+        _, *cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 else [""]
+        if len(cells) >= width - 1 > 0 and not all(cell.startswith(" ") for cell in cells):
+            return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
         if fits and self.names.index(self.text_column) < n_fields < width:

@@ -7,10 +7,10 @@ import pytest
 from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from smsa.data.normaliser import add_normaliser
+from smsa.data.normaliser import add_normaliser, write_plainly
 from smsa.errors import UserError
 
 PLAIN = make_tokenizer()
@@ -54,3 +54,9 @@ def test_a_second_one_and_a_tokenizer_that_takes_none_are_refused():
         add_normaliser(NORMALISED)
     with pytest.raises(UserError, match="is a slow tokenizer, which takes no normaliser"):
         add_normaliser(SimpleNamespace())
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\u00ad", "\ufeff", "\u200e", "\u2060"])
+def test_what_nobody_sees_changes_no_token(unseen):
+    plainly = normalizers.Sequence(write_plainly())
+    assert plainly.normalize_str(f"{unseen}enak se{unseen}kali{unseen}") == "enak sekali"

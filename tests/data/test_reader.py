@@ -95,6 +95,11 @@ KINDS = {
                                ['kata "dia" ya', "a\nb"], ""),
     "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
     "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
+    "a count of comments": ("a.csv", "id,desc,comments\n1,enak dan murah sekali,0\n2,enak juga ya,3\n", "desc",
+                            ["enak dan murah sekali", "enak juga ya"], ""),
+    "names that are labels": ("a.csv", "teks,positif,negatif\nenak,x,\nkotor,,x\n", "teks", ["enak", "kotor"], ""),
+    "backslashes": ("a.csv", '"ulasan","n"\n"kata \\"dia\\", ya","1"\n"C:\\\\a\\\nb","2"\n', "ulasan",
+                    ['kata "dia", ya', "C:\\a\nb"], "quotes with a backslash before them"),
     "index of pandas": ("a.csv", "Unnamed: 0,0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"], ""),
 }  # fmt: skip
 
@@ -132,6 +137,19 @@ def test_a_header_of_known_names_stays_one_whatever_commas_without_quotes_make_o
     (tmp_path / "a.csv").write_text("ulasan,sentimen\nenak, murah, dekat,positif\nkotor,negatif\nx, y, z,netral\n")
     (chunk,) = Source(tmp_path / "a.csv").chunks(9)
     assert chunk.texts.to_pylist() == ["kotor"] and [bad.line for _, bad in chunk.bad_rows] == [2, 4]
+    (tmp_path / "b.csv").write_text("id,ulasan,n_suka\n1,enak sekali ya,2\n2,a,b,c,d,e,f,g\n3,kotor,1\n")
+    (chunk,) = Source(tmp_path / "b.csv").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak sekali ya", "kotor"] and [bad.line for _, bad in chunk.bad_rows] == [3]
+    rows = "".join(f"R{i},bagus, cepat{', ramah' * (i % 3)}\n" for i in range(9)) + "S,enak\n"
+    (tmp_path / "c.csv").write_text(f"Responden,Jawaban\n{rows}")
+    (chunk,) = Source(tmp_path / "c.csv", text_column="Jawaban").chunks(99)
+    assert chunk.texts.to_pylist() == ["enak"] and len(chunk.bad_rows) == 9
+
+
+def test_a_text_that_is_torn_into_three_lines_leaves_no_row(tmp_path):
+    (tmp_path / "a.csv").write_text("id,ulasan,n\n1,enak,1\n2,sering keluar\nsendiri\nkak,3\n3,kotor,2\n")
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak", "kotor"] and [bad.line for _, bad in chunk.bad_rows] == [3, 4, 5]
 
 
 @pytest.mark.parametrize("header", ["id,text", "rating,review", "tanggal,ulasan"])
@@ -205,6 +223,10 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
     write_workbook(tmp_path / "b.xlsx", sheets)
     assert Source(tmp_path / "b.xlsx").names == ["No", "Ulasan", "Nilai", "Tanggal", "column_5"]
     assert "b.xlsx: sheet 'Data'; the names of the columns are in row 3; the texts" in caplog.text
+    form = [["Apa baiknya?", "Apa buruknya?"], ["enak sih ya", "jauh sih ya"]]
+    write_workbook(tmp_path / "c.xlsx", {"Form": form, "Kode": [["arti"], ["puas sekali ya"]]})
+    with pytest.raises(UserError, match="which column holds the texts|which of the sheets"):
+        Source(tmp_path / "c.xlsx")
     with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
 
@@ -223,6 +245,11 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     assert [chunk.texts.to_pylist() for chunk in Source(tmp_path / "a.zip").chunks(9)] == [["enak"]]
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("b.csv", "")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of one that has a password
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(UserError, match="b.zip has a password: unpack it"):
+        Source(tmp_path / "b.zip")
     with pytest.raises(UserError, match="a.zip must hold one file of a known format, and holds data/a.csv, README, b"):
         Source(tmp_path / "a.zip")
 
@@ -295,6 +322,7 @@ def test_a_number_is_no_text(tmp_path):
 BAD = {
     "csv": (b'id,text\n1,"a\nb"\n2\n3,c\n', 4, "1 field(s) instead of 2"),
     "csv comma": (b"id,text\n1,a\n2,b, c\n3,c\n", 3, "3 field(s) instead of 2"),
+    "csv quotes around a row": (b'id,text\n1,a\n"2,b"\n3,c\n', 3, "one pair of quotes is around all fields"),
     "csv quote": (b'id,text\n1,a\n2,"b\n3,c\n', 3, "a quote is not closed, or stands within quotes"),
     "csv quotes": (b'id,text\n1,a\n2,"b "b" b"\n3,"c"\n', 3, "a quote is not closed, or stands within quotes"),
     "csv lines": (b'id,text\n1,a\n2,"b\nb, "b" b"\n3,c\n', 3, "up to line 4"),

@@ -70,6 +70,13 @@ REFUSALS = {
     "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
     "no sheets": (predict, "a.csv", LABELLED, "--sheet A", ["-"]),
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
+    "true or false": (
+        train,
+        "a.parquet",
+        {"teks": ["a", "b"] * 20, "label": [True, False] * 20},
+        "",
+        ["--label_map=false=...,true=...|--label_map=false=negative,true=positive"],
+    ),
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
     "words beside known ones": (train, "a.csv", LABELLED + "x,marah sekali\n", "", ["'--label_map=marah sekali=drop'"]),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
