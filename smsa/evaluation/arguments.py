@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 
 from smsa.cli import require_ranges
-from smsa.data.datasets import ReadingArguments
+from smsa.data.datasets import ReadingArguments, find_smsa
 from smsa.errors import UserError
 from smsa.evaluation.baselines import BASELINES
 
@@ -14,7 +14,13 @@ from smsa.evaluation.baselines import BASELINES
 class LabelledFileArguments(ReadingArguments):
     """Which labelled file, and how it is to be read."""
 
-    data: str = HfArg(help="Labelled file: a table in any format that scripts/predict.py reads.")
+    data: str | None = HfArg(
+        default=None,
+        help="Labelled file: a table in any format that scripts/predict.py reads; if not given, SmSA's valid.",
+    )
+
+    def __post_init__(self) -> None:
+        self.data = self.data or str(find_smsa()["valid"])
 
 
 @dataclass

@@ -18,11 +18,14 @@ from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
-from smsa.models.loading import CLASSIFIER, choose_labels, load_model
+from smsa.models.loading import CLASSIFIER, ENCODER, FAST, choose_labels, load_model
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
 Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
+# Of small models, where the default is IndoBERT's; recipes/mini.yaml and scratch.yaml, docs/models.md
+_LEARNING_RATE = dict.fromkeys((ENCODER, "scratch"), {"learning_rate": 3e-4})
+_LEARNING_RATE |= dict.fromkeys((FAST, CLASSIFIER), {"learning_rate": 1e-4})
 _READING = ("text_column", "label_column", "label_map", "sheet", "rejects")
 
 
@@ -35,7 +38,7 @@ def _to_file(data: Table, folder: str) -> Path:
     frame = data.to_pandas() if isinstance(data, Dataset) else pd.DataFrame(data)
     if not frame.columns.is_unique:
         raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
-    for name in frame.select_dtypes("object"):
+    for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
         try:
             pa.array(frame[name], from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words, as in a cell of Excel: words, as in its file
@@ -53,7 +56,8 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
         output_dir: folder for the model.
         model: what to start from, as in `load_model`.
         labels: names of the labels, comma-separated; None for those of the model, else SmSA's.
-        options: of `load_splits` and of `SentimentTrainingArguments`.
+        options: of `load_splits` and of `SentimentTrainingArguments`; without `learning_rate`, it is one that the
+            model needs.
 
     Returns:
         The scores on valid, as `Trainer.evaluate` does.
@@ -62,7 +66,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     names = choose_labels(labels, model)
     with TemporaryDirectory(prefix="smsa-") as folder:
         splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
-    args = SentimentTrainingArguments(output_dir=output_dir, **options)
+    args = SentimentTrainingArguments(output_dir=output_dir, **_LEARNING_RATE.get(model, {}) | options)
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))

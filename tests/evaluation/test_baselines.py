@@ -82,6 +82,8 @@ def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
 def test_what_is_no_training_data_and_no_baseline_is_refused_by_name(sample, tmp_path):
     with pytest.raises(UserError, match="at least one training text of each label"):
         Tfidf.fit(["a b", "b c"], [0, 1])
+    with pytest.raises(UserError, match="words that stand in two texts at least"):
+        Tfidf.fit(["enak", "kotor", "mobil"], [0, 1, 2])
     save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
     weights, description = tmp_path / "baseline.safetensors", tmp_path / "baseline.json"
     values = json.loads(description.read_text())

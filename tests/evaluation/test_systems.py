@@ -51,8 +51,9 @@ def test_labels_that_say_nothing_must_be_mapped():
         assert name_labels("x", UNNAMED, str(raised.value).split("--label_map ")[1].removesuffix(".")) == LABELS
     with pytest.raises(UserError, match="say what each"):
         name_labels("x", UNNAMED, "LABEL_0=a,LABEL_1=a,LABEL_2=b")
-    for of_the_file in ("positive=1,negative=0", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop"):
-        assert name_labels("x", LABELS, of_the_file) == LABELS
+    of_files = ("positive=1,negative=0", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop")
+    for of_a_file in (*of_files, "positive=1,neutral=0,negative=-1"):
+        assert name_labels("x", LABELS, of_a_file) == LABELS
 
 
 def test_a_label_map_renames_the_labels_of_a_loaded_system(keyword):

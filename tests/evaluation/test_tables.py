@@ -7,10 +7,13 @@ import pytest
 from conftest import SAMPLE_DIR
 from datasets import Dataset
 from tables import make_classifier, write_workbook
+from transformers import TrainerState
 
 import smsa
 from smsa.data.datasets import load_splits
+from smsa.errors import UserError
 from smsa.evaluation.report import LabelledFile
+from smsa.models.loading import FAST
 
 
 def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
@@ -59,6 +62,18 @@ def test_training_evaluation_and_prediction_agree_on_the_rows_of_an_odd_file(
     assert [json.loads(line)["line"] for path in apart for line in path.read_text().splitlines()] == unread
 
 
+def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
+    frame = pd.DataFrame({"ulasan": ["enak", None, "kotor"], "bintang": [5, "4 bintang", None]})
+    found = smsa.predict(frame, FAST)
+    assert found["bintang"].tolist()[:2] == ["5", "4 bintang"] and found["ulasan"].isna().tolist() == [
+        False,
+        True,
+        False,
+    ]
+    with pytest.raises(UserError, match="two columns of one name: ulasan, ulasan"):
+        smsa.predict(frame.set_axis(["ulasan", "ulasan"], axis=1), FAST)
+
+
 def test_a_frame_is_evaluated(tmp_path):
     frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali"], "Bintang": [5, 1]})
     report = smsa.evaluate(frame, label_column="Bintang", label_map="5=positive,1=negative")
@@ -68,6 +83,7 @@ def test_a_frame_is_evaluated(tmp_path):
 @pytest.mark.slow
 def test_a_frame_is_trained_on(tmp_path):
     rows = pd.read_csv(SAMPLE_DIR / "train_preprocess.tsv", sep="\t", names=["teks", "label"], quoting=3)
+    state = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
     scores = smsa.train(rows, str(tmp_path / "run"), max_steps=2, report_to="none")
-    assert 0 <= scores["eval_f1"] <= 1
+    assert 0 <= scores["eval_f1"] <= 1 and TrainerState.load_from_json(state).log_history[0]["learning_rate"] > 1e-4
     assert set(smsa.predict(["enak"], str(tmp_path / "run"))["label"]) <= set(smsa.LABELS)

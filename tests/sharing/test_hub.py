@@ -119,10 +119,12 @@ def test_branches_tags_and_pull_requests(hub, folder):
 
 
 def test_a_commit_that_fails_is_made_by_the_command_that_is_named(hub, folder):
-    hub.faults.append(Fault("POST", "/commit/", times=1))
-    way_out = "This sends what is missing: python scripts/push.py .*run me/model"
-    with pytest.raises(UserError, match=f"me/model on the Hub: .* {way_out}"):
-        push(folder, "me/model")
+    for options in ({}, {"pull_request": True}, {"revision": "v2", "tag": "a"}):
+        hub.faults.append(Fault("POST", "/commit/", times=1))
+        given = "".join(f" --{name}" if value is True else f" --{name} {value}" for name, value in options.items())
+        way_out = f"This sends what is missing: python scripts/push.py .*run me/model{given}$"
+        with pytest.raises(UserError, match=f"me/model on the Hub: .* {way_out}"):
+            push(folder, "me/model", **options)
     push(folder, "me/model")
     assert [set(paths) for paths in hub.repositories["me/model"].committed] == [UPLOADED]
 
