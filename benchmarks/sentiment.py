@@ -23,17 +23,17 @@ from smsa.training.metrics import score_label_ids
 
 PHRASES = Path(__file__).parent.parent / "tests" / "models" / "phrases.csv"
 SETS = {"IndoLEM": ["indolem-sentiment.csv"], "CASA": [f"casa-{split}.csv" for split in ("train", "valid", "test")]}
-# What may be done to any text without another meaning.
+# What may be done to any texts without another meaning.
 CHANGES = {
-    "a link": lambda text: f"{text} https://t.co/k7Yb2Qx",
-    "a mention": lambda text: f"@sahabat_kita {text}",
-    "hashtags": lambda text: f"{text} #infokota #2024",
-    "RT": lambda text: f"RT @akun: {text}",
-    "a lost emoji": lambda text: f"{text} ??",
-    "!!!": lambda text: f"{text.rstrip('?!. ')}{'?' if text.endswith('?') else ''}!!!",
-    "CAPITALS": str.upper,
-    "elongated": lambda text: perturb([text], ("elongated",))[0],
-    "slang": lambda text: perturb([text], ("slang",))[0],
+    "a link": lambda texts: [f"{text} https://t.co/k7Yb2Qx" for text in texts],
+    "a mention": lambda texts: [f"@sahabat_kita {text}" for text in texts],
+    "hashtags": lambda texts: [f"{text} #infokota #2024" for text in texts],
+    "RT": lambda texts: [f"RT @akun: {text}" for text in texts],
+    "a lost emoji": lambda texts: [f"{text} ??" for text in texts],
+    "!!!": lambda texts: [f"{text.rstrip('?!. ')}{'?' if text.endswith('?') else ''}!!!" for text in texts],
+    "CAPITALS": lambda texts: [text.upper() for text in texts],
+    "elongated": lambda texts: perturb(texts, ("elongated",)),
+    "slang": lambda texts: perturb(texts, ("slang",)),
 }
 
 
@@ -101,7 +101,7 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
         share = is_right[[phrase["kind"] == kind for phrase in phrases]].mean()
         measured[f"phrases: {kind}"] = f"{100 * share:.0f}"
     for change, apply in CHANGES.items():
-        share = (predict(classifier, [apply(text) for text in texts]).argmax(-1) == label_ids).mean()
+        share = (predict(classifier, apply(texts)).argmax(-1) == label_ids).mean()
         measured[f"same label with {change}"] = f"{100 * share:.1f}"
     return measured
 

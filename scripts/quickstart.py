@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smsa import SentimentClassifier
 from smsa.data.labels import LABELS
+from smsa.models.loading import CLASSIFIER, find_bundled
 
 EVERYDAY = (
     "Kurirnya cepat, packing rapi, makasih kak",
@@ -34,8 +35,11 @@ def main(run: Path) -> None:
     for predicted, label in zip(metrics["examples"], LABELS, strict=True):
         verdict = "right" if predicted["label"] == label else f"WRONG, a person says {label}"
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {verdict:29}  {predicted['text']}")
-    print("\nIt learned from 274 sentences only. e5-sentiment, which is bundled and has learned from 51,000, says:\n")
-    for text, predicted in zip(EVERYDAY, SentimentClassifier.from_pretrained("e5-sentiment")(EVERYDAY), strict=True):
+    n_learned = json.loads(Path(find_bundled(CLASSIFIER), "run.json").read_bytes())["data"]["train"]["n_texts"]
+    print(
+        f"\nIt learned from 274 sentences only. {CLASSIFIER}, which is bundled and learned from {n_learned:,}, says:\n"
+    )
+    for text, predicted in zip(EVERYDAY, SentimentClassifier.from_pretrained(CLASSIFIER)(EVERYDAY), strict=True):
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {text}")
     print(
         "\nLabel a file with it by scripts/predict.py, or train the small encoder on the 11,000 sentences of SmSA:\n\n"

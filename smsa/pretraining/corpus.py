@@ -40,7 +40,7 @@ def read_sources(
     to_exclude: bool = False,
     **reading: str | None,
 ) -> list[Source]:
-    """Read `FILE` or `FILE=WEIGHT`, or `smsa`.
+    """Read `FILE` or `FILE=WEIGHT`, or `smsa`; `$NAME` in a file's name is a variable of the environment.
 
     Args:
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
@@ -59,7 +59,7 @@ def read_sources(
             raise UserError(f"--sources {spec}: the weight {weight!r} is not a positive number.")
         if name in {source.name for source in sources}:
             raise UserError(f"--sources names {name} twice; give it a weight instead: {name}=2.")
-        files = {name: Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), name)}
+        files = {name: Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))}
         if name == "smsa":
             smsa = find_smsa(data_dir)
             files = {name: smsa["train"]}
