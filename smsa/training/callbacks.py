@@ -19,7 +19,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.errors import UserError
 from smsa.runtime import any_rank, end_with_launcher, rank
-from smsa.training.metrics import REFERENCE_NAMES, score_confusion
+from smsa.training.metrics import MACRO_SCORES, REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,8 @@ class RunGuard(TrainerCallback):
             )
         self.is_bad.zero_()
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
+        optimizer.eval()  # where an EMA is kept, the model that a run ends with is that, evaluated or not
         control.should_evaluate |= self.due[0]
         control.should_save |= self.due[1]
 
@@ -243,7 +244,7 @@ class EpochProgress(ProgressCallback, ExportableState):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):
-            if f"{prefix}_f1" in logs and state.is_world_process_zero:
+            if logs.keys() >= {f"{prefix}_{name}" for name in MACRO_SCORES} and state.is_world_process_zero:
                 scores = " ".join(f"{title}:{logs[f'{prefix}_{name}']:.2f}" for name, title in REFERENCE_NAMES.items())
                 learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
                 loss, epoch = logs[f"{prefix}_loss"], math.ceil(state.epoch or 0)

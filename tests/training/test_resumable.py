@@ -233,6 +233,12 @@ def test_a_pickle_in_a_checkpoint_never_runs(make, stopped, tmp_path, name):
     assert not ran.exists()
 
 
+def test_a_checkpoint_of_a_model_alone_is_refused(make, tmp_path):
+    make(tmp_path / "run", num_train_epochs=1, save_only_model=True).train()
+    with pytest.raises(UserError, match="has only a model: start anew in another --output_dir"):
+        make(tmp_path / "run").train(resume_from_checkpoint=True)
+
+
 def test_a_checkpoint_of_more_processes_is_refused(make, stopped):
     path = stopped / "checkpoint-13" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
