@@ -89,6 +89,7 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate on valid: no, steps or epoch.")
     save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint: no, steps, epoch, best.")
     logging_strategy: str = HfArg(default="epoch", help="When to log the loss: no, steps or epoch.")
+    push_to_hub: bool = HfArg(default=False, help="Push the finished model to the Hub, once, at the end.")
     # Trainer's `bool | None` would need a value on the command line
     hub_private_repo: bool = HfArg(default=False, help="Make a new repository on the Hub private.")
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
