@@ -63,7 +63,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
         of_valid = pd.DataFrame({name: summary[name]["valid"] for name in ("mean", "std")})
         logger.info("valid, %d seeds\n%s", len(training_args.seeds), of_valid.to_string(float_format="{:.4f}".format))
     if training_args.pushes_to_hub and rank() == 0:
-        logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private))
+        logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private, training_args.hub_revision))
 
 
 def finetune(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:

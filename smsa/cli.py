@@ -29,10 +29,10 @@ from smsa.runtime import rank
 _RANGES = (  # what is accepted, in words and in a check; for which options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
     ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
-     "decay_steps freeze_layers early_stopping_patience dataloader_num_workers seed"),
+     "decay_steps early_stopping_patience dataloader_num_workers seed"),
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay"),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay label_smoothing_factor"),
     ("more than 0 and below 1", lambda value: 0 < value < 1, "mlm_probability held_out"),
 )  # fmt: skip
 

@@ -50,7 +50,8 @@ def end_with_launcher(name: str) -> None:
         signum, pr_set_pdeathsig = getattr(signal, name), 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signum)
         # it had ended before: its child is then that of process 1, unless that is the launcher
-        if os.getppid() == 1 and b"launch" not in Path("/proc/1/cmdline").read_bytes():
+        launcher = rb"launch|torchrun|torch\.distributed"
+        if os.getppid() == 1 and not re.search(launcher, Path("/proc/1/cmdline").read_bytes()):
             os.kill(os.getpid(), signum)
 
 

@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -68,6 +70,20 @@ def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself(t
         command = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), script]
         status, text = run(*command, PYTHONPATH=str(ROOT))
         assert status == 0 and f"precision: {in_effect}" in text, text
+
+
+@pytest.mark.parametrize("command, n_signals", [("accelerate launch", 0), ("torchrun", 0), ("/sbin/init", 1)])
+def test_a_process_whose_launcher_has_ended_is_signalled_and_none_of_a_launcher_that_is_process_1(
+    monkeypatch, command, n_signals
+):
+    signals = []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(runtime, "ctypes", MagicMock())
+    monkeypatch.setattr(runtime, "Path", lambda _: SimpleNamespace(read_bytes=command.encode))
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "kill", lambda *signal: signals.append(signal))
+    runtime.end_with_launcher("SIGTERM")
+    assert len(signals) == n_signals
 
 
 def test_an_unknown_precision_of_the_launcher_is_refused(machine):

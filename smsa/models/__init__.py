@@ -1,1 +1,1 @@
-"""Models, and the machine they are trained on: loading, bundled weights, memory, what a run says of hardware."""
+"""Models: loading, those that are bundled, and a small one from nothing."""

@@ -67,6 +67,8 @@ def read_sources(
                 smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
                 files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
+            if not path.is_file() and (unset := re.search(r"\$\{?(\w+)", str(path))):
+                raise UserError(f"{path}: export {unset[1]}=FOLDER first, which names its folder.")
             if not path.is_file():
                 raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
             texts = read_texts(path, **({} if name == "smsa" else reading))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -17,6 +18,8 @@ from transformers.training_args import OptimizerNames
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
+from smsa.files import hash_file
+from smsa.models.loading import find_bundled
 from smsa.runtime import PRECISIONS, resolve_precision, set_cpu_threads, world_size
 
 
@@ -45,6 +48,7 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the
 # What smsa relies on to train on every text once, to predict and score all of them, and to resume exactly.
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
+_FIXED |= {"dataloader_persistent_workers": False}  # their copy of the collator would not learn which epoch it is
 _FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 
 
@@ -60,7 +64,6 @@ class RunArguments(TrainingArguments):
     """
 
     early_stopping_patience = 0  # evaluations; 0 never stops early
-    ema_decay = 0.0
 
     resume: str | None = HfArg(
         default=None,
@@ -86,6 +89,7 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate on valid: no, steps or epoch.")
     save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint: no, steps, epoch, best.")
     logging_strategy: str = HfArg(default="epoch", help="When to log the loss: no, steps or epoch.")
+    push_to_hub: bool = HfArg(default=False, help="Push the finished model to the Hub, once, at the end.")
     # Trainer's `bool | None` would need a value on the command line
     hub_private_repo: bool = HfArg(default=False, help="Make a new repository on the Hub private.")
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
@@ -109,16 +113,26 @@ class RunArguments(TrainingArguments):
             ),
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
-            "--dataloader_persistent_workers goes with --dataloader_num_workers of at least 1.": (
-                self.dataloader_persistent_workers and not self.dataloader_num_workers
-            ),
             "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
+            "--hub_strategy, --hub_always_push: leave them out; the finished model is pushed, once and alone.": (
+                self.hub_strategy != "every_save" or self.hub_always_push
+            ),
+            "--resume_from_checkpoint: use --resume auto, which takes the newest one.": self.resume_from_checkpoint,
+            "--warmup_steps does nothing under epoch_step: give --lr_scheduler_type linear.": (
+                self.warmup_steps and self.lr_scheduler_type == EPOCH_STEP
+            ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
             ),
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
+        for event in ("logging", "save", "eval"):
+            name = f"{event}_steps"
+            is_given = getattr(self, name) != TrainingArguments.__dataclass_fields__[name].default
+            wrong[f"--{name} goes with --{event}_strategy steps."] = (
+                is_given and getattr(self, f"{event}_strategy") != "steps"
+            )
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -238,6 +252,8 @@ class SentimentTrainingArguments(RunArguments):
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
+        if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
+            raise UserError("ema_decay goes with AdamW: leave --optim out.")
         if self.seeds is not None and self.pushes_to_hub:
             raise UserError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
 
@@ -246,9 +262,9 @@ class SentimentTrainingArguments(RunArguments):
 _NOT_SETTINGS = frozenset(
     "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name mixed_precision do_eval "
     "greater_is_better hub_token log_level log_level_replica logging_nan_inf_filter logging_dir logging_steps "
-    "logging_strategy save_total_limit save_only_model push_to_hub hub_model_id hub_private_repo project precision "
-    "dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters accelerator_config data_dir train_file "
-    "valid_file test_file corpus_dir add_tokens fp16 bf16".split()
+    "logging_strategy save_total_limit save_only_model push_to_hub hub_model_id hub_private_repo hub_revision project "
+    "precision dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters accelerator_config data_dir "
+    "train_file valid_file test_file corpus_dir add_tokens fp16 bf16".split()
 )
 
 
@@ -256,18 +272,22 @@ def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, obje
     """Return all on which the result of a run depends, but for hardware and versions, as plain values by name.
 
     Args:
-        groups: the objects that hold the options, the training arguments last. Of the fields that are just
-            Trainer's, those count that are not at their default, and the seed.
-        hashes: sha256 of each file that the run reads, by what it is.
+        groups: the objects that hold the options, that of the base model first, the training arguments last. Of the
+            fields that are just Trainer's, those count that are not at their default, and the seed.
+        hashes: sha256 of each file that the run reads, by what it is; that of a base model in a folder is added.
     """
+    base = Path(find_bundled(groups[0].model_name_or_path), "model.safetensors")
+    hashes = hashes | ({"the base model": hash_file(base)} if base.is_file() else {})
     settings: dict[str, object] = {}
     of_trainer = TrainingArguments.__dataclass_fields__
     for group in groups:
         values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
         for name, given in type(group).__dataclass_fields__.items():
-            is_as_in_trainer = given is of_trainer.get(name) and values[name] in (given.default, False, None, [], {})
+            value = values[name]  # of which 0 would equal False
+            is_unset = value is False or value in (given.default, None, [], {})
+            is_as_in_trainer = given is of_trainer.get(name) and is_unset
             if name == "seed" or name not in _NOT_SETTINGS and not is_as_in_trainer:
-                settings[name] = values[name]
+                settings[name] = value
     training_args = groups[-1]
     settings |= {"precision": training_args.mixed_precision, "world_size": training_args.world_size}
     settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}

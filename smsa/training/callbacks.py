@@ -19,7 +19,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 
 from smsa.errors import UserError
 from smsa.runtime import any_rank, end_with_launcher, rank
-from smsa.training.metrics import REFERENCE_NAMES, score_confusion
+from smsa.training.metrics import MACRO_SCORES, REFERENCE_NAMES, score_confusion
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class RunGuard(TrainerCallback):
         self.looked_at = 0.0
         self.signum: int | None = None
         self.received_at = 0.0
+        self.due = False, False  # whether to evaluate and to save at the end of this epoch
         self.handlers: dict[int, object] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -83,11 +84,12 @@ class RunGuard(TrainerCallback):
             raise KeyboardInterrupt
 
     def on_step_end(self, args, state, control, **kwargs):
-        ends_epoch = float(state.epoch).is_integer()
-        # the end of an epoch saves anyway, when it has been evaluated
-        saves_anyway = args.save_strategy == "epoch" and (ends_epoch or control.should_training_stop)
-        if any_rank(self.signum is not None) and not saves_anyway:
-            control.should_save, control.should_evaluate = True, False
+        if any_rank(self.signum is not None):
+            control.should_save = True
+        ends_epoch = float(state.epoch).is_integer() or control.should_training_stop
+        self.due = (control.should_evaluate, control.should_save) if ends_epoch else (False, False)
+        if ends_epoch:  # what is due comes after the scores of the epoch, so that its checkpoint has them
+            control.should_evaluate = control.should_save = False
 
         is_due = control.should_save or ends_epoch or time.monotonic() - self.looked_at > REFRESH_SECONDS
         if self.is_bad.device.type != "cpu" and not is_due:
@@ -103,6 +105,11 @@ class RunGuard(TrainerCallback):
                 "--max_grad_norm or --precision no may help."
             )
         self.is_bad.zero_()
+
+    def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
+        optimizer.eval()  # where an EMA is kept, the model that a run ends with is that, evaluated or not
+        control.should_evaluate |= self.due[0]
+        control.should_save |= self.due[1]
 
     def on_save(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
@@ -217,8 +224,9 @@ class EpochProgress(ProgressCallback, ExportableState):
         if logs:
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
+        self.confusion.zero_()  # to be logged only once
         self.shares = []
-        if math.ceil(state.epoch) % args.evaluate_every:
+        if args.eval_strategy == "epoch" and math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 
     def compute(self) -> dict[str, float]:
@@ -236,7 +244,7 @@ class EpochProgress(ProgressCallback, ExportableState):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):
-            if f"{prefix}_f1" in logs and state.is_world_process_zero:
+            if logs.keys() >= {f"{prefix}_{name}" for name in MACRO_SCORES} and state.is_world_process_zero:
                 scores = " ".join(f"{title}:{logs[f'{prefix}_{name}']:.2f}" for name, title in REFERENCE_NAMES.items())
                 learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
                 loss, epoch = logs[f"{prefix}_loss"], math.ceil(state.epoch or 0)
@@ -247,3 +255,4 @@ class EpochProgress(ProgressCallback, ExportableState):
         n_worse = count_worse(state, args.metric_for_best_model, args.greater_is_better)
         if 0 < args.early_stopping_patience <= n_worse:
             control.should_training_stop = True
+            self.on_epoch_end(args, state, control, **kwargs)  # before the checkpoint, where it is within an epoch

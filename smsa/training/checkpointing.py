@@ -142,7 +142,7 @@ def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tupl
     newest = find_newest(output_dir)
     if newest is None:
         way_out = "there is no checkpoint to resume from, so choose another --output_dir"
-        require_empty(output_dir, way_out, (STAGING, LOCK))
+        require_empty(output_dir, way_out, (STAGING, LOCK, "runs"))  # the last is TensorBoard's
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)

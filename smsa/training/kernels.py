@@ -12,6 +12,7 @@ from transformers.masking_utils import eager_mask
 
 # Their classifiers read the first token alone, and their layers are made of the same parts.
 FIRST_TOKEN_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
+_PLAIN_ATTENTION = (*FIRST_TOKEN_CLASSIFIERS, "albert", "distilbert", "modernbert")  # neither grouped nor capped
 _STEPS = 2**16  # in which quick_dropout's probability is counted
 
 
@@ -61,7 +62,7 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
     """Change how `model` computes, in place; its weights, its configuration and what it computes stay.
 
     Its last layer is computed for the first token alone, which is all that the classifier reads, where the
-    architecture is known to do so. On a CPU, dropout and attention are those above.
+    architecture is known to do so. On a CPU, dropout is that above, and attention where the architecture has that one.
     """
     use_quick_attention(model, device_type)
     if device_type == "cpu":
@@ -74,8 +75,8 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
 
 
 def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:
-    """Compute the attention of `model` by `attend` on a CPU, where torch's own is slower in training."""
-    if device_type == "cpu":
+    """Compute the attention of `model` by `attend`, where it is that, on a CPU: torch's own is slower in training."""
+    if device_type == "cpu" and model.config.model_type in _PLAIN_ATTENTION:
         model.set_attn_implementation("smsa_quick")
 
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -85,6 +85,9 @@ class ResumableTrainer(Trainer):
                 raise UserError(f"{checkpoint} was made by {n_before} processes, these are {n_now}.")
             if output := self._end_of(Path(checkpoint)):
                 return output
+            if not Path(checkpoint, OPTIMIZER_NAME).is_file():
+                raise UserError(f"{checkpoint} has only a model: start anew in another --output_dir, without "
+                                "--save_only_model.")  # fmt: skip
         elif self.args.should_save:
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
@@ -113,8 +116,6 @@ class ResumableTrainer(Trainer):
             if self.recorder is not None:
                 self.recorder.close()
                 self.recorder = None
-        if not self.args.load_best_model_at_end:
-            self.optimizer.eval()  # where an EMA is kept, the model is that, evaluated or not
         return output
 
     def count_steps(self) -> tuple[int, int]:
@@ -227,7 +228,8 @@ class ResumableTrainer(Trainer):
         from smsa.training.length_groups import LengthGroupedSampler
 
         lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
-        return LengthGroupedSampler(lengths, self.args.rows_a_step, self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(lengths, self.args.rows_a_step, seed)
 
 
 def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
@@ -296,11 +298,11 @@ class SentimentTrainer(ResumableTrainer):
             kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, **options})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
-        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
         scores = ("f1", "recall", "precision")
         known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
-        if args.metric_for_best_model not in known:
+        if self.compute_metrics is None and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
+        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
         self.class_weights = None
         if train_dataset is not None and args.class_weights != "none":
             label_ids = train_dataset.with_format("numpy")["label"][:]

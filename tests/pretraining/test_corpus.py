@@ -76,6 +76,7 @@ def test_smsa_stands_for_its_valid_and_test_and_its_masked_test_too(smsa_dir, tm
         (["empty.txt"], "has no text"),
         (["b.txt"], r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL"),
         (["none.txt"], "--corpus_dir"),
+        (["$NOWHERE/a.txt"], "export NOWHERE=FOLDER"),
         (["other.docx"], "the suffix must be one of"),
     ],
 )

@@ -270,11 +270,11 @@ def test_a_refused_token_stops_all_ranks_of_a_run_before_it_starts(hub, options,
 def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, options, tmp_path):
     hub.faults.append(Fault("POST", "/commit/", 403))
     forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
-    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo"]) == [1]
+    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
     text = forks.log.read_text()
     assert "error: The Hub refuses the token for me/model (403)" in text
     (again,) = re.findall(r"python (scripts/push.py .*)", text)
-    assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private"
+    assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision ready"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
     status, text = run_here(*again.split())
     assert status == 1 and text.startswith("error: The Hub refuses")

@@ -37,15 +37,19 @@ def test_named_recipes_hold_the_values_of_the_reference(name, values):
     assert settings.get("weight_decay", 0.0) == 0.0
 
 
-def test_settings_are_what_ran_and_nothing_that_does_not_matter():
+def test_settings_are_what_ran_and_nothing_that_does_not_matter(tmp_path):
     plain = describe("--precision", "no")
     assert plain["optim"] == "adamw_torch"
     other = ["--output_dir", "x", "--logging_strategy", "steps", "--num_threads", "1", "--report_to", "wandb"]
+    other += ["--hub_revision", "ready"]
     assert describe("--precision", "no", *other) == plain
     changed = {"weight_decay": 0.1, "warmup_steps": 5, "lr_scheduler_type": "linear", "seed": 7}
     words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
     assert describe("--precision", "no", *words) == plain | changed
     assert describe("--precision", "bf16")["optim"] == "adamw_torch_fused"
+    assert describe("--data_seed", "0")["data_seed"] == 0
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert "sha256 of the base model" in describe("--model_name_or_path", str(tmp_path))
 
 
 def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monkeypatch):
@@ -72,7 +76,15 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
         ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
         ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
         ({"output_dir": "runs/\udcff"}, "is not UTF-8"),
-        ({"dataloader_persistent_workers": True}, "goes with --dataloader_num_workers of at least 1"),
+        ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "must stay False"),
+        ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),
+        ({"warmup_steps": 9}, "give --lr_scheduler_type linear"),
+        ({"logging_steps": 9}, "goes with --logging_strategy steps"),
+        ({"save_steps": 9, "logging_strategy": "steps"}, "goes with --save_strategy steps"),
+        ({"eval_steps": 9}, "goes with --eval_strategy steps"),
+        ({"resume_from_checkpoint": "runs/a/checkpoint-9"}, "use --resume auto"),
+        ({"hub_strategy": "end"}, "--hub_always_push: leave them out"),
+        ({"hub_always_push": True}, "--hub_always_push: leave them out"),
         ({"fsdp": True}, "each process must hold the whole model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -77,6 +77,7 @@ def test_a_newest_one_whose_best_is_damaged_is_not_used(save, tmp_path):
 
 def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path):
     (tmp_path / STAGING).mkdir()  # of a run that was killed
+    (tmp_path / "runs").mkdir()  # of TensorBoard
     assert start(tmp_path) == (None, False)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"not empty .notes.txt.: there is no checkpoint to resume from"):

@@ -49,7 +49,10 @@ def test_a_step_that_an_overflow_leaves_out_is_not_averaged():
     assert torch.equal(weights, before[0]) and torch.equal(optimizer.state[weights]["average"], before[1])
 
 
-@pytest.mark.parametrize("choose", [{}, {"evaluate_every": 2}, {"load_best_model_at_end": False}])
+WAYS = [{}, {"evaluate_every": 2}, {"evaluate_every": 2, "save_strategy": "best"}, {"load_best_model_at_end": False}]
+
+
+@pytest.mark.parametrize("choose", WAYS)
 def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path, tokenizer, rows, choose):
     changes = {"num_train_epochs": 3, "learning_rate": 1e-2, "early_stopping_patience": 0, "ema_decay": 0.6, **choose}
     make = partial(make_trainer, make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)

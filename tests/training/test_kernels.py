@@ -15,6 +15,7 @@ from smsa.training.kernels import quick_dropout, use_fast_kernels
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "pad_token_id": 0}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 40, "num_labels": 3}
+SIZES |= {"num_key_value_heads": 1, "head_dim": 16}  # of decoders
 SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "embedding_size": 16}
 
 
@@ -42,7 +43,7 @@ def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])  # what is set for a GPU computes on a CPU, too
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "albert", "electra"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "albert", "electra", "gemma2"])
 def test_logits_and_gradients_are_the_models(kind, device_type, batch):
     plain = make(kind).double().train()
     fast = copy.deepcopy(plain)

@@ -1,6 +1,7 @@
 """Scores against scikit-learn; the tables and files that a run leaves."""
 
 import csv
+from types import SimpleNamespace
 
 import evaluate
 import numpy as np
@@ -12,7 +13,14 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
 from smsa.data.labels import LABELS
-from smsa.training.metrics import MACRO_SCORES, compute_metrics, history_table, score_label_ids, write_predictions
+from smsa.training.metrics import (
+    MACRO_SCORES,
+    collect_metrics,
+    compute_metrics,
+    history_table,
+    score_label_ids,
+    write_predictions,
+)
 from smsa.training.sentiment_metric import SentimentMetric
 
 
@@ -67,6 +75,13 @@ def test_history_has_a_row_an_epoch_with_the_scores_of_its_end_and_gaps_where_va
     assert table["valid_f1"].isna().tolist() == [False, True, False]
     assert table["valid_loss"].dropna().tolist() == [0.6, 0.55]
     assert history_table([*halfway, epoch(1.0, "train", float("nan"))])["train_loss"].isna().all()
+
+
+def test_metrics_are_of_the_epoch_within_which_the_kept_step_lies():
+    history = [epoch(n, "train", n / 10, step=5 * n) for n in (1, 2)]
+    state = SimpleNamespace(best_global_step=4, global_step=10, log_history=history)
+    trainer = SimpleNamespace(args=SimpleNamespace(load_best_model_at_end=True), state=state)
+    assert collect_metrics(trainer, {}, ()) == {"epoch": 1, "train": dict.fromkeys(MACRO_SCORES, 0.1)}
 
 
 def test_predictions_keep_hostile_texts_to_the_letter_with_probabilities(tmp_path):

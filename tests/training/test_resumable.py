@@ -28,6 +28,10 @@ from smsa.training.trainer import SentimentTrainer
 STEPS_AN_EPOCH = 5  # of 37 rows
 
 
+def by_steps(n) -> dict:
+    return {"eval_strategy": "steps", "eval_steps": n, "save_strategy": "steps", "save_steps": n}
+
+
 def ask_in_evaluation(epoch) -> At:
     """Return a callback that asks for a stop while valid is evaluated after some epoch."""
     return At("on_prediction_step", lambda state, _: state.epoch == epoch and os.kill(os.getpid(), signal.SIGINT))
@@ -124,6 +128,7 @@ WAYS = [
     {"precision": "bf16", "ema_decay": 0.8, "rdrop_alpha": 1.0, "dataloader_num_workers": 1},
     {"load_best_model_at_end": False, "early_stopping_patience": 0, "max_steps": 13},
     {"scaler": True},
+    by_steps(2) | {"num_train_epochs": 2},
 ]
 
 
@@ -153,13 +158,18 @@ def test_a_run_that_is_over_trains_on_only_under_more_patience(make, finished, u
     assert seen(trainer) == seen(patient) and patient.state.global_step > 25
 
 
-@pytest.mark.parametrize("length, n_steps", [({"num_train_epochs": 1.5}, 8), ({"max_steps": 7}, 7)])
+ENDS = [({"num_train_epochs": 1.5}, 8), ({"max_steps": 7}, 7), ({"max_steps": 7} | by_steps(7), 7)]
+ENDS += [({"early_stopping_patience": 6, "learning_rate": 1e-12} | by_steps(1), 7)]
+
+
+@pytest.mark.parametrize("length, n_steps", ENDS)
 def test_a_run_that_ends_within_an_epoch_is_over_then(make, tmp_path, length, n_steps):
     """Steps are rounded up: the last checkpoint may lie beyond the epochs that were asked for."""
     for n_taken in (n_steps, 0):
-        trainer = make(tmp_path / "run", early_stopping_patience=0, **length)
+        trainer = make(tmp_path / "run", **{"early_stopping_patience": 0} | length)
         trainer.train(resume_from_checkpoint=n_taken == 0)
         assert (len(trainer.losses), trainer.state.global_step) == (n_taken, n_steps)
+        assert sum("train_f1" in entry for entry in trainer.state.log_history) == 2
     with pytest.raises(UserError, match="has trained for 1.[46] epochs: --num_train_epochs cannot be less"):
         make(tmp_path / "run", num_train_epochs=1.2).train(resume_from_checkpoint=True)
 
@@ -221,6 +231,12 @@ def test_a_pickle_in_a_checkpoint_never_runs(make, stopped, tmp_path, name):
     with pytest.raises(UserError, match="pickle of more than tensors"):
         make(stopped).train(resume_from_checkpoint=True)
     assert not ran.exists()
+
+
+def test_a_checkpoint_of_a_model_alone_is_refused(make, tmp_path):
+    make(tmp_path / "run", num_train_epochs=1, save_only_model=True).train()
+    with pytest.raises(UserError, match="has only a model: start anew in another --output_dir"):
+        make(tmp_path / "run").train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_of_more_processes_is_refused(make, stopped):

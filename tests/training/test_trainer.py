@@ -136,8 +136,10 @@ def test_length_groups_hold_each_text_once_in_another_order_each_epoch():
 
 
 def test_group_by_length_takes_length_groups(make):
-    sampler = make(n_rows=37, train_sampling_strategy="group_by_length").get_train_dataloader().batch_sampler.sampler
-    assert isinstance(sampler, LengthGroupedSampler) and (len(sampler), sampler.step_size) == (37, 8)
+    trainer = make(n_rows=37, train_sampling_strategy="group_by_length", data_seed=0)
+    sampler = trainer.get_train_dataloader().batch_sampler.sampler
+    assert isinstance(sampler, LengthGroupedSampler)
+    assert (len(sampler), sampler.step_size, sampler.seed) == (37, 8, 0)
 
 
 @settings(deadline=None)
@@ -268,6 +270,14 @@ def test_a_loss_of_ones_own_is_taken(make):
     trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: outputs.logits.sum() * 0 + len(labels)
     trainer.train()
     assert [loss.item() for loss in trainer.losses] == [8]
+
+
+def test_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenizer, rows):
+    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, metric_for_best_model="mine", use_cpu=True)
+    own = {"compute_metrics": lambda _: {"f1": 0.5, "mine": 0.7}, "processing_class": tokenizer}
+    trainer = SentimentTrainer(copy.deepcopy(tiny_model), args, rows(16), rows(7), **own)
+    trainer.train()
+    assert trainer.state.best_metric == 0.7
 
 
 @pytest.mark.parametrize(
