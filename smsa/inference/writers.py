@@ -91,7 +91,7 @@ def _to_json_value(value: object) -> object:
 
 def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
     """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
-    added, taken = list(added), {name.lower() for name in columns}
+    added, taken = list(added), {str(name).lower() for name in columns}
     while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
         prefix = f"{_TAKEN_PREFIX}{prefix}"
         what = f"{where}the input has a column {', '.join(there)} already"

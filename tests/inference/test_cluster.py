@@ -152,11 +152,12 @@ def of_one_machine(folder):
     return predict
 
 
-@pytest.mark.parametrize("kind", ["table", "frame", "arrays"])
+@pytest.mark.parametrize("kind", ["table", "frame", "frames", "arrays"])
 def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, of_one_machine, kind):
     predictor = BatchPredictor(str(folder / "model"), **vars(FP32))
     table = make_table(300)
-    batch = {"table": table, "frame": table.to_pandas()}.get(kind)
+    frame = table.to_pandas()
+    batch = {"table": table, "frame": frame, "frames": pd.concat([frame[:9], frame[9:]])}.get(kind)
     if kind == "arrays":
         batch = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     added = predictor(batch)
@@ -185,6 +186,10 @@ def test_a_batch_without_texts_says_which_columns_it_has(folder):
         predictor(pa.table({"teks": [1]}))
     with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*surrogates"):
         predictor({"teks": np.array(["\ud800"], dtype=object)})
+    with pytest.raises(UserError, match="The columns are: 0, text"):
+        predictor(pd.DataFrame({0: [1], "text": ["enak"]}))
+    for nothing in (pa.table({"teks": pa.nulls(2)}), pd.DataFrame({"teks": [np.nan, np.nan], 0: [1, 2]})):
+        assert np.all(predictor(nothing)["empty"])
 
 
 def test_a_prefix_leaves_no_column_twice():
