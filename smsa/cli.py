@@ -177,7 +177,10 @@ def exit_on_error() -> Iterator[None]:
             raise SystemExit(f"error: {error}") from error
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise SystemExit("error: another rank is gone. The same command with --resume auto resumes.") from error
+        raise SystemExit(
+            "error: another rank is gone: its line, if any, says why. The same command resumes; a training does with "
+            "--resume auto."
+        ) from error
     if dist.is_initialized():
         gc.collect()  # a model wrapped for several ranks holds the group
         dist.destroy_process_group()

@@ -96,6 +96,8 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (ImportError("'socksio' package is not installed"), "error: 'socksio' package is not installed"),
     (ImportError("You need to install `bitsandbytes`"), "error: You need to install `bitsandbytes`"),
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
+    (RuntimeError("[gloo] closed"), "error: another rank is gone: its line, if any, says why. The same command "
+     "resumes; a training does with --resume auto."),
     (ValueError("could not broadcast"), None), (RuntimeError("mat1 and mat2"), None), (KeyError("x"), None),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(error, told):

@@ -65,7 +65,8 @@ class BatchPredictor:
         """
         names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
         if self._text_column not in names:
-            raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {', '.join(names)}.")
+            listed = ", ".join(map(str, names))
+            raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {listed}.")
         texts = self._to_texts(batch[self._text_column])
         added = self._classifier.predict(texts)
         if self._explain:
@@ -83,10 +84,12 @@ class BatchPredictor:
     def _to_texts(self, column) -> pa.Array:
         try:
             if isinstance(column, pa.ChunkedArray):
-                if not is_text(column.type):
+                if not is_text(column.type) and not pa.types.is_null(column.type):
                     raise TypeError(f"they are {column.type}")
-                return column.cast(pa.string()).combine_chunks()
-            return pa.array(column, pa.string(), from_pandas=True)
+                column = column.cast(pa.string())
+            else:
+                column = pa.array(column, pa.string(), from_pandas=True)  # in chunks, as pandas may hold it
+            return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         except (pa.ArrowException, UnicodeError, TypeError) as error:
             raise UserError(
                 f"the column {self._text_column!r} must hold texts of whole characters: {error}."

@@ -20,6 +20,7 @@ from smsa.inference.engine import Engine
 from smsa.models.loading import label_names, load_classifier, require_padding
 
 _CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
+_NOTHING = r"^[\pZ\pC\s]*$"  # blanks, and what cannot be seen, as U+200B
 _NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
 
 
@@ -122,13 +123,13 @@ class SentimentClassifier:
         return self.classify(*self.encode(texts))
 
     def encode(self, texts: pa.Array) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Tokenise one chunk of strings, equal ones once; null and blank ones are the empty text.
+        """Tokenise one chunk of strings, equal ones once; null, blank and invisible ones are the empty text.
 
         Returns:
             `(token_ids, truncated, index)`: ids of each different text's tokens, special tokens included; whether it
             was truncated, (n_different,) of bool; and which of them each text is, (n_texts,).
         """
-        texts = pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), "", texts).fill_null("")
+        texts = pc.if_else(pc.match_substring_regex(texts, _NOTHING), "", texts).fill_null("")
         entries = texts.dictionary_encode()
         different = entries.dictionary.to_pylist()
         limit = _CHARS_A_TOKEN * self.max_length if self._truncates_end else math.inf

@@ -175,7 +175,11 @@ class Engine:
                 logger.warning("%s: torch runs it.", problem)
                 self.backend = "torch"
         if self.backend == "torch":
-            self.forward = _torch_forward(model, self.device, self.precision)
+            try:
+                self.forward = _torch_forward(model, self.device, self.precision)
+            except torch.OutOfMemoryError as error:
+                what = f"{self.device} has too little free memory for the model"
+                raise UserError(f"{what}: free some of it, or give --device cpu.") from error
         logger.info("Predicting on %s, %s, %d batch(es) at a time", self.device, self.backend, self.n_streams)
 
     def run(self, token_ids: Sequence[np.ndarray]) -> np.ndarray:

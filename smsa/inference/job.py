@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import SpooledTemporaryFile, TemporaryDirectory
 from typing import Literal, TypeVar
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _CHECKED_ROWS = 2048  # at once, when the inputs are checked
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
-_BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
+BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
 _T = TypeVar("_T")
 
 
@@ -173,7 +173,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     """Return the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
 
     Of a folder, the files with one of the known suffixes are taken, and the others are named in the log. A folder or
-    glob does not bring the output, nor what belongs to it or lies in it.
+    glob does not bring the output, nor what lies in it, nor what stands beside any output.
 
     Raises:
         FileNotFoundError: for a name that brings no file.
@@ -181,7 +181,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
     """
     files: list[Path] = []
     target = Path(os.path.realpath(output))  # resolve() fails where a link leads to itself
-    beside = {Path(f"{target}{suffix}") for suffix in ("", *_BESIDE)}
+    beside = {Path(f"{target}{suffix}") for suffix in ("", *BESIDE)}
     for name in names:
         path = Path(name)
         if path.is_file():
@@ -192,11 +192,11 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(match)]
         found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
-        if path.is_dir() and not input_format:
-            others = [file for file in found if not file.name.lower().endswith(INPUT_SUFFIXES)]
-            found = [file for file in found if file not in others]
-            if others:
-                logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
+        any_suffix = "" if input_format or not path.is_dir() else INPUT_SUFFIXES
+        others = [file for file in found if file.name.endswith(BESIDE) or not file.name.lower().endswith(any_suffix)]
+        found = [file for file in found if file not in others]
+        if others:
+            logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
             raise FileNotFoundError(f"{name} does not exist, or has no file of a known format besides the output's.")
         files += found
@@ -225,7 +225,8 @@ def pair_outputs(
         for file in files:
             kind, compression = find_layout(file, INPUT_FORMATS, input_format)
             kind = output_format or {"txt": "csv", "json": "jsonl", **dict.fromkeys(SHEETS, "xlsx")}.get(kind, kind)
-            stem = file.with_suffix("").stem if compression and compression != "zip" else file.stem
+            inner = Path(file.stem)
+            stem = inner.stem if compression and inner.name.lower().endswith(INPUT_SUFFIXES) else inner.name
             packed = file.suffix if compression in ("gzip", "zstd") and kind not in ("parquet", "xlsx") else ""
             pairs.append(([file], path / f"{stem}.{'csv' if kind == 'submission' else kind}{packed}"))
     else:
@@ -256,8 +257,8 @@ class _Job:
         self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
         # Of the main process: when each input was changed last, in ns, and the rejected rows, as JSON lines
         self.modified: list[int] = []
-        self.rejects, self.n_rejected = TemporaryFile(), 0
-        self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in _BESIDE)
+        self.rejects, self.n_rejected = SpooledTemporaryFile(2**20), 0  # one of many is no open file
+        self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
         self.lock = FileLock(self.shards / "lock")
 
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
@@ -302,7 +303,7 @@ class _Job:
             BadRowsError: unless `on_bad_row` is `skip`.
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
-        limit = 255 - max(map(len, _BESIDE))  # bytes of a name on most disks
+        limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
         if len(os.fsencode(self.output.name)) > limit:
             raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
@@ -434,8 +435,11 @@ class _Job:
         columns = [*chunk.table.columns, *added.select(self.added).columns]
         schema = self.schema.with_metadata({"counts": json.dumps(counts)})
         unfinished = self.shards / f"part-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
-        with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        with unfinished.open("wb") as stream:
+            with pa.ipc.new_stream(stream, schema) as writer:
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            stream.flush()
+            os.fsync(stream.fileno())
         unfinished.replace(unfinished.with_suffix(".arrow"))
 
     def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
@@ -450,8 +454,11 @@ class _Job:
             raise UserError(f"{self.shards} lacks rows, or has some twice: remove it and start again.")
         counts, labels = Counter(), Counter(dict.fromkeys(self.classifier.labels, 0))
         for path in paths:
-            with path.open("rb") as stream:
-                found = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"counts"])
+            try:
+                with path.open("rb") as stream:
+                    found = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"counts"])
+            except pa.ArrowInvalid as error:
+                raise UserError(f"{path} is broken ({error}): remove it, and run the same command again.") from error
             labels.update(found.pop("labels"))
             counts.update(found)
         merged = self.shards / "merged.tmp"

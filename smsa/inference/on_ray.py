@@ -25,7 +25,7 @@ from smsa.errors import UserError
 from smsa.inference import writers
 from smsa.inference.batches import BatchPredictor, find_added, locate
 from smsa.inference.engine import CHUNK_ROWS, EngineArguments
-from smsa.inference.job import EXPLAINED_ROWS, PredictionArguments, find_inputs
+from smsa.inference.job import BESIDE, EXPLAINED_ROWS, PredictionArguments, find_inputs
 from smsa.runtime import world_size
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
         UserError: for what this engine cannot do, a model that cannot be used, and bad rows; then the output may hold
             a part of the rows.
     """
+    if not args.input or not all([*args.input, args.output]):
+        raise UserError("name an input and an output: --input and --output are empty.")
     if "-" in [*args.input, args.output] or args.on_bad_row == "skip" or world_size() > 1:
         raise UserError("--engine ray has no stdin, no stdout, no --on_bad_row skip, and no launcher: leave them out.")
     files = _find_files(args)
@@ -81,14 +83,15 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
         device, n_actors, resources = "cuda", n_gpus, {"num_gpus": 1}
     else:
         cores = [int(node.get("CPU", 0)) for node in nodes]
-        n_threads = engine_args.num_threads or min(_ACTOR_THREADS, *(n for n in cores if n))
+        n_threads = engine_args.num_threads or min([_ACTOR_THREADS, *filter(None, cores)])
         device, n_actors, resources = "cpu", sum(n // n_threads for n in cores), {"num_cpus": n_threads}
         engine_args = replace(engine_args, num_threads=n_threads)
     if not n_actors:
         raise UserError(f"no machine of the cluster has {n_threads} cores: give fewer with --num_threads.")
     chunk_rows = EXPLAINED_ROWS if args.explain else CHUNK_ROWS[device]
     DataContext.get_current().target_max_block_size = chunk_rows * _ROW_BYTES
-    reading = {"args": args, "kind": kind, "first": first, "new": new, "chunk_rows": chunk_rows}
+    keep_lines = kind == "jsonl" and first.format in ("jsonl", "json")
+    reading = {"args": args, "kind": kind, "keep_lines": keep_lines, "first": first, "new": new, "rows": chunk_rows}
     rows = ray.data.from_items(
         [{"file": str(UPath(file).absolute())} for file in files], override_num_blocks=len(files)
     )
@@ -110,7 +113,6 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
         ),
         **resources,
     )
-    keep_lines = kind == "jsonl" and first.format in ("jsonl", "json")
     sink = _Sink(output, kind, keep_lines, args.escape_formulas, prefix)
     started = time.monotonic()
     try:
@@ -133,23 +135,30 @@ def _find_files(args: PredictionArguments) -> list[Path]:
         except (ImportError, ValueError) as error:  # s3fs is not installed; nothing is called so
             raise UserError(f"{name}: {error}") from error
         found = storage.find(path, maxdepth=1) if storage.isdir(path) else sorted(storage.glob(path))
-        found = [file for file in found if args.input_format or file.lower().endswith(INPUT_SUFFIXES)]
+        any_suffix = "" if args.input_format else INPUT_SUFFIXES
+        found = [
+            file for file in found if file == path or (file.lower().endswith(any_suffix) and not file.endswith(BESIDE))
+        ]
         if not found:
             raise FileNotFoundError(f"{name} does not exist, or has no file of a known format.")
         files += [UPath(storage.unstrip_protocol(file)) for file in found]
+    for file, n_named in Counter(str(UPath(file).resolve()).removeprefix("file://") for file in files).items():
+        if n_named > 1:
+            raise UserError(f"{file} is named twice: its rows would be predicted twice.")
     return files
 
 
 def _read(
-    batch: dict, args: PredictionArguments, kind: str, first: Source, new: list[str], chunk_rows: int
+    batch: dict, args: PredictionArguments, kind: str, keep_lines: bool, first: Source, new: list[str], rows: int
 ) -> Iterator[pa.Table]:
     """Yield the rows of a file as the output can hold them, and what is to be labelled in one more column."""
     path = UPath(batch["file"][0])
-    options = {"text_column": first.text_column, "sheet": args.sheet, "keep_lines": kind == "jsonl"}
+    options = {"text_column": first.text_column, "sheet": args.sheet, "keep_lines": keep_lines}
     source = Source(path, args.input_format, **options)
-    if source.names and not source.keep_lines and not source.schema.equals(first.schema):
+    is_alike = source.keep_lines if keep_lines else source.schema.equals(first.schema)
+    if source.names and not is_alike:
         raise UserError(f"{path} has other columns than {first.path}, or of other types: label it by itself.")
-    for chunk in source.chunks(chunk_rows):
+    for chunk in source.chunks(rows):
         table = writers.to_plain(chunk.table, kind) if source.is_typed else chunk.table
         unfit = writers.find_unfit(table, kind) if kind == "tsv" else {}
         chunk = chunk.set_apart(unfit, path) if unfit else chunk

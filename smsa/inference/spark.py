@@ -64,4 +64,5 @@ def _load(model: str | None, revision: str | None, options: tuple) -> BatchPredi
     of_task = {"num_threads": task.cpus()}
     if "gpu" in task.resources():
         of_task["device"] = f"cuda:{task.resources()['gpu'].addresses[0]}"
-    return BatchPredictor(model, revision, **{**of_task, **dict(options)})
+    given = {name: value for name, value in options if value is not None}
+    return BatchPredictor(model, revision, **of_task | given)

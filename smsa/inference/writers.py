@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import BinaryIO
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
 LABEL_COLUMNS = ("label", "words")  # what stays of the added columns where only labels are wanted
+_GROUP_BYTES = 2**24  # in memory, of a row group of Parquet
 _TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
@@ -91,7 +92,7 @@ def _to_json_value(value: object) -> object:
 
 def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
     """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
-    added, taken = list(added), {name.lower() for name in columns}
+    added, taken = list(added), {str(name).lower() for name in columns}
     while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
         prefix = f"{_TAKEN_PREFIX}{prefix}"
         what = f"{where}the input has a column {', '.join(there)} already"
@@ -129,7 +130,7 @@ def write_tables(
     elif output_format in ("csv", "parquet"):  # CSV quotes every text, so that a bare CR cannot split a row
         kind = pq.ParquetWriter if output_format == "parquet" else pyarrow.csv.CSVWriter
         with kind(stream, schema) as writer:
-            for table in tables:
+            for table in _gather(tables) if output_format == "parquet" else tables:
                 writer.write_table(table)
     else:
         if output_format != "jsonl":
@@ -152,6 +153,19 @@ def write_tables(
                 values = map(_to_json_value, table.to_pylist())
                 rows = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in values)
             stream.write(rows.encode())
+
+
+def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield small tables as larger ones: each becomes a row group, and who reads Parquet waits for every one."""
+    gathered, n_bytes = [], 0
+    for table in tables:
+        gathered.append(table)
+        n_bytes += table.nbytes
+        if n_bytes >= _GROUP_BYTES:
+            yield pa.concat_tables(gathered)
+            gathered, n_bytes = [], 0
+    if gathered:
+        yield pa.concat_tables(gathered)
 
 
 def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

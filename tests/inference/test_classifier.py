@@ -18,6 +18,7 @@ from conftest import ROOT, SHAPE, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier
+from tokenizers.normalizers import Lowercase
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -80,15 +81,17 @@ def test_int8_stays_close_to_fp32_and_is_said_to_be_slower_without_a_unit_for_it
     assert ("This CPU is slower in int8 than in fp32" in caplog.text) is (unit is None)
 
 
-def test_a_text_gives_one_answer_and_a_list_as_many(classifier):
+def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, tokenizer):
     one = classifier("enak dan murah")
     assert list(one) == ADDED
     assert one["score"] == max(one[f"p_{label}"] for label in classifier.labels) == one[f"p_{one['label']}"]
     assert sum(one[f"p_{label}"] for label in classifier.labels) == pytest.approx(1)
     assert [answer["label"] for answer in classifier(HOSTILE * 3)] == [classifier(t)["label"] for t in HOSTILE] * 3
-    nothing = ["", "  ", "\n\t", "\u200b", "\u3000", None, float("nan")]
+    nothing = ["", "  ", "\n\t", "\u200b", "\u00ad\ufeff \u2060", "\u3000", None, float("nan")]
     assert classifier(nothing) == [dict.fromkeys(ADDED) | {"truncated": False, "empty": True}] * len(nothing)
     assert [classifier(text) for text in nothing] == classifier(nothing)  # one by one, as pandas' apply does
+    tokenizer.backend_tokenizer.normalizer = Lowercase()  # cleans nothing away, as that of e5-sentiment
+    assert make_classifier(tiny_model, tokenizer)(nothing) == classifier(nothing)
     assert classifier([]) == []
 
 
@@ -221,6 +224,9 @@ def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tok
     watch(monkeypatch, usual.engine, fail)
     with pytest.raises(UserError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
         usual("enak")
+    monkeypatch.setattr(tiny_model, "to", fail)
+    with pytest.raises(UserError, match="cpu has too little free memory for the model: .* --device cpu"):
+        make_classifier(tiny_model, tokenizer)
 
 
 def test_settings_of_the_process_are_as_before_after_a_run(classifier, monkeypatch):

@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -152,11 +153,12 @@ def of_one_machine(folder):
     return predict
 
 
-@pytest.mark.parametrize("kind", ["table", "frame", "arrays"])
+@pytest.mark.parametrize("kind", ["table", "frame", "frames", "arrays"])
 def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, of_one_machine, kind):
     predictor = BatchPredictor(str(folder / "model"), **vars(FP32))
     table = make_table(300)
-    batch = {"table": table, "frame": table.to_pandas()}.get(kind)
+    frame = table.to_pandas()
+    batch = {"table": table, "frame": frame, "frames": pd.concat([frame[:9], frame[9:]])}.get(kind)
     if kind == "arrays":
         batch = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     added = predictor(batch)
@@ -185,6 +187,10 @@ def test_a_batch_without_texts_says_which_columns_it_has(folder):
         predictor(pa.table({"teks": [1]}))
     with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*surrogates"):
         predictor({"teks": np.array(["\ud800"], dtype=object)})
+    with pytest.raises(UserError, match="The columns are: 0, text"):
+        predictor(pd.DataFrame({0: [1], "text": ["enak"]}))
+    for nothing in (pa.table({"teks": pa.nulls(2)}), pd.DataFrame({"teks": [np.nan, np.nan], 0: [1, 2]})):
+        assert np.all(predictor(nothing)["empty"])
 
 
 def test_a_prefix_leaves_no_column_twice():
@@ -198,6 +204,34 @@ def test_one_machine_imports_neither_ray_nor_spark():
     status, text = run(sys.executable, "-c", code)
     assert status == 0, text
     assert PredictionArguments(["in.csv"], "out.csv").engine == "local"
+
+
+def test_ray_refuses_at_once_what_it_would_label_twice_and_a_cluster_without_cores(folder, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {}}])
+    file, output = folder / "0.csv", tmp_path / "out.csv"
+    output.with_name("out.csv.summary.json").touch()
+    for inputs, error, message in (
+        ([file, folder / "*.csv"], UserError, "0.csv is named twice"),
+        ([file, f"file://{file}"], UserError, "0.csv is named twice"),
+        ([""], UserError, "name an input and an output"),
+        ([f"file://{tmp_path}"], FileNotFoundError, "has no file of a known format"),
+        ([file], UserError, "no machine of the cluster has 4 cores"),
+    ):
+        with pytest.raises(error, match=message):
+            predict_on_ray(SimpleNamespace(address=None), folder, output, inputs, text_column="text")
+
+
+def test_a_worker_of_spark_takes_the_cores_of_its_task_where_none_are_given(monkeypatch):
+    pytest.importorskip("pyspark", reason="needs pip install -e '.[spark]'")
+    from smsa.inference import spark as module
+
+    task = SimpleNamespace(cpus=lambda: 3, resources=lambda: {"gpu": SimpleNamespace(addresses=["1"])})
+    monkeypatch.setattr(module.TaskContext, "get", lambda: task)
+    monkeypatch.setattr(module, "BatchPredictor", lambda *_, **options: options)
+    found = module._load(None, None, tuple(vars(FP32).items()))
+    assert (found["num_threads"], found["device"], found["backend"]) == (3, "cuda:1", "torch")
 
 
 @pytest.mark.slow
@@ -273,6 +307,9 @@ def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     text.write_text("text,other\nenak,1\n")
     with pytest.raises(UserError, match="b.csv has other columns than .*a.csv"):
         predict_on_ray(cluster, folder, tmp_path / "out2", [text.parent / "*.csv"], text_column="text")
+    with pytest.raises(UserError, match="0.jsonl has other columns than .*a.csv"):
+        inputs = [text.with_name("a.csv"), folder / "0.jsonl"]
+        predict_on_ray(cluster, folder, tmp_path / "out7", inputs, text_column="text", format="jsonl")
     text.write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
     with pytest.raises(UserError, match="bad row.*\n.*b.csv"):
         predict_on_ray(cluster, folder, tmp_path / "out3", [text.parent / "*.csv"], text_column="text")

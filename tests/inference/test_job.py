@@ -9,7 +9,9 @@ import decimal
 import json
 import os
 import sys
+import zipfile
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +58,7 @@ def test_every_cell_comes_back_and_every_text_is_labelled(
     classifier.engine.chunk_rows = chunk_rows
     summary = predict(classifier, path, target)
     predicted = read_file(target)
+    assert target_suffix != "parquet" or pq.ParquetFile(target).num_row_groups == 1  # each costs who reads it
     assert [{key: row[key] for key in ("id", "text")} for row in predicted] == rows
     assert list(predicted[0]) == [*rows[0], *ADDED]
     answers = classifier([row["text"] for row in rows])
@@ -159,9 +162,18 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):
     for name in ("a.csv", "b.jsonl.zst", "c.parquet", "d.txt"):
         write_file(tmp_path / "in" / name, [{"text": "enak"}, {"text": "kotor"}])
     (tmp_path / "in" / "notes.docx").write_bytes(b"x")
-    summaries = predict_files(classifier, tmp_path / "in", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "in" / "e.csv.zip", "w") as archive:
+        archive.write(tmp_path / "in" / "a.csv", "e.csv")
+    before, n_open = psutil.Process().num_fds(), []
+
+    def load():
+        n_open.append(psutil.Process().num_fds())
+        return classifier
+
+    summaries = predict_files(load, tmp_path / "in", tmp_path / "out")
+    assert n_open == [before]  # whatever the number of files
     assert "not read, because of their suffixes: " in caplog.text and "notes.docx" in caplog.text
-    for name, summary in zip(("a.csv", "b.jsonl.zst", "c.parquet", "d.csv"), summaries, strict=True):
+    for name, summary in zip(("a.csv", "b.jsonl.zst", "c.parquet", "d.csv", "e.csv"), summaries, strict=True):
         assert [row["text"] for row in read_file(tmp_path / "out" / name)] == ["enak", "kotor"]
         assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text()) == summary
 
@@ -210,7 +222,8 @@ def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, n
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
-    for name in ("out.csv", "out.csv.shards/c.csv", "out.csv.rejects.jsonl", "out/a.csv"):
+    beside = ("in/p.csv.summary.json", "in/p.csv.rejects.jsonl")  # an earlier output
+    for name in (*beside, "out.csv", "out.csv.shards/c.csv", "out.csv.rejects.jsonl", "out/a.csv"):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).touch()
 
@@ -219,6 +232,7 @@ def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it
         return [str(file.relative_to(tree)) for file in files]
 
     assert found("in", output="in/a.jsonl") == ["in/a.csv", "in/b.csv"]
+    assert found(*beside, output="out") == [*beside]
     assert found("a.csv", "*/?.*", output="out") == [
         "a.csv", "in/a.csv", "in/a.jsonl", "in/b.csv", "out.csv.shards/c.csv"
     ]  # fmt: skip
@@ -383,8 +397,12 @@ def test_a_stopped_job_resumes_from_its_shards_and_one_too_many_is_noticed(class
         predict(classifier, path, target)
     assert n_predicted == [8, 6] and not target.exists()
     odd.unlink()
+    second.write_bytes(b"")  # by a machine that went down
+    with pytest.raises(UserError, match=f"{second} is broken .*: remove it, and run the same command again"):
+        predict(classifier, path, target)
+    second.unlink()
     summary = predict(classifier, path, target)
-    assert n_predicted == [8, 6, 8] and summary["read"] == 30
+    assert n_predicted == [8, 6, 8, 8] and summary["read"] == 30
     assert summary["rows_per_second"] * summary["seconds"] == pytest.approx(8, rel=0.2)
     predict(classifier, path, stopped / "whole.csv")
     assert read_file(target) == read_file(stopped / "whole.csv")

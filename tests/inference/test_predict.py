@@ -140,6 +140,7 @@ def test_a_signal_stops_and_the_same_command_resumes(model, tmp_path, signum, na
     process.send_signal(signum)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 128 + signum and b"the same command resumes" in text and b"Traceback" not in text
+    assert b"--engine ray" not in text
     assert not list(tmp_path.glob("smsa-*")) and not (tmp_path / "out.csv").exists()
     with (tmp_path / "in.csv").open("rb") as stdin:
         subprocess.run(words, cwd=ROOT, env={**os.environ, **PATHS}, stdin=stdin, check=True)
