@@ -435,11 +435,8 @@ class _Job:
         columns = [*chunk.table.columns, *added.select(self.added).columns]
         schema = self.schema.with_metadata({"counts": json.dumps(counts)})
         unfinished = self.shards / f"part-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
-        with unfinished.open("wb") as stream:
-            with pa.ipc.new_stream(stream, schema) as writer:
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            stream.flush()
-            os.fsync(stream.fileno())
+        with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         unfinished.replace(unfinished.with_suffix(".arrow"))
 
     def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
