@@ -593,9 +593,10 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
         by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
-        # below names, texts with separators without quotes
+        # below names, which have no blank behind what separates them, texts with separators without quotes
+        is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
-        by_lines |= is_csv and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
+        by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
         if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
             found[mark] = (by_name or by_label, alike, len(header)), rows
     best = max(found, key=lambda mark: found[mark][0])
@@ -691,7 +692,10 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     # `comments` that are numbers count them
     known = [i for i in named if i in could]
-    known = known or [i for i in named if names[i].lower() in _KNOWN or not names[i].endswith("s")]
+    for i in named if not known else ():
+        values = (str(value) for value in columns[i] if value is not None)
+        if names[i].lower() in _KNOWN or not names[i].endswith("s") or not are_numbers(values):
+            known.append(i)
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could

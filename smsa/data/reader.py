@@ -357,7 +357,7 @@ class Source:
                 errors.append(error)
         best = [name for name, rank in found.items() if rank == min(found.values())]
         if not found or (min(found.values()) > (False, False) and any(error.candidates for error in errors)):
-            raise errors[0] if len(errors) == 1 else UserError(
+            raise errors[0] if len(errors) == 1 and not found else UserError(
                 f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
                 f"example --sheet {shlex.quote([*sheets][0])}, and --text_column if there are several columns of texts."
             )  # fmt: skip
@@ -466,7 +466,7 @@ class Source:
                 row = fields if is_whole else self._fit(line, fields, is_spoilt)
                 if short is not None:
                     is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                    found.append(self._fill(*short, lacking, is_rest and 0 < len(fields) < width))
+                    found.append(self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1))
                 short = (line, row) if isinstance(row, list) and len(row) < width else None
                 n_no_rows += row is None
                 if row is not None and short is None:
@@ -506,9 +506,12 @@ class Source:
                 f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text in a "
                 ".tsv: give the file the suffix .csv, where TABs may separate columns, too."
             )
-        _, *cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 else [""]
-        if len(cells) >= width - 1 > 0 and not all(cell.startswith(" ") for cell in cells):
-            return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
+        cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
+        if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
+            ends_row = cells[-1].strip().lower() in SENTIMENTS
+            ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
+            if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
+                return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
         if fits and self.names.index(self.text_column) < n_fields < width:

@@ -41,8 +41,13 @@ def _to_file(data: Table, folder: str) -> Path:
     for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
         try:
             pa.array(frame[name], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words, as in a cell of Excel: words, as in its file
-            frame = frame.assign(**{name: frame[name].map(str, na_action="ignore")})
+        except (
+            pa.ArrowInvalid,
+            pa.ArrowTypeError,
+            OverflowError,
+        ):  # numbers and words are words, as in a file of Excel
+            words, frame = frame[name].map(str, na_action="ignore"), frame.copy(deep=False)
+            frame[name] = words
     path = Path(folder, "table.parquet")
     frame.to_parquet(path, index=False)
     return path

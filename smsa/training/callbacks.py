@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import SaveStrategy
 
 from smsa.errors import UserError
 from smsa.runtime import any_rank, end_with_launcher, rank
@@ -86,6 +87,8 @@ class RunGuard(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
             control.should_save = True
+            if args.save_strategy == SaveStrategy.BEST:  # by which an evaluation would decide whether to save
+                args.save_strategy = SaveStrategy.STEPS
         ends_epoch = float(state.epoch).is_integer() or control.should_training_stop
         self.due = (control.should_evaluate, control.should_save) if ends_epoch else (False, False)
         if ends_epoch:  # what is due comes after the scores of the epoch, so that its checkpoint has them
@@ -210,7 +213,7 @@ class EpochProgress(ProgressCallback, ExportableState):
 
     def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
         super().on_step_end(args, state, control)
-        if control.should_save:
+        if control.should_save or control.should_evaluate:  # which may find a best one, to be saved
             share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
             self.shares = gather(share).view(args.world_size, -1).tolist()
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:

@@ -29,10 +29,14 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
         assert status == 0, text
     report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for system in report["systems"][:3]:  # those that are the same on every machine
-        cells = [system["metrics"][score]["value"] for score in ("accuracy", "f1")]
+    for i, system in enumerate(report["systems"]):
+        if system["name"] == "scratch":
+            continue
+        cells = [100 * system["metrics"][score]["value"] for score in ("accuracy", "f1")]
         (row,) = re.findall(rf"^\| `{system['name']}` \| (.*) \|$", readme, re.MULTILINE)
-        assert [cell.split()[0] for cell in row.split(" | ")] == [f"{100 * cell:.1f}" for cell in cells]
+        # the first three are the same on every machine, those that are bundled nearly
+        stated = [float(cell.split()[0]) for cell in row.split(" | ")]
+        assert stated == pytest.approx(cells, abs=0.051 if i < 3 else 0.3)
     for name, bar in bars.items():
         folder = clone / "runs" / name
         metrics, record = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", "run.json"))
