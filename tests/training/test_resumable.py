@@ -144,7 +144,10 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
     assert trainer.state.global_step == 2
     trainer = make(tmp_path / "run", **changes)
     trainer.train(resume_from_checkpoint=True)
-    assert seen(trainer) == seen(plain)
+    found, expected = seen(trainer), seen(plain)
+    if changes.get("save_strategy") == "best":  # the newest checkpoint is that of the stop, if none was better since
+        del found["files"], expected["files"]
+    assert found == expected
     if "scaler" in changes:
         assert "scaler.pt" in seen(plain)["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
