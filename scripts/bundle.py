@@ -10,15 +10,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from transformers import EvalPrediction
 
 from smsa.cli import exit_on_error, set_up_logging
-from smsa.data.datasets import find_smsa, load_splits
+from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import EXAMPLES, LABELS
+from smsa.errors import UserError
 from smsa.evaluation.calibration import store_temperature
-from smsa.evaluation.statistics import fit_temperature
+from smsa.evaluation.statistics import measure_calibration
 from smsa.evaluation.systems import load_systems
 from smsa.files import staged, update_json, write_json
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
@@ -27,6 +31,9 @@ from smsa.training.metrics import compute_metrics, predict_examples
 
 ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
+PEOPLES = ("smsa", "prdect-id.csv")  # sources of the mixture whose labels people gave
+NEUTRAL = np.array([label == "neutral" for label in LABELS], dtype=float)
+MAX_ERROR = 0.03
 STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
@@ -69,18 +76,36 @@ def copy_rounded(run: Path, folder: Path) -> None:
 
 
 def calibrate(folder: Path, held_out: Path) -> None:
-    """Divide the logits by the temperature that fits SmSA's valid and what the mixture held out, together.
+    """Move the logit of neutral, then divide all by a temperature.
 
-    metrics.json then says what the rounded weights score on valid, and predict for the examples.
+    A language model calls more texts neutral than people do: neutral moves to where the labels of SmSA's valid and of
+    what was held out of `PEOPLES` are the most likely. What users have is less like the training than these texts are,
+    so the temperature is the highest at which the calibration error on valid is at most `MAX_ERROR`. metrics.json then
+    says what the rounded weights score on valid, and predict for the examples.
     """
-    splits = load_splits({"valid": find_smsa()["valid"], "held out": held_out})
+    texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
+    others = pd.read_csv(held_out, keep_default_na=False).query("source in @PEOPLES")
+    gold = np.array(label_ids + [LABELS.index(label) for label in others["label"]])
     (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
-    gold = [np.array(split["label"][:]) for split in splits.values()]
-    probabilities = [system.predict(split["text"][:], LABELS) for split in splits.values()]
-    temperature = fit_temperature(np.concatenate(gold), np.concatenate(probabilities))
-    store_temperature(folder, temperature)
-    update_json(folder / "run.json", temperature=temperature)
-    scores = compute_metrics(EvalPrediction(np.log(probabilities[0]) / temperature, gold[0]))
+    raw = np.log(system.predict(texts + others["text"].tolist(), LABELS))  # (n_texts, n_labels)
+
+    def to_logits(shift: float, temperature: float) -> np.ndarray:
+        return log_softmax(raw / temperature + shift * NEUTRAL, axis=-1)
+
+    def mean_loss(shift: float, temperature: float) -> float:
+        return -to_logits(shift, temperature)[np.arange(len(gold)), gold].mean()
+
+    valid = slice(len(texts))
+    for temperature in np.arange(5, 0.5, -0.01).round(2).tolist():
+        shift = float(minimize_scalar(mean_loss, args=(temperature,)).x)
+        logits = to_logits(shift, temperature)[valid]
+        if measure_calibration(gold[valid], np.exp(logits))["expected_calibration_error"] <= MAX_ERROR:
+            break
+    else:
+        raise UserError(f"no temperature brings the calibration error on SmSA's valid to {MAX_ERROR:.0%}.")
+    store_temperature(folder, temperature, torch.tensor(shift * NEUTRAL))
+    update_json(folder / "run.json", temperature=temperature, shift_of_neutral=shift)
+    scores = compute_metrics(EvalPrediction(logits, gold[valid]))
     stated = json.loads((folder / "metrics.json").read_bytes())["valid"]
     examples = predict_examples(*load_classifier(str(folder)), EXAMPLES)
     update_json(folder / "metrics.json", valid={name: scores[name] for name in stated}, examples=examples)

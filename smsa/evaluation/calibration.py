@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,11 +35,12 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def store_temperature(folder: str | Path, temperature: float) -> float:
+def store_temperature(folder: str | Path, temperature: float, shift: torch.Tensor | None = None) -> float:
     """Divide the logits of a model folder by a temperature: pipeline, exports and smsa all give what comes out.
 
-    Two tensors change, in the precision in which they are stored. Return what config.json keeps as `smsa_temperature`:
-    that of this call times that of earlier ones.
+    `shift`, of shape (n_labels,), is added then, in a layer that has a bias. Two tensors change, in the precision in
+    which they are stored. Return what config.json keeps as `smsa_temperature`: that of this call times that of earlier
+    ones.
 
     Raises:
         UserError: as `last_layer`, and if the weights of that layer have another name in the file.
@@ -52,6 +54,8 @@ def store_temperature(folder: str | Path, temperature: float) -> float:
         raise UserError(f"{folder}/model.safetensors has no {name}.weight under that name, so it cannot be calibrated.")
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):
         tensors[f"{name}.{part}"] /= temperature
+    if shift is not None:
+        tensors[f"{name}.bias"] += shift
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)
     return temperature_before * temperature

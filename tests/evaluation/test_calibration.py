@@ -39,7 +39,11 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
     assert all(tensor.dtype == torch.float16 for tensor in after.values())
     assert torch.equal(after["classifier.weight"] * 2, before["classifier.weight"])
     assert calibration.store_temperature(folder, 1.5) == 3.0  # a second calibration starts from the first
-    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == 3.0
+    before = load_file(folder / "model.safetensors")["classifier.bias"]
+    calibration.store_temperature(folder, 0.5, torch.tensor([0.0, -1.0, 0.0]))  # the shift is not divided
+    after = load_file(folder / "model.safetensors")["classifier.bias"]
+    assert torch.equal(after, 2 * before - torch.tensor([0.0, 1.0, 0.0]).half())
+    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == 1.5
 
 
 def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
