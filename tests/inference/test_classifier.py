@@ -3,8 +3,6 @@
 import copy
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -14,7 +12,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, SHAPE, make_model
+from conftest import SHAPE, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier
@@ -261,14 +259,6 @@ def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
 def test_the_hash_knows_another_model_from_the_same(tokenizer):
     first, same, other = (make_classifier(make_model(seed=seed), tokenizer).sha256 for seed in (0, 0, 1))
     assert first == same != other
-
-
-def test_prediction_does_not_import_trainer():
-    code = (
-        "import sys, smsa; smsa.SentimentClassifier, smsa.predict_files; print('transformers.trainer' in sys.modules)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1), budget=st.integers(1, 2000))
