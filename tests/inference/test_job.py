@@ -85,20 +85,16 @@ def test_a_file_without_rows_gives_a_valid_output_and_is_said_to_have_none(class
     assert f"{name} has no rows." in caplog.text
 
 
-def test_lines_of_jsonl_stay_as_they_were_to_the_byte(classifier, tmp_path):
-    lines = ['{"text":"a", "n":1.10, "big":123456789012345678901234567890, "x":[1,{"y":null}]}', ' {"text" : null} ']
+def test_lines_of_jsonl_stay_as_they_were_to_the_byte_and_numbers_keep_their_digits_in_csv(classifier, tmp_path):
+    lines = ['{"text":"a", "n":1.10, "m":true, "x":[1.5,{"y":null}], "o":null}', ' {"text" : null} ']
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", labels_only=True)
     heads = [line.rstrip().removesuffix("}").rstrip() for line in lines]
     labels = [json.dumps(answer["label"]) for answer in classifier(["a", None])]
     expected = [f'{head}, "label": {label}}}' for head, label in zip(heads, labels, strict=True)]
     assert (tmp_path / "out.jsonl").read_text().splitlines() == expected
-
-
-def test_numbers_of_jsonl_keep_their_digits_in_csv(classifier, tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"text":"a","n":1.10,"m":true,"l":[1.5,"x"],"o":null}\n', encoding="utf-8")
     predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.csv")
-    expected = {"text": "a", "n": "1.10", "m": "true", "l": '[1.5, "x"]', "o": ""}
+    expected = {"text": "a", "n": "1.10", "m": "true", "x": '[1.5, {"y": null}]', "o": ""}
     assert read_file(tmp_path / "out.csv")[0].items() >= expected.items()
 
 
@@ -198,7 +194,6 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
     (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
-    (["a.csv"], os.devnull, "/dev/null is a pipe or a device"),
     (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
@@ -254,7 +249,6 @@ def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_w
 
 
 @pytest.mark.parametrize("names, options, added", [
-    (["text", "label"], {}, ["smsa_label"]),
     (["Text", "Label"], {}, ["smsa_label"]),
     (["text", "p_label"], {"prefix": "p_"}, ["smsa_p_label"]),
     (["text", "smsa_label", "label"], {}, ["smsa_smsa_label"]),
