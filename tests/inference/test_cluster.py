@@ -288,30 +288,24 @@ def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, t
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
-    broken, text = tmp_path / "in" / "b.parquet", tmp_path / "in" / "b.csv"
-    broken.parent.mkdir()
     data = bytearray((folder / "0.parquet").read_bytes())
     data[200:2000] = os.urandom(1800)
-    broken.write_bytes(data)
-    shutil.copy(folder / "0.parquet", broken.with_name("a.parquet"))
-    with pytest.raises(UserError, match=r"b.parquet: row group 0 \(rows 1 to \d+\) cannot be read"):
-        predict_on_ray(cluster, folder, tmp_path / "out", [broken.parent], text_column="text")
-    shutil.copy(folder / "0.csv", text.with_name("a.csv"))
-    text.write_text("text,other\nenak,1\n")
-    with pytest.raises(UserError, match="b.csv has other columns than .*a.csv"):
-        predict_on_ray(cluster, folder, tmp_path / "out2", [text.parent / "*.csv"], text_column="text")
-    with pytest.raises(UserError, match="0.jsonl has other columns than .*a.csv"):
-        inputs = [text.with_name("a.csv"), folder / "0.jsonl"]
-        predict_on_ray(cluster, folder, tmp_path / "out7", inputs, text_column="text", format="jsonl")
-    text.write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
-    with pytest.raises(UserError, match="bad row.*\n.*b.csv"):
-        predict_on_ray(cluster, folder, tmp_path / "out3", [text.parent / "*.csv"], text_column="text")
-    # one that loads here and not where it runs: the option is refused by the actor
-    started = time.monotonic()
-    wrong = EngineArguments(precision="no", backend="torch", batch_tokens=-1)
-    with pytest.raises(UserError, match="batch_tokens is -1"):
-        predict_on_ray(cluster, folder, tmp_path / "out5", [folder / "*.csv"], wrong, text_column="text")
-    assert time.monotonic() - started < 300  # Ray would retry for much longer
+    (tmp_path / "b.parquet").write_bytes(data)
+    (tmp_path / "b.csv").write_text("text,other\nenak,1\n")
+    (tmp_path / "c.csv").write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
+    wrong = EngineArguments(precision="no", backend="torch", batch_tokens=-1)  # is refused by the actor
+    for first, second, engine, message in (
+        (folder / "0.parquet", tmp_path / "b.parquet", FP32, r"b.parquet: row group 0 \(rows 1 to .* cannot"),
+        (folder / "0.csv", tmp_path / "b.csv", FP32, "b.csv has other columns than .*0.csv"),
+        (folder / "0.csv", folder / "0.jsonl", FP32, "0.jsonl has other columns than .*0.csv"),
+        (folder / "0.csv", tmp_path / "c.csv", FP32, "bad row.*\n.*c.csv"),
+        (folder / "0.csv", folder / "1.csv", wrong, "batch_tokens is -1"),
+    ):
+        options = {"text_column": "text", "format": "jsonl" if second.suffix == ".jsonl" else None}
+        started = time.monotonic()
+        with pytest.raises(UserError, match=message):
+            predict_on_ray(cluster, folder, tmp_path / f"{second.name}.out", [first, second], engine, **options)
+        assert time.monotonic() - started < 300  # Ray would retry for much longer
 
 
 @pytest.fixture(scope="module")
