@@ -24,7 +24,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
-from typing import Literal, TypeVar
+from typing import Literal
 
 import pyarrow as pa
 from filelock import FileLock
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 _CHECKED_ROWS = 2048  # at once, when the inputs are checked
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -265,10 +264,7 @@ class _Job:
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
         self.sources = [Source(path, args.input_format, **options) for path in inputs]
         sources = [source for source in self.sources if source.names] or self.sources[:1]
-        schemas = [
-            writers.to_plain(source.schema.empty_table(), self.format).schema if source.is_typed else source.schema
-            for source in sources
-        ]
+        schemas = [writers.to_plain(source.schema.empty_table(), self.format).schema for source in sources]
         first, original = sources[0], schemas[0]
         for source, schema in zip(sources, schemas, strict=True):
             if not schema.equals(original) or source.keep_lines != first.keep_lines:
@@ -474,13 +470,13 @@ class _Job:
         return summary
 
 
-def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
-    """Yield `items`, made in a thread of its own, at most `depth` of them before they are asked for."""
-    end, iterator, pool = object(), iter(items), ThreadPoolExecutor(1)
+def _ahead(items: Iterator[tuple]) -> Iterator[tuple]:
+    """Yield `items`, made in a thread of its own, at most two of them before they are asked for."""
+    pool = ThreadPoolExecutor(1)
     try:
-        pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, iterator, end))
+        pending = deque(pool.submit(next, items, None) for _ in range(2))
+        while item := pending.popleft().result():
+            pending.append(pool.submit(next, items, None))
             yield item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the next ones

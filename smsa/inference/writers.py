@@ -40,7 +40,7 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     if output_format in ("parquet", "submission"):
         return table
     for i, field in enumerate(table.schema):
-        column = _to_plain_column(table[i], field.type, output_format)
+        column = table[i] if pa.types.is_string(field.type) else _to_plain_column(table[i], field.type, output_format)
         table = table.set_column(i, pa.field(field.name, column.type), column)
     return table
 
@@ -51,8 +51,7 @@ def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> It
     for source in sources:
         for chunk in source.chunks(n_rows, first):
             first += chunk.n_read
-            if source.is_typed:
-                chunk = replace(chunk, table=to_plain(chunk.table, output_format))
+            chunk = replace(chunk, table=to_plain(chunk.table, output_format))
             if output_format in ("tsv", "xlsx") and (unfit := _find_unfit(chunk.table, output_format)):
                 chunk = chunk.set_apart(unfit, source.path)
             if output_format == "submission":

@@ -27,7 +27,7 @@ from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
 from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
-from smsa.inference.engine import Engine, plan_batches
+from smsa.inference.engine import Engine
 from smsa.models.loading import load_classifier
 
 
@@ -244,13 +244,19 @@ def test_the_hash_knows_another_model_from_the_same(tokenizer):
     assert first == same != other
 
 
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(make_model(), backend="torch", num_threads=1)
+
+
 @given(lengths=st.lists(st.integers(1, 60), min_size=1), budget=st.integers(1, 2000))
-def test_batches_hold_every_text_once_and_keep_to_the_budget(lengths, budget):
-    lengths = np.array(lengths)
-    batches = plan_batches(lengths, budget)
-    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
-    assert (np.diff(lengths[np.concatenate(batches)]) <= 0).all()  # of similar lengths, so that there are few pads
+def test_batches_hold_every_text_once_and_keep_to_the_budget(engine, lengths, budget):
+    seen, engine.batch_tokens = [], budget
+    engine.forward = lambda ids, mask: seen.append(mask.sum(1)) or torch.from_numpy(ids[:, :1]).float()
+    numbers = engine.run([np.full(length, i) for i, length in enumerate(lengths)])
+    assert numbers[:, 0].tolist() == [*range(len(lengths))]
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= budget for batch in seen)
+    assert (np.diff(np.concatenate(seen)) <= 0).all()  # of similar lengths, so that there are few pads
 
 
 def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, tokenizer):
