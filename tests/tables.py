@@ -100,7 +100,7 @@ def read_file(path) -> list[dict]:
     if name.endswith(".csv"):
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
         return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
-    if name.endswith(".jsonl"):
+    if name.endswith((".jsonl", ".json")):
         return [json.loads(line) for line in text.split("\n")[:-1]]
     lines = [line.split("\t") for line in text.split("\n")[:-1]]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]

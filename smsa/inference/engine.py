@@ -77,22 +77,6 @@ class EngineArguments:
     )
 
 
-def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Return the batches of one chunk: indices of texts, longest first, so that a batch has few pads.
-
-    Args:
-        lengths: tokens of each text, of shape (n_texts,).
-        batch_tokens: tokens of a batch at the most, pads included; a longer text makes a batch of its own.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
-
-
 def is_cpu_fast_in_int8() -> bool:
     """Whether int8 is faster than fp32 on this CPU.
 
@@ -192,7 +176,11 @@ class Engine:
             UserError: if the memory of a GPU does not hold a batch.
         """
         lengths = np.array([len(ids) for ids in token_ids])
-        batches = plan_batches(lengths, self.batch_tokens)
+        rest, batches = np.argsort(-lengths, kind="stable"), []  # longest first, so that a batch has few pads
+        while rest.size:  # a text that is longer than a batch may be makes one of its own
+            n_texts = max(1, self.batch_tokens // lengths[rest[0]])
+            batches.append(rest[:n_texts])
+            rest = rest[n_texts:]
 
         def run_batch(batch: np.ndarray) -> torch.Tensor:
             attention_mask = np.arange(lengths[batch].max()) < lengths[batch][:, None]  # (n_texts, n_tokens of longest)

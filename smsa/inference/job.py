@@ -19,11 +19,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
-from typing import Literal, TypeVar
+from typing import Literal
 
 import pyarrow as pa
 from filelock import FileLock
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 _CHECKED_ROWS = 2048  # at once, when the inputs are checked
 EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
 BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -263,36 +263,18 @@ class _Job:
 
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
         self.sources = [Source(path, args.input_format, **options) for path in inputs]
-        first, original = None, pa.schema([])  # of the first file that has columns
-        for source in self.sources:
-            if not source.names:
-                continue
-            empty = source.schema.empty_table()
-            schema = writers.to_plain(empty, self.format).schema if source.is_typed else source.schema
-            if first is None:
-                first, original = source, schema
-            elif not schema.equals(original) or source.keep_lines != first.keep_lines:
+        sources = [source for source in self.sources if source.names] or self.sources[:1]
+        schemas = [writers.to_plain(source.schema.empty_table(), self.format).schema for source in sources]
+        first, original = sources[0], schemas[0]
+        for source, schema in zip(sources, schemas, strict=True):
+            if not schema.equals(original) or source.keep_lines != first.keep_lines:
                 listed = [", ".join(f"{field.name}: {field.type}" for field in fields) for fields in (schema, original)]
                 raise UserError(
                     f"{source.path} has other columns than {first.path}, or of other types ({'; '.join(listed)}), so "
                     "they cannot go into one file: make --output a folder, for a file each."
                 )
-        self.keep_lines = first is not None and first.keep_lines
+        self.keep_lines = first.keep_lines
         self.original = pa.schema([("index", pa.int64())]) if is_submission else original
-
-    def chunks(self, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
-        """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
-        first = 0
-        for source in self.sources:
-            for chunk in source.chunks(n_rows, first):
-                first += chunk.n_read
-                if source.is_typed:
-                    chunk = replace(chunk, table=writers.to_plain(chunk.table, self.format))
-                if self.format in ("tsv", "xlsx") and (unfit := writers.find_unfit(chunk.table, self.format)):
-                    chunk = chunk.set_apart(unfit, source.path)
-                if self.format == "submission":
-                    chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))
-                yield source, chunk
 
     def check(self) -> dict:
         """Read all inputs once, and return what shards must have in common to become one output, as plain values.
@@ -308,12 +290,10 @@ class _Job:
             raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
-        writers.write_tables(
-            BytesIO(), self.format, self.original, []
-        )  # so that names that it cannot hold are told now
+        writers.write_tables(BytesIO(), self.format, self.original, [])  # tells now of names that it cannot hold
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_rows, inputs = [], Counter(), []
-        for source, chunk in self.chunks(_CHECKED_ROWS):
+        for source, chunk in writers.fit_chunks(self.sources, self.format, _CHECKED_ROWS):
             n_rows[source] += chunk.n_read
             self.n_rejected += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
@@ -357,8 +337,9 @@ class _Job:
             self.added, self.schema, finished = begun
             n_rows = sum(found["rows"] for found in self.description["inputs"])
             n_finished = sum(finished.values())
-            unfinished = (chunk for _, chunk in self.chunks(chunk_rows) if chunk.first not in finished)
-            share = (chunk for i, chunk in enumerate(unfinished) if i % world_size() == rank())
+            chunks = writers.fit_chunks(self.sources, self.format, chunk_rows)
+            unfinished = (chunk for _, chunk in chunks if chunk.first not in finished)
+            share = islice(unfinished, rank(), None, world_size())
             # Reading and tokenising, the model, and writing run side by side, each in a thread
             encoded = _ahead((chunk, classifier.encode(chunk.texts)) for chunk in share)
             predicted = _ahead((chunk, classifier.classify(*tokens)) for chunk, tokens in encoded)
@@ -489,13 +470,13 @@ class _Job:
         return summary
 
 
-def _ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
-    """Yield `items`, made in a thread of its own, at most `depth` of them before they are asked for."""
-    end, iterator, pool = object(), iter(items), ThreadPoolExecutor(1)
+def _ahead(items: Iterator[tuple]) -> Iterator[tuple]:
+    """Yield `items`, made in a thread of its own, at most two of them before they are asked for."""
+    pool = ThreadPoolExecutor(1)
     try:
-        pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, iterator, end))
+        pending = deque(pool.submit(next, items, None) for _ in range(2))
+        while item := pending.popleft().result():
+            pending.append(pool.submit(next, items, None))
             yield item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the next ones

@@ -158,16 +158,13 @@ def _read(
     is_alike = source.keep_lines if keep_lines else source.schema.equals(first.schema)
     if source.names and not is_alike:
         raise UserError(f"{path} has other columns than {first.path}, or of other types: label it by itself.")
-    for chunk in source.chunks(rows):
-        table = writers.to_plain(chunk.table, kind) if source.is_typed else chunk.table
-        unfit = writers.find_unfit(table, kind) if kind == "tsv" else {}
-        chunk = chunk.set_apart(unfit, path) if unfit else chunk
+    for _, chunk in writers.fit_chunks([source], kind, rows):
         if chunk.bad_rows:
             bad_rows = [row for _, row in chunk.bad_rows]
             raise UserError(str(BadRowsError(bad_rows, "Correct them, and remove the output before the next run.")))
         if taken := {name.lower() for name in source.names} & {name.lower() for name in new}:
             raise UserError(f"{path} has a column {', '.join(taken)} already: give --prefix.")
-        yield table.append_column(_TEXTS, chunk.texts)
+        yield chunk.table.append_column(_TEXTS, chunk.texts)
 
 
 class _Sink(BlockBasedFileDatasink):

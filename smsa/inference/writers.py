@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import xlsxwriter
 
+from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,26 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     if output_format in ("parquet", "submission"):
         return table
     for i, field in enumerate(table.schema):
-        column = _to_plain_column(table[i], field.type, output_format)
+        column = table[i] if pa.types.is_string(field.type) else _to_plain_column(table[i], field.type, output_format)
         table = table.set_column(i, pa.field(field.name, column.type), column)
     return table
 
 
-def find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
+def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
+    """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
+    first = 0
+    for source in sources:
+        for chunk in source.chunks(n_rows, first):
+            first += chunk.n_read
+            chunk = replace(chunk, table=to_plain(chunk.table, output_format))
+            if output_format in ("tsv", "xlsx") and (unfit := _find_unfit(chunk.table, output_format)):
+                chunk = chunk.set_apart(unfit, source.path)
+            if output_format == "submission":
+                chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))
+            yield source, chunk
+
+
+def _find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
     """Return the rows, by position, that TSV or a workbook cannot hold, each with its values and what is wrong."""
     unfit: dict[int, tuple[dict, str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):

