@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 
 import torch
 from accelerate import Accelerator
@@ -149,15 +148,11 @@ class EpochStepLR(StepLR):
     several processes or under accumulation it would have to know the steps of an epoch.
     """
 
-    def step(self, epoch: int | None = None) -> None:
+    def step(self, epoch: int = 0) -> None:
         """Set the learning rate of `epoch`, counted from 0."""
-        if getattr(self, "_step_count", 0) == 0:  # the call from __init__ sets the first learning rate
+        self.optimizer._opt_called = True  # else torch warns right after a resume, before the first step
+        while self.last_epoch < epoch:  # it is -1 where __init__ sets the first learning rate
             super().step()
-        with warnings.catch_warnings():
-            # right after a resume no optimizer step has been made in this process yet, which is as it should be
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            while epoch is not None and self.last_epoch < epoch:
-                super().step()
 
 
 class EpochProgress(ProgressCallback, ExportableState):

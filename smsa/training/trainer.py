@@ -105,7 +105,7 @@ class ResumableTrainer(Trainer):
 
             self.recorder = StepRecorder(self.model)
         try:
-            output = super().train(checkpoint and str(checkpoint), **kwargs)
+            return super().train(checkpoint and str(checkpoint), **kwargs)
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
@@ -116,7 +116,6 @@ class ResumableTrainer(Trainer):
             if self.recorder is not None:
                 self.recorder.close()
                 self.recorder = None
-        return output
 
     def count_steps(self) -> tuple[int, int]:
         """Return the optimiser steps of an epoch and of the run, as Trainer counts them."""
