@@ -47,13 +47,10 @@ class ResumableTrainer(Trainer):
         settings: plain values on which the result depends, by name, kept with each checkpoint.
     """
 
-    # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
-    # to guess, Trainer 5.x takes a BERT for a model that does, and multiplies its plain mean by the batches accumulated
-    # and by the processes (transformers #47688).
-    loss_is_scaled_for_ga = True
-
     def __init__(self, *args, settings: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        # compute_loss divides by the labels of the whole step, which Trainer counts for it, and then leaves the loss as
+        # it is; the plain mean of a BERT it would multiply by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
         self.makes_optimizer = self.optimizer is None
@@ -209,13 +206,10 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:
                 staging = output_dir / STAGING / target.name
                 self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                environment = describe_environment(self.args.device.type)
-                described = {
-                    "step": step,
-                    "best_step": best_step if self.args.load_best_model_at_end else None,
-                    "world_size": self.args.world_size,
-                }
-                commit(staging, target, **described, settings=self.settings, environment=environment)
+                described = {"step": step, "world_size": self.args.world_size, "settings": self.settings}
+                described["best_step"] = best_step if self.args.load_best_model_at_end else None
+                described["environment"] = describe_environment(self.args.device.type)
+                commit(staging, target, **described)
                 rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
