@@ -95,11 +95,6 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
-    @property
-    def rows_a_step(self) -> int:
-        """Rows of one optimiser step, over accumulated batches and ranks."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
     def __post_init__(self) -> None:
         require_ranges(self)
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`

@@ -116,7 +116,7 @@ class ResumableTrainer(Trainer):
 
     def count_steps(self) -> tuple[int, int]:
         """Return the optimiser steps of an epoch and of the run, as Trainer counts them."""
-        an_epoch = math.ceil(len(self.train_dataset) / self.args.rows_a_step)
+        an_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
         of_run = math.ceil(self.args.num_train_epochs * an_epoch)
         return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
 
@@ -145,7 +145,7 @@ class ResumableTrainer(Trainer):
         become -100, which no loss, no count and no score of training takes in.
         """
         args, state = self.args, self.accelerator.gradient_state
-        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
+        n_last = len(self.train_dataset) % (self._train_batch_size * args.world_size)  # rows of the last batches in all
 
         def mark_repeated(batch):
             if n_last and state.end_of_dataloader:
@@ -222,7 +222,7 @@ class ResumableTrainer(Trainer):
 
         lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(lengths, self.args.rows_a_step, seed)
+        return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
 def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
