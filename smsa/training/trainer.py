@@ -144,18 +144,15 @@ class ResumableTrainer(Trainer):
         To give each rank as many batches, Accelerate fills the last step of an epoch with rows from its start. Theirs
         become -100, which no loss, no count and no score of training takes in.
         """
-        args, state = self.args, self.accelerator.gradient_state
-        n_last = len(self.train_dataset) % (self._train_batch_size * args.world_size)  # rows of the last batches in all
-
-        def mark_repeated(batch):
-            if n_last and state.end_of_dataloader:
-                label_ids = batch["labels"]  # (batch,) or (batch, length)
-                n_before = args.process_index * len(label_ids)  # rows go to ranks in turn
-                label_ids[max(0, n_last - n_before) :] = IGNORED
-            return batch
-
-        batches = map(mark_repeated, epoch_iterator) if args.world_size > 1 else epoch_iterator
-        return super().get_batch_samples(batches, num_batches, device)
+        batches, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        n_ranks, is_last = self.args.world_size, self.accelerator.gradient_state.end_of_dataloader
+        n_last = len(self.train_dataset) % (self._train_batch_size * n_ranks)  # rows of the last batches in all
+        if n_ranks > 1 and is_last and n_last:
+            label_ids = batches[-1]["labels"]  # (batch,) or (batch, length)
+            n_before = self.args.process_index * len(label_ids)  # rows go to ranks in turn
+            label_ids[max(0, n_last - n_before) :] = IGNORED
+            n_labels = self._get_num_items_in_batch(batches, device)
+        return batches, n_labels
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
