@@ -32,6 +32,7 @@ _RANGES = (  # what is accepted, in words and in a check; for which options
      "decay_steps early_stopping_patience dataloader_num_workers seed"),
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
+    ("at least 8", lambda value: value >= 8, "max_length"),  # tokens, of a row of pre-training
     ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay label_smoothing_factor"),
     ("more than 0 and below 1", lambda value: 0 < value < 1, "mlm_probability held_out"),
 )  # fmt: skip
@@ -68,8 +69,8 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
     usage = "%(prog)s [RECIPE.yaml] [--option VALUE ...]"
     parser = HfArgumentParser(kinds, allow_abbrev=False, usage=usage, description=description)
     parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
-    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
-    lists = {name for name, action in options.items() if action.nargs == "+"}
+    options = [action.dest for action in parser._actions if action.dest not in ("help", "recipe")]
+    lists = {action.dest for action in parser._actions if action.nargs == "+"}
     parser._negative_number_matcher = re.compile(r"-\d")  # argparse's own takes -1,0,1 for an option
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -77,12 +78,12 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
             if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
                 raise UserError(f"--{name} is given twice; write --{name} A B.")
         if argv and not argv[0].startswith("-"):
-            argv = _recipe_words(Path(argv[0]), list(options), lists) + argv[1:]
+            argv = _recipe_words(Path(argv[0]), options, lists) + argv[1:]
         # as a shell does, but not behind a = or in a recipe
         argv = [re.sub(r"^(--\w+=)?~(?=/)", lambda found: f"{found[1] or ''}{Path.home()}", word) for word in argv]
         *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
         for word in unknown:
-            raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, list(options))}")
+            raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, options)}")
         if rest.recipe:
             raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
         return tuple(objects)
@@ -108,15 +109,12 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
             raise UserError(f"{path}, line {line}: {name!r} is not an option{_nearest(str(name), known)}")
         if lines.setdefault(name, line) != line:  # of two, YAML takes the last
             raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
-        is_list = isinstance(value, yaml.SequenceNode)
-        items = value.value if is_list else [value]
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
             raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
         values = [item.value for item in items]
-        if name in lists and is_list:
-            words += [f"--{name}", *values]
-        elif values not in ([""], ["null"]):
-            words.append(f"--{name}={','.join(values)}")
+        if values not in ([""], ["null"]):
+            words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
     return words
 
 
@@ -133,17 +131,6 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _is_stdout_closed() -> bool:
-    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
-    if sys.stdout is None:
-        return False
-    if not hasattr(select, "poll"):  # on Windows
-        return True
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return bool(poll.poll(0))
-
-
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
@@ -157,13 +144,14 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        if not _is_stdout_closed():
-            raise
+        if hasattr(select, "poll"):  # on Windows it cannot be asked whether nobody reads stdout, as behind `| head`
+            poll = select.poll()
+            poll.register(sys.stdout, 0)
+            if not poll.poll(0):
+                raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
-    except (UserError, OSError, ImportError) as error:
-        if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
-            raise
+    except (UserError, OSError) as error:
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except HTTPError as error:  # of the Hub, where a download was cut again and again
         raise SystemExit(f"error: the Hub: {error}. The same command tries again.") from error
@@ -172,8 +160,8 @@ def exit_on_error() -> Iterator[None]:
             f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
             "--gradient_accumulation_steps is the same recipe."
         ) from error
-    except RuntimeError as error:
-        if "to be installed" in str(error):  # by a name in report_to
+    except (ImportError, RuntimeError) as error:
+        if "install" in str(error):  # what an option, a proxy or a name in report_to needs
             raise SystemExit(f"error: {error}") from error
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise

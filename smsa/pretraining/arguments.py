@@ -52,8 +52,6 @@ class CorpusArguments:
 
     def __post_init__(self) -> None:
         require_ranges(self)
-        if self.max_length < 8:
-            raise UserError(f"max_length is {self.max_length}; a row needs at least 8 tokens.")
 
 
 @dataclass

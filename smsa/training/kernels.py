@@ -68,7 +68,7 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
     if device_type == "cpu":
         for module in model.modules():
             if isinstance(module, nn.Dropout):
-                module.forward = MethodType(_forward_dropout, module)
+                module.forward = MethodType(lambda module, x: quick_dropout(x, module.p, module.training), module)
     if model.config.model_type in FIRST_TOKEN_CLASSIFIERS:
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_forward_first_token, last)
@@ -78,10 +78,6 @@ def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:
     """Compute the attention of `model` by `attend`, where it is that, on a CPU: torch's own is slower in training."""
     if device_type == "cpu" and model.config.model_type in _PLAIN_ATTENTION:
         model.set_attn_implementation("smsa_quick")
-
-
-def _forward_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
-    return quick_dropout(x, module.p, module.training)
 
 
 def _forward_first_token(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):

@@ -143,9 +143,8 @@ def write_predictions(
     """
     probabilities = softmax(output.predictions.astype(np.float64), axis=-1)  # (n_texts, n_labels)
     names = np.array(labels)
-    table = {"text": texts, "gold": names[output.label_ids], "label": names[probabilities.argmax(-1)]}
-    table |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(labels)}
-    table = pd.DataFrame(table)
+    columns = {"text": texts, "gold": names[output.label_ids], "label": names[probabilities.argmax(-1)]}
+    table = pd.DataFrame(columns | dict(zip((f"p_{label}" for label in labels), probabilities.T, strict=True)))
     table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
     return table
 

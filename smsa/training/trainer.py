@@ -47,13 +47,10 @@ class ResumableTrainer(Trainer):
         settings: plain values on which the result depends, by name, kept with each checkpoint.
     """
 
-    # compute_loss divides by the labels of the whole step itself, which Trainer is to count for it (in __init__). Left
-    # to guess, Trainer 5.x takes a BERT for a model that does, and multiplies its plain mean by the batches accumulated
-    # and by the processes (transformers #47688).
-    loss_is_scaled_for_ga = True
-
     def __init__(self, *args, settings: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        # compute_loss divides by the labels of the whole step, which Trainer counts for it, and then leaves the loss as
+        # it is; the plain mean of a BERT it would multiply by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
         self.makes_optimizer = self.optimizer is None
@@ -105,7 +102,7 @@ class ResumableTrainer(Trainer):
 
             self.recorder = StepRecorder(self.model)
         try:
-            output = super().train(checkpoint and str(checkpoint), **kwargs)
+            return super().train(checkpoint and str(checkpoint), **kwargs)
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
@@ -116,11 +113,10 @@ class ResumableTrainer(Trainer):
             if self.recorder is not None:
                 self.recorder.close()
                 self.recorder = None
-        return output
 
     def count_steps(self) -> tuple[int, int]:
         """Return the optimiser steps of an epoch and of the run, as Trainer counts them."""
-        an_epoch = math.ceil(len(self.train_dataset) / self.args.rows_a_step)
+        an_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
         of_run = math.ceil(self.args.num_train_epochs * an_epoch)
         return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
 
@@ -148,18 +144,15 @@ class ResumableTrainer(Trainer):
         To give each rank as many batches, Accelerate fills the last step of an epoch with rows from its start. Theirs
         become -100, which no loss, no count and no score of training takes in.
         """
-        args, state = self.args, self.accelerator.gradient_state
-        n_last = len(self.train_dataset) % (args.train_batch_size * args.world_size)  # rows of the last batches in all
-
-        def mark_repeated(batch):
-            if n_last and state.end_of_dataloader:
-                label_ids = batch["labels"]  # (batch,) or (batch, length)
-                n_before = args.process_index * len(label_ids)  # rows go to ranks in turn
-                label_ids[max(0, n_last - n_before) :] = IGNORED
-            return batch
-
-        batches = map(mark_repeated, epoch_iterator) if args.world_size > 1 else epoch_iterator
-        return super().get_batch_samples(batches, num_batches, device)
+        batches, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        n_ranks, is_last = self.args.world_size, self.accelerator.gradient_state.end_of_dataloader
+        n_last = len(self.train_dataset) % (self._train_batch_size * n_ranks)  # rows of the last batches in all
+        if n_ranks > 1 and is_last and n_last:
+            label_ids = batches[-1]["labels"]  # (batch,) or (batch, length)
+            n_before = self.args.process_index * len(label_ids)  # rows go to ranks in turn
+            label_ids[max(0, n_last - n_before) :] = IGNORED
+            n_labels = self._get_num_items_in_batch(batches, device)
+        return batches, n_labels
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
@@ -210,13 +203,10 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:
                 staging = output_dir / STAGING / target.name
                 self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                environment = describe_environment(self.args.device.type)
-                described = {
-                    "step": step,
-                    "best_step": best_step if self.args.load_best_model_at_end else None,
-                    "world_size": self.args.world_size,
-                }
-                commit(staging, target, **described, settings=self.settings, environment=environment)
+                described = {"step": step, "world_size": self.args.world_size, "settings": self.settings}
+                described["best_step"] = best_step if self.args.load_best_model_at_end else None
+                described["environment"] = describe_environment(self.args.device.type)
+                commit(staging, target, **described)
                 rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -229,7 +219,7 @@ class ResumableTrainer(Trainer):
 
         lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(lengths, self.args.rows_a_step, seed)
+        return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
 def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
