@@ -131,6 +131,17 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _is_stdout_closed() -> bool:
+    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
+    if sys.stdout is None:
+        return False
+    if not hasattr(select, "poll"):  # on Windows
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
@@ -144,14 +155,13 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        if hasattr(select, "poll"):  # on Windows it cannot be asked whether nobody reads stdout, as behind `| head`
-            poll = select.poll()
-            poll.register(sys.stdout, 0)
-            if not poll.poll(0):
-                raise
+        if not _is_stdout_closed():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
+            raise
         raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
     except HTTPError as error:  # of the Hub, where a download was cut again and again
         raise SystemExit(f"error: the Hub: {error}. The same command tries again.") from error
@@ -160,8 +170,8 @@ def exit_on_error() -> Iterator[None]:
             f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
             "--gradient_accumulation_steps is the same recipe."
         ) from error
-    except (ImportError, RuntimeError) as error:
-        if "install" in str(error):  # what an option, a proxy or a name in report_to needs
+    except RuntimeError as error:
+        if "to be installed" in str(error):  # by a name in report_to
             raise SystemExit(f"error: {error}") from error
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
