@@ -13,7 +13,7 @@ import shlex
 import threading
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_LINES = 512  # taken apart at once; of CSV under the lock
+BLOCK_ROWS = 512  # taken apart at once, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -284,11 +284,9 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 
 
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Block]:
-    """Yield blocks of rows. In CSV a quoted field may span lines, a blank line has no fields; a bad row is a block.
+    """Yield blocks of rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV, one that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows: see
-    `_count_spoilt`.
+    Where TABs, or nothing, separate another format, quotes are ordinary text.
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
@@ -296,44 +294,51 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         format: csv, tsv or txt.
     """
     if format != "csv" and separator in ("\t", None):
-        number, lines = 1, iter(lines)
-        while block := [line.rstrip("\r\n") for line in islice(lines, BLOCK_LINES)]:
-            yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
-            number += len(block)
-        return
-    mark, line, lines = separator or _NO_SEPARATOR, 1, iter(lines)
-    options = {"delimiter": mark[0], "skipinitialspace": len(mark) > 1, "strict": True}
-    block, is_open, is_end = [], True, False  # whether the last row of the block may go on; whether there is no more
+        plain = (line.rstrip("\r\n") for line in lines)
+        rows = enumerate((line.split(separator) if separator else [line] for line in plain), start=1)
+    else:
+        rows = _read_csv(iter(lines), path, separator)
     while True:
-        if is_open:
-            more = list(islice(lines, max(BLOCK_LINES, len(block))))
-            block, is_end = block + more, not more
-        starts, rows, fault = [line], [], None
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
-            reader = csv.reader(block, **options)
             try:
-                for row in reader:
-                    rows.append(row)
-                    starts.append(line + reader.line_num)
-            except csv.Error as error:
-                fault = str(error)
+                block = list(islice(rows, BLOCK_ROWS))
             finally:
                 csv.field_size_limit(limit)
-        yield starts[:-1], rows if separator else [[mark.join(row)] if row else row for row in rows]
-        n_done = starts[-1] - line
-        is_open = fault is None or (not is_end and fault == "unexpected end of data")
-        if not is_open:
-            spoilt = block[n_done : reader.line_num]
-            n_spoilt = _count_spoilt(spoilt, separator)
-            upto = f", up to line {line + n_done + n_spoilt - 1}" if n_spoilt > 1 else ""
-            reason = "a bare CR" if "new-line" in fault else "a quote is not closed, or stands within quotes"
-            value = "".join(spoilt[:n_spoilt]).rstrip("\r\n")
-            yield [line + n_done], [BadRow(path, line + n_done, value, f"{reason}{upto}")]
-            n_done += n_spoilt
-        block, line = block[n_done:], line + n_done
-        if is_open and is_end:
+        if not block:
             return
+        yield tuple(zip(*block, strict=True))
+
+
+def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
+
+    Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
+    """
+    mark, number = separator or _NO_SEPARATOR, 1
+    taken, again = [], deque()  # lines of the row that is read; those that are rows again
+
+    def take() -> Iterator[str]:
+        while line := again.popleft() if again else next(lines, ""):
+            taken.append(line)
+            yield line
+
+    while True:
+        try:
+            for row in csv.reader(take(), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
+                yield number, row if separator or not row else [mark.join(row)]
+                number += len(taken)
+                taken.clear()
+            return
+        except csv.Error as error:
+            n_spoilt = _count_spoilt(taken, separator)
+            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
+            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
+            value = "".join(taken[:n_spoilt]).rstrip("\r\n")
+            yield number, BadRow(path, number, value, f"{reason}{upto}")
+            number += n_spoilt
+            again.extendleft(reversed(taken[n_spoilt:]))
+            taken.clear()
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:
