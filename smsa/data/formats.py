@@ -95,6 +95,8 @@ ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Row = Sequence[str | None]
 Block = tuple[Sequence[int], list]  # lines where rows start, from 1; the fields of each, or a `BadRow`
+# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the object
+JsonRow = tuple[int, str | None, "dict | BadRow"]
 
 
 def find_layout(
@@ -179,6 +181,8 @@ def open_file(
                 raw = path.open("rb", buffering=0)
             stream = stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
             yield io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end) if encoding else stream
+    except UserError:
+        raise
     # NotImplementedError: a .zip packed in another way
     except (
         OSError,
@@ -357,8 +361,8 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
 
 def read_jsonl(
     lines: Iterable[tuple[int, str]], path: Path, parse_float: Callable[[str], object] = float
-) -> Iterator[tuple[int, str, dict | BadRow]]:
-    """Yield (line, the line itself without its end, object) of each that is not blank.
+) -> Iterator[JsonRow]:
+    """Yield the row of each line that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
@@ -371,63 +375,67 @@ def read_jsonl(
         try:
             row = decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
-            row = BadRow(path, number, line, f"not valid JSON ({error})")
-        if not isinstance(row, dict | BadRow):
-            row = BadRow(path, number, row, "not an object")
-        yield number, line, row
+            yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
+        else:
+            yield number, line, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
 
 
-def split_json(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, JSON on one line) of each row in a file of JSON: an array, or an object that pandas or an API wrote.
+def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
+    """Yield each row in a file of JSON: an array, or an object that pandas or an API wrote.
 
     The rows of an object are counted, as they have no line; see `_find_rows`. Strings are texts.
+
+    Args:
+        parse_float: as in `read_jsonl`.
 
     Raises:
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*").match
+    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
+    before, line, names = 0, 1, None
 
     def require_end(position: int) -> None:
         if rest := text[position:].strip():
             raise ValueError(f"another value follows: {rest[:40]}")
 
-    position, line = skip(text, 0).end(), 1
+    position = skip(text, 0).end()
     try:
         if not text.startswith("[", position):
-            value, position = decode(text, position)
-            require_end(position)
-            rows = _find_rows(value, path)
-            yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
-            return
-        line += text.count("\n", 0, position)
-        position, before, names = position + 1, position, None
-        while not text.startswith("]", position := skip(text, position).end()):
-            line, before = line + text.count("\n", before, position), position
-            row, position = decode(text, position)
-            if isinstance(row, str):
-                yield line, json.dumps({"text": row}, ensure_ascii=False)
-            elif isinstance(row, list) and names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-                names = row
-            elif isinstance(row, list):
-                names = names or [f"column_{i + 1}" for i in range(len(row))]
-                if len(row) != len(names):
-                    raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
-                yield line, json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            else:
-                yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
-        require_end(position + 1)
+            value, end = decode(text, position)
+            require_end(end)
+            yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
+        else:
+            end = position + 1
+            while not text.startswith("]", position := skip(text, end).end()):
+                line, before = line + text.count("\n", before, position), position
+                row, end = decode(text, position)
+                if isinstance(row, dict):
+                    # a line break within a string is escaped
+                    yield line, re.sub(r"[\r\n]", " ", text[position:end]), row
+                elif isinstance(row, str):
+                    yield line, None, {"text": row}
+                elif not isinstance(row, list):
+                    yield line, None, BadRow(path, line, row, "not an object")
+                elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+                    names = row
+                else:
+                    names = names or [f"column_{i + 1}" for i in range(len(row))]
+                    if len(row) != len(names):
+                        raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
+                    yield line, None, dict(zip(names, row, strict=True))
+            require_end(position + 1)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 
 def _find_rows(found: object, path: Path) -> list[dict]:
     """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
-    if arrays := _find_arrays(held):
-        return _take_array(arrays, path)
+    if rows := _find_array(held, path):
+        return rows
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
@@ -435,63 +443,42 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
         if is_numbered or (any(map(name_kind, columns[0])) and not any(map(name_kind, held))):
             return columns  # rows by their index, or by a key that a data base gave
-    inner = [arrays for part in held.values() if isinstance(part, dict) and (arrays := _find_arrays(part))]
+    inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
     if len(inner) == 1:
-        return _take_array(inner[0], path)
-    if not columns or len(columns) < len(held) or len({len(cells) for cells in columns}) > 1:
-        raise UserError(f"{path} holds no array of objects, nor columns of one length.")
-    if all(isinstance(cells, dict) for cells in columns):
-        if any(cells.keys() != columns[0].keys() for cells in columns):
-            raise UserError(f"{path} holds columns with other rows each.")
-        columns = [cells.values() for cells in columns]
-    return [dict(zip(held, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return inner[0]
+    columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in columns]
+    if not columns or len(columns) < len(held) or any(cells.keys() != columns[0].keys() for cells in columns):
+        raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
+    return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
 
 
-def _find_arrays(held: dict) -> dict[str, list[dict]]:
-    """Return the arrays of objects in an object."""
-    return {name: rows for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
-
-
-def _take_array(arrays: dict[str, list[dict]], path: Path) -> list[dict]:
-    """Return the only one."""
+def _find_array(held: dict, path: Path) -> list[dict] | None:
+    """Return the only array of objects in an object, None where there is none."""
+    arrays = {k: rows for k, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if len(arrays) > 1:
         raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
-    return next(iter(arrays.values()))
+    return next(iter(arrays.values()), None)
 
 
-def find_paths(rows: Iterable[dict]) -> dict[str, list]:
-    """Return what stands within objects of these rows of JSON: the values of `data.text` and the like."""
-    found: dict[str, list] = {}
+def flatten(row: dict) -> dict[str, object]:
+    """Return what stands within the objects of a row of JSON, by `data.text` and the like.
 
-    def walk(value: object, path: str) -> None:
-        value = _unwrap(value)
+    A list of one is what is in it.
+    """
+    found: dict[str, object] = {}
+
+    def walk(value: object, *path: str) -> None:
+        while isinstance(value, list) and len(value) == 1:
+            (value,) = value
         if isinstance(value, dict):
             for key, part in value.items():
                 if "." not in key:
-                    walk(part, f"{path}.{key}")
-        elif "." in path:
-            found.setdefault(path, []).append(value)
+                    walk(part, *path, key)
+        elif len(path) > 1:
+            found[".".join(path)] = value
 
-    for row in rows:
-        for key, value in row.items():
-            if "." not in key:
-                walk(value, key)
+    walk(row)
     return found
-
-
-def find_within(row: dict, path: str) -> object:
-    """Return what stands there, None for nothing; a list of one is what is in it."""
-    if path in row:
-        return row[path]
-    value: object = row
-    for key in path.split("."):
-        value = _unwrap(value)
-        value = value.get(key) if isinstance(value, dict) else None
-    return _unwrap(value)
-
-
-def _unwrap(value: object) -> object:
-    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
@@ -29,24 +29,24 @@ from smsa.data.formats import (
     SHEETS,
     BadRow,
     Block,
+    JsonRow,
     are_numbers,
     are_quoted,
     find_contents,
     find_encoding,
     find_header,
     find_layout,
-    find_paths,
     find_separator,
     find_text_columns,
-    find_within,
+    flatten,
     is_unicode,
     name_kind,
     open_file,
+    read_json,
     read_jsonl,
     read_separated,
     read_sheets,
     show,
-    split_json,
     unescape,
 )
 from smsa.data.labels import are_sentiments, find_label_columns
@@ -184,7 +184,8 @@ class Source:
                 found = (row for _, _, row in self._objects(lines))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
-                self._nested = find_paths(rows)
+                for path, value in chain.from_iterable(flatten(row).items() for row in rows):
+                    self._nested.setdefault(path, []).append(value)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(lines, _ROWS_LOOKED_AT))
         if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
@@ -519,31 +520,33 @@ class Source:
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         return BadRow(self.path, line, fields, found)
 
-    def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
-        """Return the rows of JSONL or JSON; see `read_jsonl`."""
-        lines = enumerate(content, start=1) if self.format == "jsonl" else split_json(content, self.path)
-        return read_jsonl(lines, self.path, parse_float)
+    def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
+        """Return the rows of JSONL or JSON."""
+        if self.format == "json":
+            return read_json(content, self.path, parse_float)
+        return read_jsonl(enumerate(content, start=1), self.path, parse_float)
 
     def _json_rows(self, content: TextIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        names, nested = frozenset(self.names), [name for name in self.names if name in self._nested]
-        for line, written, row in self._objects(content, float if self.keep_lines else Decimal):
-            if isinstance(row, dict):
-                for path in nested:
-                    row.setdefault(path, find_within(row, path))
-                more = row.keys() - names if self.label_column is None else ()
+        known, nested = {*self.names}, [name for name in self.names if name in self._nested]
+        for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
+            row = found
+            if isinstance(found, dict):
+                if nested:
+                    row = dict.fromkeys(nested) | flatten(found) | found
+                more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:
-                    self.names, names, reason = [*self.names, *more], names | more, None
+                    self.names, known, reason = [*self.names, *more], known | more, None
                 if not wanted or not isinstance(row.get(self.text_column), str | None):
                     reason = "the text is not a string"
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"
                 if reason:
-                    row = BadRow(self.path, line, row, reason)
+                    row = BadRow(self.path, line, found, reason)
                 elif self.keep_lines:
-                    row = [written, row[self.text_column]]
+                    row = [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
                 else:
                     row = [_to_text(row.get(name)) for name in self.names]
             yield [line], [row]

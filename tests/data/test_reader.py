@@ -298,7 +298,7 @@ def test_what_has_no_sensible_answer_is_asked_and_each_way_out_works(tmp_path, n
     ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', {}, "a.json:1: not valid JSON .*another value follows"),
     ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', {}, "not valid JSON from here on .*another value follows"),
     ("a.json", b'{"text": ["a", "b"], "n": 1}', {}, "a.json holds no array of objects"),
-    ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', {}, "a.json holds columns with other rows each"),
+    ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', {}, "nor columns with the same rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', {}, "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, options, message):
