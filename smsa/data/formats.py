@@ -40,7 +40,6 @@ _FRAMES = {
     "htm": "pandas.read_html(PATH)[0]",
     "xml": "pandas.read_xml(PATH)",
 }
-_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
 _ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
@@ -134,8 +133,7 @@ def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
     if formats is INPUT_FORMATS and found in _FRAMES:
         read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
         code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
-        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
-        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
+        return f".{found} is not read. Convert it: python -c {shlex.quote(code)}"
     known = ", ".join(f".{name}" for name in formats if name != "submission")
     known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
     if formats is not INPUT_FORMATS:
@@ -359,16 +357,14 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def read_jsonl(
-    lines: Iterable[tuple[int, str]], path: Path, parse_float: Callable[[str], object] = float
-) -> Iterator[JsonRow]:
+def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
     """Yield the row of each line that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
     decode = json.JSONDecoder(parse_float=parse_float).decode
-    for number, line in lines:
+    for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n")
         if not line or line.isspace():
             continue

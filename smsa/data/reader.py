@@ -162,22 +162,15 @@ class Source:
         """Return the columns of a file and what stands in the first rows of each."""
         if self.format == "parquet":
             with self._open() as stream:
-                file = pq.ParquetFile(stream, pre_buffer=False)
-                self.schema = file.schema_arrow
-                is_strings = [is_text(field.type) for field in self.schema]
-                head = next(self._batches(file, _ROWS_LOOKED_AT), None) if any(is_strings) else None
-                columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
-                is_number = [
-                    pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema
-                ]
-                looked = zip(columns, is_strings, is_number, strict=True)
-                return self.schema.names, [
-                    column.to_pylist() if is_one or (is_rating and column.null_count < len(column)) else [0]
-                    for column, is_one, is_rating in looked
-                ]
+                self.schema = pq.read_schema(stream)
+            head = next(self._batches(_ROWS_LOOKED_AT), self.schema.empty_table())
+            return self.schema.names, [
+                column.to_pylist() if is_text(column.type) or column.null_count < len(column) else [0]
+                for column in head.columns
+            ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(enumerate(lines), self.path), 2)]
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
@@ -415,34 +408,28 @@ class Source:
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
-        if self._table is not None:
-            yield from (self._table[start : start + n_rows] for start in range(0, len(self._table), n_rows))
-            return
         columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
-        with self._open() as stream:
-            for batch in self._batches(pq.ParquetFile(stream, pre_buffer=False), n_rows, columns):
-                batches.append(batch)
-                if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
-                    yield pa.Table.from_batches(batches)
-                    batches = []
+        for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
+            batches.append(batch)
+            if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
+                table = pa.Table.from_batches(batches)
+                yield table[:n_rows]
+                batches = table[n_rows:].to_batches()
         if batches:
             yield pa.Table.from_batches(batches)
 
-    def _batches(self, file: pq.ParquetFile, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
-        try:
-            yield from file.iter_batches(n_rows, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            first, where = 1, ""
+        with self._open() as stream:
+            file, first = pq.ParquetFile(stream, pre_buffer=False), 1
             for i in range(file.num_row_groups):
                 last = first + file.metadata.row_group(i).num_rows - 1
                 try:
-                    file.read_row_group(i, columns)
-                except (OSError, pa.ArrowException):
-                    where = f": row group {i} (rows {first:,} to {last:,})"
-                    break
+                    yield from file.iter_batches(n_rows, [i], columns)
+                except (OSError, pa.ArrowException) as error:
+                    where = f"row group {i} (rows {first:,} to {last:,})"
+                    raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
                 first = last + 1
-            raise UserError(f"{self.path}{where} cannot be read: {error}") from error
 
     def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
@@ -522,9 +509,7 @@ class Source:
 
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
-        if self.format == "json":
-            return read_json(content, self.path, parse_float)
-        return read_jsonl(enumerate(content, start=1), self.path, parse_float)
+        return (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
 
     def _json_rows(self, content: TextIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
