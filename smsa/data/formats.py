@@ -28,18 +28,8 @@ from smsa.errors import UserError
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
 _ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
-# What reads other formats into a data frame
-_FRAMES = {
-    "pkl": "pandas.read_pickle(PATH)",
-    "pickle": "pandas.read_pickle(PATH)",
-    "feather": "pandas.read_feather(PATH)",
-    "arrow": "datasets.Dataset.from_file(PATH)",
-    "dta": "pandas.read_stata(PATH)",
-    "sav": "pandas.read_spss(PATH)",
-    "html": "pandas.read_html(PATH)[0]",
-    "htm": "pandas.read_html(PATH)[0]",
-    "xml": "pandas.read_xml(PATH)",
-}
+# What pandas reads, by suffix: `pandas.read_pickle` and so on
+_PANDAS = {"pkl": "pickle", "pickle": "pickle", "feather": "feather", "dta": "stata", "sav": "spss", "xml": "xml"}
 _ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
@@ -56,6 +46,8 @@ BLOCK_ROWS = 512  # taken apart at once, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
+# What reading a damaged file raises, or (the last) a .zip that is packed in another way
+_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
@@ -130,9 +122,9 @@ def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
     """Return what to do about a file of another format than these."""
     if formats is INPUT_FORMATS and found in _ARCHIVES:
         return "an archive: unpack it, and name the file with the texts."
-    if formats is INPUT_FORMATS and found in _FRAMES:
-        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
-        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
+    if formats is INPUT_FORMATS and found in _PANDAS:
+        paths = json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
+        code = f"import pandas; pandas.read_{_PANDAS[found]}({paths[0]}).to_parquet({paths[1]})"
         return f".{found} is not read. Convert it: python -c {shlex.quote(code)}"
     known = ", ".join(f".{name}" for name in formats if name != "submission")
     known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
@@ -181,16 +173,7 @@ def open_file(
             yield io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end) if encoding else stream
     except UserError:
         raise
-    # NotImplementedError: a .zip packed in another way
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        pa.ArrowException,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
