@@ -30,7 +30,6 @@ _ROWS_AT_ONCE = 10_000
 REJECTS = "rejects.jsonl"
 VALID_SHARE, VALID_SEED = 0.1, 42  # of a training file without one of validation
 _UNKNOWN = -1  # the id of a label without meaning
-_UNKNOWN_LABEL = "the label is not one of"
 SPLITS = ("train", "valid", "test")
 SMSA_URL = (
     "https://raw.githubusercontent.com/IndoNLP/indonlu/ce728f6926a36174b9923dfe49d6a6839b6e9bb7"
@@ -244,7 +243,7 @@ def read_rows(
             elif "\0" in text:
                 bad_rows.append(BadRow(path, line, text, "the text holds a NUL character"))
             elif label_id == _UNKNOWN:
-                reason = "no label" if plain is None else f"{_UNKNOWN_LABEL} {', '.join(labels)}"
+                reason = "no label" if plain is None else f"the label is not one of {', '.join(labels)}"
                 bad_rows.append(UnknownLabel(path, line, label, reason, plain, text))
             elif label_id is not None:
                 texts.append(text)
@@ -349,8 +348,7 @@ def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may
     """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
     unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
     examples = {row.plain: row for row in reversed(unknown)}
-    unshown = {id(row) for row in unknown} - {id(row) for row in examples.values()}
-    shown = [row for row in bad_rows if id(row) not in unshown]
+    shown = [row for row in bad_rows if examples.get(getattr(row, "plain", None), row) is row]
     ways = []
     if unknown:
         texts = {plain: row.text[:40] for plain, row in examples.items()}

@@ -10,7 +10,6 @@ import io
 import json
 import re
 import shlex
-import threading
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -41,13 +40,12 @@ BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
-_FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_ROWS = 512  # taken apart at once, under the lock
+BLOCK_ROWS = 512  # handed on at once
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
-# What reading a damaged file raises, or (the last) a .zip that is packed in another way
-_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What reading a damaged file raises, or (the last) a .zip that has a password or is packed in another way
+_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, RuntimeError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
@@ -141,8 +139,6 @@ def _find_member(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-            if any(member.flag_bits & 1 for member in archive.infolist()):
-                raise UserError(f"{path} has a password: unpack it, and name a file.")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
@@ -283,15 +279,7 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         rows = enumerate((line.split(separator) if separator else [line] for line in plain), start=1)
     else:
         rows = _read_csv(iter(lines), path, separator)
-    while True:
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            try:
-                block = list(islice(rows, BLOCK_ROWS))
-            finally:
-                csv.field_size_limit(limit)
-        if not block:
-            return
+    while block := list(islice(rows, BLOCK_ROWS)):
         yield tuple(zip(*block, strict=True))
 
 
@@ -300,6 +288,7 @@ def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterat
 
     Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
     """
+    csv.field_size_limit(FIELD_LIMIT)  # the process's, whose default refuses texts over 128 KiB
     mark, number = separator or _NO_SEPARATOR, 1
     taken, again = [], deque()  # lines of the row that is read; those that are rows again
 

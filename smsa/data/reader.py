@@ -321,8 +321,9 @@ class Source:
         Args:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *self.names)]
         found = [name for name in self.names if name == asked]
-        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
+        found = found or [name for name, same in zip(self.names, plain[1:], strict=True) if same == plain[0]]
         n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
         if not found and (found := [*usual[0]]):
             n_found = f"{len(found)} columns may hold the labels"
@@ -419,17 +420,9 @@ class Source:
             yield pa.Table.from_batches(batches)
 
     def _batches(self, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
+        """Yield the rows of Parquet, at most `n_rows` at a time."""
         with self._open() as stream:
-            file, first = pq.ParquetFile(stream, pre_buffer=False), 1
-            for i in range(file.num_row_groups):
-                last = first + file.metadata.row_group(i).num_rows - 1
-                try:
-                    yield from file.iter_batches(n_rows, [i], columns)
-                except (OSError, pa.ArrowException) as error:
-                    where = f"row group {i} (rows {first:,} to {last:,})"
-                    raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
-                first = last + 1
+            yield from pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
 
     def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
@@ -560,10 +553,6 @@ class Source:
             table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
             bad_rows=[(start + i, row) for i, row in bad.items()],
         )
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def _to_cell(value: object) -> str | None:

@@ -301,7 +301,7 @@ def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     data[200:2000] = os.urandom(1800)
     broken.write_bytes(data)
     shutil.copy(folder / "0.parquet", broken.with_name("a.parquet"))
-    with pytest.raises(UserError, match=r"b.parquet: row group 0 \(rows 1 to \d+\) cannot be read"):
+    with pytest.raises(UserError, match="b.parquet cannot be read"):
         predict_on_ray(cluster, folder, tmp_path / "out", [broken.parent], text_column="text")
     shutil.copy(folder / "0.csv", text.with_name("a.csv"))
     text.write_text("text,other\nenak,1\n")
