@@ -412,10 +412,9 @@ class Source:
         columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
         for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
             batches.append(batch)
-            if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
-                table = pa.Table.from_batches(batches)
-                yield table[:n_rows]
-                batches = table[n_rows:].to_batches()
+            if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
+                yield pa.Table.from_batches(batches)
+                batches = []
         if batches:
             yield pa.Table.from_batches(batches)
 
