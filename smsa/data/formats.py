@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -551,7 +551,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
@@ -576,32 +576,26 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
         return None  # so a file without header has its columns numbered
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
-    if rows and rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
+    if not any(n_filled):
+        return 1, [*rows[0]]
+    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
         n_filled[0] += bool(n_filled[0])  # an index has no name
     # a row of another width says nothing: one text with many commas without quotes would be wider than all names
-    widths = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n)
-    width = widths.most_common(1)[0][0] if widths else 0
-    most = max((n for n, row in zip(n_filled, rows, strict=True) if len(row) == width), default=0)
-    first = next((i for i, n in enumerate(n_filled) if n and 2 * n > most), None)
+    width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
+    most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
+    first = next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
     if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
         first = 0  # whatever commas without quotes make of the rows
-    if first is None:
-        return 1, [*rows[0]]
-    is_one_column = max(n_filled) == 1
-    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
+    head, is_one_column = rows[first], max(n_filled) == 1
     # the cells below each of the first row, where this does not stand again
-    below = list(zip_longest(*(row for row in rows[first + 1 :] if row != rows[first])))
-    is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
-    is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
-    is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
-    labels = [
-        j for j, cell in enumerate(rows[first]) if (cell or "").strip().lower() in SENTIMENTS and not is_number[j]
-    ]
-    said = (
-        {cell.strip().lower() for column in below for cell in column if cell} if len(labels) > 1 else SENTIMENTS.keys()
-    )
-    if labels and said & SENTIMENTS.keys():
+    below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
+    is_number = [*map(are_numbers, below)]
+    is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
+    is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
+    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
+    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
+    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
         if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
@@ -612,13 +606,18 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
                     return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
                 return i + 1, [*row]
     says_names = says_values = False
-    for j, cell in enumerate(rows[first]):
-        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or (j < len(below) and is_label[j]))
+    for j, cell in enumerate(head):
+        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
-    says_values |= any(len((cell or "").split()) >= (3 if is_one_column else 6) for cell in rows[first])
+        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
     if says_names == says_values:
         raise LookupError
-    return (first + 1, [*rows[first]]) if says_names else None
+    return (first + 1, [*head]) if says_names else None
+
+
+def is_sentiment(cell: str | None) -> bool:
+    """Whether a cell is a word for a sentiment."""
+    return (cell or "").strip().lower() in SENTIMENTS
 
 
 def are_numbers(values: Iterable[str | None]) -> bool:
@@ -639,23 +638,20 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     """
     could, weights, labels = [], [0.0] * len(names), []
     for i, values in enumerate(columns):
-        filled = (value for value in values if isinstance(value, str) and value.strip())
-        texts = list(islice(filled, _ROWS_WEIGHED))
+        texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
-        if (any(n_words) and not are_numbers(texts)) or (
-            not texts and all(value is None or isinstance(value, str) for value in values)
-        ):
+        is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
+        if is_empty or (any(n_words) and not are_numbers(texts)):
             could.append(i)
-            weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
+            weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
+        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    # `comments` that are numbers count them
-    known = [i for i in named if i in could]
-    for i in named if not known else ():
-        values = (str(value) for value in columns[i] if value is not None)
-        if names[i].lower() in _KNOWN or not names[i].endswith("s") or not are_numbers(values):
-            known.append(i)
+    is_count = [  # `comments` that are numbers
+        name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None)
+        for name, values in zip(names, columns, strict=True)
+    ]
+    known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could

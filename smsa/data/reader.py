@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from smsa.data.formats import (
     INPUT_FORMATS,
-    SENTIMENTS,
     SHEETS,
     BadRow,
     Block,
@@ -39,6 +38,7 @@ from smsa.data.formats import (
     find_separator,
     find_text_columns,
     flatten,
+    is_sentiment,
     is_unicode,
     name_kind,
     open_file,
@@ -245,8 +245,7 @@ class Source:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
         asked = (self._text_asked, self._label_asked)
         texts, could = find_text_columns(names, columns, is_typed=True)
-        n_labels = [sum((value or "").strip().lower() in SENTIMENTS for value in values) for values in columns]
-        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
+        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * sum(map(is_sentiment, values))]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
             if len(labels) != 1:  # as in SmSA, if the texts do not stand out
@@ -488,8 +487,7 @@ class Source:
             )
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-            ends_row = cells[-1].strip().lower() in SENTIMENTS
-            ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
+            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
                 return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
