@@ -78,6 +78,7 @@ _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
@@ -155,7 +156,7 @@ def open_file(
     """Open a file, decompressed; what goes wrong with it, also while it is read, names it.
 
     With an encoding it is text, whose lines have their ends: str.splitlines would also break texts at U+2028, U+0085
-    and a bare CR. Bytes that are not of the encoding become lone surrogates (see `is_unicode`).
+    and a bare CR. Bytes that are not of the encoding become lone surrogates.
     """
     try:
         with ExitStack() as stack:
@@ -220,15 +221,6 @@ class BadRowsError(UserError):
         listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
         more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
         super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written: bytes that are not UTF-8 were read as lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:

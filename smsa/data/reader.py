@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from smsa.data.formats import (
     INPUT_FORMATS,
     SHEETS,
+    SURROGATE,
     BadRow,
     Block,
     JsonRow,
@@ -39,7 +40,6 @@ from smsa.data.formats import (
     find_text_columns,
     flatten,
     is_sentiment,
-    is_unicode,
     name_kind,
     open_file,
     read_json,
@@ -304,13 +304,10 @@ class Source:
         if self._text_asked is None and not any(kind == "text" or (kind is None and n >= 3) for kind, n in n_words):
             texts = find_text_columns(last, within, is_typed=True)[0]
             added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
-        labels = find_label_columns(names, columns)[0] if self._label_asked == "label" else []
-        if (
-            self._label_asked == "label"
-            and "label" not in names
-            and all(name_kind(names[i]) == "rating" for i in labels)
-        ):
-            added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
+        if self._label_asked == "label" and "label" not in names:
+            labels = find_label_columns(names, columns)[0]
+            if all(name_kind(names[i]) == "rating" for i in labels):
+                added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
         added = [path for path in dict.fromkeys(added) if path not in names]
         return [*names, *added], [*columns, *(self._nested[path] for path in added)]
 
@@ -532,10 +529,12 @@ class Source:
         try:
             columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
-            fit = [i in bad or all(is_unicode(value) for value in row if value) for i, row in enumerate(rows)]
-            marked = zip(lines, rows, fit, strict=True)
-            reason = "not valid UTF-8"
-            rows = [row if fits else BadRow(self.path, line, row, reason) for line, row, fits in marked]
+            rows = [
+                BadRow(self.path, line, row, "not valid UTF-8")
+                if row.__class__ is list and any(map(SURROGATE.search, filter(None, row)))
+                else row
+                for line, row in zip(lines, rows, strict=True)
+            ]
             return self._to_chunk(start, lines, rows)
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
         # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
