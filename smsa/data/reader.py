@@ -364,20 +364,17 @@ class Source:
     def _take_sheet(self, cells: list[list]) -> None:
         """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
         self._notes, self._n_above = [], 0
-        rows = [[_to_cell(value) for value in row] for row in cells]
+        cells = [[_to_cell(value) for value in row] for row in cells]
+        rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
         body = [i for i in range(self._n_above, len(rows)) if any(rows[i])]
-        columns, arrays = [], []
-        for j, name in enumerate(names):
-            values = [cells[i][j] for i in body]
-            if name or any(value != "" for value in values):
-                arrays.append(_to_array(values))
-                columns.append((name or f"column_{j + 1}", values[:_ROWS_LOOKED_AT]))
-        names = [name for name, _ in columns]
-        self._table, self._lines = pa.Table.from_arrays(arrays, names=names), np.array(body, dtype=np.int64) + 1
-        self.schema = self._table.schema
+        columns = [[cells[i][j] for i in body] for j in range(len(names))]
+        kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
+        names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]
+        self._table = pa.Table.from_arrays([*map(_to_array, columns)], names=names)
+        self._lines, self.schema = np.array(body, dtype=np.int64) + 1, self._table.schema
         # of a column of strings, what looks like a number is no text, as in CSV
-        self._set_columns(names, [[value or None for value in values] for _, values in columns])
+        self._set_columns(names, [values[:_ROWS_LOOKED_AT] for values in columns])
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
@@ -551,24 +548,21 @@ class Source:
         )
 
 
-def _to_cell(value: object) -> str | None:
-    """Return a cell of a workbook as text, whole numbers without a point, nothing as None."""
+def _to_cell(value: object) -> object:
+    """Return a cell of a workbook: None for an empty one; whole numbers, which are floats there, as integers."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    return None if value == "" else str(value)
+        return int(value)
+    return None if value == "" else value
 
 
-def _to_array(values: list) -> pa.Array:
+def _to_array(cells: list) -> pa.Array:
     """Return a column of a workbook: of numbers, booleans or dates where all cells are such, else of text."""
-    kinds = {type(value) for value in values} - {str}
-    if kinds and not any(isinstance(value, str) and value for value in values):
-        cells = [None if value == "" else value for value in values]
-        if kinds <= {int, float}:
-            is_whole = all(cell is None or (float(cell).is_integer() and abs(cell) < 2**53) for cell in cells)
-            return pa.array(cells, pa.float64()).cast(pa.int64() if is_whole else pa.float64())
-        if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
-            return pa.array(cells)
-    return pa.array([_to_cell(value) for value in values], pa.string())
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds and kinds <= {int, float}:
+        return pa.array(cells, pa.float64() if float in kinds else pa.int64())
+    if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
+        return pa.array(cells)
+    return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
 
 
 def _to_text(value: object) -> str | None:
