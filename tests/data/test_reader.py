@@ -217,6 +217,9 @@ BAD = {
     "without.jsonl": (b'{"text":"a"}\n{}\n{"text":"c"}\n', "ac", [2], "no 'text'"),
     "broken.jsonl": (b'{"text":"a"}\n{"text":\n{"text":"c"}\n', "ac", [2], "not valid JSON"),
     "surrogate.jsonl": (b'{"text":"a"}\n{"text":"\\ud800"}\n{"text":"c"}\n', "ac", [2], "not valid UTF-8"),
+    "first.jsonl": (b'{}\n{"id":"1","text":"a"}\n{"id":"2","text":"c"}\n', "ac", [1], "no 'text'"),
+    "first a number.jsonl": (b'{"text":1,"id":"x"}\n{"id":"1","text":"a"}\n', "a", [1], "the text is not a string"),
+    "first another.jsonl": (b'[]\n{"id":"x"}\n{"id":"1","text":"a"}\n', "a", [1, 2], "not an object"),
     "all.jsonl": (b"[]\n1\n{}\n", [], [1, 2, 3], "not"),
     "a.txt": (b"a\nb\xff\nc\n", "ac", [2], "not valid UTF-8"),
 }  # fmt: skip
@@ -271,17 +274,6 @@ def test_row_groups_are_no_chunks_and_a_damaged_one_is_an_error(tmp_path, n_rows
     path.write_bytes(content)
     with pytest.raises(UserError, match="a.parquet cannot be read"):
         list(Source(path).chunks(n_rows))
-
-
-@pytest.mark.parametrize("head", ["{}", "[]", '{"text":1,"id":"x"}', '{"id":"x"}'])
-@pytest.mark.parametrize("text_column", [None, "text"])
-def test_an_odd_first_line_of_jsonl_decides_nothing(tmp_path, head, text_column):
-    path = tmp_path / "a.jsonl"
-    path.write_text(f'{head}\n{{"id":"1","text":"a"}}\n{{"id":"2","text":"b"}}\n', encoding="utf-8")
-    for keep_lines in (True, False):
-        (chunk,) = Source(path, keep_lines=keep_lines, text_column=text_column).chunks(9)
-        assert chunk.texts.to_pylist() == ["a", "b"]
-        assert [number for number, _ in chunk.bad_rows] == [0]
 
 
 def test_a_field_may_be_long_but_one_that_is_left_open_ends(tmp_path):
