@@ -60,7 +60,7 @@ def write_file(path, rows: list[dict]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     elif name.endswith(".tsv"):
-        text.writelines("\t".join(fields) + "\n" for fields in (keys, *(row.values() for row in rows)))
+        text.writelines("\t".join(fields) + "\n" for fields in [keys, *([row[key] for key in keys] for row in rows)])
     elif name.endswith(".jsonl"):
         text.writelines(json.dumps(row) + "\n" for row in rows)
     elif name.endswith(".txt"):
