@@ -1,7 +1,6 @@
 """What the tests of prediction share: hostile texts, files that other libraries wrote, and a fast classifier."""
 
 import csv
-import gzip
 import io
 import json
 
@@ -51,26 +50,23 @@ def make_classifier(model, tokenizer, chunk_rows: int = 8, **options) -> Sentime
 
 def write_file(path, rows: list[dict]) -> None:
     """Write rows of strings or None by libraries that are not the one under test."""
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    name, keys = path.name.removesuffix(".gz").removesuffix(".zst"), list(rows[0])
     if name.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in rows[0]])), path)
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in keys])), path)
         return
-    text, keys = io.StringIO(newline=""), list(rows[0])
-    table = [keys, *([row[key] for key in keys] for row in rows)]
+    text = io.StringIO(newline="")
     if name.endswith(".csv"):
-        csv.writer(text, quoting=csv.QUOTE_ALL).writerows(table)
+        writer = csv.DictWriter(text, keys, quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
     elif name.endswith(".tsv"):
-        text.write("".join("\t".join(fields) + "\n" for fields in table))
+        text.writelines("\t".join(fields) + "\n" for fields in [keys, *([row[key] for key in keys] for row in rows)])
     elif name.endswith(".jsonl"):
-        text.write("".join(json.dumps(row) + "\n" for row in rows))
+        text.writelines(json.dumps(row) + "\n" for row in rows)
     elif name.endswith(".txt"):
-        text.write("".join(row["text"] + "\n" for row in rows))
-    content = text.getvalue().encode()
-    if path.suffix == ".zst":
-        with pa.output_stream(path, compression="zstd") as stream:
-            stream.write(content)
-    else:
-        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+        text.writelines(row["text"] + "\n" for row in rows)
+    with pa.output_stream(str(path)) as stream:  # compressed as the suffix says
+        stream.write(text.getvalue().encode())
 
 
 def write_workbook(path, sheets: dict[str, list[list]]) -> None:
@@ -92,15 +88,17 @@ def read_file(path) -> list[dict]:
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
         return pq.read_table(path).to_pylist()
-    if path.suffix == ".zst":
-        content = pa.input_stream(path, compression="zstd").read()
-    else:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    text = content.decode()
+    text = pa.input_stream(str(path)).read().decode()
     if name.endswith(".csv"):
+<<<<<<< HEAD
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
         return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     if name.endswith((".jsonl", ".json")):
+=======
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    elif name.endswith(".jsonl"):
+>>>>>>> A
         return [json.loads(line) for line in text.split("\n")[:-1]]
-    lines = [line.split("\t") for line in text.split("\n")[:-1]]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    else:
+        header, *rows = (line.split("\t") for line in text.split("\n")[:-1])
+    return [dict(zip(header, row, strict=True)) for row in rows]

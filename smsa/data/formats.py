@@ -10,14 +10,13 @@ import io
 import json
 import re
 import shlex
-import threading
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,19 +27,8 @@ from smsa.errors import UserError
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
 _ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
-# What reads other formats into a data frame
-_FRAMES = {
-    "pkl": "pandas.read_pickle(PATH)",
-    "pickle": "pandas.read_pickle(PATH)",
-    "feather": "pandas.read_feather(PATH)",
-    "arrow": "datasets.Dataset.from_file(PATH)",
-    "dta": "pandas.read_stata(PATH)",
-    "sav": "pandas.read_spss(PATH)",
-    "html": "pandas.read_html(PATH)[0]",
-    "htm": "pandas.read_html(PATH)[0]",
-    "xml": "pandas.read_xml(PATH)",
-}
-_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
+# What pandas reads, by suffix: `pandas.read_pickle` and so on
+_PANDAS = {"pkl": "pickle", "pickle": "pickle", "feather": "feather", "dta": "stata", "sav": "spss", "xml": "xml"}
 _ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
@@ -52,11 +40,12 @@ BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
-_FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_LINES = 512  # taken apart at once; of CSV under the lock
+BLOCK_ROWS = 512  # handed on at once
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
+# What reading a damaged file raises, or (the last) a .zip that has a password or is packed in another way
+_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, RuntimeError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
@@ -89,12 +78,15 @@ _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Row = Sequence[str | None]
 Block = tuple[Sequence[int], list]  # lines where rows start, from 1; the fields of each, or a `BadRow`
+# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the object
+JsonRow = tuple[int, str | None, "dict | BadRow"]
 
 
 def find_layout(
@@ -129,11 +121,10 @@ def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
     """Return what to do about a file of another format than these."""
     if formats is INPUT_FORMATS and found in _ARCHIVES:
         return "an archive: unpack it, and name the file with the texts."
-    if formats is INPUT_FORMATS and found in _FRAMES:
-        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
-        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
-        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
-        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
+    if formats is INPUT_FORMATS and found in _PANDAS:
+        paths = json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
+        code = f"import pandas; pandas.read_{_PANDAS[found]}({paths[0]}).to_parquet({paths[1]})"
+        return f".{found} is not read. Convert it: python -c {shlex.quote(code)}"
     known = ", ".join(f".{name}" for name in formats if name != "submission")
     known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
     if formats is not INPUT_FORMATS:
@@ -149,8 +140,6 @@ def _find_member(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-            if any(member.flag_bits & 1 for member in archive.infolist()):
-                raise UserError(f"{path} has a password: unpack it, and name a file.")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
@@ -167,7 +156,7 @@ def open_file(
     """Open a file, decompressed; what goes wrong with it, also while it is read, names it.
 
     With an encoding it is text, whose lines have their ends: str.splitlines would also break texts at U+2028, U+0085
-    and a bare CR. Bytes that are not of the encoding become lone surrogates (see `is_unicode`).
+    and a bare CR. Bytes that are not of the encoding become lone surrogates.
     """
     try:
         with ExitStack() as stack:
@@ -179,16 +168,9 @@ def open_file(
                 raw = path.open("rb", buffering=0)
             stream = stack.enter_context(io.BufferedReader(stack.enter_context(raw), 1 << 20))
             yield io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline=end) if encoding else stream
-    # NotImplementedError: a .zip packed in another way
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        pa.ArrowException,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+    except UserError:
+        raise
+    except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
@@ -241,15 +223,6 @@ class BadRowsError(UserError):
         super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
 
 
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written: bytes that are not UTF-8 were read as lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     """Return the encoding of text and what ends its lines: LF, as in CRLF, or CR where there is no LF.
 
@@ -284,11 +257,9 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 
 
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Block]:
-    """Yield blocks of rows. In CSV a quoted field may span lines, a blank line has no fields; a bad row is a block.
+    """Yield blocks of rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV, one that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows: see
-    `_count_spoilt`.
+    Where TABs, or nothing, separate another format, quotes are ordinary text.
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
@@ -296,44 +267,44 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         format: csv, tsv or txt.
     """
     if format != "csv" and separator in ("\t", None):
-        number, lines = 1, iter(lines)
-        while block := [line.rstrip("\r\n") for line in islice(lines, BLOCK_LINES)]:
-            yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
-            number += len(block)
-        return
-    mark, line, lines = separator or _NO_SEPARATOR, 1, iter(lines)
-    options = {"delimiter": mark[0], "skipinitialspace": len(mark) > 1, "strict": True}
-    block, is_open, is_end = [], True, False  # whether the last row of the block may go on; whether there is no more
+        plain = (line.rstrip("\r\n") for line in lines)
+        rows = enumerate((line.split(separator) if separator else [line] for line in plain), start=1)
+    else:
+        rows = _read_csv(iter(lines), path, separator)
+    while block := list(islice(rows, BLOCK_ROWS)):
+        yield tuple(zip(*block, strict=True))
+
+
+def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
+
+    Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
+    """
+    csv.field_size_limit(FIELD_LIMIT)  # the process's, whose default refuses texts over 128 KiB
+    mark, number = separator or _NO_SEPARATOR, 1
+    taken, again = [], deque()  # lines of the row that is read; those that are rows again
+
+    def take() -> Iterator[str]:
+        while line := again.popleft() if again else next(lines, ""):
+            taken.append(line)
+            yield line
+
     while True:
-        if is_open:
-            more = list(islice(lines, max(BLOCK_LINES, len(block))))
-            block, is_end = block + more, not more
-        starts, rows, fault = [line], [], None
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            reader = csv.reader(block, **options)
-            try:
-                for row in reader:
-                    rows.append(row)
-                    starts.append(line + reader.line_num)
-            except csv.Error as error:
-                fault = str(error)
-            finally:
-                csv.field_size_limit(limit)
-        yield starts[:-1], rows if separator else [[mark.join(row)] if row else row for row in rows]
-        n_done = starts[-1] - line
-        is_open = fault is None or (not is_end and fault == "unexpected end of data")
-        if not is_open:
-            spoilt = block[n_done : reader.line_num]
-            n_spoilt = _count_spoilt(spoilt, separator)
-            upto = f", up to line {line + n_done + n_spoilt - 1}" if n_spoilt > 1 else ""
-            reason = "a bare CR" if "new-line" in fault else "a quote is not closed, or stands within quotes"
-            value = "".join(spoilt[:n_spoilt]).rstrip("\r\n")
-            yield [line + n_done], [BadRow(path, line + n_done, value, f"{reason}{upto}")]
-            n_done += n_spoilt
-        block, line = block[n_done:], line + n_done
-        if is_open and is_end:
+        try:
+            for row in csv.reader(take(), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
+                yield number, row if separator or not row else [mark.join(row)]
+                number += len(taken)
+                taken.clear()
             return
+        except csv.Error as error:
+            n_spoilt = _count_spoilt(taken, separator)
+            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
+            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
+            value = "".join(taken[:n_spoilt]).rstrip("\r\n")
+            yield number, BadRow(path, number, value, f"{reason}{upto}")
+            number += n_spoilt
+            again.extendleft(reversed(taken[n_spoilt:]))
+            taken.clear()
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:
@@ -350,79 +321,81 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def read_jsonl(
-    lines: Iterable[tuple[int, str]], path: Path, parse_float: Callable[[str], object] = float
-) -> Iterator[tuple[int, str, dict | BadRow]]:
-    """Yield (line, the line itself without its end, object) of each that is not blank.
+def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
+    """Yield the row of each line that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
     decode = json.JSONDecoder(parse_float=parse_float).decode
-    for number, line in lines:
+    for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n")
         if not line or line.isspace():
             continue
         try:
             row = decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
-            row = BadRow(path, number, line, f"not valid JSON ({error})")
-        if not isinstance(row, dict | BadRow):
-            row = BadRow(path, number, row, "not an object")
-        yield number, line, row
+            yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
+        else:
+            yield number, line, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
 
 
-def split_json(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, JSON on one line) of each row in a file of JSON: an array, or an object that pandas or an API wrote.
+def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
+    """Yield each row in a file of JSON: an array, or an object that pandas or an API wrote.
 
     The rows of an object are counted, as they have no line; see `_find_rows`. Strings are texts.
+
+    Args:
+        parse_float: as in `read_jsonl`.
 
     Raises:
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*").match
+    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
+    before, line, names = 0, 1, None
 
     def require_end(position: int) -> None:
         if rest := text[position:].strip():
             raise ValueError(f"another value follows: {rest[:40]}")
 
-    position, line = skip(text, 0).end(), 1
+    position = skip(text, 0).end()
     try:
         if not text.startswith("[", position):
-            value, position = decode(text, position)
-            require_end(position)
-            rows = _find_rows(value, path)
-            yield from enumerate((json.dumps(row, ensure_ascii=False) for row in rows), start=1)
-            return
-        line += text.count("\n", 0, position)
-        position, before, names = position + 1, position, None
-        while not text.startswith("]", position := skip(text, position).end()):
-            line, before = line + text.count("\n", before, position), position
-            row, position = decode(text, position)
-            if isinstance(row, str):
-                yield line, json.dumps({"text": row}, ensure_ascii=False)
-            elif isinstance(row, list) and names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-                names = row
-            elif isinstance(row, list):
-                names = names or [f"column_{i + 1}" for i in range(len(row))]
-                if len(row) != len(names):
-                    raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
-                yield line, json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            else:
-                yield line, re.sub(r"[\r\n]", " ", text[before:position])  # a line break within a string is escaped
-        require_end(position + 1)
+            value, end = decode(text, position)
+            require_end(end)
+            yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
+        else:
+            end = position + 1
+            while not text.startswith("]", position := skip(text, end).end()):
+                line, before = line + text.count("\n", before, position), position
+                row, end = decode(text, position)
+                if isinstance(row, dict):
+                    # a line break within a string is escaped
+                    yield line, re.sub(r"[\r\n]", " ", text[position:end]), row
+                elif isinstance(row, str):
+                    yield line, None, {"text": row}
+                elif not isinstance(row, list):
+                    yield line, None, BadRow(path, line, row, "not an object")
+                elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+                    names = row
+                else:
+                    names = names or [f"column_{i + 1}" for i in range(len(row))]
+                    if len(row) != len(names):
+                        raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
+                    yield line, None, dict(zip(names, row, strict=True))
+            require_end(position + 1)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 
 def _find_rows(found: object, path: Path) -> list[dict]:
     """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
-    if arrays := _find_arrays(held):
-        return _take_array(arrays, path)
+    if rows := _find_array(held, path):
+        return rows
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
@@ -430,63 +403,42 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
         if is_numbered or (any(map(name_kind, columns[0])) and not any(map(name_kind, held))):
             return columns  # rows by their index, or by a key that a data base gave
-    inner = [arrays for part in held.values() if isinstance(part, dict) and (arrays := _find_arrays(part))]
+    inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
     if len(inner) == 1:
-        return _take_array(inner[0], path)
-    if not columns or len(columns) < len(held) or len({len(cells) for cells in columns}) > 1:
-        raise UserError(f"{path} holds no array of objects, nor columns of one length.")
-    if all(isinstance(cells, dict) for cells in columns):
-        if any(cells.keys() != columns[0].keys() for cells in columns):
-            raise UserError(f"{path} holds columns with other rows each.")
-        columns = [cells.values() for cells in columns]
-    return [dict(zip(held, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return inner[0]
+    columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in columns]
+    if not columns or len(columns) < len(held) or any(cells.keys() != columns[0].keys() for cells in columns):
+        raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
+    return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
 
 
-def _find_arrays(held: dict) -> dict[str, list[dict]]:
-    """Return the arrays of objects in an object."""
-    return {name: rows for name, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
-
-
-def _take_array(arrays: dict[str, list[dict]], path: Path) -> list[dict]:
-    """Return the only one."""
+def _find_array(held: dict, path: Path) -> list[dict] | None:
+    """Return the only array of objects in an object, None where there is none."""
+    arrays = {k: rows for k, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if len(arrays) > 1:
         raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
-    return next(iter(arrays.values()))
+    return next(iter(arrays.values()), None)
 
 
-def find_paths(rows: Iterable[dict]) -> dict[str, list]:
-    """Return what stands within objects of these rows of JSON: the values of `data.text` and the like."""
-    found: dict[str, list] = {}
+def flatten(row: dict) -> dict[str, object]:
+    """Return what stands within the objects of a row of JSON, by `data.text` and the like.
 
-    def walk(value: object, path: str) -> None:
-        value = _unwrap(value)
+    A list of one is what is in it.
+    """
+    found: dict[str, object] = {}
+
+    def walk(value: object, *path: str) -> None:
+        while isinstance(value, list) and len(value) == 1:
+            (value,) = value
         if isinstance(value, dict):
             for key, part in value.items():
                 if "." not in key:
-                    walk(part, f"{path}.{key}")
-        elif "." in path:
-            found.setdefault(path, []).append(value)
+                    walk(part, *path, key)
+        elif len(path) > 1:
+            found[".".join(path)] = value
 
-    for row in rows:
-        for key, value in row.items():
-            if "." not in key:
-                walk(value, key)
+    walk(row)
     return found
-
-
-def find_within(row: dict, path: str) -> object:
-    """Return what stands there, None for nothing; a list of one is what is in it."""
-    if path in row:
-        return row[path]
-    value: object = row
-    for key in path.split("."):
-        value = _unwrap(value)
-        value = value.get(key) if isinstance(value, dict) else None
-    return _unwrap(value)
-
-
-def _unwrap(value: object) -> object:
-    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
@@ -591,7 +543,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
@@ -616,32 +568,26 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
         return None  # so a file without header has its columns numbered
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
-    if rows and rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
+    if not any(n_filled):
+        return 1, [*rows[0]]
+    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
         n_filled[0] += bool(n_filled[0])  # an index has no name
     # a row of another width says nothing: one text with many commas without quotes would be wider than all names
-    widths = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n)
-    width = widths.most_common(1)[0][0] if widths else 0
-    most = max((n for n, row in zip(n_filled, rows, strict=True) if len(row) == width), default=0)
-    first = next((i for i, n in enumerate(n_filled) if n and 2 * n > most), None)
+    width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
+    most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
+    first = next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
     if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
         first = 0  # whatever commas without quotes make of the rows
-    if first is None:
-        return 1, [*rows[0]]
-    is_one_column = max(n_filled) == 1
-    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
+    head, is_one_column = rows[first], max(n_filled) == 1
     # the cells below each of the first row, where this does not stand again
-    below = list(zip_longest(*(row for row in rows[first + 1 :] if row != rows[first])))
-    is_number = [are_numbers(cells) for cells in below] + [False] * len(rows[first])
-    is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
-    is_once = [not cell or j >= len(below) or cell not in below[j] for j, cell in enumerate(rows[first])]
-    labels = [
-        j for j, cell in enumerate(rows[first]) if (cell or "").strip().lower() in SENTIMENTS and not is_number[j]
-    ]
-    said = (
-        {cell.strip().lower() for column in below for cell in column if cell} if len(labels) > 1 else SENTIMENTS.keys()
-    )
-    if labels and said & SENTIMENTS.keys():
+    below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
+    is_number = [*map(are_numbers, below)]
+    is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
+    is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
+    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
+    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
+    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
         if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
@@ -652,13 +598,18 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
                     return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
                 return i + 1, [*row]
     says_names = says_values = False
-    for j, cell in enumerate(rows[first]):
-        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or (j < len(below) and is_label[j]))
+    for j, cell in enumerate(head):
+        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
-    says_values |= any(len((cell or "").split()) >= (3 if is_one_column else 6) for cell in rows[first])
+        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
     if says_names == says_values:
         raise LookupError
-    return (first + 1, [*rows[first]]) if says_names else None
+    return (first + 1, [*head]) if says_names else None
+
+
+def is_sentiment(cell: str | None) -> bool:
+    """Whether a cell is a word for a sentiment."""
+    return (cell or "").strip().lower() in SENTIMENTS
 
 
 def are_numbers(values: Iterable[str | None]) -> bool:
@@ -679,23 +630,20 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     """
     could, weights, labels = [], [0.0] * len(names), []
     for i, values in enumerate(columns):
-        filled = (value for value in values if isinstance(value, str) and value.strip())
-        texts = list(islice(filled, _ROWS_WEIGHED))
+        texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
-        if (any(n_words) and not are_numbers(texts)) or (
-            not texts and all(value is None or isinstance(value, str) for value in values)
-        ):
+        is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
+        if is_empty or (any(n_words) and not are_numbers(texts)):
             could.append(i)
-            weights[i] = sum(n_words) / len(texts) * len(set(texts)) / len(texts) if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
+            weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
+        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    # `comments` that are numbers count them
-    known = [i for i in named if i in could]
-    for i in named if not known else ():
-        values = (str(value) for value in columns[i] if value is not None)
-        if names[i].lower() in _KNOWN or not names[i].endswith("s") or not are_numbers(values):
-            known.append(i)
+    is_count = [  # `comments` that are numbers
+        name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None)
+        for name, values in zip(names, columns, strict=True)
+    ]
+    known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
         return known or could, could

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
@@ -25,28 +25,28 @@ import pyarrow.parquet as pq
 
 from smsa.data.formats import (
     INPUT_FORMATS,
-    SENTIMENTS,
     SHEETS,
+    SURROGATE,
     BadRow,
     Block,
+    JsonRow,
     are_numbers,
     are_quoted,
     find_contents,
     find_encoding,
     find_header,
     find_layout,
-    find_paths,
     find_separator,
     find_text_columns,
-    find_within,
-    is_unicode,
+    flatten,
+    is_sentiment,
     name_kind,
     open_file,
+    read_json,
     read_jsonl,
     read_separated,
     read_sheets,
     show,
-    split_json,
     unescape,
 )
 from smsa.data.labels import are_sentiments, find_label_columns
@@ -162,29 +162,23 @@ class Source:
         """Return the columns of a file and what stands in the first rows of each."""
         if self.format == "parquet":
             with self._open() as stream:
-                file = pq.ParquetFile(stream, pre_buffer=False)
-                self.schema = file.schema_arrow
-                is_strings = [is_text(field.type) for field in self.schema]
-                head = next(self._batches(file, _ROWS_LOOKED_AT), None) if any(is_strings) else None
-                columns = head.columns if head is not None else [pa.array([])] * len(is_strings)
-                is_number = [
-                    pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema
-                ]
-                looked = zip(columns, is_strings, is_number, strict=True)
-                return self.schema.names, [
-                    column.to_pylist() if is_one or (is_rating and column.null_count < len(column)) else [0]
-                    for column, is_one, is_rating in looked
-                ]
+                self.schema = pq.read_schema(stream)
+            head = next(self._batches(_ROWS_LOOKED_AT), self.schema.empty_table())
+            return self.schema.names, [
+                column.to_pylist() if is_text(column.type) or column.null_count < len(column) else [0]
+                for column in head.columns
+            ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(enumerate(lines), self.path), 2)]
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
                 found = (row for _, _, row in self._objects(lines))
                 rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
                 names = list(dict.fromkeys(key for row in rows for key in row))
-                self._nested = find_paths(rows)
+                for path, value in chain.from_iterable(flatten(row).items() for row in rows):
+                    self._nested.setdefault(path, []).append(value)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(lines, _ROWS_LOOKED_AT))
         if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
@@ -251,8 +245,7 @@ class Source:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
         asked = (self._text_asked, self._label_asked)
         texts, could = find_text_columns(names, columns, is_typed=True)
-        n_labels = [sum((value or "").strip().lower() in SENTIMENTS for value in values) for values in columns]
-        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
+        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * sum(map(is_sentiment, values))]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
             if len(labels) != 1:  # as in SmSA, if the texts do not stand out
@@ -311,13 +304,10 @@ class Source:
         if self._text_asked is None and not any(kind == "text" or (kind is None and n >= 3) for kind, n in n_words):
             texts = find_text_columns(last, within, is_typed=True)[0]
             added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
-        labels = find_label_columns(names, columns)[0] if self._label_asked == "label" else []
-        if (
-            self._label_asked == "label"
-            and "label" not in names
-            and all(name_kind(names[i]) == "rating" for i in labels)
-        ):
-            added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
+        if self._label_asked == "label" and "label" not in names:
+            labels = find_label_columns(names, columns)[0]
+            if all(name_kind(names[i]) == "rating" for i in labels):
+                added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
         added = [path for path in dict.fromkeys(added) if path not in names]
         return [*names, *added], [*columns, *(self._nested[path] for path in added)]
 
@@ -327,8 +317,9 @@ class Source:
         Args:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *self.names)]
         found = [name for name in self.names if name == asked]
-        found = found or [name for name in self.names if _plain_name(name) == _plain_name(asked)]
+        found = found or [name for name, same in zip(self.names, plain[1:], strict=True) if same == plain[0]]
         n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
         if not found and (found := [*usual[0]]):
             n_found = f"{len(found)} columns may hold the labels"
@@ -373,20 +364,17 @@ class Source:
     def _take_sheet(self, cells: list[list]) -> None:
         """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
         self._notes, self._n_above = [], 0
-        rows = [[_to_cell(value) for value in row] for row in cells]
+        cells = [[_to_cell(value) for value in row] for row in cells]
+        rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
         body = [i for i in range(self._n_above, len(rows)) if any(rows[i])]
-        columns, arrays = [], []
-        for j, name in enumerate(names):
-            values = [cells[i][j] for i in body]
-            if name or any(value != "" for value in values):
-                arrays.append(_to_array(values))
-                columns.append((name or f"column_{j + 1}", values[:_ROWS_LOOKED_AT]))
-        names = [name for name, _ in columns]
-        self._table, self._lines = pa.Table.from_arrays(arrays, names=names), np.array(body, dtype=np.int64) + 1
-        self.schema = self._table.schema
+        columns = [[cells[i][j] for i in body] for j in range(len(names))]
+        kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
+        names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]
+        self._table = pa.Table.from_arrays([*map(_to_array, columns)], names=names)
+        self._lines, self.schema = np.array(body, dtype=np.int64) + 1, self._table.schema
         # of a column of strings, what looks like a number is no text, as in CSV
-        self._set_columns(names, [[value or None for value in values] for _, values in columns])
+        self._set_columns(names, [values[:_ROWS_LOOKED_AT] for values in columns])
 
     def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
@@ -414,34 +402,19 @@ class Source:
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
-        if self._table is not None:
-            yield from (self._table[start : start + n_rows] for start in range(0, len(self._table), n_rows))
-            return
         columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
-        with self._open() as stream:
-            for batch in self._batches(pq.ParquetFile(stream, pre_buffer=False), n_rows, columns):
-                batches.append(batch)
-                if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
-                    yield pa.Table.from_batches(batches)
-                    batches = []
+        for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
+            batches.append(batch)
+            if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
+                yield pa.Table.from_batches(batches)
+                batches = []
         if batches:
             yield pa.Table.from_batches(batches)
 
-    def _batches(self, file: pq.ParquetFile, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
-        try:
-            yield from file.iter_batches(n_rows, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            first, where = 1, ""
-            for i in range(file.num_row_groups):
-                last = first + file.metadata.row_group(i).num_rows - 1
-                try:
-                    file.read_row_group(i, columns)
-                except (OSError, pa.ArrowException):
-                    where = f": row group {i} (rows {first:,} to {last:,})"
-                    break
-                first = last + 1
-            raise UserError(f"{self.path}{where} cannot be read: {error}") from error
+    def _batches(self, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of Parquet, at most `n_rows` at a time."""
+        with self._open() as stream:
+            yield from pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
 
     def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
@@ -508,8 +481,7 @@ class Source:
             )
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-            ends_row = cells[-1].strip().lower() in SENTIMENTS
-            ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
+            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
                 return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
@@ -519,31 +491,31 @@ class Source:
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         return BadRow(self.path, line, fields, found)
 
-    def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[tuple[int, str, dict | BadRow]]:
-        """Return the rows of JSONL or JSON; see `read_jsonl`."""
-        lines = enumerate(content, start=1) if self.format == "jsonl" else split_json(content, self.path)
-        return read_jsonl(lines, self.path, parse_float)
+    def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
+        """Return the rows of JSONL or JSON."""
+        return (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
 
     def _json_rows(self, content: TextIO) -> Iterator[Block]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        names, nested = frozenset(self.names), [name for name in self.names if name in self._nested]
-        for line, written, row in self._objects(content, float if self.keep_lines else Decimal):
-            if isinstance(row, dict):
-                for path in nested:
-                    row.setdefault(path, find_within(row, path))
-                more = row.keys() - names if self.label_column is None else ()
+        known, nested = {*self.names}, [name for name in self.names if name in self._nested]
+        for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
+            row = found
+            if isinstance(found, dict):
+                if nested:
+                    row = dict.fromkeys(nested) | flatten(found) | found
+                more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:
-                    self.names, names, reason = [*self.names, *more], names | more, None
+                    self.names, known, reason = [*self.names, *more], known | more, None
                 if not wanted or not isinstance(row.get(self.text_column), str | None):
                     reason = "the text is not a string"
                 if missing := [name for name in wanted if name not in row]:
                     reason = f"no {missing[0]!r}"
                 if reason:
-                    row = BadRow(self.path, line, row, reason)
+                    row = BadRow(self.path, line, found, reason)
                 elif self.keep_lines:
-                    row = [written, row[self.text_column]]
+                    row = [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
                 else:
                     row = [_to_text(row.get(name)) for name in self.names]
             yield [line], [row]
@@ -554,10 +526,12 @@ class Source:
         try:
             columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
-            fit = [i in bad or all(is_unicode(value) for value in row if value) for i, row in enumerate(rows)]
-            marked = zip(lines, rows, fit, strict=True)
-            reason = "not valid UTF-8"
-            rows = [row if fits else BadRow(self.path, line, row, reason) for line, row, fits in marked]
+            rows = [
+                BadRow(self.path, line, row, "not valid UTF-8")
+                if row.__class__ is list and any(map(SURROGATE.search, filter(None, row)))
+                else row
+                for line, row in zip(lines, rows, strict=True)
+            ]
             return self._to_chunk(start, lines, rows)
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
         # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
@@ -574,28 +548,21 @@ class Source:
         )
 
 
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _to_cell(value: object) -> str | None:
-    """Return a cell of a workbook as text, whole numbers without a point, nothing as None."""
+def _to_cell(value: object) -> object:
+    """Return a cell of a workbook: None for an empty one; whole numbers, which are floats there, as integers."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    return None if value == "" else str(value)
+        return int(value)
+    return None if value == "" else value
 
 
-def _to_array(values: list) -> pa.Array:
+def _to_array(cells: list) -> pa.Array:
     """Return a column of a workbook: of numbers, booleans or dates where all cells are such, else of text."""
-    kinds = {type(value) for value in values} - {str}
-    if kinds and not any(isinstance(value, str) and value for value in values):
-        cells = [None if value == "" else value for value in values]
-        if kinds <= {int, float}:
-            is_whole = all(cell is None or (float(cell).is_integer() and abs(cell) < 2**53) for cell in cells)
-            return pa.array(cells, pa.float64()).cast(pa.int64() if is_whole else pa.float64())
-        if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
-            return pa.array(cells)
-    return pa.array([_to_cell(value) for value in values], pa.string())
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds and kinds <= {int, float}:
+        return pa.array(cells, pa.float64() if float in kinds else pa.int64())
+    if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
+        return pa.array(cells)
+    return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
 
 
 def _to_text(value: object) -> str | None:

@@ -1,11 +1,10 @@
 """Reading is exact or it stops: nothing in a file may become a wrong number."""
 
-import re
 from pathlib import Path
 
 import pytest
 from conftest import SAMPLE_DIR
-from datasets import ClassLabel, Column, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import write_file, write_workbook
@@ -13,7 +12,7 @@ from tables import write_file, write_workbook
 from smsa.data import datasets as data
 from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows
 from smsa.data.formats import BadRowsError
-from smsa.data.labels import LABELS, match_labels, parse_labels, plain_label, propose_map
+from smsa.data.labels import LABELS, match_labels, plain_label, propose_map
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
@@ -21,93 +20,45 @@ GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
 
 # Texts that a reader may take for something else: no line break, tab or NUL, which a .tsv cannot hold, and not blank.
 hostile_texts = st.one_of(
-    st.sampled_from(
-        ["NA", "null", "NaN", "None", "#", '"', "''", '"a"', "a,b", "=1+1", "1", "-1", "\u2028x", "x\x85y", "a\rb"]
-    ),
+    st.sampled_from(["NA", "null", "#", '"', "''", '"a"', "a,b", "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n"), min_size=1, max_size=40),
 ).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
 
 
-@settings(deadline=None, max_examples=60)
-@given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(data.LABELS)), min_size=1, max_size=8))
-@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl", "parquet"])
-def test_texts_come_back_to_the_letter(tmp_path_factory, suffix, rows):
-    path = tmp_path_factory.mktemp("rows") / f"rows.{suffix}"
-    if suffix == "tsv":  # without header
-        path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
-    else:
-        write_file(path, [{"id": "7", "label": label, "text": text} for text, label in rows])
-    texts, label_ids, lines, bad_rows = read_rows(path)
-    assert bad_rows == [] and lines == sorted(set(lines)) and len(lines) == len(texts)
-    assert texts == [text for text, _ in rows]
-    assert [data.LABELS[label_id] for label_id in label_ids] == [label for _, label in rows]
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(LABELS)), min_size=1, max_size=8))
+def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
+    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
+    ids = [LABELS.index(label) for _, label in rows]
+    assert read_rows(path) == ([text for text, _ in rows], ids, [*range(1, len(rows) + 1)], [])
 
 
-def test_bom_and_crlf_are_read(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
-    assert read_rows(path) == (["enak", "biasa", "buruk"], [0, 1, 2], [1, 2, 3], [])
-
-
-def test_multi_line_csv_names_the_line_where_a_row_starts(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text('text,label\n"satu\ndua",positive\n"tiga\nempat",baik\nlima,negative\n', encoding="utf-8")
-    texts, label_ids, lines, bad_rows = read_rows(path)
-    assert texts == ["satu\ndua", "lima"] and lines == [2, 6]
-    assert [str(bad) for bad in bad_rows] == [
-        f"{path}:4: the label is not one of positive, neutral, negative; found 'baik'"
-    ]
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_predictions_are_not_taken_for_gold(tmp_path, suffix):
-    path = tmp_path / f"predicted.{suffix}"
-    write_file(
-        path, [{"text": "enak", "gold": "positive", "label": "neutral", "p_positive": "0.2", "p_neutral": "0.5"}]
-    )
-    with pytest.raises(UserError, match="'label' is what a model predicted, 'gold' the true .*--label_column gold"):
-        read_rows(path)
-    assert read_rows(path, label_column="gold")[:2] == (["enak"], [0])
-
-
-BAD_LINES = {
-    "blank line": (b"", "a blank line"),
-    "empty text": (b"\tpositive", "the text is empty"),
-    "blank text": (b" \xc2\xa0 \tpositive", "the text is empty"),
-    "empty label": (b"enak\t", "no label; found ''"),
-    "unknown label": (b"enak\tbaik", "found 'baik'"),
-    "NUL": (b"en\0ak\tpositive", "NUL"),
-    "not UTF-8": (b"en\xffak\tpositive", "not valid UTF-8"),
-}
-BAD_JSON = {
-    "no label": (b'{"text": "enak"}', "no 'label'"),
-    "null text": (b'{"text": null, "label": "positive"}', "the text is missing"),
-    "number for label": (b'{"text": "enak", "label": 0}', "found '0'"),
-    "number too long": (b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
-    "too deep": (b"[" * 100_000, "not valid JSON"),
-    "escaped NUL": (b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
-}
-BEFORE = {
-    ".tsv": "\n".join([*GOOD[:2], ""]).encode(),
-    ".jsonl": b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n',
-}
-DAMAGED = {
-    name: (suffix, *case)
-    for suffix, cases in ((".tsv", BAD_LINES), (".jsonl", BAD_JSON))
-    for name, case in cases.items()
-}
-
-
-@pytest.mark.parametrize("suffix, line, reason", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("suffix, line, reason", [
+    (".tsv", b"", "a blank line"),
+    (".tsv", b"\tpositive", "the text is empty"),
+    (".tsv", b" \xc2\xa0 \tpositive", "the text is empty"),
+    (".tsv", b"enak\t", "no label; found ''"),
+    (".tsv", b"enak\tbaik", "the label is not one of positive, neutral, negative; found 'baik'"),
+    (".tsv", b"en\0ak\tpositive", "NUL"),
+    (".tsv", b"en\xffak\tpositive", "not valid UTF-8"),
+    (".jsonl", b'{"text": "enak"}', "no 'label'"),
+    (".jsonl", b'{"text": null, "label": "positive"}', "the text is missing"),
+    (".jsonl", b'{"text": "enak", "label": 0}', "found '0'"),
+    (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    (".jsonl", b"[" * 100_000, "not valid JSON"),
+    (".jsonl", b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
+], ids=str)  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     files = {"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": tmp_path / f"damaged{suffix}"}
-    files["valid"].write_bytes(BEFORE[suffix] + line + b"\n")
-    with pytest.raises(BadRowsError) as raised:
+    before = b"a\tneutral\nb\tnegative\n"
+    if suffix == ".jsonl":
+        before = b'{"text": "a", "label": "neutral"}\n{"text": "b", "label": "negative"}\n'
+    files["valid"].write_bytes(before + line + b"\n")
+    with pytest.raises(BadRowsError, match=r"^1 bad row\(s\)\. ") as raised:
         load_splits(files)
     assert len(raised.value.bad_rows) == 1
-    assert str(raised.value).startswith("1 bad row(s). ")
-    assert f"{files['valid']}:3: " in str(raised.value)
-    assert reason in str(raised.value)
+    assert f"{files['valid']}:3: " in str(raised.value) and reason in str(raised.value)
 
 
 def test_all_bad_rows_of_all_files_are_counted_and_twenty_are_shown(tmp_path):
@@ -155,39 +106,25 @@ def test_a_word_that_is_denied_is_no_label(value):
     assert plain_label(value) == value
 
 
-def test_labels_of_own_names_are_taken_as_they_are(tmp_path):
+def test_labels_of_own_names_are_taken_as_they_are_in_the_order_given(tmp_path):
     write_file(tmp_path / "a.csv", [{"text": "enak", "label": label} for label in ("neg_1", "Neg_2", "pos")])
     assert read_rows(tmp_path / "a.csv", ("neg_1", "neg_2", "pos"))[1] == [0, 1, 2]
+    assert read_rows(tmp_path / "a.csv", ("pos", "neg_2", "neg_1"))[1] == [2, 1, 0]
 
 
-PROPOSED = {
-    "-1,0,1,1": "-1=negative,0=neutral,1=positive",
-    "0,1,0,1": "0=negative,1=positive",
-    "0,1,2,2": "0=negative,1=neutral,2=positive",
-    "1,2,3,4,5": "1=negative,2=negative,3=neutral,4=positive,5=positive",
-    "senang,marah,positif,negatif": "marah=drop,senang=drop",
-    "1/5,3/5,4/5,4/5": "1/5=negative,3/5=neutral,4/5=positive",
-}
-
-
-@pytest.mark.parametrize("values", PROPOSED)
-def test_labels_without_meaning_come_with_options_that_work_when_pasted(tmp_path, values):
-    write_file(tmp_path / "a.csv", [{"text": f"teks {i}", "label": v} for i, v in enumerate(values.split(","))])
-    with pytest.raises(BadRowsError, match="the file has others: ") as raised:
-        load_splits({"train": tmp_path / "a.csv"})
-    first = str(raised.value).split("\n")[0]
-    label_map, labels = (re.findall(rf"--{name}=(\S*[^\s.])", first) for name in ("label_map", "labels"))
-    assert label_map == [PROPOSED[values]]
-    assert load_splits({"train": tmp_path / "a.csv"}, label_map=label_map[0])["train"].num_rows in (2, 4, 5)
-    assert bool(labels) == ("positif" not in values)  # beside known labels they would be new ones
-    for names in labels:
-        assert load_splits({"train": tmp_path / "a.csv"}, parse_labels(names))["train"].num_rows >= 4
-
-
-def test_ratings_in_words_have_their_usual_meaning():
-    assert propose_map(["bintang 1", "bintang 4"], LABELS) == "bintang 1=negative,bintang 4=positive"
-    assert propose_map(["★☆☆☆☆", "★★★★★"], LABELS) == "★☆☆☆☆=negative,★★★★★=positive"
-    assert propose_map(["1 star", "5 stars"], LABELS) == "1 star=negative,5 stars=positive"
+@pytest.mark.parametrize("label_map", [
+    "-1=negative,0=neutral,1=positive",
+    "0=negative,1=positive",
+    "0=negative,1=neutral,2=positive",
+    "1=negative,2=negative,3=neutral,4=positive,5=positive",
+    "marah=drop,senang=drop",
+    "1/5=negative,3/5=neutral,4/5=positive",
+    "bintang 1=negative,bintang 4=positive",
+    "★☆☆☆☆=negative,★★★★★=positive",
+    "1 star=negative,5 stars=positive",
+])  # fmt: skip
+def test_numbers_and_ratings_have_their_usual_meaning(label_map):
+    assert propose_map([pair.partition("=")[0] for pair in label_map.split(",")], LABELS) == label_map
 
 
 def test_an_empty_column_of_labels_is_not_to_be_skipped_row_by_row(tmp_path):
@@ -212,21 +149,18 @@ LABEL_COLUMNS = {
 
 @pytest.mark.parametrize("content, column", LABEL_COLUMNS.values(), ids=LABEL_COLUMNS)
 def test_the_column_of_labels_is_found_or_asked_for(tmp_path, content, column):
-    path = tmp_path / "a.csv"
-    path.write_text(content)
-    if column is not None:
-        assert Source(path, label_column="label").label_column == column
-        return
-    with pytest.raises(UserError, match="Choose with --label_column, for example") as raised:
-        Source(path, label_column="label")
-    column = re.search(r"--label_column ('[^']+'|\w+)\.$", str(raised.value))[1].strip("'")
-    assert Source(path, label_column=column).label_column == column
+    (tmp_path / "a.csv").write_text(content)
+    if column is None:
+        with pytest.raises(UserError, match="Choose with --label_column, for example"):
+            Source(tmp_path / "a.csv", label_column="label")
+    else:
+        assert Source(tmp_path / "a.csv", label_column="label").label_column == column
 
 
 @pytest.mark.parametrize("label_map", ["1", "=positive", "a=b", "positive=negative", "1=positive,1=negative"])
 def test_a_label_map_that_says_nothing_is_refused_with_one_that_does(label_map):
     with pytest.raises(UserError, match="does not say which .* Write --label_map=0=negative,1=positive, for example"):
-        match_labels(data.LABELS, label_map)
+        match_labels(LABELS, label_map)
 
 
 def test_bad_rows_are_left_out_where_they_are_asked_for_and_not_if_all_are_bad(tmp_path, caplog):
@@ -251,17 +185,6 @@ def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
     assert splits["valid"]["line"][:] == ([1, 2] if "JSONL" in name else [2, 3])
 
 
-def test_no_column_of_a_dataset_is_walked_through_in_python(real_files, monkeypatch):
-    """Iterating one costs fifty times as much as reading the file."""
-
-    def walk(column):
-        raise AssertionError("a column was iterated")
-
-    monkeypatch.setattr(Column, "__iter__", walk)
-    monkeypatch.setattr(Column, "__getitem__", walk)
-    assert load_splits({"train": real_files["train"], "valid": real_files["valid"]}).keys() == {"train", "valid"}
-
-
 def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     caplog.set_level("INFO", "smsa")
     (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
@@ -276,10 +199,10 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
 
 
 def test_a_long_bad_value_is_shortened(tmp_path):
-    (tmp_path / "a.tsv").write_text("enak\tpositive\n" + "x" * 10_000_000 + "\t" * 2 + "y\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("enak\tpositive\n" + "x" * 100_000 + "\t" * 2 + "y\n", encoding="utf-8")
     *_, (bad,) = read_rows(tmp_path / "a.tsv")
     assert len(str(bad)) < 300
-    assert "(10000013 characters)" in str(bad)
+    assert "(100013 characters)" in str(bad)
 
 
 FAULTY_FILES = {
@@ -290,7 +213,7 @@ FAULTY_FILES = {
     "two of them": (
         ".csv",
         b"text,sentimen,kelas\na,b,c\n",
-        "2 columns may hold the labels. .* --label_column sentimen",
+        "2 columns may hold the labels. .*_column sentimen",
     ),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }
@@ -302,12 +225,6 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name(tmp_path, suffix, cont
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"faulty{suffix}.*{message}"):
         load_splits({"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": path})
-
-
-def test_valid_is_not_split_off_a_file_without_rows(tmp_path):
-    (tmp_path / "a.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match=r"a\.csv has no rows: a score on it"):
-        load_splits({"train": tmp_path / "a.csv", "valid": None})
 
 
 def test_many_rows_of_an_unknown_label_are_one_line_of_the_error(tmp_path):
@@ -332,11 +249,6 @@ def test_whole_numbers_are_the_labels_of_that_name(tmp_path):
         load_splits({"valid": tmp_path / "a.jsonl"}, ("0", "1"))
 
 
-def test_other_labels_take_the_order_given(tmp_path):
-    (tmp_path / "a.tsv").write_text("a\tpositif\nb\tnegatif\n", encoding="utf-8")
-    assert read_rows(tmp_path / "a.tsv", ("negatif", "netral", "positif"))[1] == [2, 0]
-
-
 def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_path, monkeypatch, smsa_dir):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
@@ -349,26 +261,13 @@ def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_pa
     monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path / "environment"))
     assert find_smsa()["train"].parent.name == "environment"
     assert find_smsa(smsa_dir)["test"].parent == smsa_dir
-
-
-def test_a_named_folder_without_the_files_is_an_error_not_a_download(tmp_path, monkeypatch):
-    monkeypatch.setenv("SMSA_DATA_DIR", str(tmp_path))
-    for folder, source in ((tmp_path, "--data_dir"), (None, "SMSA_DATA_DIR")):
+    (tmp_path / "environment" / "valid_preprocess.tsv").unlink()
+    for folder, source in ((None, "SMSA_DATA_DIR"), (tmp_path, "--data_dir")):  # an error, and no download
         with pytest.raises(FileNotFoundError, match=f"comes from {source}"):
             find_smsa(folder)
 
 
-def test_without_network_one_error_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError) as raised:
-        find_smsa()
-    for place in ("--data_dir", "SMSA_DATA_DIR", "./data/smsa", str(tmp_path / "cache"), data.SMSA_URL, "data/sample"):
-        assert place in str(raised.value)
-
-
-def test_a_download_with_another_sha256_is_refused(tmp_path, monkeypatch):
+def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_path, monkeypatch):
     import http.server
     import threading
 
@@ -379,8 +278,10 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(data, "SMSA_URL", f"http://127.0.0.1:{server.server_port}/")
-    with pytest.raises(FileNotFoundError, match="hash"):
+    with pytest.raises(FileNotFoundError, match="hash") as raised:
         find_smsa()
+    for place in ("--data_dir", "SMSA_DATA_DIR", "./data/smsa", str(tmp_path / "cache"), data.SMSA_URL, "data/sample"):
+        assert place in str(raised.value)
     hashes = {s: data.pooch.file_hash(str(SAMPLE_DIR / f"{s}_preprocess.tsv")) for s in ("train", "valid", "test")}
     monkeypatch.setattr(data, "SMSA_SHA256", hashes)
     files = find_smsa()
@@ -414,7 +315,10 @@ def test_valid_is_split_off_a_training_file_by_label_and_always_alike(tmp_path, 
     assert "valid: 8 rows split off" in caplog.text and "(seed 42)" in caplog.text
     write_file(tmp_path / "b.csv", [*rows, {"teks": "x", "sentimen": "Marah"}])
     with pytest.raises(UserError, match="marah has a single text. Give --valid_file, or .* --label_map=marah=drop"):
-        load_splits({"train": tmp_path / "b.csv", "valid": None}, (*data.LABELS, "marah"))
+        load_splits({"train": tmp_path / "b.csv", "valid": None}, (*LABELS, "marah"))
+    (tmp_path / "c.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="c.csv has no rows: a score on it"):
+        load_splits({"train": tmp_path / "c.csv", "valid": None})
 
 
 def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):

@@ -19,7 +19,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import reading  # noqa: E402
 
 NAMES = ["id", "Ulasan", "nilai"]
-cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=12)
+hostile = ["NA", "null", "NaN", "#", '"', "''", '"a"', "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]
+cells = st.sampled_from(hostile) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=12
+)
 # Of Windows-1252: letters and marks that people type; é and ’ side by side would be UTF-8 by chance.
 windows = st.text(st.sampled_from("abcdefg ,;|\t\"'\n\r.-éü–“”²"), max_size=12).filter(
     lambda text: not text or all(ord(a) < 128 or ord(b) < 128 for a, b in zip(text, text[1:], strict=False))
@@ -88,15 +91,6 @@ def test_cells_of_typed_formats_come_back(tmp_path_factory, suffix, rows, pretty
     assert read(path) == [list(row) for row in rows]
 
 
-@settings(deadline=None, max_examples=25)
-@given(rows=st.lists(st.tuples(st.just("7"), texts, st.just("5") | st.none()), min_size=1, max_size=6))
-def test_missing_last_fields_are_nulls(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("rows") / "a.csv"
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows([NAMES, ("8", "enak", "4"), *(row if row[2] else row[:2] for row in rows)])
-    assert read(path) == [["8", "enak", "4"], *([cell or "" for cell in row] for row in rows)]
-
-
 @settings(deadline=None, max_examples=150)
 @given(
     rows=rows_of(cells),
@@ -130,10 +124,7 @@ def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells
     assert suffix == ".csv" or len(found) + n_bad == len(rows)
 
 
-def test_most_tables_are_read_at_first_contact_and_none_wrongly(tmp_path):
-    found = {
-        table.name: reading.read_table(table, tmp_path) for table in [*reading.make_tables(), *reading.write_odd()]
-    }
-    assert len(found) >= 150
-    assert not [outcome for outcome in found.values() if outcome.startswith("wrong")]
-    assert sum(outcome == "read" for outcome in found.values()) >= 0.95 * len(found)
+def test_tables_of_every_layout_are_read_at_first_contact_or_asked_about(tmp_path):
+    tables = [*reading.make_tables(), *reading.write_odd()]
+    found = {table.name: reading.read_table(table, tmp_path) for table in tables}
+    assert len(found) >= 150 and {*found.values()} == {"read"}

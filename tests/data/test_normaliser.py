@@ -28,11 +28,6 @@ def test_runs_of_three_letters_or_more_become_one_and_nothing_else_changes(text)
     assert NORMALISED(text) == PLAIN(shorten(text))
 
 
-def test_vowels_consonants_and_capitals_are_shortened_but_no_digits_dots_and_pairs():
-    assert NORMALISED.tokenize("EnaaAAk maaf ...") == PLAIN.tokenize("enak maaf ...")
-    assert NORMALISED.tokenize("murahhhhh") == ["murah"]
-
-
 @pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram"])
 def test_tokenizers_without_a_normaliser_of_their_own_get_one(kind):
     texts = ["enak murah bagus", "tempat nya bagus , murah !"] * 9

@@ -1,10 +1,8 @@
 """An option that a refusal names works when it is pasted, in the words of the message."""
 
-import copy
 import gzip
 import logging
 import shlex
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +17,6 @@ from smsa.data.labels import LABELS, parse_labels
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
-from smsa.evaluation.systems import load_systems
 from smsa.inference import writers
 from smsa.inference.job import PredictionArguments, predict_files
 
@@ -58,6 +55,8 @@ def train(argv: list[str], classifier=None) -> None:
 REFUSALS = {
     "which column": (predict, "a.csv", TWO, "", ["--text_column teks"]),
     "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
+    "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
+    "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
@@ -161,75 +160,23 @@ def test_another_suffix_that_a_refusal_names_works(
     predict(["--input", str(path), "--output", str(tmp_path / "out.csv")], classifier)
 
 
-def test_files_of_other_columns_go_into_a_folder(tmp_path, tiny_model, tokenizer):
-    classifier = make_classifier(tiny_model, tokenizer)
-    (tmp_path / "a.csv").write_text("text\na\n")
-    (tmp_path / "b.csv").write_text("text,n\nb,1\n")
-    argv = ["--input", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--output", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="b.csv has other columns than .*a.csv, or of other .*make --output a folder"):
-        predict([*argv[:-1], str(tmp_path / "out.csv")], classifier)
-    predict(argv, classifier)
-    with pytest.raises(FileExistsError, match="choose another --output, or remove it first"):
-        (tmp_path / "out" / "a.csv.summary.json").unlink()
-        predict(argv, classifier)
-    predict([*argv[:-1], str(tmp_path / "other")], classifier)
-
-
-def test_too_many_rows_for_a_workbook_and_two_inputs_of_one_name_have_a_way_out(
-    tmp_path, tiny_model, tokenizer, monkeypatch
+@pytest.mark.parametrize("names, output, message, other", [
+    ("a.csv b.csv", "out.csv", "b.csv has other columns than .*a.csv, or of other .*make --output a folder", "out"),
+    ("a.csv", "out.xlsx", "write .csv", "out.csv"),
+    ("a.csv in/a.csv", "out", "would both go to .*: predict them separately", None),
+])  # fmt: skip
+def test_another_output_that_a_refusal_names_works(
+    tmp_path, tiny_model, tokenizer, monkeypatch, names, output, message, other
 ):
-    classifier, paths = make_classifier(tiny_model, tokenizer), [tmp_path / "a.csv", tmp_path / "b" / "a.csv"]
-    paths[1].parent.mkdir()
+    classifier, paths = make_classifier(tiny_model, tokenizer), [tmp_path / name for name in names.split()]
+    (tmp_path / "in").mkdir()
     for path in paths:
-        path.write_text("text\na\nb\n")
+        path.write_text("text\na\nb\n" if path.stem == "a" else "text,n\nb,1\n")
     monkeypatch.setattr(writers, "WORKBOOK_ROWS", 1)
-    with pytest.raises(UserError, match="write .csv"):
-        predict(["--input", str(paths[0]), "--output", str(tmp_path / "out.xlsx")], classifier)
-    predict(["--input", str(paths[0]), "--output", str(tmp_path / "out.csv")], classifier)
-    with pytest.raises(UserError, match="would both go to .*: predict them separately"):
-        predict(["--input", *map(str, paths), "--output", str(tmp_path / "out")], classifier)
-    for name, path in zip("cd", paths, strict=True):
-        predict(["--input", str(path), "--output", str(tmp_path / name)], classifier)
-
-
-@pytest.mark.parametrize("way_out", ["Run it as before to resume", "choose another --output", "remove that folder"])
-def test_each_way_out_of_the_shards_of_another_job_works(tmp_path, tiny_model, tokenizer, monkeypatch, way_out):
-    classifier, output = make_classifier(tiny_model, tokenizer), tmp_path / "out.csv"
-    (tmp_path / "a.csv").write_text("text\n" + "enak sekali\n" * 20)
-    argv = ["--input", str(tmp_path / "a.csv"), "--output", str(output)]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("smsa.inference.job._Job._finish", stop)
-        predict(argv, classifier)
-    other = [*argv, "--prefix", "smsa_"]
-    with pytest.raises(UserError, match=way_out):
-        predict(other, classifier)
-    if way_out.startswith("remove"):
-        shutil.rmtree(f"{output}.shards")
-    predict({"R": argv, "c": [*other, "--output", str(tmp_path / "other.csv")], "r": other}[way_out[0]], classifier)
-
-
-def stop(*_, **__) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("is_named", [False, True], ids=["generic labels", "two models of one"])
-def test_options_that_a_refusal_of_systems_names_work(tmp_path, tiny_model, tokenizer, is_named):
-    model = copy.deepcopy(tiny_model)
-    names = ("LABEL_0", "LABEL_1", "LABEL_2") if not is_named else ("marah", "biasa", "puas")
-    model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    if is_named:  # its labels are not those of the file
-        (system,) = load_systems([str(tmp_path)])
-        with pytest.raises(UserError, match="Give --label_map, or another model"):
-            system.predict(["enak"], LABELS)
-        pasted = "marah=negative,biasa=neutral,puas=positive"
-    else:
-        with pytest.raises(UserError) as raised:
-            load_systems([str(tmp_path)])
-        pasted = str(raised.value).rpartition("--label_map ")[2].rstrip(".")
-    (system,) = load_systems([str(tmp_path)], label_map=pasted)
-    assert system.predict(["enak"], LABELS).shape == (1, 3)
+    with pytest.raises(UserError, match=message):
+        predict(["--input", *map(str, paths), "--output", str(tmp_path / output)], classifier)
+    for i, some in enumerate([paths] if other else [[path] for path in paths]):
+        predict(["--input", *map(str, some), "--output", str(tmp_path / (other or f"out{i}"))], classifier)
 
 
 def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):
