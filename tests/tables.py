@@ -90,14 +90,8 @@ def read_file(path) -> list[dict]:
         return pq.read_table(path).to_pylist()
     text = pa.input_stream(str(path)).read().decode()
     if name.endswith(".csv"):
-<<<<<<< HEAD
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
-    if name.endswith((".jsonl", ".json")):
-=======
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    elif name.endswith(".jsonl"):
->>>>>>> A
+    elif name.endswith((".jsonl", ".json")):
         return [json.loads(line) for line in text.split("\n")[:-1]]
     else:
         header, *rows = (line.split("\t") for line in text.split("\n")[:-1])

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+import threading
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -27,8 +28,19 @@ from smsa.errors import UserError
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
 _ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
-# What pandas reads, by suffix: `pandas.read_pickle` and so on
-_PANDAS = {"pkl": "pickle", "pickle": "pickle", "feather": "feather", "dta": "stata", "sav": "spss", "xml": "xml"}
+# What reads other formats into a data frame
+_FRAMES = {
+    "pkl": "pandas.read_pickle(PATH)",
+    "pickle": "pandas.read_pickle(PATH)",
+    "feather": "pandas.read_feather(PATH)",
+    "arrow": "datasets.Dataset.from_file(PATH)",
+    "dta": "pandas.read_stata(PATH)",
+    "sav": "pandas.read_spss(PATH)",
+    "html": "pandas.read_html(PATH)[0]",
+    "htm": "pandas.read_html(PATH)[0]",
+    "xml": "pandas.read_xml(PATH)",
+}
+_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
 _ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
@@ -40,12 +52,13 @@ BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
-BLOCK_ROWS = 512  # handed on at once
+_FIELD_LIMIT_LOCK = threading.Lock()
+BLOCK_ROWS = 512  # read at once
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
-# What reading a damaged file raises, or (the last) a .zip that has a password or is packed in another way
-_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, RuntimeError)
+# What reading a damaged file raises, or (the last) a .zip that is packed in another way
+_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
@@ -121,10 +134,11 @@ def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
     """Return what to do about a file of another format than these."""
     if formats is INPUT_FORMATS and found in _ARCHIVES:
         return "an archive: unpack it, and name the file with the texts."
-    if formats is INPUT_FORMATS and found in _PANDAS:
-        paths = json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
-        code = f"import pandas; pandas.read_{_PANDAS[found]}({paths[0]}).to_parquet({paths[1]})"
-        return f".{found} is not read. Convert it: python -c {shlex.quote(code)}"
+    if formats is INPUT_FORMATS and found in _FRAMES:
+        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
+        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
+        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
+        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
     known = ", ".join(f".{name}" for name in formats if name != "submission")
     known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
     if formats is not INPUT_FORMATS:
@@ -140,6 +154,8 @@ def _find_member(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+            if any(member.flag_bits & 1 for member in archive.infolist()):
+                raise UserError(f"{path} has a password: unpack it, and name a file.")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
@@ -271,7 +287,15 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         rows = enumerate((line.split(separator) if separator else [line] for line in plain), start=1)
     else:
         rows = _read_csv(iter(lines), path, separator)
-    while block := list(islice(rows, BLOCK_ROWS)):
+    while True:
+        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+            limit = csv.field_size_limit(FIELD_LIMIT)
+            try:
+                block = list(islice(rows, BLOCK_ROWS))
+            finally:
+                csv.field_size_limit(limit)
+        if not block:
+            return
         yield tuple(zip(*block, strict=True))
 
 
@@ -280,7 +304,6 @@ def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterat
 
     Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
     """
-    csv.field_size_limit(FIELD_LIMIT)  # the process's, whose default refuses texts over 128 KiB
     mark, number = separator or _NO_SEPARATOR, 1
     taken, again = [], deque()  # lines of the row that is read; those that are rows again
 

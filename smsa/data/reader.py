@@ -412,9 +412,21 @@ class Source:
             yield pa.Table.from_batches(batches)
 
     def _batches(self, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of Parquet, at most `n_rows` at a time."""
+        """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
         with self._open() as stream:
-            yield from pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns)
+            file, first = pq.ParquetFile(stream, pre_buffer=False), 1
+            try:
+                yield from file.iter_batches(n_rows, columns=columns)
+            except (OSError, pa.ArrowException) as error:
+                for i in range(file.num_row_groups):
+                    last = first + file.metadata.row_group(i).num_rows - 1
+                    try:
+                        file.read_row_group(i, columns)
+                    except (OSError, pa.ArrowException):
+                        where = f"row group {i} (rows {first:,} to {last:,})"
+                        raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
+                    first = last + 1
+                raise
 
     def _rows(self, content: TextIO) -> Iterator[Block]:
         """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""

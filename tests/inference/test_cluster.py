@@ -290,7 +290,6 @@ def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, t
 def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     data = bytearray((folder / "0.parquet").read_bytes())
     data[200:2000] = os.urandom(1800)
-<<<<<<< HEAD
     (tmp_path / "b.parquet").write_bytes(data)
     (tmp_path / "b.csv").write_text("text,other\nenak,1\n")
     (tmp_path / "c.csv").write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
@@ -307,35 +306,6 @@ def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
         with pytest.raises(UserError, match=message):
             predict_on_ray(cluster, folder, tmp_path / f"{second.name}.out", [first, second], engine, **options)
         assert time.monotonic() - started < 300  # Ray would retry for much longer
-=======
-    broken.write_bytes(data)
-    shutil.copy(folder / "0.parquet", broken.with_name("a.parquet"))
-    with pytest.raises(UserError, match="b.parquet cannot be read"):
-        predict_on_ray(cluster, folder, tmp_path / "out", [broken.parent], text_column="text")
-    shutil.copy(folder / "0.csv", text.with_name("a.csv"))
-    text.write_text("text,other\nenak,1\n")
-    with pytest.raises(UserError, match="b.csv has other columns than .*a.csv"):
-        predict_on_ray(cluster, folder, tmp_path / "out2", [text.parent / "*.csv"], text_column="text")
-    with pytest.raises(UserError, match="0.jsonl has other columns than .*a.csv"):
-        inputs = [text.with_name("a.csv"), folder / "0.jsonl"]
-        predict_on_ray(cluster, folder, tmp_path / "out7", inputs, text_column="text", format="jsonl")
-    text.write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
-    with pytest.raises(UserError, match="bad row.*\n.*b.csv"):
-        predict_on_ray(cluster, folder, tmp_path / "out3", [text.parent / "*.csv"], text_column="text")
-    with pytest.raises(FileExistsError, match="exists already: choose another --output"):
-        predict_on_ray(cluster, folder, tmp_path / "out", [folder / "*.csv"], text_column="text")
-    for options in ({"on_bad_row": "skip"}, {"format": "xlsx"}):
-        with pytest.raises(UserError, match="--engine ray"):
-            predict_on_ray(cluster, folder, tmp_path / "out4", [folder / "*.csv"], text_column="text", **options)
-    # one that loads here and not where it runs: the option is refused by the actor
-    started = time.monotonic()
-    wrong = EngineArguments(precision="no", backend="torch", batch_tokens=-1)
-    with pytest.raises(UserError, match="batch_tokens is -1"):
-        predict_on_ray(cluster, folder, tmp_path / "out5", [folder / "*.csv"], wrong, text_column="text")
-    assert time.monotonic() - started < 300  # Ray would retry for much longer
-    with pytest.raises((UserError, OSError), match="no-such-model"):
-        predict_on_ray(cluster, folder, tmp_path / "out6", [folder / "*.csv"], model=str(tmp_path / "no-such-model"))
->>>>>>> A
 
 
 @pytest.fixture(scope="module")
