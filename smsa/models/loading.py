@@ -291,10 +291,8 @@ def _load_tokenizer(
     except ValueError as error:
         raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
     if not tokenizer.is_fast:
-        kind = type(tokenizer).__name__
-        raise UserError(
-            f"{name}: its tokenizer, {kind}, is written in Python: choose a model that has a tokenizer.json."
-        )
+        found = f"its tokenizer, {type(tokenizer).__name__}, is written in Python"
+        raise UserError(f"{name}: {found}: choose a model that has a tokenizer.json.")
     n_rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > n_rows:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the encoder only {n_rows:,}.")
