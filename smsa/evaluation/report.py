@@ -97,7 +97,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
         compared = statistics.compare(data.gold, of_a.argmax(-1), of_b.argmax(-1), len(data.labels), seed)
         sentence = statistics.describe_comparison(a.name, b.name, compared["differences"]["f1"], len(data.texts))
         comparisons.append({"a": a.name, "b": b.name, **compared, "sentence": sentence})
-    devices = {system.engine["device"] for system in systems if system.engine}
+    device = next((system.engine["device"] for system in systems if system.engine), "cpu")  # of all
     return {
         "data": {
             "file": str(data.path),
@@ -113,7 +113,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
         },
         "systems": [evaluate_system(system, data, found, seed, robustness) for system, found in predictions],
         "comparisons": comparisons,
-        "environment": describe_environment(next(iter(devices - {"cpu"}), "cpu")),
+        "environment": describe_environment(device),
     }
 
 
