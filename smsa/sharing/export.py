@@ -16,7 +16,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from scipy.special import softmax
-from torch import nn
 from transformers import PreTrainedModel
 
 from smsa.data.datasets import find_smsa, load_splits
@@ -37,17 +36,6 @@ LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 LARGEST_LOSS = 0.01  # of macro F1, in int8
 _INPUTS = ("input_ids", "attention_mask")
 _LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file holds at most 2 GB, and weights beyond that a file beside it
-
-
-class Logits(nn.Module):
-    """The model as ONNX takes it: two tensors in, logits out."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def export_model(
@@ -148,15 +136,15 @@ def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
     """Write an ONNX file in fp32, and one in int8 if asked; return their names."""
     path = folder / ONNX
     path.parent.mkdir()
-    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in _INPUTS)
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in _INPUTS}
+    axes = dict.fromkeys(_INPUTS, {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC})
     is_large = sum(weights.nbytes for weights in model.state_dict().values()) > _LARGEST_FILE
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Logits(model).eval(), example, path, input_names=list(_INPUTS), output_names=["logits"],
-            dynamo=True, dynamic_shapes=(axes, axes), external_data=is_large, verbose=False,
+            model.eval(), (), path, kwargs=example, input_names=list(_INPUTS), output_names=["logits"],
+            dynamo=True, dynamic_shapes=axes, external_data=is_large, verbose=False,
         )  # fmt: skip
     if not int8:
         return [ONNX]
