@@ -142,10 +142,12 @@ def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model.eval(), (), path, kwargs=example, input_names=list(_INPUTS), output_names=["logits"],
-            dynamo=True, dynamic_shapes=axes, external_data=is_large, verbose=False,
+        program = torch.onnx.export(
+            model.eval(), kwargs=example, input_names=list(_INPUTS), output_names=["logits"],
+            dynamo=True, dynamic_shapes=axes, verbose=False,
         )  # fmt: skip
+        del program.model.graph.outputs[1:]  # an encoder with a decoder gives hidden states, too
+        program.save(path, external_data=is_large)
     if not int8:
         return [ONNX]
     from onnxruntime.quantization import QuantType, quantize_dynamic
