@@ -40,7 +40,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     for path in (*(labelled_dir / name for name in plan["kept_out"]), ROOT / "tests" / "models" / "phrases.csv"):
         evaluation += read_texts(path)
     overlaps = find_overlaps(evaluation)
-    rows: dict[str, list[tuple[str, ...]]] = {"train": [], "calibration": []}
+    train, calibration = [], []
     record = {"seed": plan["seed"], "kept_out": plan["kept_out"], "sources": {}}
     for name, source in plan["sources"].items():
         path = find_smsa()["train"] if name == "smsa" else folders[source["folder"]] / name
@@ -53,21 +53,21 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
         logger.info("%s: %s", name, dict(counts))
         n_held_out = round(plan["calibration"] * len(kept))
-        rows["calibration"] += [(text, label, name) for text, label in kept[:n_held_out]]
-        rows["train"] += kept[n_held_out:]
-    in_train = {text for text, _ in rows["train"]}
-    rows["calibration"] = [row for row in rows["calibration"] if row[0] not in in_train]
-    n_slang = round(plan["slang"] * len(rows["train"]))
-    random.shuffle(rows["train"])
-    slang = perturb([text for text, _ in rows["train"][:n_slang]], ("slang",), plan["seed"])
-    rows["train"][:n_slang] = [(text, label) for text, (_, label) in zip(slang, rows["train"], strict=False)]
-    record["n_overlapping"] = sum(overlaps(text) for texts in rows.values() for text, *_ in texts)
+        calibration += [(text, label, name) for text, label in kept[:n_held_out]]
+        train += kept[n_held_out:]
+    in_train = {text for text, _ in train}
+    calibration = [row for row in calibration if row[0] not in in_train]
+    n_slang = round(plan["slang"] * len(train))
+    random.shuffle(train)
+    slang = perturb([text for text, _ in train[:n_slang]], ("slang",), plan["seed"])
+    train[:n_slang] = [(text, label) for text, (_, label) in zip(slang, train, strict=False)]
+    record["n_overlapping"] = sum(overlaps(text) for text, *_ in train + calibration)
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
-        for split, texts in rows.items():
+        for split, rows in (("train", train), ("calibration", calibration)):
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream).writerows([("text", "label", "source")[: len(texts[0])], *texts])
-            record[split] = {"sha256": hash_file(folder / f"{split}.csv"), "n_texts": len(texts)}
+                csv.writer(stream).writerows([("text", "label", "source")[: len(rows[0])], *rows])
+            record[split] = {"sha256": hash_file(folder / f"{split}.csv"), "n_texts": len(rows)}
         write_json(record, folder / "mixture.json")
         folder.rename(output)
 
@@ -94,16 +94,12 @@ def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
     """Return different phrases of a grammar, as many of each label, see data/mixture/phrases.yaml."""
     grammar = yaml.safe_load(path.read_text(encoding="utf-8"))
     phrases: dict[str, str] = {}
-    for label in LABELS:
-        count = 0
-        while count < n_phrases // len(LABELS):
+    for number, label in enumerate(LABELS, 1):
+        while len(phrases) < number * (n_phrases // len(LABELS)):
             text = random.choice(grammar[label])
             while "{" in text:
                 text = re.sub(r"\{(\w+)\}", lambda slot: random.choice(grammar["slots"][slot[1]]), text)
-            text = mistype(" ".join(text.split()), random)
-            if text not in phrases:
-                phrases[text] = label
-                count += 1
+            phrases.setdefault(mistype(" ".join(text.split()), random), label)
     return list(phrases.items())
 
 

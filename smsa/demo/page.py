@@ -149,12 +149,25 @@ def label_file(
     """Label one file into a folder beside it.
 
     Returns:
-        The result, as scripts/predict.py writes it; the number of rows of each label; and what `find_extremes` does.
+        The result, as scripts/predict.py writes it; the number of rows of each label; and label, probability and text
+        of the most confident rows, and of the least confident.
     """
     ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
     (summary,) = predict_files(classifier, str(source), str(output), text_column=column)
-    text_column = summary["job"]["inputs"][0]["text_column"]
-    return output, summary["labels"], find_extremes(output, text_column, summary["job"]["prefix"])
+    text_column, prefix = summary["job"]["inputs"][0]["text_column"], summary["job"]["prefix"]
+    if text_column is None:  # there is nothing in it
+        return output, summary["labels"], ([], [])
+    found: list[tuple[float, str, str]] = []  # the extremes of all chunks so far, the least confident first
+    # Lines of JSONL may have different keys, so each is taken apart by itself.
+    for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
+        for row, text in zip(chunk.table.to_pylist(), chunk.texts.to_pylist(), strict=True):
+            row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
+            if label := row[f"{prefix}label"]:
+                found.append((float(row[f"{prefix}score"]), label, text if len(text) <= 300 else f"{text[:300]}…"))
+        found.sort(key=itemgetter(0))
+        del found[ROWS_SHOWN:-ROWS_SHOWN]
+    shown = [[label, f"{score:.3f}", text] for score, label, text in found]
+    return output, summary["labels"], (shown[::-1][:ROWS_SHOWN], shown[:ROWS_SHOWN])
 
 
 def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
@@ -168,30 +181,6 @@ def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
         parts += [(text[position : word["start"]], None), (word["word"], -word["weight"] / largest)]
         position = word["end"]
     return [part for part in [*parts, (text[position:], None)] if part[0]]
-
-
-def find_extremes(output: Path, text_column: str | None, prefix: str = "") -> tuple[list[list[str]], list[list[str]]]:
-    """Return label, probability and text of the most confident rows of a labelled file, and of the least confident.
-
-    Args:
-        output: the file.
-        text_column: the column of texts, as it was called in the input; None for a file without anything in it.
-        prefix: what the names of the added columns begin with.
-    """
-    if text_column is None:
-        return [], []
-    found: list[tuple[float, str, str]] = []  # the extremes of all chunks so far, the least confident first
-    # Lines of JSONL may have different keys, so each is taken apart by itself.
-    for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
-        rows = chunk.table.to_pylist()
-        for row, text in zip(rows, chunk.texts.to_pylist(), strict=True):
-            row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
-            if label := row[f"{prefix}label"]:
-                found.append((float(row[f"{prefix}score"]), label, text if len(text) <= 300 else f"{text[:300]}…"))
-        found.sort(key=itemgetter(0))
-        del found[ROWS_SHOWN:-ROWS_SHOWN]
-    shown = [[label, f"{score:.3f}", text] for score, label, text in found]
-    return shown[::-1][:ROWS_SHOWN], shown[:ROWS_SHOWN]
 
 
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:

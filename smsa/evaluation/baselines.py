@@ -39,11 +39,9 @@ class Majority:
 
 
 # Words that judge by themselves in reviews and on social media, with the spellings people use: 1 or -1.
-_VALUES = {
-    word: value
-    for name, value in (("positive.txt", 1), ("negative.txt", -1))
-    for word in Path(__file__).with_name("words").joinpath(name).read_text(encoding="utf-8").split()
-}
+_WORDS = Path(__file__).with_name("words")
+_VALUES = dict.fromkeys((_WORDS / "positive.txt").read_text("utf-8").split(), 1)
+_VALUES |= dict.fromkeys((_WORDS / "negative.txt").read_text("utf-8").split(), -1)
 _ENDINGS = ("", "nya", "lah", "kan", "an", "i")  # a word stands for its forms with these
 _NEGATIONS = frozenset("tidak tdk tak ga gak gk nggak ngga enggak engga bukan belum blm tanpa jangan kurang".split())
 _NEGATION_REACH = 2  # words after a negation whose value it turns round: "tidak terlalu enak"
@@ -137,8 +135,7 @@ class Tfidf:
     def _vectorizer(self):
         vectorizer, idfs = _make_vectorizer(), (self.word_idf, self.part_idf)
         for (_, part), terms, idf in zip(vectorizer.transformer_list, self.vocabularies, idfs, strict=True):
-            part.vocabulary = {term: i for i, term in enumerate(terms)}
-            part.idf_ = idf
+            part.vocabulary, part.idf_ = terms, idf
         return vectorizer
 
     def predict(self, texts: list[str]) -> np.ndarray:

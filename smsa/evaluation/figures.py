@@ -16,16 +16,15 @@ MARKERS = "osD^vP"
 
 def draw_report(report: dict, folder: Path, history: Path | None = None) -> list[str]:
     """Draw report.json, and history.csv if there is one; return the names of the pictures, none without matplotlib."""
-    draw = dict(zip(PICTURES, (draw_metrics, draw_confusion, draw_reliability)))
     try:
-        drawn = {name: draw[name](report) for name in draw}
-        drawn |= {"history.png": draw_history(pd.read_csv(history))} if history else {}
+        drawn = [draw_metrics(report), draw_confusion(report), draw_reliability(report)]
+        drawn += [draw_history(pd.read_csv(history))] if history else []
     except ImportError:
         logger.warning("%s were not drawn: pip install -e '.[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
-    for name, figure in drawn.items():
+    for name, figure in zip(PICTURES, drawn):
         figure.savefig(folder / name, dpi=150)
-    return list(drawn)
+    return list(PICTURES[: len(drawn)])
 
 
 def _new_figure(width: float, height: float):

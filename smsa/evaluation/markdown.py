@@ -7,15 +7,11 @@ from itertools import chain
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def cell(value: object) -> str:
-    """Return a value as a cell of a table: what would end the cell or its line is escaped."""
-    return " ".join(str(value).split()).replace("|", r"\|")
-
-
 def row(*values: object) -> str:
-    """Return a row of a table, in which an iterable stands for several cells."""
+    """Return a row of a table, in which an iterable stands for several cells; what would end one is escaped."""
     several = (value if isinstance(value, Iterable) and not isinstance(value, str) else [value] for value in values)
-    return "|" + "".join(f" {text} |" if text else " |" for text in map(cell, chain.from_iterable(several)))
+    cells = [" ".join(str(value).split()).replace("|", r"\|") for value in chain.from_iterable(several)]
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 def header(*titles: object) -> str:
@@ -41,7 +37,7 @@ def with_interval(score: dict[str, float]) -> str:
 
 
 TEMPLATES = Environment(
-    loader=PackageLoader("smsa.evaluation", "."),
+    loader=PackageLoader("smsa", "."),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
@@ -49,7 +45,6 @@ TEMPLATES = Environment(
 )
 TEMPLATES.globals |= {"row": row, "header": header}
 TEMPLATES.filters |= {
-    "cell": cell,
     "one_line": one_line,
     "percent": percent,
     "interval": with_interval,

@@ -91,23 +91,13 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 
     `seed` is that of the bootstrap and of the perturbations. A system with other labels than the file is a UserError.
     """
-    probabilities = [system.predict(data.texts, data.labels) for system in systems]
-    evaluations = []
-    perturbations = {name: (name,) for name in PERTURBATIONS} | {"all of them": tuple(PERTURBATIONS)}
-    for system, predicted in zip(systems, probabilities, strict=True):
-        evaluation = evaluate_system(system, data, predicted, seed)
-        if robustness:
-            evaluation["robustness"] = {"as it is": evaluation["metrics"]["f1"]["value"]}
-            for title, names in perturbations.items():
-                perturbed = system.predict(perturb(data.texts, names, seed), data.labels).argmax(-1)
-                evaluation["robustness"][title] = score_present(data.count_confusion(perturbed))["f1"].item()
-        evaluations.append(evaluation)
+    predictions = [(system, system.predict(data.texts, data.labels)) for system in systems]
     comparisons = []
-    for (a, of_a), (b, of_b) in combinations(zip(systems, probabilities, strict=True), 2):
+    for (a, of_a), (b, of_b) in combinations(predictions, 2):
         compared = statistics.compare(data.gold, of_a.argmax(-1), of_b.argmax(-1), len(data.labels), seed)
         sentence = statistics.describe_comparison(a.name, b.name, compared["differences"]["f1"], len(data.texts))
         comparisons.append({"a": a.name, "b": b.name, **compared, "sentence": sentence})
-    devices = {system.engine["device"] for system in systems if system.engine}
+    device = next((system.engine["device"] for system in systems if system.engine), "cpu")  # of all
     return {
         "data": {
             "file": str(data.path),
@@ -121,13 +111,15 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
             "resamples": statistics.N_RESAMPLES,
             "seed": seed,
         },
-        "systems": evaluations,
+        "systems": [evaluate_system(system, data, found, seed, robustness) for system, found in predictions],
         "comparisons": comparisons,
-        "environment": describe_environment(next(iter(devices - {"cpu"}), "cpu")),
+        "environment": describe_environment(device),
     }
 
 
-def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0) -> dict:
+def evaluate_system(
+    system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0, robustness: bool = False
+) -> dict:
     """Return what report.json says of a system; `probabilities`, (n_texts, n_labels), are its own for `data`."""
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
     confusion = data.count_confusion(predicted)
@@ -164,7 +156,15 @@ def evaluate_system(system: System, data: LabelledFile, probabilities: np.ndarra
     if not is_present.all():  # what the system would predict if it had to choose among these
         among = bootstrap(data.count_confusion(np.where(is_present, probabilities, -1).argmax(-1)), seed=seed)
         evaluation["metrics_without_absent"] = {name: among[name] for name in METRICS}
-    return evaluation | ({"engine": system.engine} if system.engine else {})
+    if system.engine:
+        evaluation["engine"] = system.engine
+    if robustness:
+        evaluation["robustness"] = {"as it is": scores["f1"]["value"]}
+        perturbations = {name: (name,) for name in PERTURBATIONS} | {"all of them": tuple(PERTURBATIONS)}
+        for title, combined in perturbations.items():
+            perturbed = system.predict(perturb(data.texts, combined, seed), data.labels).argmax(-1)
+            evaluation["robustness"][title] = score_present(data.count_confusion(perturbed))["f1"].item()
+    return evaluation
 
 
 def log_report(report: dict) -> None:
@@ -176,10 +176,8 @@ def log_report(report: dict) -> None:
         scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
         scores |= {f"F1 of {label}": percent(system["labels"][label]["f1"]["value"]) for label in present}
         scores |= {f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()}
-        if among:
-            scores |= {
-                f"{name} among the labels of the file": with_interval(among[name]) for name in ("accuracy", "f1")
-            }
+        for name in ("accuracy", "f1") if among else ():
+            scores[f"{name} among the labels of the file"] = with_interval(among[name])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
@@ -207,4 +205,4 @@ def write_report(
 
 def render_report(report: dict, pictures: list[str]) -> str:
     """Return the report as Markdown; fractions become per cent."""
-    return TEMPLATES.get_template("report.md.jinja").render(report, pictures=pictures)
+    return TEMPLATES.get_template("evaluation/report.md.jinja").render(report, pictures=pictures)

@@ -31,12 +31,10 @@ def resample(counts: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Counts are texts by gold label and by what systems predicted for them.
     """
-    generator = np.random.default_rng(seed)
-    drawn = np.zeros((N_RESAMPLES, *counts.shape), dtype=np.int64)
-    for label_id, row in enumerate(counts):
-        if row.sum():
-            drawn[:, label_id] = generator.multinomial(row.sum(), row / row.sum(), size=N_RESAMPLES)
-    return drawn
+    n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
+    shares = counts / np.maximum(n_texts, 1)
+    drawn = np.random.default_rng(seed).multinomial(n_texts, shares[:, None], size=(len(counts), N_RESAMPLES))
+    return drawn.swapaxes(0, 1)
 
 
 def bounded(value: float, resampled: np.ndarray) -> dict[str, float]:

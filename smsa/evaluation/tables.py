@@ -4,6 +4,7 @@ A table is a pandas or datasets one, a list of texts or of dictionaries, or the 
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,8 +25,7 @@ from smsa.training.trainer import SentimentTrainer
 
 Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
 # Of small models, where the default is IndoBERT's; recipes/mini.yaml and scratch.yaml, docs/models.md
-_LEARNING_RATE = dict.fromkeys((ENCODER, "scratch"), {"learning_rate": 3e-4})
-_LEARNING_RATE |= dict.fromkeys((FAST, CLASSIFIER), {"learning_rate": 1e-4})
+_LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, CLASSIFIER: 1e-4}
 _READING = ("text_column", "label_column", "label_map", "sheet", "rejects")
 
 
@@ -41,13 +41,8 @@ def _to_file(data: Table, folder: str) -> Path:
     for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
         try:
             pa.array(frame[name], from_pandas=True)
-        except (
-            pa.ArrowInvalid,
-            pa.ArrowTypeError,
-            OverflowError,
-        ):  # numbers and words are words, as in a file of Excel
-            words, frame = frame[name].map(str, na_action="ignore"), frame.copy(deep=False)
-            frame[name] = words
+        except (pa.ArrowException, OverflowError):  # numbers and words are words, as in a file of Excel
+            frame[name] = frame[name].map(str, na_action="ignore")
     path = Path(folder, "table.parquet")
     frame.to_parquet(path, index=False)
     return path
@@ -71,7 +66,9 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     names = choose_labels(labels, model)
     with TemporaryDirectory(prefix="smsa-") as folder:
         splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
-    args = SentimentTrainingArguments(output_dir=output_dir, **_LEARNING_RATE.get(model, {}) | options)
+    if model in _LEARNING_RATES:
+        options.setdefault("learning_rate", _LEARNING_RATES[model])
+    args = SentimentTrainingArguments(output_dir=output_dir, **options)
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))
@@ -89,14 +86,11 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
         model: a loaded one, or the folder or name of one; None for e5-sentiment.
         options: of `predict_files`.
     """
-
-    def load() -> SentimentClassifier:
-        return SentimentClassifier.from_pretrained(model)
-
+    if not isinstance(model, SentimentClassifier):
+        model = partial(SentimentClassifier.from_pretrained, model)
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = Path(folder, "predicted.parquet")
-        loaded = model if isinstance(model, SentimentClassifier) else load
-        predict_files(loaded, _to_file(data, folder), output, **options)
+        predict_files(model, _to_file(data, folder), output, **options)
         predicted = pd.read_parquet(output)
     if isinstance(data, pd.DataFrame) and len(predicted) == len(data):
         predicted.index = data.index

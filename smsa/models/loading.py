@@ -107,11 +107,11 @@ def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         raise UserError(f"the tokenizer of {kind} has no pad token: save it with one, such as its eos_token, first.")
     model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
     ids = torch.tensor([tokenizer.encode("a")], device=model.device)
-    padded = functional.pad(ids, (0, 4), value=tokenizer.pad_token_id)
-    is_token = torch.arange(padded.shape[1], device=model.device)[None] < ids.shape[1]
+    mask, pads = torch.ones_like(ids), (0, 4)
+    padded = functional.pad(ids, pads, value=tokenizer.pad_token_id)
     with torch.inference_mode():
-        alone = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        behind = model(input_ids=padded, attention_mask=is_token.long()).logits
+        alone = model.eval()(input_ids=ids, attention_mask=mask).logits
+        behind = model(input_ids=padded, attention_mask=functional.pad(mask, pads)).logits
     if (alone - behind).abs().max() > 1e-3 * alone.abs().max():
         raise UserError(f"{kind} reads the padding of a text as a part of it, which smsa needs it not to do.")
 
@@ -291,10 +291,8 @@ def _load_tokenizer(
     except ValueError as error:
         raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
     if not tokenizer.is_fast:
-        kind = type(tokenizer).__name__
-        raise UserError(
-            f"{name}: its tokenizer, {kind}, is written in Python: choose a model that has a tokenizer.json."
-        )
+        found = f"its tokenizer, {type(tokenizer).__name__}, is written in Python"
+        raise UserError(f"{name}: {found}: choose a model that has a tokenizer.json.")
     n_rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > n_rows:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the encoder only {n_rows:,}.")

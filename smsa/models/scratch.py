@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from smsa.data.labels import LABELS, label_maps
+from smsa.data.labels import label_maps
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,9 @@ SCRATCH_SHAPE = {
 }
 
 
-def build_scratch(
-    train_texts: Iterable[str], labels: tuple[str, ...] = LABELS
-) -> tuple[BertForSequenceClassification, BertTokenizer]:
+def build_scratch(texts: Iterable[str], labels: tuple[str, ...]) -> tuple[BertForSequenceClassification, BertTokenizer]:
     """Build a small random BERT with a head for `labels`, and the tokenizer of the training texts; seed first."""
-    vocabulary = train_vocabulary(train_texts, SCRATCH_VOCAB_SIZE)
+    vocabulary = train_vocabulary(texts, SCRATCH_VOCAB_SIZE)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
     model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **SCRATCH_SHAPE, **label_maps(labels)))
     logger.info("Encoder: scratch, %s, %s tokens", SCRATCH_SHAPE, f"{len(tokenizer):,}")
