@@ -1,7 +1,6 @@
 """A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
 
 import contextlib
-import copy
 import io
 import os
 import runpy
@@ -47,11 +46,8 @@ TINY_ROWS = [
 
 def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
     """Run a command with this Python's programs first; get its status and all that it printed."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **environment,
-    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path} | environment
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
@@ -154,20 +150,14 @@ def save_tiny(folder: Path, **options) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def _tiny():
-    return make_model(), make_tokenizer()
+@pytest.fixture
+def tiny_model():
+    return make_model()
 
 
 @pytest.fixture
-def tiny_model(_tiny):
-    """A fresh copy of the same random model for each test."""
-    return copy.deepcopy(_tiny[0])
-
-
-@pytest.fixture
-def tokenizer(_tiny):
-    return copy.deepcopy(_tiny[1])
+def tokenizer():
+    return make_tokenizer()
 
 
 @pytest.fixture
