@@ -57,7 +57,6 @@ def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path
     changes = {"num_train_epochs": 3, "learning_rate": 1e-2, "early_stopping_patience": 0, "ema_decay": 0.6, **choose}
     make = partial(make_trainer, make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
     trainer, after_step, evaluated = make(), [], []
-
     trainer.add_callback(At("on_step_end", lambda _, model: after_step.append(flatten(model))))
     trainer.add_callback(At("on_evaluate", lambda _, model: evaluated.append(flatten(model))))
     trainer.train()

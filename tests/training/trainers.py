@@ -57,6 +57,11 @@ def flatten(model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def log_of(trainer, name: str) -> list:
+    """Return what the log has under a name, in its order; but for the end of a run, whose train_loss is another."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry and "train_runtime" not in entry]
+
+
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
     """Return the first rows of train and valid as tokens, and their tokenizer."""
     splits = load_splits({split: files[split] for split in ("train", "valid")})
