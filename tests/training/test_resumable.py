@@ -15,12 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import Canary, fill, make_model, make_rows, make_tokenizer
-from trainers import At, ask_at, flatten, make_trainer
-from transformers import Trainer, TrainerControl, TrainerState
+from trainers import At, RecordingTrainer, ask_at, flatten, make_trainer
+from transformers import TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
-from smsa.pretraining.trainer import MaskedTrainer
 from smsa.training.callbacks import RunGuard, count_worse
 from smsa.training.checkpointing import find_newest, verify
 from smsa.training.trainer import SentimentTrainer
@@ -37,22 +36,17 @@ def ask_in_evaluation(epoch) -> At:
     return At("on_prediction_step", lambda state, _: state.epoch == epoch and os.kill(os.getpid(), signal.SIGINT))
 
 
-@pytest.fixture(scope="module")
-def make():
-    """A function that returns a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
-    tokenizer = make_tokenizer()
-
-    def make(output_dir, *callbacks, scaler=False, **changes):
-        values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
-        train, valid = (make_rows(tokenizer, n) for n in (37, 20))
-        trainer = make_trainer(make_model(dropout=0.3, seed=1), tokenizer, train, valid, output_dir, **values | changes)
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        if scaler:  # what fp16 has on a GPU
-            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
-        return trainer
-
-    return make
+def make(output_dir, *callbacks, scaler=False, **changes) -> RecordingTrainer:
+    """Return a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
+    values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
+    tokenizer, model = make_tokenizer(), make_model(dropout=0.3, seed=1)
+    train, valid = make_rows(tokenizer, 37), make_rows(tokenizer, 20)
+    trainer = make_trainer(model, tokenizer, train, valid, output_dir, **values | changes)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if scaler:  # what fp16 has on a GPU
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
+    return trainer
 
 
 def seen(trainer) -> dict:
@@ -74,12 +68,10 @@ def seen(trainer) -> dict:
 
 
 @pytest.fixture(scope="module")
-def runs(make, tmp_path_factory) -> tuple[Path, dict]:
-    """The folders of a run that nothing disturbed and of one stopped in epoch 3, after step 13; what the first gave."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.raises(SystemExit):
-        make(folder / "stopped", ask_at(13)).train()
-    trainer = make(folder / "finished")
+def run_in_peace(tmp_path_factory) -> tuple[Path, dict]:
+    """The folder of a run that nothing disturbed, and what it gave."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = make(folder)
     trainer.train()
     found = seen(trainer)
     assert (found["stopped"], found["best"][0], found["best"][2]) == (25, 15, 15)  # it did stop early
@@ -88,21 +80,16 @@ def runs(make, tmp_path_factory) -> tuple[Path, dict]:
 
 
 @pytest.fixture
-def undisturbed(runs) -> dict:
-    return runs[1]
+def undisturbed(run_in_peace) -> dict:
+    return run_in_peace[1]
 
 
 @pytest.fixture
-def finished(runs, tmp_path) -> Path:
-    return shutil.copytree(runs[0] / "finished", tmp_path / "finished")
+def finished(run_in_peace, tmp_path) -> Path:
+    return shutil.copytree(run_in_peace[0], tmp_path / "finished")
 
 
-@pytest.fixture
-def stopped(runs, tmp_path) -> Path:
-    return shutil.copytree(runs[0] / "stopped", tmp_path / "stopped")
-
-
-def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
+def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(undisturbed, tmp_path):
     """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup it is ignored, and a run keeps that
     run, steps, codes = tmp_path / "run", [], []
@@ -134,7 +121,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=lambda changes: next(iter(changes)))
-def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
+def test_it_holds_for_other_ways_to_train(tmp_path, changes):
     changes = {"num_train_epochs": 3, **changes}
     plain = make(tmp_path / "plain", **changes)
     plain.train()
@@ -152,7 +139,7 @@ def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
         assert "scaler.pt" in seen(plain)["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
 
-def test_a_run_that_is_over_trains_on_only_under_more_patience(make, finished, undisturbed, tmp_path):
+def test_a_run_that_is_over_trains_on_only_under_more_patience(finished, undisturbed, tmp_path):
     trainer = make(finished)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.losses == [] and seen(trainer) == undisturbed
@@ -167,7 +154,7 @@ ENDS += [({"early_stopping_patience": 6, "learning_rate": 1e-12} | by_steps(1), 
 
 
 @pytest.mark.parametrize("length, n_steps", ENDS)
-def test_a_run_that_ends_within_an_epoch_is_over_then(make, tmp_path, length, n_steps):
+def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps):
     """Steps are rounded up: the last checkpoint may lie beyond the epochs that were asked for."""
     for n_taken in (n_steps, 0):
         trainer = make(tmp_path / "run", **{"early_stopping_patience": 0} | length)
@@ -178,7 +165,7 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(make, tmp_path, length, n_
         make(tmp_path / "run", num_train_epochs=1.2).train(resume_from_checkpoint=True)
 
 
-def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(make, finished, undisturbed, caplog):
+def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(finished, undisturbed, caplog):
     make(finished, num_train_epochs=1).train()
     assert [path.name for path in finished.glob("checkpoint-*")] == ["checkpoint-5"]
     assert "checkpoint-25 is of an earlier training in this folder, and is removed" in caplog.text
@@ -188,7 +175,7 @@ def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(make,
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
-def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
+def test_a_trainer_can_train_twice(tmp_path, ema_decay):
     trainer, starts = make(tmp_path, ema_decay=ema_decay, num_train_epochs=2), []
     trainer.train()
     assert len(trainer.losses) == 2 * STEPS_AN_EPOCH
@@ -199,55 +186,50 @@ def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
     assert trainer.rates[: 2 * STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
 
 
-def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
-    make, undisturbed, stopped, tmp_path, caplog
-):
-    contents = {path.name: path.read_bytes() for path in (stopped / "checkpoint-13").iterdir()}
+def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(undisturbed, finished, tmp_path, caplog):
+    contents = {path.name: path.read_bytes() for path in (finished / "checkpoint-25").iterdir()}
     assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < contents.keys()
     assert len(contents) == 9
     for name, content in contents.items():
         cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
         for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
-            case = shutil.copytree(stopped, tmp_path / "case", dirs_exist_ok=True)
-            path = case / "checkpoint-13" / name
+            case = shutil.copytree(finished, tmp_path / "case", dirs_exist_ok=True)
+            path = case / "checkpoint-25" / name
             path.write_bytes(damaged) if damaged is not None else path.unlink()
             caplog.clear()
-            assert find_newest(case) == case / "checkpoint-10"
-            assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
-            assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
+            assert find_newest(case) == case / "checkpoint-20"
+            assert f"checkpoint-25/{name} " in caplog.text and "is now damaged-checkpoint-25" in caplog.text
+            assert (case / "damaged-checkpoint-25").is_dir() and not (case / "checkpoint-25").exists()
     trainer = make(case)
     trainer.train(resume_from_checkpoint=True)
     assert seen(trainer) == undisturbed
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_pickle_in_a_checkpoint_never_runs(make, stopped, tmp_path, name):
-    checkpoint, ran = stopped / "checkpoint-13", tmp_path / "ran"
+def test_a_pickle_in_a_checkpoint_never_runs(finished, tmp_path, name):
+    checkpoint, ran = finished / "checkpoint-25", tmp_path / "ran"
     if name == "rng_state.pth":
         torch.save({"python": Canary(ran)}, checkpoint / name)
     else:
         (checkpoint / name).write_bytes(pickle.dumps(Canary(ran)))
-    with pytest.raises(UserError, match=f"checkpoint-13/{name} is not what was written"):
-        make(stopped).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(UserError, match=f"checkpoint-25/{name} is not what was written"):
+        make(finished).train(resume_from_checkpoint=checkpoint)
     manifest = json.loads((checkpoint / "manifest.json").read_text())  # by someone who knows how it is made
     manifest["files"][name] = hash_file(checkpoint / name)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="pickle of more than tensors"):
-        make(stopped).train(resume_from_checkpoint=True)
+        make(finished, early_stopping_patience=0).train(resume_from_checkpoint=True)
     assert not ran.exists()
 
 
-def test_a_checkpoint_of_a_model_alone_is_refused(make, tmp_path):
-    make(tmp_path / "run", num_train_epochs=1, save_only_model=True).train()
-    with pytest.raises(UserError, match="has only a model: start anew in another --output_dir"):
-        make(tmp_path / "run").train(resume_from_checkpoint=True)
-
-
-def test_a_checkpoint_of_more_processes_is_refused(make, stopped):
-    path = stopped / "checkpoint-13" / "manifest.json"
+def test_a_checkpoint_of_more_processes_or_of_a_model_alone_is_refused(finished, tmp_path):
+    path = finished / "checkpoint-25" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(UserError, match="was made by 2 processes, these are 1"):
-        make(stopped).train(resume_from_checkpoint=True)
+    make(tmp_path / "run", num_train_epochs=1, save_only_model=True).train()
+    reasons = {finished: "was made by 2 processes, these are 1", tmp_path / "run": "has only a model: start anew in"}
+    for folder, reason in reasons.items():
+        with pytest.raises(UserError, match=reason):
+            make(folder).train(resume_from_checkpoint=True)
 
 
 NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
@@ -258,7 +240,7 @@ NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last upd
 
 
 @pytest.mark.parametrize("event, step, message", NOT_FINITE)
-def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(make, tmp_path, event, step, message):
+def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(tmp_path, event, step, message):
     def poison(state, model):
         if state.global_step == step:
             with torch.no_grad():
@@ -270,7 +252,7 @@ def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(make, tmp
 
 
 @pytest.mark.parametrize("steps", [[3], range(99)], ids=["one", "all"])
-def test_fp16_may_skip_a_step_but_not_all(make, tmp_path, monkeypatch, steps):
+def test_fp16_may_skip_a_step_but_not_all(tmp_path, monkeypatch, steps):
     """A real gradient scaler on the CPU, as in fp16 on a GPU, and a loss that is infinite once, or always."""
     compute_loss = SentimentTrainer.compute_loss
 
@@ -295,7 +277,7 @@ TROUBLE = {"full": "No space left|could not be written", "gone": "No such file",
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(make, undisturbed, small_disk, trouble):
+def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(undisturbed, small_disk, trouble):
     def remount(option):
         subprocess.run(["mount", "-o", f"remount,{option}", small_disk], check=True)
 
@@ -322,17 +304,6 @@ def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
     assert seen(trainer) == undisturbed
 
 
-def test_few_methods_of_trainer_are_overridden():
-    kinds = {kind for kind in (*SentimentTrainer.__mro__, MaskedTrainer) if kind.__module__.startswith("smsa")}
-    overridden = {
-        name for kind in kinds for name, value in vars(kind).items() if callable(value) and name in dir(Trainer)
-    }
-    assert overridden - {"__init__"} == {
-        *("train", "compute_loss", "create_scheduler", "get_batch_samples", "training_step", "save_model"),
-        *("_save_checkpoint", "_get_train_sampler"),
-    }
-
-
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
@@ -345,7 +316,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
-def test_the_signals_are_given_back_and_what_was_ignored_stays_so(make, tmp_path):
+def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
         interrupt, seen = signal.getsignal(signal.SIGINT), []
