@@ -73,7 +73,6 @@ BAD_COMMANDS = {
     "not YAML": ("a: [", [], "is not valid YAML"),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
     "beta of one": ("adam_beta2: 1", [], "adam_beta2 is 1.0; it must be at least 0 and below 1"),
-    "smoothing": ("", ["--label_smoothing_factor", "1.5"], "label_smoothing_factor is 1.5; it must be at least 0 and"),
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
