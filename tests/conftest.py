@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -16,11 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; ch
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
 from smsa.data.datasets import find_smsa  # noqa: E402
-from smsa.data.labels import LABELS, label_maps  # noqa: E402
+from smsa.data.labels import label_maps  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -166,19 +164,6 @@ def classifier(tiny_model, tokenizer):
     from tables import make_classifier
 
     return make_classifier(tiny_model, tokenizer)
-
-
-def make_rows(tokenizer, n: int) -> Dataset:
-    """Get n encoded rows, of different lengths."""
-    picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
-    encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
-
-
-@pytest.fixture
-def rows(tokenizer):
-    """A function that gets n encoded rows."""
-    return partial(make_rows, tokenizer)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import make_model
-from trainers import At, ask_at, flatten, log_of, make_trainer
+from trainers import At, ask_at, flatten, log_of, make_tiny_trainer
 
 from smsa.training.cuda_graphs import StepRecorder
 
@@ -11,17 +11,12 @@ no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 pytestmark = [pytest.mark.gpu, no_gpu]
 
 
-@pytest.fixture
-def make(tokenizer, rows):
-    """A function that returns a trainer with dropout, in fp32, for its differences to be those of rounding."""
-
-    def make(output_dir, **changes):
-        options = {"use_cpu": False, "fast_kernels": True, "num_train_epochs": 6}
-        options |= {"early_stopping_patience": 0, "train_sampling_strategy": "group_by_length"} | changes
-        # 37 rows: five steps an epoch, the last one short
-        return make_trainer(make_model(dropout=0.1), tokenizer, rows(37), rows(9), output_dir, **options)
-
-    return make
+def make(output_dir, **changes):
+    """Return a trainer with dropout, in fp32, for its differences to be those of rounding."""
+    options = {"use_cpu": False, "fast_kernels": True, "num_train_epochs": 6, "early_stopping_patience": 0}
+    options |= {"train_sampling_strategy": "group_by_length"} | changes
+    # 37 rows: five steps an epoch, the last one short
+    return make_tiny_trainer(output_dir, 37, 9, make_model(dropout=0.1), **options)
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes), "plain"))
-def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, recordings, changes):
+def test_recorded_steps_equal_steps_that_are_not(tmp_path, recordings, changes):
     recorded, plain = make(tmp_path / "recorded", **changes), make(tmp_path / "plain", **changes)
     plain.records_steps = False
     for trainer in (recorded, plain):
@@ -62,7 +57,7 @@ def test_recorded_steps_equal_steps_that_are_not(tmp_path, make, recordings, cha
         assert log_of(recorded, name) == pytest.approx(log_of(plain, name), rel=1e-3)
 
 
-def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path, make):
+def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path):
     whole = make(tmp_path / "whole")
     whole.train()
 
@@ -77,7 +72,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_disturbed(tmp_path, make):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_learns_and_overflows_are_skipped(tmp_path, make, recordings, precision):
+def test_half_precision_learns_and_overflows_are_skipped(tmp_path, recordings, precision):
     trainer = make(tmp_path / "run", precision=precision, num_train_epochs=30, lr_gamma=1.0)
     weights = []
 

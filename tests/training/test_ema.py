@@ -5,9 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import make_model
 from safetensors.torch import load_file
-from trainers import At, flatten, make_trainer
+from trainers import At, flatten, make_tiny_trainer
 
 from smsa.training.ema import EmaAdamW
 
@@ -53,9 +52,9 @@ WAYS = [{}, {"evaluate_every": 2}, {"evaluate_every": 2, "save_strategy": "best"
 
 
 @pytest.mark.parametrize("choose", WAYS)
-def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path, tokenizer, rows, choose):
+def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path, choose):
     changes = {"num_train_epochs": 3, "learning_rate": 1e-2, "early_stopping_patience": 0, "ema_decay": 0.6, **choose}
-    make = partial(make_trainer, make_model(), tokenizer, rows(30), rows(20), tmp_path / "run", **changes)
+    make = partial(make_tiny_trainer, tmp_path / "run", 30, 20, **changes)
     trainer, after_step, evaluated = make(), [], []
     trainer.add_callback(At("on_step_end", lambda _, model: after_step.append(flatten(model))))
     trainer.add_callback(At("on_evaluate", lambda _, model: evaluated.append(flatten(model))))
@@ -78,5 +77,5 @@ def test_scores_checkpoints_and_the_model_in_the_end_are_of_the_average(tmp_path
     again = make()
     again.train(resume_from_checkpoint=True)
     for either in (trainer, again):  # also where the run ended without an evaluation
-        either.predict(rows(5))
+        either.predict(trainer.eval_dataset)
         assert torch.equal(flatten(either.model), final)

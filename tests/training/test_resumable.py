@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Canary, fill, make_model, make_rows, make_tokenizer
-from trainers import At, RecordingTrainer, ask_at, flatten, make_trainer
+from conftest import Canary, fill, make_model
+from trainers import At, RecordingTrainer, ask_at, flatten, make_tiny_trainer
 from transformers import TrainerControl, TrainerState
 
 from smsa.errors import UserError
@@ -39,9 +39,7 @@ def ask_in_evaluation(epoch) -> At:
 def make(output_dir, *callbacks, scaler=False, **changes) -> RecordingTrainer:
     """Return a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
     values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
-    tokenizer, model = make_tokenizer(), make_model(dropout=0.3, seed=1)
-    train, valid = make_rows(tokenizer, 37), make_rows(tokenizer, 20)
-    trainer = make_trainer(model, tokenizer, train, valid, output_dir, **values | changes)
+    trainer = make_tiny_trainer(output_dir, 37, 20, make_model(dropout=0.3, seed=1), **values | changes)
     for callback in callbacks:
         trainer.add_callback(callback)
     if scaler:  # what fp16 has on a GPU

@@ -1,7 +1,5 @@
 """What training computes: the same whatever the batching, by the schedule in every situation that could shift it."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from conftest import make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from trainers import flatten, log_of, make_trainer
+from trainers import flatten, log_of, make_rows, make_tiny_trainer
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
@@ -19,12 +17,12 @@ from smsa.training.trainer import SentimentTrainer, resolve_class_weights
 
 
 @pytest.fixture
-def make(tmp_path, tiny_model, tokenizer, rows):
-    """A function that returns a trainer of a copy of a model, by default the tiny one."""
+def make(tmp_path):
+    """A function that returns a trainer."""
 
-    def make(name="run", n_rows=16, n_valid=7, model=tiny_model, **options):
+    def make(name="run", n_train=16, n_valid=7, **options):
         options = {"num_train_epochs": 2, "early_stopping_patience": 0} | options
-        return make_trainer(copy.deepcopy(model), tokenizer, rows(n_rows), rows(n_valid), tmp_path / name, **options)
+        return make_tiny_trainer(tmp_path / name, n_train, n_valid, **options)
 
     return make
 
@@ -42,12 +40,12 @@ def train(make):
 
 
 @pytest.mark.parametrize(
-    "n_rows, options",  # whole steps; a last step of three rows
+    "n_train, options",  # whole steps; a last step of three rows
     [(24, {}), (19, {"class_weights": "1,5,2"}), (19, {"ema_decay": 0.9, "rdrop_alpha": 2.0})],
     ids=["plain", "weights", "mini"],
 )
-def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_rows, options):
-    options = {"n_rows": n_rows, "model": tiny_model.double(), "max_grad_norm": 0.5, **options}
+def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_train, options):
+    options = {"n_train": n_train, "model": tiny_model.double(), "max_grad_norm": 0.5, **options}
     whole = train("whole", per_device_train_batch_size=8, **options)
     parts = train("parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **options)
     assert len(whole.norms) == len(parts.norms) == 6
@@ -60,7 +58,7 @@ def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_rows, o
 
 def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_patience_ends(train):
     decay = {"learning_rate": 2.0**-40, "lr_step_size": 2, "lr_gamma": 0.5}
-    batches = {"n_rows": 37, "gradient_accumulation_steps": 3}  # five batches, two steps an epoch
+    batches = {"n_train": 37, "gradient_accumulation_steps": 3}  # five batches, two steps an epoch
     trainer = train(num_train_epochs=20, evaluate_every=3, early_stopping_patience=2, **decay, **batches)
     rates = [2.0 ** -(40 + epoch // 2) for epoch in range(9)]
     assert log_of(trainer, "learning_rate") == rates
@@ -89,7 +87,7 @@ def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(make, n_row
 
 def test_training_scores_are_those_of_the_logits_that_training_made(train):
     """With a learning rate of nearly 0 and no dropout, training sees what evaluation sees."""
-    trainer = train(n_rows=30, n_valid=30, model=make_model(seed=3), learning_rate=1e-12)
+    trainer = train(n_train=30, n_valid=30, model=make_model(seed=3), learning_rate=1e-12)
     for name in ("f1", "accuracy", "recall", "precision", "f1_neutral", "n_neutral"):
         assert log_of(trainer, f"train_{name}") == log_of(trainer, f"eval_{name}")
     made = log_of(trainer, "train_loss")
@@ -115,7 +113,7 @@ def test_length_groups_hold_each_text_once_in_another_order_each_epoch(make):
     assert 0.3 < rises < 0.7  # no drift from long to short
     for n in (0, 1, 7, 8, 9):
         assert sorted(LengthGroupedSampler([5] * n, step_size=8, seed=0)) == list(range(n))
-    trainer = make(n_rows=37, train_sampling_strategy="group_by_length", data_seed=0)
+    trainer = make(n_train=37, train_sampling_strategy="group_by_length", data_seed=0)
     sampler = trainer.get_train_dataloader().batch_sampler.sampler
     assert isinstance(sampler, LengthGroupedSampler)
     assert (len(sampler), sampler.step_size, sampler.seed) == (37, 8, 0)
@@ -159,12 +157,12 @@ def test_class_weights_by_hand(make):
         with pytest.raises(ValueError, match="give none, balanced, or 3 positive numbers"):
             make(class_weights=spec)
     with pytest.raises(ValueError, match="a label has no text in train; give one number per label"):
-        make(n_rows=1, class_weights="balanced")
+        make(n_train=1, class_weights="balanced")
 
 
-def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(make, rows):
+def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(make):
     trainer, weights = make(class_weights="1,3,1", label_smoothing_factor=0.2), torch.tensor([1.0, 3.0, 1.0])
-    batch = trainer.data_collator([dict(row) for row in rows(8)])
+    batch = trainer.data_collator([dict(row) for row in make_rows(8)])
     for is_training, options in ((True, {"weight": weights, "label_smoothing": 0.2}), (False, {})):
         trainer.model.train(is_training)
         loss, outputs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
@@ -173,10 +171,10 @@ def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(make, r
 
 
 @pytest.mark.parametrize("n", [8, 5])  # texts of eight that count, as in the last step of an epoch of two processes
-def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, rows, n):
+def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, n):
     """By hand: the cross entropy of both draws, and alpha times the mean of both KL divergences; half of it."""
     trainer, seen = make(model=make_model(dropout=0.3), rdrop_alpha=0.5), {}
-    batch = trainer.data_collator([dict(row) for row in rows(8)])
+    batch = trainer.data_collator([dict(row) for row in make_rows(8)])
     batch["labels"][n:] = -100
     trainer.model.register_forward_hook(lambda module, inputs, outputs: seen.update(logits=outputs.logits))
     trainer.model.train()
@@ -198,7 +196,7 @@ def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, rows, n):
 
 
 def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(train, tmp_path):
-    options = {"n_rows": 64, "model": make_model(dropout=0.1), "num_train_epochs": 1}
+    options = {"n_train": 64, "model": make_model(dropout=0.1), "num_train_epochs": 1}
     trained = [train(**options, **way) for way in ({}, {"precision": "bf16"}, {"fast_kernels": True})]
     fp32, bf16, fast = (torch.stack(trainer.losses) for trainer in trained)
     assert 0 < (bf16 - fp32).abs().max() < 1e-3 < (fast - fp32).abs().max()  # the last draws other dropout
@@ -211,7 +209,7 @@ def test_options_of_trainer_do_what_trainer_says(train, tmp_path):
     options = {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "lr_scheduler_type": "linear"}
     by_steps = {"logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 3}
     by_steps |= {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1}
-    trainer = train(n_rows=32, warmup_steps=2, **options, **by_steps)
+    trainer = train(n_train=32, warmup_steps=2, **options, **by_steps)
     assert trainer.rates == pytest.approx([0, 0.05, *(0.1 * i / 6 for i in range(6, 0, -1))])
     assert type(trainer.optimizer.optimizer) is torch.optim.SGD
     assert log_of(trainer, "loss") == pytest.approx([loss.item() for loss in trainer.losses])
@@ -228,20 +226,20 @@ def test_bars_are_left_out_on_request(train, capfd, disable_tqdm):
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
 
 
-def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer, rows):
+def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer):
     args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, precision="no", use_cpu=True)
     parts = {"processing_class": tokenizer, "model_init": lambda: make_model()}
-    trainer = SentimentTrainer(None, args, rows(16), rows(7), **parts)
+    trainer = SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts)
     losses = [trainer.train().training_loss]
     trainer.model = None  # as a search for hyper-parameters leaves it after a trial
     assert losses == [trainer.train().training_loss]
 
 
-def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenizer, rows):
+def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenizer):
     own = {"compute_loss_func": lambda outputs, labels, **_: outputs.logits.sum() * 0 + len(labels)}
     own["compute_metrics"] = lambda _: {"f1": 0.5, "mine": 0.7}
     args = SentimentTrainingArguments(str(tmp_path), max_steps=1, metric_for_best_model="mine", use_cpu=True)
-    trainer = SentimentTrainer(tiny_model, args, rows(16), rows(7), processing_class=tokenizer, **own)
+    trainer = SentimentTrainer(tiny_model, args, make_rows(16), make_rows(7), processing_class=tokenizer, **own)
     assert (trainer.train().training_loss, trainer.state.best_metric) == (16, 0.7)
 
 
