@@ -119,34 +119,33 @@ class Launch:
 
     def __init__(self, options, output_dir, config, script="scripts/finetune.py", **environment):
         words = ["accelerate", "launch", "--config_file", config, script, *options, "--resume", "auto"]
+        self.mark = {"STARTED_BY": str(output_dir)}  # handed down to each of them
         self.launcher = subprocess.Popen(
-            [*words, "--output_dir", str(output_dir)], cwd=ROOT, start_new_session=True, env=ENVIRONMENT | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [*words, "--output_dir", str(output_dir)], cwd=ROOT, env=ENVIRONMENT | environment | self.mark,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        self.family: dict[int, psutil.Process] = {}
-        self.words: set[str] = set()  # of their command lines
 
-    def look(self) -> list[psutil.Process]:
-        """Return the processes of the script that are there now."""
-        children = []
-        with contextlib.suppress(psutil.NoSuchProcess):  # any of them may end just now
-            children = psutil.Process(self.launcher.pid).children(recursive=True)
-            self.family |= {child.pid: child for child in children}
-            self.words.update(*(child.cmdline() for child in children))
-        return [child for child in children if child.is_running()]
+    def processes(self) -> list[psutil.Process]:
+        """Return those that are there now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it may end just now
+                found += [process] if process.environ().items() >= self.mark.items() else []
+        return found
 
     def wait_for(self, is_there, seconds: float = 120) -> None:
-        """Wait until `is_there()`, noting all processes meanwhile."""
+        """Wait until `is_there()`; the command line of no process has the token."""
         deadline = time.monotonic() + seconds
         while not is_there():
-            self.look()
             if self.launcher.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"it did not come: {self.end()[1][-3000:]}")
             time.sleep(0.02)
+        words = [word for process in self.processes() for word in process.cmdline()]
+        assert "--resume" in words and not any("canary" in word for word in words)
 
     def kill(self) -> None:
         """SIGKILL to all of them."""
-        for process in (psutil.Process(self.launcher.pid), *self.look()):
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -157,9 +156,8 @@ class Launch:
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail(f"it did not end: {self.launcher.communicate()[0][-3000:]}")
-        _, left = psutil.wait_procs(self.family.values(), timeout=2)  # one that was killed is gone a moment later
-        assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-        assert "canary" not in text and not any("canary" in word for word in self.words)
+        _, left = psutil.wait_procs(self.processes(), timeout=2)  # one that was killed is gone a moment later
+        assert not left and "canary" not in text
         return self.launcher.returncode, text
 
 
@@ -222,7 +220,7 @@ def test_a_run_is_resumed_where_a_signal_has_ended_it(forks, in_peace, tmp_path,
     else:
         os.killpg(run.launcher.pid, signum) if to == "group" else run.launcher.send_signal(signum)
     status, text = run.end(seconds=30)  # which clouds give a machine that is taken away
-    assert status != 0 and run.words and not (output_dir / "run.json").exists()
+    assert status != 0 and not (output_dir / "run.json").exists()
     if to != "all":
         assert "Stopping after this step, with a checkpoint" in text
         assert "with --resume auto resumes from the last checkpoint" in text
