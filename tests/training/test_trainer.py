@@ -7,7 +7,7 @@ from conftest import make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from trainers import flatten, log_of, make_rows, make_tiny_trainer
+from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_trainer
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
@@ -16,27 +16,17 @@ from smsa.training.length_groups import LengthGroupedSampler
 from smsa.training.trainer import SentimentTrainer, resolve_class_weights
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A function that returns a trainer."""
-
-    def make(name="run", n_train=16, n_valid=7, **options):
-        options = {"num_train_epochs": 2, "early_stopping_patience": 0} | options
-        return make_tiny_trainer(tmp_path / name, n_train, n_valid, **options)
-
-    return make
+def make(output_dir, n_train=16, n_valid=7, **options) -> RecordingTrainer:
+    """Return a trainer of two epochs."""
+    options = {"num_train_epochs": 2, "early_stopping_patience": 0} | options
+    return make_tiny_trainer(output_dir, n_train, n_valid, **options)
 
 
-@pytest.fixture
-def train(make):
-    """A function that does the same, and trains it."""
-
-    def train(*args, **options):
-        trainer = make(*args, **options)
-        trainer.train()
-        return trainer
-
-    return train
+def train(output_dir, **options) -> RecordingTrainer:
+    """Return one that has trained."""
+    trainer = make(output_dir, **options)
+    trainer.train()
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -44,10 +34,10 @@ def train(make):
     [(24, {}), (19, {"class_weights": "1,5,2"}), (19, {"ema_decay": 0.9, "rdrop_alpha": 2.0})],
     ids=["plain", "weights", "mini"],
 )
-def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_train, options):
+def test_batch_8_equals_batch_2_accumulated_4_times(tmp_path, tiny_model, n_train, options):
     options = {"n_train": n_train, "model": tiny_model.double(), "max_grad_norm": 0.5, **options}
-    whole = train("whole", per_device_train_batch_size=8, **options)
-    parts = train("parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **options)
+    whole = train(tmp_path / "whole", per_device_train_batch_size=8, **options)
+    parts = train(tmp_path / "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **options)
     assert len(whole.norms) == len(parts.norms) == 6
     assert max(whole.norms) > 0.5  # clipping acted
     # in fp64, where nothing but a fault reaches these: see test_distributed.py
@@ -56,10 +46,10 @@ def test_batch_8_equals_batch_2_accumulated_4_times(train, tiny_model, n_train, 
     assert log_of(parts, "train_loss") == pytest.approx(log_of(whole, "train_loss"), rel=1e-5)
 
 
-def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_patience_ends(train):
+def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_patience_ends(tmp_path):
     decay = {"learning_rate": 2.0**-40, "lr_step_size": 2, "lr_gamma": 0.5}
     batches = {"n_train": 37, "gradient_accumulation_steps": 3}  # five batches, two steps an epoch
-    trainer = train(num_train_epochs=20, evaluate_every=3, early_stopping_patience=2, **decay, **batches)
+    trainer = train(tmp_path, num_train_epochs=20, evaluate_every=3, early_stopping_patience=2, **decay, **batches)
     rates = [2.0 ** -(40 + epoch // 2) for epoch in range(9)]
     assert log_of(trainer, "learning_rate") == rates
     assert trainer.rates == [rate for rate in rates for _ in range(5)]
@@ -69,8 +59,8 @@ def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_pat
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 130])
-def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(make, n_rows):
-    trainer = make(n_valid=n_rows, train_sampling_strategy="group_by_length", per_device_eval_batch_size=4)
+def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(tmp_path, n_rows):
+    trainer = make(tmp_path, n_valid=n_rows, train_sampling_strategy="group_by_length", per_device_eval_batch_size=4)
     output, rows, model = trainer.predict(trainer.eval_dataset), trainer.eval_dataset, trainer.model.eval()
     with torch.no_grad():
         one_by_one = torch.cat([model(torch.tensor([ids])).logits for ids in rows["input_ids"]])
@@ -85,16 +75,16 @@ def test_evaluation_gives_each_row_once_in_order_with_the_exact_loss(make, n_row
     assert unlabelled.label_ids is None
 
 
-def test_training_scores_are_those_of_the_logits_that_training_made(train):
+def test_training_scores_are_those_of_the_logits_that_training_made(tmp_path):
     """With a learning rate of nearly 0 and no dropout, training sees what evaluation sees."""
-    trainer = train(n_train=30, n_valid=30, model=make_model(seed=3), learning_rate=1e-12)
+    trainer = train(tmp_path, n_train=30, n_valid=30, model=make_model(seed=3), learning_rate=1e-12)
     for name in ("f1", "accuracy", "recall", "precision", "f1_neutral", "n_neutral"):
         assert log_of(trainer, f"train_{name}") == log_of(trainer, f"eval_{name}")
     made = log_of(trainer, "train_loss")
     assert len(made) == 2 and made == pytest.approx(log_of(trainer, "eval_loss"), rel=1e-5)
 
 
-def test_length_groups_hold_each_text_once_in_another_order_each_epoch(make):
+def test_length_groups_hold_each_text_once_in_another_order_each_epoch(tmp_path):
     lengths = torch.randint(5, 90, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
     sampler = LengthGroupedSampler(lengths, step_size=16, seed=3)
     orders = []
@@ -113,7 +103,7 @@ def test_length_groups_hold_each_text_once_in_another_order_each_epoch(make):
     assert 0.3 < rises < 0.7  # no drift from long to short
     for n in (0, 1, 7, 8, 9):
         assert sorted(LengthGroupedSampler([5] * n, step_size=8, seed=0)) == list(range(n))
-    trainer = make(n_train=37, train_sampling_strategy="group_by_length", data_seed=0)
+    trainer = make(tmp_path, n_train=37, train_sampling_strategy="group_by_length", data_seed=0)
     sampler = trainer.get_train_dataloader().batch_sampler.sampler
     assert isinstance(sampler, LengthGroupedSampler)
     assert (len(sampler), sampler.step_size, sampler.seed) == (37, 8, 0)
@@ -150,18 +140,18 @@ def test_the_collator_stops_where_the_encoder_does():
     assert PaddingCollator(tokenizer, pad_to_multiple_of=8)(texts)["input_ids"].shape == (2, 60)
 
 
-def test_class_weights_by_hand(make):
+def test_class_weights_by_hand(tmp_path):
     weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 2, 2]), 3)
     assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 6 / 6])
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
         with pytest.raises(ValueError, match="give none, balanced, or 3 positive numbers"):
-            make(class_weights=spec)
+            make(tmp_path, class_weights=spec)
     with pytest.raises(ValueError, match="a label has no text in train; give one number per label"):
-        make(n_train=1, class_weights="balanced")
+        make(tmp_path, n_train=1, class_weights="balanced")
 
 
-def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(make):
-    trainer, weights = make(class_weights="1,3,1", label_smoothing_factor=0.2), torch.tensor([1.0, 3.0, 1.0])
+def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(tmp_path):
+    trainer, weights = make(tmp_path, class_weights="1,3,1", label_smoothing_factor=0.2), torch.tensor([1.0, 3.0, 1.0])
     batch = trainer.data_collator([dict(row) for row in make_rows(8)])
     for is_training, options in ((True, {"weight": weights, "label_smoothing": 0.2}), (False, {})):
         trainer.model.train(is_training)
@@ -171,9 +161,9 @@ def test_class_weights_and_label_smoothing_are_in_the_training_loss_only(make):
 
 
 @pytest.mark.parametrize("n", [8, 5])  # texts of eight that count, as in the last step of an epoch of two processes
-def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, n):
+def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, n):
     """By hand: the cross entropy of both draws, and alpha times the mean of both KL divergences; half of it."""
-    trainer, seen = make(model=make_model(dropout=0.3), rdrop_alpha=0.5), {}
+    trainer, seen = make(tmp_path, model=make_model(dropout=0.3), rdrop_alpha=0.5), {}
     batch = trainer.data_collator([dict(row) for row in make_rows(8)])
     batch["labels"][n:] = -100
     trainer.model.register_forward_hook(lambda module, inputs, outputs: seen.update(logits=outputs.logits))
@@ -195,9 +185,9 @@ def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(make, n):
     torch.testing.assert_close(plain, functional.cross_entropy(seen["logits"][:n], batch["labels"][:n]))
 
 
-def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(train, tmp_path):
+def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
     options = {"n_train": 64, "model": make_model(dropout=0.1), "num_train_epochs": 1}
-    trained = [train(**options, **way) for way in ({}, {"precision": "bf16"}, {"fast_kernels": True})]
+    trained = [train(tmp_path, **options, **way) for way in ({}, {"precision": "bf16"}, {"fast_kernels": True})]
     fp32, bf16, fast = (torch.stack(trainer.losses) for trainer in trained)
     assert 0 < (bf16 - fp32).abs().max() < 1e-3 < (fast - fp32).abs().max()  # the last draws other dropout
     assert trained[1].model.config._attn_implementation == "eager"
@@ -205,23 +195,23 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(train, tmp_path):
     assert "eager" not in (tmp_path / "model" / "config.json").read_text()
 
 
-def test_options_of_trainer_do_what_trainer_says(train, tmp_path):
+def test_options_of_trainer_do_what_trainer_says(tmp_path):
     options = {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "lr_scheduler_type": "linear"}
     by_steps = {"logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 3}
     by_steps |= {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1}
-    trainer = train(n_train=32, warmup_steps=2, **options, **by_steps)
+    trainer = train(tmp_path, n_train=32, warmup_steps=2, **options, **by_steps)
     assert trainer.rates == pytest.approx([0, 0.05, *(0.1 * i / 6 for i in range(6, 0, -1))])
     assert type(trainer.optimizer.optimizer) is torch.optim.SGD
     assert log_of(trainer, "loss") == pytest.approx([loss.item() for loss in trainer.losses])
     assert [entry["step"] for entry in trainer.state.log_history if "eval_f1" in entry] == [3, 6, 8]
     assert len(log_of(trainer, "train_f1")) == 2
-    best, kept = f"checkpoint-{trainer.state.best_global_step}", {path.name for path in (tmp_path / "run").iterdir()}
+    best, kept = f"checkpoint-{trainer.state.best_global_step}", {path.name for path in tmp_path.iterdir()}
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
 
 
 @pytest.mark.parametrize("disable_tqdm", [False, True])
-def test_bars_are_left_out_on_request(train, capfd, disable_tqdm):
-    train(num_train_epochs=1, disable_tqdm=disable_tqdm)
+def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
+    train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
     printed = capfd.readouterr()
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
 
@@ -246,6 +236,6 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
 @pytest.mark.parametrize(
     "option, tolerance", [("gradient_checkpointing", 1e-6), pytest.param("torch_compile", 1e-4, marks=pytest.mark.slow)]
 )
-def test_other_ways_to_compute_learn_the_same(train, option, tolerance):
-    plain, other = train("plain", max_steps=2), train("other", max_steps=2, **{option: True})
+def test_other_ways_to_compute_learn_the_same(tmp_path, option, tolerance):
+    plain, other = train(tmp_path / "plain", max_steps=2), train(tmp_path / "other", max_steps=2, **{option: True})
     assert torch.allclose(flatten(plain.model), flatten(other.model), atol=tolerance)
