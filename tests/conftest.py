@@ -100,7 +100,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    """Each test starts as a plain `python` process, whatever started pytest."""
+    """Each test starts as a plain `python` process of one thread, whatever started pytest or came before it."""
+    torch.set_num_threads(1)  # arguments of a launch take all cores
     for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
 

@@ -36,21 +36,15 @@ def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: floa
     return AutoModelForMaskedLM.from_config(config), tokenizer
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A function that makes a trainer over random rows of real tokens."""
-
-    def make(output_dir="run", model_type="modernbert", dropout=0.0, **changes):
-        model, tokenizer = make_masked_lm(model_type, dropout=dropout)
-        random = np.random.default_rng(0)
-        rows = random.integers(5, len(tokenizer), (37, 24))
-        rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
-        values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
-        values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
-        args = PretrainingArguments(output_dir=str(tmp_path / output_dir), **values | changes)
-        return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
-
-    return make
+def make(output_dir, model_type="modernbert", dropout=0.0, **changes) -> MaskedTrainer:
+    """Return a trainer over random rows of real tokens."""
+    model, tokenizer = make_masked_lm(model_type, dropout=dropout)
+    rows = np.random.default_rng(0).integers(5, len(tokenizer), (37, 24))
+    rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
+    values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
+    args = PretrainingArguments(output_dir=str(output_dir), **values | changes)
+    return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
 
 
 def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
@@ -75,8 +69,8 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "distilbert", "albert"])
-def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(make, model_type):
-    trainer = make(model_type=model_type)
+def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(tmp_path, model_type):
+    trainer = make(tmp_path, model_type)
     found = trainer.evaluate()
     batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))])
     plain, _ = make_masked_lm(model_type)
@@ -89,11 +83,11 @@ def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(make,
     assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
 
 
-def test_a_step_is_the_same_however_it_is_cut_into_batches(make):
+def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path):
     """Adam would hide a gradient that is a multiple of what it should be: the norm does not."""
     logs = {"max_steps": 5, "logging_strategy": "steps", "logging_steps": 1}
-    whole = make("whole", **logs)
-    parts = make("parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **logs)
+    whole = make(tmp_path / "whole", **logs)
+    parts = make(tmp_path / "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **logs)
     for trainer in (whole, parts):
         trainer.train()
     for name in ("loss", "grad_norm"):
@@ -109,23 +103,23 @@ RATES = [
 
 
 @pytest.mark.parametrize("n_steps, expected", RATES)
-def test_the_learning_rate_rises_stays_and_falls(make, n_steps, expected):
-    trainer = make(max_steps=n_steps)
+def test_the_learning_rate_rises_stays_and_falls(tmp_path, n_steps, expected):
+    trainer = make(tmp_path, max_steps=n_steps)
     trainer.create_optimizer_and_scheduler(n_steps)
     factor = trainer.lr_scheduler.lr_lambdas[0]
     assert [factor(step) for step in range(n_steps)] == pytest.approx(expected)
 
 
-def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make):
+def test_a_resumed_run_gives_what_an_undisturbed_run_gives(tmp_path):
     options = {"dropout": 0.2, "dataloader_num_workers": 1}
-    undisturbed = make("undisturbed", **options)
+    undisturbed = make(tmp_path / "undisturbed", **options)
     undisturbed.train()
     for step in (6, 9):
-        trainer = make("stopped", **options)
+        trainer = make(tmp_path / "stopped", **options)
         trainer.add_callback(ask_at(step))
         with pytest.raises(SystemExit):
             trainer.train(resume_from_checkpoint=step > 6)
-    again = make("stopped", **options)
+    again = make(tmp_path / "stopped", **options)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == undisturbed.state.global_step == 12
     assert torch.equal(flatten(again.model), flatten(undisturbed.model))
