@@ -1,7 +1,6 @@
 """A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
 
 import contextlib
-import copy
 import io
 import os
 import runpy
@@ -9,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -17,11 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; ch
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
 from smsa.data.datasets import find_smsa  # noqa: E402
-from smsa.data.labels import LABELS, label_maps  # noqa: E402
+from smsa.data.labels import label_maps  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,11 +44,8 @@ TINY_ROWS = [
 
 def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
     """Run a command with this Python's programs first; get its status and all that it printed."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **environment,
-    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path} | environment
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
@@ -155,20 +149,14 @@ def save_tiny(folder: Path, **options) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def _tiny():
-    return make_model(), make_tokenizer()
+@pytest.fixture
+def tiny_model():
+    return make_model()
 
 
 @pytest.fixture
-def tiny_model(_tiny):
-    """A fresh copy of the same random model for each test."""
-    return copy.deepcopy(_tiny[0])
-
-
-@pytest.fixture
-def tokenizer(_tiny):
-    return copy.deepcopy(_tiny[1])
+def tokenizer():
+    return make_tokenizer()
 
 
 @pytest.fixture
@@ -177,19 +165,6 @@ def classifier(tiny_model, tokenizer):
     from tables import make_classifier
 
     return make_classifier(tiny_model, tokenizer)
-
-
-def make_rows(tokenizer, n: int) -> Dataset:
-    """Get n encoded rows, of different lengths."""
-    picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
-    encoded = tokenizer([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
-
-
-@pytest.fixture
-def rows(tokenizer):
-    """A function that gets n encoded rows."""
-    return partial(make_rows, tokenizer)
 
 
 @pytest.fixture

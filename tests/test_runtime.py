@@ -13,50 +13,40 @@ from conftest import ROOT, run
 
 from smsa import runtime
 
+# precision asked for, processor, what the launcher asks for, whether it is for training; what is in effect
+PRECISIONS = [
+    ("auto", "Intel amx_tile", None, True, "bf16"),
+    ("auto", "AMD avx512_bf16", None, True, "bf16"),
+    ("auto", "Intel avx512_bf16", None, True, "no"),
+    ("auto", "GPU 9", None, True, "bf16"),
+    ("auto", "GPU 9", None, False, "fp16"),
+    ("auto", "GPU 7", None, True, "fp16"),
+    ("auto", "GPU 6", None, True, "no"),
+    ("auto", "GPU 9", "fp16", True, "fp16"),
+    ("auto", "Intel avx2", "bf16", True, "bf16"),
+    ("auto", "Intel amx_tile", "no", True, "bf16"),
+    ("auto", "Intel avx2", "fp16", True, "no"),
+    ("no", "GPU 9", "fp16", True, "no"),
+]
 
-@pytest.fixture
-def machine(monkeypatch):
-    """A function that makes this machine look like another one to `resolve_precision`."""
 
-    def make(cpu=(), cpu_name="Intel Xeon", capability=None, bf16=False, launcher=None):
-        capabilities = {**dict.fromkeys(cpu, True), "cpu_name": cpu_name}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-        if launcher:
-            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-
-    return make
-
-
-@pytest.mark.parametrize(
-    "requested, device, looks, in_effect",
-    [
-        ("auto", "cpu", {"cpu": ["amx_tile"]}, "bf16"),
-        ("auto", "cpu", {"cpu": ["avx512_bf16"], "cpu_name": "AMD EPYC"}, "bf16"),
-        ("auto", "cpu", {"cpu": ["avx512_bf16"]}, "no"),
-        ("auto", "cuda", {"bf16": True, "capability": (9, 0)}, "bf16"),
-        ("auto", "cuda", {"capability": (7, 5)}, "fp16"),
-        ("auto", "cuda", {"capability": (6, 1)}, "no"),
-        ("auto", "cuda", {"bf16": True, "launcher": "fp16"}, "fp16"),
-        ("auto", "cpu", {"cpu": ["avx2"], "launcher": "bf16"}, "bf16"),
-        ("auto", "cpu", {"cpu": ["amx_tile"], "launcher": "no"}, "bf16"),
-        ("auto", "cpu", {"launcher": "fp16"}, "no"),
-        ("no", "cuda", {"bf16": True, "launcher": "fp16"}, "no"),
-        ("auto", "cuda", {"bf16": True, "capability": (9, 0), "training": False}, "fp16"),
-    ],
-)
+@pytest.mark.parametrize("requested, processor, launcher, training, in_effect", PRECISIONS)
 def test_precision_follows_the_option_then_the_launcher_then_the_device(
-    machine, caplog, requested, device, looks, in_effect
+    monkeypatch, caplog, requested, processor, launcher, training, in_effect
 ):
-    training = looks.pop("training", True)
-    machine(**looks)
+    maker, feature = processor.split()
+    device = "cuda" if maker == "GPU" else "cpu"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": f"{maker} CPU", feature: True})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (int(feature), 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: int(feature) >= 8)
+    if launcher:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     with caplog.at_level("INFO", logger="smsa"):
         assert runtime.resolve_precision(requested, device, training) == in_effect
     assert f"requested {requested}" in caplog.text
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
-    assert ("fp16 is for GPUs" in caplog.text) == (device == "cpu" and "fp16" in (requested, looks.get("launcher")))
-    assert ("slower in bf16" in caplog.text) == (looks == {"cpu": ["avx2"], "launcher": "bf16"})
+    assert ("fp16 is for GPUs" in caplog.text) == ((device, launcher) == ("cpu", "fp16"))
+    assert ("slower in bf16" in caplog.text) == ((device, launcher) == ("cpu", "bf16"))
 
 
 @pytest.mark.slow
@@ -86,8 +76,8 @@ def test_a_process_whose_launcher_has_ended_is_signalled_and_none_of_a_launcher_
     assert len(signals) == n_signals
 
 
-def test_an_unknown_precision_of_the_launcher_is_refused(machine):
-    machine(launcher="fp8")
+def test_an_unknown_precision_of_the_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(ValueError, match="'fp8' .from the launcher. is not one of"):
         runtime.resolve_precision("auto", "cuda")
 
@@ -111,7 +101,7 @@ def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept_where_a_script_asks_for_it():
     script = (
-        "import resource, torch, smsa.runtime\n"  # a script has imported its libraries, which have grown the heap
+        "import resource, torch\n"  # a script has imported its libraries, which have grown the heap
         "from smsa.runtime import set_up_process\n"
         "for set_up in (int, set_up_process):\n"
         "    set_up()\n"

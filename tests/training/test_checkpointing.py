@@ -35,6 +35,7 @@ def save(tmp_path, environment):
     def save(step, best_step=None):
         staging = tmp_path / "staging"
         staging.mkdir()
+        (staging / "model.safetensors").touch(0o600)  # as safetensors does
         (staging / "model.safetensors").write_bytes(b"weights %d" % step)
         described = {"step": step, "best_step": best_step, "settings": SETTINGS, "environment": dict(environment)}
         commit(staging, tmp_path / f"checkpoint-{step}", **described)
@@ -42,21 +43,14 @@ def save(tmp_path, environment):
     return save
 
 
-def test_who_may_read_a_new_file_may_read_a_checkpoint(tmp_path):
-    weights = tmp_path / "staging" / "model.safetensors"
-    weights.parent.mkdir()
-    weights.touch(0o600)  # as safetensors does
-    commit(weights.parent, tmp_path / "checkpoint-1", step=1)
-    assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-1").iterdir()}) == 1
-
-
-def test_checkpoints_are_found_by_number_and_nothing_else_is_taken_for_one(save, tmp_path):
+def test_checkpoints_are_found_by_number_and_readable_by_whoever_may_read_a_new_file(save, tmp_path):
     for step in (9, 100, 20):
         save(step)
     for name in ("checkpoint-x", "checkpoint-7.tmp", "damaged-checkpoint-3", "checkpoint-"):
         (tmp_path / name).mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert verify(tmp_path / "checkpoint-100")["step"] == 100
+    assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-100").iterdir()}) == 1
 
 
 def test_a_newest_one_whose_best_is_damaged_is_not_used(save, tmp_path):
@@ -120,27 +114,21 @@ def refuse(folder, message, resume=False):
         pass
 
 
-def test_an_output_folder_must_be_empty_or_resumed(tmp_path):
+def test_an_output_folder_is_empty_or_resumed_and_left_without_traces(tmp_path):
     folder = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), sole_run(folder, resume=False):
+        1 / 0  # noqa: B018
+    assert not folder.exists()
+    (folder / STAGING).mkdir(parents=True)
+    (folder / "run.lock").touch()  # of a process that is gone
     with sole_run(folder, resume=False):
-        assert (folder / "run.lock").exists()
+        assert (folder / "run.lock").exists() and not (folder / STAGING).exists()
         (folder / "model.safetensors").touch()
     assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
     refuse(folder, "not empty .model.safetensors.: resume it by --resume auto")
     with sole_run(folder, resume=True):
         pass
-    (tmp_path / "file").touch()
-    refuse(tmp_path / "file", "is a file")
-
-
-def test_a_run_that_fails_before_it_has_anything_leaves_nothing_and_what_a_killed_one_wrote_is_cleared(tmp_path):
-    with pytest.raises(ZeroDivisionError), sole_run(tmp_path / "run", resume=False):
-        1 / 0  # noqa: B018
-    assert not (tmp_path / "run").exists()
-    (tmp_path / STAGING).mkdir()
-    (tmp_path / "run.lock").touch()  # of a process that is gone
-    with sole_run(tmp_path, resume=False):
-        assert not (tmp_path / STAGING).exists()
+    refuse(folder / "model.safetensors", "is a file")
 
 
 def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(tmp_path):

@@ -28,7 +28,7 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["two", "two accumulated"])
-def test_two_processes_train_like_one(seen, name):
+def test_two_processes_train_and_evaluate_like_one(seen, name):
     one, two = seen["one"], seen[name]
     assert len(one["norms"]) == len(two["norms"]) == 5 * 3
     assert (one["norms"] > 0.8).any()  # clipping acted
@@ -43,22 +43,15 @@ def test_two_processes_train_like_one(seen, name):
     assert two["train_f1"].tolist() == one["train_f1"].tolist()
     assert two["n_texts"].tolist() == one["n_texts"].tolist() == [35] * 3
     assert two["rates"].tolist() == [rate for rate in (1e-3, 5e-4, 2.5e-4) for _ in range(sum(n_batches) // 3)]
-
-
-def test_two_processes_evaluate_like_one(seen):
-    one, two = seen["one"], seen["two"]
     for n in (7, 65):
         assert two[f"logits_{n}"].shape == (n, 3)
         assert np.allclose(two[f"logits_{n}"], one[f"logits_{n}"], atol=1e-5)  # in the order of the file
         assert two[f"eval_loss_{n}"] == pytest.approx(float(one[f"eval_loss_{n}"]), abs=1e-6)
     assert two["eval_f1"] == one["eval_f1"]
     assert two["eval_loss"] == pytest.approx(float(one["eval_loss"]), abs=1e-6)
-
-
-def test_processes_share_the_texts_of_an_epoch_also_when_they_train_again_and_draw_dropout_of_their_own(seen):
-    for record in seen.values():
+    for record in (one, two):  # trained again, with dropout
         assert record["n_texts_of_second_training"] == 35  # all shuffle by one seed
-        assert len(set(record["seeds"])) == record["world_size"]
+        assert len(set(record["seeds"])) == record["world_size"]  # and draw dropout of their own
 
 
 def finetune(folder: Path, fault: str, options: list[str]) -> None:
@@ -82,7 +75,7 @@ def finetune(folder: Path, fault: str, options: list[str]) -> None:
     runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
 
 
-FAULTS = {
+FAULTS = {  # of the second: other data; no shared disk; it cannot write, in the run of the first seed
     "data": (["--output_dir", "run"], "(rank 1): The ranks do not do the same: sha256 of train is "),
     "disk": (["--output_dir", "run"], "run is not there for every rank: it must be on a disk that all machines share"),
     "write": (["--output_dir", "run", "--seeds", "1", "2"], "cannot be written"),
@@ -91,7 +84,6 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, fault):
-    """It has other data; its output folder is not on a shared disk; it cannot write, in the run of the first seed."""
     shutil.copytree(SAMPLE_DIR, tmp_path / "other")
     with (tmp_path / "other" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")

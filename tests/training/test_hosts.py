@@ -59,8 +59,8 @@ def launch(hosts, *words, ranks=None, address=ADDRESS(1), port=29500, wait=60) -
         command += ["--config_file", "configs/accelerate/multi_node.yaml", "--rdzv_conf", f"timeout={wait}"]
         command += ["--num_machines", len(hosts), "--num_processes", len(hosts), "--machine_rank", rank]
         command += ["--main_process_ip", address, "--main_process_port", port, *words]
-        environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "CUDA_VISIBLE_DEVICES": ""}
-        environment["TQDM_DISABLE"] = "1"  # bars would fill a pipe that nobody reads
+        # bars would fill a pipe that nobody reads
+        environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "TQDM_DISABLE": "1"}
         command = ["ip", "netns", "exec", hosts[rank], *map(str, command)]
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **piped))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import make_model
 from scipy.stats import binomtest, chisquare
-from trainers import make_trainer
+from trainers import log_of, make_tiny_trainer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from smsa.models.loading import load_classifier
@@ -51,6 +51,8 @@ def test_logits_and_gradients_are_the_models(kind, device_type, batch):
     expected, found = gradients(plain, batch), gradients(fast, batch)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=1e-12)
     assert sum(gradient is not None for gradient in found[1].values()) > 20
+    if kind == "bert":  # whose last layer is computed for one token
+        assert fast.bert(batch["input_ids"]).last_hidden_state.shape == (5, 1, 32)
     for weight, gradient in expected[1].items():
         if gradient is None or found[1][weight] is None:  # a weight that no loss reaches
             assert gradient is found[1][weight], weight
@@ -58,24 +60,22 @@ def test_logits_and_gradients_are_the_models(kind, device_type, batch):
             torch.testing.assert_close(found[1][weight], gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_the_last_layer_is_computed_for_one_token(batch):
-    model = make("bert").eval()
-    use_fast_kernels(model, "cpu")
-    with torch.no_grad():
-        assert model.bert(batch["input_ids"]).last_hidden_state.shape == (5, 1, 32)
-
-
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.001])
-def test_dropout_drops_at_its_rate_and_keeps_the_mean(p):
-    torch.manual_seed(0)
+def test_dropout_drops_at_its_rate_by_the_seed_and_keeps_the_mean(p):
     x = torch.full((1001, 999), 2.0, requires_grad=True)
-    y = quick_dropout(x, p, training=True)
+    draws = []
+    for seed in (1, 0, 0):
+        torch.manual_seed(seed)
+        draws.append(quick_dropout(x, p, training=True))
+    other, again, y = draws
+    assert torch.equal(y, again) and not torch.equal(y, other)
     y.sum().backward()
     dropped = y == 0
     assert binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-4
     assert torch.equal(x.grad, torch.where(dropped, 0.0, x.grad.max()))
     assert math.isclose(x.grad.max().item(), 1 / (1 - p), rel_tol=1e-4)
     assert torch.equal(y, x.grad * 2)
+    assert quick_dropout(x, p, training=False) is x
 
 
 def test_neighbours_are_dropped_independently():
@@ -88,30 +88,19 @@ def test_neighbours_are_dropped_independently():
         assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4, distance
 
 
-def test_dropout_follows_the_seed_and_rests_in_evaluation():
-    x = torch.randn(7, 33)
-    draws = []
-    for seed in (5, 5, 6):
-        torch.manual_seed(seed)
-        draws.append(quick_dropout(x, 0.4, training=True))
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert quick_dropout(x, 0.4, training=False) is x and quick_dropout(x, 0.0, training=True) is x
-    assert not quick_dropout(x, 1.0, training=True).any()
-
-
-def test_a_model_so_trained_learns_and_loads_as_any_other(rows, tokenizer, tmp_path):
+def test_a_model_so_trained_learns_and_loads_as_any_other(tokenizer, tmp_path):
     options = {"num_train_epochs": 6, "learning_rate": 3e-3, "train_sampling_strategy": "group_by_length"}
-    model = make_model(dropout=0.1)
-    trainer = make_trainer(model, tokenizer, rows(70), rows(20), tmp_path / "run", fast_kernels=True, **options)
+    trainer = make_tiny_trainer(tmp_path / "run", 70, 20, make_model(dropout=0.1), fast_kernels=True, **options)
     trainer.train()
     assert trainer.optimizer.defaults["fused"]
-    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_f1" in entry]
+    losses = log_of(trainer, "train_loss")
     assert losses[-1] < 0.6 < 1.0 < losses[0]
-    output = trainer.predict(rows(20))
+    rows = trainer.eval_dataset
+    output = trainer.predict(rows)
     trainer.save_model(tmp_path / "model")
     plain, _ = load_classifier(str(tmp_path / "model"))
     assert "smsa" not in (tmp_path / "model" / "config.json").read_text()
-    padded = tokenizer.pad({"input_ids": rows(20)["input_ids"][:]}, return_tensors="pt")
+    padded = tokenizer.pad({"input_ids": rows["input_ids"][:]}, return_tensors="pt")
     with torch.no_grad():
         logits = plain(**padded).logits
     torch.testing.assert_close(torch.from_numpy(output.predictions), logits, rtol=1e-4, atol=1e-4)

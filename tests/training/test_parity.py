@@ -36,14 +36,9 @@ def reference_loop(model, tokenizer, train, valid, max_norm):
             record["rates"].append(optimizer.param_groups[0]["lr"])
         scheduler.step()
         model.eval()
-        predicted, gold = [], []
         with torch.no_grad():
-            for start in range(0, len(valid), 64):
-                input_ids, mask, label_ids = pad(
-                    [valid[i] for i in range(start, min(start + 64, len(valid)))], tokenizer
-                )
-                predicted += model(input_ids, attention_mask=mask).logits.argmax(-1).tolist()
-                gold += label_ids.tolist()
+            input_ids, mask, gold = pad(valid, tokenizer)  # one batch of evaluation
+            predicted = model(input_ids, attention_mask=mask).logits.argmax(-1)
         f1 = f1_score(gold, predicted, labels=[0, 1, 2], average="macro", zero_division=0)
         record["valid_f1"].append(f1)
         if f1 > best_f1:

@@ -1,7 +1,6 @@
 """Whatever ends a run, resuming it gives what an undisturbed run gives, to the bit."""
 
 import json
-import math
 import os
 import pickle
 import shutil
@@ -14,14 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Canary, fill, make_model, make_rows, make_tokenizer
-from trainers import At, ask_at, flatten, make_trainer
-from transformers import Trainer, TrainerControl, TrainerState
+from conftest import Canary, fill, make_model
+from trainers import At, RecordingTrainer, ask_at, flatten, make_tiny_trainer
+from transformers import TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
-from smsa.pretraining.trainer import MaskedTrainer
-from smsa.training.callbacks import RunGuard, count_worse
+from smsa.training.callbacks import RunGuard
 from smsa.training.checkpointing import find_newest, verify
 from smsa.training.trainer import SentimentTrainer
 
@@ -37,22 +35,22 @@ def ask_in_evaluation(epoch) -> At:
     return At("on_prediction_step", lambda state, _: state.epoch == epoch and os.kill(os.getpid(), signal.SIGINT))
 
 
-@pytest.fixture(scope="module")
-def make():
-    """A function that returns a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
-    tokenizer = make_tokenizer()
+def make(output_dir, *callbacks, scaler=False, **changes) -> RecordingTrainer:
+    """Return a trainer with dropout, which stops early in epoch 5 of 9, the best being 3."""
+    values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
+    trainer = make_tiny_trainer(output_dir, 37, 20, make_model(dropout=0.3, seed=1), **values | changes)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if scaler:  # what fp16 has on a GPU
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
+    return trainer
 
-    def make(output_dir, *callbacks, scaler=False, **changes):
-        values = {"num_train_epochs": 9, "learning_rate": 1e-2, "lr_gamma": 0.7, "early_stopping_patience": 2}
-        train, valid = (make_rows(tokenizer, n) for n in (37, 20))
-        trainer = make_trainer(make_model(dropout=0.3, seed=1), tokenizer, train, valid, output_dir, **values | changes)
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        if scaler:  # what fp16 has on a GPU
-            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=3)
-        return trainer
 
-    return make
+def train(output_dir, *callbacks, resume=False, **changes) -> RecordingTrainer:
+    """Return such a trainer that has trained, from the newest checkpoint if it is to resume."""
+    trainer = make(output_dir, *callbacks, **changes)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
 
 
 def seen(trainer) -> dict:
@@ -74,35 +72,26 @@ def seen(trainer) -> dict:
 
 
 @pytest.fixture(scope="module")
-def runs(make, tmp_path_factory) -> tuple[Path, dict]:
-    """The folders of a run that nothing disturbed and of one stopped in epoch 3, after step 13; what the first gave."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.raises(SystemExit):
-        make(folder / "stopped", ask_at(13)).train()
-    trainer = make(folder / "finished")
-    trainer.train()
-    found = seen(trainer)
+def run_in_peace(tmp_path_factory) -> tuple[Path, dict]:
+    """The folder of a run that nothing disturbed, and what it gave."""
+    folder = tmp_path_factory.mktemp("run")
+    found = seen(train(folder))
     assert (found["stopped"], found["best"][0], found["best"][2]) == (25, 15, 15)  # it did stop early
     assert found["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
     return folder, found
 
 
 @pytest.fixture
-def undisturbed(runs) -> dict:
-    return runs[1]
+def undisturbed(run_in_peace) -> dict:
+    return run_in_peace[1]
 
 
 @pytest.fixture
-def finished(runs, tmp_path) -> Path:
-    return shutil.copytree(runs[0] / "finished", tmp_path / "finished")
+def finished(run_in_peace, tmp_path) -> Path:
+    return shutil.copytree(run_in_peace[0], tmp_path / "finished")
 
 
-@pytest.fixture
-def stopped(runs, tmp_path) -> Path:
-    return shutil.copytree(runs[0] / "stopped", tmp_path / "stopped")
-
-
-def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(make, undisturbed, tmp_path):
+def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(undisturbed, tmp_path):
     """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup it is ignored, and a run keeps that
     run, steps, codes = tmp_path / "run", [], []
@@ -117,9 +106,7 @@ def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_f
         assert (run / f"checkpoint-{step}").is_dir()
     assert (steps, codes) == (sorted(stops), [143, 143, 129, 143, 130, 143, 130])
     shutil.move(run, tmp_path / "moved")
-    trainer = make(tmp_path / "moved")
-    trainer.train(resume_from_checkpoint=True)
-    assert seen(trainer) == undisturbed
+    assert seen(train(tmp_path / "moved", resume=True)) == undisturbed
 
 
 WAYS = [
@@ -134,32 +121,26 @@ WAYS = [
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=lambda changes: next(iter(changes)))
-def test_it_holds_for_other_ways_to_train(make, tmp_path, changes):
+def test_it_holds_for_other_ways_to_train(tmp_path, changes):
     changes = {"num_train_epochs": 3, **changes}
-    plain = make(tmp_path / "plain", **changes)
-    plain.train()
-    trainer = make(tmp_path / "run", ask_at(2), **changes)
+    plain = train(tmp_path / "plain", **changes)
     with pytest.raises(SystemExit):
-        trainer.train()
-    assert trainer.state.global_step == 2
-    trainer = make(tmp_path / "run", **changes)
-    trainer.train(resume_from_checkpoint=True)
-    found, expected = seen(trainer), seen(plain)
+        train(tmp_path / "run", ask_at(2), **changes)
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    found, expected = seen(train(tmp_path / "run", resume=True, **changes)), seen(plain)
     if changes.get("save_strategy") == "best":  # the newest checkpoint is that of the stop, if none was better since
         del found["files"], expected["files"]
     assert found == expected
     if "scaler" in changes:
-        assert "scaler.pt" in seen(plain)["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
+        assert "scaler.pt" in expected["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
 
-def test_a_run_that_is_over_trains_on_only_under_more_patience(make, finished, undisturbed, tmp_path):
-    trainer = make(finished)
-    trainer.train(resume_from_checkpoint=True)
-    assert trainer.losses == [] and seen(trainer) == undisturbed
-    patient, trainer = make(tmp_path / "patient", early_stopping_patience=4), make(finished, early_stopping_patience=4)
-    patient.train()
-    trainer.train(resume_from_checkpoint=True)
-    assert seen(trainer) == seen(patient) and patient.state.global_step > 25
+def test_a_run_that_is_over_trains_on_only_under_more_patience(finished, undisturbed, tmp_path):
+    over = train(finished, resume=True)
+    assert over.losses == [] and seen(over) == undisturbed
+    patient = train(tmp_path / "patient", early_stopping_patience=4)
+    assert seen(train(finished, resume=True, early_stopping_patience=4)) == seen(patient)
+    assert patient.state.global_step > 25
 
 
 ENDS = [({"num_train_epochs": 1.5}, 8), ({"max_steps": 7}, 7), ({"max_steps": 7} | by_steps(7), 7)]
@@ -167,87 +148,72 @@ ENDS += [({"early_stopping_patience": 6, "learning_rate": 1e-12} | by_steps(1), 
 
 
 @pytest.mark.parametrize("length, n_steps", ENDS)
-def test_a_run_that_ends_within_an_epoch_is_over_then(make, tmp_path, length, n_steps):
+def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps):
     """Steps are rounded up: the last checkpoint may lie beyond the epochs that were asked for."""
     for n_taken in (n_steps, 0):
-        trainer = make(tmp_path / "run", **{"early_stopping_patience": 0} | length)
-        trainer.train(resume_from_checkpoint=n_taken == 0)
+        trainer = train(tmp_path / "run", resume=n_taken == 0, **{"early_stopping_patience": 0} | length)
         assert (len(trainer.losses), trainer.state.global_step) == (n_taken, n_steps)
         assert sum("train_f1" in entry for entry in trainer.state.log_history) == 2
     with pytest.raises(UserError, match="has trained for 1.[46] epochs: --num_train_epochs cannot be less"):
-        make(tmp_path / "run", num_train_epochs=1.2).train(resume_from_checkpoint=True)
-
-
-def test_training_again_from_the_beginning_leaves_only_its_own_checkpoints(make, finished, undisturbed, caplog):
-    make(finished, num_train_epochs=1).train()
-    assert [path.name for path in finished.glob("checkpoint-*")] == ["checkpoint-5"]
-    assert "checkpoint-25 is of an earlier training in this folder, and is removed" in caplog.text
-    again = make(finished)
-    again.train(resume_from_checkpoint=True)
-    assert seen(again) == undisturbed
+        train(tmp_path / "run", resume=True, num_train_epochs=1.2)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
-def test_a_trainer_can_train_twice(make, tmp_path, ema_decay):
-    trainer, starts = make(tmp_path, ema_decay=ema_decay, num_train_epochs=2), []
-    trainer.train()
+def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkpoints(tmp_path, caplog, ema_decay):
+    trainer, starts = train(tmp_path, ema_decay=ema_decay, num_train_epochs=2), []
     assert len(trainer.losses) == 2 * STEPS_AN_EPOCH
     best = flatten(trainer.model)
     trainer.add_callback(At("on_step_begin", lambda state, model: starts.append(flatten(model))))
+    trainer.args.num_train_epochs = 1
     trainer.train()
     assert torch.equal(starts[0], best)
-    assert trainer.rates[: 2 * STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
+    assert trainer.rates[:STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
+    assert "checkpoint-10 is of an earlier training in this folder, and is removed" in caplog.text
 
 
-def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(
-    make, undisturbed, stopped, tmp_path, caplog
-):
-    contents = {path.name: path.read_bytes() for path in (stopped / "checkpoint-13").iterdir()}
+def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(undisturbed, finished, tmp_path, caplog):
+    contents = {path.name: path.read_bytes() for path in (finished / "checkpoint-25").iterdir()}
     assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < contents.keys()
     assert len(contents) == 9
     for name, content in contents.items():
         cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
         for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
-            case = shutil.copytree(stopped, tmp_path / "case", dirs_exist_ok=True)
-            path = case / "checkpoint-13" / name
+            case = shutil.copytree(finished, tmp_path / "case", dirs_exist_ok=True)
+            path = case / "checkpoint-25" / name
             path.write_bytes(damaged) if damaged is not None else path.unlink()
             caplog.clear()
-            assert find_newest(case) == case / "checkpoint-10"
-            assert f"checkpoint-13/{name} " in caplog.text and "is now damaged-checkpoint-13" in caplog.text
-            assert (case / "damaged-checkpoint-13").is_dir() and not (case / "checkpoint-13").exists()
-    trainer = make(case)
-    trainer.train(resume_from_checkpoint=True)
-    assert seen(trainer) == undisturbed
+            assert find_newest(case) == case / "checkpoint-20"
+            assert f"checkpoint-25/{name} " in caplog.text and "is now damaged-checkpoint-25" in caplog.text
+            assert (case / "damaged-checkpoint-25").is_dir() and not (case / "checkpoint-25").exists()
+    assert seen(train(case, resume=True)) == undisturbed
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_pickle_in_a_checkpoint_never_runs(make, stopped, tmp_path, name):
-    checkpoint, ran = stopped / "checkpoint-13", tmp_path / "ran"
+def test_a_pickle_in_a_checkpoint_never_runs(finished, tmp_path, name):
+    checkpoint, ran = finished / "checkpoint-25", tmp_path / "ran"
     if name == "rng_state.pth":
         torch.save({"python": Canary(ran)}, checkpoint / name)
     else:
         (checkpoint / name).write_bytes(pickle.dumps(Canary(ran)))
-    with pytest.raises(UserError, match=f"checkpoint-13/{name} is not what was written"):
-        make(stopped).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(UserError, match=f"checkpoint-25/{name} is not what was written"):
+        train(finished, resume=checkpoint)
     manifest = json.loads((checkpoint / "manifest.json").read_text())  # by someone who knows how it is made
     manifest["files"][name] = hash_file(checkpoint / name)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="pickle of more than tensors"):
-        make(stopped).train(resume_from_checkpoint=True)
+        train(finished, resume=True, early_stopping_patience=0)
     assert not ran.exists()
 
 
-def test_a_checkpoint_of_a_model_alone_is_refused(make, tmp_path):
-    make(tmp_path / "run", num_train_epochs=1, save_only_model=True).train()
-    with pytest.raises(UserError, match="has only a model: start anew in another --output_dir"):
-        make(tmp_path / "run").train(resume_from_checkpoint=True)
-
-
-def test_a_checkpoint_of_more_processes_is_refused(make, stopped):
-    path = stopped / "checkpoint-13" / "manifest.json"
+def test_a_checkpoint_of_more_processes_or_of_a_model_alone_is_refused(finished, tmp_path):
+    path = finished / "checkpoint-25" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(UserError, match="was made by 2 processes, these are 1"):
-        make(stopped).train(resume_from_checkpoint=True)
+    train(tmp_path / "run", num_train_epochs=1, save_only_model=True)
+    reasons = {finished: "was made by 2 processes, these are 1", tmp_path / "run": "has only a model: start anew in"}
+    for folder, reason in reasons.items():
+        with pytest.raises(UserError, match=reason):
+            train(folder, resume=True)
 
 
 NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
@@ -258,19 +224,19 @@ NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last upd
 
 
 @pytest.mark.parametrize("event, step, message", NOT_FINITE)
-def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(make, tmp_path, event, step, message):
+def test_what_is_not_finite_stops_the_run_says_where_and_is_never_kept(tmp_path, event, step, message):
     def poison(state, model):
         if state.global_step == step:
             with torch.no_grad():
                 model.get_input_embeddings().weight.fill_(float("nan"))
 
     with pytest.raises(UserError, match=message):
-        make(tmp_path, At(event, poison)).train()
+        train(tmp_path, At(event, poison))
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
 
 
 @pytest.mark.parametrize("steps", [[3], range(99)], ids=["one", "all"])
-def test_fp16_may_skip_a_step_but_not_all(make, tmp_path, monkeypatch, steps):
+def test_fp16_may_skip_a_step_but_not_all(tmp_path, monkeypatch, steps):
     """A real gradient scaler on the CPU, as in fp16 on a GPU, and a loss that is infinite once, or always."""
     compute_loss = SentimentTrainer.compute_loss
 
@@ -295,7 +261,7 @@ TROUBLE = {"full": "No space left|could not be written", "gone": "No such file",
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(make, undisturbed, small_disk, trouble):
+def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(undisturbed, small_disk, trouble):
     def remount(option):
         subprocess.run(["mount", "-o", f"remount,{option}", small_disk], check=True)
 
@@ -313,24 +279,11 @@ def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
 
     remount("size=8m")
     with pytest.raises((OSError, UserError), match=TROUBLE[trouble]):
-        make(run, At("on_epoch_begin", fail_in_epoch_3)).train()
+        train(run, At("on_epoch_begin", fail_in_epoch_3))
     assert trouble != "gone" or not run.exists()
     mend()
     assert "checkpoint-10/manifest.json" in before and contents(run) == before
-    trainer = make(run)
-    trainer.train(resume_from_checkpoint=True)
-    assert seen(trainer) == undisturbed
-
-
-def test_few_methods_of_trainer_are_overridden():
-    kinds = {kind for kind in (*SentimentTrainer.__mro__, MaskedTrainer) if kind.__module__.startswith("smsa")}
-    overridden = {
-        name for kind in kinds for name, value in vars(kind).items() if callable(value) and name in dir(Trainer)
-    }
-    assert overridden - {"__init__"} == {
-        *("train", "compute_loss", "create_scheduler", "get_batch_samples", "training_step", "save_model"),
-        *("_save_checkpoint", "_get_train_sampler"),
-    }
+    assert seen(train(run, resume=True)) == undisturbed
 
 
 def test_a_second_ctrl_c_ends_at_once():
@@ -345,22 +298,13 @@ def test_a_second_ctrl_c_ends_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
-def test_the_signals_are_given_back_and_what_was_ignored_stays_so(make, tmp_path):
+def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
         interrupt, seen = signal.getsignal(signal.SIGINT), []
         look = At("on_step_end", lambda *_: seen.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))))
-        trainer = make(tmp_path, look, num_train_epochs=1)
-        trainer.train()
+        trainer = train(tmp_path, look, num_train_epochs=1)
         assert seen == [signal.SIG_IGN, trainer.guard.receive] * STEPS_AN_EPOCH
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize(
-    "scores, n_worse", [([], -1), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)]
-)
-def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
-    state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])
-    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n_worse

@@ -1,13 +1,16 @@
 """What the tests of training share: a trainer that records each step, a wish to stop, and a dataset of real rows."""
 
+import copy
 import os
 import signal
 
 import torch
-from datasets import DatasetDict
+from conftest import TINY_ROWS, make_model, make_tokenizer
+from datasets import Dataset, DatasetDict
 from transformers import BertTokenizer, TrainerCallback
 
 from smsa.data.datasets import encode_splits, load_splits
+from smsa.data.labels import LABELS
 from smsa.models.scratch import SCRATCH_VOCAB_SIZE, train_vocabulary
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
@@ -52,9 +55,27 @@ def make_trainer(model, tokenizer, train, valid, output_dir, **changes) -> Recor
     return RecordingTrainer(model, args, train, valid, processing_class=tokenizer)
 
 
+def make_rows(n: int) -> Dataset:
+    """Return n encoded rows, of different lengths."""
+    picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
+    encoded = make_tokenizer()([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
+    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
+
+
+def make_tiny_trainer(output_dir, n_train: int, n_valid: int, model=None, **changes) -> RecordingTrainer:
+    """Return a recording trainer of a copy of a model, by default the tiny one, over so many rows."""
+    model = copy.deepcopy(model or make_model())
+    return make_trainer(model, make_tokenizer(), make_rows(n_train), make_rows(n_valid), output_dir, **changes)
+
+
 def flatten(model) -> torch.Tensor:
     """Return all weights of a model, shape (n_parameters,)."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def log_of(trainer, name: str) -> list:
+    """Return what the log has under a name, in its order; but for the end of a run, whose train_loss is another."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry and "train_runtime" not in entry]
 
 
 def encode_real_rows(files, n_train: int, n_valid: int) -> tuple[DatasetDict, object]:
