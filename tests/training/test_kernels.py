@@ -75,7 +75,8 @@ def test_dropout_drops_at_its_rate_by_the_seed_and_keeps_the_mean(p):
     assert torch.equal(x.grad, torch.where(dropped, 0.0, x.grad.max()))
     assert math.isclose(x.grad.max().item(), 1 / (1 - p), rel_tol=1e-4)
     assert torch.equal(y, x.grad * 2)
-    assert quick_dropout(x, p, training=False) is x
+    assert quick_dropout(x, p, training=False) is x and quick_dropout(x, 0.0, training=True) is x
+    assert not quick_dropout(x, 1.0, training=True).any()
 
 
 def test_neighbours_are_dropped_independently():

@@ -1,6 +1,7 @@
 """Whatever ends a run, resuming it gives what an undisturbed run gives, to the bit."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -15,11 +16,12 @@ import pytest
 import torch
 from conftest import Canary, fill, make_model
 from trainers import At, RecordingTrainer, ask_at, flatten, make_tiny_trainer
-from transformers import TrainerControl, TrainerState
+from transformers import Trainer, TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
-from smsa.training.callbacks import RunGuard
+from smsa.pretraining.trainer import MaskedTrainer
+from smsa.training.callbacks import RunGuard, count_worse
 from smsa.training.checkpointing import find_newest, verify
 from smsa.training.trainer import SentimentTrainer
 
@@ -286,6 +288,17 @@ def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
     assert seen(train(run, resume=True)) == undisturbed
 
 
+def test_few_methods_of_trainer_are_overridden():
+    kinds = {kind for kind in (*SentimentTrainer.__mro__, MaskedTrainer) if kind.__module__.startswith("smsa")}
+    overridden = {
+        name for kind in kinds for name, value in vars(kind).items() if callable(value) and name in dir(Trainer)
+    }
+    assert overridden - {"__init__"} == {
+        *("train", "compute_loss", "create_scheduler", "get_batch_samples", "training_step", "save_model"),
+        *("_save_checkpoint", "_get_train_sampler"),
+    }
+
+
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
@@ -308,3 +321,11 @@ def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "scores, n_worse", [([], -1), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)]
+)
+def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
+    state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])
+    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n_worse
