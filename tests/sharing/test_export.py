@@ -120,13 +120,12 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
 
 def change_logits(monkeypatch, factor):
     """Let a file that was exported to OpenVINO answer other logits."""
-    load = export._load_openvino
 
-    def load_changed(path):
-        forward = load(path)
+    def compile_changed(*given):
+        forward = compile_openvino(*given)
         return lambda *arrays: factor * forward(*arrays)
 
-    monkeypatch.setattr(export, "_load_openvino", load_changed)
+    monkeypatch.setattr(export, "compile_openvino", compile_changed)
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
