@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
@@ -83,9 +82,8 @@ def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path, system)
 
 def test_a_slice_counts_only_the_labels_that_it_has(system):
     slices = system["slices"]
-    assert {title: (part["n"], part["n_labels"]) for title, part in slices.items()} == {
-        **{"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
-    }
+    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
+    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
     assert slices["1 to 10 words"]["f1"]["value"] == system["metrics"]["f1"]["value"]
     without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
     assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
@@ -126,20 +124,14 @@ def test_the_pictures_show_the_numbers_of_the_report(data):
     report = evaluate([make_system(name=f"s{k}") for k in range(4)], data)
     system = report["systems"][0]
     panels = figures.draw_confusion(report).axes
-    assert [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in panels] == [
-        (f"s{k}", "Predicted", "Gold") for k in range(4)
-    ]
+    assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]
     shown = [text.get_text().replace("\n", " ") for text in panels[0].texts]
     assert shown == ["1 50%", "1 50%", "0 0%", "0 0%", "1 100%", "0 0%", "2 67%", "0 0%", "1 33%"]
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", *LABELS]
-    drawn, calibration = figures.draw_reliability(report), system["calibration"]
-    marks = drawn.axes[0].collections[0].get_offsets().tolist()
-    assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in calibration["bins"]]
-    error = f"s0: calibration error {100 * calibration['expected_calibration_error']:.1f}"
-    assert drawn.legends[0].get_texts()[1].get_text() == error
+    marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
+    assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
 
 def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, monkeypatch, caplog):
@@ -154,7 +146,7 @@ def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, m
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = evaluate([make_system(name="third")], data)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(figures, "draw_report", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(figures, "draw_report", Mock(side_effect=OSError(28, "No space left")))
         write_report(other, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -191,30 +183,15 @@ def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(tmp
     assert "## Side by side" not in text
 
 
-TEXTS = st.text(st.sampled_from("ab|\\`*_[]#<>\n\r\t\u2028 "), max_size=12)
-
-
-@pytest.fixture(scope="module")
-def report_of_two(tmp_path_factory) -> str:
-    """The JSON of a report of systems N0 and N1 with labels L0, L1 and L2."""
-    labels, path = ("L0", "L1", "L2"), tmp_path_factory.mktemp("two") / "any.tsv"
-    path.touch()
-    rows = pd.DataFrame({"text": ["T"] * 5, "label": [0, 1, 2, 0, 1], "line": range(1, 6)})
-    systems = [make_system(labels=labels, name=name) for name in ("N0", "N1")]
-    return json.dumps(evaluate(systems, LabelledFile(path, labels, rows)))
-
-
-@settings(deadline=None)
-@given(words=st.lists(TEXTS, min_size=6, max_size=6))
-def test_no_name_label_or_text_breaks_a_table_of_the_report(report_of_two, words):
-    report = report_of_two
-    for i, (placeholder, word) in enumerate(zip(("N0", "N1", "L0", "L1", "L2", "T"), words, strict=True)):
-        report = report.replace(f'"{placeholder}"', json.dumps(f"{word}{i}"))
-    lines = render_report(json.loads(report), []).splitlines()
-    tables = [i for i, line in enumerate(lines) if re.fullmatch(r"\|(---\|)+", line)]
-    # metrics, F1 by label, the labels of either system, kinds of text
-    for i, n_rows in zip(tables, [2, 2, 3, 3, 3], strict=True):
-        assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[i - 1 : i + n_rows + 1]} == {
-            lines[i].count("|") + 1
-        }
-        assert lines[i + n_rows + 1] == ""
+def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):
+    hostile = ["|a\r\nb", "`*_[]#<>", "\\|\t\u2028", " ", "||", "\n\n| |"]
+    (tmp_path / "any.tsv").touch()
+    rows = pd.DataFrame({"text": [hostile[0]] * 5, "label": [0, 1, 2, 0, 1], "line": range(1, 6)})
+    labels, names = tuple(f"{word}L" for word in hostile[1:4]), [f"{word}N" for word in hostile[4:]]
+    systems = [make_system(labels=labels, name=name) for name in names]
+    text = render_report(evaluate(systems, LabelledFile(tmp_path / "any.tsv", labels, rows)), [])
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    # metrics, F1 by label, the labels of either system, kinds of text, with two lines of titles
+    assert [table.count("\n") for table in tables] == [4, 4, 5, 5, 5]
+    for table in tables:
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
