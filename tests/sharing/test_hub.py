@@ -11,12 +11,9 @@ from forks import Forks
 from hub_double import TOKEN, run_hub
 from huggingface_hub import constants
 
-from smsa.cli import parse
-from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push
-from smsa.training.arguments import SentimentTrainingArguments
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -196,13 +193,6 @@ def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folde
     hub.cut = ""
     status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
     assert status == 0, text
-
-
-@pytest.mark.parametrize("words, is_private", [("", False), ("--hub_private_repo", True)])
-def test_a_repository_is_private_where_that_is_asked_for(words, is_private):
-    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words.split(), "--max_length", "64"]
-    _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
-    assert training_args.hub_private_repo is is_private
 
 
 @pytest.fixture
