@@ -198,25 +198,12 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     find(browser, "#column input").click()
     options = wait_for(lambda: [e for e in find_all(browser, "[role=option]") if e.text.strip() == "kolom_a"])
     options[0].click()
-    browser.execute_script(  # the progress is gone before one could look
-        """window.said = [];
-        const look = () => document.querySelectorAll('.progress-text, .progress-level').forEach(
-            element => window.said.push(element.textContent));
-        new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
-        """
-    )
     find(browser, "#predict").click()
     wait_for(lambda: find(browser, "#download").is_displayed() and text_of(browser, "#certain"))
-    assert any("1000" in said for said in browser.execute_script("return window.said"))
     find(browser, "#download").click()
     (found,) = wait_for(lambda: list(browser.downloads.glob("*.csv")))
     assert found.name == "ulasan.csv" and found.read_bytes() == (tmp_path / "by_predict.csv").read_bytes()
     assert not find_all(browser, "#certain img, #doubtful img")
-    with found.open(encoding="utf-8", newline="") as stream:
-        scores = sorted(float(row["score"]) for row in csv.DictReader(stream) if row["label"])
-    for name, expected in (("certain", scores[:-4:-1]), ("doubtful", scores[:3])):
-        shown = re.findall(r"\b[01]\.\d{3}\b", text_of(browser, f"#{name}"))
-        assert [float(score) for score in shown[:3]] == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.slow
