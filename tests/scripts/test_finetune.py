@@ -173,35 +173,27 @@ def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, monkeyp
     assert not Path("run").exists()
 
 
-def test_own_files_with_own_columns_and_labels_train_also_without_a_test_file(tmp_path):
+def test_a_workbook_of_own_columns_and_labels_is_split_and_the_rows_that_are_left_out_of_it_are_listed(tmp_path):
     names = {"positive": "positif", "neutral": "netral", "negative": "negatif"}
-    for split in ("train", "valid"):
-        table = pd.read_csv(SAMPLE_DIR / f"{split}_preprocess.tsv", sep="\t", names=["ulasan", "kelas"], quoting=3)
-        table["kelas"] = table["kelas"].map(names)
-        table.to_json(tmp_path / f"{split}.jsonl", orient="records", lines=True, force_ascii=False)
-    own = ["--train_file", tmp_path / "train.jsonl", "--valid_file", tmp_path / "valid.jsonl"]
-    own += ["--text_column", "ulasan", "--label_column", "kelas", "--precision", "no"]
-    call(*SCRATCH, *own, "--labels", "negatif,netral,positif", "--max_steps", "2", "--output_dir", tmp_path / "run")
-    assert list_files(tmp_path / "run") == LEFT_BY_A_RUN - {"predictions_test.csv", "submission.csv"}
+    lines = (SAMPLE_DIR / "train_preprocess.tsv").read_text(encoding="utf-8").splitlines()[:60]
+    rows = [[text, names[label]] for text, label in (line.split("\t") for line in lines)]
+    cells = [["Laporan", None], [], ["tulisan", "kelas"], *rows, ["belum", None], [None, "netral"]]
+    write_workbook(tmp_path / "own.xlsx", {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 62]], "Data": cells})
+    own = ["--train_file", tmp_path / "own.xlsx", "--text_column", "tulisan", "--label_column", "kelas"]
+    own += ["--on_bad_row", "skip", "--precision", "no", "--max_steps", 2]
+    call(*SCRATCH, *own, "--labels", "negatif,netral,positif", "--output_dir", tmp_path / "run")
+    without_test = LEFT_BY_A_RUN - {"predictions_test.csv", "submission.csv"}
+    assert list_files(tmp_path / "run") == without_test | {"rejects.jsonl"}
+    rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
+    assert [json.loads(line)["line"] for line in rejects.splitlines()] == [64, 65] and "own.xlsx" in rejects
+    data = read_json(tmp_path / "run" / "run.json")["data"]
+    assert [data[split]["n_texts"] for split in ("train", "valid")] == [54, 6]
     config = read_json(tmp_path / "run" / "config.json")
     assert config["id2label"] == {"0": "negatif", "1": "netral", "2": "positif"}
     assert "f1_positif" in read_json(tmp_path / "run" / "metrics.json")["valid"]
     # the labels are taken from a model that carries them
-    call("--model_name_or_path", tmp_path / "run", *own, "--max_steps", "1", "--output_dir", tmp_path / "again")
+    call("--model_name_or_path", tmp_path / "run", *own, "--output_dir", tmp_path / "again")
     assert read_json(tmp_path / "again" / "config.json")["id2label"] == config["id2label"]
-
-
-def test_a_workbook_is_split_and_the_rows_that_are_left_out_of_it_are_listed(tmp_path):
-    lines = (SAMPLE_DIR / "train_preprocess.tsv").read_text(encoding="utf-8").splitlines()
-    cells = [["Laporan", None], [], ["Ulasan", "Sentimen"], *(line.split("\t") for line in lines[:60])]
-    sheets = {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 62]], "Data": [*cells, ["belum", None], [None, "netral"]]}
-    write_workbook(tmp_path / "reviews.xlsx", sheets)
-    skip = ["--on_bad_row", "skip"]
-    call(*SCRATCH, "--train_file", tmp_path / "reviews.xlsx", *skip, "--max_steps", 2, "--output_dir", tmp_path / "run")
-    rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
-    assert [json.loads(line)["line"] for line in rejects.splitlines()] == [64, 65] and "reviews.xlsx" in rejects
-    data = read_json(tmp_path / "run" / "run.json")["data"]
-    assert [data[split]["n_texts"] for split in ("train", "valid")] == [54, 6]
 
 
 @pytest.mark.slow
