@@ -169,10 +169,3 @@ def test_a_decoder_whose_configuration_lacks_the_pad_token_takes_that_of_its_tok
     config.pad_token_id = None
     config.save_pretrained(folder)
     assert load_model(folder)[0].config.pad_token_id == 0
-
-
-def test_a_lora_adapter_is_called_one(tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    for load in (load_model, load_classifier):
-        with pytest.raises(UserError, match="is a LoRA adapter.* merge_and_unload"):
-            load(str(tmp_path))

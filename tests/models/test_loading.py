@@ -166,6 +166,9 @@ def test_what_a_folder_lacks_is_named_and_what_is_near_a_mistyped_name(classifie
     Path(folder, "model.safetensors").unlink()
     with pytest.raises(OSError, match="has no weights: .*model.safetensors, .*pytorch_model.bin"):
         load_model(folder)
+    Path(folder, "config.json").rename(Path(folder, "adapter_config.json"))
+    with pytest.raises(UserError, match="is a LoRA adapter.* merge_and_unload"):
+        load_model(folder)
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_path):
