@@ -154,6 +154,7 @@ class Ask(TrainerCallback):
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.3)
+trainer.args.num_train_epochs = 1
 ask = Ask()
 trainer.add_callback(ask)
 trainer.train()
