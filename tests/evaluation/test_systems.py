@@ -8,7 +8,7 @@ from conftest import make_model, make_tokenizer
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
-from smsa.evaluation.systems import load_systems, name_labels, wrap_classifier
+from smsa.evaluation.systems import System, load_systems, name_labels, wrap_classifier
 from smsa.inference.classifier import SentimentClassifier
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
@@ -34,6 +34,12 @@ def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_pr
     assert system.predict(texts, LABELS[::-1]) == pytest.approx(found[:, ::-1], abs=1e-12)
     assert system.engine == {"device": "cpu", "backend": "torch", "precision": "no"}
     assert system.predict([], LABELS).shape == (0, 3)
+
+
+def test_other_labels_than_those_of_the_file_are_refused():
+    system = System("x", "x", ("good", "neutral", "bad"), lambda texts: np.zeros((len(texts), 3)))
+    with pytest.raises(UserError, match="x has the labels good, neutral, bad, .* do not match"):
+        system.predict(["enak"], LABELS)
 
 
 def test_labels_that_say_nothing_must_be_mapped():
