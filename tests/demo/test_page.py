@@ -24,6 +24,7 @@ from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import CLASSIFIER
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
+PHONE = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 
 
@@ -170,27 +171,15 @@ def test_a_text_gets_its_label_its_bars_and_its_words_in_two_languages(browser, 
         assert shades(browser) == [(part.strip(), pytest.approx(shade, abs=0.05)) for part, shade in marked if shade]
     shown = text_of(browser, "body")
     assert all(words[name].lstrip("# ") in shown for name in ("title", "one", "many", "why_hint", "footer"))
+    title = browser.title
+    ask(browser, HTML)
+    assert browser.title == title and not find_all(browser, "#why img, #why b, #why script")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
     ask(browser, "  ")
     assert error_of(browser) == words["empty"]
     label_many(browser)
     assert error_of(browser) == words["nothing"] and text_of(browser, "#predict") == words["predict"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width, theme", [(360, "dark"), (1200, "light")])
-def test_the_page_fits_a_phone_and_a_desk_in_light_and_dark(browser, page, width, theme):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(f"{page}?__theme={theme}")
-    wait_for(lambda: text_of(browser, "#ask"))
-    title = browser.title
-    ask(browser, HTML)
-    assert browser.title == title and not find_all(browser, "#why img, #why b, #why script")
-    label_many(browser, "makanannya enak sekali, pelayanannya juga ramah\nkecewa")
-    wait_for(lambda: "kecewa" in text_of(browser, "#doubtful"))
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    background = find(browser, "#lines textarea").value_of_css_property("background-color")
-    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (theme == "dark")
 
 
 @pytest.mark.slow
@@ -209,25 +198,12 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     find(browser, "#column input").click()
     options = wait_for(lambda: [e for e in find_all(browser, "[role=option]") if e.text.strip() == "kolom_a"])
     options[0].click()
-    browser.execute_script(  # the progress is gone before one could look
-        """window.said = [];
-        const look = () => document.querySelectorAll('.progress-text, .progress-level').forEach(
-            element => window.said.push(element.textContent));
-        new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
-        """
-    )
     find(browser, "#predict").click()
     wait_for(lambda: find(browser, "#download").is_displayed() and text_of(browser, "#certain"))
-    assert any("1000" in said for said in browser.execute_script("return window.said"))
     find(browser, "#download").click()
     (found,) = wait_for(lambda: list(browser.downloads.glob("*.csv")))
     assert found.name == "ulasan.csv" and found.read_bytes() == (tmp_path / "by_predict.csv").read_bytes()
     assert not find_all(browser, "#certain img, #doubtful img")
-    with found.open(encoding="utf-8", newline="") as stream:
-        scores = sorted(float(row["score"]) for row in csv.DictReader(stream) if row["label"])
-    for name, expected in (("certain", scores[:-4:-1]), ("doubtful", scores[:3])):
-        shown = re.findall(r"\b[01]\.\d{3}\b", text_of(browser, f"#{name}"))
-        assert [float(score) for score in shown[:3]] == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.slow

@@ -41,7 +41,6 @@ def test_majority_is_the_most_frequent_label_with_the_shares_of_train():
 
 
 COUNTS = {
-    "": (0, 0),
     "Enak, murah, dan pelayanannya ramah!": (3, 0),
     "tidak terlalu enak": (0, 1),
     "tidak pernah merasa enak": (1, 0),  # three words after the negation

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, VOCABULARY, make_model, make_tokenizer
+from conftest import SAMPLE_DIR, SHAPE, VOCABULARY, make_model, make_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -15,7 +15,6 @@ from smsa.evaluation import calibration
 from smsa.models.loading import find_bundled, load_classifier
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
 
 
 @pytest.fixture
@@ -48,18 +47,16 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
 
 def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
     torch.manual_seed(0)
-    config = AutoConfig.for_model("roberta", **SMALL, **label_maps(LABELS))
-    model = AutoModelForSequenceClassification.from_config(config)
+    config = AutoConfig.for_model("roberta", **SHAPE, vocab_size=60, **label_maps(LABELS))
+    model = AutoModelForSequenceClassification.from_config(config).eval()
     _, layer = calibration.last_layer(model)
     layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
-    model.eval().save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    batch = {"input_ids": torch.tensor([[2, 7, 8, 3]])}
+    calibration.store_temperature(tmp_path, 4.0)
+    changed, input_ids = AutoModelForSequenceClassification.from_pretrained(tmp_path), torch.tensor([[2, 7, 8, 3]])
     with torch.no_grad():
-        before = model(**batch).logits
-        calibration.store_temperature(tmp_path, 4.0)
-        after = AutoModelForSequenceClassification.from_pretrained(tmp_path)(**batch).logits
-    assert after == pytest.approx(before / 4, abs=1e-6)
+        assert changed(input_ids).logits == pytest.approx(model(input_ids).logits / 4, abs=1e-6)
 
 
 def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):

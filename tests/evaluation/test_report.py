@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
@@ -58,9 +57,8 @@ def system(data):
 def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
     assert system["confusion"] == confusion_matrix(GOLD, PREDICTED).tolist()
     expected = score_label_ids(PREDICTED, GOLD)
-    assert {name: score["value"] for name, score in system["metrics"].items()} == pytest.approx(
-        {name: expected[name] for name in statistics.METRICS}
-    )
+    for name in statistics.METRICS:
+        assert system["metrics"][name]["value"] == pytest.approx(expected[name])
     for label, metrics in system["labels"].items():
         assert metrics["f1"]["value"] == pytest.approx(expected[f"f1_{label}"])
         for name in ("recall", "precision", "n"):
@@ -83,9 +81,8 @@ def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path, system)
 
 def test_a_slice_counts_only_the_labels_that_it_has(system):
     slices = system["slices"]
-    assert {title: (part["n"], part["n_labels"]) for title, part in slices.items()} == {
-        **{"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
-    }
+    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
+    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
     assert slices["1 to 10 words"]["f1"]["value"] == system["metrics"]["f1"]["value"]
     without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
     assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
@@ -99,20 +96,18 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     texts = [*(" ".join(["enak"] * n) for n in (1, 10, 11, 25, 26)), "kotor"]
     rows = zip(texts, ROWS.values(), strict=True)
     slices = read_rows(tmp_path / "data.tsv", rows, train_path=tmp_path / "train.tsv").slices()
-    assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == {
-        **{"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]},
-        **{"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]},
-    }
+    expected = {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
+    expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
+    assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):
     shouting = System("x", "x", LABELS, lambda texts: np.eye(3)[[2 * text[0].islower() for text in texts]])
     (evaluated,) = evaluate([shouting], data, robustness=True)["systems"]
     assert list(evaluated["robustness"]) == ["as it is", *PERTURBATIONS, "all of them"]
-    as_it_is = f1_score(GOLD, [0, 2, 2, 2, 2, 2], average="macro", zero_division=0)
-    capitals = f1_score(GOLD, [0] * 6, average="macro", zero_division=0)
-    assert evaluated["robustness"]["as it is"] == evaluated["robustness"]["no space"] == pytest.approx(as_it_is)
-    assert evaluated["robustness"]["capitals"] == evaluated["robustness"]["all of them"] == pytest.approx(capitals)
+    for predicted, names in (([0, 2, 2, 2, 2, 2], ("as it is", "no space")), ([0] * 6, ("capitals", "all of them"))):
+        f1 = f1_score(GOLD, predicted, average="macro", zero_division=0)
+        assert [evaluated["robustness"][name] for name in names] == pytest.approx([f1, f1])
 
 
 def test_every_pair_of_systems_is_compared(data):
@@ -126,20 +121,14 @@ def test_the_pictures_show_the_numbers_of_the_report(data):
     report = evaluate([make_system(name=f"s{k}") for k in range(4)], data)
     system = report["systems"][0]
     panels = figures.draw_confusion(report).axes
-    assert [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in panels] == [
-        (f"s{k}", "Predicted", "Gold") for k in range(4)
-    ]
+    assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]
     shown = [text.get_text().replace("\n", " ") for text in panels[0].texts]
     assert shown == ["1 50%", "1 50%", "0 0%", "0 0%", "1 100%", "0 0%", "2 67%", "0 0%", "1 33%"]
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", *LABELS]
-    drawn, calibration = figures.draw_reliability(report), system["calibration"]
-    marks = drawn.axes[0].collections[0].get_offsets().tolist()
-    assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in calibration["bins"]]
-    error = f"s0: calibration error {100 * calibration['expected_calibration_error']:.1f}"
-    assert drawn.legends[0].get_texts()[1].get_text() == error
+    marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
+    assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
 
 def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, monkeypatch, caplog):
@@ -154,7 +143,7 @@ def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, m
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = evaluate([make_system(name="third")], data)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(figures, "draw_report", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(figures, "draw_report", Mock(side_effect=OSError(28, "No space left")))
         write_report(other, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -191,30 +180,15 @@ def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(tmp
     assert "## Side by side" not in text
 
 
-TEXTS = st.text(st.sampled_from("ab|\\`*_[]#<>\n\r\t\u2028 "), max_size=12)
-
-
-@pytest.fixture(scope="module")
-def report_of_two(tmp_path_factory) -> str:
-    """The JSON of a report of systems N0 and N1 with labels L0, L1 and L2."""
-    labels, path = ("L0", "L1", "L2"), tmp_path_factory.mktemp("two") / "any.tsv"
-    path.touch()
-    rows = pd.DataFrame({"text": ["T"] * 5, "label": [0, 1, 2, 0, 1], "line": range(1, 6)})
-    systems = [make_system(labels=labels, name=name) for name in ("N0", "N1")]
-    return json.dumps(evaluate(systems, LabelledFile(path, labels, rows)))
-
-
-@settings(deadline=None)
-@given(words=st.lists(TEXTS, min_size=6, max_size=6))
-def test_no_name_label_or_text_breaks_a_table_of_the_report(report_of_two, words):
-    report = report_of_two
-    for i, (placeholder, word) in enumerate(zip(("N0", "N1", "L0", "L1", "L2", "T"), words, strict=True)):
-        report = report.replace(f'"{placeholder}"', json.dumps(f"{word}{i}"))
-    lines = render_report(json.loads(report), []).splitlines()
-    tables = [i for i, line in enumerate(lines) if re.fullmatch(r"\|(---\|)+", line)]
-    # metrics, F1 by label, the labels of either system, kinds of text
-    for i, n_rows in zip(tables, [2, 2, 3, 3, 3], strict=True):
-        assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[i - 1 : i + n_rows + 1]} == {
-            lines[i].count("|") + 1
-        }
-        assert lines[i + n_rows + 1] == ""
+def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):
+    hostile = ["|a\r\nb", "`*_[]#<>", "\\|\t\u2028", " ", "||", "\n\n| |"]
+    (tmp_path / "any.tsv").touch()
+    rows = pd.DataFrame({"text": [hostile[0]] * 5, "label": [0, 1, 2, 0, 1], "line": range(1, 6)})
+    labels, names = tuple(f"{word}L" for word in hostile[1:4]), [f"{word}N" for word in hostile[4:]]
+    systems = [make_system(labels=labels, name=name) for name in names]
+    text = render_report(evaluate(systems, LabelledFile(tmp_path / "any.tsv", labels, rows)), [])
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    # metrics, F1 by label, the labels of either system, kinds of text, with two lines of titles
+    assert [table.count("\n") for table in tables] == [4, 4, 5, 5, 5]
+    for table in tables:
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table

@@ -20,10 +20,10 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     texts = ["enak sekali", "kotor dan mahal", ""]
     frame = pd.DataFrame({"id": [7, 8, 9], "Ulasan": texts}, index=[3, 5, 8])
     frame.to_excel(tmp_path / "a.xlsx", index=False)
-    found = smsa.predict(frame)
+    found = smsa.predict(frame, FAST)
     assert found.index.tolist() == [3, 5, 8] and found.columns[:3].tolist() == ["id", "Ulasan", "label"]
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx"):
-        assert smsa.predict(same)["label"].tolist() == found["label"].tolist()
+        assert smsa.predict(same, FAST)["label"].tolist() == found["label"].tolist()
 
 
 DATA = [["Laporan"], [], ["No", "Ulasan", "Sentimen"]]
@@ -65,11 +65,8 @@ def test_training_evaluation_and_prediction_agree_on_the_rows_of_an_odd_file(
 def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
     frame = pd.DataFrame({"ulasan": ["enak", None, "kotor"], "bintang": [5, "4 bintang", None]})
     found = smsa.predict(frame, FAST)
-    assert found["bintang"].tolist()[:2] == ["5", "4 bintang"] and found["ulasan"].isna().tolist() == [
-        False,
-        True,
-        False,
-    ]
+    assert found["bintang"].tolist()[:2] == ["5", "4 bintang"]
+    assert found["ulasan"].isna().tolist() == [False, True, False]
     with pytest.raises(UserError, match="two columns of one name: ulasan, ulasan"):
         smsa.predict(frame.set_axis(["ulasan", "ulasan"], axis=1), FAST)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -23,9 +24,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from sentiment import CHANGES, PHRASES, predict  # noqa: E402
 
 CLASSIFIERS = [name for name in BUNDLED if name != ENCODER]
-with PHRASES.open(encoding="utf-8", newline="") as stream:
-    ROWS = list(csv.DictReader(stream))
-SHORT_TEXTS = [row["text"] for row in ROWS]
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]
 
 
@@ -36,18 +34,6 @@ def read(name: str, file: str) -> dict:
 @pytest.fixture(scope="module")
 def classifier():
     return SentimentClassifier.from_pretrained(CLASSIFIER, device="cpu", precision="no")
-
-
-@pytest.fixture(scope="module", params=CLASSIFIERS)
-def either(request):
-    classifier = SentimentClassifier.from_pretrained(request.param, device="cpu", precision="no", backend="torch")
-    classifier.bundled_name = request.param
-    return classifier
-
-
-@pytest.fixture(scope="module")
-def label_ids(either):
-    return predict(either, SHORT_TEXTS).argmax(-1)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -68,16 +54,6 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
     assert not any(word in text for word in ("/work", "/home", "/root", "/tmp"))
 
 
-def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
-    recipe = yaml.safe_load((ROOT / "recipes" / "pretrain-mini.yaml").read_text())
-    sources = [source.split("=")[0] for source in recipe["sources"]]
-    assert sources == list(read(ENCODER, "run.json")["data"])
-    licences = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
-    for source in sources:
-        (row,) = [line for line in licences.splitlines() if line.startswith(f"| `{source}` ")]
-        assert any(licence in row.split("|")[4] for licence in ("MIT", "Apache-2.0", "CC BY-SA"))
-
-
 def test_without_a_name_the_better_classifier_is_used_and_says_so(classifier, caplog):
     assert find_bundled("./mini") == "./mini"  # a folder of the user's
     unnamed = SentimentClassifier.from_pretrained(device="cpu", precision="no")
@@ -87,11 +63,11 @@ def test_without_a_name_the_better_classifier_is_used_and_says_so(classifier, ca
 
 def test_plain_transformers_loads_it_and_agrees(classifier):
     classify = pipeline("text-classification", model=find_bundled(CLASSIFIER), device="cpu")
-    found = classifier(TEXTS)
+    found, expected = classify(TEXTS), classifier(TEXTS)
     assert [answer["label"] for answer in found] == ["positive", "neutral", "negative"]
-    for answer, expected in zip(classify(TEXTS), found, strict=True):
-        assert answer["label"] == expected["label"]
-        assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)
+    assert [answer["label"] for answer in expected] == ["positive", "neutral", "negative"]
+    scores = [answer["score"] for answer in expected]
+    assert [answer["score"] for answer in found] == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("is_raw", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -105,36 +81,38 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
     assert f1 >= stated - 0.02 if is_raw else f1 == pytest.approx(stated, abs=0.001)
 
 
-def test_no_phrase_is_one_that_the_models_were_trained_with():
-    grammar = yaml.safe_load((ROOT / "data" / "mixture" / "phrases.yaml").read_text(encoding="utf-8"))
-    slots = {slot.casefold() for words in grammar["slots"].values() for slot in words}
-    assert not slots & {text.casefold() for text in SHORT_TEXTS}
-
-
 @pytest.mark.slow
-def test_phrases_are_labelled_rightly(either, label_ids):
-    accuracy = np.mean([LABELS[i] == row["label"] for i, row in zip(label_ids, ROWS, strict=True)])
-    assert accuracy >= {"mini-sentiment": 0.75, "e5-sentiment": 0.93}[either.bundled_name]
-    if accuracy < 0.93:
-        pytest.xfail("below the bar of 93 in 100: docs/models.md has the figure")
+@pytest.mark.parametrize("name, bar", [(FAST, 0.75), (CLASSIFIER, 0.93)])
+def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name, bar):
+    classifier = SentimentClassifier.from_pretrained(name, device="cpu", precision="no", backend="torch")
+    with PHRASES.open(encoding="utf-8", newline="") as stream:
+        texts, gold = zip(*((row["text"], LABELS.index(row["label"])) for row in csv.DictReader(stream)), strict=True)
+    label_ids = predict(classifier, texts).argmax(-1)
+    assert np.mean(label_ids == gold) >= bar
+    for change, make in CHANGES.items():
+        changed = make(texts)
+        assert sum(text != short for text, short in zip(changed, texts, strict=True)) >= 50
+        assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.98, change
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
-def test_what_says_nothing_flips_no_label(either, label_ids, change):
-    texts = CHANGES[change](SHORT_TEXTS)
-    assert sum(text != short for text, short in zip(texts, SHORT_TEXTS, strict=True)) >= 50
-    assert np.mean(predict(either, texts).argmax(-1) == label_ids) >= 0.98
+def read_recipe(path: str) -> dict:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
+    sources = [source.split("=")[0] for source in read_recipe("recipes/pretrain-mini.yaml")["sources"]]
+    assert sources == list(read(ENCODER, "run.json")["data"])
+    licences = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
+    for source in sources:
+        assert re.search(rf"^\| `{source}` \|.*\|.*\|.*(MIT|Apache-2\.0|CC BY-SA).*\|$", licences, re.MULTILINE), source
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_source_of_a_classifier_is_the_recipe_s_and_may_be_bundled_and_none_is_what_it_is_measured_on(name):
-    recipe = yaml.safe_load((ROOT / "data" / "mixture" / "recipe.yaml").read_text(encoding="utf-8"))
-    mixture, run = read(name, "mixture.json"), read(name, "run.json")
-    assert run["data"]["train"]["sha256"] == mixture["train"]["sha256"]
+def test_every_source_of_a_classifier_may_be_bundled_and_none_is_what_it_is_measured_on(name):
+    recipe, mixture = read_recipe("data/mixture/recipe.yaml"), read(name, "mixture.json")
+    assert read(name, "run.json")["data"]["train"]["sha256"] == mixture["train"]["sha256"]
     assert list(mixture["sources"]) == list(recipe["sources"]) and mixture["kept_out"] == recipe["kept_out"]
     for source in mixture["sources"].values():
-        assert any(licence in source["licence"] for licence in ("MIT", "Apache-2.0", "CC BY", "our own"))
-        assert "NC" not in source["licence"] and "ND" not in source["licence"]
-    assert mixture["n_overlapping"] == 0
-    assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"])
+        assert re.search("MIT|Apache-2.0|CC BY|our own", source["licence"])
+        assert not re.search("NC|ND", source["licence"])
+    assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"]) and mixture["n_overlapping"] == 0

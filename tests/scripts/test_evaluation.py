@@ -2,45 +2,33 @@
 
 import importlib.metadata
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE_DIR, make_model, make_tokenizer
+from conftest import SAMPLE_DIR, make_model, make_tokenizer, run_here
 from PIL import Image
 from transformers import pipeline
 
 import smsa
-from scripts import baseline, calibrate
-from scripts import eval as script
-from smsa.cli import exit_on_error, parse
-from smsa.data.datasets import DataArguments
 from smsa.data.labels import LABELS
-from smsa.errors import UserError
-from smsa.evaluation.arguments import (
-    BaselineArguments,
-    CalibrationArguments,
-    EvaluationArguments,
-    LabelledFileArguments,
-)
 from smsa.evaluation.calibration import last_layer
 from smsa.evaluation.report import LabelledFile
-from smsa.inference.engine import EngineArguments
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 TORCH = ("--backend", "torch", "--precision", "no")
 
 
-def run_script(script, kind, *options) -> dict:
-    with exit_on_error():
-        return script.main(*parse(kind, LabelledFileArguments, EngineArguments, argv=[*map(str, options), *TORCH]))
+def evaluate(output, *words) -> dict:
+    """Evaluate on the sample; return the report."""
+    status, text = run_here("scripts/eval.py", "--data", VALID, "--output", output, *words, *TORCH)
+    assert status == 0, text
+    return json.loads((output / "report.json").read_bytes())
 
 
-run_eval, run_calibrate = (
-    partial(run_script, script, EvaluationArguments),
-    partial(run_script, calibrate, CalibrationArguments),
-)
+def calibrate(model, output, *words, data=VALID) -> tuple[int, str]:
+    words = ["--model", model, "--output", output, "--data", data, *words, *TORCH]
+    return run_here("scripts/calibrate.py", *words)
 
 
 def load(folder) -> smsa.SentimentClassifier:
@@ -65,19 +53,18 @@ def model(tmp_path):
 
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
     for kind in ("keyword", "majority"):
-        argv = ["--kind", kind, "--data_dir", str(SAMPLE_DIR), "--output", str(tmp_path / kind)]
-        args = parse(BaselineArguments, DataArguments, argv=argv)
-        own = baseline.main(*args)
-        assert json.loads((tmp_path / kind / "report.json").read_text()) == own
-    with pytest.raises(UserError, match="is not empty .baseline.json, .*: choose another --output"):
-        baseline.main(*args)
-    options = ["--data", VALID, "--output", tmp_path / "report", "--robustness", "--train_file", VALID, "--seed", "5"]
-    report = run_eval("--compare", tmp_path / "keyword", tmp_path / "majority", model, *options)
+        words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind]
+        assert run_here("scripts/baseline.py", *words)[0] == 0
+    status, text = run_here("scripts/baseline.py", *words)
+    assert status == 1 and "is not empty (baseline.json, " in text and "choose another --output" in text
+    words = ["--robustness", "--train_file", VALID, "--seed", "5"]
+    report = evaluate(tmp_path / "report", "--compare", tmp_path / "keyword", tmp_path / "majority", model, *words)
     keyword, majority, evaluated = report["systems"]
     assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
     assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
     assert report["intervals"]["seed"] == 5 and keyword["slices"]["also in train"]["n"] == 66
     assert keyword["robustness"]["elongated"] != keyword["robustness"]["as it is"] == keyword["metrics"]["f1"]["value"]
+    own = json.loads((tmp_path / "majority" / "report.json").read_bytes())
     assert own["systems"][0]["confusion"] == majority["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
 
@@ -89,55 +76,42 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
 
 
 @pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
-def test_options_that_contradict_each_other_end_with_status_2(options, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_eval("--data", "a", "--output", "b", *options.split())
-    assert stopped.value.code == 2 and "--compare" in capsys.readouterr().err.splitlines()[-1]
+def test_options_that_contradict_each_other_end_with_status_2(options):
+    status, text = run_here("scripts/eval.py", "--data", "a", "--output", "b", *options.split())
+    assert status == 2 and "--compare" in text.splitlines()[-1]
 
 
-def test_a_calibrated_model_is_a_new_folder_that_every_client_reads(model, tmp_path):
-    before = read_folder(model)
-    report = run_calibrate("--model", model, "--data", VALID, "--output", tmp_path / "calibrated")
-    assert read_folder(model) == before and read_folder(tmp_path / "calibrated").keys() == before.keys()
-    one, other = report["systems"]
+def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure(model, tmp_path):
+    before, output = read_folder(model), tmp_path / "calibrated"
+    assert calibrate(model, output)[0] == 0
+    assert read_folder(model) == before and read_folder(output).keys() == before.keys()
+    one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
     assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
-    assert report["temperature"] > 1 and one["confusion"] == other["confusion"]
-    config = json.loads((tmp_path / "calibrated" / "config.json").read_text())
-    assert config["smsa_temperature"] == pytest.approx(report["temperature"])
-
-    texts = LabelledFile.read(VALID, LABELS).texts
-    sure, calibrated = (
-        pipeline("text-classification", model=str(path), top_k=None)(texts) for path in (model, tmp_path / "calibrated")
-    )
-    for rows, calibrated_rows in zip(sure, calibrated, strict=True):
-        assert [row["label"] for row in rows] == [row["label"] for row in calibrated_rows]
-        logits = np.log([row["score"] for row in rows]) / report["temperature"]
-        expected = np.exp(logits) / np.exp(logits).sum()
-        assert [row["score"] for row in calibrated_rows] == pytest.approx(expected, abs=1e-4)
+    assert one["confusion"] == other["confusion"]
+    assert json.loads((output / "config.json").read_text())["smsa_temperature"] > 1
 
 
 def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
     output = tmp_path / "normalised"
-    run_calibrate("--model", model, "--data", VALID, "--output", output, "--normalise_elongated")
+    assert calibrate(model, output, "--normalise_elongated")[0] == 0
     classify = pipeline("text-classification", model=str(output))
     assert classify("muraaaah") == classify("murah")
     assert load(output)("muraaaah")["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
 
 
 def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
-    run_calibrate("--model", "mini-sentiment", "--data", VALID, "--output", tmp_path / "mine")
-    card = (tmp_path / "mine" / "README.md").read_text()
-    metrics = json.loads((tmp_path / "mine" / "metrics.json").read_text())
-    config = json.loads((tmp_path / "mine" / "config.json").read_text())
-    assert f"temperature of {config['smsa_temperature']:.3f}" in card
-    classifier = load(tmp_path / "mine")
-    for example in metrics["examples"]:
+    output = tmp_path / "mine"
+    assert calibrate("mini-sentiment", output)[0] == 0
+    card, classifier = (output / "README.md").read_text(), load(output)
+    temperature = json.loads((output / "config.json").read_text())["smsa_temperature"]
+    assert f"temperature of {temperature:.3f}" in card
+    for example in json.loads((output / "metrics.json").read_text())["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
 
 
 def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
-    run_eval("--model", "mini-sentiment", "--data", VALID, "--output", tmp_path / "report")
+    evaluate(tmp_path / "report", "--model", "mini-sentiment")
     picture = Image.open(tmp_path / "report" / "history.png").convert("RGB")
     assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
     n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
@@ -145,17 +119,12 @@ def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
 
 
 def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path):
-    full, output = tmp_path / "full", tmp_path / "calibrated"
-    full.mkdir()
-    (full / "thesis.docx").touch()
+    output = tmp_path / "calibrated"
     (model / "predictions_valid.csv").touch()  # of its run, which no copy of a model has
     before = read_folder(model)
-    for source, data, target, message in (
-        (model, tmp_path / "nowhere.tsv", output, "does not exist"),
-        (model, VALID, full, "is not empty"),
-    ):
-        with pytest.raises(SystemExit, match=f"error: .*{message}"):
-            run_calibrate("--model", source, "--data", data, "--output", target)
-        assert not output.exists() or not any(output.iterdir())
-    run_calibrate("--model", model, "--data", VALID, "--output", output)
+    for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
+        status, text = calibrate(model, target, data=data)
+        assert status == 1 and text.startswith("error: ") and message in text
+        assert read_folder(model) == before and (not output.exists() or not any(output.iterdir()))
+    assert calibrate(model, output)[0] == 0
     assert {*read_folder(output)} == before.keys() - {"predictions_valid.csv"}

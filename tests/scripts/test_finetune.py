@@ -1,6 +1,5 @@
 """Fine-tuning as one runs it: on real files, what it leaves or refuses to leave."""
 
-import csv
 import hashlib
 import json
 import os
@@ -32,10 +31,6 @@ LEFT_BY_A_RUN = {
 }
 
 
-def launch(*options, config="accelerate_config.yaml", **kwargs) -> tuple[int, str]:
-    return run("accelerate", "launch", "--config_file", config, "scripts/finetune.py", *options, **kwargs)
-
-
 def call(*options) -> None:
     """Call the script in this process, as the command line would."""
     finetune.main(*parse(ModelArguments, DataArguments, SentimentTrainingArguments, argv=list(map(str, options))))
@@ -45,29 +40,23 @@ def list_files(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-def read_predictions(folder, split) -> list[dict]:
-    """Return the predictions of a split of the sample, whose texts and labels must be those of its file."""
-    with (folder / f"predictions_{split}.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines()
-    assert [(row["text"], row["gold"]) for row in rows] == [tuple(line.split("\t")) for line in lines]
-    return rows
+def read_json(path) -> dict:
+    return json.loads(path.read_bytes())
 
 
 def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     output_dir = tmp_path / "run"
     options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "2", "--output_dir", str(output_dir)]
-    status, text = launch(*options, HF_TOKEN="hf_canary_in_the_environment")
+    words = ["launch", "--config_file", "accelerate_config.yaml", "scripts/finetune.py", *options]
+    status, text = run("accelerate", *words, HF_TOKEN="hf_canary_in_the_environment")
     assert status == 0, text
     assert list_files(output_dir) == LEFT_BY_A_RUN and not list(output_dir.rglob("training_args.bin"))
     assert "canary" not in text
     assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
     assert "in effect on cpu: fp32" in text and "macro avg" in text
 
-    metrics = json.loads((output_dir / "metrics.json").read_text())
+    metrics = read_json(output_dir / "metrics.json")
     assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
-    n_texts = [sum(metrics[split][f"n_{label}"] for label in LABELS) for split in ("train", "valid", "test")]
-    assert n_texts == [274, 66, 66]
     history = pd.read_csv(output_dir / "history.csv")
     for _, row in history.iterrows():
         for split, rate in (("train", f" LR:{row['learning_rate']:.8f}"), ("valid", "")):
@@ -82,20 +71,20 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     classify = pipeline("text-classification", model=str(output_dir), top_k=None)
     assert classify.tokenizer.model_max_length == 32  # of training, and inference's default
     for split in ("valid", "test"):
-        rows = read_predictions(output_dir, split)
-        assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == metrics[split]["accuracy"]
-        scores = {answer["label"]: answer["score"] for answer in classify([rows[0]["text"]])[0]}
-        assert scores == pytest.approx({label: float(rows[0][f"p_{label}"]) for label in LABELS}, abs=1e-5)
+        rows = pd.read_csv(output_dir / f"predictions_{split}.csv")
+        lines = (SAMPLE_DIR / f"{split}_preprocess.tsv").read_text(encoding="utf-8").splitlines()
+        assert (rows["text"] + "\t" + rows["gold"]).tolist() == lines
+        assert (rows["label"] == rows["gold"]).mean() == metrics[split]["accuracy"]
+        scores = {answer["label"]: answer["score"] for answer in classify([rows["text"][0]])[0]}
+        assert scores == pytest.approx({label: rows[f"p_{label}"][0] for label in LABELS}, abs=1e-5)
     submission = (output_dir / "submission.csv").read_text().splitlines()
-    assert submission[:1] + submission[-1:] == ["index,label", f"65,{rows[-1]['label']}"]
+    assert submission[:1] + submission[-1:] == ["index,label", f"65,{rows['label'].iloc[-1]}"]
 
-    record = json.loads((output_dir / "run.json").read_text())
+    record = read_json(output_dir / "run.json")
     assert record["arguments"]["SentimentTrainingArguments"]["learning_rate"] == 6e-4
-    assert record["arguments"]["DataArguments"]["max_length"] == 32
     assert record["precision_in_effect"] == "fp32" and record["seed"] == 42 and record["world_size"] == 1
     sha256 = hashlib.sha256((SAMPLE_DIR / "train_preprocess.tsv").read_bytes()).hexdigest()
     assert record["data"]["train"]["sha256"] == sha256 and record["data"]["train"]["n_texts"] == 274
-    assert record["versions"]["torch"] == torch.__version__
 
     with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume it by"):
         call(*options)
@@ -130,12 +119,14 @@ def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, smal
     assert_same_outputs(run, tmp_path / "plain")
 
 
-def test_a_finished_run_can_be_trained_for_longer(tiny, tmp_path):
+def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over_stays(tiny, tmp_path):
     tiny += ["--resume", "auto"]
     call(*tiny, "--num_train_epochs", 3, "--output_dir", tmp_path / "plain")
     call(*tiny, "--output_dir", tmp_path / "run")
+    (tmp_path / "run" / "README.md").write_text("mine")
     call(*tiny, "--num_train_epochs", 3, "--output_dir", tmp_path / "run")
     assert_same_outputs(tmp_path / "run", tmp_path / "plain")
+    assert (tmp_path / "run" / "README.md").read_text() == "mine"
     assert (tmp_path / "run" / "model.safetensors").stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
 
 
@@ -152,12 +143,11 @@ def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
     call(*tiny, *options, "--resume", "auto")
     assert (folder / "seed-1" / "run.json").stat().st_mtime_ns == written  # done before, and left alone
     assert_same_outputs(folder / "seed-3", tmp_path / "alone")
-    summary = json.loads((folder / "seeds.json").read_text())
+    summary = read_json(folder / "seeds.json")
     for split in ("valid", "test"):
-        by_seed = [json.loads((folder / f"seed-{seed}" / "metrics.json").read_text())[split] for seed in (1, 3)]
+        by_seed = [read_json(folder / f"seed-{seed}" / "metrics.json")[split] for seed in (1, 3)]
         assert [run[split] for run in summary["runs"].values()] == by_seed
         assert len({run["loss"] for run in by_seed}) == 2
-        assert not [score for score in summary["mean"][split] if score.startswith("n_")]
         for score in ("loss", "f1", "f1_neutral"):
             values = [run[score] for run in by_seed]
             assert summary["mean"][split][score] == pytest.approx(statistics.mean(values))
@@ -165,19 +155,7 @@ def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
     assert re.search(r"valid, 2 seeds\n +mean +std\nloss .*\naccuracy +0\.\d{4} +0\.\d{4}\nf1 ", caplog.text)
 
 
-def test_the_epoch_that_was_kept_is_recorded_and_a_card_that_was_taken_over_stays(tiny, tmp_path):
-    tiny += ["--learning_rate", 1e-12, "--output_dir", tmp_path / "run", "--resume", "auto"]
-    call(*tiny)  # nothing is learned, so that the first epoch stays the best
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch"] == 1
-    (tmp_path / "run" / "README.md").write_text("mine")
-    (tmp_path / "run" / "history.csv").unlink()
-    call(*tiny)
-    assert (tmp_path / "run" / "history.csv").is_file()
-    assert (tmp_path / "run" / "README.md").read_text() == "mine"
-
-
 REFUSED = [
-    (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
     (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
     (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
     (["--train_file", "damaged.tsv", "--valid_file", "damaged.tsv"], "damaged.tsv:2: the label is not one of "),
@@ -195,69 +173,54 @@ def test_what_cannot_be_used_stops_the_script_before_it_writes(tmp_path, monkeyp
     assert not Path("run").exists()
 
 
-def test_own_files_with_own_columns_and_labels_train_also_without_a_test_file(tmp_path):
+def test_a_workbook_of_own_columns_and_labels_is_split_and_the_rows_that_are_left_out_of_it_are_listed(tmp_path):
     names = {"positive": "positif", "neutral": "netral", "negative": "negatif"}
-    for split in ("train", "valid"):
-        table = pd.read_csv(SAMPLE_DIR / f"{split}_preprocess.tsv", sep="\t", names=["ulasan", "kelas"], quoting=3)
-        table["kelas"] = table["kelas"].map(names)
-        table.to_json(tmp_path / f"{split}.jsonl", orient="records", lines=True, force_ascii=False)
-    own = ["--train_file", tmp_path / "train.jsonl", "--valid_file", tmp_path / "valid.jsonl"]
-    own += ["--text_column", "ulasan", "--label_column", "kelas", "--precision", "no"]
-    call(*SCRATCH, *own, "--labels", "negatif,netral,positif", "--max_steps", "2", "--output_dir", tmp_path / "run")
-    assert list_files(tmp_path / "run") == LEFT_BY_A_RUN - {"predictions_test.csv", "submission.csv"}
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["id2label"] == {"0": "negatif", "1": "netral", "2": "positif"}
-    assert "f1_positif" in json.loads((tmp_path / "run" / "metrics.json").read_text())["valid"]
-    # the labels are taken from a model that carries them
-    call("--model_name_or_path", tmp_path / "run", *own, "--max_steps", "1", "--output_dir", tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["id2label"] == config["id2label"]
-
-
-def test_a_workbook_is_split_and_the_rows_that_are_left_out_of_it_are_listed(tmp_path):
-    lines = (SAMPLE_DIR / "train_preprocess.tsv").read_text(encoding="utf-8").splitlines()
-    cells = [["Laporan", None], [], ["Ulasan", "Sentimen"], *(line.split("\t") for line in lines[:60])]
-    sheets = {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 62]], "Data": [*cells, ["belum", None], [None, "netral"]]}
-    write_workbook(tmp_path / "reviews.xlsx", sheets)
-    skip = ["--on_bad_row", "skip"]
-    call(*SCRATCH, "--train_file", tmp_path / "reviews.xlsx", *skip, "--max_steps", 2, "--output_dir", tmp_path / "run")
+    lines = (SAMPLE_DIR / "train_preprocess.tsv").read_text(encoding="utf-8").splitlines()[:60]
+    rows = [[text, names[label]] for text, label in (line.split("\t") for line in lines)]
+    cells = [["Laporan", None], [], ["tulisan", "kelas"], *rows, ["belum", None], [None, "netral"]]
+    write_workbook(tmp_path / "own.xlsx", {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 62]], "Data": cells})
+    own = ["--train_file", tmp_path / "own.xlsx", "--text_column", "tulisan", "--label_column", "kelas"]
+    own += ["--on_bad_row", "skip", "--precision", "no", "--max_steps", 2]
+    call(*SCRATCH, *own, "--labels", "negatif,netral,positif", "--output_dir", tmp_path / "run")
+    without_test = LEFT_BY_A_RUN - {"predictions_test.csv", "submission.csv"}
+    assert list_files(tmp_path / "run") == without_test | {"rejects.jsonl"}
     rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
-    assert [json.loads(line)["line"] for line in rejects.splitlines()] == [64, 65] and "reviews.xlsx" in rejects
-    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert [json.loads(line)["line"] for line in rejects.splitlines()] == [64, 65] and "own.xlsx" in rejects
+    data = read_json(tmp_path / "run" / "run.json")["data"]
     assert [data[split]["n_texts"] for split in ("train", "valid")] == [54, 6]
-
-
-@pytest.fixture(scope="module")
-def indobert(tmp_path_factory):
-    """A random model of indobert-base-p1's exact shape, and where it is stored as in 2020, with the real vocabulary."""
-    vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
-    if not vocabulary:
-        pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
-    torch.manual_seed(0)
-    encoder, folder = BertForPreTraining(BertConfig(vocab_size=50_000)), tmp_path_factory.mktemp("indobert")
-    torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
-    encoder.config.save_pretrained(folder)
-    shutil.copy(vocabulary, folder)
-    return encoder, folder
+    config = read_json(tmp_path / "run" / "config.json")
+    assert config["id2label"] == {"0": "negatif", "1": "netral", "2": "positif"}
+    assert "f1_positif" in read_json(tmp_path / "run" / "metrics.json")["valid"]
+    # the labels are taken from a model that carries them
+    call("--model_name_or_path", tmp_path / "run", *own, "--output_dir", tmp_path / "again")
+    assert read_json(tmp_path / "again" / "config.json")["id2label"] == config["id2label"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["bf16", "no"])
-def test_indobert_base_shape_trains_saves_and_reloads(indobert, tmp_path, smsa_files, precision):
-    (encoder, folder), output_dir = indobert, tmp_path / "run"
+def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, precision):
+    """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""
+    vocabulary = os.environ.get("SMSA_INDOBERT_VOCAB")
+    if not vocabulary:
+        pytest.skip("needs the vocabulary of indobert-base-p1: set SMSA_INDOBERT_VOCAB to its vocab.txt")
+    torch.manual_seed(0)
+    base, output_dir = BertForPreTraining(BertConfig(vocab_size=50_000)), tmp_path / "run"
+    torch.save(base.state_dict(), tmp_path / "pytorch_model.bin")
+    base.config.save_pretrained(tmp_path)
+    shutil.copy(vocabulary, tmp_path)
     valid = smsa_files["valid"].read_text(encoding="utf-8").splitlines(keepends=True)[:64]
     (tmp_path / "valid.tsv").write_text("".join(valid), encoding="utf-8")
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
     options = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
-    call("--model_name_or_path", folder, *files, *options, "--precision", precision, "--output_dir", output_dir)
+    call("--model_name_or_path", tmp_path, *files, *options, "--precision", precision, "--output_dir", output_dir)
     torch.set_num_threads(1)
 
-    metrics, record = (json.loads((output_dir / name).read_text()) for name in ("metrics.json", "run.json"))
-    assert 0 < metrics["train"]["loss"] < 1.5 and 0 < metrics["valid"]["loss"] < 1.5
+    record = read_json(output_dir / "run.json")
     assert record["n_parameters"] == 124_443_651
     assert record["precision_in_effect"] == ("fp32" if precision == "no" else precision)
     classify = pipeline("text-classification", model=str(output_dir), top_k=None, device="cpu")
-    before, after = (m.bert.encoder.layer[5].output.dense.weight for m in (encoder, classify.model))
+    before, after = (m.bert.encoder.layer[5].output.dense.weight for m in (base, classify.model))
     assert 0 < (after - before).abs().max() < 0.01
     predictions = pd.read_csv(output_dir / "predictions_valid.csv").iloc[:16]
     for row, scores in zip(predictions.to_dict("records"), classify(list(predictions["text"])), strict=True):

@@ -5,7 +5,6 @@ import json
 import sys
 from random import Random
 
-import yaml
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -53,8 +52,6 @@ def test_equal_seeds_make_equal_phrases_without_open_slots():
     phrases = make_phrases(path, 300, Random(1))
     assert phrases == make_phrases(path, 300, Random(1))
     assert len({text for text, _ in phrases}) == 300 and not any("{" in text for text, _ in phrases)
-    slots = yaml.safe_load(path.read_text(encoding="utf-8"))["slots"]
-    assert not set(slots["good"]) & set(slots["bad"])
 
 
 def test_a_typing_error_leaves_the_first_letter_and_the_number_of_words():

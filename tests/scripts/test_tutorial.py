@@ -33,13 +33,6 @@ def test_the_notebook_is_the_indonesian_page():
     assert [text.strip("\n") for text in printed[1:]] == [out.strip("\n") for _, _, out in blocks("tutorial.id.md")]
 
 
-def test_outputs_go_where_their_blocks_are_and_come_again():
-    page = TEXTS["tutorial.md"]
-    bare = re.sub(r"\n```text\n.*?```\n", "", page, flags=re.DOTALL)
-    assert "```text" not in bare
-    assert regenerate.put_outputs(bare, [output for _, _, output in blocks("tutorial.md")]) == page
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_notebook_runs_and_prints_what_the_pages_show():
