@@ -26,8 +26,9 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     if data_args.test_file:
         raise UserError(f"leave --test_file out, and evaluate on it with scripts/eval.py --model {output} --data ...")
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
-    named = ("data_dir", "train_file", "valid_file", "dataset_name")
-    files = find_files(**{name: getattr(data_args, name) for name in named})
+    files = find_files(
+        data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name
+    )
     reading = data_args.reading()
     splits = load_splits({split: files[split] for split in ("train", "valid")}, labels, **reading)
     train, rows = splits["train"], splits["valid"].to_pandas()

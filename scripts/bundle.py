@@ -76,7 +76,7 @@ def copy_rounded(run: Path, folder: Path) -> None:
 
 
 def calibrate(folder: Path, held_out: Path) -> None:
-    """Move the logit of neutral, then divide all by a temperature.
+    """Divide the logits by a temperature, and move that of neutral.
 
     A language model calls more texts neutral than people do: neutral moves to where the labels of SmSA's valid and of
     what was held out of `PEOPLES` are the most likely. What users have is less like the training than these texts are,
@@ -87,7 +87,7 @@ def calibrate(folder: Path, held_out: Path) -> None:
     others = pd.read_csv(held_out, keep_default_na=False).query("source in @PEOPLES")
     gold = np.array(label_ids + [LABELS.index(label) for label in others["label"]])
     (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
-    raw = np.log(system.predict(texts + others["text"].tolist(), LABELS))  # (n_texts, n_labels)
+    raw = np.log(np.maximum(system.predict(texts + others["text"].tolist(), LABELS), 1e-30))  # (n_texts, n_labels)
 
     def to_logits(shift: float, temperature: float) -> np.ndarray:
         return log_softmax(raw / temperature + shift * NEUTRAL, axis=-1)

@@ -109,12 +109,15 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
             raise UserError(f"{path}, line {line}: {name!r} is not an option{_nearest(str(name), known)}")
         if lines.setdefault(name, line) != line:  # of two, YAML takes the last
             raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
-        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        is_list = isinstance(value, yaml.SequenceNode)
+        items = value.value if is_list else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
             raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
         values = [item.value for item in items]
-        if values not in ([""], ["null"]):
-            words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
+        if name in lists and is_list:
+            words += [f"--{name}", *values]
+        elif values not in ([""], ["null"]):
+            words.append(f"--{name}={','.join(values)}")
     return words
 
 

@@ -410,6 +410,6 @@ class PaddingCollator(DataCollatorWithPadding):
         width = max(longest, min(-(-longest // multiple) * multiple, tokenizer.model_max_length))
         batch = {}
         for name in [name for name in pads if name in features[0]]:
-            padded = [row[name] + [pads[name]] * (width - len(row[name])) for row in features]
+            padded = [[*row[name], *[pads[name]] * (width - len(row[name]))] for row in features]
             batch[name] = torch.from_numpy(np.array(padded, dtype=np.int64))  # torch.tensor takes four times as long
         return batch | {"labels": torch.tensor([row["label"] for row in features])}

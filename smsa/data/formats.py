@@ -53,7 +53,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_ROWS = 512  # read at once
+BLOCK_LINES = 512  # taken apart at once; of CSV under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -282,16 +282,23 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
         format: csv, tsv or txt.
     """
+    lines, ahead = iter(lines), deque()
     if format != "csv" and separator in ("\t", None):
-        plain = (line.rstrip("\r\n") for line in lines)
-        rows = enumerate((line.split(separator) if separator else [line] for line in plain), start=1)
-    else:
-        rows = _read_csv(iter(lines), path, separator)
+        number = 1
+        while block := [line.rstrip("\r\n") for line in islice(lines, BLOCK_LINES)]:
+            yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
+            number += len(block)
+        return
+    # what is read ahead, then, for a row of many lines, what follows
+    rows = _read_csv(iter(lambda: ahead.popleft() if ahead else next(lines, ""), ""), path, separator)
     while True:
+        ahead.extend(islice(lines, BLOCK_LINES))
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
-                block = list(islice(rows, BLOCK_ROWS))
+                block = list(islice(rows, 1))
+                while ahead:
+                    block += islice(rows, 1)
             finally:
                 csv.field_size_limit(limit)
         if not block:
@@ -451,8 +458,7 @@ def flatten(row: dict) -> dict[str, object]:
     found: dict[str, object] = {}
 
     def walk(value: object, *path: str) -> None:
-        while isinstance(value, list) and len(value) == 1:
-            (value,) = value
+        value = _unwrap(value)
         if isinstance(value, dict):
             for key, part in value.items():
                 if "." not in key:
@@ -462,6 +468,21 @@ def flatten(row: dict) -> dict[str, object]:
 
     walk(row)
     return found
+
+
+def find_within(row: dict, path: str) -> object:
+    """Return what stands there, None for nothing; a list of one is what is in it."""
+    if path in row:
+        return row[path]
+    value: object = row
+    for key in path.split("."):
+        value = _unwrap(value)
+        value = value.get(key) if isinstance(value, dict) else None
+    return _unwrap(value)
+
+
+def _unwrap(value: object) -> object:
+    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:

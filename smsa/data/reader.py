@@ -38,6 +38,7 @@ from smsa.data.formats import (
     find_layout,
     find_separator,
     find_text_columns,
+    find_within,
     flatten,
     is_sentiment,
     name_kind,
@@ -164,9 +165,10 @@ class Source:
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
             head = next(self._batches(_ROWS_LOOKED_AT), self.schema.empty_table())
-            return self.schema.names, [
-                column.to_pylist() if is_text(column.type) or column.null_count < len(column) else [0]
-                for column in head.columns
+            is_number = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema]
+            return self.schema.names, [  # other types may hold what Python cannot, as dates beyond the year 9999
+                column.to_pylist() if is_text(column.type) or (is_one and column.null_count < len(column)) else [0]
+                for column, is_one in zip(head.columns, is_number, strict=True)
             ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
@@ -515,7 +517,7 @@ class Source:
             row = found
             if isinstance(found, dict):
                 if nested:
-                    row = dict.fromkeys(nested) | flatten(found) | found
+                    row = {path: find_within(found, path) for path in nested} | found
                 more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:

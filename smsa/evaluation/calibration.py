@@ -43,7 +43,8 @@ def store_temperature(folder: str | Path, temperature: float, shift: torch.Tenso
     ones.
 
     Raises:
-        UserError: as `last_layer`, and if the weights of that layer have another name in the file.
+        UserError: as `last_layer`, for a shift where there is no bias, and if the weights of that layer have another
+            name in the file.
     """
     folder = Path(folder)
     model, _ = load_classifier(folder)
@@ -55,6 +56,8 @@ def store_temperature(folder: str | Path, temperature: float, shift: torch.Tenso
     for part in ("weight",) if layer.bias is None else ("weight", "bias"):
         tensors[f"{name}.{part}"] /= temperature
     if shift is not None:
+        if layer.bias is None:
+            raise UserError(f"{name} has no bias to add a shift to.")
         tensors[f"{name}.bias"] += shift
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)

@@ -4,6 +4,7 @@ import os
 
 import pyarrow as pa
 
+from smsa.data.reader import is_text
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
@@ -66,14 +67,7 @@ class BatchPredictor:
         if self._text_column not in names:
             listed = ", ".join(map(str, names))
             raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {listed}.")
-        texts = batch[self._text_column]
-        texts = texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else list(texts)
-        try:
-            texts = pa.array(texts, pa.string(), from_pandas=True)
-        except (pa.ArrowException, UnicodeError) as error:
-            raise UserError(
-                f"the column {self._text_column!r} must hold texts of whole characters: {error}."
-            ) from error
+        texts = self._to_texts(batch[self._text_column])
         added = self._classifier.predict(texts)
         if self._explain:
             added = self._classifier.add_words(texts, added)
@@ -86,3 +80,17 @@ class BatchPredictor:
             return pa.Table.from_arrays([*batch.columns, *added.columns], schema=schema)
         arrays = {name: added[name].to_numpy() for name in added.column_names}
         return {**batch, **arrays} if isinstance(batch, dict) else batch.assign(**arrays)
+
+    def _to_texts(self, column) -> pa.Array:
+        try:
+            if isinstance(column, pa.ChunkedArray):
+                if not is_text(column.type) and not pa.types.is_null(column.type):
+                    raise TypeError(f"they are {column.type}")
+                column = column.cast(pa.string())
+            else:
+                column = pa.array(column, pa.string(), from_pandas=True)  # in chunks, as pandas may hold it
+            return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        except (pa.ArrowException, UnicodeError, TypeError) as error:
+            raise UserError(
+                f"the column {self._text_column!r} must hold texts of whole characters: {error}."
+            ) from error

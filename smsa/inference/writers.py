@@ -40,7 +40,9 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     if output_format in ("parquet", "submission"):
         return table
     for i, field in enumerate(table.schema):
-        column = table[i] if pa.types.is_string(field.type) else _to_plain_column(table[i], field.type, output_format)
+        if pa.types.is_string(field.type):
+            continue
+        column = _to_plain_column(table[i], field.type, output_format)
         table = table.set_column(i, pa.field(field.name, column.type), column)
     return table
 

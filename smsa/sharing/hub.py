@@ -89,14 +89,14 @@ def push(
     """
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")
-    uploads = {path.name: CommitOperationAdd(path.name, path) for path in list_uploads(folder)}
-    if CARD not in uploads:
+    contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
+    if CARD not in contents:
         logger.warning("%s has no %s: the model goes to the Hub without a card.", folder, CARD)
     if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):
-        uploads[CARD] = CommitOperationAdd(CARD, render_card(folder, repo_id).encode())
-    options = {"commit_message": "Model by smsa", "revision": revision, "create_pr": pull_request}
+        contents[CARD] = render_card(folder, repo_id).encode()
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api = HfApi()
     command = ["python", "scripts/push.py", str(folder), repo_id]
     command += ["--private"] * private + ["--pull_request"] * pull_request
@@ -105,7 +105,9 @@ def push(
     with _explaining(repo_id, f" This sends what is missing: {shlex.join(command)}"):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.create_commit(repo_id, uploads.values(), **options)
+        commit = api.create_commit(
+            repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
+        )
     if tag is not None:
         with _explaining(repo_id, f" The commit itself is made: {commit.commit_url}"):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)

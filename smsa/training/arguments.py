@@ -252,11 +252,11 @@ class SentimentTrainingArguments(RunArguments):
 
 # What does not matter to the result of a run, or is recorded by its content.
 _NOT_SETTINGS = frozenset(
-    "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name do_eval greater_is_better log_level "
-    "log_level_replica logging_nan_inf_filter logging_steps logging_strategy save_total_limit save_only_model project "
-    "hub_model_id hub_private_repo hub_revision precision dataloader_num_workers dataloader_pin_memory fp16 bf16 "
-    "ddp_find_unused_parameters accelerator_config push_to_hub data_dir train_file valid_file test_file corpus_dir "
-    "add_tokens".split()
+    "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name do_eval greater_is_better hub_token "
+    "log_level log_level_replica logging_nan_inf_filter logging_steps logging_strategy save_total_limit "
+    "save_only_model project push_to_hub hub_model_id hub_private_repo hub_revision precision fp16 bf16 "
+    "dataloader_num_workers dataloader_pin_memory ddp_find_unused_parameters accelerator_config data_dir train_file "
+    "valid_file test_file corpus_dir add_tokens".split()
 )
 
 

@@ -277,6 +277,22 @@ def test_row_groups_are_no_chunks_and_a_damaged_one_is_named(tmp_path, n_rows):
         list(Source(path).chunks(n_rows))
 
 
+def test_an_object_in_place_of_a_text_within_a_row_is_a_bad_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"data":{"text":"a"},"id":1}\n{"data":{"text":{"raw":"x"}},"id":2}\n')
+    (chunk,) = Source(tmp_path / "a.jsonl").chunks(9)
+    assert chunk.texts.to_pylist() == ["a"] and [row.reason for _, row in chunk.bad_rows] == [
+        "the text is not a string"
+    ]
+
+
+def test_columns_beside_the_texts_may_hold_what_python_cannot(tmp_path):
+    columns = {"text": ["enak"], "at": pa.array([2**60], pa.timestamp("us")), "comments": [True]}
+    columns["there"] = pa.array([0], pa.timestamp("us", "Mars/Phobos"))
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (chunk,) = Source(tmp_path / "a.parquet").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak"] and chunk.table.num_columns == 4
+
+
 @pytest.mark.parametrize("before", [100, 131072])
 def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_process_stays(tmp_path, before):
     path, limit = tmp_path / "a.csv", csv.field_size_limit(before)
