@@ -63,6 +63,10 @@ KINDS = {
     "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"], ""),
     "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"], ""),
     "names that are labels": ("a.csv", "teks,positif,negatif\nenak,x,\nkotor,,x\n", "teks", ["enak", "kotor"], ""),
+    "UTF-16": ("a.csv", "text\ta\nenak 🙂\t1\n".encode("utf-16"), "text", ["enak 🙂"], "UTF-16"),
+    "Windows-1252": ("a.csv", "id;text\n1;café – enak\n".encode("cp1252"), "text", ["café – enak"], "Windows-1252"),
+    "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "commas and blanks"),
+    "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "UTF-16"),
     "backslashes": ("a.csv", '"ulasan","n"\n"kata \\"dia\\", ya","1"\n"C:\\\\a\\\nb","2"\n', "ulasan",
                     ['kata "dia", ya', "C:\\a\nb"], "quotes with a backslash before them"),
 }  # fmt: skip
@@ -72,7 +76,7 @@ KINDS = {
 def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog, name, content, column, texts, said):
     caplog.set_level("INFO", "smsa")
     path = tmp_path / name
-    path.write_bytes(content.encode())
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     source = Source(path)
     chunks = list(source.chunks(10))
     assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts

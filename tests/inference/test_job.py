@@ -8,6 +8,7 @@ import datetime
 import decimal
 import json
 import os
+import re
 import sys
 import zipfile
 
@@ -410,7 +411,9 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
     content, stat = path.read_bytes(), path.stat()
 
     def refuse(message, **options):
-        with pytest.raises(UserError, match=f"out.csv.shards holds finished shards of another job.*{message}"):
+        way_out = "Run it as before to resume, choose another --output, or remove that folder"
+        reason = f"out.csv.shards holds finished shards of another job: .*{message}.*{way_out}"
+        with pytest.raises(UserError, match=re.compile(reason, re.DOTALL)):
             predict(classifier, path, target, **options)
 
     refuse("labels_only was False, is True", labels_only=True)
@@ -438,7 +441,7 @@ def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp
     for content, summary in ((b"mine", summary), (target.read_bytes(), "[]"), (target.read_bytes(), "")):
         target.write_bytes(content)
         (tmp_path / "out.csv.summary.json").write_text(summary)
-        with pytest.raises(FileExistsError, match="out.csv exists already"):
+        with pytest.raises(FileExistsError, match="out.csv exists already: choose another --output, or remove"):
             predict(classifier, path, target)
         assert target.read_bytes() == content
 

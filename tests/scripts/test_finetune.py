@@ -156,6 +156,7 @@ def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
 
 
 REFUSED = [
+    (["--model_name_or_path", "nowhere/nothing"], "nowhere/nothing"),
     (["--max_length", "1000"], "--max_length is 1000, but this encoder reads at most 512"),
     (["--metric_for_best_model", "macro_f1"], "'macro_f1' is not one of ['accuracy', 'f1', "),
     (["--train_file", "damaged.tsv", "--valid_file", "damaged.tsv"], "damaged.tsv:2: the label is not one of "),

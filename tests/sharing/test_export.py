@@ -72,6 +72,8 @@ def test_an_export_computes_as_the_model_in_batches_of_any_shape(bert, data, tmp
     assert sum(record[name]["bytes"] for name in files) == sum(path.stat().st_size for path in listed)
     others = {path.name for path in out.rglob("*") if path.is_file() and path not in listed}
     assert others == {"config.json", "tokenizer.json", "tokenizer_config.json", "export.json"}
+    label2id = json.loads((out / "config.json").read_text())["label2id"]
+    assert label2id == {"positive": 0, "neutral": 1, "negative": 2}
 
 
 def test_sums_of_onnx_in_int8_are_exact_also_on_cpus_without_vnni(bert, data, tmp_path):

@@ -26,6 +26,23 @@ def test_the_defaults_are_the_recipe_of_the_reference():
     assert settings.items() >= (optimizer | length | more).items() and "weight_decay" not in settings
 
 
+RECIPES = {  # as ../shared/reference/RECIPE.md states them
+    "indonlu": (1e-5, 32, 10, 1, 0.9, 10, 3, 512, 42, True),
+    "tutorial": (3e-6, 32, 5, 1, 1, 0, 0, 512, 26092020, False),
+    "large": (2e-5, 16, 20, 1, 0.9, 10, 3, 128, 42, True),
+}
+
+
+@pytest.mark.parametrize("name, values", RECIPES.items(), ids=RECIPES)
+def test_named_recipes_hold_the_values_of_the_reference(name, values):
+    settings = describe(str(ROOT / "recipes" / f"{name}.yaml"))
+    names = ["learning_rate", "per_device_train_batch_size", "num_train_epochs", "lr_step_size", "lr_gamma"]
+    names += ["max_grad_norm", "early_stopping_patience", "max_length", "seed", "load_best_model_at_end"]
+    assert tuple(settings[name] for name in names) == values
+    assert (settings["metric_for_best_model"], settings["lr_scheduler_type"]) == ("f1", "epoch_step")
+    assert settings.get("weight_decay", 0.0) == 0.0
+
+
 def test_settings_are_what_ran_and_nothing_that_does_not_matter(tmp_path):
     plain = describe("--precision", "no")
     assert plain["optim"] == "adamw_torch" and not any("token" in name for name in plain)

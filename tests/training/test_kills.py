@@ -141,7 +141,10 @@ class Launch:
             if self.launcher.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"it did not come: {self.end()[1][-3000:]}")
             time.sleep(0.02)
-        words = [word for process in self.processes() for word in process.cmdline()]
+        words = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                words += process.cmdline()
         assert "--resume" in words and not any("canary" in word for word in words)
 
     def kill(self) -> None:
