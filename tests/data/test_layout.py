@@ -127,4 +127,4 @@ def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells
 def test_tables_of_every_layout_are_read_at_first_contact_or_asked_about(tmp_path):
     tables = [*reading.make_tables(), *reading.write_odd()]
     found = {table.name: reading.read_table(table, tmp_path) for table in tables}
-    assert len(found) >= 150 and {*found.values()} == {"read"}
+    assert len(found) >= 150 and {name: how for name, how in found.items() if how != "read"} == {}

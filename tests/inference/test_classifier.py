@@ -4,9 +4,11 @@ import copy
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -272,3 +274,17 @@ def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, token
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert seen == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_memory_of_a_stream_is_flat(tiny_model, tokenizer, backend):
+    """Who kept the answers of the last 150,000 texts would need 112 MiB."""
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="needs pip install -e '.[openvino]'")
+    classifier = SentimentClassifier(tiny_model, tokenizer, backend=backend, precision="no", num_threads=2)
+    answers = classifier.stream(f"pergi ke pasar {i}" for i in range(200_000))
+    assert sum(1 for _ in islice(answers, 50_000)) == 50_000
+    before = psutil.Process().memory_info().rss
+    assert sum(1 for _ in answers) == 150_000
+    assert psutil.Process().memory_info().rss < before + 50 * 2**20
