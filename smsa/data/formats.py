@@ -289,8 +289,7 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
             number += len(block)
         return
-    # what is read ahead, then, for a row of many lines, what follows
-    rows = _read_csv(iter(lambda: ahead.popleft() if ahead else next(lines, ""), ""), path, separator)
+    rows = _read_csv(ahead, lines, path, separator)
     while True:
         ahead.extend(islice(lines, BLOCK_LINES))
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
@@ -306,22 +305,22 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         yield tuple(zip(*block, strict=True))
 
 
-def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[tuple[int, list[str] | BadRow]]:
+def _read_csv(
+    ahead: deque[str], lines: Iterator[str], path: Path, separator: str | None
+) -> Iterator[tuple[int, list[str] | BadRow]]:
     """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
 
     Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
+
+    Args:
+        ahead: lines that have been read already; where a row needs more, they are those of `lines`.
     """
-    mark, number = separator or _NO_SEPARATOR, 1
-    taken, again = [], deque()  # lines of the row that is read; those that are rows again
-
-    def take() -> Iterator[str]:
-        while line := again.popleft() if again else next(lines, ""):
-            taken.append(line)
-            yield line
-
+    mark, number, taken = separator or _NO_SEPARATOR, 1, []  # taken: the lines of the row that is read
     while True:
+        following = iter(lambda: ahead.popleft() if ahead else next(lines, ""), "")
+        noted = (line for line in following if taken.append(line) is None)  # which it always is
         try:
-            for row in csv.reader(take(), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
+            for row in csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
                 yield number, row if separator or not row else [mark.join(row)]
                 number += len(taken)
                 taken.clear()
@@ -333,7 +332,7 @@ def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterat
             value = "".join(taken[:n_spoilt]).rstrip("\r\n")
             yield number, BadRow(path, number, value, f"{reason}{upto}")
             number += n_spoilt
-            again.extendleft(reversed(taken[n_spoilt:]))
+            ahead.extendleft(reversed(taken[n_spoilt:]))
             taken.clear()
 
 
@@ -587,7 +586,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
@@ -626,10 +625,14 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     # the cells below each of the first row, where this does not stand again
     below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
     is_number = [*map(are_numbers, below)]
-    is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
+    is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
     is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
-    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
-    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
+    labels = [
+        cell
+        for cell, is_above_numbers in zip(head, is_number)
+        if (cell or "").strip().lower() in SENTIMENTS and not is_above_numbers
+    ]
+    if len(labels) == 1 or (labels and any((cell or "").strip().lower() in SENTIMENTS for cell in chain(*below))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     for i, row in enumerate(rows[:ROWS_ABOVE]):
@@ -649,11 +652,6 @@ def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[st
     if says_names == says_values:
         raise LookupError
     return (first + 1, [*head]) if says_names else None
-
-
-def is_sentiment(cell: str | None) -> bool:
-    """Whether a cell is a word for a sentiment."""
-    return (cell or "").strip().lower() in SENTIMENTS
 
 
 def are_numbers(values: Iterable[str | None]) -> bool:
@@ -680,7 +678,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         if is_empty or (any(n_words) and not are_numbers(texts)):
             could.append(i)
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
+        if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
             labels.append(i)
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     is_count = [  # `comments` that are numbers

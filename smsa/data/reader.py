@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from smsa.data.formats import (
     INPUT_FORMATS,
+    SENTIMENTS,
     SHEETS,
     SURROGATE,
     BadRow,
@@ -40,7 +41,6 @@ from smsa.data.formats import (
     find_text_columns,
     find_within,
     flatten,
-    is_sentiment,
     name_kind,
     open_file,
     read_json,
@@ -247,7 +247,8 @@ class Source:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
         asked = (self._text_asked, self._label_asked)
         texts, could = find_text_columns(names, columns, is_typed=True)
-        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * sum(map(is_sentiment, values))]
+        n_labels = [sum((value or "").strip().lower() in SENTIMENTS for value in values) for values in columns]
+        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
             if len(labels) != 1:  # as in SmSA, if the texts do not stand out
@@ -495,7 +496,8 @@ class Source:
             )
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
+            ends_row = cells[-1].strip().lower() in SENTIMENTS
+            ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
                 return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)

@@ -7,11 +7,15 @@ from itertools import chain
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
+def cell(value: object) -> str:
+    """Return a value as a cell of a table: what would end the cell or its line is escaped."""
+    return " ".join(str(value).split()).replace("|", r"\|")
+
+
 def row(*values: object) -> str:
-    """Return a row of a table, in which an iterable stands for several cells; what would end one is escaped."""
+    """Return a row of a table, in which an iterable stands for several cells."""
     several = (value if isinstance(value, Iterable) and not isinstance(value, str) else [value] for value in values)
-    cells = [" ".join(str(value).split()).replace("|", r"\|") for value in chain.from_iterable(several)]
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+    return "|" + "".join(f" {text} |" if text else " |" for text in map(cell, chain.from_iterable(several)))
 
 
 def header(*titles: object) -> str:
@@ -37,7 +41,7 @@ def with_interval(score: dict[str, float]) -> str:
 
 
 TEMPLATES = Environment(
-    loader=PackageLoader("smsa", "."),
+    loader=PackageLoader("smsa.evaluation", "."),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
@@ -45,6 +49,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.globals |= {"row": row, "header": header}
 TEMPLATES.filters |= {
+    "cell": cell,
     "one_line": one_line,
     "percent": percent,
     "interval": with_interval,

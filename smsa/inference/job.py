@@ -264,7 +264,10 @@ class _Job:
         options = {"text_column": args.text_column, "sheet": args.sheet, "keep_lines": self.format == "jsonl"}
         self.sources = [Source(path, args.input_format, **options) for path in inputs]
         sources = [source for source in self.sources if source.names] or self.sources[:1]
-        schemas = [writers.to_plain(source.schema.empty_table(), self.format).schema for source in sources]
+        schemas = [
+            writers.to_plain(source.schema.empty_table(), self.format).schema if source.is_typed else source.schema
+            for source in sources
+        ]
         first, original = sources[0], schemas[0]
         for source, schema in zip(sources, schemas, strict=True):
             if not schema.equals(original) or source.keep_lines != first.keep_lines:

@@ -53,7 +53,8 @@ def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> It
     for source in sources:
         for chunk in source.chunks(n_rows, first):
             first += chunk.n_read
-            chunk = replace(chunk, table=to_plain(chunk.table, output_format))
+            if source.is_typed:
+                chunk = replace(chunk, table=to_plain(chunk.table, output_format))
             if output_format in ("tsv", "xlsx") and (unfit := _find_unfit(chunk.table, output_format)):
                 chunk = chunk.set_apart(unfit, source.path)
             if output_format == "submission":

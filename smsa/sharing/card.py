@@ -4,10 +4,10 @@ import json
 import logging
 from pathlib import Path
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
-from jinja2 import TemplateError
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
@@ -15,6 +15,12 @@ from smsa.evaluation.markdown import TEMPLATES
 from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
+
+_TEMPLATES = TEMPLATES.overlay(
+    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
+    trim_blocks=False,
+    lstrip_blocks=False,
+)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -93,12 +99,13 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
         base = run["base_model"]
         if "held_out" in metrics:
+            template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
             from transformers import AutoConfig  # which knows the names that architectures have for depth and width
 
-            template, values = "encoder_card", {"config": AutoConfig.from_pretrained(folder)}
-            metadata = {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
+            values = {"config": AutoConfig.from_pretrained(folder)}
         else:
-            template, (values, metadata) = "classifier_card", _describe_classifier(folder, metrics, run)
+            template = "classifier_card.md.jinja"
+            values, metadata = _describe_classifier(folder, metrics, run)
         metadata |= {
             "language": "id",
             "license": licence or metadata.get("license"),
@@ -107,11 +114,11 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
             "model_name": Path(name).name,
         }
         values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
-        values |= {"origins": origins, "card_data": ModelCardData(**metadata).to_yaml()}
+        values["origins"] = origins
         values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
-        return TEMPLATES.get_template(f"sharing/{template}.md.jinja").render(values)
-    except (ValueError, KeyError, TypeError, TemplateError) as error:
+        return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
+    except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
         raise UserError(
             f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
             f"write ({error!r}). Without run.json, the command of the run with --resume auto writes them anew."
@@ -145,6 +152,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     values = {
         "splits": splits,
         "names": names,
+        "score_titles": _SCORES,
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 
 from conftest import ROOT
 from hypothesis import given, settings
@@ -116,7 +117,7 @@ def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells
         assert path.name in str(error)
         return
     found = [tuple(row.get(name) or "" for name in NAMES) for chunk in chunks for row in chunk.table.to_pylist()]
-    changed = [row for row in found if row not in rows]
+    changed = list((Counter(found) - Counter(rows)).elements())  # it may have become equal to another
     n_bad = sum(len(chunk.bad_rows) for chunk in chunks)
     assert found == rows or changed or n_bad  # no row is gone without a word
     assert len(changed) <= 1  # a byte within a cell is a part of it, which nothing can tell
