@@ -1,19 +1,24 @@
 """Pushing to a Hub: the real client over HTTP against hub_double.py."""
 
 import hashlib
+import json
 import re
 import runpy
 import sys
 
 import pytest
+from cards import check_card
 from conftest import ROOT, run, run_here, save_tiny
 from forks import Forks
-from hub_double import TOKEN, run_hub
+from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
+from smsa.cli import parse
+from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.sharing.card import OURS, render_card
 from smsa.sharing.hub import list_uploads, push
+from smsa.training.arguments import SentimentTrainingArguments
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -23,20 +28,26 @@ UPLOADED = {
 KEPT = {
     *("run.json", "predictions_valid.csv", "submission.csv", "running.json", "run.lock", "training_args.bin"),
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", ".env", "train.tsv", "notes.log"),
-    *("checkpoint-9/model.safetensors", "checkpoint-9/config.json"),
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A finished model, and beside it what is for nobody else."""
-    folder = save_tiny(tmp_path / "finished")
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory):
+    folder = save_tiny(tmp_path_factory.mktemp("hub") / "run")
     (folder / "README.md").write_text(CARD)
-    (folder / "checkpoint-9").mkdir()
     for name in UPLOADED | KEPT:
         if not (folder / name).exists():
             (folder / name).write_text(f"{name} of a run")
+    (folder / "checkpoint-9").mkdir()
+    for name in ("model.safetensors", "config.json", "optimizer.pt"):
+        (folder / "checkpoint-9" / name).write_text("of a checkpoint")
     return folder
+
+
+@pytest.fixture
+def folder(_finished):
+    yield _finished
+    (_finished / "README.md").write_text(CARD)
 
 
 @pytest.fixture
@@ -61,81 +72,85 @@ def hash_all(folder) -> dict:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_nowhere(token: str, text: str, hub, folder) -> None:
-    """Assert that neither an output nor a file nor the body of a request has a token."""
-    assert token not in text and token.encode() not in hub.received
-    for path in folder.rglob("*"):
-        assert not path.is_file() or token.encode() not in path.read_bytes(), path
-
-
 def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, tmp_path, caplog):
     before = hash_all(folder)
     status, text = run_here("scripts/push.py", folder, "me/model", "--private")
     assert status == 0, text
     repository = hub.repositories["me/model"]
-    assert repository.private and [set(paths) for paths in repository.sent] == [UPLOADED]  # one commit
+    assert repository.private
+    assert [set(paths) for paths in repository.committed] == [UPLOADED]  # one commit
     files = repository.files()
     assert {name: files[name] for name in UPLOADED} == {name: (folder / name).read_bytes() for name in UPLOADED}
-    address = f"{hub.url}/me/model/commit/{repository.refs['main']}"
+    address = f"{hub.url}/me/model/commit/{repository.branches['main']}"
     assert f"{folder} is on the Hub: {address}" in text
     assert hash_all(folder) == before
-    assert_nowhere(TOKEN, text, hub, tmp_path)
-    assert push(folder, "model") == address and len(repository.sent) == 1  # unchanged, in one's own namespace
-    (folder / "README.md").unlink()
-    (folder / "metrics.json").write_text("new")
+    assert TOKEN not in text and TOKEN.encode() not in hub.received
+    for path in (*tmp_path.rglob("*"), *folder.rglob("*")):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    assert push(folder, "model") == address  # in one's own namespace, and unchanged: no commit
+    assert len(repository.committed) == 1
+    (folder / "README.md").write_text(CARD + "More.\n")
     assert push(folder, "me/model") != address
-    assert repository.sent[1:] == [["metrics.json"]] and repository.files()["README.md"].decode() == CARD
+    assert repository.committed[1:] == [["README.md"]]
+    (folder / "README.md").unlink()
+    push(folder, "me/model")
     assert "the model goes to the Hub without a card" in caplog.text
+    assert repository.files()["README.md"].decode() == CARD + "More.\n"
 
 
 def test_branches_tags_and_pull_requests(hub, folder):
     push(folder, "team/model", revision="v2", tag="first")
     repository = hub.repositories["team/model"]
-    assert repository.files("v2").keys() >= UPLOADED and repository.files().keys() == {".gitattributes"}
-    assert repository.refs["first"] == repository.refs["v2"]
-    hub.faults |= {"auth-check": 403, "/repos/create": 403}  # to propose takes no right to write
+    assert set(repository.files("v2")) >= UPLOADED
+    assert set(repository.files()) == {".gitattributes"}
+    assert repository.tags == {"first": repository.branches["v2"]}
+    hub.faults.append(Fault("GET", "auth-check", 403))  # to propose takes no right to write
     assert push(folder, "team/model", pull_request=True) == f"{hub.url}/team/model/discussions/1"
-    assert repository.files("refs/pr/1").keys() >= UPLOADED and repository.files().keys() == {".gitattributes"}
+    assert hub.requests.count("POST /api/repos/create") == 1
+    assert set(repository.files()) == {".gitattributes"}
+    assert set(repository.files("refs/pr/1")) >= UPLOADED
     with pytest.raises(UserError, match="leave --tag and --revision out"):
         push(folder, "team/model", pull_request=True, tag="second")
     hub.faults.clear()
-    with pytest.raises(UserError, match="exists already.* The commit itself is made: http"):  # it stays with its commit
+    with pytest.raises(UserError, match="exists already The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
-    assert repository.refs["first"] == repository.refs["v2"] and repository.files().keys() >= UPLOADED
+    assert repository.tags == {"first": repository.branches["v2"]}
+    assert set(repository.files()) >= UPLOADED
 
 
-@pytest.mark.parametrize("options, words", [
-    ({}, ""), ({"pull_request": True}, " --pull_request"), ({"revision": "v2", "tag": "a"}, " --revision v2 --tag a"),
-])  # fmt: skip
-def test_a_commit_that_fails_is_made_by_the_command_that_is_named(hub, folder, options, words):
-    hub.faults["/commit/"] = 500
-    way_out = f"This sends what is missing: python scripts/push.py {folder} me/model{words}$"
-    with pytest.raises(UserError, match=f"me/model on the Hub: .* {way_out}"):
-        push(folder, "me/model", **options)
+def test_a_commit_that_fails_is_made_by_the_command_that_is_named(hub, folder):
+    for options in ({}, {"pull_request": True}, {"revision": "v2", "tag": "a"}):
+        hub.faults.append(Fault("POST", "/commit/", times=1))
+        given = "".join(f" --{name}" if value is True else f" --{name} {value}" for name, value in options.items())
+        way_out = f"This sends what is missing: python scripts/push.py .*run me/model{given}$"
+        with pytest.raises(UserError, match=f"me/model on the Hub: .* {way_out}"):
+            push(folder, "me/model", **options)
+    push(folder, "me/model")
+    assert [set(paths) for paths in hub.repositories["me/model"].committed] == [UPLOADED]
 
 
 REFUSED = {
-    "no token": ("", "me/model", {}, r"\(401\).* Run `hf auth login`, or set HF_TOKEN"),
-    "a refused token": ("hf_wrong", "me/model", {}, r"refuses the token for me/model \(401\)"),
-    "another's namespace": (TOKEN, "you/model", {}, r"refuses the token for you/model \(403\)"),
-    "no right to write": (TOKEN, "me/model", {"auth-check": 403}, r"refuses the token for me/model \(403\)"),
-    "no name": (TOKEN, "me/a/b", {}, "me/a/b on the Hub: Repo id must be"),
-    "409 of another kind": (TOKEN, "me/model", {"/commit/": 409}, "me/model on the Hub: "),
-    "a refused card": (TOKEN, "me/model", {"/validate-yaml": 400}, "me/model on the Hub: "),
-    "404 while it is pushed": (TOKEN, "me/model", {"/preupload/": 404}, "me/model on the Hub: .*Not Found"),
+    "no token": ("", "me/model", None, r"\(401\).* Run `hf auth login`, or set HF_TOKEN"),
+    "a refused token": ("hf_wrong", "me/model", None, r"refuses the token for me/model \(401\)"),
+    "another's namespace": (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
+    "no right to write": (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
+    "no name": (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
+    "409 of another kind": (TOKEN, "me/model", ("POST", "/commit/", 409), "me/model on the Hub: "),
+    "a refused card": (TOKEN, "me/model", ("POST", "/validate-yaml", 400), "me/model on the Hub: "),
+    "404 while it is pushed": (TOKEN, "me/model", ("POST", "/preupload/", 404), "me/model on the Hub: .*Not Found"),
 }
 
 
-@pytest.mark.parametrize("token, name, faults, message", REFUSED.values(), ids=REFUSED)
-def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, monkeypatch, token, name, faults, message):
-    hub.faults |= faults
+@pytest.mark.parametrize("token, name, fault, message", REFUSED.values(), ids=REFUSED)
+def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, monkeypatch, token, name, fault, message):
+    hub.faults += [Fault(*fault)] if fault else []
     monkeypatch.setenv("HF_TOKEN", token)
     before = hash_all(folder)
     with pytest.raises(UserError, match=message) as raised:
         push(folder, name)
     assert "hf_wrong" not in str(raised.value) and TOKEN not in str(raised.value)
     assert hash_all(folder) == before
-    assert not any(repository.sent for repository in hub.repositories.values())
+    assert not any(repository.committed for repository in hub.repositories.values())
 
 
 def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder):
@@ -143,13 +158,14 @@ def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder):
     (folder / "README.md").write_text(CARD + "Secret.\n")
     with pytest.raises(UserError, match="me/model is there already, and public"):
         push(folder, "me/model", private=True)
-    assert len(hub.repositories["me/model"].sent) == 1
+    assert len(hub.repositories["me/model"].committed) == 1
 
 
 def test_a_card_of_smsa_gets_the_name_on_the_hub_and_keeps_the_licence_that_its_owner_wrote(hub, tmp_path):
     run = save_tiny(tmp_path / "run")
+    bundled = ROOT / "smsa" / "bundled" / "mini-sentiment"
     for name in ("metrics.json", "run.json"):
-        (run / name).write_bytes((ROOT / "smsa" / "bundled" / "mini-sentiment" / name).read_bytes())
+        (run / name).write_bytes((bundled / name).read_bytes())
     (run / "README.md").write_text(render_card(run, str(run), "---\nlicense: cc-by-4.0\n---\n"))
     push(run, "model")
     pushed = hub.repositories["me/model"].files()["README.md"].decode()
@@ -160,7 +176,7 @@ def test_a_card_of_smsa_gets_the_name_on_the_hub_and_keeps_the_licence_that_its_
     assert OURS in pushed
 
 
-@pytest.mark.parametrize("names", [("config.json", "pytorch_model.bin"), ("model.safetensors",)])
+@pytest.mark.parametrize("names", [(), ("config.json", "pytorch_model.bin"), ("model.safetensors",)])
 def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
@@ -186,13 +202,24 @@ def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folde
     hub, folder, tmp_path
 ):
     push(folder, "me/model")
-    hub.cut = "model.safetensors"
-    words = ["scripts/predict.py", "--model", "me/model", "--input", "data/sample", "--output", tmp_path / "out"]
+    (tmp_path / "in.txt").write_text("enak\n")
+    words = ["scripts/predict.py", "--model", "me/model", "--input", tmp_path / "in.txt"]
+    words += ["--output", tmp_path / "out.csv"]
+    hub.faults.append(Fault("GET", "model.safetensors", status=0))
     status, text = run("python", *words, **at(hub, tmp_path / "home"))
     assert status == 1 and "Traceback" not in text and text.splitlines()[-1].startswith("error: the Hub: "), text
-    hub.cut = ""
+    hub.faults.clear()
     status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
     assert status == 0, text
+
+
+@pytest.mark.parametrize(
+    "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
+)
+def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_private):
+    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words, "--max_length", "64"]
+    _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
+    assert training_args.hub_private_repo is is_private
 
 
 @pytest.fixture
@@ -215,15 +242,18 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
     words = ["launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/finetune.py", *options]
     status, text = run("accelerate", *words, **at(hub, tmp_path / "home"))
     assert status == 0, text
-    repository = hub.repositories["me/model"]
-    (sent,) = repository.sent
-    assert {"README.md", "model.safetensors"} < set(sent) and "run.json" not in sent
-    assert f"{hub.url}/me/model/commit/{repository.refs['main']}" in text
-    for name in set(sent) - {"README.md"}:
-        assert repository.files()[name] == (tmp_path / "run" / name).read_bytes(), name
-    card = repository.files()["README.md"].decode()
-    assert card == render_card(tmp_path / "run", "me/model") and str(tmp_path) not in card
-    assert_nowhere(TOKEN, text, hub, tmp_path)
+    run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
+    assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
+    assert f"{hub.url}/me/model/commit/{repository.branches['main']}" in text
+    files = repository.files()
+    for name in set(repository.committed[0]) - {"README.md"}:
+        assert files[name] == (run_folder / name).read_bytes(), name
+    card = files["README.md"].decode()
+    assert card == render_card(run_folder, "me/model") and str(tmp_path) not in card
+    check_card(card, *(json.loads((run_folder / name).read_bytes()) for name in ("metrics.json", "run.json")))
+    assert TOKEN not in text and TOKEN.encode() not in hub.received
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.slow
@@ -238,7 +268,7 @@ def test_a_refused_token_stops_all_ranks_of_a_run_before_it_starts(hub, options,
 
 @pytest.mark.slow
 def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, options, tmp_path):
-    hub.faults["/commit/"] = 403
+    hub.faults.append(Fault("POST", "/commit/", 403))
     forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
     assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
     text = forks.log.read_text()
@@ -246,6 +276,8 @@ def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hu
     (again,) = re.findall(r"python (scripts/push.py .*)", text)
     assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision ready"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
+    status, text = run_here(*again.split())
+    assert status == 1 and text.startswith("error: The Hub refuses")
     hub.faults.clear()
     status, text = run_here(*again.split())
-    assert status == 0 and len(hub.repositories["me/model"].sent) == 1, text
+    assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text
