@@ -91,6 +91,7 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = HfArg(default=False, help="Push the finished model to the Hub, once, at the end.")
     # Trainer's `bool | None` would need a value on the command line
     hub_private_repo: bool = HfArg(default=False, help="Make a new repository on the Hub private.")
+    disable_tqdm: bool = False  # Trainer's default goes by the verbosity of transformers, which scripts lower
     log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
     ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step

@@ -54,6 +54,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     assert "canary" not in text
     assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
     assert "in effect on cpu: fp32" in text and "macro avg" in text
+    assert re.search(r"\(Epoch 2\) TRAIN LOSS:[^\n]*\| \d+/\d+ \[\d\d:\d\d<\d\d:\d\d", text)  # with the time left
 
     metrics = read_json(output_dir / "metrics.json")
     assert metrics.keys() == {"epoch", "train", "valid", "test", "examples"}
