@@ -96,8 +96,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
     if model_args.freeze_embeddings or model_args.freeze_layers:
         freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
-    splits = encode_splits(splits, tokenizer, data_args.max_length)
-    tokenizer.model_max_length = data_args.max_length  # saved with the model, for inference
+    splits = encode_splits(splits, tokenizer, model_args.max_length)
+    tokenizer.model_max_length = model_args.max_length  # saved with the model, for inference
 
     # Train
     trainer = SentimentTrainer(

@@ -73,7 +73,7 @@ class ReadingArguments:
 
 @dataclass(kw_only=True)
 class DataArguments(ReadingArguments):
-    """Where labelled texts come from and where they are truncated."""
+    """Where labelled texts come from."""
 
     data_dir: str | None = HfArg(
         default=None,
@@ -95,7 +95,6 @@ class DataArguments(ReadingArguments):
         help="Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
         "If not given: the names that a fine-tuned model carries, else positive,neutral,negative.",
     )
-    max_length: int = HfArg(default=512, help="Tokens per text, special tokens included; longer texts are truncated.")
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:

@@ -12,6 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
 from smsa.data.formats import BadRow
+from smsa.data.reader import Source
+from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
@@ -23,6 +25,7 @@ from smsa.runtime import describe_environment
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
+_ROWS_AT_ONCE = 10_000
 # The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
 OPENING_SENTENCES = (
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
@@ -50,11 +53,18 @@ class LabelledFile:
     def read(
         cls, path: str | Path, labels: tuple[str, ...], train_path: str | Path | None = None, **reading: object
     ) -> "LabelledFile":
-        """Read a file as `load_splits` does with the options `reading`, which also says what is refused."""
-        splits = load_splits({"data": path} | ({"train": train_path} if train_path else {}), labels, **reading)
-        rows = splits["data"].to_pandas()
-        if "train" in splits:
-            rows["seen"] = rows["text"].isin(splits["train"]["text"])
+        """Read a file as `load_splits` does with the options `reading`, which also says what is refused.
+
+        Of train only the texts matter; its column of texts may have another name.
+        """
+        rows = load_splits({"data": path}, labels, **reading)["data"].to_pandas()
+        if train_path:
+            try:
+                train = Source(Path(train_path), text_column=reading.get("text_column"), sheet=reading.get("sheet"))
+            except UserError:
+                train = Source(Path(train_path))
+            texts = {text for chunk in train.chunks(_ROWS_AT_ONCE) for text in chunk.texts.to_pylist()}
+            rows["seen"] = rows["text"].isin(texts)
         return cls(Path(path), labels, rows, tuple(reading.get("rejects") or ()))
 
     @property

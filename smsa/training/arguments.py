@@ -25,7 +25,7 @@ from smsa.runtime import PRECISIONS, resolve_precision, set_cpu_threads, world_s
 
 @dataclass
 class ModelArguments:
-    """Which encoder to start from, and which of its weights stay as they are."""
+    """Which encoder to start from, how much of a text it reads, and which of its weights stay as they are."""
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
@@ -36,6 +36,7 @@ class ModelArguments:
     model_revision: str | None = HfArg(
         default=None, help="Branch, tag or commit of the encoder on the Hub; its main branch if not given."
     )
+    max_length: int = HfArg(default=512, help="Tokens per text, special tokens included; longer texts are truncated.")
     freeze_embeddings: bool = HfArg(default=False, help="Keep the embeddings of the encoder fixed.")
     freeze_layers: int = HfArg(default=0, help="Keep the first K layers of the encoder fixed.")
 

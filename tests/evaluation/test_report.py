@@ -92,10 +92,10 @@ def test_a_slice_counts_only_the_labels_that_it_has(system):
 def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     plain = {"enak , murah .": True, "Enak": False, "enak,murah": False, "enak!": False, "12 : 30": True, "": True}
     assert {text: is_smsa_style(text) for text in plain} == plain
-    (tmp_path / "train.tsv").write_text("kotor\tnegative\nlain\tneutral\n", encoding="utf-8")
+    (tmp_path / "train.csv").write_text("ulasan,bintang\nkotor,1\nlain,3\n", encoding="utf-8")  # of another layout
     texts = [*(" ".join(["enak"] * n) for n in (1, 10, 11, 25, 26)), "kotor"]
     rows = zip(texts, ROWS.values(), strict=True)
-    slices = read_rows(tmp_path / "data.tsv", rows, train_path=tmp_path / "train.tsv").slices()
+    slices = read_rows(tmp_path / "data.tsv", rows, train_path=tmp_path / "train.csv", text_column="text").slices()
     expected = {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
     expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
