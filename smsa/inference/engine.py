@@ -306,6 +306,7 @@ def _never_free(compiled: object) -> None:
 def _begin_fork() -> None:
     """Unlock what was locked for the fork; an engine compiles its model anew there."""
     _RUNNING.release()
+    torch.set_num_threads(1)  # the others are the parent's: loading a model would wait for them, or die
     for compiled in _COMPILED:
         _never_free(compiled)
 

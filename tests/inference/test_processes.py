@@ -18,6 +18,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import torch
 from conftest import ROOT
 
 from smsa import SentimentClassifier
@@ -44,6 +45,7 @@ def fork(task) -> object:
 @pytest.mark.parametrize("backend", ["torch", OPENVINO])
 @pytest.mark.parametrize("is_used", [False, True])
 def test_a_fork_answers_as_its_parent_and_loads_others(tiny_model, tokenizer, backend, is_used):
+    torch.set_num_threads(2)  # as for users: loading begins threads of OpenMP
     classifier = SentimentClassifier(tiny_model, tokenizer, backend=backend, precision="no", num_threads=2)
     if is_used:
         classifier(TEXTS)
