@@ -1,6 +1,7 @@
 """Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
 
 import os
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -32,8 +33,8 @@ def find_added(
 class BatchPredictor:
     """Adds to batches of rows what predict.py adds to files; one for each worker, which loads the model once.
 
-    A batch is a pyarrow table, a pandas frame or a dict of arrays, and so is what comes back. Null and blank texts have
-    null labels and probabilities; in a dict of arrays, None and NaN.
+    A batch is a pyarrow table, a pandas frame or a dict of arrays, as of `datasets.map`, and so is what comes back.
+    Null and blank texts have null labels and probabilities; in a dict of arrays, None and NaN.
 
     Args:
         model, revision: as in `SentimentClassifier.from_pretrained`.
@@ -79,7 +80,7 @@ class BatchPredictor:
             schema = pa.schema([*batch.schema, *added.schema], batch.schema.metadata)
             return pa.Table.from_arrays([*batch.columns, *added.columns], schema=schema)
         arrays = {name: added[name].to_numpy() for name in added.column_names}
-        return {**batch, **arrays} if isinstance(batch, dict) else batch.assign(**arrays)
+        return {**batch, **arrays} if isinstance(batch, Mapping) else batch.assign(**arrays)
 
     def _to_texts(self, column) -> pa.Array:
         try:

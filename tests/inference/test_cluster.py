@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT, make_model, make_tokenizer, run
+from datasets import Dataset
 from tables import read_file
 
 from smsa.errors import UserError
@@ -159,6 +160,8 @@ def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, 
     assert frame["smsa_label"].fillna("").tolist() == expected["smsa_label"].fillna("").tolist()
     assert np.allclose(frame["smsa_score"].astype(float), expected["smsa_score"].astype(float), 0, 1e-6, equal_nan=True)
     assert frame["text"].fillna("").tolist() == table["text"].fill_null("").to_pylist()
+    mapped = Dataset(table).map(predictor, batched=True, batch_size=300).to_pandas()
+    assert mapped["smsa_label"].fillna("").tolist() == expected["smsa_label"].fillna("").tolist()
 
 
 @pytest.mark.parametrize("options", [{}, {"labels_only": True}, {"explain": True}])
