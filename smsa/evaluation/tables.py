@@ -34,7 +34,7 @@ def _to_file(data: Table, folder: str) -> Path:
     if isinstance(data, str | os.PathLike):
         return Path(data)
     if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
-        data = {"text": data}
+        data = {"text": pd.array(data, "string")}  # also of no texts
     frame = data.to_pandas() if isinstance(data, Dataset) else pd.DataFrame(data)
     if not frame.columns.is_unique:
         raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")

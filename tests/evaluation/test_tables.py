@@ -24,6 +24,7 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     assert found.index.tolist() == [3, 5, 8] and found.columns[:3].tolist() == ["id", "Ulasan", "label"]
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx"):
         assert smsa.predict(same, FAST)["label"].tolist() == found["label"].tolist()
+    assert smsa.predict([], FAST).columns.tolist() == ["text", *found.columns[2:]]
 
 
 DATA = [["Laporan"], [], ["No", "Ulasan", "Sentimen"]]
