@@ -438,6 +438,9 @@ class _Job:
             try:
                 with path.open("rb") as stream:
                     found = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"counts"])
+                    stream.seek(-8, os.SEEK_END)
+                    if stream.read() != b"\xff\xff\xff\xff\0\0\0\0":  # Arrow's mark of the end
+                        raise pa.ArrowInvalid("its end is missing")
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path} is broken ({error}): remove it, and run the same command again.") from error
             labels.update(found.pop("labels"))
