@@ -136,6 +136,8 @@ def predict_files(
     reads_stdin, writes_stdout = "-" in args.input, args.output == "-"
     if not args.input or not all(args.input) or not args.output:
         raise UserError("name an input and an output: --input and --output are empty.")
+    if args.engine != "local" or args.ray_address or any("://" in name for name in (*args.input, args.output)):
+        raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
     if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:

@@ -198,6 +198,8 @@ def tree(tmp_path):
     (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
+    (["s3://bucket/*.csv"], "out.csv", "URLs such as s3://, go with --engine ray"),
+    (["a.csv"], "s3://bucket/out.csv", "URLs such as s3://, go with --engine ray"),
 ])  # fmt: skip
 def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, monkeypatch, names, output, message):
     monkeypatch.chdir(tree)
@@ -205,7 +207,9 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, mon
     with pytest.raises((UserError, OSError), match=message):
         predict_files(classifier, names, output)
     with pytest.raises(UserError, match="--on_bad_row skip .*name an output file"):
-        predict_files(classifier, names[:1], "-", on_bad_row="skip")
+        predict_files(classifier, ["a.csv"], "-", on_bad_row="skip")
+    with pytest.raises(UserError, match="--ray_address.* with --engine ray"):
+        predict_files(classifier, ["a.csv"], "out.csv", ray_address="auto")
     assert sorted(tree.rglob("*")) == before
 
 
