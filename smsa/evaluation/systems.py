@@ -96,7 +96,7 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     is_naming = names.keys() >= set(labels) and not any(map(of_file.fullmatch, names.values()))
     named = tuple(names[label] for label in labels) if is_naming else labels
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
-        example = zip(labels, LABELS if len(labels) == len(LABELS) else (f"label{i}" for i in labels), strict=False)
+        example = zip(labels, LABELS if len(labels) == len(LABELS) else (f"label{i}" for i, _ in enumerate(labels)))
         raise UserError(
             f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
             f"--label_map {','.join(f'{label}={meaning}' for label, meaning in example)}."

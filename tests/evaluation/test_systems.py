@@ -49,6 +49,8 @@ def test_labels_that_say_nothing_must_be_mapped():
         with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=") as raised:
             name_labels("x", UNNAMED, incomplete)
         assert name_labels("x", UNNAMED, str(raised.value).split("--label_map ")[1].removesuffix(".")) == LABELS
+    with pytest.raises(UserError, match="--label_map LABEL_0=label0,LABEL_1=label1[.]"):
+        name_labels("x", UNNAMED[:2], None)
     with pytest.raises(UserError, match="say what each"):
         name_labels("x", UNNAMED, "LABEL_0=a,LABEL_1=a,LABEL_2=b")
     of_files = ("positive=1,negative=0", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop")
