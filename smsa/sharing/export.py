@@ -73,10 +73,7 @@ def export_model(
     require_empty(output_dir, "choose another --output")
     model, tokenizer = load_classifier(model_name_or_path, revision)
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
-    try:
-        data = Path(data or find_smsa()["valid"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} An export is compared on the labelled file of --data, too.") from error
+    data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
     labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
     token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
