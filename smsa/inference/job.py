@@ -222,7 +222,7 @@ def pair_outputs(
     path = Path(output)
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UserError(f"{output} is a pipe or a device, which no file can take the place of: give - for stdout.")
-    if path.is_dir() or not path.suffix or output.endswith("/"):
+    if path.is_dir() or not path.suffix or output.endswith(("/", os.sep)):
         pairs = []
         for file in files:
             kind, compression = find_layout(file, INPUT_FORMATS, input_format)
