@@ -116,7 +116,7 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
                 raise FileNotFoundError(
                     f"{files[split]} does not exist ({folder} comes from {source}). SmSA's files are named "
                     "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
-                    "--train_file and --valid_file, or --data."
+                    "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
                 )
         return {split: path for split, path in files.items() if path.is_file()}
     cache, files = pooch.os_cache("smsa"), {}
@@ -132,8 +132,8 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
             f"folder), the cache {cache}, and {url}, which failed: {error}\n"
             "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
             "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
-            "The sample that comes with the project needs no network: --data_dir data/sample, or, where a command has "
-            "none, --data data/sample/valid_preprocess.tsv."
+            "The sample that comes with the project needs no network: --data_dir data/sample. "
+            "eval.py, calibrate.py and export.py take one file: --data data/sample/valid_preprocess.tsv."
         ) from error
 
 
