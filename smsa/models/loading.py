@@ -205,7 +205,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         if isinstance(error.__context__, ImportError):  # of what a proxy needs
             raise error.__context__ from None
         folders = (Path(name), Path(name).parent)  # checkpoints of a run that was stopped, and other models
-        nearby = [str(config.parent) for folder in folders for config in sorted(folder.glob("*/config.json"))][:20]
+        nearby = [str(config.parent) for folder in folders for config in sorted(folder.glob("*/config.json"))]
+        nearby = [name for name in nearby if any(Path(name, file).is_file() for file in _WEIGHT_FILES)][:20]
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
