@@ -54,7 +54,7 @@ def export_model(
         output_dir: new or empty.
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
-        data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
+        data: labelled file to compare on, without its bad rows; SmSA's valid, as `find_smsa` finds it, if None.
         reading: text_column, label_column and label_map, as in `load_splits`; the last also as in `name_labels`.
 
     Returns:
@@ -75,7 +75,7 @@ def export_model(
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
     data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
-    labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
+    labelled = load_splits({"data": data}, labels, rejects=[], **reading)["data"].to_pandas()
     token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
 
     def measure(n_bytes: int) -> tuple[dict, np.ndarray]:
