@@ -430,7 +430,8 @@ def _find_rows(found: object, path: Path) -> list[dict]:
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
     if columns and len(columns) == len(held) and all(isinstance(cells, dict) for cells in columns):
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        if is_numbered or (any(map(name_kind, columns[0])) and not any(map(name_kind, held))):
+        is_named = any(name_kind(name) for name, cell in columns[0].items() if not isinstance(cell, list))
+        if is_numbered or (is_named and not any(map(name_kind, held))):
             return columns  # rows by their index, or by a key that a data base gave
     inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
     if len(inner) == 1:
