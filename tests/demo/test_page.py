@@ -231,6 +231,7 @@ def test_every_word_of_the_page_stands_in_both_languages():
     minutes = f"{KEPT_SECONDS // 60} men"
     assert f"{MAX_CHARS:,}" in PAGE["en"]["too_long"] and f"{MAX_CHARS:,}".replace(",", ".") in PAGE["id"]["too_long"]
     assert minutes in PAGE["en"]["footer"].replace("minutes", "menit") and minutes in PAGE["id"]["footer"]
+    assert all("Excel" in words["file"] and "JSON" in words["file"] for words in PAGE.values())
     assert set(PAGE["id"]) - set(PAGE["en"]) == {*LABELS} and set(PAGE["en"]) < set(PAGE["id"])
 
 
