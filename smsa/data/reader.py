@@ -134,7 +134,7 @@ class Source:
     ):
         self.path, self._text_asked, self._label_asked = path, text_column, label_column
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist.")
+            raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
         self._table, self._is_number, self._has_told, self._nested = None, [], False, {}

@@ -265,6 +265,8 @@ def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_pa
     for folder, source in ((None, "SMSA_DATA_DIR"), (tmp_path, "--data_dir")):  # an error, and no download
         with pytest.raises(FileNotFoundError, match=f"comes from {source}"):
             find_smsa(folder)
+    with pytest.raises(FileNotFoundError, match="sample does not exist, or is a folder."):
+        read_rows(SAMPLE_DIR)
 
 
 def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_path, monkeypatch):
