@@ -131,7 +131,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
     config = json.loads((folder / "config.json").read_bytes())
-    temperature = config.get("smsa_temperature")
+    temperature = config.get("smsa_temperature", 1.0) / run.get("temperature", 1.0)
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
     results = [
@@ -156,8 +156,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        # None where it is the run's own: the scores are those after it
-        "temperature": temperature if temperature != run.get("temperature") else None,
+        "temperature": temperature,  # 1.0 where it is the run's own: the scores are those after it
         "is_normalised_since": config.get("smsa_normalised", False),
     }
     return values, {
