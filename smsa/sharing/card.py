@@ -171,6 +171,8 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
 
 def _stated_licence(card: str) -> str | None:
     """Return the licence in the metadata of a card; None where it states none, or cannot be read."""
+    if not card.lstrip().startswith("---"):  # no metadata, of which the Hub's client would warn
+        return None
     try:
         stated = ModelCard(card, ignore_metadata_errors=True).data.license
     except (ValueError, yaml.YAMLError):

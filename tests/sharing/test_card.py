@@ -147,6 +147,7 @@ def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplo
     write_json(read(folder)[1] | {"base_model": describe_base(str(encoder))}, folder / "run.json")
     card = render_card(folder, "me/model")
     check_card(card, *read(folder))
+    assert "metadata block was not found" not in caplog.text  # of the card that is not there yet
     assert "The encoder in `encoder` states no licence that smsa could read." in card
     assert ModelCard(card).data.base_model is None
     card = render_card(folder, "me/model", "---\nlicense: cc-by-4.0\n---\n")  # what the owner wrote stays
