@@ -205,8 +205,8 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
         return "csv" if is_text and suffix is None else format
     if format != "parquet" and suffix is not None:
         raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
-    is_json = format in ("csv", "tsv", "txt") and re.match(rb'(\xef\xbb\xbf)?\s*(\{\s*"|\[\s*\{)', head)
-    return "json" if is_json else format
+    begins = {"jsonl": rb"\[\s*\{", **dict.fromkeys(("csv", "tsv", "txt"), rb'\{\s*"|\[\s*\{')}.get(format)
+    return "json" if begins and re.match(rb"(\xef\xbb\xbf)?\s*(?:" + begins + rb")", head) else format
 
 
 def show(value: object) -> str:
