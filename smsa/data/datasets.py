@@ -358,7 +358,7 @@ def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may
             "The column of labels is empty: name another with --label_column. Formulas of a workbook have values once "
             "a spreadsheet has saved it."
         )
-    elif may_skip and len(unknown) < len(bad_rows):
+    elif may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
     return BadRowsError(shown, " ".join(ways) or "No row is left.", len(bad_rows))
 

@@ -170,8 +170,9 @@ def test_bad_rows_are_left_out_where_they_are_asked_for_and_not_if_all_are_bad(t
     assert splits["train"]["line"][:] == [2, 5] and [row.line for row in rejects] == [3, 4, 6]
     assert "3 rows are left out: 1 the text is empty, 1 no label, 1 the label is not one of" in caplog.text
     (tmp_path / "a.csv").write_text("text,label\n,negatif\nx,\n")
-    with pytest.raises(BadRowsError, match=r"2 bad row\(s\). No row is left."):
-        load_splits({"train": tmp_path / "a.csv"}, rejects=[])
+    for rejects in ([], None):  # then --on_bad_row skip is no way out
+        with pytest.raises(BadRowsError, match=r"2 bad row\(s\). No row is left."):
+            load_splits({"train": tmp_path / "a.csv"}, rejects=rejects)
 
 
 @pytest.mark.parametrize("name", ["a.Csv.GZ", "a.CSV", "a.tsv.zst", "a.tsv", "a.JSONL.gz"])
