@@ -55,6 +55,6 @@ def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFas
     if backend is None:
         raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer, which takes no normaliser.")
     if json.dumps(_ELONGATED).strip('"') in json.dumps(json.loads(backend.to_str())["normalizer"]):
-        raise UserError("the tokenizer has the normaliser already.")
+        raise UserError("the tokenizer has the normaliser already: leave --normalise_elongated out.")
     before = [backend.normalizer] if backend.normalizer else []
     return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_elongated()]))

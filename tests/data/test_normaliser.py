@@ -45,7 +45,7 @@ def test_tokenizers_without_a_normaliser_of_their_own_get_one(kind):
 
 
 def test_a_second_one_and_a_tokenizer_that_takes_none_are_refused():
-    with pytest.raises(UserError, match="has the normaliser already"):
+    with pytest.raises(UserError, match="has the normaliser already: leave --normalise_elongated out"):
         add_normaliser(NORMALISED)
     with pytest.raises(UserError, match="is a slow tokenizer, which takes no normaliser"):
         add_normaliser(SimpleNamespace())
