@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -277,17 +278,18 @@ def load_splits(
     splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
     read = {split: read_rows(path, labels, **reading) for split, path in files.items() if path is not None}
+    given = f"{reading['label_map']}," if reading.get("label_map") else ""  # of two, the command line takes the last
     bad_rows = [row for *_, bad in read.values() for row in bad]
     are_left = all(texts for texts, *_ in read.values())
     if bad_rows and (rejects is None or not are_left):
-        raise _refuse(bad_rows, labels, are_left, may_skip=rejects is None)
+        raise _refuse(bad_rows, labels, are_left, rejects is None, given)
     if bad_rows:
         rejects += bad_rows
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
     if files.get("valid", "") is None and read["train"][0]:
-        read["train"], read["valid"] = _split_off(*read["train"], labels, files["train"])
+        read["train"], read["valid"] = _split_off(*read["train"][:3], labels, files["train"], given)
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
         counts, path = Counter(label_ids), files[split] or files["train"]
@@ -312,7 +314,7 @@ def load_splits(
 
 
 def _split_off(
-    texts: list[str], ids: list[int], lines: list[int], bad_rows: list[BadRow], labels: tuple[str, ...], path: Path
+    texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
 ) -> tuple[tuple, tuple]:
     """Return rows for train, and a share of each label for valid, which the seed alone draws."""
     counts = Counter(ids)
@@ -320,7 +322,7 @@ def _split_off(
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off, as {', '.join(rare)} has a single text. Give --valid_file, or leave "
-            f"it out with --label_map={rare[0]}={DROP}."
+            f"it out with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
         )
     n_valid = max(len(counts), round(VALID_SHARE * len(ids)))
     split = train_test_split(range(len(ids)), test_size=n_valid, stratify=ids, random_state=VALID_SEED)
@@ -344,7 +346,9 @@ class UnknownLabel(BadRow):
     text: str
 
 
-def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool) -> BadRowsError:
+def _refuse(
+    bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str
+) -> BadRowsError:
     """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
     unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
     examples = {row.plain: row for row in reversed(unknown)}
@@ -352,7 +356,7 @@ def _refuse(bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may
     ways = []
     if unknown:
         texts = {plain: row.text[:40] for plain, row in examples.items()}
-        ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left))
+        ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left, given))
     if not are_left and {row.reason for row in bad_rows} == {"no label"}:
         ways.append(
             "The column of labels is empty: name another with --label_column. Formulas of a workbook have values once "

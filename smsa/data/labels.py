@@ -107,7 +107,8 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     Args:
         labels: names in the order of their ids.
         label_map: `-1=negative,0=neutral,1=positive`, of which several may mean one, or the other way round,
-            `positive=4|5,negative=1|2,drop=3`; only these values have a meaning then, and the labels themselves.
+            `positive=4|5,negative=1|2,drop=3`; only these values have a meaning then, and the labels themselves. A
+            label that is dropped is so whatever the file calls it.
 
     Raises:
         UserError: for a pair that is neither, or a value with two meanings.
@@ -132,7 +133,8 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
                     f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
                     f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."
                 )
-    return ids | named
+    dropped = {exact[value] for value, target in named.items() if target is None and value in exact}
+    return {value: None if target in dropped else target for value, target in (ids | named).items()}
 
 
 def _to_number(label: str) -> str:
@@ -153,13 +155,14 @@ def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
 
 
 def describe_unknown(
-    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool = False
+    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool = False, given: str = ""
 ) -> str:
     """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
 
     Args:
         counts, examples: rows and a text of each such label.
         are_others: whether the file has other rows, so that something is left if all of these are dropped.
+        given: what the label map says already, with a comma behind it.
     """
     values = sorted(
         counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
@@ -172,13 +175,14 @@ def describe_unknown(
             "column of labels with --label_column, or rename them in the file."
         )
     proposed = propose_map(values, labels)
+    option = shlex.quote(f"--label_map={given}{proposed}")
     as_they_are = f"in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
     if are_others:  # which would have no place among the labels of the file as they are
-        return f"{found} Say what they mean, or leave them out: {shlex.quote(f'--label_map={proposed}')}."
+        return f"{found} Say what they mean, or leave them out: {option}."
     if len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP}) < 2:
-        pairs = shlex.quote("--label_map=" + ",".join(f"{value}=..." for value in values))
+        pairs = shlex.quote(f"--label_map={given}" + ",".join(f"{value}=..." for value in values))
         return f"{found} Say what each of them means, or {DROP}: {pairs}; or, {as_they_are}."
     return (
-        f"{found} Say what they mean, after a look at these examples: {shlex.quote(f'--label_map={proposed}')} ({DROP} "
-        f"leaves rows out); or, {as_they_are}."
+        f"{found} Say what they mean, after a look at these examples: {option} ({DROP} leaves rows out); or, "
+        f"{as_they_are}."
     )
