@@ -308,7 +308,7 @@ def load_splits(
         if absent and split == "train":
             logger.warning("train has no %s text, so that no text will be labelled so.", absent)
         elif absent and split != "data":
-            logger.warning("%s has no %s text: the macro scores count it as 0.", path, absent)
+            logger.warning("%s has no %s text: the macro scores of training count it as 0.", path, absent)
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     return splits
 

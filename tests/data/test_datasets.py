@@ -193,7 +193,7 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
     assert "a.tsv; 2 of its texts also stand in train" in caplog.text
     assert "train has no 3 text, so that no text will be labelled so." in caplog.text
-    assert "a.tsv has no 3 text: the macro scores count it as 0." in caplog.text
+    assert "a.tsv has no 3 text: the macro scores of training count it as 0." in caplog.text
     caplog.clear()
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))
     assert " text: " not in caplog.text and "has no" not in caplog.text
