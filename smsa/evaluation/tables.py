@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import set_seed
 
-from smsa.data.datasets import encode_splits, load_splits
+from smsa.data.datasets import ReadingArguments, encode_splits, load_splits
 from smsa.errors import UserError
 from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
@@ -26,7 +26,6 @@ from smsa.training.trainer import SentimentTrainer
 Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
 # Of small models, where the default is IndoBERT's; recipes/mini.yaml and scratch.yaml, docs/models.md
 _LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, CLASSIFIER: 1e-4}
-_READING = ("text_column", "label_column", "label_map", "sheet", "rejects")
 
 
 def _to_file(data: Table, folder: str) -> Path:
@@ -56,16 +55,16 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
         output_dir: folder for the model.
         model: what to start from, as in `load_model`.
         labels: names of the labels, comma-separated; None for those of the model, else SmSA's.
-        options: of `load_splits` and of `SentimentTrainingArguments`; without `learning_rate`, it is one that the
-            model needs.
+        options: of `ReadingArguments` and of `SentimentTrainingArguments`; without `learning_rate`, it is one that
+            the model needs.
 
     Returns:
         The scores on valid, as `Trainer.evaluate` does.
     """
-    reading = {name: options.pop(name) for name in _READING if name in options}
+    reading = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
     names = choose_labels(labels, model)
     with TemporaryDirectory(prefix="smsa-") as folder:
-        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
+        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **ReadingArguments(**reading).reading())
     if model in _LEARNING_RATES:
         options.setdefault("learning_rate", _LEARNING_RATES[model])
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
@@ -103,9 +102,10 @@ def evaluate(data: Table, model: str = CLASSIFIER, **options: object) -> dict:
     Args:
         data: texts and labels.
         model: folder or name of a model, or folder of a baseline.
-        options: of `load_splits`.
+        options: of `ReadingArguments`.
     """
+    reading = ReadingArguments(**options).reading()
     with TemporaryDirectory(prefix="smsa-") as folder:
-        systems = load_systems([model], label_map=options.get("label_map"))
-        labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **options)
+        systems = load_systems([model], label_map=reading["label_map"])
+        labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **reading)
         return report.evaluate(systems, labelled)

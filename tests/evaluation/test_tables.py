@@ -73,8 +73,11 @@ def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
 
 
 def test_a_frame_is_evaluated(tmp_path):
-    frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali"], "Bintang": [5, 1]})
-    report = smsa.evaluate(frame, label_column="Bintang", label_map="5=positive,1=negative")
+    frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali", ""], "Bintang": [5, 1, 1]})
+    options = {"label_column": "Bintang", "label_map": "5=positive,1=negative"}
+    with pytest.raises(UserError, match="--on_bad_row skip"):
+        smsa.evaluate(frame, **options)
+    report = smsa.evaluate(frame, **options, on_bad_row="skip")
     assert report["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}
 
 
