@@ -61,10 +61,11 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     Returns:
         The scores on valid, as `Trainer.evaluate` does.
     """
-    reading = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
+    given = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
+    reading = ReadingArguments(**given).reading()
     names = choose_labels(labels, model)
     with TemporaryDirectory(prefix="smsa-") as folder:
-        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **ReadingArguments(**reading).reading())
+        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
     if model in _LEARNING_RATES:
         options.setdefault("learning_rate", _LEARNING_RATES[model])
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
