@@ -123,15 +123,15 @@ class ResumableTrainer(Trainer):
     def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
         state, (_, n_steps) = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)), self.count_steps()
+        length = "--max_steps" if self.args.max_steps > 0 else "--num_train_epochs"
         if state.global_step > n_steps:
-            raise UserError(
-                f"The checkpoint has trained for {state.epoch:g} epochs: --num_train_epochs cannot be less."
-            )
+            done = f"{state.epoch:g} epochs, {state.global_step} steps"
+            raise UserError(f"The checkpoint has trained for {done}: {length} cannot be less.")
         n_worse = count_worse(state, self.args.metric_for_best_model, self.args.greater_is_better)
         if state.global_step < n_steps and not 0 < self.args.early_stopping_patience <= n_worse:
             return None
-        logger.info("Training was over after step %d; a higher --num_train_epochs trains for longer, and where it had "
-                    "stopped early, a higher --early_stopping_patience.", state.global_step)  # fmt: skip
+        logger.info("Training was over after step %d; a higher %s trains for longer, and where it had stopped early, a "
+                    "higher --early_stopping_patience.", state.global_step, length)  # fmt: skip
         if self.args.load_best_model_at_end and state.best_global_step:
             checkpoint = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(checkpoint))

@@ -156,8 +156,9 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps)
         trainer = train(tmp_path / "run", resume=n_taken == 0, **{"early_stopping_patience": 0} | length)
         assert (len(trainer.losses), trainer.state.global_step) == (n_taken, n_steps)
         assert sum("train_f1" in entry for entry in trainer.state.log_history) == 2
-    with pytest.raises(UserError, match="has trained for 1.[46] epochs: --num_train_epochs cannot be less"):
-        train(tmp_path / "run", resume=True, num_train_epochs=1.2)
+    for option, value in (("num_train_epochs", 1.2), ("max_steps", 6)):
+        with pytest.raises(UserError, match=f"has trained for 1.[46] epochs, [78] steps: --{option} cannot be less"):
+            train(tmp_path / "run", resume=True, **{option: value})
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
