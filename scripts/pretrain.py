@@ -103,8 +103,8 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
             for source in sources
         }
         publish_run(staging, output_dir, record)
-    # the newest checkpoint stays, from which the run can be lengthened
-    rotate_checkpoints(str(output_dir), 1, None)
+    # the newest checkpoint stays, from which the run can be lengthened, and the best one, where one is asked for
+    rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
     logger.info("The encoder is in %s; fine-tune it with --model_name_or_path.", output_dir)
 

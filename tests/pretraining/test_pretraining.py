@@ -192,6 +192,13 @@ def test_equal_settings_give_equal_encoders_and_a_finished_run_is_left_alone(wor
         call(*words, "--output_dir", folder, "--resume", "auto", "--mlm_probability", "0.3")
 
 
+def test_a_run_whose_best_epoch_is_not_the_last_can_be_lengthened(words, tmp_path):
+    choose = ["--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--greater_is_better", "true"]
+    for n_epochs in (3, 4):
+        call(*words, *choose, "--output_dir", tmp_path / "run", "--num_train_epochs", n_epochs, "--resume", "auto")
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
+
+
 REFUSED = [
     (lambda: CorpusArguments(["smsa"], held_out=0), "held_out is 0"),
     (lambda: CorpusArguments(["smsa"], max_length=1), "max_length is 1"),
