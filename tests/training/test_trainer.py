@@ -214,6 +214,9 @@ def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
     train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
     printed = capfd.readouterr()
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
+    assert "{'loss'" not in printed.out  # which is that of the epoch
+    train(tmp_path / "steps", num_train_epochs=1, disable_tqdm=disable_tqdm, logging_strategy="steps", logging_steps=1)
+    assert capfd.readouterr().out.count("{'loss'") == 2
 
 
 def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer):
