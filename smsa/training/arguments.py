@@ -49,7 +49,8 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
 _FIXED |= {"dataloader_persistent_workers": False}  # their copy of the collator would not learn which epoch it is
-_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True}
+_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "prediction_loss_only": False}
+_FIXED |= {"bf16_full_eval": False, "fp16_full_eval": False}  # they leave the model in half precision, to be saved so
 
 
 @dataclass
@@ -114,8 +115,8 @@ class RunArguments(TrainingArguments):
                 self.hub_strategy != "every_save" or self.hub_always_push
             ),
             "--resume_from_checkpoint: use --resume auto, which takes the newest one.": self.resume_from_checkpoint,
-            "--warmup_steps does nothing under epoch_step: give --lr_scheduler_type linear.": (
-                self.warmup_steps and self.lr_scheduler_type == EPOCH_STEP
+            "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give --lr_scheduler_type linear.": (
+                (self.warmup_steps or self.lr_scheduler_kwargs) and self.lr_scheduler_type == EPOCH_STEP
             ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
@@ -156,7 +157,8 @@ class RunArguments(TrainingArguments):
         for name, value in _FIXED.items():
             if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
                 raise UserError(
-                    f"{name} must stay {value}: without it, texts would be left out or a resume not be exact."
+                    f"{name} must stay {value}: else texts or scores would be left out, a resume not be exact or saved "
+                    "weights be rounded."
                 )
         if self.world_size != world_size():
             raise UserError(
@@ -244,6 +246,8 @@ class SentimentTrainingArguments(RunArguments):
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+        if self.evaluate_every > 1 and self.eval_strategy != "epoch":
+            raise UserError("--evaluate_every goes with --eval_strategy epoch.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
