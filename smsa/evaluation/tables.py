@@ -69,6 +69,8 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     if model in _LEARNING_RATES:
         options.setdefault("learning_rate", _LEARNING_RATES[model])
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
+    if args.resume or args.seeds or args.pushes_to_hub:
+        raise UserError("resume, seeds and push_to_hub go with scripts/finetune.py: leave them out, or run it.")
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))

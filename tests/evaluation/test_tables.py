@@ -86,5 +86,7 @@ def test_a_frame_is_trained_on(tmp_path):
     rows = pd.read_csv(SAMPLE_DIR / "train_preprocess.tsv", sep="\t", names=["teks", "label"], quoting=3)
     state = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
     scores = smsa.train(rows, str(tmp_path / "run"), max_steps=2, report_to="none")
+    with pytest.raises(UserError, match="go with scripts/finetune.py"):  # it would train anew
+        smsa.train(rows, str(tmp_path / "run"), max_steps=4, resume="auto")
     assert 0 <= scores["eval_f1"] <= 1 and TrainerState.load_from_json(state).log_history[0]["learning_rate"] > 1e-4
     assert set(smsa.predict(["enak"], str(tmp_path / "run"))["label"]) <= set(smsa.LABELS)
