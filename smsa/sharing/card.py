@@ -174,8 +174,7 @@ def _stated_licence(card: str) -> str | None:
     if not card.lstrip().startswith("---"):  # no metadata, of which the Hub's client would warn
         return None
     try:
-        # where there is no card, the library says so on the console
-        stated = ModelCard(card, ignore_metadata_errors=True).data.license if card else None
+        stated = ModelCard(card, ignore_metadata_errors=True).data.license
     except (ValueError, yaml.YAMLError):
         return None
     return stated if isinstance(stated, str) else None
