@@ -88,8 +88,9 @@ LONGEST = ("readme", "recipes", "architectures", "kills", "hosts", "predict", "p
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (*LONGEST, item.path.stem[5:]).index(item.path.stem[5:]))
     for item in items:
-        if not any(item.iter_markers("slow")):  # and yet takes minutes: it hangs
-            item.add_marker(pytest.mark.timeout(180))
+        slow = item.get_closest_marker("slow")
+        if slow is None or slow.args:  # who takes longer hangs
+            item.add_marker(pytest.mark.timeout(*(slow.args if slow else (180,))))
 
 
 def pytest_configure(config):

@@ -230,8 +230,7 @@ def test_spark_takes_strings_only_and_a_worker_the_cores_of_its_task_where_none_
     assert (found["num_threads"], found["device"], found["backend"]) == (3, "cuda:1", "torch")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_ray_gives_what_one_machine_gives(cluster, folder, of_one_machine, tmp_path, suffix):
     output, url = tmp_path / "out", f"file://{folder}/" if suffix == "csv" else f"{folder}/"
@@ -257,8 +256,7 @@ def find_processes(cluster, names: tuple[str, ...]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("victim", ["actor", "task", "node"])
 def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, tmp_path, victim):
     output, killed = tmp_path / "out", []
@@ -288,8 +286,7 @@ def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, t
     assert_same(output, of_one_machine("parquet"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     data = bytearray((folder / "0.parquet").read_bytes())
     data[200:2000] = os.urandom(1800)
@@ -330,8 +327,7 @@ def spark():
         session.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_spark_gives_what_one_machine_gives(spark, folder, of_one_machine, tmp_path, suffix):
     import smsa
@@ -354,8 +350,7 @@ def test_spark_gives_what_one_machine_gives(spark, folder, of_one_machine, tmp_p
     assert_same(tmp_path / "out", of_one_machine(suffix))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("victim", ["worker", "executor"])
 def test_every_row_is_there_once_after_a_kill_on_spark(spark, folder, of_one_machine, tmp_path, victim):
     import smsa

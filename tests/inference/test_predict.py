@@ -152,8 +152,7 @@ POINTS = (  # in the order in which a job that is resumed each time comes by the
 )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.slow(900)
 @pytest.mark.parametrize("n_ranks, points, n_at_points, target", [
     (1, POINTS, 12, "out.csv"), (2, POINTS[1:9:2], 3, "out.parquet"),
 ])  # fmt: skip
@@ -196,8 +195,7 @@ MEASURE = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=
 MEASURE += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.slow(1200)
 @pytest.mark.parametrize("suffix, backend", [("csv", "torch"), ("jsonl.gz", "openvino"), ("parquet", "torch")])
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix, backend):
     """Each row is 3 KiB, so that whoever kept the rows of "long", even packed, would need 94 MiB more."""

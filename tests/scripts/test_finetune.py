@@ -198,8 +198,7 @@ def test_a_workbook_of_own_columns_and_labels_is_split_and_the_rows_that_are_lef
     assert read_json(tmp_path / "again" / "config.json")["id2label"] == config["id2label"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, precision):
     """A random model of indobert-base-p1's exact shape, stored as in 2020, with the real vocabulary."""

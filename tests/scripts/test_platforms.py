@@ -85,8 +85,7 @@ def run_scripts(commands, before="", **environment) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is_gone(tmp_path):
     """But for the makers of what is bundled, mixture.py and e5.py; push.py comes as far as a Hub that is not there."""
     run_dir, corpus = tmp_path / "run", tmp_path / "corpus.txt"
@@ -116,8 +115,7 @@ def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is
     assert found[-1][0] == 1 and (tmp_path / "bundled" / "mini" / "run.json").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
     library = tmp_path / "disk.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("disk.c"), "-ldl"], check=True)

@@ -16,8 +16,7 @@ OWN_TESTS = ("make quickstart", "python3 -m venv", "from transformers import pip
 README_BYTES, TREE_LINES = 10_240, 20
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.slow(1200)
 def test_quickstart_runs_in_a_clean_clone_and_shows_what_is_right_and_wrong(clone):
     assert "make quickstart" in BLOCKS[0][2]
     (clone / "runs" / "quickstart" / "of-an-earlier-one").mkdir(parents=True)
@@ -33,8 +32,7 @@ def test_quickstart_runs_in_a_clean_clone_and_shows_what_is_right_and_wrong(clon
     assert "scripts/finetune.py recipes/mini.yaml" in text
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.slow(1200)
 def test_the_environment_can_be_made_without_make(tmp_path):
     """pip finds torch, in the version of the constraints; the rest is what `make` has installed, with the same line."""
     (code,) = [code for _, _, code in BLOCKS if "python3 -m venv" in code]
@@ -60,8 +58,7 @@ def test_make_says_on_an_older_python_which_one_it_needs(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.slow(1800)
 @pytest.mark.parametrize("needs, language, code", BLOCKS, ids=[code.split("\n")[0][-60:] for _, _, code in BLOCKS])
 def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
     if code.startswith(OWN_TESTS):

@@ -11,8 +11,7 @@ from readme import PAGES, read_blocks
 from smsa.runtime import best_precision
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(2700)
+@pytest.mark.slow(2700)
 def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     of_smsa = [code for needs, _, code in read_blocks(*PAGES) if needs == "smsa"]
     assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]

@@ -33,8 +33,7 @@ def test_the_notebook_is_the_indonesian_page():
     assert [text.strip("\n") for text in printed[1:]] == [out.strip("\n") for _, _, out in blocks("tutorial.id.md")]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.slow(1500)
 def test_the_notebook_runs_and_prints_what_the_pages_show():
     printed = regenerate.run(regenerate.to_notebook(TEXTS["tutorial.id.md"]))
     shown = blocks("tutorial.id.md")

@@ -13,7 +13,7 @@ from distributed_worker import train
 
 from smsa.training.checkpointing import list_checkpoints
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow(600)
 ADDRESS = "10.77.0.{}".format
 
 

@@ -25,7 +25,7 @@ SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
 WORKER = str(ROOT / "tests" / "training" / "kill_training.py")
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 ENVIRONMENT = {**os.environ, "PATH": PROGRAMS, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow(1200)
 
 
 @pytest.fixture(scope="module")
