@@ -4,20 +4,15 @@ import csv
 import io
 import json
 import re
-import sys
 from collections import Counter
 
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import write_file, write_workbook
 
+from benchmarks import reading
 from smsa.data.reader import Source
 from smsa.errors import UserError
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import reading  # noqa: E402
 
 NAMES = ["id", "Ulasan", "nilai"]
 hostile = ["NA", "null", "NaN", "#", '"', "''", '"a"', "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -13,15 +12,13 @@ from conftest import ROOT
 from safetensors import safe_open
 from transformers import pipeline
 
+from benchmarks.sentiment import CHANGES, PHRASES, predict
 from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_encoder
 from smsa.training.metrics import score_label_ids
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from sentiment import CHANGES, PHRASES, predict  # noqa: E402
 
 CLASSIFIERS = [name for name in BUNDLED if name != ENCODER]
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]

@@ -4,11 +4,9 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, SAMPLE_DIR, make_model, run
+from conftest import SAMPLE_DIR, make_model, run
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import models  # noqa: E402
+from benchmarks import models
 
 HAS_BF16 = not models.is_emulated("bf16", "cpu")
 

@@ -2,13 +2,11 @@
 
 import csv
 import json
-import sys
 from random import Random
 
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-from mixture import main, make_phrases, mistype  # noqa: E402
+from scripts.mixture import main, make_phrases, mistype
 
 SEEN = "satu dua tiga empat lima enam tujuh delapan"
 SHOP = f'text,sentiment\nbarang bagus,positive\n"{SEEN}, sembilan",positive\n{{more}}\nbarang rusak,negative\n'
