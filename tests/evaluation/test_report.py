@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import contents
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
@@ -140,12 +141,12 @@ def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, m
     assert report["data"]["sha256"] == hashlib.sha256(data.path.read_bytes()).hexdigest()
     assert report["intervals"]["seed"] == 3
 
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     other = evaluate([make_system(name="third")], data)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr(figures, "draw_report", Mock(side_effect=OSError(28, "No space left")))
         write_report(other, folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as where it is not installed
     write_report(other, folder)

@@ -1,6 +1,5 @@
 """Pushing to a Hub: the real client over HTTP against hub_double.py."""
 
-import hashlib
 import json
 import re
 import runpy
@@ -8,7 +7,7 @@ import sys
 
 import pytest
 from cards import check_card
-from conftest import ROOT, run, run_here, save_tiny
+from conftest import ROOT, contents, run, run_here, save_tiny
 from forks import Forks
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
@@ -68,12 +67,8 @@ def at(hub, home, token=TOKEN) -> dict[str, str]:
     return settings | {"HF_TOKEN": token, "NO_PROXY": "127.0.0.1"}
 
 
-def hash_all(folder) -> dict:
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, tmp_path, caplog):
-    before = hash_all(folder)
+    before = contents(folder)
     status, text = run_here("scripts/push.py", folder, "me/model", "--private")
     assert status == 0, text
     repository = hub.repositories["me/model"]
@@ -83,7 +78,7 @@ def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder, tmp_path, ca
     assert {name: files[name] for name in UPLOADED} == {name: (folder / name).read_bytes() for name in UPLOADED}
     address = f"{hub.url}/me/model/commit/{repository.branches['main']}"
     assert f"{folder} is on the Hub: {address}" in text
-    assert hash_all(folder) == before
+    assert contents(folder) == before
     assert TOKEN not in text and TOKEN.encode() not in hub.received
     for path in (*tmp_path.rglob("*"), *folder.rglob("*")):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -145,11 +140,11 @@ REFUSED = {
 def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, monkeypatch, token, name, fault, message):
     hub.faults += [Fault(*fault)] if fault else []
     monkeypatch.setenv("HF_TOKEN", token)
-    before = hash_all(folder)
+    before = contents(folder)
     with pytest.raises(UserError, match=message) as raised:
         push(folder, name)
     assert "hf_wrong" not in str(raised.value) and TOKEN not in str(raised.value)
-    assert hash_all(folder) == before
+    assert contents(folder) == before
     assert not any(repository.committed for repository in hub.repositories.values())
 
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Canary, fill, make_model
+from conftest import Canary, contents, fill, make_model
 from trainers import At, RecordingTrainer, ask_at, flatten, make_tiny_trainer
 from transformers import Trainer, TrainerControl, TrainerState
 
@@ -176,10 +176,10 @@ def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkp
 
 
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(undisturbed, finished, tmp_path, caplog):
-    contents = {path.name: path.read_bytes() for path in (finished / "checkpoint-25").iterdir()}
-    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < contents.keys()
-    assert len(contents) == 9
-    for name, content in contents.items():
+    files = contents(finished / "checkpoint-25")
+    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < files.keys()
+    assert len(files) == 9
+    for name, content in files.items():
         cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
         for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
             case = shutil.copytree(finished, tmp_path / "case", dirs_exist_ok=True)
@@ -254,10 +254,6 @@ def test_fp16_may_skip_a_step_but_not_all(tmp_path, monkeypatch, steps):
     if len(steps) == 1:  # it was skipped, which moves no learning rate
         assert trainer.accelerator.scaler.get_scale() == 2.0**6  # and not 2**7: doubled three times, halved once
         assert trainer.rates == [rate for rate in (1e-2, 1e-2 * 0.7) for _ in range(STEPS_AN_EPOCH)]
-
-
-def contents(folder) -> dict:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 TROUBLE = {"full": "No space left|could not be written", "gone": "No such file", "ro": "Read-only file system"}
