@@ -152,7 +152,7 @@ ELSEWHERE = {
     "a quote in .tsv": ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', "suffix .csv", "a.csv", "out.csv"),
     "a packed .csv": ("a.csv", gzip.compress(b"text\nenak\n"), "suffix .gz", "a.csv.gz", "out.csv"),
     "a break for .tsv": ("a.csv", b'text\n"a\nb"\n', "write .csv", "a.csv", "out.tsv"),
-    "names alike for .jsonl": ("a.csv", b"text,n,n\na,1,2\n", "write .csv", "a.csv", "out.jsonl"),
+    "names alike for .jsonl": ("a.csv", b'text,n,"n"\na,1,2\n', "write .csv", "a.csv", "out.jsonl"),
 }
 
 

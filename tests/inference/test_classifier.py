@@ -192,21 +192,15 @@ def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
         Engine(tiny_model, **options)
 
 
-def test_batches_are_as_small_as_asked_and_a_full_memory_says_so(tiny_model, tokenizer, real_texts, monkeypatch):
-    usual = make_classifier(copy.deepcopy(tiny_model), tokenizer)
-    small = make_classifier(tiny_model, tokenizer, batch_tokens=16)
-    texts, sizes = real_texts[:50], []
-    watch(monkeypatch, small.engine, lambda ids, mask: sizes.append(ids.size))
-    expected = [row["p_neutral"] for row in usual(texts)]
-    assert [row["p_neutral"] for row in small(texts)] == pytest.approx(expected, abs=1e-6)
-    assert usual.engine.batch_tokens == 1024 and len(sizes) > 20
-
+def test_a_full_memory_says_what_to_do(tiny_model, tokenizer, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    watch(monkeypatch, usual.engine, fail)
-    with pytest.raises(UserError, match="too little free memory for a batch of 1,024 .* --batch_tokens 256"):
-        usual("enak")
+    for options, message in (({}, "1,024 .* --batch_tokens 256"), ({"batch_tokens": 16}, "16 .* --batch_tokens 4")):
+        classifier = make_classifier(copy.deepcopy(tiny_model), tokenizer, **options)
+        watch(monkeypatch, classifier.engine, fail)
+        with pytest.raises(UserError, match=f"too little free memory for a batch of {message}"):
+            classifier("enak")
     monkeypatch.setattr(tiny_model, "to", fail)
     with pytest.raises(UserError, match="cpu has too little free memory for the model: .* --device cpu"):
         make_classifier(tiny_model, tokenizer)
@@ -220,13 +214,9 @@ def test_settings_of_the_process_are_as_before_after_a_run(classifier, monkeypat
 
     seen = []
     watch(monkeypatch, classifier.engine, lambda *_: seen.append(settings()))
-    n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        classifier("enak")
-        assert (seen, settings()) == ([(False, 1)], (True, 2))
-    finally:
-        torch.set_num_threads(n_threads)
+    classifier("enak")
+    assert (seen, settings()) == ([(False, 1)], (True, 2))
 
 
 def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):

@@ -143,13 +143,10 @@ def test_files_of_other_types_do_not_become_one_and_a_format_may_not_hold_every_
     pq.write_table(pa.table({"id": [1], "text": ["c"]}), tmp_path / "c.parquet")
     with pytest.raises(UserError, match=r"of other types \(id: int64, text: string; id: string, text: string\)"):
         predict_files(classifier, [tmp_path / "a.csv", tmp_path / "c.parquet"], tmp_path / "out.parquet")
-    (tmp_path / "b.csv").write_text('text,a,"a"\nb,1,2\n')
-    with pytest.raises(UserError, match="two columns are named 'a', which jsonl cannot hold"):
-        predict(classifier, tmp_path / "b.csv", tmp_path / "b.jsonl")
     (tmp_path / "b.csv").write_text('text,"a\tb",a,a\nb,1,2,3\n')
     with pytest.raises(UserError, match="holds a tab or a line break, which TSV cannot"):
         predict(classifier, tmp_path / "b.csv", tmp_path / "b.tsv")
-    assert not [*tmp_path.glob("b.[jt]sv*"), *tmp_path.glob("b.jsonl*")]
+    assert not [*tmp_path.glob("b.tsv*")]
     assert predict(classifier, tmp_path / "b.csv", tmp_path / "out.csv")["read"] == 1
 
 
