@@ -211,11 +211,7 @@ FAULTY_FILES = {
     "header alone": (".csv", b"text,label\n", "has no rows"),
     "masked labels": (".tsv", b"a\tneutral\nb\tneutral\n", "has 2 row.s., all labelled 'neutral'.*test_preprocess.tsv"),
     "no label column": (".csv", b"text,gold\na,x\n", "no column named 'label'. .* 'text', 'gold'. Choose with"),
-    "two of them": (
-        ".csv",
-        b"text,sentimen,kelas\na,b,c\n",
-        "2 columns may hold the labels. .*_column sentimen",
-    ),
+    "two of them": (".csv", b"text,sentimen,kelas\na,b,c\n", "2 columns may hold the labels. .*_column sentimen"),
     "no labels at all": (".txt", b"a\nb\n", "no column named 'label'. The columns are: 'text'"),
 }
 

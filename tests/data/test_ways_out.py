@@ -28,6 +28,7 @@ TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", 
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
+TRUTHS, TRUE = {"teks": ["a", "b"] * 20, "label": [True, False] * 20}, "--label_map=false=negative,true=positive"
 WORDS = "teks,label,kelas\n" + "a,sangat puas,positif\nb,marah,negatif\n" * 20
 MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
 FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
@@ -69,13 +70,7 @@ REFUSALS = {
     "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
     "no sheets": (predict, "a.csv", LABELLED, "--sheet A", ["-"]),
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
-    "true or false": (
-        train,
-        "a.parquet",
-        {"teks": ["a", "b"] * 20, "label": [True, False] * 20},
-        "",
-        ["--label_map=false=...,true=...|--label_map=false=negative,true=positive"],
-    ),
+    "true or false": (train, "a.parquet", TRUTHS, "", [f"--label_map=false=...,true=...|{TRUE}"]),
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
     "words beside known ones": (train, "a.csv", LABELLED + "x,marah sekali\n", "", ["'--label_map=marah sekali=drop'"]),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),

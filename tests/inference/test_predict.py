@@ -200,11 +200,7 @@ MEASURE += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix, backend):
     """Each row is 3 KiB, so that whoever kept the rows of "long", even packed, would need 94 MiB more."""
     peaks = {}
-    for name, n_rows, long_text in (
-        ("short", 8_000, ""),
-        ("long", 40_000, ""),
-        ("wide", 8_000, "enak " * 2_000_000),
-    ):
+    for name, n_rows, long_text in (("short", 8_000, ""), ("long", 40_000, ""), ("wide", 8_000, "enak " * 2_000_000)):
         path = tmp_path / f"{name}.{suffix}"
         rows = [{"id": str(i), "text": f"pergi ke pasar {i}", "note": f"{i:3072}"} for i in range(n_rows)]
         write_file(path, [*rows, {"id": "long", "text": long_text, "note": ""}])
