@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # this Python's programs first
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -43,9 +44,8 @@ TINY_ROWS = [
 
 
 def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
-    """Run a command with this Python's programs first; get its status and all that it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path} | environment
+    """Run a command; get its status and all that it printed."""
+    environment = os.environ | environment
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
