@@ -215,7 +215,6 @@ def test_indobert_base_shape_trains_saves_and_reloads(tmp_path, smsa_files, prec
     files = ["--train_file", smsa_files["train"], "--valid_file", tmp_path / "valid.tsv"]
     options = ["--max_steps", 2, "--per_device_train_batch_size", 8, "--num_threads", os.cpu_count()]
     call("--model_name_or_path", tmp_path, *files, *options, "--precision", precision, "--output_dir", output_dir)
-    torch.set_num_threads(1)
 
     record = read_json(output_dir / "run.json")
     assert record["n_parameters"] == 124_443_651
