@@ -63,6 +63,8 @@ def write_file(path, rows: list[dict]) -> None:
         text.writelines("\t".join(fields) + "\n" for fields in [keys, *([row[key] for key in keys] for row in rows)])
     elif name.endswith(".jsonl"):
         text.writelines(json.dumps(row) + "\n" for row in rows)
+    elif name.endswith(".json"):
+        json.dump(rows, text, ensure_ascii=False, indent=2)
     elif name.endswith(".txt"):
         text.writelines(row["text"] + "\n" for row in rows)
     with pa.output_stream(str(path)) as stream:  # compressed as the suffix says

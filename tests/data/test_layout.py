@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 
@@ -72,18 +71,6 @@ def test_cells_of_a_workbook_come_back(tmp_path_factory, rows, n_above, in_secon
         sheets = {"Ringkasan": [["Kategori", "Jumlah"], ["Total", 5]], **sheets}
     path = tmp_path_factory.mktemp("rows") / "a.xlsx"
     write_workbook(path, sheets)
-    assert read(path) == [list(row) for row in rows]
-
-
-@settings(deadline=None, max_examples=40)
-@given(rows=rows_of(cells), pretty=st.booleans(), suffix=st.sampled_from([".json", ".jsonl", ".parquet", ".jsonl.gz"]))
-def test_cells_of_typed_formats_come_back(tmp_path_factory, suffix, rows, pretty):
-    path = tmp_path_factory.mktemp("rows") / f"a{suffix}"
-    objects = [dict(zip(NAMES, row, strict=True)) for row in rows]
-    if suffix == ".json":
-        path.write_text(json.dumps(objects, ensure_ascii=False, indent=2 if pretty else None), encoding="utf-8")
-    else:
-        write_file(path, objects)
     assert read(path) == [list(row) for row in rows]
 
 

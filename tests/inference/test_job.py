@@ -16,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import make_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,7 +34,7 @@ ENGINE = ["precision", "backend", "chunk_rows"]
 TEXTS = st.one_of(
     st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
 )
-FORMATS = st.sampled_from(["csv", "csv.gz", "jsonl", "tsv", "jsonl.zst", "parquet"])
+FORMATS = ["csv", "csv.gz", "jsonl", "tsv", "jsonl.zst", "parquet"]
 
 
 def predict(classifier, path, target, **options) -> dict:
@@ -45,11 +46,10 @@ def rows_of(n):
     return [{"id": f"{i:03}", "text": HOSTILE[i % len(HOSTILE)]} for i in range(n)]
 
 
-@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), suffix=FORMATS, target_suffix=FORMATS, chunk_rows=st.integers(1, 5))
-def test_every_cell_comes_back_and_every_text_is_labelled(
-    classifier, tmp_path_factory, data, suffix, target_suffix, chunk_rows
-):
+@settings(max_examples=85, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), chunk_rows=st.integers(1, 5))
+def test_every_cell_comes_back_and_every_text_is_labelled(classifier, tmp_path_factory, data, chunk_rows):
+    suffix, target_suffix = data.draw(st.sampled_from([*FORMATS, "json"])), data.draw(st.sampled_from(FORMATS))
     texts = TEXTS.filter(lambda text: not set(text) & set("\t\r\n")) if "tsv" in suffix + target_suffix else TEXTS
     texts = texts | st.none() if suffix == "parquet" and target_suffix[:3] in ("par", "jso") else texts
     rows = data.draw(st.lists(st.fixed_dictionaries({"id": texts, "text": texts}), min_size=1, max_size=9))
@@ -127,15 +127,6 @@ def test_parquet_of_every_type_stays_in_parquet_and_goes_to_text_by_one_rule(cla
         rows = [{name: row[name] for name in columns} for row in read_file(tmp_path / f"out.{suffix}")]
         assert rows == [expected | first, dict.fromkeys(columns, None if suffix == "jsonl" else "") | second]
         assert "NaN" not in (tmp_path / f"out.{suffix}").read_text()
-
-
-def test_several_files_become_one_and_a_glob_does_not_find_the_output(classifier, tmp_path):
-    for name in ("b.csv", "a.csv"):
-        write_file(tmp_path / name, [{"id": f"{name}{i}", "text": "enak"} for i in range(11)])
-    first = predict(classifier, str(tmp_path / "*.csv"), tmp_path / "out.csv")
-    ids = [row["id"] for row in read_file(tmp_path / "out.csv")]
-    assert ids == [f"{name}{i}" for name in ("a.csv", "b.csv") for i in range(11)]
-    assert predict(classifier, iter([str(tmp_path / "*.csv")]), str(tmp_path / "out.csv")) == first  # finished
 
 
 def test_files_of_other_types_do_not_become_one_and_a_format_may_not_hold_every_name(classifier, tmp_path):
@@ -238,15 +229,15 @@ def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it
 
 def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_with_a_comma(tokenizer, tmp_path):
     classifier = make_classifier(make_model(("very good, yes", "so so", "bad")), tokenizer)
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_bytes(b"text,label\n" + b"enak,x\n" * 10 + b"2,x,y\n,x\nkotor,x\n")
+    classifier.engine.forward = lambda ids, mask: torch.eye(3)[ids[:, 1] % 3]  # a label by the first word
+    for name, text in (("a.csv", "murah"), ("b.csv", "enak")):
+        (tmp_path / name).write_text("text,label\n" + f"{text},x\n" * 10 + "2,x,y\n,x\nkotor,x\n")
     options = {"format": "submission", "on_bad_row": "skip"}
-    predict(classifier, [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv", **options)
+    predict(classifier, iter([tmp_path / "a.csv", str(tmp_path / "b.csv")]), str(tmp_path / "out.csv"), **options)
     assert [(row["line"], row["row"]) for row in read_rejects(tmp_path / "out.csv")] == [(12, 10), (12, 23)]
-    enak, kotor = (answer["label"] for answer in classifier(["enak", "kotor"]))
     assert list(csv.reader((tmp_path / "out.csv").read_text().splitlines())) == [["index", "label"], *(
-        [str(first + i), label]
-        for first in (0, 13) for i, label in enumerate([enak] * 10 + [None, "", kotor]) if label is not None
+        [str(first + i), label] for first, found in ((0, "very good, yes"), (13, "bad"))
+        for i, label in enumerate([found] * 10 + [None, "", "so so"]) if label is not None
     )]  # fmt: skip
 
 
@@ -435,17 +426,18 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
 
 def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp_path, caplog):
     caplog.set_level("INFO")
-    path, target = tmp_path / "in.csv", tmp_path / "out.csv"
-    write_file(path, rows_of(10))
-    first, before = predict(classifier, path, target), target.stat().st_mtime_ns
-    assert predict(classifier, path, target) == first
+    paths, target = [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv"
+    for path in paths:
+        write_file(path, rows_of(10))
+    first, before = predict(classifier, paths, target), target.stat().st_mtime_ns
+    assert predict(classifier, paths, target) == first
     assert "Nothing to do" in caplog.text and target.stat().st_mtime_ns == before
     summary = (tmp_path / "out.csv.summary.json").read_text()
     for content, summary in ((b"mine", summary), (target.read_bytes(), "[]"), (target.read_bytes(), "")):
         target.write_bytes(content)
         (tmp_path / "out.csv.summary.json").write_text(summary)
         with pytest.raises(FileExistsError, match="out.csv exists already: choose another --output, or remove"):
-            predict(classifier, path, target)
+            predict(classifier, paths, target)
         assert target.read_bytes() == content
 
 
