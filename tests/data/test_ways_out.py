@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
-from tables import make_classifier, write_workbook
+from tables import write_workbook
 
 from scripts import baseline
 from smsa.cli import parse
@@ -119,7 +119,7 @@ def write(path: Path, content: str | dict) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, monkeypatch, tiny_model, tokenizer):
+def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, monkeypatch, classifier):
     do, file, content, more, ways_out = REFUSALS[name]
     argv = ["--output", str(tmp_path / "out.jsonl")] if do is predict else []
     if file is None:
@@ -129,7 +129,7 @@ def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, 
     else:
         write(tmp_path / file, content)
         argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
-    classifier, more = make_classifier(tiny_model, tokenizer), shlex.split(more)
+    more = shlex.split(more)
     with pytest.raises((UserError, FileNotFoundError)) as raised:
         do([*argv, *more], classifier)
     for way_out in ways_out:
@@ -141,14 +141,6 @@ def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, 
             more = pasted
         else:
             do([*argv, *([] if named == "-" else [*more, *pasted])], classifier)
-
-
-ELSEWHERE = {
-    "a quote in .tsv": ("a.tsv", b'text\tn\na\t1\n"b\nc"\t2\n', "suffix .csv", "a.csv", "out.csv"),
-    "a packed .csv": ("a.csv", gzip.compress(b"text\nenak\n"), "suffix .gz", "a.csv.gz", "out.csv"),
-    "a break for .tsv": ("a.csv", b'text\n"a\nb"\n', "write .csv", "a.csv", "out.tsv"),
-    "names alike for .jsonl": ("a.csv", b'text,n,"n"\na,1,2\n', "write .csv", "a.csv", "out.jsonl"),
-}
 
 
 @pytest.mark.parametrize("suffix, write", {"pkl": "to_pickle", "feather": "to_feather", "dta": "to_stata"}.items())
@@ -164,35 +156,31 @@ def test_a_command_that_converts_another_format_works(tmp_path, suffix, write):
     assert chunk.texts.to_pylist() == ["enak", "kotor"]
 
 
-@pytest.mark.parametrize("name, content, way_out, new_name, output", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_another_suffix_that_a_refusal_names_works(
-    tmp_path, tiny_model, tokenizer, name, content, way_out, new_name, output
-):
-    classifier, path = make_classifier(tiny_model, tokenizer), tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=way_out):
-        predict(["--input", str(path), "--output", str(tmp_path / output)], classifier)
-    path = path.rename(tmp_path / new_name)
-    predict(["--input", str(path), "--output", str(tmp_path / "out.csv")], classifier)
+# Inputs and what is in them, an output, what the refusal says, and the suffix of the input or the output that works.
+ELSEWHERE = {
+    "a quote in .tsv": ({"a.tsv": b'text\tn\na\t1\n"b\nc"\t2\n'}, "out.csv", "suffix .csv", "a.csv"),
+    "a packed .csv": ({"a.csv": gzip.compress(b"text\nenak\n")}, "out.csv", "suffix .gz", "a.csv.gz"),
+    "a break for .tsv": ({"a.csv": b'text\n"a\nb"\n'}, "out.tsv", "write .csv", "out.csv"),
+    "names alike for .jsonl": ({"a.csv": b'text,n,"n"\na,1,2\n'}, "out.jsonl", "write .csv", "out.csv"),
+    "many rows for .xlsx": ({"a.csv": b"text\na\nb\n"}, "out.xlsx", "write .csv", "out.csv"),
+    "other columns": ({"a.csv": b"text\na\n", "b.csv": b"text,n\nb,1\n"}, "out.csv",
+                      "b.csv has other columns than .*a.csv, or of other .*make --output a folder", "out"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("names, output, message, other", [
-    ("a.csv b.csv", "out.csv", "b.csv has other columns than .*a.csv, or of other .*make --output a folder", "out"),
-    ("a.csv", "out.xlsx", "write .csv", "out.csv"),
-    ("a.csv in/a.csv", "out", "would both go to .*: predict them separately", None),
-])  # fmt: skip
-def test_another_output_that_a_refusal_names_works(
-    tmp_path, tiny_model, tokenizer, monkeypatch, names, output, message, other
+@pytest.mark.parametrize("contents, output, message, other", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_another_suffix_or_output_that_a_refusal_names_works(
+    tmp_path, classifier, monkeypatch, contents, output, message, other
 ):
-    classifier, paths = make_classifier(tiny_model, tokenizer), [tmp_path / name for name in names.split()]
-    (tmp_path / "in").mkdir()
+    paths = [tmp_path / name for name in contents]
     for path in paths:
-        path.write_text("text\na\nb\n" if path.stem == "a" else "text,n\nb,1\n")
+        path.write_bytes(contents[path.name])
     monkeypatch.setattr(writers, "WORKBOOK_ROWS", 1)
     with pytest.raises(UserError, match=message):
         predict(["--input", *map(str, paths), "--output", str(tmp_path / output)], classifier)
-    for i, some in enumerate([paths] if other else [[path] for path in paths]):
-        predict(["--input", *map(str, some), "--output", str(tmp_path / (other or f"out{i}"))], classifier)
+    if other.startswith("a."):
+        paths, other = [paths[0].rename(tmp_path / other)], output
+    predict(["--input", *map(str, paths), "--output", str(tmp_path / other)], classifier)
 
 
 def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import Dataset
-from tables import make_classifier, write_workbook
+from tables import write_workbook
 from transformers import TrainerState
 
 import smsa
@@ -42,7 +42,7 @@ ODD = {
 
 @pytest.mark.parametrize("name, content, refused, unread", ODD.values(), ids=ODD)
 def test_training_evaluation_and_prediction_agree_on_the_rows_of_an_odd_file(
-    tmp_path, tiny_model, tokenizer, name, content, refused, unread
+    tmp_path, classifier, name, content, refused, unread
 ):
     path, rejects, others = tmp_path / name, [], []
     if isinstance(content, dict):
@@ -54,7 +54,7 @@ def test_training_evaluation_and_prediction_agree_on_the_rows_of_an_odd_file(
     assert trained["text"][:] == evaluated.texts == ["enak", "jauh"]
     assert trained["label"][:] == evaluated.gold.tolist() == [0, 2]
     assert [row.line for row in rejects] == [row.line for row in others] == refused
-    classifier, output = make_classifier(tiny_model, tokenizer), tmp_path / "out.jsonl"
+    output = tmp_path / "out.jsonl"
     (summary,) = smsa.predict_files(classifier, path, output, on_bad_row="skip")
     predicted = [[*json.loads(line).values()] for line in output.read_text().splitlines()]
     assert [text for row in predicted for text in row if text in ("enak", "jauh")] == ["enak", "jauh"]

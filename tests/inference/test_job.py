@@ -181,6 +181,7 @@ def tree(tmp_path):
     (["nothing.csv"], "out.csv", "nothing.csv does not exist"),
     (["in"], "in", "in does not exist, or has no file of a known format besides the output's"),
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
+    (["a.csv", "in/a.csv"], "out", "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
     (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
     (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
