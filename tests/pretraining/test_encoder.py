@@ -9,16 +9,6 @@ from transformers import PreTrainedTokenizerFast
 from smsa.models.loading import load_encoder
 from smsa.pretraining.encoder import add_words, build_tokenizer
 
-TEXTS = ["makanan nya enak sekali, harganya murah!", "tempat nya bagus", "hanya punya satu"] * 5
-
-
-def test_tokens_do_not_depend_on_how_a_text_was_written():
-    tokenizer = build_tokenizer(TEXTS)
-    expected = tokenizer.tokenize("makanan nya enak , harga nya murah !")
-    assert tokenizer.tokenize("Makanannya ENAAAAK, harganya murah!") == expected
-    assert "[UNK]" not in expected
-    assert build_tokenizer(TEXTS).get_vocab() == tokenizer.get_vocab()
-
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type):

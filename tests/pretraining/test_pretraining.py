@@ -160,7 +160,9 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(w
     assert not torch.equal(model.head.dense.weight, pretrained.head.dense.weight)
     assert torch.equal(model.head.norm.weight, torch.ones_like(model.head.norm.weight))
     assert model.config.mlp_dropout > 0 == pretrained.model.layers[0].mlp.drop.p - model.model.layers[0].mlp.drop.p
-    assert tokenizer("Enaaak nya") == AutoTokenizer.from_pretrained(folder)("enak nya")
+    tokens = tokenizer.tokenize("Pelayanannya LAMBAAAT, kecewa!")
+    assert tokens == AutoTokenizer.from_pretrained(folder).tokenize("pelayanan nya lambat , kecewa !")
+    assert {"pelayanannya", "lambat"} < set(tokens)
 
     (tmp_path / "words.txt").write_text("gacor\n")
     continued = [*words, "--model_name_or_path", folder, "--add_tokens", tmp_path / "words.txt", "--max_steps", 2]
@@ -179,7 +181,8 @@ def test_equal_settings_give_equal_encoders_and_a_finished_run_is_left_alone(wor
     folder = tmp_path / "first"
     for name in ("first", "second"):
         call(*words, "--output_dir", tmp_path / name)
-    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "second" / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     call(*words, "--output_dir", folder, "--resume", "auto")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
