@@ -143,9 +143,9 @@ def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0,
     return BertForSequenceClassification(config)
 
 
-def save_tiny(folder: Path, **options) -> Path:
-    """Save the random model with these options, and the tokenizer; return their folder."""
-    make_model(**options).save_pretrained(folder)
+def save_tiny(folder: Path, model=None, **options) -> Path:
+    """Save a model, else the random one with these options, and the tokenizer; return their folder."""
+    (model or make_model(**options)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

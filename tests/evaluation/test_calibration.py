@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, SHAPE, VOCABULARY, make_model, make_tokenizer
+from conftest import SAMPLE_DIR, SHAPE, VOCABULARY, make_model, make_tokenizer, save_tiny
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -51,9 +51,7 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
     model = AutoModelForSequenceClassification.from_config(config).eval()
     _, layer = calibration.last_layer(model)
     layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
-    model.save_pretrained(tmp_path)
-    make_tokenizer().save_pretrained(tmp_path)
-    calibration.store_temperature(tmp_path, 4.0)
+    calibration.store_temperature(save_tiny(tmp_path, model), 4.0)
     changed, input_ids = AutoModelForSequenceClassification.from_pretrained(tmp_path), torch.tensor([[2, 7, 8, 3]])
     with torch.no_grad():
         assert changed(input_ids).logits == pytest.approx(model(input_ids).logits / 4, abs=1e-6)

@@ -4,12 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_model, make_tokenizer
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.systems import System, load_systems, name_labels, wrap_classifier
-from smsa.inference.classifier import SentimentClassifier
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 
@@ -22,10 +20,8 @@ def keyword(tmp_path):
     return folder
 
 
-def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities():
+def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities(classifier):
     texts = [f"{'enak ' * (i % 7)}murah {'abcdefghijklmnopqrst'[i]}" for i in range(20)] + [""]
-    classifier = SentimentClassifier(make_model(), make_tokenizer(), backend="torch", precision="no")
-    classifier.engine.chunk_rows = 8
     system = wrap_classifier("model", classifier)
     found = system.predict(texts, LABELS)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])

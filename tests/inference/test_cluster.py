@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, make_model, make_tokenizer, run
+from conftest import ROOT, make_model, make_tokenizer, run, save_tiny
 from datasets import Dataset
 from tables import read_file
 
@@ -64,8 +64,7 @@ def folder(tmp_path_factory):
         inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=128)
         model.classifier.weight *= 20
         model.classifier.bias -= model(**inputs).logits.mean(0)
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny(folder / "model", model)
     for i, (start, stop) in enumerate(itertools.pairwise(n * N_ROWS // 3 for n in range(4))):
         part = table.slice(start, stop - start)
         pq.write_table(part, folder / f"{i}.parquet", row_group_size=N_ROWS // 10)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHAPE, VOCABULARY, Canary, make_model
+from conftest import SHAPE, VOCABULARY, Canary, make_model, save_tiny
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
 from smsa.errors import UserError
@@ -41,14 +41,12 @@ def save_old(tmp_path, pretrained):
 
 
 @pytest.fixture
-def classifier(tmp_path, tokenizer):
+def classifier(tmp_path):
     """A function that saves a classifier with these label names, and returns its folder and the weight of its head."""
 
     def save(labels=("a", "b")):
         model = make_model(labels, seed=7)
-        model.save_pretrained(tmp_path / "classifier")
-        tokenizer.save_pretrained(tmp_path / "classifier")
-        return str(tmp_path / "classifier"), model.classifier.weight
+        return str(save_tiny(tmp_path / "classifier", model)), model.classifier.weight
 
     return save
 

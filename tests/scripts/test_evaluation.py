@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE_DIR, contents, make_model, make_tokenizer, run_here
+from conftest import SAMPLE_DIR, contents, make_model, run_here, save_tiny
 from PIL import Image
 from transformers import pipeline
 
@@ -42,9 +42,7 @@ def model(tmp_path):
     _, layer = last_layer(model)
     layer.weight.data *= 40
     layer.bias.data = torch.tensor([0.3, -0.1, 0.05])
-    model.save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model", model)
 
 
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
