@@ -43,7 +43,7 @@ def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
     (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     (".jsonl", b"[" * 100_000, "not valid JSON"),
     (".jsonl", b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
-], ids=str)  # fmt: skip
+], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     files = {"train": SAMPLE_DIR / "train_preprocess.tsv", "valid": tmp_path / f"damaged{suffix}"}
     before = b"a\tneutral\nb\tnegative\n"
