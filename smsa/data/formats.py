@@ -53,7 +53,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_LINES = 512  # taken apart at once; of CSV under the lock
+BLOCK_LINES = 512  # of CSV, taken apart at once under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -96,8 +96,8 @@ _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
-Row = Sequence[str | None]
-Block = tuple[Sequence[int], list]  # lines where rows start, from 1; the fields of each, or a `BadRow`
+Cells = Sequence[str | None]
+Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its fields
 # The line where a row of JSON starts, what is written there, if it is an object, on one line, and the object
 JsonRow = tuple[int, str | None, "dict | BadRow"]
 
@@ -272,8 +272,8 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     return found, end
 
 
-def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Block]:
-    """Yield blocks of rows. In CSV a quoted field may span lines, and a blank line has no fields.
+def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
+    """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
     Where TABs, or nothing, separate another format, quotes are ordinary text.
 
@@ -282,13 +282,12 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
         format: csv, tsv or txt.
     """
-    lines, ahead = iter(lines), deque()
     if format != "csv" and separator in ("\t", None):
-        number = 1
-        while block := [line.rstrip("\r\n") for line in islice(lines, BLOCK_LINES)]:
-            yield range(number, number + len(block)), [line.split(separator) if separator else [line] for line in block]
-            number += len(block)
+        for number, line in enumerate(lines, start=1):
+            line = line.rstrip("\r\n")
+            yield number, line.split(separator) if separator else [line]
         return
+    lines, ahead = iter(lines), deque()
     rows = _read_csv(ahead, lines, path, separator)
     while True:
         ahead.extend(islice(lines, BLOCK_LINES))
@@ -302,12 +301,10 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
                 csv.field_size_limit(limit)
         if not block:
             return
-        yield tuple(zip(*block, strict=True))
+        yield from block
 
 
-def _read_csv(
-    ahead: deque[str], lines: Iterator[str], path: Path, separator: str | None
-) -> Iterator[tuple[int, list[str] | BadRow]]:
+def _read_csv(ahead: deque[str], lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
     """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
 
     Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
@@ -548,7 +545,7 @@ def are_quoted(lines: list[str], path: Path) -> bool:
     names = lines[0].rstrip("\r\n").split("\t") if any(map(_DOUBLED.search, lines)) else []
     if "text" not in map(name_kind, names):
         return False
-    return not any(isinstance(row, BadRow) for _, rows in read_separated(lines, path, "\t", "csv") for row in rows)
+    return not any(isinstance(row, BadRow) for _, row in read_separated(lines, path, "\t", "csv"))
 
 
 def unescape(line: str) -> str:
@@ -559,7 +556,7 @@ def unescape(line: str) -> str:
     return _ESCAPED.sub(lambda found: '""' if found[1] == '"' else found[1], line) if "\\" in line else line
 
 
-def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Row]]:
+def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Cells]]:
     """Return what separates the columns of these lines, None for lines of one column, and their fields.
 
     It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
@@ -570,8 +567,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     quoted = _QUOTED_NAMES.fullmatch(lines[0]) if is_csv and lines else None
     only = [" "] if quoted and quoted[1] == " " else ["\t"] if format == "tsv" and "\t" in marks else []
     for mark in (marks := only or [*marks, None]):
-        blocks = read_separated(lines, path, mark, format)
-        rows = [row if isinstance(row, list) else [] for _, block in blocks for row in block]
+        rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
         if header and mark in (",", ";", "|") and all(cell.startswith(" ") for cell in header[1:]):
             marks.append(f"{mark} ")
@@ -599,7 +595,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     return best, found[best][1]
 
 
-def find_header(rows: list[Row], named: str | None = None) -> tuple[int, list[str]] | None:
+def find_header(rows: list[Cells], named: str | None = None) -> tuple[int, list[str]] | None:
     """Return how many rows the names of the columns end after, and the names; None if no row has them.
 
     Args:

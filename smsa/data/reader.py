@@ -29,8 +29,8 @@ from smsa.data.formats import (
     SHEETS,
     SURROGATE,
     BadRow,
-    Block,
     JsonRow,
+    Row,
     are_numbers,
     are_quoted,
     find_contents,
@@ -390,18 +390,11 @@ class Source:
                 yield Chunk(first, len(table), numbers, lines, texts, table, [])
                 first += len(table)
             return
-        lines, rows = [], []
         with self._open(self.encoding, self._end) as content:
-            is_json = self.format in ("jsonl", "json")
-            for some_lines, some_rows in self._json_rows(content) if is_json else self._rows(content):
-                lines.extend(some_lines)
-                rows.extend(some_rows)
-                while len(rows) >= n_rows:
-                    yield self._to_chunk(first, lines[:n_rows], rows[:n_rows])
-                    first += n_rows
-                    del lines[:n_rows], rows[:n_rows]
-        if rows:
-            yield self._to_chunk(first, lines, rows)
+            found = self._json_rows(content) if self.format in ("jsonl", "json") else self._rows(content)
+            while rows := list(islice(found, n_rows)):
+                yield self._to_chunk(first, *zip(*rows, strict=True))
+                first += n_rows
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
@@ -431,39 +424,27 @@ class Source:
                     first = last + 1
                 raise
 
-    def _rows(self, content: TextIO) -> Iterator[Block]:
-        """Yield blocks of rows; a row that lacks fields waits for the next, which may be the rest of it."""
+    def _rows(self, content: TextIO) -> Iterator[Row]:
+        """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
         # a line of separators, as spreadsheets leave behind; a prediction has a row for it
         blank = [""] * width if self.format == "csv" and self.label_column is not None else names
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
-        n_above = self._n_above
         lines = map(unescape, content) if self._is_escaped else content
-        for starts, rows in read_separated(lines, self.path, self._separator, self.format):
-            starts, rows, n_above = starts[n_above:], rows[n_above:], max(0, n_above - len(rows))
-            is_plain = short is None and {*map(type, rows)} == {list} and {*map(len, rows)} == {width}
-            if is_plain and (width == 1 or (names not in rows and blank not in rows)):  # nearly all
-                is_spoilt = False
-                yield starts, rows
-                continue
-            found = []
-            for line, fields in zip(starts, rows, strict=True):
-                is_whole = isinstance(fields, list) and len(fields) == width
-                is_whole &= width == 1 or fields not in (names, blank)
-                is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
-                row = fields if is_whole else self._fit(line, fields, is_spoilt)
-                if short is not None:
-                    is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                    found.append(self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1))
-                short = (line, row) if isinstance(row, list) and len(row) < width else None
-                n_no_rows += row is None
-                if row is not None and short is None:
-                    found.append((line, row))
-            if found:
-                yield zip(*found, strict=True)
+        for line, fields in islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None):
+            is_whole = isinstance(fields, list) and len(fields) == width
+            is_whole &= width == 1 or fields not in (names, blank)
+            is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
+            row = fields if is_whole else self._fit(line, fields, is_spoilt)
+            if short is not None:
+                is_rest = isinstance(row, BadRow) and isinstance(fields, list)
+                yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
+            short = (line, row) if isinstance(row, list) and len(row) < width else None
+            n_no_rows += row is None
+            if row is not None and short is None:
+                yield line, row
         if short is not None:
-            line, row = self._fill(*short, lacking)
-            yield [line], [row]
+            yield self._fill(*short, lacking)
         if lacking and not self._has_told:
             told = f"{lacking['n']:,} rows lack fields at their end, which are nulls, the first in line"
             logger.info("%s: %s %d", self.path, told, lacking["line"])
@@ -472,7 +453,7 @@ class Source:
             logger.info("%s: %s", self.path, told)
         self._has_told = True
 
-    def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> tuple[int, list | BadRow]:
+    def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> Row:
         """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""
         if is_torn:
             return line, BadRow(self.path, line, fields, "the row goes on in the next line, without quotes")
@@ -511,7 +492,7 @@ class Source:
         """Return the rows of JSONL or JSON."""
         return (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
 
-    def _json_rows(self, content: TextIO) -> Iterator[Block]:
+    def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         known, nested = {*self.names}, [name for name in self.names if name in self._nested]
@@ -534,7 +515,7 @@ class Source:
                     row = [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
                 else:
                     row = [_to_text(row.get(name)) for name in self.names]
-            yield [line], [row]
+            yield line, row
 
     def _to_chunk(self, start: int, lines: Sequence[int], rows: Sequence[list | BadRow]) -> Chunk:
         bad = {i: row for i, row in enumerate(rows) if row.__class__ is not list}
