@@ -26,11 +26,6 @@ def write_plainly() -> list[normalizers.Normalizer]:
     return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
 
 
-def shorten_elongated() -> normalizers.Normalizer:
-    """Return the normaliser that writes elongated letters once: "enaaak" as "enak"."""
-    return normalizers.Replace(Regex(_ELONGATED), "")
-
-
 def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.Normalizer) -> PreTrainedTokenizerFast:
     """Return a tokenizer that has this normaliser and is `tokenizer` in all else."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -46,15 +41,13 @@ def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.N
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Return `tokenizer` with elongated letters written once, after all that it did before; all else is the same.
+    """Return `tokenizer` with elongated letters written once ("enaaak" as "enak"), after all that it did before.
 
     Raises:
-        UserError: if it does so already, or is a slow tokenizer, which has no normaliser.
+        UserError: if it does so already.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer, which takes no normaliser.")
+    backend = tokenizer.backend_tokenizer
     if json.dumps(_ELONGATED).strip('"') in json.dumps(json.loads(backend.to_str())["normalizer"]):
         raise UserError("the tokenizer has the normaliser already: leave --normalise_elongated out.")
     before = [backend.normalizer] if backend.normalizer else []
-    return set_normaliser(tokenizer, normalizers.Sequence([*before, shorten_elongated()]))
+    return set_normaliser(tokenizer, normalizers.Sequence([*before, normalizers.Replace(Regex(_ELONGATED), "")]))
