@@ -29,8 +29,8 @@ def main(args: argparse.Namespace) -> None:
             raise SystemExit(LOSES)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+if __name__ == "__main__":
+    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
     parser.add_argument("--to", choices=TARGETS, required=True, help="onnx serves transformers.js, too.")
@@ -41,10 +41,5 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--label_column", default="label", help="Column of labels in it. (default: %(default)s)")
     parser.add_argument("--label_map", help="What it calls the model's labels: LABEL_0=positive,...")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
-        main(parse())
+        main(parser.parse_args())
