@@ -10,6 +10,7 @@ python scripts/predict.py --model runs/indonlu --input 's3://bucket/reviews/*.pa
 import logging
 import os
 import signal
+from functools import partial
 
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.errors import UserError
@@ -30,10 +31,7 @@ def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
             raise UserError(f"--engine ray needs {error.name}: pip install -e '.[ray]'.") from error
         report(predict_on_ray(args, engine_args))
         return
-
-    def load() -> SentimentClassifier:
-        return SentimentClassifier.from_pretrained(args.model, args.model_revision, **vars(engine_args))
-
+    load = partial(SentimentClassifier.from_pretrained, args.model, args.model_revision, **vars(engine_args))
     for summary in predict_files(load, **vars(args)):
         report(summary)
 
