@@ -469,8 +469,6 @@ def flatten(row: dict) -> dict[str, object]:
 
 def find_within(row: dict, path: str) -> object:
     """Return what stands there, None for nothing; a list of one is what is in it."""
-    if path in row:
-        return row[path]
     value: object = row
     for key in path.split("."):
         value = _unwrap(value)
