@@ -190,12 +190,10 @@ def describe_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str | N
 
 def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
     """Return the machine as plain values: system, CPU, cores and threads and, for `cuda`, each visible GPU."""
-    cpu_info = Path("/proc/cpuinfo")
-    model_name = re.search(r"model name\s*: (.*)", cpu_info.read_text()) if cpu_info.is_file() else None
     n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
     return {
         "system": platform.platform(),
-        "cpu": model_name[1] if model_name else platform.processor(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
         "n_cores": os.cpu_count(),
         "n_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(n_gpus)],
