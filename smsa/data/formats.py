@@ -53,7 +53,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-BLOCK_LINES = 512  # of CSV, taken apart at once under the lock
+_ROWS_AT_ONCE = 512  # of CSV, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -287,16 +287,12 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    lines, ahead = iter(lines), deque()
-    rows = _read_csv(ahead, lines, path, separator)
+    rows = _read_csv(iter(lines), path, separator)
     while True:
-        ahead.extend(islice(lines, BLOCK_LINES))
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
-                block = list(islice(rows, 1))
-                while ahead:
-                    block += islice(rows, 1)
+                block = list(islice(rows, _ROWS_AT_ONCE))
             finally:
                 csv.field_size_limit(limit)
         if not block:
@@ -304,17 +300,15 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
         yield from block
 
 
-def _read_csv(ahead: deque[str], lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
+def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
     """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
 
     Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
-
-    Args:
-        ahead: lines that have been read already; where a row needs more, they are those of `lines`.
     """
-    mark, number, taken = separator or _NO_SEPARATOR, 1, []  # taken: the lines of the row that is read
+    mark, number = separator or _NO_SEPARATOR, 1
+    taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
     while True:
-        following = iter(lambda: ahead.popleft() if ahead else next(lines, ""), "")
+        following = iter(lambda: again.popleft() if again else next(lines, ""), "")
         noted = (line for line in following if taken.append(line) is None)  # which it always is
         try:
             for row in csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
@@ -329,7 +323,7 @@ def _read_csv(ahead: deque[str], lines: Iterator[str], path: Path, separator: st
             value = "".join(taken[:n_spoilt]).rstrip("\r\n")
             yield number, BadRow(path, number, value, f"{reason}{upto}")
             number += n_spoilt
-            ahead.extendleft(reversed(taken[n_spoilt:]))
+            again.extendleft(reversed(taken[n_spoilt:]))
             taken.clear()
 
 
