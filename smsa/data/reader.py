@@ -401,9 +401,10 @@ class Source:
         columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
         for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
             batches.append(batch)
-            if sum(map(len, batches)) == n_rows:  # a batch also ends where a row group does
-                yield pa.Table.from_batches(batches)
-                batches = []
+            if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
+                table = pa.Table.from_batches(batches)
+                yield table[:n_rows]
+                batches = table[n_rows:].to_batches()
         if batches:
             yield pa.Table.from_batches(batches)
 
@@ -411,18 +412,14 @@ class Source:
         """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
         with self._open() as stream:
             file, first = pq.ParquetFile(stream, pre_buffer=False), 1
-            try:
-                yield from file.iter_batches(n_rows, columns=columns)
-            except (OSError, pa.ArrowException) as error:
-                for i in range(file.num_row_groups):
-                    last = first + file.metadata.row_group(i).num_rows - 1
-                    try:
-                        file.read_row_group(i, columns)
-                    except (OSError, pa.ArrowException):
-                        where = f"row group {i} (rows {first:,} to {last:,})"
-                        raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
-                    first = last + 1
-                raise
+            for i in range(file.num_row_groups):
+                last = first + file.metadata.row_group(i).num_rows - 1
+                try:
+                    yield from file.iter_batches(n_rows, [i], columns)
+                except (OSError, pa.ArrowException) as error:
+                    where = f"row group {i} (rows {first:,} to {last:,})"
+                    raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
+                first = last + 1
 
     def _rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
