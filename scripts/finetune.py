@@ -16,15 +16,7 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.data.datasets import (
-    SMSA_SHA256,
-    DataArguments,
-    encode_splits,
-    find_files,
-    load_splits,
-    sort_by_length,
-    write_rejects,
-)
+from smsa.data.datasets import SMSA_SHA256, DataArguments, encode_splits, find_files, load_splits, write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_model
@@ -33,14 +25,7 @@ from smsa.sharing.card import describe_base, publish_run
 from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import ModelArguments, SentimentTrainingArguments, describe_settings
 from smsa.training.checkpointing import describe_run, find_start, sole_run
-from smsa.training.metrics import (
-    collect_metrics,
-    history_table,
-    predict_examples,
-    predict_splits,
-    write_predictions,
-    write_seeds,
-)
+from smsa.training.metrics import collect_metrics, history_table, predict_examples, write_predictions, write_seeds
 from smsa.training.trainer import SentimentTrainer
 
 logger = logging.getLogger("smsa.finetune")
@@ -104,14 +89,15 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         model=model,
         args=training_args,
         train_dataset=splits["train"],
-        eval_dataset=sort_by_length(splits["valid"]),
+        eval_dataset=splits["valid"],
         processing_class=tokenizer,
         settings=settings,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 
     # Evaluate
-    outputs = predict_splits(trainer, splits)
+    of_split = [split for split in ("valid", "test") if split in splits]
+    outputs = {split: trainer.predict(splits[split], metric_key_prefix=split) for split in of_split}
     if rank():
         return
     metrics = collect_metrics(trainer, outputs, labels)

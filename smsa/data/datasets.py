@@ -382,16 +382,6 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     )
 
 
-def count_tokens(dataset: Dataset) -> np.ndarray:
-    """Return the length of each row's `input_ids`, shape (n_rows,)."""
-    return np.array([len(token_ids) for token_ids in dataset["input_ids"][:]], dtype=np.int64)
-
-
-def sort_by_length(dataset: Dataset) -> Dataset:
-    """Return the rows, longest first, ties in their order: batches of one length need half the padding."""
-    return dataset.select(np.argsort(-count_tokens(dataset), stable=True))
-
-
 class PaddingCollator(DataCollatorWithPadding):
     """DataCollatorWithPadding in a tenth of its time, which a GPU would wait for at each step.
 

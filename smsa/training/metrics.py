@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import DatasetDict
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from smsa.data.datasets import count_tokens, sort_by_length
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.files import write_json
@@ -77,19 +75,6 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
         raise UserError(f"logits of shape {logits.shape} do not have one column for each of {', '.join(labels)}.")
     losses = -log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(logits)), prediction.label_ids]
     return {"loss": float(losses.mean()), **score_label_ids(logits.argmax(-1), prediction.label_ids, labels)}
-
-
-def predict_splits(trainer: Trainer, splits: DatasetDict) -> dict[str, PredictionOutput]:
-    """Return what `trainer.predict` does for valid and, where there is one, test, rows in the order of the split.
-
-    Every rank must call it. Texts are predicted by length, which takes half the padding.
-    """
-    outputs = {}
-    for split in [split for split in ("valid", "test") if split in splits]:
-        output = trainer.predict(sort_by_length(splits[split]), metric_key_prefix=split)
-        places = np.argsort(np.argsort(-count_tokens(splits[split]), stable=True))  # where each text came
-        outputs[split] = output._replace(predictions=output.predictions[places], label_ids=output.label_ids[places])
-    return outputs
 
 
 def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labels: tuple[str, ...]) -> dict:

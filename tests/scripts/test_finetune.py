@@ -110,9 +110,9 @@ def assert_same_outputs(folder, other) -> None:
 def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, predict = small_disk / "run", finetune.predict_splits
+    run, collect = small_disk / "run", finetune.collect_metrics
     with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
-        patch.setattr(finetune, "predict_splits", lambda *args: fill(small_disk) or predict(*args))
+        patch.setattr(finetune, "collect_metrics", lambda *args: fill(small_disk) or collect(*args))
         call(*tiny, "--output_dir", run)
     (small_disk / "filler").unlink()
     assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
