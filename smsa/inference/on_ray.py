@@ -28,8 +28,6 @@ from smsa.inference.engine import CHUNK_ROWS, EngineArguments
 from smsa.inference.job import BESIDE, EXPLAINED_ROWS, PredictionArguments, find_inputs
 from smsa.runtime import world_size
 
-logger = logging.getLogger(__name__)
-
 _FORMATS = ("parquet", "csv", "tsv", "jsonl")  # whose files may be parts of one output
 _TEXTS = "texts of smsa"  # the column between reading and writing that holds what is labelled
 _ROW_BYTES = 512  # a task labels about `CHUNK_ROWS` times so many bytes of rows
