@@ -372,24 +372,18 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
+    decoder, skip = json.JSONDecoder(parse_float=parse_float), re.compile(r"[\s,]*").match
     before, line, names = 0, 1, None
-
-    def require_end(position: int) -> None:
-        if rest := text[position:].strip():
-            raise ValueError(f"another value follows: {rest[:40]}")
-
     position = skip(text, 0).end()
     try:
         if not text.startswith("[", position):
-            value, end = decode(text, position)
-            require_end(end)
-            yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
+            rows = _find_rows(decoder.decode(text), path)
+            yield from ((number, None, row) for number, row in enumerate(rows, start=1))
         else:
             end = position + 1
             while not text.startswith("]", position := skip(text, end).end()):
                 line, before = line + text.count("\n", before, position), position
-                row, end = decode(text, position)
+                row, end = decoder.raw_decode(text, position)
                 if isinstance(row, dict):
                     # a line break within a string is escaped
                     yield line, re.sub(r"[\r\n]", " ", text[position:end]), row
@@ -404,7 +398,8 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
                     if len(row) != len(names):
                         raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
                     yield line, None, dict(zip(names, row, strict=True))
-            require_end(position + 1)
+            if rest := text[position + 1 :].strip():
+                raise ValueError(f"another value follows: {rest[:40]}")
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
