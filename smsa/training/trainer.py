@@ -217,8 +217,7 @@ class ResumableTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         from smsa.training.length_groups import LengthGroupedSampler
 
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(token_ids) for token_ids in rows["input_ids"][:]]
+        lengths = [len(token_ids) for token_ids in (train_dataset or self.train_dataset)["input_ids"][:]]
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
