@@ -65,7 +65,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# Bytes that Windows-1252 does not have, or that text in it hardly has, for they are what is left of broken UTF-8.
+# Bytes of UTF-8; and those that Windows-1252 does not have, or hardly, for they are what is left of broken UTF-8.
 _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc3\xd0\xde\xf0\xfe\xff]")
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
@@ -242,7 +242,7 @@ class BadRowsError(UserError):
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     """Return the encoding of text and what ends its lines: LF, as in CRLF, or CR where there is no LF.
 
-    A byte-order mark tells the encoding, or the zeros of UTF-16; else it is UTF-8, or Windows-1252 where no line is
+    A byte-order mark tells the encoding, or the zeros of UTF-16; else it is UTF-8, or Windows-1252 where nothing is
     UTF-8. A file is read as far as that needs: to its first line that is not ASCII, to its end where all such lines
     look like Windows-1252. A UTF-8 file with a few broken lines stays one, so that these are bad rows.
     """
@@ -258,16 +258,10 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     found = "utf-8"
     while block:
         block += stream.readline(1 << 20)
-        for line in () if block.isascii() else block.split(end.encode()):
-            if line.isascii():
-                continue
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                if not _NOT_WINDOWS.search(line):
-                    found = "cp1252"
-                    continue
-            return "utf-8", end
+        if not block.isascii():
+            if _NOT_WINDOWS.search(block):
+                return "utf-8", end
+            found = "cp1252"
         block = stream.read(1 << 20)
     return found, end
 
