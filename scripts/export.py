@@ -7,7 +7,10 @@ python scripts/export.py runs/indonlu --to openvino --int8
 import argparse
 import os
 
+from transformers import HfArgumentParser
+
 from smsa.cli import exit_on_error, set_up_logging
+from smsa.data.datasets import ReadingArguments
 from smsa.sharing.export import LARGEST_LOSS, TARGETS, describe, export_model
 
 LOSES = 3  # exit status
@@ -20,8 +23,9 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: with status 3 where the export is there and loses more than a point of macro F1.
     """
     output = args.output or f"{os.path.normpath(args.model)}-{args.to}{'-int8' * args.int8}"
-    columns = {"text_column": args.text_column, "label_column": args.label_column, "label_map": args.label_map}
-    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **columns)
+    given = {name: getattr(args, name) for name in ReadingArguments.__dataclass_fields__}
+    reading = ReadingArguments(**given).reading()
+    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **reading)
     print(f"{describe(record)}\nThe export is in {output}")
     for name, found in record.items():
         if "f1_loss" in found and found["f1_loss"] > LARGEST_LOSS:
@@ -31,15 +35,12 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     set_up_logging()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = HfArgumentParser(ReadingArguments, description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
     parser.add_argument("--to", choices=TARGETS, required=True, help="onnx serves transformers.js, too.")
     parser.add_argument("--int8", action="store_true", help="Weights in 8 bits: smaller and faster.")
     parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")
     parser.add_argument("--data", help="Labelled file to compare on; SmSA's valid if not given.")
-    parser.add_argument("--text_column", help="Column of texts in it; the one that is called so if not given.")
-    parser.add_argument("--label_column", default="label", help="Column of labels in it. (default: %(default)s)")
-    parser.add_argument("--label_map", help="What it calls the model's labels: LABEL_0=positive,...")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     with exit_on_error():
         main(parser.parse_args())

@@ -18,7 +18,7 @@ import torch
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from smsa.data.datasets import find_smsa, load_splits
+from smsa.data.datasets import find_smsa, load_splits, write_rejects
 from smsa.errors import UserError
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
@@ -54,8 +54,8 @@ def export_model(
         output_dir: new or empty.
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
-        data: labelled file to compare on, without its bad rows; SmSA's valid, as `find_smsa` finds it, if None.
-        reading: text_column, label_column and label_map, as in `load_splits`; the last also as in `name_labels`.
+        data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
+        reading: options of `load_splits`; label_map also as in `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
@@ -75,7 +75,7 @@ def export_model(
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
     data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
-    labelled = load_splits({"data": data}, labels, rejects=[], **reading)["data"].to_pandas()
+    labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
     token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
 
     def measure(n_bytes: int) -> tuple[dict, np.ndarray]:
@@ -114,6 +114,7 @@ def export_model(
                         f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
                     )
             record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
+            write_rejects(reading.get("rejects") or (), staging)
             write_json(record, staging / EXPORT_RECORD)
             publish(staging, output_dir, last=EXPORT_RECORD)
     finally:

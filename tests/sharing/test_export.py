@@ -113,10 +113,11 @@ def test_the_comparison_is_of_the_files_texts(bert, data, tmp_path):
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # which transformers.js knows
 
     renamed = [{"ulasan": text, "nada": label.replace("positive", "A")} for text, label in lines]
-    bad = [{"ulasan": "", "nada": "A"}, {"ulasan": "enak"}]  # export.py has no --on_bad_row
+    bad = [{"ulasan": "", "nada": "A"}, {"ulasan": "enak"}]
     (tmp_path / "valid.jsonl").write_text("\n".join(map(json.dumps, renamed + bad)))
-    options = {"data": tmp_path / "valid.jsonl", "label_column": "nada", "label_map": "A=positive"}
+    options = {"data": tmp_path / "valid.jsonl", "label_column": "nada", "label_map": "A=positive", "rejects": []}
     again = export_model(str(bert), tmp_path / "again", "openvino", **options)
+    assert len((tmp_path / "again" / "rejects.jsonl").read_text().splitlines()) == 2
     assert again["original"]["f1"] == record["original"]["f1"]
 
 
