@@ -41,7 +41,7 @@ def with_interval(score: dict[str, float]) -> str:
 
 
 TEMPLATES = Environment(
-    loader=PackageLoader("smsa", "."),
+    loader=PackageLoader("smsa.evaluation", "."),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,

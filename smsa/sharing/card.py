@@ -16,7 +16,11 @@ from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(trim_blocks=False, lstrip_blocks=False)
+_TEMPLATES = TEMPLATES.overlay(
+    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
+    trim_blocks=False,
+    lstrip_blocks=False,
+)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -113,8 +117,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
         values["origins"] = origins
         values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
-        written = ModelCardData(**metadata).to_yaml()
-        return _TEMPLATES.get_template(f"sharing/{template}").render(card_data=written, **values)
+        return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
     except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
         raise UserError(
             f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
