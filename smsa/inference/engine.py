@@ -287,10 +287,13 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     _COMPILED.add(compiled)
     if os.getpid() != _openvino_pid():
         _never_free(compiled)
+    per_thread = threading.local()  # a request serves one thread
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
+        if not hasattr(per_thread, "request"):
+            per_thread.request = compiled.create_infer_request()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return torch.from_numpy(compiled.infer_new_request(inputs)[0])  # a request serves one thread
+        return torch.from_numpy(per_thread.request.infer(inputs)[0].copy())
 
     return forward
 
