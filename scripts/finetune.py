@@ -16,7 +16,15 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse, set_up_logging
-from smsa.data.datasets import SMSA_SHA256, DataArguments, encode_splits, find_files, load_splits, write_rejects
+from smsa.data.datasets import (
+    SMSA_SHA256,
+    DataArguments,
+    encode_splits,
+    find_files,
+    load_splits,
+    sort_by_length,
+    write_rejects,
+)
 from smsa.data.labels import EXAMPLES
 from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_model
@@ -89,7 +97,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         model=model,
         args=training_args,
         train_dataset=splits["train"],
-        eval_dataset=splits["valid"],
+        eval_dataset=sort_by_length(splits["valid"]),
         processing_class=tokenizer,
         settings=settings,
     )
