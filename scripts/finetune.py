@@ -97,7 +97,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         model=model,
         args=training_args,
         train_dataset=splits["train"],
-        eval_dataset=sort_by_length(splits["valid"]),
+        eval_dataset=sort_by_length(splits["valid"]),  # each epoch; predictions below are in the order of the file
         processing_class=tokenizer,
         settings=settings,
     )

@@ -26,7 +26,6 @@ from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 10_000
 REJECTS = "rejects.jsonl"
 VALID_SHARE, VALID_SEED = 0.1, 42  # of a training file without one of validation
 _UNKNOWN = -1  # the id of a label without meaning
@@ -55,7 +54,8 @@ class ReadingArguments:
     label_map: str | None = HfArg(
         default=None,
         help="What labels of the file mean: -1=negative,0=neutral,1=positive,9=drop; drop leaves rows out. "
-        "positif, Positive and the like are known.",
+        "positif, Positive and the like are known. Of a model whose labels are LABEL_0 and so on, what these mean: "
+        "LABEL_0=positive,LABEL_1=neutral,LABEL_2=negative.",
     )
     sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
     on_bad_row: str = HfArg(
@@ -66,7 +66,9 @@ class ReadingArguments:
     )
 
     def reading(self) -> dict[str, str | list[BadRow] | None]:
-        """Return the options of `load_splits`."""
+        """Return the options of `load_splits`; an `on_bad_row` of another name is a UserError."""
+        if self.on_bad_row not in ("strict", "skip"):
+            raise UserError(f"on_bad_row {self.on_bad_row!r} is not one of strict, skip.")
         options = {name: getattr(self, name) for name in ("text_column", "label_column", "label_map", "sheet")}
         return options | {"rejects": [] if self.on_bad_row == "skip" else None}
 
@@ -231,7 +233,7 @@ def read_rows(
         )
     meant = match_labels(labels, label_map)
     texts, ids, lines, bad_rows = [], [], [], []
-    for chunk in source.chunks(_ROWS_AT_ONCE):
+    for chunk in source.chunks():
         bad_rows += [row for _, row in chunk.bad_rows]
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
@@ -382,9 +384,15 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     )
 
 
+def count_tokens(dataset: Dataset) -> np.ndarray:
+    """Return the length of each row's `input_ids`, shape (n_rows,)."""
+    batches = dataset.select_columns("input_ids").iter(10_000)  # all of them at once would take gigabytes
+    return np.array([len(token_ids) for batch in batches for token_ids in batch["input_ids"]], dtype=np.int64)
+
+
 def sort_by_length(dataset: Dataset) -> Dataset:
     """Return the rows, longest first, ties in their order: batches of one length need half the padding."""
-    return dataset.select(np.argsort([-len(token_ids) for token_ids in dataset["input_ids"][:]], stable=True))
+    return dataset.select(np.argsort(-count_tokens(dataset), stable=True))
 
 
 class PaddingCollator(DataCollatorWithPadding):

@@ -366,18 +366,18 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decoder, skip = json.JSONDecoder(parse_float=parse_float), re.compile(r"[\s,]*").match
+    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
     before, line, names = 0, 1, None
     position = skip(text, 0).end()
     try:
         if not text.startswith("[", position):
-            rows = _find_rows(decoder.decode(text), path)
-            yield from ((number, None, row) for number, row in enumerate(rows, start=1))
+            value, end = decode(text, position)
+            yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
         else:
             end = position + 1
             while not text.startswith("]", position := skip(text, end).end()):
                 line, before = line + text.count("\n", before, position), position
-                row, end = decoder.raw_decode(text, position)
+                row, end = decode(text, position)
                 if isinstance(row, dict):
                     # a line break within a string is escaped
                     yield line, re.sub(r"[\r\n]", " ", text[position:end]), row
@@ -392,8 +392,9 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
                     if len(row) != len(names):
                         raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
                     yield line, None, dict(zip(names, row, strict=True))
-            if rest := text[position + 1 :].strip():
-                raise ValueError(f"another value follows: {rest[:40]}")
+            end = position + 1
+        if rest := text[end:].strip():
+            raise ValueError(f"another value follows: {rest[:40]}")
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
@@ -410,7 +411,9 @@ def _find_rows(found: object, path: Path) -> list[dict]:
     columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
     if columns and len(columns) == len(held) and all(isinstance(cells, dict) for cells in columns):
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        is_named = any(name_kind(name) for name, cell in columns[0].items() if not isinstance(cell, list))
+        # a list that one part alone has is no cell: {"data": {"comments": [...]}} has its rows there
+        shared = set(columns[0]).intersection(*columns[1:]) if len(columns) > 1 else ()
+        is_named = any(name_kind(k) for k, cell in columns[0].items() if k in shared or not isinstance(cell, list))
         if is_numbered or (is_named and not any(map(name_kind, held))):
             return columns  # rows by their index, or by a key that a data base gave
     inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]

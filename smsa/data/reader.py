@@ -379,7 +379,7 @@ class Source:
         # of a column of strings, what looks like a number is no text, as in CSV
         self._set_columns(names, [values[:_ROWS_LOOKED_AT] for values in columns])
 
-    def chunks(self, n_rows: int, first: int = 0) -> Iterator[Chunk]:
+    def chunks(self, n_rows: int = 10_000, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
         if self.is_typed:
             start = first

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
-from smsa.data.formats import BadRow
+from smsa.data.formats import SHEETS, BadRow
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
@@ -25,7 +26,6 @@ from smsa.runtime import describe_environment
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
-_ROWS_AT_ONCE = 10_000
 # The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
 OPENING_SENTENCES = (
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
@@ -55,16 +55,11 @@ class LabelledFile:
     ) -> "LabelledFile":
         """Read a file as `load_splits` does with the options `reading`, which also says what is refused.
 
-        Of train only the texts matter; its column of texts may have another name.
+        Of train only the texts matter; its columns may be called otherwise.
         """
         rows = load_splits({"data": path}, labels, **reading)["data"].to_pandas()
         if train_path:
-            try:
-                train = Source(Path(train_path), text_column=reading.get("text_column"), sheet=reading.get("sheet"))
-            except UserError:
-                train = Source(Path(train_path))
-            texts = {text for chunk in train.chunks(_ROWS_AT_ONCE) for text in chunk.texts.to_pylist()}
-            rows["seen"] = rows["text"].isin(texts)
+            rows["seen"] = rows["text"].isin(_read_texts(Path(train_path), **reading))
         return cls(Path(path), labels, rows, tuple(reading.get("rejects") or ()))
 
     @property
@@ -94,6 +89,18 @@ class LabelledFile:
         if "seen" in self.rows:
             masks |= {"also in train": self.rows["seen"], "not in train": ~self.rows["seen"]}
         return {title: mask.to_numpy() for title, mask in masks.items() if mask.any()}
+
+
+def _read_texts(
+    path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
+) -> set[str]:
+    """Return the texts of a file: with these options where they fit it, else as they are found."""
+    sheet = sheet if path.suffix.lower().endswith(SHEETS) else None
+    for options in ({"label_column": label_column, "sheet": sheet}, {"sheet": sheet}):
+        with suppress(UserError):
+            chunks = Source(path, text_column=text_column, **options).chunks()
+            return {text for chunk in chunks for text in chunk.texts.to_pylist()}
+    return {text for chunk in Source(path).chunks() for text in chunk.texts.to_pylist()}
 
 
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:

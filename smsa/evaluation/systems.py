@@ -93,7 +93,7 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
     names = {label.strip(): new.strip() for label, _, new in pairs}
     of_file = re.compile(rf".*\|.*|[+-]?\d+|{DROP}|")  # what is no name of a label
-    is_naming = names.keys() >= set(labels) and not any(map(of_file.fullmatch, names.values()))
+    is_naming = names.keys() >= set(labels) and not any(of_file.fullmatch(names[label]) for label in labels)
     named = tuple(names[label] for label in labels) if is_naming else labels
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
         example = zip(labels, LABELS if len(labels) == len(LABELS) else (f"label{i}" for i, _ in enumerate(labels)))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import set_seed
 
-from smsa.data.datasets import ReadingArguments, encode_splits, load_splits
+from smsa.data.datasets import ReadingArguments, encode_splits, load_splits, write_rejects
 from smsa.errors import UserError
 from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
@@ -77,6 +77,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     trainer = SentimentTrainer(network, args, splits["train"], splits["valid"], processing_class=tokenizer)
     trainer.train()
     trainer.save_model()
+    write_rejects(reading["rejects"] or (), Path(output_dir))
     return trainer.evaluate()
 
 

@@ -287,7 +287,7 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     _COMPILED.add(compiled)
     if os.getpid() != _openvino_pid():
         _never_free(compiled)
-    per_thread = threading.local()  # a request serves one thread
+    per_thread = threading.local()  # a request serves one thread; one for each batch would take a sixth of the speed
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
         if not hasattr(per_thread, "request"):
@@ -304,7 +304,7 @@ def _never_free(compiled: object) -> None:
 
 
 def _begin_fork() -> None:
-    """Unlock what was locked for the fork; an engine compiles its model anew there."""
+    """Unlock what was locked for the fork, and let torch use one thread; an engine compiles its model anew there."""
     _RUNNING.release()
     torch.set_num_threads(1)  # the others are the parent's: loading a model would wait for them, or die
     for compiled in _COMPILED:

@@ -19,7 +19,6 @@ from smsa.files import hash_file
 
 logger = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 10_000
 NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 
@@ -88,7 +87,7 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     if not path.suffix.lower().endswith(SHEETS):
         reading.pop("sheet", None)  # of the workbooks among several files
     texts, bad_rows = [], []
-    for chunk in reader.Source(path, **reading).chunks(_ROWS_AT_ONCE):
+    for chunk in reader.Source(path, **reading).chunks():
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
         chunk = chunk.set_apart(
             {i: (t, "the text holds a NUL character") for i, t in enumerate(found) if "\0" in t}, path

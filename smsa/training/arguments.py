@@ -49,8 +49,7 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
 _FIXED |= {"dataloader_persistent_workers": False}  # their copy of the collator would not learn which epoch it is
-_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "prediction_loss_only": False}
-_FIXED |= {"bf16_full_eval": False, "fp16_full_eval": False}  # they leave the model in half precision, to be saved so
+_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True}
 
 
 @dataclass
@@ -115,8 +114,12 @@ class RunArguments(TrainingArguments):
                 self.hub_strategy != "every_save" or self.hub_always_push
             ),
             "--resume_from_checkpoint: use --resume auto, which takes the newest one.": self.resume_from_checkpoint,
-            "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give --lr_scheduler_type linear.": (
+            "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give another --lr_scheduler_type.": (
                 (self.warmup_steps or self.lr_scheduler_kwargs) and self.lr_scheduler_type == EPOCH_STEP
+            ),
+            # the first two leave the model in half precision, to be saved so
+            "--bf16_full_eval, --fp16_full_eval, --prediction_loss_only: leave them out; --precision is for all.": (
+                self.bf16_full_eval or self.fp16_full_eval or self.prediction_loss_only
             ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
@@ -157,8 +160,7 @@ class RunArguments(TrainingArguments):
         for name, value in _FIXED.items():
             if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
                 raise UserError(
-                    f"{name} must stay {value}: else texts or scores would be left out, a resume not be exact or saved "
-                    "weights be rounded."
+                    f"{name} must stay {value}: without it, texts would be left out or a resume not be exact."
                 )
         if self.world_size != world_size():
             raise UserError(

@@ -240,7 +240,7 @@ class EpochProgress(ProgressCallback):
                 learning_rate = f" LR:{logs['learning_rate']:.8f}" if prefix == "train" else ""
                 loss, epoch = logs[f"{prefix}_loss"], math.ceil(state.epoch or 0)
                 tqdm.write(f"(Epoch {epoch}) {split} LOSS:{loss:.4f} {scores}{learning_rate}")
-        if "loss" in logs and args.logging_strategy == "steps":  # else it is that of the epoch, which is shown above
+        if "loss" in logs:  # by steps, or of an epoch whose loss shows no logits
             super().on_log(args, state, control, logs)
 
     def on_evaluate(self, args, state, control, **kwargs):

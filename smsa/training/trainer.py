@@ -20,7 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_AR
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
-from smsa.data.datasets import PaddingCollator
+from smsa.data.datasets import PaddingCollator, count_tokens
 from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
 from smsa.models.loading import label_names, save_tokenizer
@@ -217,7 +217,7 @@ class ResumableTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         from smsa.training.length_groups import LengthGroupedSampler
 
-        lengths = [len(token_ids) for token_ids in (train_dataset or self.train_dataset)["input_ids"][:]]
+        lengths = count_tokens(self.train_dataset if train_dataset is None else train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tables import write_file, write_workbook
 
 from smsa.data import datasets as data
-from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows
+from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows, sort_by_length
 from smsa.data.formats import BadRowsError
 from smsa.data.labels import LABELS, match_labels, plain_label, propose_map
 from smsa.data.reader import Source
@@ -42,6 +42,7 @@ def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
     (".jsonl", b'{"text": "enak", "label": 0}', "found '0'"),
     (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     (".jsonl", b"[" * 100_000, "not valid JSON"),
+    (".jsonl", b'{"text": "enak"}', "no 'label'"),
     (".jsonl", b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
@@ -352,3 +353,9 @@ def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monk
     monkeypatch.setattr(data, "load_dataset", lambda name: DatasetDict(train=numbers))
     files = find_files(dataset_name="a/b")
     assert read_rows(files["train"])[1] == [0] and files["valid"] is None
+
+
+def test_rows_are_sorted_longest_first_and_ties_keep_their_order():
+    rows = Dataset.from_dict({"input_ids": [[1], [1, 2, 3], [1, 2], [4, 5, 6]], "n": [0, 1, 2, 3]})
+    assert sort_by_length(rows)["n"][:] == [1, 3, 2, 0]
+    assert not len(sort_by_length(rows.select([])))

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from tables import write_workbook
 
+from smsa.data.formats import read_separated
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
 # What people have beside the tables of benchmarks/reading.py, which test_layout.py reads:
 # a file, its content, the column of texts, the texts, and what is said of it.
+KEYED = '{"-Na": {"tweets": [{"isi": "a"}]}, "-Nb": {"tweets": [{"isi": "b"}]}}'
 KINDS = {
     "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"], "byte-order mark"),
     "lines of .tsv": ("a.tsv", "enak\nburuk\n", "text", ["enak", "buruk"], ""),
@@ -45,6 +47,7 @@ KINDS = {
     "JSON, values": ("a.json", '[["enak ya", 1], ["kotor", 2]]', "column_1", ["enak ya", "kotor"], ""),
     "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
     "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"], ""),
     "an array in .jsonl": ("a.jsonl", '[{"isi": "a"},\n {"isi": "b"}]\n', "isi", ["a", "b"], "JSON"),
     "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"], ""),
     "JSON within rows": ("a.json", '[{"id": 1, "at": "2025-01-05", "data": {"text": "a"}}]', "data.text", ["a"], ""),
@@ -189,7 +192,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.csv", b"PK\x03\x04", "a.csv is no text: give its name the suffix .xlsx or .zip"),
     ("a.xls", b"<table><tr><td>text", "a.xls is a web page and no workbook: .* save it as .xlsx"),
     ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not valid JSON from here on"),
-    ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', "not valid JSON .*Extra data: line 2 column 18"),
+    ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', 'another value follows: {"data":'),
     ("a.json", b'{"text": ["a", "b"], "n": 1}', "a.json holds no array of objects"),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
@@ -299,3 +302,14 @@ def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_pro
         csv.field_size_limit(limit)
     assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
     assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
+
+
+def test_the_limit_is_given_back_where_reading_fails(tmp_path):
+    def fail():
+        yield "text,n\n"
+        raise OSError
+
+    before = csv.field_size_limit()
+    with pytest.raises(OSError):
+        list(read_separated(fail(), tmp_path, ",", "csv"))
+    assert csv.field_size_limit() == before

@@ -30,6 +30,8 @@ NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
 TRUTHS, TRUE = {"teks": ["a", "b"] * 20, "label": [True, False] * 20}, "--label_map=false=negative,true=positive"
 WORDS = "teks,label,kelas\n" + "a,sangat puas,positif\nb,marah,negatif\n" * 20
+MEANT_TOO = "--label_map=x=positive,marah=...,sangat puas=...|"
+MEANT_TOO += "'--label_map=x=positive,marah=negative,sangat puas=positive'"
 MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
 FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
 PREDICTED = "text,label,gold,p_a,p_b\n" + "a,x,positif,1,0\nb,x,negatif,0,1\n" * 9
@@ -72,6 +74,7 @@ REFUSALS = {
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
     "true or false": (train, "a.parquet", TRUTHS, "", [f"--label_map=false=...,true=...|{TRUE}"]),
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
+    "words beside a map of others": (train, "a.csv", WORDS, "--label_map x=positive", [MEANT_TOO]),
     "words beside known ones": (train, "a.csv", LABELLED + "x,marah sekali\n", "", ["'--label_map=marah sekali=drop'"]),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
     "ids for labels": (train, "a.csv", IDS, "", ["--label_column |kelas"]),
@@ -161,7 +164,7 @@ ELSEWHERE = {
     "a quote in .tsv": ({"a.tsv": b'text\tn\na\t1\n"b\nc"\t2\n'}, "out.csv", "suffix .csv", "a.csv"),
     "a packed .csv": ({"a.csv": gzip.compress(b"text\nenak\n")}, "out.csv", "suffix .gz", "a.csv.gz"),
     "a break for .tsv": ({"a.csv": b'text\n"a\nb"\n'}, "out.tsv", "write .csv", "out.csv"),
-    "names alike for .jsonl": ({"a.csv": b'text,n,"n"\na,1,2\n'}, "out.jsonl", "write .csv", "out.csv"),
+    "names alike for .jsonl": ({"a.csv": b'text,n,"n"\na,1,2\n'}, "out.jsonl", "two columns.*write .csv", "out.csv"),
     "many rows for .xlsx": ({"a.csv": b"text\na\nb\n"}, "out.xlsx", "write .csv", "out.csv"),
     "other columns": ({"a.csv": b"text\na\n", "b.csv": b"text,n\nb,1\n"}, "out.csv",
                       "b.csv has other columns than .*a.csv, or of other .*make --output a folder", "out"),

@@ -100,6 +100,8 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     expected = {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
     expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
+    (tmp_path / "a.csv").write_text("text,ulasan,label\nenak,kotor,positive\nramah,mahal,negative\n", encoding="utf-8")
+    assert LabelledFile.read(tmp_path / "a.csv", LABELS, tmp_path / "a.csv", text_column="ulasan").rows["seen"].all()
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):

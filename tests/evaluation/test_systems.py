@@ -41,6 +41,7 @@ def test_other_labels_than_those_of_the_file_are_refused():
 def test_labels_that_say_nothing_must_be_mapped():
     label_map = "LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative"
     assert name_labels("x", UNNAMED, label_map) == LABELS == name_labels("x", LABELS, label_map)
+    assert name_labels("x", UNNAMED, f"{label_map},campur=drop,3=neutral") == LABELS  # of the file, too
     for incomplete in (None, "LABEL_0=positive,LABEL_1=neutral"):
         with pytest.raises(UserError, match="say what each of them means, for example --label_map LABEL_0=") as raised:
             name_labels("x", UNNAMED, incomplete)

@@ -81,12 +81,16 @@ def test_a_frame_is_evaluated(tmp_path):
     assert report["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}
 
 
+@pytest.mark.parametrize("options", [{"resume": "auto"}, {"seeds": [1]}, {"push_to_hub": True, "hub_model_id": "a/b"}])
+def test_options_of_the_script_are_refused_before_training(tmp_path, options):
+    with pytest.raises(UserError, match="go with scripts/finetune.py"):
+        smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path / "run"), **options)
+
+
 @pytest.mark.slow
 def test_a_frame_is_trained_on(tmp_path):
     rows = pd.read_csv(SAMPLE_DIR / "train_preprocess.tsv", sep="\t", names=["teks", "label"], quoting=3)
     state = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
     scores = smsa.train(rows, str(tmp_path / "run"), max_steps=2, report_to="none")
-    with pytest.raises(UserError, match="go with scripts/finetune.py"):  # it would train anew
-        smsa.train(rows, str(tmp_path / "run"), max_steps=4, resume="auto")
     assert 0 <= scores["eval_f1"] <= 1 and TrainerState.load_from_json(state).log_history[0]["learning_rate"] > 1e-4
     assert set(smsa.predict(["enak"], str(tmp_path / "run"))["label"]) <= set(smsa.LABELS)

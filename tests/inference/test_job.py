@@ -195,11 +195,17 @@ def test_names_that_lead_nowhere_or_in_circles_are_refused(classifier, tree, mon
     before = sorted(tree.rglob("*"))
     with pytest.raises((UserError, OSError), match=message):
         predict_files(classifier, names, output)
-    with pytest.raises(UserError, match="--on_bad_row skip .*name an output file"):
-        predict_files(classifier, ["a.csv"], "-", on_bad_row="skip")
-    with pytest.raises(UserError, match="--ray_address.* with --engine ray"):
-        predict_files(classifier, ["a.csv"], "out.csv", ray_address="auto")
     assert sorted(tree.rglob("*")) == before
+
+
+REFUSED = [("-", {"on_bad_row": "skip"}, "--on_bad_row skip .*name an output file")]
+REFUSED += [("out.csv", {option: "ray"}, "go with --engine ray") for option in ("engine", "ray_address")]
+
+
+@pytest.mark.parametrize("output, options, message", REFUSED, ids=str)
+def test_options_that_could_not_take_effect_are_refused(classifier, output, options, message):
+    with pytest.raises(UserError, match=message):
+        predict_files(classifier, ["a.csv"], output, **options)
 
 
 @pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])

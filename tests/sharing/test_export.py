@@ -149,7 +149,9 @@ def test_a_loss_by_int8_is_a_warning_and_has_its_exit_status(bert, data, tmp_pat
     assert status == 3 and loss > 0.01 and f"warning: {OPENVINO} loses {100 * loss:.1f} points of macro F1" in printed
     assert f"{describe(record)}\nThe export is in {tmp_path / 'out'}" in printed
     monkeypatch.setattr(export, "LARGEST_LOSS", loss)  # what it may lose
-    assert run_here(*words, tmp_path / "other")[0] == 0
+    data.write_text(data.read_text() + "enak\tbaik\n")
+    assert run_here(*words, tmp_path / "other", "--on_bad_row", "skip")[0] == 0
+    assert (tmp_path / "other" / "rejects.jsonl").is_file()
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_path, monkeypatch):

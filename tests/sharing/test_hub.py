@@ -212,7 +212,7 @@ def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folde
     "words, is_private", [([], False), (["--hub_private_repo"], True), (["--hub_private_repo", "false"], False)]
 )
 def test_a_private_repository_is_asked_for_alone_or_with_a_value(words, is_private):
-    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words]
+    argv = ["--push_to_hub", "--hub_model_id", "me/model", *words, "--seed", "1"]
     _, training_args = parse(DataArguments, SentimentTrainingArguments, argv=argv)
     assert training_args.hub_private_repo is is_private
 

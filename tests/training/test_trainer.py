@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
 from smsa.training.arguments import SentimentTrainingArguments
+from smsa.training.callbacks import EpochProgress
 from smsa.training.length_groups import LengthGroupedSampler
 from smsa.training.trainer import SentimentTrainer, resolve_class_weights
 
@@ -214,8 +215,13 @@ def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
     train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
     printed = capfd.readouterr()
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
-    assert "{'loss'" not in printed.out  # which is that of the epoch
     train(tmp_path / "steps", num_train_epochs=1, disable_tqdm=disable_tqdm, logging_strategy="steps", logging_steps=1)
+    assert capfd.readouterr().out.count("{'loss'") == 2
+
+
+def test_the_loss_of_an_epoch_without_scores_is_shown(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(EpochProgress, "compute", lambda self: {})  # as where a loss shows no logits
+    train(tmp_path, num_train_epochs=2, disable_tqdm=False)
     assert capfd.readouterr().out.count("{'loss'") == 2
 
 
