@@ -163,9 +163,10 @@ def predict_files(
         loaded = classifier if isinstance(classifier, SentimentClassifier) else classifier()
         summaries = [job.run(loaded) for job in jobs]
         if writes_stdout:
-            with Path(output).open("rb") as stream:
-                shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            # by a stream of its own: what sys.stdout could not write, it would try once more at exit, with status 120
+            with Path(output).open("rb") as stream, naming(Path("stdout")):
+                with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
+                    shutil.copyfileobj(stream, stdout)
         else:
             logger.info("Output: %s", ", ".join(str(target) for _, target in pairs))
         return summaries

@@ -65,10 +65,11 @@ def test_a_pipe_goes_through_and_the_log_says_how(model):
 
 @pytest.mark.slow
 def test_a_pipe_that_is_full_is_an_error(model):
-    words = command(model, "-", "-", program="scripts/predict.py")
+    words, buffered = command(model, "-", "-", program="scripts/predict.py"), os.environ | {"PYTHONUNBUFFERED": ""}
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(words, input=b"enak\n", stdout=full, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
-    assert done.returncode == 1 and re.search(b"error: .*No space left", done.stderr)
+        options = {"stdout": full, "stderr": subprocess.PIPE, "cwd": ROOT, "env": buffered, "timeout": 120}
+        done = subprocess.run(words, input=b"enak\n", **options)
+    assert done.returncode == 1 and re.search(b"error: .*No space left.*'stdout'", done.stderr)
 
 
 def test_ranks_stop_together_at_a_bad_row_and_label_every_row_once_and_in_order(model, forks, tmp_path):
