@@ -80,32 +80,37 @@ def calibrate(folder: Path, held_out: Path) -> None:
 
     A language model calls more texts neutral than people do: neutral moves to where the labels of SmSA's valid and of
     what was held out of `PEOPLES` are the most likely. What users have is less like the training than these texts are,
-    so the temperature is the highest at which the calibration error on valid is at most `MAX_ERROR`. metrics.json then
-    says what the rounded weights score on valid, and predict for the examples.
+    so the temperature is the highest at which the calibration error on valid is at most `MAX_ERROR`, in fp32 and in
+    bf16. metrics.json then says what the rounded weights score on valid in fp32, and predict for the examples.
     """
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
     others = pd.read_csv(held_out, keep_default_na=False).query("source in @PEOPLES")
     gold = np.array(label_ids + [LABELS.index(label) for label in others["label"]])
-    (system,) = load_systems([str(folder)], device="cpu", precision="no", backend="torch")
-    raw = np.log(np.maximum(system.predict(texts + others["text"].tolist(), LABELS), 1e-30))  # (n_texts, n_labels)
+    raw = []  # in fp32 and in bf16, each of shape (n_texts, n_labels)
+    for precision in ("no", "bf16"):
+        (system,) = load_systems([str(folder)], device="cpu", precision=precision)
+        raw.append(np.log(np.maximum(system.predict(texts + others["text"].tolist(), LABELS), 1e-30)))
 
     def to_logits(shift: float, temperature: float) -> np.ndarray:
-        return log_softmax(raw / temperature + shift * NEUTRAL, axis=-1)
+        return log_softmax(np.stack(raw) / temperature + shift * NEUTRAL, axis=-1)
 
     def mean_loss(shift: float, temperature: float) -> float:
-        return -to_logits(shift, temperature)[np.arange(len(gold)), gold].mean()
+        return -to_logits(shift, temperature)[0, np.arange(len(gold)), gold].mean()
+
+    def measure_error(logits: np.ndarray) -> float:
+        return measure_calibration(gold[valid], np.exp(logits))["expected_calibration_error"]
 
     valid = slice(len(texts))
     for temperature in np.arange(5, 0.5, -0.01).round(2).tolist():
         shift = float(minimize_scalar(mean_loss, args=(temperature,)).x)
-        logits = to_logits(shift, temperature)[valid]
-        if measure_calibration(gold[valid], np.exp(logits))["expected_calibration_error"] <= MAX_ERROR:
+        logits = to_logits(shift, temperature)[:, valid]
+        if max(map(measure_error, logits)) <= MAX_ERROR:
             break
     else:
         raise UserError(f"no temperature brings the calibration error on SmSA's valid to {MAX_ERROR:.0%}.")
     store_temperature(folder, temperature, torch.tensor(shift * NEUTRAL))
     update_json(folder / "run.json", temperature=temperature, shift_of_neutral=shift)
-    scores = compute_metrics(EvalPrediction(logits, gold[valid]))
+    scores = compute_metrics(EvalPrediction(logits[0], gold[valid]))
     stated = json.loads((folder / "metrics.json").read_bytes())["valid"]
     examples = predict_examples(*load_classifier(str(folder)), EXAMPLES)
     update_json(folder / "metrics.json", valid={name: scores[name] for name in stated}, examples=examples)
