@@ -41,15 +41,14 @@ def main(name: str, run: Path, mixture: Path | None) -> None:
     """Write a run into the package; what stood there stays until what replaces it is whole."""
     sources = ROOT / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
-        origins = sources.read_text(encoding="utf-8")
         copy_rounded(run, folder)
         if name != ENCODER:
             shutil.copy(mixture / "mixture.json", folder)
             calibrate(folder, mixture / "calibration.csv")
         (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read a file
         outputs = sorted({CARD, *(path.name for path in folder.iterdir())} - {"run.json"})
-        update_json(folder / "run.json", outputs=outputs)
-        (folder / CARD).write_text(render_card(folder, f"smsa/bundled/{name}", STATED, origins), encoding="utf-8")
+        update_json(folder / "run.json", outputs=outputs, origins=sources.read_text(encoding="utf-8"))
+        (folder / CARD).write_text(render_card(folder, f"smsa/bundled/{name}", STATED), encoding="utf-8")
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         folder.rename(FOLDER / name)
     print(f"{run} is now {name}")

@@ -77,14 +77,13 @@ def _read_card(folder: str | Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def render_card(folder: str | Path, name: str, before: str | None = None, origins: str | None = None) -> str:
+def render_card(folder: str | Path, name: str, before: str | None = None) -> str:
     """Render the card of a finished run, from its metrics.json, run.json and the model's own files.
 
     Args:
         folder: what scripts/finetune.py or scripts/pretrain.py has left.
         name: what loads the model: its name on the Hub, or the path of its folder.
         before: the card that it replaces, whose licence stays; that in `folder` if None.
-        origins: where its texts come from and under which licences, as Markdown; None where data says it all.
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
@@ -114,7 +113,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None, origin
             "model_name": Path(name).name,
         }
         values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
-        values["origins"] = origins
+        values["origins"] = run.get("origins")  # of a bundled model: its texts and their licences, as Markdown
         values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
         return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)

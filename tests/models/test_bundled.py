@@ -18,6 +18,7 @@ from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_encoder
+from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
 CLASSIFIERS = [name for name in BUNDLED if name != ENCODER]
@@ -49,6 +50,8 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
         assert "Starts at random" not in caplog.text
     text = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".json", ".md"))
     assert not any(word in text for word in ("/work", "/home", "/root", "/tmp"))
+    # a copy under another name, calibrated or pushed, still names its sources
+    assert (origins := read(name, "run.json")["origins"]) in render_card(folder, "me/copy") and "licence |" in origins
 
 
 def test_without_a_name_the_better_classifier_is_used_and_says_so(classifier, caplog):
