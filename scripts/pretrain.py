@@ -17,8 +17,9 @@ from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, Pretra
 from smsa.pretraining.corpus import decontaminate, encode_sources, is_held_out, read_sources, read_texts
 from smsa.pretraining.encoder import add_words, build_encoder, build_tokenizer
 from smsa.pretraining.trainer import MaskedTrainer
-from smsa.runtime import rank, set_up_process
+from smsa.runtime import on_main, rank, set_up_process
 from smsa.sharing.card import describe_base, publish_run
+from smsa.sharing.hub import push, require_access
 from smsa.training.arguments import describe_settings
 from smsa.training.checkpointing import describe_run, find_start, sole_run
 from smsa.training.metrics import history_table
@@ -34,10 +35,15 @@ HISTORY = {
 
 
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
-    """Pre-train, or resume, and leave an encoder; every rank of a launch calls it."""
+    """Pre-train, or resume, leave an encoder, and push it where that is asked for; every rank of a launch calls it."""
     set_up_process()
+    hub_id, private = training_args.hub_model_id, bool(training_args.hub_private_repo)
+    if training_args.pushes_to_hub:
+        on_main(lambda: require_access(hub_id, private))
     with sole_run(Path(training_args.output_dir), resume=training_args.resume is not None):
         pretrain(encoder_args, corpus_args, training_args)
+    if training_args.pushes_to_hub and rank() == 0:
+        logger.info("On the Hub: %s", push(training_args.output_dir, hub_id, private, training_args.hub_revision))
 
 
 def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
