@@ -107,7 +107,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
             values, metadata = _describe_classifier(folder, metrics, run)
         metadata |= {
             "language": "id",
-            "license": licence or metadata.get("license"),
+            "license": licence or metadata.get("license", base["license"]),
             "library_name": "transformers",
             "base_model": base["name"] if base["kind"] == "hub" else None,
             "model_name": Path(name).name,

@@ -166,12 +166,14 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(w
 
     (tmp_path / "words.txt").write_text("gacor\n")
     continued = [*words, "--model_name_or_path", folder, "--add_tokens", tmp_path / "words.txt", "--max_steps", 2]
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     to_hub = []  # what is checked before the run, and pushed after it
     for name in ("require_access", "push"):
         monkeypatch.setattr(pretrain, name, lambda *given: to_hub.append(given))
     hub = ["--push_to_hub", "--hub_model_id", "me/encoder", "--hub_private_repo"]
     call(*continued, "--output_dir", tmp_path / "continued", *hub)
     assert to_hub == [("me/encoder", True), (str(tmp_path / "continued"), "me/encoder", True, None)]
+    assert ModelCard.load(tmp_path / "continued" / "README.md").data.license == "mit"  # that of its base model
     again, tokens = load_encoder(str(tmp_path / "continued"))
     assert len(tokens) == len(tokenizer) + 1 == again.config.vocab_size
 
