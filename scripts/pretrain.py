@@ -112,7 +112,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     # the newest checkpoint stays, from which the run can be lengthened, and the best one, where one is asked for
     rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
-    logger.info("The encoder is in %s; fine-tune it with --model_name_or_path.", output_dir)
+    logger.info("The encoder is in %s, whose README.md has the command that fine-tunes it.", output_dir)
 
 
 if __name__ == "__main__":
