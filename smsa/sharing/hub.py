@@ -122,7 +122,7 @@ def _explaining(repo_id: str, way_out: str = "") -> Iterator[None]:
     # HTTPError: the Hub's answer, or none; ConnectionError: hf_xet's; ValueError: a name or a card that is refused.
     except (HTTPError, ConnectionError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = f"{repo_id} on the Hub: {' '.join(str(error).split()) or repr(error)}"
+        reason = f"{repo_id} on the Hub: {' '.join(str(error).split()).rstrip('.') or repr(error)}."
         if status in (401, 403):
             reason = (
                 f"The Hub refuses the token for {repo_id} ({status}): there must be one that is valid and may write "

@@ -107,7 +107,7 @@ def test_branches_tags_and_pull_requests(hub, folder):
     with pytest.raises(UserError, match="leave --tag and --revision out"):
         push(folder, "team/model", pull_request=True, tag="second")
     hub.faults.clear()
-    with pytest.raises(UserError, match="exists already The commit itself is made: http"):  # it stays with its commit
+    with pytest.raises(UserError, match=r"already\. The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
     assert repository.tags == {"first": repository.branches["v2"]}
     assert set(repository.files()) >= UPLOADED
