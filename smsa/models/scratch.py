@@ -11,7 +11,7 @@ from smsa.data.labels import label_maps
 
 logger = logging.getLogger(__name__)
 
-# Chosen on SmSA valid: see "From scratch" in docs/training.md.
+# Chosen on SmSA valid; "From scratch" in docs/training.md says what comes of it.
 SCRATCH_VOCAB_SIZE = 8_000
 SCRATCH_SHAPE = {
     "num_hidden_layers": 4,

@@ -1,6 +1,6 @@
 """Training with less work for the same mathematics: other rounding, and other random numbers in dropout.
 
-What each part saves is measured by benchmarks/training.py; docs/speed.md has the figures, and what was tried and left.
+What it saves is measured by benchmarks/training.py; docs/speed.md has the figures.
 """
 
 from types import MethodType
