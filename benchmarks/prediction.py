@@ -1,6 +1,6 @@
 """Label the texts of one CSV as people do today and as smsa does, side by side in one run on one machine.
 
-python benchmarks/prediction.py --output benchmarks/results/prediction.md
+python benchmarks/prediction.py --output runs/bench/prediction.md
 python benchmarks/prediction.py --shape small --rows 2000
 
 Each contender reads a CSV, labels its texts and writes a CSV with a label and three probabilities.

@@ -1,6 +1,6 @@
 """Train one classifier as people do today and as smsa does, side by side in one run on one machine.
 
-python benchmarks/training.py --output benchmarks/results/training.md
+python benchmarks/training.py --output runs/bench/training.md
 
 Every contender runs in a process of its own, from the same weights and rows. Rows/s are those of the steps of all
 epochs but the first, in which memory comes from the system; evaluation and checkpoints are not counted.
