@@ -18,7 +18,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("folder", help="Folder that scripts/finetune.py has finished.")
+    parser.add_argument("folder", help="Folder that scripts/finetune.py or pretrain.py has finished.")
     parser.add_argument("repo_id", help="Name on the Hub: NAMESPACE/NAME, or a name in your own namespace.")
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
     parser.add_argument("--revision", help="Branch to commit to, created if there is none; main if not given.")
