@@ -132,7 +132,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         options = {"labels": range(len(labels)), "target_names": labels, "digits": 4, "zero_division": 0}
         report = classification_report(gold, predicted, **options)
         logger.info("%s, epoch %d\n%s", split, metrics["epoch"], report)
-    logger.info("The model is in %s", output_dir)
+    logger.info("The model is in %s, whose README.md says how to use it.", output_dir)
 
 
 if __name__ == "__main__":
