@@ -72,7 +72,9 @@ _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
     "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
 )
-_RAW = frozenset("full original raw asli".split())  # beside one of these words they name the column all the more
+_RAW = frozenset(
+    "full original raw asli laporan aduan pengaduan".split()
+)  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
@@ -86,6 +88,7 @@ SENTIMENTS = {  # the words of labels
     **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
+_REPLY = re.compile("repl(y|ied)|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
@@ -645,7 +648,8 @@ def are_numbers(values: Iterable[str | None]) -> bool:
 def find_text_columns(names: list[str], columns: list[Sequence[object]], is_typed: bool) -> tuple[list[int], list[int]]:
     """Return the places of the columns that are the texts by name or else by content, and of those that could be.
 
-    By content it is the one whose values are long and various, twice as much as those of any other.
+    Of several names it is the one that most rows fill, of a text and its reply the text; by content the one whose
+    values are long and various, twice as much as those of any other.
 
     Args:
         columns: some values of each column.
@@ -672,7 +676,11 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1:
         return [1 - labels[0]], could
-    ranked = sorted(known or could, key=weights.__getitem__, reverse=True)
+    ranked = [i for i in known or could if not _REPLY.search(names[i])] or known or could
+    if known:  # a post or an article is longer than the comments on it
+        filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
+        return filled if len(filled) == 1 else known, could
+    ranked = sorted(ranked, key=weights.__getitem__, reverse=True)
     second = weights[ranked[1]] if len(ranked) > 1 else 0.0
     stands_out = bool(ranked) and weights[ranked[0]] >= max(3.0, 2 * second)
-    return ranked[:1] if stands_out else known, could
+    return ranked[:1] if stands_out else [], could

@@ -26,6 +26,7 @@ ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,negatif,positif\n" * 2
 HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
+POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
 TRUTHS, TRUE = {"teks": ["a", "b"] * 20, "label": [True, False] * 20}, "--label_map=false=negative,true=positive"
@@ -58,6 +59,7 @@ def train(argv: list[str], classifier=None) -> None:
 REFUSALS = {
     "which column": (predict, "a.csv", TWO, "", ["--text_column teks"]),
     "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
+    "a post and its comments": (predict, "a.csv", POSTS, "", ["--text_column content", "--text_column |komentar"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
