@@ -90,7 +90,7 @@ SENTIMENTS = {  # the words of labels
 }
 _REPLY = re.compile("repl(y|ied)|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
-_WORD = re.compile(r"https?://\S+|@\w+|([^\W\d_]+)")
+_WORD = re.compile(r"https?://\S+|@\w+|[\w-]*\d[\w-]*|([^\W\d_]+)")  # a key of letters and digits is none
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
@@ -672,7 +672,10 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     ]
     known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
-    if len(known) == 1 or (len(could) == 1 and (is_typed or len(names) == 1)):
+    # the only column of strings may be that of labels, or say `type`, while the texts stand where they are not found
+    is_alone = len(could) == 1 and is_typed and could[0] not in labels
+    is_alone = is_alone and (len(columns[could[0]]) < 2 or len({*map(str, columns[could[0]])}) > 1)
+    if len(known) == 1 or is_alone or len(could) == len(names) == 1:
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1:
         return [1 - labels[0]], could

@@ -73,6 +73,7 @@ KINDS = {
     "Windows-1252": ("a.csv", "id;text\n1;café – enak\n".encode("cp1252"), "text", ["café – enak"], "Windows-1252"),
     "a text and its reply": ("a.csv", "id,Isi Laporan,Tanggapan\n1,mati lampu,Baik kak segera kami cek\n",
                              "Isi Laporan", ["mati lampu"], ""),
+    "keys": ("a.csv", "id,A.t\n5a1b-3c4d-9e8f-7a6b-1c2d-3e4f-a0b9,enak dan murah\n", "A.t", ["enak dan murah"], ""),
     "remarks on texts": ("a.csv", "text,comment\nenak,\nkotor,tidak yakin apa ini negatif\nx,\n", "text",
                          ["enak", "kotor", "x"], ""),
     "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "commas and blanks"),

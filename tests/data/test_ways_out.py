@@ -27,6 +27,7 @@ HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
+KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
 TRUTHS, TRUE = {"teks": ["a", "b"] * 20, "label": [True, False] * 20}, "--label_map=false=negative,true=positive"
@@ -60,6 +61,14 @@ REFUSALS = {
     "which column": (predict, "a.csv", TWO, "", ["--text_column teks"]),
     "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
     "a post and its comments": (predict, "a.csv", POSTS, "", ["--text_column content", "--text_column |komentar"]),
+    "a single column, of labels": (predict, "a.parquet", KINDS, "", ["--text_column kelas"]),
+    "a single column, of one value": (
+        predict,
+        "a.parquet",
+        {"x": ["Feature"] * 2, "n": [1, 2]},
+        "",
+        ["--text_column x"],
+    ),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
