@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pooch
+import pyarrow.parquet as pq
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from sklearn.model_selection import train_test_split
@@ -155,13 +156,9 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     files: dict[str, Path | None] = {"train": None, "valid": None}
     for split, names in known.items():
         for rows in [found[there] for there in names if there in found][:1]:
-            frame = rows.to_pandas()
-            for column, feature in rows.features.items():
-                if isinstance(feature, ClassLabel):  # its names say what its numbers mean
-                    frame[column] = frame[column].map(dict(enumerate(feature.names)))
             files[split] = folder / f"{split}.parquet"
             unfinished = folder / f"{split}.{os.getpid()}"  # another rank may be reading the file
-            frame.to_parquet(unfinished, index=False)
+            pq.write_table(rows.with_format("arrow")[:], unfinished)
             unfinished.replace(files[split])
     if files["train"] is None:
         raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
@@ -232,10 +229,14 @@ def read_rows(
             "--label_column gold."
         )
     meant = match_labels(labels, label_map)
+    features = json.loads((source.schema.metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features", {})
+    names = features.get(source.label_column, {}).get("names")  # of a ClassLabel, which say what its numbers mean
     texts, ids, lines, bad_rows = [], [], [], []
     for chunk in source.chunks():
         bad_rows += [row for _, row in chunk.bad_rows]
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
+        if names:
+            gold = [names[i] if i in range(len(names)) else None for i in gold]
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
             plain = plain_label(label)
             label_id = meant.get(label if isinstance(label, str) and label in meant else plain, _UNKNOWN)

@@ -50,7 +50,7 @@ from smsa.data.formats import (
     show,
     unescape,
 )
-from smsa.data.labels import are_sentiments, find_label_columns
+from smsa.data.labels import are_sentiments, find_label_columns, plain_label
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -280,6 +280,13 @@ class Source:
             places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
             usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
+            numbers = [*map(plain_label, columns[names.index(self.label_column)])]
+            for i in [i for i, values in enumerate(columns) if are_sentiments(values)]:
+                words = [*map(plain_label, columns[i])]  # say what the numbers mean, if each has a word of its own
+                is_told = len({*zip(numbers, words)}) == len({*numbers}) == len({*words})
+                if is_told and are_numbers(numbers) and self._label_asked == "label":
+                    self.label_column, numbers = names[i], words
+                    self._notes.append(f"the labels are in the column {names[i]!r}")
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
         found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]

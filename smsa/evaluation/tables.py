@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import set_seed
 
@@ -34,7 +35,11 @@ def _to_file(data: Table, folder: str) -> Path:
         return Path(data)
     if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
         data = {"text": pd.array(data, "string")}  # also of no texts
-    frame = data.to_pandas() if isinstance(data, Dataset) else pd.DataFrame(data)
+    path = Path(folder, "table.parquet")
+    if isinstance(data, Dataset):
+        pq.write_table(data.with_format("arrow")[:], path)
+        return path
+    frame = pd.DataFrame(data)
     if not frame.columns.is_unique:
         raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
     for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
@@ -42,7 +47,6 @@ def _to_file(data: Table, folder: str) -> Path:
             pa.array(frame[name], from_pandas=True)
         except (pa.ArrowException, OverflowError):  # numbers and words are words, as in a file of Excel
             frame[name] = frame[name].map(str, na_action="ignore")
-    path = Path(folder, "table.parquet")
     frame.to_parquet(path, index=False)
     return path
 

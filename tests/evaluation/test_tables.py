@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from tables import write_workbook
 from transformers import TrainerState
 
@@ -25,6 +25,15 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx"):
         assert smsa.predict(same, FAST)["label"].tolist() == found["label"].tolist()
     assert smsa.predict([], FAST).columns.tolist() == ["text", *found.columns[2:]]
+
+
+def test_the_names_of_a_class_label_say_what_its_numbers_mean(tmp_path):
+    rows = Dataset.from_dict({"teks": ["enak", "kotor"], "label": [0, 1]})
+    rows = rows.cast_column("label", ClassLabel(names=["positive", "negative"]))
+    rows.to_parquet(tmp_path / "a.parquet")
+    for data in (rows, tmp_path / "a.parquet"):
+        assert smsa.evaluate(data, FAST)["data"]["n_texts"] == 2
+    assert smsa.read_rows(tmp_path / "a.parquet")[1] == [0, 2]
 
 
 DATA = [["Laporan"], [], ["No", "Ulasan", "Sentimen"]]
