@@ -85,7 +85,7 @@ _OTHER = frozenset(  # so that a line of them is known to name columns
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
     **dict.fromkeys(("positive", "positif", "pos"), "positive"),
-    **dict.fromkeys(("neutral", "netral", "neu", "net"), "neutral"),
+    **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
 _REPLY = re.compile("repl(y|ied)|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts

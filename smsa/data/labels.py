@@ -25,6 +25,8 @@ _LONGEST = 40  # of what is looked at as a label
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
+# Words that make another more or less, so that it still says what is meant
+_DEGREES = re.compile(r"(?:(?:sangat|amat|cukup|agak|cenderung|very|strongly|extremely|somewhat|slightly) )+(\w+)")
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
 _USUAL = (
@@ -32,6 +34,7 @@ _USUAL = (
     {"-1": "negative", "0": "neutral", "1": "positive"},
     {"0": "negative", "4": "positive"},
     {"-": "negative", "0": "neutral", "+": "positive"},
+    {"1": "negative", "2": "positive"},
     {"0": "negative", "1": "neutral", "2": "positive"},
     {"1": "negative", "2": "neutral", "3": "positive"},
     {"1": "negative", "2": "negative", "3": "neutral", "4": "positive", "5": "positive"},
@@ -150,7 +153,8 @@ def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
     numbers = {value: _to_number(value) for value in values}
     usual = next((meant for meant in _USUAL if meant.keys() >= {*numbers.values()} and len(values) > 1), {})
     ids = match_labels(labels)
-    meant = {value: ids.get(usual.get(numbers[value])) for value in values}
+    said = {value: SENTIMENTS.get(_DEGREES.sub(r"\1", re.sub("[-_]", " ", value))) for value in values}
+    meant = {value: ids.get(usual.get(numbers[value]) or said[value]) for value in values}
     return ",".join(f"{value}={DROP if i is None else labels[i]}" for value, i in meant.items())
 
 

@@ -118,6 +118,8 @@ def test_labels_of_own_names_are_taken_as_they_are_in_the_order_given(tmp_path):
     "bintang 1=negative,bintang 4=positive",
     "★☆☆☆☆=negative,★★★★★=positive",
     "1 star=negative,5 stars=positive",
+    "1=negative,2=positive",
+    "sangat negatif=negative,very_positive=positive,kurang positif=drop",
 ])  # fmt: skip
 def test_numbers_and_ratings_have_their_usual_meaning(label_map):
     assert propose_map([pair.partition("=")[0] for pair in label_map.split(",")], LABELS) == label_map
