@@ -10,7 +10,7 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -56,6 +56,8 @@ from smsa.errors import UserError
 logger = logging.getLogger(__name__)
 
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
+# A line with one label of fastText, which stands before or behind the text; one with several is no row
+_FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(.*?)\s*__label__(\S+)[ \t,]*(.*)")
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
@@ -138,7 +140,7 @@ class Source:
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
         self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
-        self._is_escaped = False
+        self._change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
             self.format = find_contents(stream, path, suffix)
@@ -183,19 +185,18 @@ class Source:
                     self._nested.setdefault(path, []).append(value)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(lines, _ROWS_LOOKED_AT))
-        if head and self.format == "txt" and all(line.startswith("__label__") for line in head):
-            named = shlex.quote(str(self.path)), shlex.quote(str(self.path.with_suffix(".tsv")))
-            raise UserError(
-                f"{self.path} has fastText's labels before the texts: write them as a column, with "
-                f"sed -E 's/^__label__([^ ]+) /\\1\\t/' {named[0]} > {named[1]}"
-            )
+        if "__label__" in "".join(head[:1]) and all("__label__" in line or line.isspace() for line in head):
+            self._change, self._separator, self.format = partial(_FASTTEXT.sub, r"\2\t\1\3"), "\t", "tsv"
+            self._notes.append("fastText's labels")
+            columns = [[self._change(line).split("\t")[i] for line in head if not line.isspace()] for i in (0, -1)]
+            return [self._label_asked or SMSA_COLUMNS[1], self._text_asked or SMSA_COLUMNS[0]], columns
         if self.format in ("tsv", "txt") and are_quoted(head, self.path):
             self.format = "csv"
         self._separator, rows = find_separator(head, self.path, self.format)
         if self.format == "csv" and any('\\"' in line for line in head):
             separator, unescaped = find_separator([*map(unescape, head)], self.path, self.format)
             if unescaped.count([]) < rows.count([]):  # of bad rows, and blank lines
-                self._is_escaped, self._separator, rows = True, separator, unescaped
+                self._change, self._separator, rows = unescape, separator, unescaped
                 self._notes.append("quotes with a backslash before them")
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
             blanks = " and blanks" if len(self._separator) > 1 else ""
@@ -434,7 +435,7 @@ class Source:
         # a line of separators, as spreadsheets leave behind; a prediction has a row for it
         blank = [""] * width if self.format == "csv" and self.label_column is not None else names
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
-        lines = map(unescape, content) if self._is_escaped else content
+        lines = map(self._change, content) if self._change else content
         for line, fields in islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None):
             is_whole = isinstance(fields, list) and len(fields) == width
             is_whole &= width == 1 or fields not in (names, blank)
