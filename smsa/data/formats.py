@@ -346,7 +346,7 @@ def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], ob
     """
     decode = json.JSONDecoder(parse_float=parse_float).decode
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r\n")
+        line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
             continue
         try:
@@ -373,8 +373,11 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
     before, line, names = 0, 1, None
     position = skip(text, 0).end()
     try:
-        if not text.startswith("[", position):
-            value, end = decode(text, position)
+        is_array = text.startswith("[", position)
+        value, end = (None, 0) if is_array else decode(text, position)
+        if not is_array and text.startswith("{", skip(text, end).end()) and not _find_array(value, path):
+            text, position, is_array = f"[{text}]", 0, True  # objects one after the other, as jq writes them
+        if not is_array:
             yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
         else:
             end = position + 1
@@ -417,7 +420,8 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         # a list that one part alone has is no cell: {"data": {"comments": [...]}} has its rows there
         shared = set(columns[0]).intersection(*columns[1:]) if len(columns) > 1 else ()
         is_named = any(name_kind(k) for k, cell in columns[0].items() if k in shared or not isinstance(cell, list))
-        if is_numbered or (is_named and not any(map(name_kind, held))):
+        has_rows = len(columns) == 1 and _find_array(columns[0], path)  # {"feed": {"author": {}, "entry": [...]}}
+        if not has_rows and (is_numbered or (is_named and not any(map(name_kind, held)))):
             return columns  # rows by their index, or by a key that a data base gave
     inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
     if len(inner) == 1:
@@ -646,7 +650,8 @@ def are_numbers(values: Iterable[str | None]) -> bool:
 
 
 def find_text_columns(names: list[str], columns: list[Sequence[object]], is_typed: bool) -> tuple[list[int], list[int]]:
-    """Return the places of the columns that are the texts by name or else by content, and of those that could be.
+    """Return the places of the columns that are the texts by name or else by content, and of those that could be, the
+    best first.
 
     Of several names it is the one that most rows fill, of a text and its reply the text; by content the one whose
     values are long and various, twice as much as those of any other.
@@ -665,9 +670,11 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
             labels.append(i)
+    could.sort(key=lambda i: -weights[i])  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    is_count = [  # `comments` that are numbers
-        name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None)
+    is_count = [  # `comments` that are numbers, or have the texts within
+        (name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None))
+        or any(isinstance(value, dict | list) for value in values)
         for name, values in zip(names, columns, strict=True)
     ]
     known = [i for i in named if i in could] or [i for i in named if not is_count[i]]

@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
 # A line with one label of fastText, which stands before or behind the text; one with several is no row
 _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(.*?)\s*__label__(\S+)[ \t,]*(.*)")
+_NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
@@ -275,6 +276,8 @@ class Source:
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
+        if within := [path for path in self._nested if path not in names][:_NESTED_SHOWN]:
+            listed += f" Within them: {', '.join(map(repr, within))}."
         last = [name.rpartition(".")[2] if name in self._nested else name for name in names]
         texts, could = find_text_columns(last, columns, self.is_typed or self.format in ("jsonl", "json"))
         if self._label_asked is not None:
@@ -292,6 +295,9 @@ class Source:
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
         found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
         if len(found) != 1:
+            if self._nested and not found:
+                places = {**dict(zip(names, columns)), **self._nested}
+                self.candidates = [[*places][i] for i in find_text_columns([*places], [*places.values()], True)[1]]
             example = shlex.quote(found[0] if found else (self.candidates or names)[0])
             asked = f"which column holds the texts? Name it, for example --text_column {example}."
             raise UserError(f"{self.path}: {asked} {listed}", self.candidates)
@@ -307,7 +313,8 @@ class Source:
 
         A rating is no label where labels for sentiments stand within.
         """
-        paths, within = [*self._nested], [*self._nested.values()]
+        paths = [*self._nested]
+        within = [values + [None] * (len(columns[0]) - len(values)) for values in self._nested.values()]
         last = [path.rpartition(".")[2] for path in paths]
         added = [path for path in (self._text_asked, self._label_asked) if path in self._nested]
         held = [(name_kind(name), [v for v in values if isinstance(v, str)]) for name, values in zip(names, columns)]

@@ -47,6 +47,11 @@ KINDS = {
     "JSON, values": ("a.json", '[["enak ya", 1], ["kotor", 2]]', "column_1", ["enak ya", "kotor"], ""),
     "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
     "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON, a feed": ("a.json", '{"feed": {"author": {"name": "x"}, "entry": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
+                             '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"], ""),
+    "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"], ""),
+    "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"], ""),
     "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"], ""),
     "an array in .jsonl": ("a.jsonl", '[{"isi": "a"},\n {"isi": "b"}]\n', "isi", ["a", "b"], "JSON"),
     "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"], ""),

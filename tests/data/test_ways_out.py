@@ -27,6 +27,7 @@ HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
+WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
@@ -69,6 +70,14 @@ REFUSALS = {
         "",
         ["--text_column x"],
     ),
+    "texts within": (
+        predict,
+        "a.jsonl",
+        '{"type": "F", "v": {"at": 1, "s_p": "a b"}}\n' * 2,
+        "",
+        ["--text_column v.s_p"],
+    ),
+    "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
