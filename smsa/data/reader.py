@@ -205,9 +205,9 @@ class Source:
         if self.encoding != "utf-8":
             names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
             self._notes.append(names.get(self.encoding, self.encoding[:6].upper()))
-        return self._name_columns(rows)
+        return self._name_columns(rows, all(line.startswith('"') for line in head))
 
-    def _name_columns(self, rows: list[list]) -> tuple[list[str], list[list]]:
+    def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
         """Return what the first rows say: names of columns and what stands in each; also which row is the first."""
         widths = Counter(len(row) for row in rows if row)
         if not widths:
@@ -229,7 +229,7 @@ class Source:
         if header is not None:
             self._n_above, names = header
             behind = [row for row in rows[self._n_above :] if any(row)]
-            is_wider = self._separator in ("\t", " ") and {*map(len, behind)} == {len(names) + 1}
+            is_wider = (is_quoted or self._separator in ("\t", " ")) and {*map(len, behind)} == {len(names) + 1}
             if is_wider and all(row[0].isdecimal() for row in behind) and any(row[-1] for row in behind):
                 names = ["", *names]  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):

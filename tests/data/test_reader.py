@@ -66,6 +66,7 @@ KINDS = {
     "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
                                ['kata "dia" ya', "a\nb"], ""),
     "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
+    "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","kotor",3\n', "teks", ["enak, ya", "kotor"], ""),
     "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
     "a count of comments": ("a.csv", "id,desc,comments\n1,enak dan murah sekali,0\n2,enak juga ya,3\n", "desc",
                             ["enak dan murah sekali", "enak juga ya"], ""),
