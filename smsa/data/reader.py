@@ -492,6 +492,10 @@ class Source:
             ends_row = cells[-1].strip().lower() in SENTIMENTS
             ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
+                # as Excel writes a row that it has in one cell; the quotes within are doubled
+                inner = [row for _, row in read_separated(fields, self.path, self._separator, "csv")]
+                if len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width:
+                    return inner[0]
                 return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
