@@ -371,9 +371,9 @@ class Source:
                 f"example --sheet {shlex.quote([*sheets][0])}, and --text_column if there are several columns of texts."
             )  # fmt: skip
         if len(best) > 1:
-            listed = ", ".join(map(repr, best))
+            listed, longest = ", ".join(map(repr, best)), max(best, key=lambda name: len(sheets[name]))
             raise UserError(
-                f"{self.path}: texts are in the sheets {listed}: choose one, --sheet {shlex.quote(best[0])}."
+                f"{self.path}: texts are in the sheets {listed}: choose one, --sheet {shlex.quote(longest)}."
             )
         self._take_sheet(sheets[best[0]])
         if len(sheets) > 1:

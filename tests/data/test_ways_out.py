@@ -28,6 +28,7 @@ TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", 
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
+REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["isi"], ["a"], ["b"]]}
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
@@ -88,6 +89,7 @@ REFUSALS = {
     "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column kelas"]),
     "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
     "a sheet": (predict, "a.xlsx", {"Jan 1": [["isi"], ["a"]], "Feb": [["isi"], ["b"]]}, "", ["--sheet 'Jan 1'"]),
+    "sheets, one of remarks": (predict, "a.xlsx", REMARKS, "", ["--sheet B"]),
     "a sheet and a column": (predict, "a.xlsx", TALKS, "", ["--sheet A", "--text_column |isi"]),
     "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
     "no sheets": (predict, "a.csv", LABELLED, "--sheet A", ["-"]),
