@@ -684,7 +684,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     is_alone = is_alone and (len(columns[could[0]]) < 2 or len({*map(str, columns[could[0]])}) > 1)
     if len(known) == 1 or is_alone or len(could) == len(names) == 1:
         return known or could, could
-    if not known and len(names) == 2 and len(labels) == 1:
+    if not known and len(names) == 2 and len(labels) == 1 and 1 - labels[0] in could:
         return [1 - labels[0]], could
     ranked = [i for i in known or could if not _REPLY.search(names[i])] or known or could
     if known:  # a post or an article is longer than the comments on it

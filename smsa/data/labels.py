@@ -97,7 +97,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     by_content = [i for i, values in enumerate(columns) if are_sentiments(values)]
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    sure = [i for i in named or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
+    few = [i for i in named if len(plain[i]) <= _MOST_LABELS]  # a polarity from -1 to 1 is none
+    sure = [i for i in few or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
     both = [i for i in sure if i in by_content]
     ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
     taken = both if len(both) == 1 else sure or ([] if by_content else ratings)

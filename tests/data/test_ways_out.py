@@ -29,6 +29,7 @@ QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
 REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["isi"], ["a"], ["b"]]}
+BESIDE = '[{"text": {"raw": "a b", "clean": "a"}, "label": "positif"}]'
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
@@ -78,6 +79,7 @@ REFUSALS = {
         "",
         ["--text_column v.s_p"],
     ),
+    "texts within, beside labels": (predict, "a.json", BESIDE, "", ["--text_column text.raw"]),
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
