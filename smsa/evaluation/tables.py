@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from smsa.data.datasets import ReadingArguments, encode_splits, load_splits, write_rejects
@@ -39,10 +39,14 @@ def _to_file(data: Table, folder: str) -> Path:
     if isinstance(data, Dataset):
         pq.write_table(data.with_format("arrow")[:], path)
         return path
+    if isinstance(data, DatasetDict):
+        raise UserError(f"these are several tables ({', '.join(data)}): give one, as data[{next(iter(data), '')!r}].")
     frame = pd.DataFrame(data)
     if not frame.columns.is_unique:
         raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
     for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
+        if frame[name].isna().all():
+            frame[name] = frame[name].astype("string")  # of nulls, and of no rows, nothing else says so
         try:
             pa.array(frame[name], from_pandas=True)
         except (pa.ArrowException, OverflowError):  # numbers and words are words, as in a file of Excel

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from conftest import SAMPLE_DIR
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 from tables import write_workbook
 from transformers import TrainerState
 
@@ -25,6 +25,9 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx"):
         assert smsa.predict(same, FAST)["label"].tolist() == found["label"].tolist()
     assert smsa.predict([], FAST).columns.tolist() == ["text", *found.columns[2:]]
+    assert smsa.predict(frame[:0], FAST).columns.tolist() == found.columns.tolist()
+    with pytest.raises(UserError, match=r"several tables \(train\): give one, as data\['train'\]"):
+        smsa.predict(DatasetDict(train=Dataset.from_dict({"text": texts})), FAST)
 
 
 def test_the_names_of_a_class_label_say_what_its_numbers_mean(tmp_path):
