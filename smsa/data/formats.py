@@ -70,10 +70,10 @@ _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
-    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik saran masukan kesan".split()
 )
 _RAW = frozenset(
-    "full original raw asli laporan aduan pengaduan".split()
+    "full original raw asli laporan aduan pengaduan dan".split()
 )  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
@@ -88,7 +88,7 @@ SENTIMENTS = {  # the words of labels
     **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
-_REPLY = re.compile("repl(y|ied)|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
+_REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _WORD = re.compile(r"https?://\S+|@\w+|[\w-]*\d[\w-]*|([^\W\d_]+)")  # a key of letters and digits is none
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
@@ -97,6 +97,7 @@ _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
+_ROWS_EMPTY = 10  # show that a column of texts by its name is none
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
@@ -556,7 +557,8 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     is_csv, found = format == "csv", {}
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
     quoted = _QUOTED_NAMES.fullmatch(lines[0]) if is_csv and lines else None
-    only = [" "] if quoted and quoted[1] == " " else ["\t"] if format == "tsv" and "\t" in marks else []
+    has_tabs = "\t" in marks and (format == "tsv" or 2 * sum("\t" in line for line in lines) > len(lines))
+    only = [" "] if quoted and quoted[1] == " " else ["\t"] if has_tabs and not is_csv else []
     for mark in (marks := only or [*marks, None]):
         rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
@@ -679,6 +681,9 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
     ]
     known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
+    is_empty = known and all(len(columns[i]) >= _ROWS_EMPTY and not any(columns[i]) for i in known)
+    if is_empty and any(weights[i] for i in could if i not in labels):
+        return [], could  # the named column is for remarks, which nobody made
     # the only column of strings may be that of labels, or say `type`, while the texts stand where they are not found
     is_alone = len(could) == 1 and is_typed and could[0] not in labels
     is_alone = is_alone and (len(columns[could[0]]) < 2 or len({*map(str, columns[could[0]])}) > 1)

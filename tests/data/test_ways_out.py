@@ -30,6 +30,7 @@ POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke 
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
 REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["isi"], ["a"], ["b"]]}
 BESIDE = '[{"text": {"raw": "a b", "clean": "a"}, "label": "positif"}]'
+REMARKED = LABELLED.replace("teks,label", "kal,label,komentar").replace("tif\n", "tif,\n").replace("tral\n", "tral,\n")
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
@@ -80,6 +81,7 @@ REFUSALS = {
         ["--text_column v.s_p"],
     ),
     "texts within, beside labels": (predict, "a.json", BESIDE, "", ["--text_column text.raw"]),
+    "remarks that nobody made": (train, "a.csv", REMARKED, "", ["--text_column kal"]),
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
