@@ -674,13 +674,14 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
             labels.append(i)
     could.sort(key=lambda i: -weights[i])  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    is_count = [  # `comments` that are numbers, or have the texts within
-        (name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None))
-        or any(isinstance(value, dict | list) for value in values)
+    is_count = [  # `comments` that are numbers
+        name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None)
         for name, values in zip(names, columns, strict=True)
     ]
     known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
+    if any(isinstance(value, dict | list) for i in known if i not in could for value in columns[i]):
+        return [], could  # the texts are within
     is_empty = known and all(len(columns[i]) >= _ROWS_EMPTY and not any(columns[i]) for i in known)
     if is_empty and any(weights[i] for i in could if i not in labels):
         return [], could  # the named column is for remarks, which nobody made

@@ -250,6 +250,7 @@ BAD = {
     "all.jsonl": (b"[]\n1\n{}\n", [], [1, 2, 3], "not"),
     "within.jsonl": (b'{"a":{"text":"a"}}\n{"a":{"text":{"b":"x"}}}\n', "a", [2], "the text is not a string"),
     "ft.txt": (b"__label__x a\n__label__x __label__y b\n__label__y c\n", "ac", [2], "1 field(s) instead of 2"),
+    "lists.jsonl": (b'{"text":"a"}\n{"text":["b",{"x":1}]}\n{"text":"c"}\n', "ac", [2], "the text is not a string"),
     "a.txt": (b"a\nb\xff\nc\n", "ac", [2], "not valid UTF-8"),
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range
 REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["isi"], ["a"], ["b"]]}
 BESIDE = '[{"text": {"raw": "a b", "clean": "a"}, "label": "positif"}]'
 REMARKED = LABELLED.replace("teks,label", "kal,label,komentar").replace("tif\n", "tif,\n").replace("tral\n", "tral,\n")
+LISTS = '[{"product": "a", "reviews": [{"x": "b"}, {"x": "c"}]}, {"product": "b", "reviews": []}]'
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
 NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
 BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
@@ -82,6 +83,7 @@ REFUSALS = {
     ),
     "texts within, beside labels": (predict, "a.json", BESIDE, "", ["--text_column text.raw"]),
     "remarks that nobody made": (train, "a.csv", REMARKED, "", ["--text_column kal"]),
+    "texts within lists": (predict, "a.json", LISTS, "", ["--text_column product"]),
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
