@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from smsa.data.formats import SENTIMENTS, name_kind
+from smsa.data.formats import SENTIMENTS, are_numbers, name_kind
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
@@ -97,7 +97,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     by_content = [i for i, values in enumerate(columns) if are_sentiments(values)]
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    few = [i for i in named if len(plain[i]) <= _MOST_LABELS]  # a polarity from -1 to 1 is none
+    # many numbers, as polarities from -1 to 1, are none
+    few = [i for i in named if len(plain[i]) <= _MOST_LABELS or not are_numbers(plain[i])]
     sure = [i for i in few or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
     both = [i for i in sure if i in by_content]
     ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]

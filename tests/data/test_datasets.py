@@ -141,6 +141,7 @@ LABEL_COLUMNS = {
     "words of its numbers": ("teks,label,label_text\na,0,positive\nb,1,negative\nc,0,positive\n", "label_text"),
     "words of something else": ("teks,label,vader\na,0,positive\nb,1,negative\nc,0,negative\n", "label"),
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),
+    "many words": ("teks,kelas,rating\n" + "".join(f"a,niat {i},{i % 5}\n" for i in range(30)), "kelas"),
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
     "our own prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", None),
