@@ -151,6 +151,8 @@ class RunArguments(TrainingArguments):
         if self.use_cpu and world_size() > 1:  # Trainer heeds ddp_timeout on GPUs alone
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
+        if self.greater_is_better and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # else taken for a loss
         self.lr_scheduler_type = schedule if schedule == EPOCH_STEP else self.lr_scheduler_type
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS

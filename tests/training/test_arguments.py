@@ -48,6 +48,9 @@ def test_settings_are_what_ran_and_nothing_that_does_not_matter(tmp_path):
     assert describe("--precision", "no", *words) == plain | changed
     assert describe("--precision", "bf16")["optim"] == "adamw_torch_fused"
     assert describe("--data_seed", "0")["data_seed"] == 0
+    plateau = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--lr_scheduler_kwargs", '{"patience": 1}']  # of F1, or
+    assert describe(*plateau)["lr_scheduler_kwargs"] == {"mode": "max", "patience": 1}
+    assert describe(*plateau, "--metric_for_best_model", "loss")["lr_scheduler_kwargs"] == {"patience": 1}
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     assert "sha256 of the base model" in describe("--model_name_or_path", str(tmp_path))
 
