@@ -57,6 +57,8 @@ def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_pat
     evaluated = [entry["epoch"] for entry in trainer.state.log_history if "eval_f1" in entry]
     assert evaluated == [3, 6, 9]  # the first is the best; two more are not better
     assert (trainer.state.best_global_step, trainer.state.global_step) == (6, 18)
+    trainer.create_model_card()  # as Trainer's push_to_hub does
+    assert "lr_scheduler_type: epoch_step" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 130])
