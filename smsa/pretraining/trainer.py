@@ -126,8 +126,8 @@ class MaskedTrainer(ResumableTrainer):
         labels = inputs.pop("labels")
         self.is_masked = labels != IGNORED
         outputs = model(**inputs)
-        tokens = labels[self.is_masked]
-        loss = functional.cross_entropy(outputs.logits.float(), tokens, reduction="sum")
+        tokens, smoothing = labels[self.is_masked], self.args.label_smoothing_factor if model.training else 0.0
+        loss = functional.cross_entropy(outputs.logits.float(), tokens, reduction="sum", label_smoothing=smoothing)
         n_masked = torch.tensor(len(tokens)) if num_items_in_batch is None else num_items_in_batch
         n_masked = n_masked.clamp(min=1)  # a tensor: looking at it would make a GPU wait
         loss = loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over ranks

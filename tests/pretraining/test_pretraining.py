@@ -70,17 +70,20 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
 
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "distilbert", "albert"])
 def test_loss_and_accuracy_are_those_of_all_logits_where_tokens_are_masked(tmp_path, model_type):
-    trainer = make(tmp_path, model_type)
+    trainer = make(tmp_path, model_type, label_smoothing_factor=0.2)  # which is for training only
     found = trainer.evaluate()
     batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))])
     plain, _ = make_masked_lm(model_type)
     with torch.no_grad():
         logits = plain.eval()(input_ids=batch["input_ids"]).logits  # (rows, length, vocab_size)
     expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+    smoothed = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=0.2)
     is_masked = batch["labels"] != IGNORED
     hits = (logits.argmax(-1) == batch["labels"])[is_masked].float().mean()
     assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert found["eval_masked_accuracy"] == pytest.approx(hits.item())
+    trainer.model.training = True  # and not its dropout
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(smoothed.item(), rel=1e-5)
 
 
 def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path):
