@@ -73,3 +73,8 @@ class PretrainingArguments(RunArguments):
     per_device_train_batch_size: int = HfArg(default=32, help="Rows a batch in each process.")
     per_device_eval_batch_size: int = HfArg(default=32, help="Rows a batch in evaluation.")
     mlm_probability: float = HfArg(default=0.2, help="Share of the tokens that are masked.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if str(self.metric_for_best_model).removeprefix("eval_") not in ("None", "loss", "masked_accuracy"):
+            raise UserError(f"metric_for_best_model {self.metric_for_best_model!r} is not loss or masked_accuracy.")
