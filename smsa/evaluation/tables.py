@@ -18,6 +18,7 @@ from smsa.data.datasets import ReadingArguments, encode_splits, load_splits, wri
 from smsa.errors import UserError
 from smsa.evaluation import report
 from smsa.evaluation.systems import load_systems
+from smsa.files import RUN_RECORD
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
 from smsa.models.loading import CLASSIFIER, ENCODER, FAST, choose_labels, load_model
@@ -79,6 +80,8 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
     if args.resume or args.seeds or args.pushes_to_hub:
         raise UserError("resume, seeds and push_to_hub go with scripts/finetune.py: leave them out, or run it.")
+    if Path(output_dir, RUN_RECORD).exists():
+        raise UserError(f"{output_dir} has a run of a script, whose card and scores would stay: choose another folder.")
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))
