@@ -85,6 +85,7 @@ class ResumableTrainer(Trainer):
             if not Path(checkpoint, OPTIMIZER_NAME).is_file():
                 raise UserError(f"{checkpoint} has only a model: start anew in another --output_dir, without "
                                 "--save_only_model.")  # fmt: skip
+            self.args.eval_on_start = False  # it has been: one more would count against the patience
         elif self.args.should_save:
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
