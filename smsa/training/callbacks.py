@@ -9,7 +9,6 @@ import threading
 import time
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
 from tqdm.auto import tqdm
@@ -25,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5  # reading the running loss makes a GPU wait, so not at every step
 SHARES = "shares"  # where a checkpoint has loss and confusion of each rank
+UNLOGGED = "unlogged"  # and where Trainer's loss of each rank since the step that was logged last, and this step
 SAME_SIGNAL_SECONDS = 0.2  # a scheduler may signal launcher and trainer, and the launcher then passes it on
 
 
@@ -40,9 +40,9 @@ class RunGuard(TrainerCallback):
     so that such a loss is an error only when the scale has fallen below 1, which takes more than 16 skipped steps.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.is_bad = torch.zeros((), dtype=torch.bool, device=accelerator.device)  # set by Trainer, read at times
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.accelerator = trainer, trainer.accelerator
+        self.is_bad = torch.zeros((), dtype=torch.bool, device=trainer.args.device)  # set by Trainer, read at times
         self.looked_at = 0.0
         self.signum: int | None = None
         self.received_at = 0.0
@@ -52,6 +52,11 @@ class RunGuard(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.is_bad.zero_()
         self.signum = None
+        if UNLOGGED in state.stateful_callbacks:
+            step, *losses = state.stateful_callbacks[UNLOGGED]
+            self.trainer._globalstep_last_logged = step
+            self.trainer._tr_loss.fill_(losses[args.process_index])
+            self.trainer._total_loss_scalar -= sum(losses) / len(losses)  # not of the steps of this training
         if args.world_size > 1 and state.global_step == 0:
             # by Trainer's one seed, N ranks would use each dropout mask N times; a checkpoint has the state of each
             torch.manual_seed(args.seed + 1_000_000 * args.process_index)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather
 from datasets import Dataset
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,7 +27,7 @@ from smsa.files import STAGING, naming, staged
 from smsa.models.loading import label_names, save_tokenizer
 from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
-from smsa.training.callbacks import EpochProgress, EpochStepLR, RunGuard, count_worse
+from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import commit, find_newest, list_checkpoints, verify
 from smsa.training.metrics import compute_metrics
 
@@ -56,7 +57,7 @@ class ResumableTrainer(Trainer):
         self.makes_optimizer = self.optimizer is None
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
-        self.guard = RunGuard(self.accelerator)
+        self.guard = RunGuard(self)
         self.add_callback(self.guard)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
@@ -188,6 +189,8 @@ class ResumableTrainer(Trainer):
             return super()._save_checkpoint(model, trial)
         output_dir, step = Path(self.args.output_dir), self.state.global_step
         target, best_step = output_dir / f"checkpoint-{step}", self.state.best_global_step
+        losses = gather(self._tr_loss.view(1)).tolist()
+        self.state.stateful_callbacks[UNLOGGED] = [self._globalstep_last_logged, *losses]
         self.optimizer.eval()  # where an EMA is kept, every checkpoint is of it, evaluated or not
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise UserError(f"The weights are not finite after step {step}, so no checkpoint of it was kept.")

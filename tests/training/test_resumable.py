@@ -300,7 +300,7 @@ def test_few_methods_of_trainer_are_overridden():
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
-        guard = RunGuard(SimpleNamespace(device=torch.device("cpu")))
+        guard = RunGuard(SimpleNamespace(args=SimpleNamespace(device="cpu"), accelerator=None))
         guard.on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
