@@ -149,7 +149,8 @@ class ResumableTrainer(Trainer):
         batches, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_ranks, is_last = self.args.world_size, self.accelerator.gradient_state.end_of_dataloader
         n_last = len(self.train_dataset) % (self._train_batch_size * n_ranks)  # rows of the last batches in all
-        if n_ranks > 1 and is_last and n_last:
+        is_filled = self.args.train_sampling_strategy != "batch_rebalance"  # which shares the last rows out
+        if n_ranks > 1 and is_last and n_last and is_filled:
             label_ids = batches[-1]["labels"]  # (batch,) or (batch, length)
             n_before = self.args.process_index * len(label_ids)  # rows go to ranks in turn
             label_ids[max(0, n_last - n_before) :] = IGNORED
