@@ -74,6 +74,7 @@ REFUSED = [
     ({"seeds": [1, 1]}, "give each once"),
     ({"max_grad_norm": float("inf")}, "must be at least 0"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
+    ({"ignore_data_skip": True}, "ignore_data_skip must stay False"),
     ({"prediction_loss_only": True}, "--prediction_loss_only: leave them out"),
     ({"bf16_full_eval": True}, "--bf16_full_eval, .* leave them out"),
     ({"fp16_full_eval": True}, "--bf16_full_eval, .* leave them out"),
