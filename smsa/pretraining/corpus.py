@@ -69,7 +69,7 @@ def read_sources(
             if not path.is_file() and (unset := re.search(r"\$\{?(\w+)", str(path))):
                 raise UserError(f"{path}: export {unset[1]}=FOLDER first, which names its folder.")
             if not path.is_file():
-                raise FileNotFoundError(f"{path} does not exist; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
+                raise FileNotFoundError(f"{path} is no file; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
             texts = read_texts(path, **({} if name == "smsa" else reading))
             sources.append(Source(origin, value, hash_file(path), texts))
     return sources
