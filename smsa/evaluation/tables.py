@@ -4,6 +4,7 @@ A table is a pandas or datasets one, a list of texts or of dictionaries, or the 
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,14 +57,14 @@ def _to_file(data: Table, folder: str) -> Path:
     return path
 
 
-def train(data: Table, output_dir: str, model: str = "mini", labels: str | None = None, **options: object) -> dict:
+def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[str] | None = None, **options) -> dict:
     """Fine-tune a model on a table, off which valid is split, and save it.
 
     Args:
         data: texts and labels.
         output_dir: folder for the model.
         model: what to start from, as in `load_model`.
-        labels: names of the labels, comma-separated; None for those of the model, else SmSA's.
+        labels: names of the labels, a list or comma-separated; None for those of the model, else SmSA's.
         options: of `ReadingArguments` and of `SentimentTrainingArguments`; without `learning_rate`, it is one that
             the model needs.
 
@@ -72,7 +73,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: str | None 
     """
     given = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
     reading = ReadingArguments(**given).reading()
-    names = choose_labels(labels, model)
+    names = choose_labels(labels if labels is None or isinstance(labels, str) else ",".join(labels), model)
     with TemporaryDirectory(prefix="smsa-") as folder:
         splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
     if model in _LEARNING_RATES:

@@ -97,6 +97,8 @@ def test_a_frame_is_evaluated(tmp_path):
 def test_options_of_the_script_are_refused_before_training(tmp_path, options):
     with pytest.raises(UserError, match="go with scripts/finetune.py"):
         smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path / "run"), **options)
+    with pytest.raises(UserError, match="give at least two"):
+        smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path), labels=["positive"])
     (tmp_path / "run.json").touch()
     with pytest.raises(UserError, match="whose card and scores would stay"):
         smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path))
