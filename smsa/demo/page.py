@@ -45,7 +45,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             )  # fmt: skip
             ask = gr.Button(WORD("ask"), variant="primary", elem_id="ask")
             with gr.Row():
-                answer = gr.Label(label=WORD("label"), elem_id="answer")
+                answer = gr.Label(label=WORD("answer"), elem_id="answer")
                 with gr.Column():
                     why = gr.HighlightedText(label=WORD("why"), show_whitespaces=True, elem_id="why")
                     gr.Markdown(WORD("why_hint"))
@@ -54,7 +54,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             lines = gr.Textbox(
                 label=WORD("lines"), placeholder=WORD("lines_hint"), lines=4, max_lines=8, elem_id="lines"
             )
-            file = gr.File(label=WORD("file"), elem_id="file", height=140)
+            file = gr.File(label=WORD("upload"), elem_id="file", height=140)
             column = gr.Dropdown([], label=WORD("column"), visible=False, elem_id="column")
             predict = gr.Button(WORD("predict"), variant="primary", elem_id="predict")
             download = gr.DownloadButton(WORD("download"), visible=False, elem_id="download")
@@ -104,7 +104,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                     raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
-                titles = [words["label"].lower(), words["probability"], words["text"].lower()]
+                titles = [words["answer"].lower(), words["probability"], words["text"].lower()]
                 tables = [
                     pd.DataFrame([[words.get(label, label), *rest] for label, *rest in rows], columns=titles)
                     for rows in extremes

@@ -162,9 +162,10 @@ def test_a_text_gets_its_label_its_bars_and_its_words_in_two_languages(browser, 
         expected = classifier(text)
         ask(browser, text)
         shares = {words.get(label, label): expected[f"p_{label}"] for label in classifier.labels}
-        lines = text_of(browser, "#answer").splitlines()[2:]
+        title, _, *lines = text_of(browser, "#answer").splitlines()
         shown = {label: int(share.rstrip("%")) / 100 for label, share in zip(lines[::2], lines[1::2], strict=True)}
-        assert shown == pytest.approx(shares, abs=0.015) and next(iter(shown)) == max(shares, key=shares.get)
+        assert title == words["answer"] and shown == pytest.approx(shares, abs=0.015)
+        assert next(iter(shown)) == max(shares, key=shares.get)
         bars = [float(bar.get_attribute("value")) for bar in find_all(browser, "#answer meter")]
         assert bars == pytest.approx(sorted(shares.values(), reverse=True), abs=0.01)
         marked = mark_words(text, classifier.explain(text)["words"])
@@ -180,6 +181,7 @@ def test_a_text_gets_its_label_its_bars_and_its_words_in_two_languages(browser, 
     assert error_of(browser) == words["empty"]
     label_many(browser)
     assert error_of(browser) == words["nothing"] and text_of(browser, "#predict") == words["predict"]
+    assert words["upload"] in text_of(browser, "#file") and words["lines"] in text_of(browser, "#lines")
 
 
 @pytest.mark.slow
@@ -231,7 +233,7 @@ def test_every_word_of_the_page_stands_in_both_languages():
     minutes = f"{KEPT_SECONDS // 60} men"
     assert f"{MAX_CHARS:,}" in PAGE["en"]["too_long"] and f"{MAX_CHARS:,}".replace(",", ".") in PAGE["id"]["too_long"]
     assert minutes in PAGE["en"]["footer"].replace("minutes", "menit") and minutes in PAGE["id"]["footer"]
-    assert all("Excel" in words["file"] and "JSON" in words["file"] for words in PAGE.values())
+    assert all("Excel" in words["upload"] and "JSON" in words["upload"] for words in PAGE.values())
     assert set(PAGE["id"]) - set(PAGE["en"]) == {*LABELS} and set(PAGE["en"]) < set(PAGE["id"])
 
 
