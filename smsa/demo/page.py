@@ -54,7 +54,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             lines = gr.Textbox(
                 label=WORD("lines"), placeholder=WORD("lines_hint"), lines=4, max_lines=8, elem_id="lines"
             )
-            file = gr.File(label=WORD("upload"), elem_id="file", height=140)
+            file = gr.File(label=WORD("upload"), elem_id="file", height=180)
             column = gr.Dropdown([], label=WORD("column"), visible=False, elem_id="column")
             predict = gr.Button(WORD("predict"), variant="primary", elem_id="predict")
             download = gr.DownloadButton(WORD("download"), visible=False, elem_id="download")
@@ -63,7 +63,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             )
             certain, doubtful = (
                 gr.Dataframe(
-                    label=WORD(name), datatype="str", column_widths=["25%", "27%", "48%"], visible=False, wrap=True,
+                    label=WORD(name), datatype="str", column_widths=["29%", "29%", "42%"], visible=False, wrap=True,
                     elem_id=name,
                 )
                 for name in ("certain", "doubtful")
@@ -101,6 +101,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                     output, labels, extremes = label_file(classifier, source, column if path else None)
                 except (UserError, OSError) as error:  # as scripts/predict.py
                     message = str(error).replace(f"{job}{os.sep}", "")
+                    message += f" {words['options']}" if "--" in message else ""
                     raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
@@ -130,7 +131,7 @@ def _words(request: gr.Request) -> dict[str, str]:
 
 def _error(words: dict[str, str], message: str) -> gr.Error:
     """Return an error that the page shows until it is closed; Gradio would render HTML in it."""
-    return gr.Error(html.escape(message, quote=False), duration=None, title=words["error"], print_exception=False)
+    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
 
 
 def find_columns(path: str | None) -> dict:
