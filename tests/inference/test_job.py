@@ -167,7 +167,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):
 def tree(tmp_path):
     """A folder with inputs of several kinds."""
     (tmp_path / "in").mkdir()
-    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "a.csv"):
+    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "a.csv", "bare"):
         (tmp_path / name).write_text("text\n")
     (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
     os.mkfifo(tmp_path / "pipe.csv")
@@ -183,7 +183,8 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", "is named twice"),
     (["a.csv", "in/a.csv"], "out", "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", "is a pipe.*give -"),
-    (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*give - for stdout"),
+    (["a.csv"], "pipe.csv", "pipe.csv is a pipe or a device.*or - for stdout"),
+    (["a.csv"], "bare", "bare is a file without suffix, which no output can take"),  # as /dev/stdout > FILE is
     (["a.csv"], f"{'é' * 120}.csv", "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "in/../a.csv", "a.csv is an input and the output, too"),
     (["a.csv"], "", "name an input and an output"),
