@@ -24,7 +24,11 @@ def main(args: argparse.Namespace) -> None:
         del os.environ[name]  # Gradio asks by HTTP whether the page is there, and needs nothing else of the network
     from smsa.demo.page import serve
 
-    serve(classifier, args.host, args.port)
+    try:
+        serve(classifier, args.host, args.port)
+    except OSError as error:  # Gradio's words name options that this script has not
+        cause, way_out = str(error).split(". ")[0], "choose another --port (0 takes a free one) or --host"
+        raise UserError(f"no page at {args.host}:{args.port} ({cause}): {way_out}.") from error
 
 
 if __name__ == "__main__":
