@@ -59,6 +59,9 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
     sampling.permutation_generator = _draw_orders
     every = torch.ones(1, n_words)
     n_pairs = int(np.clip(EVALUATIONS // (2 * n_words), 1, PAIRS))
+    # All that captum will ask for, at once: none, one, ... all words of each order. Each run waits for other threads'.
+    first_words = np.tri(n_words + 1, n_words, -1)
+    log_odds(torch.tensor(np.concatenate([first_words[:, np.argsort(o)] for o in _draw_orders(n_words, n_pairs)])))
     weights = sampling.attribute(every, n_samples=n_pairs, perturbations_per_eval=n_words)[0].tolist()
     words = []
     for tokens, weight in zip(has_token, weights, strict=True):

@@ -37,14 +37,17 @@ def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
 def test_weights_are_shapley_values():
     """One word alone has all that it moves; two that only work together have half each; others nothing."""
 
+    n_texts = []
+
     def run(token_ids):  # log-odds are 3 with the token 7, 1 with 8 as well as 9, in sum
+        n_texts.append(len(token_ids))
         values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
         return np.array([[value, 0.0] for value in values], dtype=np.float32)
 
     offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
     encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], word_ids=[None, 0, 1, 2, 3, None], offsets=offsets)
     words, log_odds, no_words = weigh_words(SimpleNamespace(run=run), encoding, 0)
-    assert (log_odds, no_words) == (4.0, 0.0)
+    assert (log_odds, no_words) == (4.0, 0.0) and len(n_texts) == 1  # each run waits for other threads
     assert [word[:2] for word in words] == offsets[1:-1]
     # An order and its reverse share the last exactly
     assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
