@@ -89,12 +89,12 @@ class SentimentClassifier:
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
 
-        None and NaN are empty texts.
+        None, NaN and pandas' NA are empty texts.
 
         Raises:
             TypeError: as `stream`.
         """
-        if texts is None or isinstance(texts, str | float):
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
             return self([texts])[0]
         return list(self.stream(texts))
 
@@ -110,7 +110,8 @@ class SentimentClassifier:
             raise TypeError(
                 f"a {type(texts).__name__} is not a list of texts: give any iterable of str, such as table['text']."
             )
-        texts = iter(texts)
+        # pandas writes large strings to Parquet, which pyarrow does not take for strings one by one
+        texts = iter(texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts)
         while chunk := list(islice(texts, self.engine.chunk_rows)):
             try:
                 column = pa.array(chunk, pa.string(), from_pandas=True)

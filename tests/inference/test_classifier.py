@@ -79,12 +79,14 @@ def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, toke
     assert one["score"] == max(one[f"p_{label}"] for label in classifier.labels) == one[f"p_{one['label']}"]
     assert sum(one[f"p_{label}"] for label in classifier.labels) == pytest.approx(1)
     assert [answer["label"] for answer in classifier(HOSTILE * 3)] == [classifier(t)["label"] for t in HOSTILE] * 3
-    nothing = ["", "  ", "\n\t", "\u200b", "\u00ad\ufeff \u2060", "\u3000", None, float("nan")]
+    nothing = ["", "  ", "\n\t", "\u200b", "\u00ad\ufeff \u2060", "\u3000", None, float("nan"), pd.NA]
     assert classifier(nothing) == [dict.fromkeys(ADDED) | {"truncated": False, "empty": True}] * len(nothing)
     assert [classifier(text) for text in nothing] == classifier(nothing)  # one by one, as pandas' apply does
     tokenizer.backend_tokenizer.normalizer = Lowercase()  # cleans nothing away, as that of e5-sentiment
     assert make_classifier(tiny_model, tokenizer)(nothing) == classifier(nothing)
     assert classifier([]) == []
+    for column in (pa.array(HOSTILE, pa.large_string()), pa.chunked_array([HOSTILE]).dictionary_encode()):
+        assert classifier(column) == classifier(HOSTILE)
 
 
 @pytest.mark.parametrize("texts, message", [
