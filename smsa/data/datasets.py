@@ -230,15 +230,17 @@ def read_rows(
         )
     meant = match_labels(labels, label_map)
     features = json.loads((source.schema.metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features", {})
-    names = features.get(source.label_column, {}).get("names")  # of a ClassLabel, which say what its numbers mean
+    feature = features.get(source.label_column)
+    names = feature.get("names") if isinstance(feature, dict) else None  # of a ClassLabel, where -1 is no label
+    meanings = {"-1": None, **{str(i): name for i, name in enumerate(names)}} if names else source.meanings
     texts, ids, lines, bad_rows = [], [], [], []
     for chunk in source.chunks():
         bad_rows += [row for _, row in chunk.bad_rows]
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
-        if names:
-            gold = [names[i] if i in range(len(names)) else None for i in gold]
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
             plain = plain_label(label)
+            if plain not in meant:  # a label map, and labels that are numbers, come first
+                plain = plain_label(meanings.get(plain, plain))
             label_id = meant.get(label if isinstance(label, str) and label in meant else plain, _UNKNOWN)
             if text is None or not text.strip():
                 reason = "the text is missing" if text is None else "the text is empty"

@@ -114,6 +114,7 @@ class Source:
         format, compression: how the file is written.
         names: the columns; where lines are kept, also those that only later rows turn out to have when they are read.
         text_column, label_column: those that were named or found; None for a file without anything in it.
+        meanings: of numbers that are labels, as a column of words beside them says.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
@@ -272,7 +273,7 @@ class Source:
                 self.schema = pa.schema([(name, pa.string()) for name in names])
             except UnicodeEncodeError as error:
                 raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
-        self.candidates, self.text_column, self.label_column = [], None, self._label_asked
+        self.candidates, self.text_column, self.label_column, self.meanings = [], None, self._label_asked, {}
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
@@ -285,12 +286,11 @@ class Source:
             usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
             numbers = [*map(plain_label, columns[names.index(self.label_column)])]
-            for i in [i for i, values in enumerate(columns) if are_sentiments(values)]:
+            for i in [i for i, values in enumerate(columns) if are_numbers(numbers) and are_sentiments(values)]:
                 words = [*map(plain_label, columns[i])]  # say what the numbers mean, if each has a word of its own
-                is_told = len({*zip(numbers, words)}) == len({*numbers}) == len({*words})
-                if is_told and are_numbers(numbers) and self._label_asked == "label":
-                    self.label_column, numbers = names[i], words
-                    self._notes.append(f"the labels are in the column {names[i]!r}")
+                if not self.meanings and len({*zip(numbers, words)}) == len({*numbers}) == len({*words}):
+                    self.meanings = dict(zip(numbers, words))
+                    self._notes.append(f"the labels mean what the column {names[i]!r} says")
         self.candidates = [names[i] for i in could if names[i] != self.label_column]
         found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
         found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
