@@ -56,8 +56,9 @@ from smsa.errors import UserError
 logger = logging.getLogger(__name__)
 
 SMSA_COLUMNS = ("text", "gold")  # of a file without header
-# A line with one label of fastText, which stands before or behind the text; one with several is no row
-_FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(.*?)\s*__label__(\S+)[ \t,]*(.*)")
+# A line with at most one label of fastText, which stands before or behind the text; one with several is no row
+_FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)[ \t,]*)?(.*)")
+_LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
@@ -187,7 +188,8 @@ class Source:
                     self._nested.setdefault(path, []).append(value)
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(lines, _ROWS_LOOKED_AT))
-        if "__label__" in "".join(head[:1]) and all("__label__" in line or line.isspace() for line in head):
+        is_fasttext = "__label__" in "".join(head[:1]) and not _LABEL_FIELD.search(head[0])
+        if is_fasttext and all("__label__" in line or line.isspace() for line in head):
             self._change, self._separator, self.format = partial(_FASTTEXT.sub, r"\2\t\1\3"), "\t", "tsv"
             self._notes.append("fastText's labels")
             columns = [[self._change(line).split("\t")[i] for line in head if not line.isspace()] for i in (0, -1)]

@@ -87,7 +87,8 @@ KINDS = {
     "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "commas and blanks"),
     "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "UTF-16"),
     "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor'], "fastText's"),
-    "fastText, labels behind": ("a.csv", "enak, ya __label__positif\r\n", "text", ["enak, ya"], "fastText's labels"),
+    "fastText, labels behind": ("a.csv", f"enak, ya __label__positif\r\n\r\n{' ' * 99_999}x __label__2\r\n", "text",
+                                ["enak, ya", "", " " * 99_999 + "x"], "fastText's labels"),
     "backslashes": ("a.csv", '"ulasan","n"\n"kata \\"dia\\", ya","1"\n"C:\\\\a\\\nb","2"\n', "ulasan",
                     ['kata "dia", ya', "C:\\a\nb"], "quotes with a backslash before them"),
 }  # fmt: skip

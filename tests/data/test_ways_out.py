@@ -87,6 +87,13 @@ REFUSALS = {
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
     "letters": (predict, "a.tsv", "a\tb\tc\n", "", ["--text_column column_1"]),
+    "fastText's labels in a column": (
+        predict,
+        "a.csv",
+        '"a, b",__label__pos\nc,__label__neg\n',
+        "",
+        ["--text_column column_1"],
+    ),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
