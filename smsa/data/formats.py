@@ -421,7 +421,9 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         # a list that one part alone has is no cell: {"data": {"comments": [...]}} has its rows there
         shared = set(columns[0]).intersection(*columns[1:]) if len(columns) > 1 else ()
         is_named = any(name_kind(k) for k, cell in columns[0].items() if k in shared or not isinstance(cell, list))
-        has_rows = len(columns) == 1 and _find_array(columns[0], path)  # {"feed": {"author": {}, "entry": [...]}}
+        # {"feed": {"author": {}, "entry": [...]}}, but not {"data": {"text": "...", "replies": [...]}}
+        is_row = any(name_kind(k) == "text" and isinstance(cell, str) for k, cell in columns[0].items())
+        has_rows = len(columns) == 1 and not is_row and _find_array(columns[0], path)
         if not has_rows and (is_numbered or (is_named and not any(map(name_kind, held)))):
             return columns  # rows by their index, or by a key that a data base gave
     inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]

@@ -48,6 +48,7 @@ KINDS = {
     "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
     "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
     "JSON, a feed": ("a.json", '{"feed": {"author": {"name": "x"}, "entry": [{"isi": "a"}]}}', "isi", ["a"], ""),
+    "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"], ""),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"], ""),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"], ""),
