@@ -90,7 +90,8 @@ SENTIMENTS = {  # the words of labels
 }
 _REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
-_WORD = re.compile(r"https?://\S+|@\w+|[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")  # a key of letters and digits is none
+# A key of letters and digits is none; jalan2 is how people write jalan-jalan
+_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
