@@ -70,10 +70,10 @@ _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
-    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik saran masukan kesan".split()
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik kesan".split()
 )
 _RAW = frozenset(
-    "full original raw asli laporan aduan pengaduan dan".split()
+    "full original raw asli laporan aduan pengaduan saran masukan dan".split()
 )  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
