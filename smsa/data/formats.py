@@ -695,11 +695,12 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1 and 1 - labels[0] in could:
         return [1 - labels[0]], could
-    ranked = [i for i in known or could if not _REPLY.search(names[i])] or known or could
+    ranked = [i for i in known or could if not _REPLY.search(names[i])]
     if known:  # a post or an article is longer than the comments on it
         filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
-    ranked = sorted(ranked, key=weights.__getitem__, reverse=True)
+    if not ranked or ranked[0] in labels or name_kind(names[ranked[0]]) == "other":
+        ranked = could  # replies to titles are texts
     second = weights[ranked[1]] if len(ranked) > 1 else 0.0
     stands_out = bool(ranked) and weights[ranked[0]] >= max(3.0, 2 * second)
     return ranked[:1] if stands_out else [], could

@@ -82,6 +82,8 @@ KINDS = {
     "a text and its reply": ("a.csv", "id,Isi Laporan,Tanggapan\n1,mati lampu,Baik kak segera kami cek\n",
                              "Isi Laporan", ["mati lampu"], ""),
     "keys": ("a.csv", "id,A.t\n5a1b-3c4d-9e8f-7a6b-1c2d-3e4f-a0b9,enak dan murah\n", "A.t", ["enak dan murah"], ""),
+    "replies to titles": ("a.csv", "judul,x,balasan\nharga sewa toko,a,murah sekali menurut saya ya kak\n", "balasan",
+                          ["murah sekali menurut saya ya kak"], ""),
     "reasons": ("a.csv", "alasan,saran\nrasanya enak dan murah,\nkotor dan bau sekali,bersihkan\n", "alasan",
                 ["rasanya enak dan murah", "kotor dan bau sekali"], ""),
     "words with a 2": ("a.txt", "mantap2\njos2\n", "text", ["mantap2", "jos2"], ""),
