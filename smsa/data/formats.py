@@ -377,7 +377,8 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
     try:
         is_array = text.startswith("[", position)
         value, end = (None, 0) if is_array else decode(text, position)
-        if not is_array and text.startswith("{", skip(text, end).end()) and not _find_array(value, path):
+        is_object = text.startswith("{", position)
+        if is_object and text.startswith("{", skip(text, end).end()) and not _find_array(value, path):
             text, position, is_array = f"[{text}]", 0, True  # objects one after the other, as jq writes them
         if not is_array:
             yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))

@@ -215,6 +215,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not valid JSON from here on"),
     ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', 'another value follows: {"data":'),
     ("a.json", b'{"text": ["a", "b"], "n": 1}', "a.json holds no array of objects"),
+    ("a.json", b'"x"\n{\n"text": "a"\n}', "a.json holds no array of objects"),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
