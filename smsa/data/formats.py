@@ -381,7 +381,8 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         if is_object and text.startswith("{", skip(text, end).end()) and not _find_array(value, path):
             text, position, is_array = f"[{text}]", 0, True  # objects one after the other, as jq writes them
         if not is_array:
-            yield from ((number, None, row) for number, row in enumerate(_find_rows(value, path), start=1))
+            for number, row in enumerate(_find_rows(value, path), start=1):
+                yield number, None, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
         else:
             end = position + 1
             while not text.startswith("]", position := skip(text, end).end()):
