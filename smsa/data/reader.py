@@ -496,7 +496,8 @@ class Source:
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
                 # as Excel writes a row that it has in one cell; the quotes within are doubled
                 inner = [row for _, row in read_separated(fields, self.path, self._separator, "csv")]
-                if len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width:
+                is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
+                if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
                     return inner[0]
                 return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)

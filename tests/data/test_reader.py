@@ -235,6 +235,7 @@ BAD = {
     "in each row.csv": (b"id,text\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s) instead of 2"),
     "in each row of a rating.csv": (b"rating,review\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s)"),
     "and date.csv": (b"tanggal,ulasan\n2024-01-01,bagus, ya\n2024-01-02,jelek, ya\n", [], [2, 3], "3 field(s)"),
+    "a list of words.csv": (b'id,text,n\n1,a,5\n"enak,b,c"\n3,c,4\n', "ac", [3], "one pair of quotes"),
     "quotes around a row.csv": (b'id,text\n1,a\n"2,b, b"\n3,c\n', "ac", [3], "one pair of quotes is around all fields"),
     "quote.csv": (b'id,text\n1,a\n2,"b\n3,c\n', "ac", [3], "a quote is not closed, or stands within quotes"),
     "quotes.csv": (b'id,text\n1,a\n2,"b "b" b"\n3,"c"\n', "ac", [3], "a quote is not closed, or stands within quotes"),
