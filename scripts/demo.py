@@ -6,6 +6,8 @@ python scripts/demo.py --model runs/indonlu --port 8000
 
 import argparse
 import os
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 
 from smsa.cli import exit_on_error, set_up_logging
@@ -25,7 +27,8 @@ def main(args: argparse.Namespace) -> None:
     from smsa.demo.page import serve
 
     try:
-        serve(classifier, args.host, args.port)
+        with redirect_stdout(sys.stderr):  # in a log file, the address is not held back there
+            serve(classifier, args.host, args.port)
     except OSError as error:  # Gradio's words name options that this script has not
         cause, way_out = str(error).split(". ")[0], "choose another --port (0 takes a free one) or --host"
         raise UserError(f"no page at {args.host}:{args.port} ({cause}): {way_out}.") from error

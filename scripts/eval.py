@@ -10,7 +10,7 @@ from pathlib import Path
 from smsa.cli import exit_on_error, parse, set_up_logging
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
-from smsa.evaluation.systems import load_systems
+from smsa.evaluation.systems import load_systems, was_trained_on
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import find_bundled
 
@@ -21,6 +21,11 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
     data = LabelledFile.read(data_args.data, systems[0].labels, args.train_file, **data_args.reading())
+    for name in args.compare or [args.model]:
+        if was_trained_on(name, data.path):
+            logger.warning(
+                "%s was trained on %s: on texts that it has not seen it is worse than here.", name, data.path
+            )
     report = evaluate(systems, data, args.seed, args.robustness)
     history = Path(find_bundled(args.model), "history.csv") if args.model else None
     write_report(report, args.output, history if history and history.is_file() else None, data.rejects)

@@ -32,7 +32,7 @@ _RANGES = (  # what is accepted, in words and in a check; for which options
      "decay_steps early_stopping_patience dataloader_num_workers seed"),
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
-    ("at least 1, or -1 for no limit", lambda value: value, "max_steps"),  # of 0 Trainer makes 1
+    ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # of 0 Trainer makes 1
     ("at least 8", lambda value: value >= 8, "max_length"),  # tokens, of a row of pre-training
     ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay label_smoothing_factor"),
     ("more than 0 and below 1", lambda value: 0 < value < 1, "mlm_probability held_out"),
@@ -132,6 +132,7 @@ def set_up_logging() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("smsa").setLevel(logging.ERROR if rank() else logging.INFO)
     transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     transformers.logging.disable_progress_bar()
 
 

@@ -320,18 +320,28 @@ def load_splits(
 def _split_off(
     texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
 ) -> tuple[tuple, tuple]:
-    """Return rows for train, and a share of each label for valid, which the seed alone draws."""
-    counts = Counter(ids)
+    """Return rows for train, and a share of each label for valid, which the seed alone draws.
+
+    No text is in both, unless a label has one text only, in several rows.
+    """
+    for keys in (texts, range(len(texts))):
+        first = sorted({key: i for i, key in reversed([*enumerate(keys)])}.values())
+        counts = Counter(ids[i] for i in first)
+        if min(counts.values()) > 1:
+            break
     rare = [labels[i] for i, n in counts.items() if n < 2]
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off, as {', '.join(rare)} has a single text. Give --valid_file, or leave "
             f"it out with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
         )
-    n_valid = max(len(counts), round(VALID_SHARE * len(ids)))
-    split = train_test_split(range(len(ids)), test_size=n_valid, stratify=ids, random_state=VALID_SEED)
-    logger.info("valid: %s rows split off %s, as many of each label by share (seed %d)", n_valid, path, VALID_SEED)
-    return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in map(sorted, split))
+    n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [ids[i] for i in first]
+    _, drawn = train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)
+    in_valid = {keys[i] for i in drawn}
+    valid = [i for i, key in enumerate(keys) if key in in_valid]
+    split = [i for i, key in enumerate(keys) if key not in in_valid], valid
+    logger.info("valid: %s rows split off %s, as many of each label by share (seed %d)", len(valid), path, VALID_SEED)
+    return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
 
 
 def write_rejects(rejects: Sequence[BadRow], folder: Path) -> None:

@@ -70,17 +70,17 @@ _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
-    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik kesan".split()
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
 )
 _RAW = frozenset(
-    "full original raw asli laporan aduan pengaduan saran masukan dan".split()
+    "full original raw asli laporan aduan pengaduan".split()
 )  # beside one of these words they name the column all the more
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp created at score skor rating bintang star like count url link lang location lokasi title judul version "
-    "versi product produk source thumb up reply replied usia umur gender email".split()
+    "versi product produk source thumb up reply replied usia umur gender email alamat address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
@@ -697,11 +697,11 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]], is_type
         return known or could, could
     if not known and len(names) == 2 and len(labels) == 1 and 1 - labels[0] in could:
         return [1 - labels[0]], could
-    ranked = [i for i in known or could if not _REPLY.search(names[i])]
+    ranked = [i for i in known or could if not _REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     if known:  # a post or an article is longer than the comments on it
         filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
-    if not ranked or ranked[0] in labels or name_kind(names[ranked[0]]) == "other":
+    if not ranked or ranked[0] in labels or weights[ranked[0]] < 3.0:
         ranked = could  # replies to titles are texts
     second = weights[ranked[1]] if len(ranked) > 1 else 0.0
     stands_out = bool(ranked) and weights[ranked[0]] >= max(3.0, 2 * second)

@@ -7,6 +7,7 @@ bytes. One text is never written to a disk; pasted lines, files and their result
 import html
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         ) -> Iterator[list]:
             """Label lines or a file: what `download`, `counts`, `certain` and `doubtful` show."""
             words = _words(request)
-            yield [gr.update(visible=False)] * 4  # results of another file
+            yield [gr.update(visible=False)] * 4
             if not path and not lines.strip():
                 raise _error(words, words["nothing"])
             # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
@@ -101,7 +102,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                     output, labels, extremes = label_file(classifier, source, column if path else None)
                 except (UserError, OSError) as error:  # as scripts/predict.py
                     message = str(error).replace(f"{job}{os.sep}", "")
-                    message += f" {words['options']}" if "--" in message else ""
+                    message += f" {words['options']}" if re.search("--[a-z]", message) else ""
                     raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
@@ -118,8 +119,9 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
 
         private = {"api_visibility": "private"}  # programs may call /label only
         gr.on([ask.click, text.submit], label_text, text, [answer, why], api_name="label")
-        file.change(find_columns, file, column, **private)
         shown = [download, counts, certain, doubtful]  # hidden meanwhile, so that the progress needs another place
+        file.change(find_columns, file, column, **private)
+        file.change(lambda: [gr.update(visible=False)] * 4, None, shown, **private)  # results of another file
         predict.click(label_many, [lines, file, column], shown, show_progress_on=file, **private)
     return page
 
@@ -158,16 +160,16 @@ def label_file(
     text_column, prefix = summary["job"]["inputs"][0]["text_column"], summary["job"]["prefix"]
     if text_column is None:  # there is nothing in it
         return output, summary["labels"], ([], [])
-    found: list[tuple[float, str, str]] = []  # the extremes of all chunks so far, the least confident first
+    found: dict[str, tuple[float, str]] = {}  # texts at the extremes of all chunks so far, the least confident first
     # Lines of JSONL may have different keys, so each is taken apart by itself.
     for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
         for row, text in zip(chunk.table.to_pylist(), chunk.texts.to_pylist(), strict=True):
             row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
             if label := row[f"{prefix}label"]:
-                found.append((float(row[f"{prefix}score"]), label, text if len(text) <= 300 else f"{text[:300]}…"))
-        found.sort(key=itemgetter(0))
-        del found[ROWS_SHOWN:-ROWS_SHOWN]
-    shown = [[label, f"{score:.3f}", text] for score, label, text in found]
+                found[text if len(text) <= 300 else f"{text[:300]}…"] = float(row[f"{prefix}score"]), label
+        ranked = sorted(found.items(), key=itemgetter(1))
+        found = dict(ranked if len(ranked) <= 2 * ROWS_SHOWN else ranked[:ROWS_SHOWN] + ranked[-ROWS_SHOWN:])
+    shown = [[label, f"{score:.3f}", text] for text, (score, label) in found.items()]
     return output, summary["labels"], (shown[::-1][:ROWS_SHOWN], shown[:ROWS_SHOWN])
 
 

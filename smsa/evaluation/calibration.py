@@ -1,6 +1,5 @@
 """What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,7 +9,8 @@ from transformers import PreTrainedModel
 
 from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
-from smsa.files import hash_file, update_json
+from smsa.evaluation.systems import was_trained_on
+from smsa.files import update_json
 from smsa.models.loading import find_bundled, load_classifier, save_tokenizer
 
 
@@ -19,10 +19,7 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     folder = Path(find_bundled(name))
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")
-    record = folder / "run.json"
-    run = json.loads(record.read_bytes()) if record.is_file() else {}
-    trained_on = run.get("data", {}).get("train", {}).get("sha256")  # a run.json may be another program's
-    if trained_on and hash_file(Path(data_path)) == trained_on:
+    if was_trained_on(name, data_path):
         raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
     return folder
 

@@ -1,5 +1,6 @@
 """What is evaluated: fine-tuned models and baselines behind one call, under the label names of the evaluated file."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pandas as pd
 from smsa.data.labels import DROP, LABELS
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
+from smsa.files import RUN_RECORD, hash_file
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import find_bundled
 
@@ -67,6 +69,14 @@ def load_systems(
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
     return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
+
+
+def was_trained_on(model: str, path: str | Path) -> bool:
+    """Return whether the run.json of a model folder, here or bundled, names a file of this content as its train."""
+    record = Path(find_bundled(model), RUN_RECORD)
+    run = json.loads(record.read_bytes()) if record.is_file() else {}  # it may be another program's
+    trained_on = run.get("data", {}).get("train", {}).get("sha256")
+    return trained_on is not None and hash_file(Path(path)) == trained_on
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:

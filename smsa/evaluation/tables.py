@@ -73,7 +73,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
     """
     given = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
     reading = ReadingArguments(**given).reading()
-    names = choose_labels(labels if labels is None or isinstance(labels, str) else ",".join(labels), model)
+    names = choose_labels(labels if labels is None or isinstance(labels, str) else ",".join(map(str, labels)), model)
     with TemporaryDirectory(prefix="smsa-") as folder:
         splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
     if model in _LEARNING_RATES:
@@ -82,7 +82,10 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
     if args.resume or args.seeds or args.pushes_to_hub:
         raise UserError("resume, seeds and push_to_hub go with scripts/finetune.py: leave them out, or run it.")
     if Path(output_dir, RUN_RECORD).exists():
-        raise UserError(f"{output_dir} has a run of a script, whose card and scores would stay: choose another folder.")
+        raise UserError(
+            f"{output_dir} has a run of a script, whose README.md and metrics.json are not of a new model: choose "
+            "another output_dir."
+        )
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))

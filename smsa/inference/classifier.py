@@ -111,7 +111,7 @@ class SentimentClassifier:
                 f"a {type(texts).__name__} is not a list of texts: give any iterable of str, such as table['text']."
             )
         # pandas writes large strings to Parquet, which pyarrow does not take for strings one by one
-        texts = iter(texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts)
+        texts = (text.as_py() for text in texts) if isinstance(texts, pa.Array | pa.ChunkedArray) else iter(texts)
         while chunk := list(islice(texts, self.engine.chunk_rows)):
             try:
                 column = pa.array(chunk, pa.string(), from_pandas=True)

@@ -76,5 +76,6 @@ class PretrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if str(self.metric_for_best_model).removeprefix("eval_") not in ("None", "loss", "masked_accuracy"):
-            raise UserError(f"metric_for_best_model {self.metric_for_best_model!r} is not loss or masked_accuracy.")
+        metric = self.metric_for_best_model
+        if metric is not None and metric.removeprefix("eval_") not in ("loss", "masked_accuracy"):
+            raise UserError(f"metric_for_best_model {metric!r} is not loss or masked_accuracy.")

@@ -57,7 +57,7 @@ def require_access(repo_id: str, private: bool = False) -> str:
         api.auth_check(repo_id, write=True)
         is_public = private and not api.model_info(repo_id).private
     if is_public:
-        raise UserError(f"{repo_id} is there already, and public: change its settings, or ask for no private one.")
+        raise UserError(f"{repo_id} is there already, and public: change that in its settings, or keep it public.")
     return repo_id
 
 

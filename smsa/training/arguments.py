@@ -15,7 +15,6 @@ from accelerate.utils import parse_flag_from_env
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
 from transformers.training_args import OptimizerNames
-from transformers.utils import ExplicitEnum
 
 from smsa.cli import require_ranges
 from smsa.errors import UserError
@@ -42,8 +41,13 @@ class ModelArguments:
     freeze_layers: int = HfArg(default=0, help="Keep the first K layers of the encoder fixed.")
 
 
-EPOCH_STEP = "epoch_step"  # the reference's schedule, a value of lr_scheduler_type beside Trainer's own
-OwnSchedule = ExplicitEnum("OwnSchedule", {"EPOCH_STEP": EPOCH_STEP})  # Trainer's card asks a schedule for its `value`
+class Schedule(str):
+    """The name of a learning rate schedule, which Trainer's card asks for its `value`."""
+
+    value = property(str)
+
+
+EPOCH_STEP = Schedule("epoch_step")  # the reference's, a value of lr_scheduler_type beside Trainer's own
 # what group_by_length is here; by Trainer's own, predictions come back in another order
 LENGTH_GROUPS = "length_groups"
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
@@ -155,7 +159,7 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if self.greater_is_better and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # else taken for a loss
-        self.lr_scheduler_type = OwnSchedule(schedule) if schedule == EPOCH_STEP else self.lr_scheduler_type
+        self.lr_scheduler_type = EPOCH_STEP if schedule == EPOCH_STEP else self.lr_scheduler_type
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS
         # else each batch on its way to a GPU waits for the step before it

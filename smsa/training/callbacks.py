@@ -56,7 +56,7 @@ class RunGuard(TrainerCallback):
             step, *losses = state.stateful_callbacks[UNLOGGED]
             self.trainer._globalstep_last_logged = step
             self.trainer._tr_loss.fill_(losses[args.process_index])
-            self.trainer._total_loss_scalar -= sum(losses) / len(losses)  # not of the steps of this training
+            self.trainer._total_loss_scalar -= losses[args.process_index]  # not of the steps of this training
         if args.world_size > 1 and state.global_step == 0:
             # by Trainer's one seed, N ranks would use each dropout mask N times; a checkpoint has the state of each
             torch.manual_seed(args.seed + 1_000_000 * args.process_index)

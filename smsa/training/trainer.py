@@ -73,6 +73,7 @@ class ResumableTrainer(Trainer):
                 world size, or none to resume from; for a loss or weights that are not finite.
         """
         output_dir, checkpoint = Path(self.args.output_dir), resume_from_checkpoint
+        evaluates_first = self.args.eval_on_start
         if checkpoint is True:
             checkpoint = on_main(lambda: find_newest(output_dir))
             if checkpoint is None:
@@ -97,6 +98,14 @@ class ResumableTrainer(Trainer):
             self.model._is_accelerate_prepared = False
         if self.makes_optimizer:
             self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
+        if self.args.train_sampling_strategy == "batch_rebalance":
+            n_batches = self.args.world_size * self.args.gradient_accumulation_steps  # of a step
+            n_last = len(self.train_dataset) % self.get_total_train_batch_size(self.args)
+            if 0 < n_last < n_batches:
+                raise UserError(
+                    f"batch_rebalance would train twice on some texts: the last step of an epoch has {n_last} for "
+                    f"{n_batches} batches. Choose another --per_device_train_batch_size or --train_sampling_strategy."
+                )
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
@@ -111,6 +120,7 @@ class ResumableTrainer(Trainer):
                 "run code when it is read."
             ) from error
         finally:
+            self.args.eval_on_start = evaluates_first
             self.guard.let_go()
             if self.recorder is not None:
                 self.recorder.close()

@@ -327,6 +327,10 @@ def test_valid_is_split_off_a_training_file_by_label_and_always_alike(tmp_path, 
     assert found[0]["valid"]["text"][:] == found[1]["valid"]["text"][:]
     assert sorted(found[0]["train"]["line"][:] + found[0]["valid"]["line"][:]) == list(range(2, 82))
     assert "valid: 8 rows split off" in caplog.text and "(seed 42)" in caplog.text
+    write_file(tmp_path / "twice.csv", [*rows, *rows[::-1]])  # a text that comes twice is in one of them only
+    twice = load_splits({"train": tmp_path / "twice.csv", "valid": None})
+    assert twice["valid"]["text"][:8] == found[0]["valid"]["text"][:] and len(twice["valid"]) == 16
+    assert not {*twice["valid"]["text"]} & {*twice["train"]["text"]}
     (tmp_path / "c.csv").write_text("text,label\n")
     with pytest.raises(UserError, match="c.csv has no rows: a score on it"):
         load_splits({"train": tmp_path / "c.csv", "valid": None})

@@ -100,7 +100,7 @@ def test_options_of_the_script_are_refused_before_training(tmp_path, options):
     with pytest.raises(UserError, match="give at least two"):
         smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path), labels=["positive"])
     (tmp_path / "run.json").touch()
-    with pytest.raises(UserError, match="whose card and scores would stay"):
+    with pytest.raises(UserError, match="README.md and metrics.json are not of a new model"):
         smsa.train(SAMPLE_DIR / "train_preprocess.tsv", str(tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import smsa
 from smsa.data.labels import LABELS
 from smsa.evaluation.calibration import last_layer
 from smsa.evaluation.report import LabelledFile
+from smsa.files import hash_file
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 TORCH = ("--backend", "torch", "--precision", "no")
@@ -67,6 +69,12 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
     assert evaluated["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
+
+
+def test_a_model_that_was_trained_on_the_file_is_named(tmp_path, model):
+    Path(model, "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
+    status, text = run_here("scripts/eval.py", "--model", model, "--data", VALID, "--output", tmp_path / "out", *TORCH)
+    assert status == 0 and f"was trained on {VALID}: it is worse" in text
 
 
 @pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])

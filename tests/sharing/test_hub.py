@@ -151,7 +151,7 @@ def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, mon
 def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder):
     push(folder, "me/model")
     (folder / "README.md").write_text(CARD + "Secret.\n")
-    with pytest.raises(UserError, match="me/model is there already, and public: .* ask for no private one"):
+    with pytest.raises(UserError, match="me/model is there already, and public: .* keep it public"):
         push(folder, "me/model", private=True)
     assert len(hub.repositories["me/model"].committed) == 1
 

@@ -85,6 +85,7 @@ REFUSED = [
     ({"lr_scheduler_kwargs": {"min_lr": 1e-6}}, "give another --lr_scheduler_type"),
     ({"evaluate_every": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "goes with --eval_strategy epoch"),
     ({"max_steps": 0}, "must be at least 1, or -1"),
+    ({"max_steps": -3}, "must be at least 1, or -1"),
     ({"logging_steps": 9}, "goes with --logging_strategy steps"),
     ({"resume_from_checkpoint": "runs/a/checkpoint-9"}, "use --resume auto"),
     ({"hub_strategy": "end"}, "--hub_always_push: leave them out"),

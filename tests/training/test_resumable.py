@@ -130,7 +130,9 @@ def test_it_holds_for_other_ways_to_train(tmp_path, changes):
     with pytest.raises(SystemExit):
         train(tmp_path / "run", ask_at(2), **changes)
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
-    found, expected = seen(train(tmp_path / "run", resume=True, **changes)), seen(plain)
+    resumed = train(tmp_path / "run", resume=True, **changes)
+    assert resumed.args.eval_on_start == plain.args.eval_on_start  # as the next training in this process asks it
+    found, expected = seen(resumed), seen(plain)
     if changes.get("save_strategy") == "best":  # the newest checkpoint is that of the stop, if none was better since
         del found["files"], expected["files"]
     assert found == expected

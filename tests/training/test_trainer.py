@@ -11,6 +11,7 @@ from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_tra
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
+from smsa.errors import UserError
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.callbacks import EpochProgress
 from smsa.training.length_groups import LengthGroupedSampler
@@ -59,6 +60,7 @@ def test_the_learning_rate_steps_by_epoch_and_every_third_is_evaluated_until_pat
     assert (trainer.state.best_global_step, trainer.state.global_step) == (6, 18)
     trainer.create_model_card()  # as Trainer's push_to_hub does
     assert "lr_scheduler_type: epoch_step" in (tmp_path / "README.md").read_text()
+    assert type(trainer.args.lr_scheduler_type)("linear") == "linear"  # as a search over schedules sets it
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 130])
@@ -196,6 +198,12 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
     assert trained[1].model.config._attn_implementation == "eager"
     trained[1].save_model(tmp_path / "model")
     assert "eager" not in (tmp_path / "model" / "config.json").read_text()
+
+
+def test_steps_that_would_repeat_texts_are_refused(tmp_path):
+    with pytest.raises(UserError, match="train twice on some texts: the last step of an epoch has 1 for 8 batches"):
+        batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
+        train(tmp_path, n_train=33, train_sampling_strategy="batch_rebalance", **batches)
 
 
 def test_options_of_trainer_do_what_trainer_says(tmp_path):
