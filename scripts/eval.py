@@ -23,9 +23,7 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
     data = LabelledFile.read(data_args.data, systems[0].labels, args.train_file, **data_args.reading())
     for name in args.compare or [args.model]:
         if was_trained_on(name, data.path):
-            logger.warning(
-                "%s was trained on %s: on texts that it has not seen it is worse than here.", name, data.path
-            )
+            logger.warning("%s was trained on %s: it is worse on texts that it has not seen.", name, data.path)
     report = evaluate(systems, data, args.seed, args.robustness)
     history = Path(find_bundled(args.model), "history.csv") if args.model else None
     write_report(report, args.output, history if history and history.is_file() else None, data.rejects)
