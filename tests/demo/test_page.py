@@ -262,7 +262,7 @@ def test_extremes_of_a_sheet_have_the_texts_as_they_were(classifier, tmp_path):
     found = {text: classifier(text) for text in ("=1+1 enak", "kotor")}
     assert {row[2]: row[:2] for row in certain} == {t: [f["label"], f"{f['score']:.3f}"] for t, f in found.items()}
     assert certain[0][1] >= certain[1][1] and doubtful == certain[::-1]
-    (tmp_path / "in.jsonl").write_text('{"text": "enak"}\n{"text": "kotor", "n": 1}\n')
+    (tmp_path / "in.jsonl").write_text('{"text": "enak"}\n{"text": "kotor", "n": 1}\n{"text": "enak"}\n')
     certain, _ = label_file(classifier, tmp_path / "in.jsonl")[2]
     assert sorted(row[2] for row in certain) == ["enak", "kotor"]
     (tmp_path / "empty.txt").write_text("")
