@@ -130,14 +130,14 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
         known = next(
             filter(None, ([s for s in sides if len(s) == 1 and s[0] in names] for names in ({DROP}, exact, ids))), []
         )
-        means_nothing = len(sides) != 2 or len({side[0] for side in known}) != 1
-        for value in [None] if means_nothing else chain(*(side for side in sides if side not in known)):
-            target = None if means_nothing else ids.get(known[0][0])
-            if value is None or named.setdefault(value, target) != target:
-                raise UserError(
-                    f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
-                    f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."
-                )
+        is_clear = len(sides) == 2 and len({side[0] for side in known}) == 1
+        target = ids.get(known[0][0]) if is_clear else None
+        values = chain(*(side for side in sides if side not in known))
+        if not is_clear or any(value is None or named.setdefault(value, target) != target for value in values):
+            raise UserError(
+                f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
+                f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."
+            )
     dropped = {exact[value] for value, target in named.items() if target is None and value in exact}
     return {value: None if target in dropped else target for value, target in (ids | named).items()}
 
