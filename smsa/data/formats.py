@@ -137,17 +137,17 @@ def find_layout(
 
 def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
     """Return what to do about a file of another format than these."""
-    if formats is INPUT_FORMATS and found in _ARCHIVES:
-        return "an archive: unpack it, and name the file with the texts."
-    if formats is INPUT_FORMATS and found in _FRAMES:
-        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
-        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
-        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
-        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
     known = ", ".join(f".{name}" for name in formats if name != "submission")
     known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
     if formats is not INPUT_FORMATS:
         return f"{known}; or name the format with --format, for example --format csv."
+    if found in _ARCHIVES:
+        return "an archive: unpack it, and name the file with the texts."
+    if found in _FRAMES:
+        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
+        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
+        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
+        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
     return (
         f"{known}. Rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
         "csv); save another as .csv with what wrote it."
