@@ -72,9 +72,7 @@ _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
     "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
 )
-_RAW = frozenset(
-    "full original raw asli laporan aduan pengaduan".split()
-)  # beside one of these words they name the column all the more
+_RAW = frozenset("full original raw asli laporan aduan pengaduan".split())  # may stand beside those: full_text
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
@@ -308,7 +306,7 @@ def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterat
     taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
     while True:
         following = iter(lambda: again.popleft() if again else next(lines, ""), "")
-        noted = (line for line in following if taken.append(line) is None)  # which it always is
+        noted = (taken.append(line) or line for line in following)
         try:
             for row in csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
                 yield number, row if separator or not row else [mark.join(row)]
