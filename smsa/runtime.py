@@ -188,7 +188,7 @@ def describe_versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str | N
     return versions
 
 
-def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
+def describe_hardware(device_type: str) -> dict[str, object]:
     """Return the machine as plain values: system, CPU, cores and threads and, for `cuda`, each visible GPU."""
     n_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
     return {
@@ -200,7 +200,7 @@ def describe_hardware(device_type: str = "cuda") -> dict[str, object]:
     }
 
 
-def describe_environment(device_type: str = "cuda") -> dict[str, object]:
+def describe_environment(device_type: str) -> dict[str, object]:
     """Return what can change the last bits of a result: versions of the libraries, the processor and its threads."""
     machine = describe_hardware(device_type)
     processor = ", ".join(machine["gpus"]) or machine["cpu"]

@@ -105,15 +105,13 @@ Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its f
 JsonRow = tuple[int, str | None, "dict | BadRow"]
 
 
-def find_layout(
-    path: Path, formats: tuple[str, ...] = INPUT_FORMATS, named: str | None = None
-) -> tuple[str, str | None]:
+def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
     """Return the format of a file and what it is compressed with, or None.
 
     Args:
         path: the file, whose suffixes tell, in any case; in a .zip those of the only such file in it.
         formats: those that are accepted.
-        named: a format that was named, and wins over the suffix.
+        named: a format that was named, and wins over the suffix; None if none was.
 
     Raises:
         UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
@@ -591,12 +589,12 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     return best, found[best][1]
 
 
-def find_header(rows: list[Cells], named: str | None = None) -> tuple[int, list[str]] | None:
+def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] | None:
     """Return how many rows the names of the columns end after, and the names; None if no row has them.
 
     Args:
         rows: the first rows.
-        named: the column that the user calls that of the texts.
+        named: the column that the user calls that of the texts, or None.
 
     Raises:
         LookupError: if the first row may be names or values.

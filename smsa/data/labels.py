@@ -161,7 +161,7 @@ def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
 
 
 def describe_unknown(
-    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool = False, given: str = ""
+    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool, given: str
 ) -> str:
     """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
 

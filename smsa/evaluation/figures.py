@@ -14,7 +14,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # O
 MARKERS = "osD^vP"
 
 
-def draw_report(report: dict, folder: Path, history: Path | None = None) -> list[str]:
+def draw_report(report: dict, folder: Path, history: Path | None) -> list[str]:
     """Draw report.json, and history.csv if there is one; return the names of the pictures, none without matplotlib."""
     try:
         drawn = [draw_metrics(report), draw_confusion(report), draw_reliability(report)]
