@@ -40,11 +40,11 @@ def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
     merges by number, so that each process would learn another vocabulary. Naming these tokens first fixes the order.
     """
     texts = list(texts)
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    counts = Counter(character for text in texts for character in trainer.normalize(text) if not character.isspace())
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    counts = Counter(character for text in texts for character in tokenizer.normalize(text) if not character.isspace())
     alphabet = sorted(sorted(counts, key=lambda character: (-counts[character], character))[: size // 8])
     special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer.train_from_iterator(
+    tokenizer.train_from_iterator(
         texts,
         vocab_size=size,
         min_frequency=2,
@@ -53,4 +53,4 @@ def train_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
         special_tokens=special_tokens + [f"##{character}" for character in alphabet],
         show_progress=False,
     )
-    return trainer.get_vocab()
+    return tokenizer.get_vocab()
