@@ -32,7 +32,7 @@ _NAMES = {
     "fo": "output.dense",
     "oln": "output.LayerNorm",
 }
-_EMBEDDINGS = {"word": "word_embeddings", "pos": "position_embeddings", "type": "token_type_embeddings"}
+_EMBEDDINGS = {"pos": "position_embeddings", "type": "token_type_embeddings"}  # whole; of words, those chosen
 
 
 def read_e5(path: str | Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
@@ -99,7 +99,7 @@ def _is_sign(token: str) -> bool:
 
 
 def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spellings: dict[str, list[str]]) -> None:
-    """Make words and their other spellings tokens of one embedding each, the mean of the pieces of the word.
+    """Make words and their other spellings tokens of one embedding each, the mean of the tokens of the word.
 
     A model whose embeddings stay as they are reads all spellings of a word alike.
 
@@ -127,11 +127,10 @@ def build_e5(
     """
     weights, tokens = read_e5(path)
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
-    # a spelling that is also a piece from within a word would share its token
+    # a spelling that is also a token from within a word would share its embedding
     chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
     tokenizer = build_tokenizer(chosen)
     rows = {token: i for i, (token, _) in enumerate(tokens)}
-    words = weights["emb.word"].reshape(-1, 384)
     config = BertConfig(
         vocab_size=len(chosen),
         hidden_size=384,
@@ -143,15 +142,15 @@ def build_e5(
     )
     model = BertModel(config, add_pooling_layer=False)
     state = {f"embeddings.{theirs}.weight": weights[f"emb.{ours}"] for ours, theirs in _EMBEDDINGS.items()}
-    state["embeddings.word_embeddings.weight"] = words[[rows[token] for token, _ in chosen]]
+    words = weights["emb.word"].reshape(-1, config.hidden_size)[[rows[token] for token, _ in chosen]]
+    state["embeddings.word_embeddings.weight"] = words
     state |= {f"embeddings.LayerNorm.{part}": weights[f"emb.ln.{part[0]}"] for part in ("weight", "bias")}
     for layer in range(n_layers):
         for ours, theirs in _NAMES.items():
             for part in ("weight", "bias"):
                 state[f"encoder.layer.{layer}.{theirs}.{part}"] = weights[f"l{layer}.{ours}.{part[0]}"]
-    shapes = model.state_dict()
-    state = {name: torch.tensor(values.copy()).view(shapes[name].shape) for name, values in state.items()}
-    model.load_state_dict(state | {name: shapes[name] for name in shapes if name.endswith("_ids")})
+    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    model.load_state_dict({name: torch.tensor(values.copy()).view(shapes[name]) for name, values in state.items()})
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
