@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pooch
@@ -59,11 +60,10 @@ class ReadingArguments:
         "LABEL_0=positive,LABEL_1=neutral,LABEL_2=negative.",
     )
     sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
-    on_bad_row: str = HfArg(
+    on_bad_row: Literal["strict", "skip"] = HfArg(
         default="strict",
         help="strict: stop. skip: leave bad rows out, such as empty texts and rows without a label, and list "
         "them in rejects.jsonl.",
-        metadata={"choices": ["strict", "skip"]},
     )
 
     def reading(self) -> dict[str, str | list[BadRow] | None]:

@@ -1,6 +1,7 @@
 """Options of evaluation, calibration and baselines, with their defaults and their help."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers.hf_argparser import HfArg
 
@@ -56,8 +57,7 @@ class CalibrationArguments:
 class BaselineArguments:
     """Which baseline, and where it goes."""
 
-    kind: str = HfArg(
-        help="Words of joy and anger; logistic regression over words and their parts; the most frequent label.",
-        metadata={"choices": list(BASELINES)},
+    kind: Literal[*BASELINES] = HfArg(
+        help="Words of joy and anger; logistic regression over words and their parts; the most frequent label."
     )
     output: str = HfArg(help="Folder for the baseline and its report; new or empty.")

@@ -1,6 +1,7 @@
 """Options of pre-training, with their defaults and their help."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
@@ -60,10 +61,9 @@ class PretrainingArguments(RunArguments):
 
     output_dir: str = HfArg(default="runs/pretrained", help="Folder of the run; new, but for --resume.")
     learning_rate: float = HfArg(default=1e-4, help="Learning rate between warm-up and decay.")
-    lr_scheduler_type: str = HfArg(
+    lr_scheduler_type: Literal[*(kind.value for kind in SchedulerType)] = HfArg(
         default=SchedulerType.WARMUP_STABLE_DECAY.value,
         help="Only warmup_stable_decay, constant up to the last decay_steps, lets a run be lengthened.",
-        metadata={"choices": [kind.value for kind in SchedulerType]},
     )
     warmup_steps: int = HfArg(default=500, help="Steps in which the learning rate rises.")
     decay_steps: int = HfArg(default=2000, help="Last steps, in which warmup_stable_decay falls to 0.")

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -71,17 +72,14 @@ class RunArguments(TrainingArguments):
 
     early_stopping_patience = 0  # evaluations; 0 never stops early
 
-    resume: str | None = HfArg(
+    resume: Literal["auto"] | None = HfArg(
         default=None,
         help="auto: resume from the newest whole checkpoint in --output_dir; start where there is none yet; do "
         "nothing where the run is finished.",
-        metadata={"choices": ["auto"]},
     )
     num_train_epochs: float = HfArg(default=10, help="Epochs at the most.")
-    precision: str = HfArg(
-        default="auto",
-        help="auto: what the launcher asks for, else what the device does well; no is fp32.",
-        metadata={"choices": list(PRECISIONS)},
+    precision: Literal[*PRECISIONS] = HfArg(
+        default="auto", help="auto: what the launcher asks for, else what the device does well; no is fp32."
     )
     num_threads: int | None = HfArg(
         default=None, help="CPU threads of each process; an equal share of the cores if not given."
@@ -198,11 +196,10 @@ class SentimentTrainingArguments(RunArguments):
         default="runs/indonlu", help="Folder for all that the run leaves; new or empty, unless --resume is given."
     )
     learning_rate: float = HfArg(default=1e-5, help="Learning rate in the first epoch.")
-    lr_scheduler_type: str = HfArg(
+    lr_scheduler_type: Literal[EPOCH_STEP, *(kind.value for kind in SchedulerType)] = HfArg(
         default=EPOCH_STEP,
         help="epoch_step multiplies the learning rate by lr_gamma every lr_step_size epochs, as the reference "
         "does; the others are Trainer's.",
-        metadata={"choices": [EPOCH_STEP, *(kind.value for kind in SchedulerType)]},
     )
     lr_step_size: int = HfArg(default=1, help="Epochs between two decays by epoch_step.")
     lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the rate.")
