@@ -140,10 +140,10 @@ def find_columns(path: str | None) -> dict:
     """Offer the columns of a file that has been uploaded; what is wrong with it is told when it is labelled."""
     try:
         source = Source(Path(path or ""))
+        choices, found = source.candidates, source.text_column
     except (UserError, OSError) as error:
-        source = error
-    choices = getattr(source, "candidates", [])  # those of a file whose columns do not tell, too
-    return gr.update(visible=len(choices) > 1, choices=choices, value=getattr(source, "text_column", None))
+        choices, found = getattr(error, "candidates", []), None  # those of a file whose columns do not tell
+    return gr.update(visible=len(choices) > 1, choices=choices, value=found)
 
 
 def label_file(
