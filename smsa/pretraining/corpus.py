@@ -11,9 +11,9 @@ from zlib import crc32
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from smsa.data import reader
 from smsa.data.datasets import find_smsa
 from smsa.data.formats import SHEETS, BadRowsError
+from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.files import hash_file
 
@@ -23,7 +23,7 @@ NGRAM_SIZE = 8  # words in a row that make two texts overlap
 
 
 @dataclass
-class Source:
+class CorpusSource:
     """Texts of one origin."""
 
     name: str  # as it was given, without the weight
@@ -38,7 +38,7 @@ def read_sources(
     data_dir: str | None = None,
     to_exclude: bool = False,
     **reading: str | None,
-) -> list[Source]:
+) -> list[CorpusSource]:
     """Read `FILE` or `FILE=WEIGHT`, or `smsa`; `$NAME` in a file's name is a variable of the environment.
 
     Args:
@@ -47,7 +47,7 @@ def read_sources(
         to_exclude: whether `smsa` stands for SmSA's valid and test, masked or not, in place of its train.
         reading: as in `read_texts`.
     """
-    sources: list[Source] = []
+    sources: list[CorpusSource] = []
     for spec in specs:
         name, _, weight = spec.partition("=")
         try:
@@ -71,7 +71,7 @@ def read_sources(
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is no file; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
             texts = read_texts(path, **({} if name == "smsa" else reading))
-            sources.append(Source(origin, value, hash_file(path), texts))
+            sources.append(CorpusSource(origin, value, hash_file(path), texts))
     return sources
 
 
@@ -79,15 +79,15 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     """Return the texts of a file of any known format, without empty ones and the white space around them.
 
     Args:
-        reading: text_column, sheet, as in `smsa.data.reader.Source`.
+        reading: text_column, sheet, as in `Source`.
 
     Raises:
-        UserError: as `smsa.data.reader.Source`; for no texts, or damaged ones.
+        UserError: as `Source`; for no texts, or damaged ones.
     """
     if not path.suffix.lower().endswith(SHEETS):
         reading.pop("sheet", None)  # of the workbooks among several files
     texts, bad_rows = [], []
-    for chunk in reader.Source(path, **reading).chunks():
+    for chunk in Source(path, **reading).chunks():
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
         chunk = chunk.set_apart(
             {i: (t, "the text holds a NUL character") for i, t in enumerate(found) if "\0" in t}, path
@@ -101,7 +101,7 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     return texts
 
 
-def decontaminate(sources: list[Source], evaluation_texts: list[str]) -> None:
+def decontaminate(sources: list[CorpusSource], evaluation_texts: list[str]) -> None:
     """Exclude from the sources, in place, the texts that overlap with an evaluation text."""
     overlaps = find_overlaps(evaluation_texts)
     for source in sources:
@@ -160,7 +160,7 @@ def pack(
 
 
 def encode_sources(
-    sources: list[Source], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
+    sources: list[CorpusSource], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out."""
     special_ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)

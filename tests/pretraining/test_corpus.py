@@ -14,7 +14,7 @@ from transformers import BertTokenizer
 
 from smsa.models.loading import FOLDER
 from smsa.pretraining.corpus import (
-    Source,
+    CorpusSource,
     decontaminate,
     encode_sources,
     find_overlaps,
@@ -111,7 +111,7 @@ def test_rows_hold_every_text_whole_and_in_order_but_for_the_end(sequences, max_
 def test_overlap_is_seen_through_case_punctuation_and_clitics():
     excluded = ["Sungguh! Kemarin saya makan di sana, tempatnya bagus SEKALI.", "Tidak enak!"]
     kept = ["tidak enak lagi", "kemarin saya makan di sana"]  # at most seven words in a row
-    source = Source("a.txt", 1, "", excluded + kept)
+    source = CorpusSource("a.txt", 1, "", excluded + kept)
     decontaminate([source], ["kemarin saya makan di sana , tempat nya bagus sekali dan murah", "tidak enak"])
     assert source.texts == kept
 
@@ -120,7 +120,7 @@ def test_no_held_out_text_is_trained_on_and_all_others_as_often_as_they_weigh():
     words = [f"w{i}" for i in range(300)]  # each a text and a token
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
-    sources = [Source("a.txt", 2, "", words), Source("b.txt", 1, "", words[:50])]
+    sources = [CorpusSource("a.txt", 2, "", words), CorpusSource("b.txt", 1, "", words[:50])]
     rows, held_out_rows = encode_sources(sources, tokenizer, 4, 0.2, seed=1)
     held_out = {tokenizer.convert_tokens_to_ids(word) for word in words if is_held_out(word, 0.2)}
     assert len(held_out) > 40 and held_out == set(held_out_rows.ravel()) - {CLS, SEP}
