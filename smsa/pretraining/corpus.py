@@ -89,10 +89,8 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     texts, bad_rows = [], []
     for chunk in Source(path, **reading).chunks():
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
-        chunk = chunk.set_apart(
-            {i: (t, "the text holds a NUL character") for i, t in enumerate(found) if "\0" in t}, path
-        )
-        bad_rows += [row for _, row in chunk.bad_rows]
+        faults = {i: (text, "the text holds a NUL character") for i, text in enumerate(found) if "\0" in text}
+        bad_rows += [row for _, row in chunk.set_apart(faults, path).bad_rows]
         texts += filter(None, found)
     if bad_rows:
         raise BadRowsError(bad_rows, "Correct or remove them.")
