@@ -206,7 +206,7 @@ def describe_run(trainer: Trainer, arguments: tuple) -> dict[str, object]:
     root = Path(__file__).parents[2]
     is_checkout = (root / ".git").exists() and shutil.which("git")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if is_checkout else None
+    git_commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if is_checkout else None
     precision, history = trainer.accelerator.mixed_precision, trainer.state.log_history
     # over all parts of a run that was resumed; of pre-training, which keeps no epochs, of the last part
     seconds = sum(entry.get("epoch_runtime", 0) for entry in history)
@@ -226,5 +226,5 @@ def describe_run(trainer: Trainer, arguments: tuple) -> dict[str, object]:
         "train_runtime_seconds": seconds,
         "versions": describe_versions(),
         "hardware": describe_hardware(trainer.args.device.type),
-        "git_commit": commit or None,  # of the checkout that this package runs from, `-dirty` if changed
+        "git_commit": git_commit or None,  # of the checkout that this package runs from, `-dirty` if changed
     }
