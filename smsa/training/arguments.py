@@ -70,7 +70,7 @@ class RunArguments(TrainingArguments):
             but cannot see each other, or one process sees several GPUs.
     """
 
-    early_stopping_patience = 0  # evaluations; 0 never stops early
+    early_stopping_patience, fast_kernels = 0, False  # options of fine-tuning only
 
     resume: Literal["auto"] | None = HfArg(
         default=None,
@@ -147,7 +147,7 @@ class RunArguments(TrainingArguments):
         in_effect = resolve_precision(flags[0] if flags else self.precision, device)
         self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
         if self.optim is None:
-            is_half = in_effect != "no" or getattr(self, "fast_kernels", False)
+            is_half = in_effect != "no" or self.fast_kernels
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED if is_half else OptimizerNames.ADAMW_TORCH
         schedule = self.lr_scheduler_type
         if schedule == EPOCH_STEP:
@@ -187,7 +187,7 @@ class SentimentTrainingArguments(RunArguments):
     """Arguments of fine-tuning, with the defaults of the reference recipe.
 
     Raises:
-        ValueError: for values that contradict each other or could not take effect; and as `RunArguments`.
+        UserError: for values that contradict each other or could not take effect; and as `RunArguments`.
 
     Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
