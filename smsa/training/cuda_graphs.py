@@ -41,7 +41,7 @@ class StepRecorder:
         self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor] | None] = {}
 
     def __call__(self, step: Step, model: nn.Module, inputs: dict[str, torch.Tensor], n_items: torch.Tensor):
-        """Get the loss of a batch, shape (), and have its gradients added to those of the model.
+        """Return the loss of a batch, shape (), and add its gradients to those of the model.
 
         Args:
             step: what is recorded: computes loss and gradients, asks the GPU for no result, and depends on nothing but

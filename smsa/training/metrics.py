@@ -84,7 +84,7 @@ def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labe
     """
     state, of_labels = trainer.state, ("f1", "recall", "precision", "n")
     names = [*MACRO_SCORES, *(f"{score}_{label}" for label in labels for score in of_labels)]
-    kept_step = trainer.args.load_best_model_at_end and state.best_global_step or state.global_step
+    kept_step = (trainer.args.load_best_model_at_end and state.best_global_step) or state.global_step
     trained = [entry for entry in state.log_history if "train_f1" in entry]
     kept = next((entry for entry in trained if entry["step"] >= kept_step), trained[-1])
     scores = {"train": kept} | {split: output.metrics for split, output in outputs.items()}
