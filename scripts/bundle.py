@@ -85,6 +85,7 @@ def calibrate(folder: Path, held_out: Path) -> None:
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
     others = pd.read_csv(held_out, keep_default_na=False).query("source in @PEOPLES")
     gold = np.array(label_ids + [LABELS.index(label) for label in others["label"]])
+    valid = slice(len(texts))  # the first of them
     raw = []  # in fp32 and in bf16, each of shape (n_texts, n_labels)
     for precision in ("no", "bf16"):
         (system,) = load_systems([str(folder)], device="cpu", precision=precision)
@@ -99,7 +100,6 @@ def calibrate(folder: Path, held_out: Path) -> None:
     def measure_error(logits: np.ndarray) -> float:
         return measure_calibration(gold[valid], np.exp(logits))["expected_calibration_error"]
 
-    valid = slice(len(texts))
     for temperature in np.arange(5, 0.5, -0.01).round(2).tolist():
         shift = float(minimize_scalar(mean_loss, args=(temperature,)).x)
         logits = to_logits(shift, temperature)[:, valid]
