@@ -155,10 +155,10 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path | None] = {"train": None, "valid": None}
     for split, names in known.items():
-        for rows in [found[there] for there in names if there in found][:1]:
+        if there := next((name for name in names if name in found), None):
             files[split] = folder / f"{split}.parquet"
             unfinished = folder / f"{split}.{os.getpid()}"  # another rank may be reading the file
-            pq.write_table(rows.with_format("arrow")[:], unfinished)
+            pq.write_table(found[there].with_format("arrow")[:], unfinished)
             unfinished.replace(files[split])
     if files["train"] is None:
         raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
@@ -292,7 +292,7 @@ def load_splits(
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
-    if files.get("valid", "") is None and read["train"][0]:
+    if "valid" in files and files["valid"] is None and read["train"][0]:
         read["train"], read["valid"] = _split_off(*read["train"][:3], labels, files["train"], given)
     in_train = set(read["train"][0]) if "train" in read else set()
     for split, (texts, label_ids, lines, _) in read.items():
