@@ -37,10 +37,9 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self), generator=generator)
-        n_whole = len(self) // self.step_size * self.step_size
-        pools = order[:n_whole].split(STEPS_A_POOL * self.step_size)
+        n_steps = len(self) // self.step_size
+        pools = order[: n_steps * self.step_size].split(STEPS_A_POOL * self.step_size)
         by_length = [pool[self.lengths[pool].argsort(stable=True)] for pool in pools]
-        steps = torch.cat(by_length).view(-1, self.step_size) if n_whole else order[:0].view(0, self.step_size)
-        steps = steps[torch.randperm(len(steps), generator=generator)]
-        yield from steps.flatten().tolist()
-        yield from order[n_whole:].tolist()  # the short last step: any texts
+        steps = torch.cat(by_length).view(n_steps, self.step_size)
+        yield from steps[torch.randperm(n_steps, generator=generator)].flatten().tolist()
+        yield from order[steps.numel() :].tolist()  # the short last step: any texts
