@@ -96,12 +96,12 @@ def export_model(
             model.config.save_pretrained(staging)
             save_tokenizer(tokenizer, staging)
             try:
-                written = write(model, staging, int8)
-                forwards = [load(staging / name) for name in written]
+                forwards = {name: load(staging / name) for name in write(model, staging, int8)}
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
-            for name, classifier.engine.forward in zip(written, forwards, strict=True):
+            for name, forward in forwards.items():
+                classifier.engine.forward = forward  # of what `measure` runs
                 files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
                 measured, probabilities = measure(sum(path.stat().st_size for path in files))
                 measured["largest_difference"] = float(np.abs(probabilities - expected).max())
