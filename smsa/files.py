@@ -92,7 +92,7 @@ def publish(staging: Path, folder: Path, last: str) -> None:
 
 
 def require_empty(folder: str | Path, way_out: str, ours: tuple[str, ...] = (STAGING,)) -> None:
-    """Refuse an output folder that holds something but `ours`, as one leaves who was killed before there was more.
+    """Refuse an output folder that holds anything but `ours`, which a run leaves that was killed at its start.
 
     Raises:
         UserError: with the way out.
