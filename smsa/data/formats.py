@@ -206,8 +206,8 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
         return "csv" if is_text and suffix is None else format
     if format != "parquet" and suffix is not None:
         raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
-    begins = {"jsonl": rb"\[\s*\{", **dict.fromkeys(("csv", "tsv", "txt"), rb'\{\s*"|\[\s*\{')}.get(format)
-    return "json" if begins and re.match(rb"(\xef\xbb\xbf)?\s*(?:" + begins + rb")", head) else format
+    begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
+    return "json" if format != "parquet" and re.match(rb"(\xef\xbb\xbf)?\s*(?:" + begins + rb")", head) else format
 
 
 def show(value: object) -> str:
