@@ -32,12 +32,11 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def store_temperature(folder: str | Path, temperature: float, shift: torch.Tensor | None = None) -> float:
+def store_temperature(folder: str | Path, temperature: float, shift: torch.Tensor | None = None) -> None:
     """Divide the logits of a model folder by a temperature: pipeline, exports and smsa all give what comes out.
 
     `shift`, of shape (n_labels,), is added then, in a layer that has a bias. Two tensors change, in the precision in
-    which they are stored. Return what config.json keeps as `smsa_temperature`: that of this call times that of earlier
-    ones.
+    which they are stored. config.json keeps the product of the temperatures of all calls, as `smsa_temperature`.
 
     Raises:
         UserError: as `last_layer`, for a shift where there is no bias, and if the weights of that layer have another
@@ -58,7 +57,6 @@ def store_temperature(folder: str | Path, temperature: float, shift: torch.Tenso
         tensors[f"{name}.bias"] += shift
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)
-    return temperature_before * temperature
 
 
 def store_normaliser(folder: str | Path) -> None:

@@ -31,13 +31,13 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
     model.classifier.bias.data = torch.tensor([0.3, -0.1, 0.05])
     model.half().save_pretrained(folder)
     before = load_file(folder / "model.safetensors")
-    assert calibration.store_temperature(folder, 2.0) == 2.0  # exact in fp16
+    calibration.store_temperature(folder, 2.0)  # exact in fp16
     after = load_file(folder / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
     assert all(tensor.dtype == torch.float16 for tensor in after.values())
     assert torch.equal(after["classifier.weight"] * 2, before["classifier.weight"])
-    assert calibration.store_temperature(folder, 1.5) == 3.0  # a second calibration starts from the first
+    calibration.store_temperature(folder, 1.5)  # a second calibration starts from the first
     before = load_file(folder / "model.safetensors")["classifier.bias"]
     calibration.store_temperature(folder, 0.5, torch.tensor([0.0, -1.0, 0.0]))  # the shift is not divided
     after = load_file(folder / "model.safetensors")["classifier.bias"]
