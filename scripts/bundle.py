@@ -24,7 +24,7 @@ from smsa.errors import UserError
 from smsa.evaluation.calibration import store_temperature
 from smsa.evaluation.statistics import measure_calibration
 from smsa.evaluation.systems import load_systems
-from smsa.files import staged, update_json, write_json
+from smsa.files import make_readable, staged, update_json, write_json
 from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import compute_metrics, predict_examples
@@ -45,7 +45,7 @@ def main(name: str, run: Path, mixture: Path | None) -> None:
         if name != ENCODER:
             shutil.copy(mixture / "mixture.json", folder)
             calibrate(folder, mixture / "calibration.csv")
-        (folder / "model.safetensors").chmod(0o644)  # safetensors lets only its owner read a file
+        make_readable(folder / "model.safetensors")
         outputs = sorted({CARD, *(path.name for path in folder.iterdir())} - {"run.json"})
         update_json(folder / "run.json", outputs=outputs, origins=sources.read_text(encoding="utf-8"))
         (folder / CARD).write_text(render_card(folder, f"smsa/bundled/{name}", STATED), encoding="utf-8")
