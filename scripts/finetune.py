@@ -42,7 +42,7 @@ logger = logging.getLogger("smsa.finetune")
 def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
     """Run the recipe, once for each seed, and push the model where that is asked for; every rank calls it."""
     set_up_process()
-    hub_id, private = training_args.hub_model_id, bool(training_args.hub_private_repo)
+    hub_id, private = training_args.hub_model_id, training_args.hub_private_repo
     if training_args.pushes_to_hub:
         on_main(lambda: require_access(hub_id, private))
     for seed in training_args.seeds or [training_args.seed]:

@@ -37,7 +37,7 @@ HISTORY = {
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
     """Pre-train, or resume, leave an encoder, and push it where that is asked for; every rank of a launch calls it."""
     set_up_process()
-    hub_id, private = training_args.hub_model_id, bool(training_args.hub_private_repo)
+    hub_id, private = training_args.hub_model_id, training_args.hub_private_repo
     if training_args.pushes_to_hub:
         on_main(lambda: require_access(hub_id, private))
     with sole_run(Path(training_args.output_dir), resume=training_args.resume is not None):
