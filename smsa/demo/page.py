@@ -189,13 +189,7 @@ def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the page until Ctrl-C or SIGTERM; its files lie in a temporary folder, which is gone then.
 
-    Args:
-        classifier: what labels.
-        host: address to bind to; 0.0.0.0 lets other machines in.
-        port: where; 0 takes a free one from 7860 on.
-
-    Raises:
-        OSError: if the port is taken.
+    Host 0.0.0.0 lets other machines in. Port 0 takes a free one from 7860 on; a port that is taken is an OSError.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix="smsa-demo-", suffix=f"-{port}") as folder:

