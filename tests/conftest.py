@@ -44,14 +44,14 @@ TINY_ROWS = [
 
 
 def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
-    """Run a command; get its status and all that it printed."""
+    """Run a command; return its status and all that it printed."""
     environment = os.environ | environment
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
 
 def run_here(script: str, *words) -> tuple[int, str]:
-    """Run a script in this process, which has the libraries imported; get its status and what it printed."""
+    """Run a script in this process, which has the libraries imported; return its status and what it printed."""
     printed = io.StringIO()
     capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
@@ -123,14 +123,13 @@ def no_network():
 
 
 def make_tokenizer() -> BertTokenizer:
-    """Get a lower-casing WordPiece tokenizer of a few words and all letters."""
-    return BertTokenizer(
-        vocab={piece: i for i, piece in enumerate(VOCABULARY)}, do_lower_case=True, model_max_length=64
-    )
+    """Return a lower-casing WordPiece tokenizer of a few words and all letters."""
+    vocabulary = {token: i for i, token in enumerate(VOCABULARY)}
+    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=64)
 
 
 def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0, seed: int = 0, vocab_size: int = 0):
-    """Get a random two-layer BERT of width 32."""
+    """Return a random two-layer BERT of width 32."""
     torch.manual_seed(seed)
     config = BertConfig(
         **SHAPE,

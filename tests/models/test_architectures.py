@@ -87,7 +87,7 @@ def save_base(kind, folder, **tokenizer_options):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A function that trains an architecture for two steps; get the model's folder, and Trainer's probabilities."""
+    """A function that trains an architecture for two steps; returns the model's folder, and Trainer's probabilities."""
 
     @cache
     def train(kind):

@@ -24,7 +24,7 @@ from smsa.training.trainer import IGNORED
 
 
 def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: float = 0.0):
-    """Get a small random masked language model, of the vocabulary of the other tests if of no other."""
+    """Return a small random masked language model, of the vocabulary of the other tests if of no other."""
     torch.manual_seed(0)
     tokenizer = tokenizer or make_tokenizer()
     special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
@@ -230,8 +230,8 @@ def test_options_that_make_no_sense_are_refused(make_arguments, reason):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_judge_like_one(words, tmp_path):
-    """In real launches; rows do not fill the last step of an epoch, nor share out evenly to judge by."""
+def test_two_processes_train_and_evaluate_like_one(words, tmp_path):
+    """In real launches; rows do not fill the last step of an epoch, nor share out evenly in evaluation."""
     common = [*words, "--precision", "no", "--num_threads", 1, "--warmup_steps", 2]
     for name, config, n_rows in (("one", "accelerate_config.yaml", 8), ("two", "configs/accelerate/cpu.yaml", 4)):
         options = [*common, "--per_device_train_batch_size", n_rows, "--output_dir", tmp_path / name]

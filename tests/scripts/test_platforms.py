@@ -77,7 +77,7 @@ loading.FOLDER = pathlib.Path(os.environ["BUNDLED"])
 
 
 def run_scripts(commands, before="", **environment) -> list[tuple[int, str]]:
-    """Run commands, each with the variables that are set before it; get the status of each and what it printed."""
+    """Run commands, each with the variables that are set before it; return the status of each and what it printed."""
     child = [sys.executable, "-c", CHILD.format(before=before), json.dumps(commands)]
     status, printed = run(*child, timeout=1500, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", **environment)
     found = [json.loads(line[7:]) for line in printed.splitlines() if line.startswith("RESULT ")]
