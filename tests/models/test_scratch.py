@@ -1,11 +1,10 @@
 """What is learned from the training texts only: a vocabulary, equal for equal texts, and nothing else."""
 
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import run
 from transformers import AutoTokenizer, set_seed
 
 from smsa.models.loading import load_model
@@ -19,9 +18,8 @@ def test_the_vocabulary_is_the_same_in_every_process():
         "from smsa.data.datasets import find_smsa, read_rows; from smsa.models.scratch import train_vocabulary; "
         "print(sorted(train_vocabulary(read_rows(find_smsa('data/sample')['train'])[0], 2000).items()))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
-    assert runs[0].stdout == runs[1].stdout
-    assert len(runs[0].stdout) > 10_000, runs[0].stderr
+    (status, text), again = (run(sys.executable, "-c", code) for _ in range(2))
+    assert again == (status, text) and status == 0 and len(text) > 10_000, text
 
 
 def test_the_vocabulary_is_lower_case_within_its_size_and_spells_every_frequent_character():
