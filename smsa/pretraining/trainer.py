@@ -101,8 +101,7 @@ class MaskedTrainer(ResumableTrainer):
 
     def count_tokens(self) -> int:
         """Return how many tokens have been seen so far, each time that they were; special tokens count, too."""
-        steps_an_epoch, _ = self.count_steps()
-        whole, rest = divmod(self.state.global_step, steps_an_epoch)
+        whole, rest = divmod(self.state.global_step, self.count_steps())
         n_rows = whole * len(self.train_dataset) + rest * self.get_total_train_batch_size(self.args)
         return n_rows * self.row_length
 

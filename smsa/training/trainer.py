@@ -126,16 +126,16 @@ class ResumableTrainer(Trainer):
                 self.recorder.close()
                 self.recorder = None
 
-    def count_steps(self) -> tuple[int, int]:
-        """Return the optimiser steps of an epoch and of the run, as Trainer counts them."""
-        an_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
-        of_run = math.ceil(self.args.num_train_epochs * an_epoch)
-        return an_epoch, self.args.max_steps if self.args.max_steps > 0 else of_run
+    def count_steps(self) -> int:
+        """Return the optimiser steps of an epoch, as Trainer counts them."""
+        return math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
 
     def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
-        state, (_, n_steps) = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)), self.count_steps()
-        length = "--max_steps" if self.args.max_steps > 0 else "--num_train_epochs"
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        length, n_steps = "--num_train_epochs", math.ceil(self.args.num_train_epochs * self.count_steps())
+        if self.args.max_steps > 0:
+            length, n_steps = "--max_steps", self.args.max_steps
         if state.global_step > n_steps:
             done = f"{state.epoch:g} epochs, {state.global_step} steps"
             raise UserError(f"The checkpoint has trained for {done}: {length} cannot be less.")
