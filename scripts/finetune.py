@@ -121,7 +121,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
                 predictions["label"].rename_axis("index").to_csv(staging / "submission.csv")
         write_json(metrics, staging / "metrics.json")
         history_table(trainer.state.log_history).to_csv(staging / "history.csv", index=False)
-        write_rejects(reading["rejects"] or (), staging)
+        write_rejects(reading["rejects"], staging)
         record = describe_run(trainer, arguments)
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         publish_run(staging, output_dir, record)

@@ -344,9 +344,9 @@ def _split_off(
     return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
 
 
-def write_rejects(rejects: Sequence[BadRow], folder: Path) -> None:
+def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
     """Write the rows that were left out, if any, into a file of the folder."""
-    rows = [{"file": str(r.path), "line": r.line, "value": r.value, "reason": r.reason} for r in rejects]
+    rows = [{"file": str(r.path), "line": r.line, "value": r.value, "reason": r.reason} for r in rejects or ()]
     if rows:
         lines = "".join(f"{json.dumps(row, default=str)}\n" for row in rows)
         (folder / REJECTS).write_text(lines, encoding="utf-8")

@@ -92,7 +92,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
     trainer = SentimentTrainer(network, args, splits["train"], splits["valid"], processing_class=tokenizer)
     trainer.train()
     trainer.save_model()
-    write_rejects(reading["rejects"] or (), Path(output_dir))
+    write_rejects(reading["rejects"], Path(output_dir))
     return trainer.evaluate()
 
 

@@ -114,7 +114,7 @@ def export_model(
                         f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
                     )
             record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
-            write_rejects(reading.get("rejects") or (), staging)
+            write_rejects(reading.get("rejects"), staging)
             write_json(record, staging / EXPORT_RECORD)
             publish(staging, output_dir, last=EXPORT_RECORD)
     finally:
