@@ -149,7 +149,7 @@ def evaluate_system(
     rows = data.rows.assign(file=data.path.name, gold=names[data.gold], predicted=names[predicted])
     errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted]
     errors = errors.sort_values("confidence", ascending=False, kind="stable").head(20)
-    answers = system.predict(list(OPENING_SENTENCES), data.labels)
+    of_opening = system.predict(list(OPENING_SENTENCES), data.labels)  # probabilities
     evaluation = {
         "name": system.name,
         "kind": system.kind,
@@ -165,7 +165,7 @@ def evaluate_system(
         "examples": [
             {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
             | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
-            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, answers, strict=True)
+            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, of_opening, strict=True)
         ],
         "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
     }

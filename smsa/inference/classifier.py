@@ -173,8 +173,8 @@ class SentimentClassifier:
             "label": pa.DictionaryArray.from_arrays(label_ids, list(self.labels)).cast(pa.string()),
             "score": pa.array(probabilities.max(-1), mask=empty),
         }
-        for label, shares in zip(self.labels, probabilities.T, strict=True):
-            columns[f"p_{label}"] = pa.array(shares, mask=empty)
+        for label, of_label in zip(self.labels, probabilities.T, strict=True):
+            columns[f"p_{label}"] = pa.array(of_label, mask=empty)
         return pa.table(columns | {"truncated": truncated, "empty": empty}).take(index)
 
     def explain(self, text: str, label: str | None = None) -> dict:

@@ -26,7 +26,7 @@ from smsa.runtime import PRECISIONS, resolve_precision, set_cpu_threads, world_s
 
 @dataclass
 class ModelArguments:
-    """Which encoder to start from, how much of a text it reads, and which of its weights stay as they are."""
+    """Which base model to fine-tune, how much of a text it reads, and which of its weights stay as they are."""
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
@@ -202,7 +202,7 @@ class SentimentTrainingArguments(RunArguments):
         "does; the others are Trainer's.",
     )
     lr_step_size: int = HfArg(default=1, help="Epochs between two decays by epoch_step.")
-    lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the rate.")
+    lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the learning rate.")
     max_grad_norm: float = HfArg(
         default=10.0, help="Global gradient norm to which gradients are clipped; 0 does not clip."
     )

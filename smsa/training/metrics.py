@@ -113,9 +113,9 @@ def predict_examples(
 
     classify = TextClassificationPipeline(model=model.eval(), tokenizer=tokenizer, device=model.device)
     examples = []
-    for text, answers in zip(texts, classify(list(texts), top_k=None, truncation=True), strict=True):
-        shares = {f"p_{answer['label']}": answer["score"] for answer in answers}  # the most likely first
-        examples.append({"text": text, **answers[0], **shares})
+    for text, labelled in zip(texts, classify(list(texts), top_k=None, truncation=True), strict=True):
+        probabilities = {f"p_{found['label']}": found["score"] for found in labelled}  # the most likely first
+        examples.append({"text": text, **labelled[0], **probabilities})
     return examples
 
 
