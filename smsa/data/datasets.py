@@ -233,8 +233,9 @@ def read_rows(
     feature = features.get(source.label_column)
     names = feature.get("names") if isinstance(feature, dict) else None  # of a ClassLabel, where -1 is no label
     meanings = {"-1": None, **{str(i): name for i, name in enumerate(names)}} if names else source.meanings
-    texts, ids, lines, bad_rows = [], [], [], []
+    texts, ids, lines, bad_rows, in_split = [], [], [], [], set()
     for chunk in source.chunks():
+        in_split |= {*chunk.table[source.split_column].unique().to_pylist()} if source.split_column else set()
         bad_rows += [row for _, row in chunk.bad_rows]
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
@@ -254,6 +255,21 @@ def read_rows(
                 texts.append(text)
                 ids.append(label_id)
                 lines.append(line)
+    if len({*map(plain_label, in_split)} - {None}) > 1:  # a model would learn what it is tested on
+        named = (f"{path.with_suffix('')}.", str(path), source.text_column, source.split_column)
+        stem, file, text, column = (json.dumps(name, ensure_ascii=False) for name in named)
+        sheet = f", sheet={json.dumps(sheet, ensure_ascii=False)}" if sheet else ""
+        code = (
+            "from pathlib import Path; from smsa.data.reader import Source; "
+            f'[rows.to_csv({stem} + name + ".csv", mode="x", index=False, quoting=1) for chunk in '
+            f"Source(Path({file}), text_column={text}{sheet}).chunks(10**9) "
+            f"for name, rows in chunk.table.to_pandas().groupby({column})]"
+        )
+        raise UserError(
+            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}, and all "
+            f"rows would be taken alike. Write a file for each: python -c {shlex.quote(code)}; and name these files. "
+            "To take all rows as they are, remove that column."
+        )
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
 

@@ -61,6 +61,8 @@ _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)
 _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
+# What a column says of the rows of each split
+_SPLIT = re.compile(r"((data )?(train(ing)?|latih|val(id(ation|asi)?)?|dev|eval|test(ing)?|uji))?")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
 
@@ -116,6 +118,7 @@ class Source:
         names: the columns; where lines are kept, also those that only later rows turn out to have when they are read.
         text_column, label_column: those that were named or found; None for a file without anything in it.
         meanings: of numbers that are labels, as a column of words beside them says.
+        split_column: of a labelled file, the one that says train, test and the like; None if there is none.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
@@ -276,6 +279,7 @@ class Source:
             except UnicodeEncodeError as error:
                 raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
         self.candidates, self.text_column, self.label_column, self.meanings = [], None, self._label_asked, {}
+        self.split_column = None
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
@@ -287,6 +291,9 @@ class Source:
             places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
             usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
+            said = [{plain_label(value) or "" for value in values} for values in columns]
+            splits = [name for name, words in zip(names, said) if any(words) and all(map(_SPLIT.fullmatch, words))]
+            self.split_column = next(iter(splits), None)
             numbers = [*map(plain_label, columns[names.index(self.label_column)])]
             for i in [i for i, values in enumerate(columns) if are_numbers(numbers) and are_sentiments(values)]:
                 words = [*map(plain_label, columns[i])]  # say what the numbers mean, if each has a word of its own
@@ -415,7 +422,8 @@ class Source:
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
-        columns, batches = [self.text_column, self.label_column] if self.label_column else None, []
+        columns, batches = [self.text_column, self.label_column, self.split_column or self.text_column], []
+        columns = columns if self.label_column else None
         for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
             batches.append(batch)
             if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does

@@ -12,7 +12,7 @@ from tables import write_workbook
 
 from scripts import baseline
 from smsa.cli import parse
-from smsa.data.datasets import DataArguments, find_files, load_splits
+from smsa.data.datasets import DataArguments, find_files, load_splits, read_rows
 from smsa.data.labels import LABELS, parse_labels
 from smsa.data.reader import Source
 from smsa.errors import UserError
@@ -188,6 +188,20 @@ def test_another_suffix_or_output_that_a_refusal_names_works(
     if other.startswith("a."):
         paths, other = [paths[0].rename(tmp_path / other)], output
     predict(["--input", *map(str, paths), "--output", str(tmp_path / other)], classifier)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "xlsx"])
+def test_a_file_of_several_splits_is_refused_and_the_command_that_takes_it_apart_works(tmp_path, suffix):
+    kinds, path = (["Latih"] * 30 + ["uji"] * 10 + [None]) * 50, tmp_path / f"a.{suffix}"
+    frame = pd.DataFrame({"teks": [f"a\n{i}" for i in range(len(kinds))], "label": "netral", "Jenis": kinds})
+    getattr(frame, {"xlsx": "to_excel"}.get(suffix, f"to_{suffix}"))(path, index=False)
+    with pytest.raises(UserError, match="a.*: the column 'Jenis' says Latih, uji, and all rows would be") as raised:
+        read_rows(path)
+    option, code = shlex.split(str(raised.value).partition("each: python ")[2].partition("; and name")[0])
+    assert option == "-c"
+    exec(code)
+    texts, _, _, bad_rows = read_rows(tmp_path / "a.uji.csv")
+    assert len(texts) == 500 and not bad_rows and len(read_rows(tmp_path / "a.Latih.csv")[0]) == 1500
 
 
 def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):
