@@ -156,7 +156,7 @@ class Source:
             self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
         self.is_typed = self.format == "parquet" or self.format in SHEETS
         if sheet is not None and self.format not in SHEETS:
-            raise UserError(f"{path} has no sheets: leave --sheet out.")
+            self._notes.append("no sheets")  # another file of the same command may have some
         if self.format in SHEETS:
             self._choose_sheet(sheet)
         else:

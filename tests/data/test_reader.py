@@ -172,6 +172,8 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         Source(tmp_path / "c.xlsx")
     with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
+    (tmp_path / "d.csv").write_text("isi\nenak\n")  # beside a workbook, whose sheet is named
+    assert Source(tmp_path / "d.csv", sheet="Data").text_column == "isi"
 
 
 @pytest.mark.parametrize("suffix", [".xls", ".ods"])

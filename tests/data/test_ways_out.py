@@ -89,7 +89,6 @@ REFUSALS = {
     "sheets, one of remarks": (predict, "a.xlsx", REMARKS, "", ["--sheet B"]),
     "a sheet and a column": (predict, "a.xlsx", TALKS, "", ["--sheet A", "--text_column |isi"]),
     "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
-    "no sheets": (predict, "a.csv", LABELLED, "--sheet A", ["-"]),
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
     "true or false": (train, "a.parquet", TRUTHS, "", [f"--label_map=false=...,true=...|{TRUE}"]),
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
