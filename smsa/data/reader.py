@@ -394,7 +394,7 @@ class Source:
         cells = [[_to_cell(value) for value in row] for row in cells]
         rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
-        body = [i for i in range(self._n_above, len(rows)) if any(rows[i])]
+        body = [i for i in range(self._n_above, len(rows)) if any(rows[i]) and rows[i] != names]
         columns = [[cells[i][j] for i in body] for j in range(len(names))]
         kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
         names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]

@@ -149,14 +149,14 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
     rows = [["No", "Ulasan", "Nilai", "Tanggal", ""], [1, "=1+1", 4.5, day, None], [2, "5", 3, day, "x"], [None] * 5]
     sheets = {
         "Ringkasan": [["Kategori", "Jumlah"], ["Total", 2]],
-        "Data": [["Laporan", None], [], *rows, [3, 7, 1, day, None]],
+        "Data": [["Laporan", None], [], *rows, rows[0], [3, 7, 1, day, None]],
         "Lain": [["isi"], ["enak"]],
     }
     write_workbook(tmp_path / "a.xlsx", sheets)
     with pytest.raises(UserError, match="texts are in the sheets 'Data', 'Lain': choose one, --sheet Data"):
         Source(tmp_path / "a.xlsx")
     (chunk,) = Source(tmp_path / "a.xlsx", sheet="Data").chunks(9)
-    assert chunk.texts.to_pylist() == ["=1+1", "5", "7"] and chunk.lines.tolist() == [4, 5, 7]
+    assert chunk.texts.to_pylist() == ["=1+1", "5", "7"] and chunk.lines.tolist() == [4, 5, 8]
     assert chunk.table.drop_columns("Ulasan").to_pylist() == [
         {"No": 1, "Nilai": 4.5, "Tanggal": day, "column_5": None},
         {"No": 2, "Nilai": 3.0, "Tanggal": day, "column_5": "x"},
