@@ -77,8 +77,8 @@ _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class targ
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
-    "timestamp created at score skor rating bintang star like count url link lang location lokasi title judul version "
-    "versi product produk source thumb up reply replied usia umur gender email alamat address".split()
+    "timestamp stempel cap created at score skor rating bintang star like count url link lang location lokasi title "
+    "judul version versi product produk source thumb up reply replied usia umur gender email alamat address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
@@ -632,7 +632,10 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
             if named in row or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
-                if "text" in {*map(name_kind, second)} - {*kinds} and all(map(name_kind, filter(None, second))):
+                # cells that span two rows, and two columns
+                is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
+                is_two |= "text" in {*map(name_kind, second)} - {*kinds}
+                if is_two and all(map(name_kind, filter(None, second))):
                     return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
                 return i + 1, [*row]
     says_names = says_values = False

@@ -39,6 +39,10 @@ KINDS = {
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"], ""),
     "no header": ("a.csv", "saya kecewa sekali\nbagus\n", "text", ["saya kecewa sekali", "bagus"], "no header"),
     "title rows": ("a.csv", "Laporan,,\n,,\nno,ulasan,n\n1,enak,2\n", "ulasan", ["enak"], "in row 3"),
+    "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"],
+                                        "in row 2"),
+    "long questions": ("a.csv", "Stempel waktu,Saya puas dengan layanan toko ini,Saran\n2025/01/05,Setuju,antre lama "
+                       "sekali di kasir\n", "Saran", ["antre lama sekali di kasir"], ""),
     "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"],
                     "4 lines that are blank"),
     "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"], "2 rows lack fields"),
