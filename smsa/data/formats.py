@@ -490,12 +490,16 @@ def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
             if size > 8 * WHOLE_BYTES:
                 raise UserError(f"{path} has {size:,} bytes unpacked; {8 * WHOLE_BYTES:,} are read: save it as CSV.")
         content.seek(0)
-        book = CalamineWorkbook.from_filelike(content)
-        return {
-            sheet.name: book.get_sheet_by_name(sheet.name).to_python(skip_empty_area=False)
-            for sheet in book.sheets_metadata
-            if sheet.typ == SheetTypeEnum.WorkSheet and sheet.visible == SheetVisibleEnum.Visible
-        }
+        book, found = CalamineWorkbook.from_filelike(content), {}
+        for meta in book.sheets_metadata:
+            if meta.typ == SheetTypeEnum.WorkSheet and meta.visible == SheetVisibleEnum.Visible:
+                sheet = book.get_sheet_by_name(meta.name)
+                found[meta.name] = cells = sheet.to_python(skip_empty_area=False)
+                for (top, left), (bottom, right) in sheet.merged_cell_ranges or ():
+                    for row in cells[top + 1 : bottom + 1] if left == right else ():
+                        if any(row):  # a label that is merged over its texts is that of each
+                            row[left] = cells[top][left]
+        return found
     except (CalamineError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a workbook: {error}") from error
 

@@ -7,6 +7,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -178,6 +179,17 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         Source(tmp_path / "b.xlsx", sheet="data")
     (tmp_path / "d.csv").write_text("isi\nenak\n")  # beside a workbook, whose sheet is named
     assert Source(tmp_path / "d.csv", sheet="Data").text_column == "isi"
+
+
+def test_a_cell_that_is_merged_over_rows_is_that_of_each(tmp_path):
+    book = openpyxl.Workbook()
+    for row in [["Sentimen", "Ulasan"], ["positif", "enak"], [None, "murah"], ["negatif", "kotor"], [None, None]]:
+        book.active.append(row)
+    book.active.merge_cells("A2:A3")
+    book.active.merge_cells("A4:A5")
+    book.save(tmp_path / "a.xlsx")
+    (chunk,) = Source(tmp_path / "a.xlsx", label_column="label").chunks(9)
+    assert chunk.table["Sentimen"].to_pylist() == ["positif", "positif", "negatif"]
 
 
 @pytest.mark.parametrize("suffix", [".xls", ".ods"])
