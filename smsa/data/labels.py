@@ -32,12 +32,12 @@ DROP = "drop"  # in a label map: leave these rows out
 _USUAL = (
     {"0": "negative", "1": "positive"},
     {"-1": "negative", "0": "neutral", "1": "positive"},
-    {"0": "negative", "4": "positive"},
     {"-": "negative", "0": "neutral", "+": "positive"},
     {"1": "negative", "2": "positive"},
     {"0": "negative", "1": "neutral", "2": "positive"},
     {"1": "negative", "2": "neutral", "3": "positive"},
     {"1": "negative", "2": "negative", "3": "neutral", "4": "positive", "5": "positive"},
+    {"0": "negative", "2": "neutral", "4": "positive"},
 )
 
 
@@ -70,7 +70,7 @@ def plain_label(value: object) -> str | None:
         (value,) = value
     if not isinstance(value, str | int | float) or value != value:  # NaN
         return None
-    text = str(value).strip().strip("[]\"'").strip().lower()
+    text = str(value).strip().strip("[]\"'“”‘’\u200b\ufeff").strip().lower()
     if text.isalpha() or len(text) > _LONGEST:
         return text
     text = re.sub(r"^([+-]?\d+)[.,]0+$", r"\1", text).removesuffix(".")
@@ -143,10 +143,10 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
 
 
 def _to_number(label: str) -> str:
-    """Return the stars of a rating, as in `bintang 4`, `4 stars`, `4/5` and ★★★★☆; another label as it is."""
+    """Return the stars of a rating, as in `bintang 4`, `4 stars`, `4/5` and ★★★★☆, and 1 for +1; others as they are."""
     if "★" in label or "⭐" in label:
         return str(label.count("★") + label.count("⭐"))
-    found = re.fullmatch(r"(?:\w*[^\W\d]\s)?(\d)(?:\s?/\s?5)?(?:\s[^\W\d]+)?", label)
+    found = re.fullmatch(r"(?:\w*[^\W\d]\s|\+)?(\d)(?:\s?/\s?5)?(?:\s[^\W\d]+)?", label)
     return found[1] if found else label
 
 

@@ -80,7 +80,7 @@ MEANT = {
     "a map": ("-1;0;1;1.0", "-1=negative,0=neutral,1=positive", [2, 1, 0, 0]),
     "a map the other way round": ("5;3;1;4", "positive=4|5,neutral=3,negative=1|2", [0, 1, 2, 0]),
     "dropped": ("senang;marah;?;senang", "senang=positive,marah=negative,?=drop", [0, 2, 0]),
-    "lists and quotes": ("""["Positif"];['neg'];"netral";neg.""", None, [0, 2, 1, 2]),
+    "lists and quotes": ("""["Positif"];['neg'];"netral";neg.;“positif”;\u200bnetral""", None, [0, 2, 1, 2, 0, 1]),
     "words beside": ("Positive Sentiment;label_negatif;1 (positif)", None, [0, 2, 0]),
     "a map of a word and numbers": ("senang;5;1;pos", "positive=pos|senang|5.0,negative=netral|1", [0, 0, 2, 0]),
     "decimal commas": ("5,0;1,00", "5=positive,1=negative", [0, 2]),
@@ -119,6 +119,8 @@ def test_labels_of_own_names_are_taken_as_they_are_in_the_order_given(tmp_path):
     "★☆☆☆☆=negative,★★★★★=positive",
     "1 star=negative,5 stars=positive",
     "1=negative,2=positive",
+    "0=negative,2=neutral,4=positive",
+    "-1=negative,0=neutral,+1=positive",
     "sangat negatif=negative,very_positive=positive,kurang positif=drop",
 ])  # fmt: skip
 def test_numbers_and_ratings_have_their_usual_meaning(label_map):
