@@ -181,14 +181,13 @@ def describe_unknown(
             "column of labels with --label_column, or rename them in the file."
         )
     proposed = propose_map(values, labels)
-    option = shlex.quote(f"--label_map={given}{proposed}")
-    as_they_are = f"in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
-    if are_others:  # which would have no place among the labels of the file as they are
+    option, other = shlex.quote(f"--label_map={given}{proposed}"), ""
+    if not are_others:  # which would have no place among the labels of the file as they are
+        other = f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
+    n_meant = len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP})
+    if are_others and (n_meant or len(values) == 1):
         return f"{found} Say what they mean, or leave them out: {option}."
-    if len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP}) < 2:
+    if n_meant < 2:
         pairs = shlex.quote(f"--label_map={given}" + ",".join(f"{value}=..." for value in values))
-        return f"{found} Say what each of them means, or {DROP}: {pairs}; or, {as_they_are}."
-    return (
-        f"{found} Say what they mean, after a look at these examples: {option} ({DROP} leaves rows out); or, "
-        f"{as_they_are}."
-    )
+        return f"{found} Say what each of them means, or {DROP}: {pairs}{other}."
+    return f"{found} Say what they mean, after a look at these examples: {option} ({DROP} leaves rows out){other}."

@@ -94,6 +94,13 @@ REFUSALS = {
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
     "words beside a map of others": (train, "a.csv", WORDS, "--label_map x=positive", [MEANT_TOO]),
     "words beside known ones": (train, "a.csv", LABELLED + "x,marah sekali\n", "", ["'--label_map=marah sekali=drop'"]),
+    "two words beside known ones": (
+        train,
+        "a.csv",
+        LABELLED + "x,senang\ny,marah\nz,marah\n",
+        "",
+        ["--label_map=marah=...,senang=...|--label_map=marah=negative,senang=positive"],
+    ),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
     "ids for labels": (train, "a.csv", IDS, "", ["--label_column |kelas"]),
     "a map that says nothing": (train, "a.csv", BINARY, "--label_map 1", ["--label_map=0=negative,1=positive"]),
