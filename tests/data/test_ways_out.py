@@ -22,7 +22,7 @@ from smsa.inference.job import PredictionArguments, predict_files
 
 LABELLED = "teks,label\n" + "".join(f"teks {i},{('positif', 'negatif', 'netral')[i % 3]}\n" for i in range(40))
 TWO = "teks,pesan,label\n" + "a b,c d,positif\nb c,d e,negatif\n" * 20
-ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,negatif,positif\n" * 20
+ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,positif,negatif\n" * 20
 HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
@@ -81,9 +81,9 @@ REFUSALS = {
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
-    "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column Isi"]),
-    "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column A"]),
-    "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column kelas"]),
+    "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column isi"]),
+    "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column B"]),
+    "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column target"]),
     "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
     "a sheet": (predict, "a.xlsx", {"Jan 1": [["isi"], ["a"]], "Feb": [["isi"], ["b"]]}, "", ["--sheet 'Jan 1'"]),
     "sheets, one of remarks": (predict, "a.xlsx", REMARKS, "", ["--sheet B"]),
