@@ -630,11 +630,12 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     if len(labels) == 1 or (labels and any((cell or "").strip().lower() in SENTIMENTS for cell in chain(*below))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
+    named = (named or "").lower()
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
         if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
-            if named in row or known & {*kinds}:
+            if (named and named in map(str.lower, filter(None, row))) or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
                 # cells that span two rows, and two columns
                 is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
@@ -644,7 +645,8 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
                 return i + 1, [*row]
     says_names = says_values = False
     for j, cell in enumerate(head):
-        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
+        is_name = bool(cell) or (j == 0 and is_number[j])  # an index has none
+        says_names |= is_name and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
         says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
     if says_names == says_values:

@@ -44,6 +44,7 @@ KINDS = {
                                         "in row 2"),
     "long questions": ("a.csv", "Stempel waktu,Saya puas dengan layanan toko ini,Saran\n2025/01/05,Setuju,antre lama "
                        "sekali di kasir\n", "Saran", ["antre lama sekali di kasir"], ""),
+    "an index, unknown names": ("a.csv", ",catatan,x\n0,antre lama sekali,a\n", "catatan", ["antre lama sekali"], ""),
     "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"],
                     "4 lines that are blank"),
     "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"], "2 rows lack fields"),
@@ -177,6 +178,10 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         Source(tmp_path / "c.xlsx")
     with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
+    write_workbook(tmp_path / "d.xlsx", {"A": [["antre lama di kasir toko ini", None, "a"], ["ramah", "x", "b"]]})
+    assert Source(tmp_path / "d.xlsx").text_column == "text"  # an empty cell makes no header
+    (tmp_path / "e.csv").write_text("Catatan,Asal\nenak,Solo\n")
+    assert Source(tmp_path / "e.csv", text_column="catatan").names == ["Catatan", "Asal"]
     (tmp_path / "d.csv").write_text("isi\nenak\n")  # beside a workbook, whose sheet is named
     assert Source(tmp_path / "d.csv", sheet="Data").text_column == "isi"
 
