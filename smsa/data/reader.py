@@ -351,7 +351,8 @@ class Source:
         if not found and (found := [*usual[0]]):
             n_found = f"{len(found)} columns may hold the labels"
         if len(found) != 1:
-            meant = (found or [*usual[1]])[-1:]  # behind those of each annotator stands what they agreed on
+            # behind the columns of annotators stands what they agreed on
+            meant = sorted(found or usual[1], key=lambda name: "pred" not in name.lower())[-1:]
             example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             raise UserError(f"{self.path}: {n_found}. {listed}{example}")
