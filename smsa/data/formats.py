@@ -425,11 +425,13 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         has_rows = len(columns) == 1 and not is_row and _find_array(columns[0], path)
         if not has_rows and (is_numbered or (is_named and not any(map(name_kind, held)))):
             return columns  # rows by their index, or by a key that a data base gave
-    inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
-    if len(inner) == 1:
-        return inner[0]
     columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in columns]
-    if not columns or len(columns) < len(held) or any(cells.keys() != columns[0].keys() for cells in columns):
+    is_table = 0 < len(columns) == len(held) and all(cells.keys() == columns[0].keys() for cells in columns)
+    if not is_table or len(columns) == 1:  # arrays in the cells of a table hold no rows
+        inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
+        if len(inner) == 1:
+            return inner[0]
+    if not is_table:
         raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
     return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
 

@@ -529,6 +529,10 @@ class Source:
             if isinstance(found, dict):
                 if nested:
                     row = {path: find_within(found, path) for path in nested} | found
+                parts = row.get(self.text_column)  # of a message of Telegram, one is a link or in bold
+                if isinstance(parts, list) and any(isinstance(part, dict) for part in parts):
+                    parts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+                    row = row if None in parts else row | {self.text_column: "".join(map(str, parts))}
                 more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:
