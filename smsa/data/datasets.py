@@ -16,7 +16,8 @@ import numpy as np
 import pooch
 import pyarrow.parquet as pq
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 from sklearn.model_selection import train_test_split
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.hf_argparser import HfArg
@@ -146,10 +147,17 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     Raises:
         UserError: if it has no split called train, or cannot be loaded.
     """
+    if Path(name).is_file():
+        raise UserError(f"--dataset_name {name} is a file: --train_file {shlex.quote(name)} reads it.")
+    is_saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
-        found = load_dataset(name)
+        found = load_from_disk(name) if is_saved else load_dataset(name)
     except (ValueError, RuntimeError) as error:  # more than one configuration; no data that it can read
         raise UserError(f"--dataset_name {name}: {error}") from error
+    except DatasetGenerationError as error:  # semicolons, for example, which our reader knows
+        why = str(error.__cause__ or error).partition("\n")[0]
+        raise UserError(f"--dataset_name {name}: {why}. Name its files: --train_file, --valid_file.") from error
+    found = {"train": found} if isinstance(found, Dataset) else found
     known = {"valid": ("valid", "validation", "dev", "eval"), "train": ("train",), "test": ("test",)}
     folder = Path(pooch.os_cache("smsa"), "datasets", re.sub(r"\W+", "-", name))
     folder.mkdir(parents=True, exist_ok=True)

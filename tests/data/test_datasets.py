@@ -1,5 +1,6 @@
 """Reading is exact or it stops: nothing in a file may become a wrong number."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,17 @@ def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monk
     monkeypatch.setattr(data, "load_dataset", lambda name: DatasetDict(train=numbers))
     files = find_files(dataset_name="a/b")
     assert read_rows(files["train"])[1] == [0] and files["valid"] is None
+    for saved in (numbers, DatasetDict(train=numbers)):
+        saved.save_to_disk(tmp_path / "saved")
+        assert read_rows(find_files(dataset_name=str(tmp_path / "saved"))["train"])[1] == [0]
+        shutil.rmtree(tmp_path / "saved")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "ulasan" / "train.csv").write_text("teks;label\nenak, ya;positif\na, b, c;negatif\n")
+    with pytest.raises(UserError, match="ulasan: Error tokenizing data.* Name its files: --train_file"):
+        find_files(dataset_name=str(tmp_path / "ulasan"))
+    with pytest.raises(UserError, match="train.csv is a file: --train_file .*train.csv reads it"):
+        find_files(dataset_name=str(tmp_path / "ulasan" / "train.csv"))
 
 
 def test_rows_are_sorted_longest_first_and_ties_keep_their_order():
