@@ -211,7 +211,7 @@ class Source:
         if self.encoding != "utf-8":
             names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
             self._notes.append(names.get(self.encoding, self.encoding[:6].upper()))
-        return self._name_columns(rows, all(line.startswith('"') for line in head))
+        return self._name_columns(rows, all(line.startswith('"') for line in head[:2]))
 
     def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
         """Return what the first rows say: names of columns and what stands in each; also which row is the first."""

@@ -78,7 +78,7 @@ KINDS = {
                                ['kata "dia" ya', "a\nb"], ""),
     "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
     "rows in quotes": ("a.csv", 'id,teks\n1,enak\n"2,""kotor, ya"""\n"3,b"\n', "teks", ["enak", "kotor, ya", "b"], ""),
-    "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","kotor",3\n', "teks", ["enak, ya", "kotor"], ""),
+    "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","a\nb",3\n', "teks", ["enak, ya", "a\nb"], ""),
     "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
     "a count of comments": ("a.csv", "id,desc,comments\n1,enak dan murah sekali,0\n2,enak juga ya,3\n", "desc",
                             ["enak dan murah sekali", "enak juga ya"], ""),
