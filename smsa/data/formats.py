@@ -535,13 +535,17 @@ def name_kind(name: str | None) -> str | None:
 
 
 def are_quoted(lines: list[str], path: Path) -> bool:
-    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R and pandas write them, and no text.
+    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R, pandas and Excel write, and no text.
 
-    All names are quoted, or quotes are doubled below the name of a column of texts and none stands by itself.
+    All names are quoted, or, below the name of a column of texts, quotes are doubled and none stands by itself, or just
+    the fields that have commas are quoted.
     """
     if lines and _QUOTED_NAMES.fullmatch(lines[0]):
         return all(line.startswith('"') for line in lines[1:2])
-    names = lines[0].rstrip("\r\n").split("\t") if any(map(_DOUBLED.search, lines)) else []
+    fields = [field for line in lines for field in line.rstrip("\r\n").split("\t")]
+    quoted = [field for field in fields if field.startswith('"')]
+    is_excel = quoted == [field for field in fields if "," in field] != []
+    names = lines[0].rstrip("\r\n").split("\t") if is_excel or any(map(_DOUBLED.search, lines)) else []
     if "text" not in map(name_kind, names):
         return False
     return not any(isinstance(row, BadRow) for _, row in read_separated(lines, path, "\t", "csv"))

@@ -74,6 +74,7 @@ KINDS = {
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
     "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""], ""),
     "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], "separated by TABs"),
+    "quotes of Excel": ("a.txt", 'no\tteks\r\n1\t"enak, ya"\r\n2\tkotor\r\n', "teks", ["enak, ya", "kotor"], ""),
     "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
                                ['kata "dia" ya', "a\nb"], ""),
     "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
