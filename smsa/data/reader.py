@@ -355,6 +355,9 @@ class Source:
             meant = sorted(found or usual[1], key=lambda name: "pred" not in name.lower())[-1:]
             example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
+            each = [name for name in self.names if plain_label(name) in SENTIMENTS]
+            if option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
+                example = f" {', '.join(map(repr, each))} are labels: add a column that says which one a row has."
             raise UserError(f"{self.path}: {n_found}. {listed}{example}")
         if found[0] != asked and option == "--label_column":
             self._notes.append(f"the labels are in the column {found[0]!r}")

@@ -162,6 +162,7 @@ LABEL_COLUMNS = {
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
     "our own prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", None),
+    "one for each label": ("teks,Positif,negatif\na,1,0\nb,0,1\n", None),
     "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", None),
 }
 
@@ -170,7 +171,7 @@ LABEL_COLUMNS = {
 def test_the_column_of_labels_is_found_or_asked_for(tmp_path, content, column):
     (tmp_path / "a.csv").write_text(content)
     if column is None:
-        with pytest.raises(UserError, match="Choose with --label_column, for example"):
+        with pytest.raises(UserError, match="Choose with --label_column, for example|'Positif', 'negatif' are labels"):
             Source(tmp_path / "a.csv", label_column="label")
     else:
         assert Source(tmp_path / "a.csv", label_column="label").label_column == column
