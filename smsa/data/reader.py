@@ -344,7 +344,7 @@ class Source:
         Args:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *self.names)]
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (str(asked), *self.names)]
         found = [name for name in self.names if name == asked]
         found = found or [name for name, same in zip(self.names, plain[1:], strict=True) if same == plain[0]]
         n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
