@@ -105,7 +105,7 @@ class SentimentClassifier:
             TypeError: for a whole table, whose columns' names are what it would give, for one text, whose letters are,
                 and for what is not a text.
         """
-        is_table = isinstance(texts, Mapping) or hasattr(texts, "columns")
+        is_table = isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names")
         if is_table or isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise TypeError(
                 f"a {type(texts).__name__} is not a list of texts: give any iterable of str, such as table['text']."
