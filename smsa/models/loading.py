@@ -131,7 +131,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
             f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several "
             "times as fast. docs/models.md says how good they are, and where they fail."
         )
-    name, config = _load_config(model_name_or_path, revision)
+    name, config = _load_config(model_name_or_path, revision, (CLASSIFIER, FAST))
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         kind = config.problem_type or "a single output"
         raise UserError(f"{name} does not choose one label among several: {kind}.")
@@ -185,8 +185,10 @@ def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
     return None if len(labels) < 2 or any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
 
 
-def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
-    """Return the name on the Hub or the folder of a model, and its configuration; or say why there is none."""
+def _load_config(
+    model_name_or_path: str | Path, revision: str | None, bundled: tuple[str, ...] = BUNDLED[::-1]
+) -> tuple[str, PretrainedConfig]:
+    """Return the name on the Hub or the folder of a model, and its configuration; or say why, and what there is."""
     name = find_bundled(model_name_or_path)
     if revision and Path(name).is_dir():
         raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
@@ -210,7 +212,7 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         raise OSError(
             f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
-            f"the Hub there are {', '.join((CLASSIFIER, FAST, ENCODER, *nearby))}."
+            f"the Hub there are {', '.join((*bundled, *nearby))}."
         ) from error
     if "auto_map" in values:
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
