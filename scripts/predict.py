@@ -55,12 +55,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
     end_with_launcher("SIGKILL")  # shards are whole or absent
     args, engine_args = parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0])
-    try:
-        with exit_on_error():
+    with exit_on_error():
+        try:
             main(args, engine_args)
-    except KeyboardInterrupt as asked:
-        if args.engine == "ray":
-            logger.error("Stopped; the output has a part of the rows: remove it before the next run.")
-        else:
-            logger.error("Stopped; what was finished of an output file is kept, and the same command resumes from it.")
-        os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # at once, whatever chunk is being computed
+        except KeyboardInterrupt as asked:
+            way_out = "what was finished of an output file is kept, and the same command resumes from it"
+            if args.engine == "ray":
+                way_out = "the output has a part of the rows: remove it before the next run"
+            logger.error("Stopped; %s.", way_out)
+            os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # whatever chunk is being computed

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import select
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,7 +156,8 @@ def exit_on_error() -> Iterator[None]:
     which torch may abort at exit.
 
     Raises:
-        SystemExit: in place of a UserError or an OSError, of too little memory on a GPU, or of a rank that is gone.
+        SystemExit: in place of a UserError or an OSError, of too little memory on a GPU, of a rank that is gone, or of
+            Ctrl-C.
     """
     try:
         yield
@@ -164,6 +166,8 @@ def exit_on_error() -> Iterator[None]:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(128 + signal.SIGINT) from error
     except (UserError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
             raise

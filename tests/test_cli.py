@@ -83,7 +83,7 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (RuntimeError("[gloo] closed"), "error: another rank is gone: its line, if any, says why. The same command "
      "resumes; a training does with --resume auto."),
     (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),
-    (RuntimeError("mat1 and mat2"), None), (KeyError("x"), None),
+    (RuntimeError("mat1 and mat2"), None), (KeyError("x"), None), (KeyboardInterrupt(), 130),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(error, told):
     with pytest.raises(SystemExit if told else type(error)) as stopped, exit_on_error():

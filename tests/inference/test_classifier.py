@@ -92,7 +92,8 @@ def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, toke
 
 @pytest.mark.parametrize("texts, message", [
     (pd.DataFrame({"text": ["enak"]}), "a DataFrame is not a list of texts: give any iterable of str, such as table"),
-    (Dataset.from_dict({"text": ["enak"]}), "a Dataset is not"), ({"text": ["enak"]}, "a dict is not"), ("enak", "a str is not"), (5, "a int is not"),
+    (Dataset.from_dict({"text": ["enak"]}), "a Dataset is not"), ({"text": ["enak"]}, "a dict is not"),
+    ("enak", "a str is not"), (5, "a int is not"),
     (["enak", 5], "must be a str of whole characters, or None: .*int"),
     (["enak", "\ud83d"], "must be a str of whole characters, or None: .*surrogates"),
 ])  # fmt: skip
