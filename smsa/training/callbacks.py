@@ -206,7 +206,8 @@ class EpochProgress(ProgressCallback):
 
     def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
         super().on_step_end(args, state, control)
-        if control.should_save or control.should_evaluate:  # which may find a best one, to be saved
+        # an evaluation may find a best one, to be saved; a run that ends within an epoch may be lengthened
+        if control.should_save or control.should_evaluate or control.should_training_stop:
             share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
             state.stateful_callbacks[SHARES] = gather(share).view(args.world_size, -1).tolist()
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
@@ -221,7 +222,6 @@ class EpochProgress(ProgressCallback):
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
         self.confusion.zero_()  # to be logged only once
-        state.stateful_callbacks.pop(SHARES, None)
         if args.eval_strategy == "epoch" and math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import Canary, contents, fill, make_model
-from trainers import At, RecordingTrainer, ask_at, flatten, make_tiny_trainer
+from trainers import At, RecordingTrainer, ask_at, flatten, log_of, make_tiny_trainer
 from transformers import Trainer, TrainerControl, TrainerState
 
 from smsa.errors import UserError
@@ -162,6 +162,9 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps)
     for option, value in (("num_train_epochs", 1.2), ("max_steps", 6)):
         with pytest.raises(UserError, match=f"has trained for 1.[46] epochs, [78] steps: --{option} cannot be less"):
             train(tmp_path / "run", resume=True, **{option: value})
+    longer = {"num_train_epochs": 2, "max_steps": -1, "early_stopping_patience": 0}
+    trainer = train(tmp_path / "run", resume=True, **length | longer)
+    assert sum(log_of(trainer, f"train_n_{label}")[-1] for label in trainer.labels) == 37  # rows of the whole epoch
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
