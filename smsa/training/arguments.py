@@ -125,6 +125,9 @@ class RunArguments(TrainingArguments):
             "--bf16_full_eval, --fp16_full_eval, --prediction_loss_only: leave them out; --precision is for all.": (
                 self.bf16_full_eval or self.fp16_full_eval or self.prediction_loss_only
             ),
+            "--label_names: leave it out; batches call the labels `labels`.": (
+                "labels" not in (self.label_names or ["labels"])
+            ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
             ),

@@ -78,6 +78,7 @@ REFUSED = [
     ({"prediction_loss_only": True}, "--prediction_loss_only: leave them out"),
     ({"bf16_full_eval": True}, "--bf16_full_eval, .* leave them out"),
     ({"fp16_full_eval": True}, "--bf16_full_eval, .* leave them out"),
+    ({"label_names": ["label"]}, "--label_names: leave it out"),
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
     ({"output_dir": "runs/\udcff"}, "is not UTF-8"),
     ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),
