@@ -445,7 +445,8 @@ class PaddingCollator(DataCollatorWithPadding):
         pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
         is_known = {"label", "attention_mask"} <= features[0].keys() <= {"label", *pads}
         if not is_known or tokenizer.padding_side == "left" or self.padding is not True:
-            return super().__call__(features)
+            texts = {name for name, value in features[0].items() if isinstance(value, str)}
+            return super().__call__([{name: row[name] for name in row if name not in texts} for row in features])
         longest = max(len(row["input_ids"]) for row in features)
         width = max(longest, min(-(-longest // multiple) * multiple, tokenizer.model_max_length))
         batch = {}

@@ -253,8 +253,13 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
 
 
 @pytest.mark.parametrize(
-    "option, tolerance", [("gradient_checkpointing", 1e-6), pytest.param("torch_compile", 1e-4, marks=pytest.mark.slow)]
+    "option, value, tolerance",
+    [
+        ("gradient_checkpointing", True, 1e-6),
+        ("remove_unused_columns", False, 0),
+        pytest.param("torch_compile", True, 1e-4, marks=pytest.mark.slow),
+    ],
 )
-def test_other_ways_to_compute_learn_the_same(tmp_path, option, tolerance):
-    plain, other = train(tmp_path / "plain", max_steps=2), train(tmp_path / "other", max_steps=2, **{option: True})
+def test_other_ways_to_compute_learn_the_same(tmp_path, option, value, tolerance):
+    plain, other = train(tmp_path / "plain", max_steps=2), train(tmp_path / "other", max_steps=2, **{option: value})
     assert torch.allclose(flatten(plain.model), flatten(other.model), atol=tolerance)

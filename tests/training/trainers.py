@@ -59,7 +59,8 @@ def make_rows(n: int) -> Dataset:
     """Return n encoded rows, of different lengths."""
     picked = [TINY_ROWS[i * 5 % 7] for i in range(n)]
     encoded = make_tokenizer()([text + " enak" * (i % 4) for i, (text, _) in enumerate(picked)])
-    return Dataset.from_dict({**encoded, "label": [LABELS.index(label) for _, label in picked]})
+    columns = {"text": [text for text, _ in picked], "label": [LABELS.index(label) for _, label in picked]}
+    return Dataset.from_dict({**encoded, **columns})
 
 
 def make_tiny_trainer(output_dir, n_train: int, n_valid: int, model=None, **changes) -> RecordingTrainer:
