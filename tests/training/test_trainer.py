@@ -256,6 +256,7 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
     "option, value, tolerance",
     [
         ("gradient_checkpointing", True, 1e-6),
+        ("debug", "underflow_overflow", 1e-6),
         ("remove_unused_columns", False, 0),
         pytest.param("torch_compile", True, 1e-4, marks=pytest.mark.slow),
     ],
