@@ -172,7 +172,13 @@ class ResumableTrainer(Trainer):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == EPOCH_STEP:
             self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
-        return super().create_scheduler(num_training_steps, optimizer)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except (TypeError, ValueError) as error:  # of what it needs, or does not know
+            kind = self.args.lr_scheduler_type.value
+            raise UserError(
+                f"--lr_scheduler_type {kind} needs other --lr_scheduler_kwargs '{{\"NAME\": VALUE}}': {error}."
+            ) from error
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, by a recording where there is one, and note whether its loss is finite."""

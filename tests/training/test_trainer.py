@@ -206,6 +206,11 @@ def test_steps_that_would_repeat_texts_are_refused(tmp_path):
         train(tmp_path, n_train=33, train_sampling_strategy="batch_rebalance", **batches)
 
 
+def test_a_schedule_is_refused_with_what_it_needs(tmp_path):
+    with pytest.raises(UserError, match="--lr_scheduler_kwargs '{\"NAME\": VALUE}': .* 'num_decay_steps'"):
+        train(tmp_path, lr_scheduler_type="warmup_stable_decay")
+
+
 def test_options_of_trainer_do_what_trainer_says(tmp_path):
     options = {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "lr_scheduler_type": "linear"}
     by_steps = {"logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 3}
