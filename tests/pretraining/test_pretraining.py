@@ -100,14 +100,15 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path):
 
 
 RATES = [
-    (16, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
-    (4, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
+    (16, {}, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
+    (4, {}, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
+    (8, {"min_lr_ratio": 0.1}, [0.1, 0.4, 0.7, 1, 1, 0.775, 0.55, 0.325]),
 ]
 
 
-@pytest.mark.parametrize("n_steps, expected", RATES)
-def test_the_learning_rate_rises_stays_and_falls(tmp_path, n_steps, expected):
-    trainer = make(tmp_path, max_steps=n_steps)
+@pytest.mark.parametrize("n_steps, given, expected", RATES)
+def test_the_learning_rate_rises_stays_and_falls(tmp_path, n_steps, given, expected):
+    trainer = make(tmp_path, max_steps=n_steps, lr_scheduler_kwargs=given)
     trainer.create_optimizer_and_scheduler(n_steps)
     factor = trainer.lr_scheduler.lr_lambdas[0]
     assert [factor(step) for step in range(n_steps)] == pytest.approx(expected)
