@@ -90,6 +90,7 @@ class RunGuard(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
             control.should_save = True
+            args.save_only_model = False  # from the model alone, the run could not be resumed
             if args.save_strategy == SaveStrategy.BEST:  # by which an evaluation would decide whether to save
                 args.save_strategy = SaveStrategy.STEPS
         ends_epoch = float(state.epoch).is_integer() or control.should_training_stop

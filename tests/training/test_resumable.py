@@ -118,7 +118,7 @@ WAYS = [
     {"load_best_model_at_end": False, "early_stopping_patience": 0, "max_steps": 13},
     {"scaler": True},
     by_steps(2) | {"num_train_epochs": 2},
-    {"eval_on_start": True, "early_stopping_patience": 2},
+    {"eval_on_start": True, "early_stopping_patience": 2, "save_only_model": True},
     {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "num_train_epochs": 2},
 ]
 
