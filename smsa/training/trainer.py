@@ -90,6 +90,8 @@ class ResumableTrainer(Trainer):
             self.args.eval_on_start = False  # it has been: one more would count against the patience
         elif self.args.should_save:
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
+                if verify(earlier)["settings"] != self.settings:
+                    raise UserError(f"{earlier} is of another run, and would be lost: choose another output_dir.")
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
                 shutil.rmtree(earlier)
         if self.model is not None and self.model_wrapped is self.model:  # a search has none between its trials

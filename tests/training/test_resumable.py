@@ -179,6 +179,9 @@ def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkp
     assert trainer.rates[:STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
     assert "checkpoint-10 is of an earlier training in this folder, and is removed" in caplog.text
+    trainer.settings = {"seed": 7}
+    with pytest.raises(UserError, match="checkpoint-5 is of another run, and would be lost"):
+        trainer.train()
 
 
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(undisturbed, finished, tmp_path, caplog):
