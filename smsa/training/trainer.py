@@ -318,7 +318,8 @@ class SentimentTrainer(ResumableTrainer):
         self.class_weights = None
         if train_dataset is not None and args.class_weights != "none":
             label_ids = train_dataset.with_format("numpy")["label"][:]
-            self.class_weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
+            weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
+            self.class_weights = weights.to(args.device)  # a recorded step may copy nothing to a GPU
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
