@@ -60,7 +60,7 @@ def run(notebook: nbformat.NotebookNode) -> list[str]:
     Raises:
         nbclient.exceptions.CellExecutionError: with the cell and what it said.
     """
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(ROOT)}}).execute()
+    NotebookClient(notebook, timeout=1200, coalesce_streams=True, resources={"metadata": {"path": str(ROOT)}}).execute()
     printed = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
