@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from smsa.cli import exit_on_error, set_up_logging
-from smsa.files import hash_file, staged, write_json
+from smsa.files import hash_file, require_empty, staged, write_json
 from smsa.models.loading import save_tokenizer
 from smsa.pretraining.corpus import read_texts
 from smsa.pretraining.e5 import build_e5
@@ -25,6 +25,7 @@ def main(
     wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
 ) -> None:
     """Write a model folder that scripts/finetune.py takes, with e5.json, which says what it was made from."""
+    require_empty(output, "choose another --output")
     seen = [text for path in texts for text in read_texts(path)]
     others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from smsa.cli import exit_on_error, set_up_logging
 from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
-from smsa.files import hash_file, staged, write_json
+from smsa.files import hash_file, require_empty, staged, write_json
 from smsa.pretraining.corpus import find_overlaps, read_sources, read_texts
 
 logger = logging.getLogger("smsa.mixture")
@@ -33,6 +33,7 @@ Rows = list[tuple[str, str]]  # text and label
 
 def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     """Write train.csv, calibration.csv and mixture.json, which says what is in them, into a new folder."""
+    require_empty(output, "choose another --output")
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
     folders = {"labelled": labelled_dir, "corpus": Path(os.environ.get("SMSA_CORPUS_DIR", ".")), "smsa": ROOT}

@@ -4,9 +4,11 @@ import csv
 import json
 from random import Random
 
+import pytest
 from conftest import ROOT
 
 from scripts.mixture import main, make_phrases, mistype
+from smsa.errors import UserError
 
 SEEN = "satu dua tiga empat lima enam tujuh delapan"
 SHOP = f'text,sentiment\nbarang bagus,positive\n"{SEEN}, sembilan",positive\n{{more}}\nbarang rusak,negative\n'
@@ -31,6 +33,8 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     (tmp_path / "news.txt").write_text(NEWS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
+    with pytest.raises(UserError, match="not empty .*: choose another --output"):
+        main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
     rows = {}
     for split in ("train", "calibration"):
         with (tmp_path / "mixture" / f"{split}.csv").open(newline="") as stream:
