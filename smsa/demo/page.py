@@ -57,7 +57,9 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             )
             file = gr.File(label=WORD("upload"), elem_id="file", height=180)
             column = gr.Dropdown([], label=WORD("column"), visible=False, elem_id="column")
-            predict = gr.Button(WORD("predict"), variant="primary", elem_id="predict")
+            with gr.Row():
+                predict = gr.Button(WORD("predict"), variant="primary", scale=3, elem_id="predict")
+                stop = gr.Button(WORD("stop"), elem_id="stop")
             download = gr.DownloadButton(WORD("download"), visible=False, elem_id="download")
             counts = gr.BarPlot(  # without the limit, the axis may begin above the smallest count
                 x="label", y="n", y_lim=[0, None], title=WORD("counts"), visible=False, height=240, elem_id="counts"
@@ -70,6 +72,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                 for name in ("certain", "doubtful")
             )  # fmt: skip
         gr.Markdown(WORD("footer"))
+        running: dict[str, gr.Progress] = {}  # what labels lines or a file for a session, until it is stopped
 
         def label_text(text: str, request: gr.Request) -> Iterator[tuple]:
             """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
@@ -88,7 +91,14 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         ) -> Iterator[list]:
             """Label lines or a file: what `download`, `counts`, `certain` and `doubtful` show."""
             words = _words(request)
-            yield [gr.update(visible=False)] * 4
+            running[request.session_hash] = progress
+
+            def advance(n: int) -> None:  # after each chunk; Gradio itself cannot end a function
+                if running.get(request.session_hash) is not progress:
+                    raise _error(words, words["stop"])
+                gr.Progress.update(progress, n)
+
+            progress.update = advance
             if not path and not lines.strip():
                 raise _error(words, words["nothing"])
             # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
@@ -117,12 +127,22 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                     *(gr.update(value=table, visible=True) for table in tables),
                 ]
 
+        def end(request: gr.Request) -> None:
+            running.pop(request.session_hash, None)
+
+        def hide() -> list:
+            return [gr.update(visible=False)] * 4
+
         private = {"api_visibility": "private"}  # programs may call /label only
         gr.on([ask.click, text.submit], label_text, text, [answer, why], api_name="label")
         shown = [download, counts, certain, doubtful]  # hidden meanwhile, so that the progress needs another place
         file.change(find_columns, file, column, **private)
-        file.change(lambda: [gr.update(visible=False)] * 4, None, shown, **private)  # results of another file
-        predict.click(label_many, [lines, file, column], shown, show_progress_on=file, **private)
+        file.change(hide, None, shown, **private)  # results of another file
+        labelling = predict.click(hide, None, shown, **private).then(
+            label_many, [lines, file, column], shown, show_progress_on=file, **private
+        )
+        stop.click(end, cancels=labelling, queue=False, **private)
+        page.unload(end)  # closed or loaded anew: others would wait for what nobody will see
     return page
 
 

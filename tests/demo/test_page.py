@@ -230,6 +230,16 @@ def test_pasted_lines_are_counted_in_bars_and_a_broken_file_gets_the_error_of_pr
     wait_for(lambda: not any(element.is_displayed() for element in find_all(browser, "#download, #certain")))
 
 
+@pytest.mark.slow
+def test_nothing_is_labelled_any_more_once_it_is_stopped_or_the_page_is_closed(browser, page):
+    (jobs,) = Path(tempfile.gettempdir()).glob(f"smsa-demo-*-{page.split(':')[-1].strip('/')}/jobs")
+    for end in (lambda: find(browser, "#stop").click(), lambda: browser.get("about:blank")):
+        label_many(browser, "\n".join(f"enak nomor {number}" for number in range(100_000)))  # minutes
+        wait_for(lambda: list(jobs.rglob("part-*.arrow")))
+        end()
+        wait_for(lambda: not any(jobs.iterdir()), 30)
+
+
 def test_every_word_of_the_page_stands_in_both_languages():
     minutes = f"{KEPT_SECONDS // 60} men"
     assert f"{MAX_CHARS:,}" in PAGE["en"]["too_long"] and f"{MAX_CHARS:,}".replace(",", ".") in PAGE["id"]["too_long"]
