@@ -111,7 +111,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                         source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
                     output, labels, extremes = label_file(classifier, source, column if path else None)
                 except (UserError, OSError) as error:  # as scripts/predict.py
-                    message = str(error).replace(f"{job}{os.sep}", "")
+                    message = f"{words['cause']} {error}".replace(f"{job}{os.sep}", "")
                     message += f" {words['options']}" if re.search("--[a-z]", message) else ""
                     raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]

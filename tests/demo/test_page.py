@@ -225,7 +225,8 @@ def test_pasted_lines_are_counted_in_bars_and_a_broken_file_gets_the_error_of_pr
     status, text = run_here("scripts/predict.py", "--input", path.name, "--output", "out.csv")
     label_many(browser, path=path)
     shown = error_of(browser)
-    assert status == 1 and shown.split() == f"{text.removeprefix('error: ')} {PAGE['en']['options']}".split()
+    expected = f"{PAGE['en']['cause']} {text.removeprefix('error: ')} {PAGE['en']['options']}"
+    assert status == 1 and shown.split() == expected.split()
     assert "rusak.csv:3" in shown
     wait_for(lambda: not any(element.is_displayed() for element in find_all(browser, "#download, #certain")))
 
