@@ -118,22 +118,22 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     Raises:
         UserError: for a pair that is neither, or a value with two meanings.
     """
-    exact = {plain_label(label): i for i, label in enumerate(labels)}
-    if len(exact) < len(labels):  # labels that differ by case only
-        return {label: i for i, label in enumerate(labels)}
+    # labels that differ by case only are taken as they are
+    plain = plain_label if len({*map(plain_label, labels)}) == len(labels) else str.strip
+    exact = {plain(label): i for i, label in enumerate(labels)}
     meant = {SENTIMENTS[label]: i for label, i in exact.items() if label in SENTIMENTS}
     words = {word: meant[sentiment] for word, sentiment in SENTIMENTS.items() if sentiment in meant}
     ids = words | exact if len(meant) == sum(label in SENTIMENTS for label in exact) else exact
     named: dict[str, int | None] = {}
     for pair in label_map.split(",") if label_map else ():
-        sides = [[plain_label(value) for value in side.split("|")] for side in pair.split("=")]
+        sides = [[plain(value) for value in side.split("|")] for side in pair.split("=")]
         known = next(
             filter(None, ([s for s in sides if len(s) == 1 and s[0] in names] for names in ({DROP}, exact, ids))), []
         )
         is_clear = len(sides) == 2 and len({side[0] for side in known}) == 1
         target = ids.get(known[0][0]) if is_clear else None
         values = chain(*(side for side in sides if side not in known))
-        if not is_clear or any(value is None or named.setdefault(value, target) != target for value in values):
+        if not is_clear or any(not value or named.setdefault(value, target) != target for value in values):
             raise UserError(
                 f"--label_map {label_map!r}: {pair!r} does not say which label of the file means which of "
                 f"{', '.join(labels)} or {DROP}. Write --label_map={propose_map(['0', '1'], labels)}, for example."

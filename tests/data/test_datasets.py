@@ -107,6 +107,7 @@ def test_labels_of_own_names_are_taken_as_they_are_in_the_order_given(tmp_path):
     write_file(tmp_path / "a.csv", [{"text": "enak", "label": label} for label in ("neg_1", "Neg_2", "pos")])
     assert read_rows(tmp_path / "a.csv", ("neg_1", "neg_2", "pos"))[1] == [0, 1, 2]
     assert read_rows(tmp_path / "a.csv", ("pos", "neg_2", "neg_1"))[1] == [2, 1, 0]
+    assert read_rows(tmp_path / "a.csv", ("Pos", "pos"), label_map="neg_1=Pos,Neg_2=pos")[1] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("label_map", [
