@@ -204,10 +204,16 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
             raise UserError(f"{path} is a web page and no workbook: open it in a spreadsheet, and save it as .xlsx.")
         is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
         return "csv" if is_text and suffix is None else format
+    if re.match(rb"(?i)\s*<(!doctype|html|\?xml)|%PDF-|version https://git-lfs", head):
+        raise UserError(
+            f"{path} is a web page, XML, a PDF or a pointer of Git LFS, and no table: fetch the table (git lfs pull), "
+            "or save it as .csv with what opens it."
+        )
     if format != "parquet" and suffix is not None:
         raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
     begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
-    return "json" if format != "parquet" and re.match(rb"(\xef\xbb\xbf)?\s*(?:" + begins + rb")", head) else format
+    plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
+    return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
 
 
 def show(value: object) -> str:
