@@ -210,7 +210,8 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
             "or save it as .csv with what opens it."
         )
     if format != "parquet" and suffix is not None:
-        raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
+        way_out = "unpack it before" if path.stem == "stdin" else f"give its name the suffix {suffix}"
+        raise UserError(f"{path} is no text: {way_out}, as it is a workbook or an archive.")
     begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
     plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format

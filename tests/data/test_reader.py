@@ -240,6 +240,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.gz", b"", "a.gz: the suffix must be one of .csv"),
     ("a.xlsx.gz", b"", "a.xlsx.gz: .xlsx is compressed inside"),
     ("a.pdf", b"%PDF", "a.pdf: the suffix must be one of .csv, .* save another as .csv"),
+    ("stdin.csv", b"\x1f\x8b", "stdin.csv is no text: unpack it before, as it is a workbook or an archive"),
     ("a.csv", b"PK\x03\x04", "a.csv is no text: give its name the suffix .xlsx or .zip"),
     ("a.csv", b"\n<!DOCTYPE html>\n<p>Masuk dulu, ya", "a.csv is a web page, XML, a PDF or a pointer of Git LFS, and"),
     ("a.parquet", b"version https://git-lfs.github.com/spec/v1", "a.parquet is a web page, XML.*git lfs pull"),
