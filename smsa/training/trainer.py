@@ -135,6 +135,8 @@ class ResumableTrainer(Trainer):
     def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Return the result, loaded, if training was over at a checkpoint: Trainer would train on; else None."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if self.args.auto_find_batch_size:  # the batch that fitted, by which its steps are counted
+            self._train_batch_size = state.train_batch_size
         length, n_steps = "--num_train_epochs", math.ceil(self.args.num_train_epochs * self.count_steps())
         if self.args.max_steps > 0:
             length, n_steps = "--max_steps", self.args.max_steps

@@ -167,6 +167,14 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps)
     assert sum(log_of(trainer, f"train_n_{label}")[-1] for label in trainer.labels) == 37  # rows of the whole epoch
 
 
+def test_the_batch_that_was_found_to_fit_is_that_of_the_resumed_run(tmp_path):
+    options = {"auto_find_batch_size": True, "num_train_epochs": 1}
+    first = make(tmp_path, **options)
+    first._train_batch_size = 4  # as where 8 are too much
+    first.train()
+    assert (first.state.global_step, train(tmp_path, resume=True, **options).losses) == (10, [])
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
 def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkpoints(tmp_path, caplog, ema_decay):
     trainer, starts = train(tmp_path, ema_decay=ema_decay, num_train_epochs=2), []
