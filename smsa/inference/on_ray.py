@@ -72,8 +72,8 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     all_names = pa.schema([(name, pa.string()) for name in [*first.names, *new]])
     writers.write_tables(BytesIO(), kind, all_names, [])  # so that names that it cannot hold are told now
 
-    options = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **options)
+    cluster = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **cluster)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bars of a terminal stay
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in nodes))

@@ -125,7 +125,6 @@ def build_e5(
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
     # a spelling that is also a token from within a word would share its embedding
     chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
-    tokenizer = build_tokenizer(chosen)
     rows = {token: i for i, (token, _) in enumerate(tokens)}
     config = BertConfig(
         vocab_size=len(chosen),
@@ -150,6 +149,6 @@ def build_e5(
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(chosen), **names)
     add_spellings(model, tokenizer, spellings)
     return model, tokenizer
