@@ -370,24 +370,25 @@ class Source:
         if asked is not None and asked not in sheets:
             listed = ", ".join(map(repr, sheets))
             raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
-        found, errors = {}, []
+        if not sheets:
+            raise UserError(f"{self.path}: all sheets of cells are hidden: show the one with the texts.")
+        found, errors, by_length = {}, [], sorted(sheets, key=lambda name: -len(sheets[name]))
         for name in sheets if asked is None else [asked]:
             try:
                 self._take_sheet(sheets[name])
-                found[name] = not self.names, name_kind(self.text_column) != "text"
+                found[name] = not self.names, not self._n_above or name_kind(self.text_column) != "text"
             except UserError as error:
                 errors.append(error)
         best = [name for name, rank in found.items() if rank == min(found.values())]
         if not found or (min(found.values()) > (False, False) and any(error.candidates for error in errors)):
             raise errors[0] if len(errors) == 1 and not found else UserError(
                 f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
-                f"example --sheet {shlex.quote([*sheets][0])}, and --text_column if there are several columns of texts."
+                f"example --sheet {shlex.quote(by_length[0])}, and --text_column if there are several columns of texts."
             )  # fmt: skip
         if len(best) > 1:
-            listed, longest = ", ".join(map(repr, best)), max(best, key=lambda name: len(sheets[name]))
-            raise UserError(
-                f"{self.path}: texts are in the sheets {listed}: choose one, --sheet {shlex.quote(longest)}."
-            )
+            longest = next(name for name in by_length if name in best)
+            listed = f"{', '.join(map(repr, best))}: choose one, --sheet {shlex.quote(longest)}"
+            raise UserError(f"{self.path}: texts are in the sheets {listed}.")
         self._take_sheet(sheets[best[0]])
         if len(sheets) > 1:
             self._notes.insert(0, f"sheet {best[0]!r}")

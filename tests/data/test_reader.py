@@ -184,6 +184,8 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         Source(tmp_path / "c.xlsx")
     with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
         Source(tmp_path / "b.xlsx", sheet="data")
+    write_workbook(tmp_path / "c.xlsx", {"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]})
+    assert Source(tmp_path / "c.xlsx").text_column == "isi"  # what has no name is no column of texts by its name
     write_workbook(tmp_path / "d.xlsx", {"A": [["antre lama di kasir toko ini", None, "a"], ["ramah", "x", "b"]]})
     assert Source(tmp_path / "d.xlsx").text_column == "text"  # an empty cell makes no header
     (tmp_path / "e.csv").write_text("Catatan,Asal\nenak,Solo\n")
@@ -192,7 +194,7 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
     assert Source(tmp_path / "d.csv", sheet="Data").text_column == "isi"
 
 
-def test_a_cell_that_is_merged_over_rows_is_that_of_each(tmp_path):
+def test_a_cell_that_is_merged_over_rows_is_that_of_each_and_a_hidden_sheet_is_none(tmp_path):
     book = openpyxl.Workbook()
     for row in [["Sentimen", "Ulasan"], ["positif", "enak"], [None, "murah"], ["negatif", "kotor"], [None, None]]:
         book.active.append(row)
@@ -201,6 +203,11 @@ def test_a_cell_that_is_merged_over_rows_is_that_of_each(tmp_path):
     book.save(tmp_path / "a.xlsx")
     (chunk,) = Source(tmp_path / "a.xlsx", label_column="label").chunks(9)
     assert chunk.table["Sentimen"].to_pylist() == ["positif", "positif", "negatif"]
+    book.create_chartsheet()
+    book.active.sheet_state = "hidden"
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(UserError, match="a.xlsx: all sheets of cells are hidden: show the one with the texts"):
+        Source(tmp_path / "a.xlsx")
 
 
 @pytest.mark.parametrize("suffix", [".xls", ".ods"])
