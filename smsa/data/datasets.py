@@ -148,7 +148,7 @@ def find_dataset(name: str) -> dict[str, Path | None]:
         UserError: if it has no split called train, or cannot be loaded.
     """
     if Path(name).is_file():
-        raise UserError(f"--dataset_name {name} is a file: --train_file {shlex.quote(name)} reads it.")
+        raise UserError(f"--dataset_name {name} is a file: give --train_file {shlex.quote(name)} in place of it.")
     is_saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
         found = load_from_disk(name) if is_saved else load_dataset(name)
@@ -331,6 +331,9 @@ def load_splits(
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
         n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
+        n_labels = Counter(text for text, _ in {*zip(texts, label_ids)})  # as a row for each annotator has them
+        if n_unsure := sum(n > 1 for n in n_labels.values()):
+            note += f"; {n_unsure:,} of its texts have several labels"
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":

@@ -209,10 +209,10 @@ def test_whatever_prediction_reads_can_be_trained_on(tmp_path, name):
 
 def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     caplog.set_level("INFO", "smsa")
-    (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\n")
+    (tmp_path / "a.tsv").write_text("enak\t1\nburuk\t2\nenak\t2\n")
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
-    assert "train: 2 texts (1 '1', 1 '2', 0 '3') from" in caplog.text
-    assert "a.tsv; 2 of its texts also stand in train" in caplog.text
+    assert "train: 3 texts (1 '1', 2 '2', 0 '3') from" in caplog.text
+    assert "a.tsv; 3 of its texts also stand in train; 1 of its texts have several labels" in caplog.text
     assert "train has no 3 text, so that no text will be labelled so." in caplog.text
     assert "a.tsv has no 3 text: the macro scores of training count it as 0." in caplog.text
     caplog.clear()
@@ -391,7 +391,7 @@ def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monk
     (tmp_path / "ulasan" / "train.csv").write_text("teks;label\nenak, ya;positif\na, b, c;negatif\n")
     with pytest.raises(UserError, match="ulasan: Error tokenizing data.* Name its files: --train_file"):
         find_files(dataset_name=str(tmp_path / "ulasan"))
-    with pytest.raises(UserError, match="train.csv is a file: --train_file .*train.csv reads it"):
+    with pytest.raises(UserError, match="train.csv is a file: give --train_file .*train.csv in place of it"):
         find_files(dataset_name=str(tmp_path / "ulasan" / "train.csv"))
 
 
