@@ -152,11 +152,10 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     is_saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
         found = load_from_disk(name) if is_saved else load_dataset(name)
-    except (ValueError, RuntimeError) as error:  # more than one configuration; no data that it can read
-        raise UserError(f"--dataset_name {name}: {error}") from error
-    except DatasetGenerationError as error:  # semicolons, for example, which our reader knows
-        why = str(error.__cause__ or error).partition("\n")[0]
-        raise UserError(f"--dataset_name {name}: {why}. Name its files: --train_file, --valid_file.") from error
+    except (ValueError, RuntimeError, DatasetGenerationError) as error:
+        # more than one configuration; no data that it can read, as CSV with semicolons, which our reader can
+        ways = "Files of your own: --train_file, --valid_file."
+        raise UserError(f"--dataset_name {name}: {error.__cause__ or error}. {ways}") from error
     found = {"train": found} if isinstance(found, Dataset) else found
     known = {"valid": ("valid", "validation", "dev", "eval"), "train": ("train",), "test": ("test",)}
     folder = Path(pooch.os_cache("smsa"), "datasets", re.sub(r"\W+", "-", name))
