@@ -661,7 +661,9 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
         is_name = bool(cell) or (j == 0 and is_number[j])  # an index has none
         says_names |= is_name and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
-        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
+        is_long = len((cell or "").split()) >= (3 if is_one_column else 6)
+        says_values |= is_long
+        says_names |= is_long and not is_one_column and cell.endswith("?")  # as forms call their columns
     if says_names == says_values:
         raise LookupError
     return (first + 1, [*head]) if says_names else None

@@ -26,6 +26,7 @@ ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,positif,negatif\n" * 2
 HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
+ASKED = "Apa yang Anda suka dari kami?,Apa yang tidak?\nenak sekali dan dekat,jauh ya\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
 REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["kal", "n"], ["a b c d", 1], ["e f g h", 2]]}
@@ -79,6 +80,7 @@ REFUSALS = {
     "fastText's labels in a column": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "",
                                       ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
+    "long questions or rows": (predict, "a.csv", ASKED, "", ["--text_column 'Apa yang Anda suka dari kami?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column isi"]),
