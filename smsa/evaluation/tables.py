@@ -80,7 +80,9 @@ def _to_file(data: Table, folder: str) -> Path:
     return path
 
 
-def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[str] | None = None, **options) -> dict:
+def train(
+    data: Table, output_dir: str | Path, model: str = "mini", labels: Sequence[str] | None = None, **options
+) -> dict:
     """Fine-tune a model on a table, off which valid is split, and save it.
 
     Args:

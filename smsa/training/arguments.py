@@ -6,6 +6,7 @@ The defaults are those of the `indonlu` recipe; a recipe or the command line onl
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,6 +107,7 @@ class RunArguments(TrainingArguments):
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
+        self.output_dir = os.fspath(self.output_dir)
         writable = self.output_dir.encode(errors="ignore").decode()  # a name that is no UTF-8 has surrogates
         wrong = {
             f"output_dir {self.output_dir!r} is not UTF-8, and no tokenizer can be saved there: choose another.": (

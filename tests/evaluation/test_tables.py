@@ -118,6 +118,6 @@ def test_options_of_the_script_are_refused_before_training(tmp_path, options):
 def test_a_frame_is_trained_on(tmp_path):
     rows = pd.read_csv(SAMPLE_DIR / "train_preprocess.tsv", sep="\t", names=["teks", "label"], quoting=3)
     state = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
-    scores = smsa.train(rows, str(tmp_path / "run"), max_steps=2, report_to="none")
+    scores = smsa.train(rows, tmp_path / "run", max_steps=2, report_to="none")
     assert 0 <= scores["eval_f1"] <= 1 and TrainerState.load_from_json(state).log_history[0]["learning_rate"] > 1e-4
     assert set(smsa.predict(["enak"], str(tmp_path / "run"))["label"]) <= set(smsa.LABELS)

@@ -59,8 +59,8 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     asked = [({"precision": "no"}, "no"), ({"precision": "bf16"}, "bf16"), ({}, "bf16"), ({"precision": "fp16"}, "no")]
     for options, in_effect in [*asked, ({"bf16": True}, "bf16"), ({"fp16": True}, "no")]:
-        arguments = SentimentTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)
-        assert arguments.mixed_precision == in_effect
+        arguments = SentimentTrainingArguments(output_dir=tmp_path, use_cpu=True, **options)
+        assert (arguments.mixed_precision, arguments.output_dir) == (in_effect, str(tmp_path))
         assert (arguments.fp16, arguments.bf16) == (False, in_effect == "bf16")
 
 
