@@ -84,6 +84,8 @@ class BatchPredictor:
 
     def _to_texts(self, column) -> pa.Array:
         try:
+            if isinstance(column, str):  # whose letters would be texts
+                raise TypeError("it is one text; give batches, datasets' map with batched=True")
             if isinstance(column, pa.ChunkedArray):
                 if not is_text(column.type) and not pa.types.is_null(column.type):
                     raise TypeError(f"they are {column.type}")

@@ -179,6 +179,8 @@ def test_a_batch_without_texts_says_which_columns_it_has(folder):
         predictor(pa.table({"teks": [1]}))
     with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*surrogates"):
         predictor({"teks": np.array(["\ud800"], dtype=object)})
+    with pytest.raises(UserError, match="it is one text; .*batched=True"):
+        predictor({"teks": "enak"})
     with pytest.raises(UserError, match="The columns are: 0, text"):
         predictor(pd.DataFrame({0: [1], "text": ["enak"]}))
     for nothing in (pa.table({"teks": pa.nulls(2)}), pd.DataFrame({"teks": [np.nan, np.nan], 0: [1, 2]})):
