@@ -5,6 +5,7 @@ known format.
 """
 
 import glob
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -122,7 +123,7 @@ def train(
 
 
 def predict(data: Table, model: str | SentimentClassifier | None = None, **options: object) -> pd.DataFrame:
-    """Return a table with the columns that `predict_files` adds.
+    """Return a table with the columns that `predict_files` adds; its index lacks the number of a row that is skipped.
 
     Args:
         data: texts, and what else there is.
@@ -133,8 +134,11 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
         model = partial(SentimentClassifier.from_pretrained, model)
     with _as_file(data) as path, TemporaryDirectory(prefix="smsa-") as folder:
         output = Path(folder, "predicted.parquet")
-        predict_files(model, path, output, format="parquet", **options)
+        (summary,) = predict_files(model, path, output, format="parquet", **options)
         predicted = pd.read_parquet(output)
+        if summary["rejected"]:
+            rejects = map(json.loads, Path(f"{output}.rejects.jsonl").read_text().splitlines())
+            predicted.index = pd.RangeIndex(summary["read"]).delete([rejected["row"] for rejected in rejects])
     if isinstance(data, pd.DataFrame) and len(predicted) == len(data):
         predicted.index = data.index
     return predicted

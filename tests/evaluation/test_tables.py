@@ -34,6 +34,8 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     assert smsa.predict(frame[:0], FAST).columns.tolist() == found.columns.tolist()
     with pytest.raises(UserError, match=r"several tables \(train\): give one, as data\['train'\]"):
         smsa.predict(DatasetDict(train=Dataset.from_dict({"text": texts})), FAST)
+    (tmp_path / "bad.csv").write_text("id,teks\n1,enak sekali\n2,a,b,c\n3,kotor dan mahal\n")
+    assert smsa.predict(tmp_path / "bad.csv", FAST, on_bad_row="skip").index.tolist() == [0, 2]
     with pytest.raises(FileNotFoundError, match=r"a text goes in a list: \['enak sekali'\]"):
         smsa.predict("enak sekali", FAST)
     with pytest.raises(UserError, match=r"^'enak \\ud83d' holds half a character: text\.encode"):
