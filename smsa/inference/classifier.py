@@ -28,7 +28,7 @@ class SentimentClassifier:
     """A fine-tuned model that labels texts: one, a list, or a stream without end.
 
     Args:
-        model: a sequence classifier in fp32; the classifier takes it over and may change it.
+        model: a sequence classifier; the classifier takes it over, makes it fp32 and may change it.
         tokenizer: a fast tokenizer.
         max_length: tokens of a text, special tokens included; longer texts are truncated and say so. None for the
             tokenizer's `model_max_length`, which is the length of training in a model of smsa.
@@ -51,7 +51,7 @@ class SentimentClassifier:
         self.labels = label_names(model.config.id2label)
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
-        require_padding(model, tokenizer)
+        require_padding(model.float().cpu(), tokenizer)  # what was trained on a GPU, or saved in bf16, may come as that
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()

@@ -83,6 +83,8 @@ def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, toke
     nothing = ["", "  ", "\n\t", "\u200b", "\u00ad\ufeff \u2060", "\u3000", None, float("nan"), pd.NA]
     assert classifier(nothing) == [dict.fromkeys(ADDED) | {"truncated": False, "empty": True}] * len(nothing)
     assert [classifier(text) for text in nothing] == classifier(nothing)  # one by one, as pandas' apply does
+    in_bf16 = copy.deepcopy(tiny_model).bfloat16()  # as transformers loads what was saved so
+    assert make_classifier(in_bf16, tokenizer)("enak dan murah")["score"] == pytest.approx(one["score"], abs=0.01)
     tokenizer.backend_tokenizer.normalizer = Lowercase()  # cleans nothing away, as that of e5-sentiment
     assert make_classifier(tiny_model, tokenizer)(nothing) == classifier(nothing)
     assert classifier([]) == []
