@@ -253,7 +253,8 @@ class SentimentTrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer takes both
-        self.greater_is_better = self.metric_for_best_model != "loss"  # Trainer takes f1_<a label> for one, by its end
+        if self.greater_is_better is None:  # Trainer takes f1_<a label> for a loss, by its end
+            self.greater_is_better = self.metric_for_best_model != "loss"
         super().__post_init__()
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:

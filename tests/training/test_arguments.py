@@ -129,3 +129,5 @@ def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
     """Trainer goes by the end of the name, which may be that of a label, and takes eval_ before it, too."""
     args = SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric)
     assert args.greater_is_better is is_better and args.metric_for_best_model == metric.removeprefix("eval_")
+    own = SentimentTrainingArguments(str(tmp_path), metric_for_best_model="mae", greater_is_better=False)
+    assert own.greater_is_better is False
