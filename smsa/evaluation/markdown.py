@@ -27,7 +27,7 @@ def header(*titles: object) -> str:
 
 def one_line(text: str) -> str:
     """Return a text as one line that Markdown leaves alone."""
-    return re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", " ".join(text.split()))
 
 
 def percent(value: float) -> str:

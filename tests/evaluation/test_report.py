@@ -184,12 +184,13 @@ def test_the_markdown_says_where_there_are_no_errors_and_no_texts_of_a_label(tmp
 
 
 def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):
-    hostile = ["|a\r\nb", "`*_[]#<>", "\\|\t\u2028", " ", "||", "\n\n| |"]
+    hostile = ["|a\r\nb &amp; $5 ~x~", "`*_[]#<>", "\\|\t\u2028", " ", "||", "\n\n| |"]
     (tmp_path / "any.tsv").touch()
     rows = pd.DataFrame({"text": [hostile[0]] * 5, "label": [0, 1, 2, 0, 1], "line": range(1, 6)})
     labels, names = tuple(f"{word}L" for word in hostile[1:4]), [f"{word}N" for word in hostile[4:]]
     systems = [make_system(labels=labels, name=name) for name in names]
     text = render_report(evaluate(systems, LabelledFile(tmp_path / "any.tsv", labels, rows)), [])
+    assert r": \|a b \&amp; \$5 \~x\~" in text
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     # metrics, F1 by label, the labels of either system, kinds of text, with two lines of titles
     assert [table.count("\n") for table in tables] == [4, 4, 5, 5, 5]
