@@ -1,6 +1,7 @@
 """What the templates of reports and model cards call: numbers, and rows and texts that hold whatever values hold."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from itertools import chain
 
@@ -50,6 +51,7 @@ TEMPLATES = Environment(
 TEMPLATES.globals |= {"row": row, "header": header}
 TEMPLATES.filters |= {
     "cell": cell,
+    "quote": shlex.quote,
     "one_line": one_line,
     "percent": percent,
     "interval": with_interval,

@@ -64,6 +64,8 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     assert "2 processes on A Processor, 6 threads, in bf16, 3 min 47 s, seed 12." in card
     assert "`adamw_torch`, learning rate schedule `cosine`" in card
     assert "The epoch that was kept is 7." in card and "It has 124,443,651 parameters." in card
+    card = render_card(folder, r"runs\baru 1")
+    assert card.count(r'"runs\\baru 1"') == 2 and r"--model 'runs\baru 1' --input" in card
     scores = read(folder)[0]["test"]  # of two splits, the one by which the epoch was not chosen
     weakest = min(LABELS, key=lambda label: scores[f"f1_{label}"])
     assert f"- `{weakest}` is the label that it predicts worst: F1 {100 * scores[f'f1_{weakest}']:.1f}." in card
