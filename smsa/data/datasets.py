@@ -263,19 +263,9 @@ def read_rows(
                 ids.append(label_id)
                 lines.append(line)
     if len({*map(plain_label, in_split)} - {None}) > 1:  # a model would learn what it is tested on
-        named = (f"{path.with_suffix('')}.", str(path), source.text_column, source.split_column)
-        stem, file, text, column = (json.dumps(name, ensure_ascii=False) for name in named)
-        sheet = f", sheet={json.dumps(sheet, ensure_ascii=False)}" if sheet else ""
-        code = (
-            "from pathlib import Path; from smsa.data.reader import Source; "
-            f'[rows.to_csv({stem} + name + ".csv", mode="x", index=False, quoting=1) for chunk in '
-            f"Source(Path({file}), text_column={text}{sheet}).chunks(10**9) "
-            f"for name, rows in chunk.table.to_pandas().groupby({column})]"
-        )
         raise UserError(
-            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}, and all "
-            f"rows would be taken alike. Write a file for each: python -c {shlex.quote(code)}; and name these files. "
-            "To take all rows as they are, remove that column."
+            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}: write the "
+            "rows of each to a file of its own, and name these files; to take all rows alike, remove the column."
         )
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
