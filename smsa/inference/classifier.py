@@ -51,6 +51,8 @@ class SentimentClassifier:
         self.labels = label_names(model.config.id2label)
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
+        if len(self.labels) < 2 or model.config.problem_type not in (None, "single_label_classification"):
+            raise UserError("the model gives a number, or several labels, for a text: smsa needs it to give one label.")
         require_padding(model.float().cpu(), tokenizer)  # what was trained on a GPU, or saved in bf16, may come as that
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)

@@ -104,9 +104,13 @@ def test_what_is_no_text_is_refused(classifier, texts, message):
         list(classifier.stream(texts))
 
 
-def test_a_model_with_two_labels_of_one_name_is_refused(tokenizer):
+def test_a_model_with_two_labels_of_one_name_or_several_labels_for_a_text_is_refused(tokenizer):
     with pytest.raises(UserError, match="two labels the same name"):
         make_classifier(make_model(("x", "y", "x")), tokenizer)
+    model = make_model()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="needs it to give one label"):
+        make_classifier(model, tokenizer)
 
 
 @pytest.mark.parametrize("stated, asked, in_effect", [(8, None, 8), (8, 20, 8), (64, 20, 20), (10**30, None, 512)])
