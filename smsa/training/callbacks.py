@@ -184,8 +184,12 @@ class EpochProgress(ProgressCallback):
         else:
             super().on_train_begin(args, state, control)
 
-    def on_epoch_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        epoch, shares = state.epoch or 0, state.stateful_callbacks.get(SHARES)
+    def on_epoch_begin(self, args, state, control, lr_scheduler=None, train_dataloader=None, **kwargs):
+        epoch, shares, layer = state.epoch or 0, state.stateful_callbacks.get(SHARES), train_dataloader
+        # Trainer 5.23 does not reach it beneath what skips batches on several ranks: a resumed epoch had another order
+        while layer := getattr(layer, "batch_sampler", None) or getattr(layer, "sampler", None):
+            if hasattr(layer, "set_epoch"):
+                layer.set_epoch(int(epoch))
         if isinstance(lr_scheduler, EpochStepLR):
             lr_scheduler.step(int(epoch))
         self.loss_sum.zero_()

@@ -46,7 +46,7 @@ def tiny(tmp_path_factory) -> list[str]:
 LONG = [
     *("recipes/quickstart.yaml", "--data_dir", str(SAMPLE_DIR), "--max_length", "8", "--precision", "no"),
     *("--model_name_or_path", "scratch", "--num_train_epochs", "6", "--early_stopping_patience", "0"),
-    *("--num_threads", "1"),
+    *("--num_threads", "1", "--train_sampling_strategy", "group_by_length"),
 ]
 
 
