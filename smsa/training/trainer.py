@@ -41,7 +41,7 @@ IGNORED = -100  # torch's cross entropy, and Trainer's count of labels, pass thi
 class ResumableTrainer(Trainer):
     """Trainer whose run, ended anyhow and resumed, has the result of one that was never disturbed.
 
-    To the bit on CPUs with the same number of threads, as tests/training/test_kills.py holds.
+    To the bit on CPUs with the same number of threads, on up to two processes, as tests/training/test_kills.py holds.
 
     Args:
         *args, **kwargs: passed to Trainer.
