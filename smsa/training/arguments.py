@@ -56,6 +56,7 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the
 # What smsa relies on to train on every text once, to predict and score all of them, and to resume exactly.
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
+_FIXED |= {"use_seedable_sampler": True, "dispatch_batches": None}
 _FIXED |= {"dataloader_persistent_workers": False}  # their copy of the collator would not learn which epoch it is
 _FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "ignore_data_skip": False}
 

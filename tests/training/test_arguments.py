@@ -80,6 +80,8 @@ REFUSED = [
     ({"fp16_full_eval": True}, "--bf16_full_eval, .* leave them out"),
     ({"label_names": ["label"]}, "--label_names: leave it out"),
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
+    ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler must stay True"),
+    ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches must stay None"),
     ({"output_dir": "runs/\udcff"}, "is not UTF-8"),
     ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),
     ({"warmup_steps": 9}, "give another --lr_scheduler_type"),
