@@ -89,7 +89,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         if rest.recipe:
             raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
         return tuple(objects)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
