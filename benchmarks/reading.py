@@ -5,6 +5,7 @@ python benchmarks/reading.py
 The tables are generated: columns of exports and course projects, in every format, encoding and layout, then damaged.
 """
 
+import argparse
 import gzip
 import io
 import json
@@ -355,4 +356,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     main()
