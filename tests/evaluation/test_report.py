@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from itertools import pairwise
 from unittest.mock import Mock
 
 import numpy as np
@@ -132,6 +133,12 @@ def test_the_pictures_show_the_numbers_of_the_report(data):
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
+    for ending in ("", " sekali"):
+        report["data"]["labels"] = [f"{label}{ending}" for label in LABELS]
+        figure = figures.draw_confusion(report)
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+        assert len(boxes) == 3 and not any(left.overlaps(right) for left, right in pairwise(boxes))
 
 
 def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, monkeypatch, caplog):
