@@ -291,7 +291,7 @@ class Source:
             places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
             usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
-            said = [{plain_label(value) or "" for value in values} for values in columns]
+            said = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
             splits = [name for name, words in zip(names, said) if any(words) and all(map(_SPLIT.fullmatch, words))]
             self.split_column = next(iter(splits), None)
             numbers = [*map(plain_label, columns[names.index(self.label_column)])]
