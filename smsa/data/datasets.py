@@ -154,8 +154,8 @@ def find_dataset(name: str) -> dict[str, Path | None]:
         found = load_from_disk(name) if is_saved else load_dataset(name)
     except (ValueError, RuntimeError, DatasetGenerationError) as error:
         # more than one configuration; no data that it can read, as CSV with semicolons, which our reader can
-        ways = "Files of your own: --train_file, --valid_file."
-        raise UserError(f"--dataset_name {name}: {error.__cause__ or error}. {ways}") from error
+        why = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        raise UserError(f"--dataset_name {name}: {why}. Or name files: --train_file, --valid_file.") from error
     found = {"train": found} if isinstance(found, Dataset) else found
     known = {"valid": ("valid", "validation", "dev", "eval"), "train": ("train",), "test": ("test",)}
     folder = Path(pooch.os_cache("smsa"), "datasets", re.sub(r"\W+", "-", name))
@@ -264,8 +264,8 @@ def read_rows(
                 lines.append(line)
     if len({*map(plain_label, in_split)} - {None}) > 1:  # a model would learn what it is tested on
         raise UserError(
-            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}: write the "
-            "rows of each to a file of its own, and name these files; to take all rows alike, remove the column."
+            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}: give the "
+            "rows of each as a file or table of its own; to take all rows alike, remove the column."
         )
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 

@@ -427,7 +427,7 @@ class Source:
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
-        columns, batches = [self.text_column, self.label_column, self.split_column or self.text_column], []
+        columns, batches = [*filter(None, (self.text_column, self.label_column, self.split_column))], []
         columns = columns if self.label_column else None
         for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
             batches.append(batch)
