@@ -11,7 +11,6 @@ import math
 import os
 import re
 import select
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +88,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         if rest.recipe:
             raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
         return tuple(objects)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
@@ -156,8 +155,7 @@ def exit_on_error() -> Iterator[None]:
     which torch may abort at exit.
 
     Raises:
-        SystemExit: in place of a UserError or an OSError, of too little memory on a GPU, of a rank that is gone, or of
-            Ctrl-C.
+        SystemExit: in place of a UserError or an OSError, of too little GPU memory, of a lost rank, or of Ctrl-C.
     """
     try:
         yield
@@ -167,7 +165,7 @@ def exit_on_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
         raise SystemExit(0) from error
     except KeyboardInterrupt as error:
-        raise SystemExit(128 + signal.SIGINT) from error
+        raise SystemExit(130) from error  # as of a shell
     except (UserError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
             raise

@@ -57,7 +57,6 @@ BAD_COMMANDS = {
     "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
     "not YAML": ("a: [", [], "is not valid YAML"),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
-    "a key of JSON": ("", ["--accelerator_config", '{"even": 1}'], "unexpected keyword argument 'even'"),
     "beta of one": ("adam_beta2: 1", [], "adam_beta2 is 1.0; it must be at least 0 and below 1"),
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),

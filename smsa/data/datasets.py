@@ -24,7 +24,7 @@ from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BadRow, BadRowsError
 from smsa.data.labels import DROP, LABELS, describe_unknown, match_labels, plain_label
-from smsa.data.reader import Source
+from smsa.data.reader import SPLIT, Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -147,8 +147,6 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     Raises:
         UserError: if it has no split called train, or cannot be loaded.
     """
-    if Path(name).is_file():
-        raise UserError(f"--dataset_name {name} is a file: give --train_file {shlex.quote(name)} in place of it.")
     is_saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
         found = load_from_disk(name) if is_saved else load_dataset(name)
@@ -262,7 +260,8 @@ def read_rows(
                 texts.append(text)
                 ids.append(label_id)
                 lines.append(line)
-    if len({*map(plain_label, in_split)} - {None}) > 1:  # a model would learn what it is tested on
+    words = [SPLIT.fullmatch(plain_label(value) or "") for value in in_split]
+    if all(words) and len({bool(word[1]) for word in words if word[0]}) > 1:  # a model would learn what tests it
         raise UserError(
             f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}: give the "
             "rows of each as a file or table of its own; to take all rows alike, remove the column."
@@ -320,8 +319,7 @@ def load_splits(
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
         n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        n_labels = Counter(text for text, _ in {*zip(texts, label_ids)})  # as a row for each annotator has them
-        if n_unsure := sum(n > 1 for n in n_labels.values()):
+        if n_unsure := len({*zip(texts, label_ids)}) - len({*texts}):  # as where each annotator has a row
             note += f"; {n_unsure:,} of its texts have several labels"
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])

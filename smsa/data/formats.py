@@ -199,21 +199,17 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
     """
     head = stream.peek()[:200]
     suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
+    plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
+    pages = rb"<" if format in SHEETS else rb"<(!doctype html|html[\s>]|\?xml version)"
+    if re.match(rb"(?i)\s*" + pages + rb"|%PDF-\d|version https://git-lfs\.github", plain):
+        kinds = "a web page, XML, a PDF or a pointer of Git LFS (git lfs pull), and no table"
+        raise UserError(f"{path} is {kinds}: save it as .xlsx or .csv with what opens it.")
     if format in SHEETS:
-        if re.match(rb"\s*<", head):
-            raise UserError(f"{path} is a web page and no workbook: open it in a spreadsheet, and save it as .xlsx.")
         is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
         return "csv" if is_text and suffix is None else format
-    if re.match(rb"(?i)\s*<(!doctype|html|\?xml)|%PDF-|version https://git-lfs", head):
-        raise UserError(
-            f"{path} is a web page, XML, a PDF or a pointer of Git LFS, and no table: fetch the table (git lfs pull), "
-            "or save it as .csv with what opens it."
-        )
     if format != "parquet" and suffix is not None:
-        way_out = "unpack it before" if path.stem == "stdin" else f"give its name the suffix {suffix}"
-        raise UserError(f"{path} is no text: {way_out}, as it is a workbook or an archive.")
+        raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
     begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
-    plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
 
 
@@ -432,13 +428,11 @@ def _find_rows(found: object, path: Path) -> list[dict]:
         has_rows = len(columns) == 1 and not is_row and _find_array(columns[0], path)
         if not has_rows and (is_numbered or (is_named and not any(map(name_kind, held)))):
             return columns  # rows by their index, or by a key that a data base gave
+    inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
+    if len(inner) == 1:
+        return inner[0]
     columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in columns]
-    is_table = 0 < len(columns) == len(held) and all(cells.keys() == columns[0].keys() for cells in columns)
-    if not is_table or len(columns) == 1:  # arrays in the cells of a table hold no rows
-        inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
-        if len(inner) == 1:
-            return inner[0]
-    if not is_table:
+    if not columns or len(columns) < len(held) or any(cells.keys() != columns[0].keys() for cells in columns):
         raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
     return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
 
@@ -499,16 +493,12 @@ def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
             if size > 8 * WHOLE_BYTES:
                 raise UserError(f"{path} has {size:,} bytes unpacked; {8 * WHOLE_BYTES:,} are read: save it as CSV.")
         content.seek(0)
-        book, found = CalamineWorkbook.from_filelike(content), {}
-        for meta in book.sheets_metadata:
-            if meta.typ == SheetTypeEnum.WorkSheet and meta.visible == SheetVisibleEnum.Visible:
-                sheet = book.get_sheet_by_name(meta.name)
-                found[meta.name] = cells = sheet.to_python(skip_empty_area=False)
-                for (top, left), (bottom, right) in sheet.merged_cell_ranges or ():
-                    for row in cells[top + 1 : bottom + 1] if left == right else ():
-                        if any(row):  # a label that is merged over its texts is that of each
-                            row[left] = cells[top][left]
-        return found
+        book = CalamineWorkbook.from_filelike(content)
+        return {
+            sheet.name: book.get_sheet_by_name(sheet.name).to_python(skip_empty_area=False)
+            for sheet in book.sheets_metadata
+            if sheet.typ == SheetTypeEnum.WorkSheet and sheet.visible == SheetVisibleEnum.Visible
+        }
     except (CalamineError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a workbook: {error}") from error
 
@@ -658,12 +648,9 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
                 return i + 1, [*row]
     says_names = says_values = False
     for j, cell in enumerate(head):
-        is_name = bool(cell) or (j == 0 and is_number[j])  # an index has none
-        says_names |= is_name and not are_numbers([cell]) and (is_number[j] or is_label[j])
+        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
-        is_long = len((cell or "").split()) >= (3 if is_one_column else 6)
-        says_values |= is_long
-        says_names |= is_long and not is_one_column and cell.endswith("?")  # as forms call their columns
+        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
     if says_names == says_values:
         raise LookupError
     return (first + 1, [*head]) if says_names else None

@@ -61,8 +61,7 @@ _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)
 _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-# What a column says of the rows of each split
-_SPLIT = re.compile(r"((data )?(train(ing)?|latih|val(id(ation|asi)?)?|dev|eval|test(ing)?|uji))?")
+SPLIT = re.compile(r"(?:data )?(train(?:ing)?|latih)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji)?")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
 
@@ -140,7 +139,8 @@ class Source:
         keep_lines: bool = False,
         sheet: str | None = None,
     ):
-        self.path, self._text_asked, self._label_asked = path, text_column, label_column
+        self.path, self._label_asked = path, label_column
+        self._text_asked = None if text_column is None else str(text_column)  # of a table of pandas, a number
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
@@ -156,7 +156,7 @@ class Source:
             self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
         self.is_typed = self.format == "parquet" or self.format in SHEETS
         if sheet is not None and self.format not in SHEETS:
-            self._notes.append("no sheets")  # another file of the same command may have some
+            self._notes.append(f"no workbook, so without sheet {sheet!r}")  # which another file may have
         if self.format in SHEETS:
             self._choose_sheet(sheet)
         else:
@@ -291,9 +291,6 @@ class Source:
             places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
             usual = [[names[i] for i in some] for some in places]
             self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
-            said = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
-            splits = [name for name, words in zip(names, said) if any(words) and all(map(_SPLIT.fullmatch, words))]
-            self.split_column = next(iter(splits), None)
             numbers = [*map(plain_label, columns[names.index(self.label_column)])]
             for i in [i for i, values in enumerate(columns) if are_numbers(numbers) and are_sentiments(values)]:
                 words = [*map(plain_label, columns[i])]  # say what the numbers mean, if each has a word of its own
@@ -311,6 +308,11 @@ class Source:
             asked = f"which column holds the texts? Name it, for example --text_column {example}."
             raise UserError(f"{self.path}: {asked} {listed}", self.candidates)
         self.text_column = self._find_named(found[0], "--text_column", listed)
+        if self._label_asked is not None:
+            words = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
+            splits = [name for name, some in zip(names, words) if any(some) and all(map(SPLIT.fullmatch, some))]
+            others = {self.text_column, self.label_column} | {name for name in splits if names.count(name) > 1}
+            self.split_column = next((name for name in splits if name not in others), None)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
@@ -344,15 +346,14 @@ class Source:
         Args:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (str(asked), *self.names)]
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *self.names)]
         found = [name for name in self.names if name == asked]
         found = found or [name for name, same in zip(self.names, plain[1:], strict=True) if same == plain[0]]
         n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
         if not found and (found := [*usual[0]]):
             n_found = f"{len(found)} columns may hold the labels"
         if len(found) != 1:
-            # behind the columns of annotators stands what they agreed on
-            meant = sorted(found or usual[1], key=lambda name: "pred" not in name.lower())[-1:]
+            meant = [*(found or usual[1])][-1:]  # behind the columns of annotators stands what they agreed on
             example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
             each = [name for name in self.names if plain_label(name) in SENTIMENTS]
@@ -371,7 +372,7 @@ class Source:
             listed = ", ".join(map(repr, sheets))
             raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
         if not sheets:
-            raise UserError(f"{self.path}: all sheets of cells are hidden: show the one with the texts.")
+            raise UserError(f"{self.path}: no sheet is visible: unhide the one with the texts.")
         found, errors, by_length = {}, [], sorted(sheets, key=lambda name: -len(sheets[name]))
         for name in sheets if asked is None else [asked]:
             try:
@@ -380,8 +381,10 @@ class Source:
             except UserError as error:
                 errors.append(error)
         best = [name for name, rank in found.items() if rank == min(found.values())]
-        if not found or (min(found.values()) > (False, False) and any(error.candidates for error in errors)):
-            raise errors[0] if len(errors) == 1 and not found else UserError(
+        has_none = all(is_empty for is_empty, _ in found.values())
+        is_unsure = found and min(found.values()) > (False, False) and any(error.candidates for error in errors)
+        if errors and (has_none or is_unsure):
+            raise errors[0] if len(errors) == 1 and has_none else UserError(
                 f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
                 f"example --sheet {shlex.quote(by_length[0])}, and --text_column if there are several columns of texts."
             )  # fmt: skip
@@ -399,7 +402,7 @@ class Source:
         cells = [[_to_cell(value) for value in row] for row in cells]
         rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
-        body = [i for i in range(self._n_above, len(rows)) if any(rows[i]) and rows[i] != names]
+        body = [i for i in range(self._n_above, len(rows)) if any(rows[i]) and (len(names) == 1 or rows[i] != names)]
         columns = [[cells[i][j] for i in body] for j in range(len(names))]
         kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
         names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]
@@ -533,10 +536,6 @@ class Source:
             if isinstance(found, dict):
                 if nested:
                     row = {path: find_within(found, path) for path in nested} | found
-                parts = row.get(self.text_column)  # of a message of Telegram, one is a link or in bold
-                if isinstance(parts, list) and any(isinstance(part, dict) for part in parts):
-                    parts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-                    row = row if None in parts else row | {self.text_column: "".join(map(str, parts))}
                 more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:

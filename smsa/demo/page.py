@@ -72,7 +72,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                 for name in ("certain", "doubtful")
             )  # fmt: skip
         gr.Markdown(WORD("footer"))
-        running: dict[str, gr.Progress] = {}  # what labels lines or a file for a session, until it is stopped
+        running: set[str] = set()  # sessions whose lines or file are labelled, until that is stopped
 
         def label_text(text: str, request: gr.Request) -> Iterator[tuple]:
             """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
@@ -91,11 +91,12 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         ) -> Iterator[list]:
             """Label lines or a file: what `download`, `counts`, `certain` and `doubtful` show."""
             words = _words(request)
-            running[request.session_hash] = progress
+            yield [gr.update(visible=False)] * 4
+            running.add(request.session_hash)
 
             def advance(n: int) -> None:  # after each chunk; Gradio itself cannot end a function
-                if running.get(request.session_hash) is not progress:
-                    raise _error(words, words["stop"])
+                if request.session_hash not in running:
+                    raise _error(words, words["stopped"])
                 gr.Progress.update(progress, n)
 
             progress.update = advance
@@ -128,20 +129,15 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                 ]
 
         def end(request: gr.Request) -> None:
-            running.pop(request.session_hash, None)
-
-        def hide() -> list:
-            return [gr.update(visible=False)] * 4
+            running.discard(request.session_hash)
 
         private = {"api_visibility": "private"}  # programs may call /label only
         gr.on([ask.click, text.submit], label_text, text, [answer, why], api_name="label")
         shown = [download, counts, certain, doubtful]  # hidden meanwhile, so that the progress needs another place
         file.change(find_columns, file, column, **private)
-        file.change(hide, None, shown, **private)  # results of another file
-        labelling = predict.click(hide, None, shown, **private).then(
-            label_many, [lines, file, column], shown, show_progress_on=file, **private
-        )
-        stop.click(end, cancels=labelling, queue=False, **private)
+        file.change(lambda: [gr.update(visible=False)] * 4, None, shown, **private)  # results of another file
+        predict.click(label_many, [lines, file, column], shown, show_progress_on=file, **private)
+        stop.click(end, queue=False, **private)
         page.unload(end)  # closed or loaded anew: others would wait for what nobody will see
     return page
 

@@ -4,12 +4,8 @@ A table is one of pandas, pyarrow, polars or datasets, a list of texts or of dic
 known format.
 """
 
-import glob
-import json
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,38 +32,19 @@ Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
 _LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, CLASSIFIER: 1e-4}
 
 
-@contextmanager
-def _as_file(data: Table) -> Iterator[Path]:
-    """Lend the path of a table, which is written to a file where it is none yet; errors speak of it."""
-    with TemporaryDirectory(prefix="smsa-") as folder:
-        try:
-            yield _to_file(data, folder)
-        except UserError as error:
-            told = str(error).replace(str(Path(folder, "table.parquet")), "the table")
-            error.args = (re.sub(r"(?<![\w-])--(?=[a-z])", "", told),)
-            raise
-        except UnicodeEncodeError as error:
-            way_out = "text.encode(errors='replace').decode() makes it a question mark"
-            raise UserError(f"{error.object!r} holds half a character: {way_out}.") from error
-
-
 def _to_file(data: Table, folder: str) -> Path:
+    """Return the path of a table, which is written into a folder where it is none yet."""
     if isinstance(data, str | os.PathLike):
-        name = os.fspath(data)
-        if not re.search("^-$|://", name) and not os.path.exists(name) and not glob.glob(name, recursive=True):
-            raise FileNotFoundError(f"{name!r} is no file, folder or glob; a text goes in a list: [{name!r}].")
         return Path(data)
     if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
         data = {"text": pd.array(data, "string")}  # also of no texts
     path = Path(folder, "table.parquet")
     if isinstance(data, Dataset):
-        data = data.with_format("arrow")[:]
+        pq.write_table(data.with_format("arrow")[:], path)
+        return path
     if isinstance(data, DatasetDict | IterableDatasetDict):
         raise UserError(f"these are several tables ({', '.join(data)}): give one, as data[{next(iter(data), '')!r}].")
-    if hasattr(data, "columns") and not isinstance(data, pd.DataFrame):  # of pyarrow and polars
-        pq.write_table(pa.table(data), path)
-        return path
-    frame = pd.DataFrame(data)
+    frame = data.to_pandas() if hasattr(data, "to_pandas") else pd.DataFrame(data)  # of pyarrow and polars
     if not frame.columns.is_unique:
         raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
     for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
@@ -81,9 +58,7 @@ def _to_file(data: Table, folder: str) -> Path:
     return path
 
 
-def train(
-    data: Table, output_dir: str | Path, model: str = "mini", labels: Sequence[str] | None = None, **options
-) -> dict:
+def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[str] | None = None, **options) -> dict:
     """Fine-tune a model on a table, off which valid is split, and save it.
 
     Args:
@@ -100,8 +75,8 @@ def train(
     given = {name: options.pop(name) for name in ReadingArguments.__dataclass_fields__ if name in options}
     reading = ReadingArguments(**given).reading()
     names = choose_labels(labels if labels is None or isinstance(labels, str) else ",".join(map(str, labels)), model)
-    with _as_file(data) as path:
-        splits = load_splits({"train": path, "valid": None}, names, **reading)
+    with TemporaryDirectory(prefix="smsa-") as folder:
+        splits = load_splits({"train": _to_file(data, folder), "valid": None}, names, **reading)
     if model in _LEARNING_RATES:
         options.setdefault("learning_rate", _LEARNING_RATES[model])
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
@@ -123,7 +98,7 @@ def train(
 
 
 def predict(data: Table, model: str | SentimentClassifier | None = None, **options: object) -> pd.DataFrame:
-    """Return a table with the columns that `predict_files` adds; its index lacks the number of a row that is skipped.
+    """Return a table with the columns that `predict_files` adds.
 
     Args:
         data: texts, and what else there is.
@@ -132,13 +107,10 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
     """
     if not isinstance(model, SentimentClassifier):
         model = partial(SentimentClassifier.from_pretrained, model)
-    with _as_file(data) as path, TemporaryDirectory(prefix="smsa-") as folder:
+    with TemporaryDirectory(prefix="smsa-") as folder:
         output = Path(folder, "predicted.parquet")
-        (summary,) = predict_files(model, path, output, format="parquet", **options)
+        predict_files(model, _to_file(data, folder), output, format="parquet", **options)
         predicted = pd.read_parquet(output)
-        if summary["rejected"]:
-            rejects = map(json.loads, Path(f"{output}.rejects.jsonl").read_text().splitlines())
-            predicted.index = pd.RangeIndex(summary["read"]).delete([rejected["row"] for rejected in rejects])
     if isinstance(data, pd.DataFrame) and len(predicted) == len(data):
         predicted.index = data.index
     return predicted
@@ -153,7 +125,7 @@ def evaluate(data: Table, model: str = CLASSIFIER, **options: object) -> dict:
         options: of `ReadingArguments`.
     """
     reading = ReadingArguments(**options).reading()
-    with _as_file(data) as path:
+    with TemporaryDirectory(prefix="smsa-") as folder:
         systems = load_systems([model], label_map=reading["label_map"])
-        labelled = report.LabelledFile.read(path, systems[0].labels, **reading)
+        labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **reading)
         return report.evaluate(systems, labelled)

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smsa.data.datasets import find_smsa
-from smsa.data.formats import SHEETS, BadRowsError
+from smsa.data.formats import BadRowsError
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.files import hash_file
@@ -84,8 +84,6 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     Raises:
         UserError: as `Source`; for no texts, or damaged ones.
     """
-    if not path.suffix.lower().endswith(SHEETS):
-        reading.pop("sheet", None)  # of the workbooks among several files
     texts, bad_rows = [], []
     for chunk in Source(path, **reading).chunks():
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]

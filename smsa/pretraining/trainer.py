@@ -113,8 +113,8 @@ class MaskedTrainer(ResumableTrainer):
             if warmup + decay > num_training_steps:
                 args.warmup_steps = math.ceil(num_training_steps * warmup / (warmup + decay))
                 decay = num_training_steps - int(args.warmup_steps)
-            defaults = {"num_decay_steps": decay, "decay_type": "linear"}
-            args.lr_scheduler_kwargs = defaults | (args.lr_scheduler_kwargs or {})
+            given = {"decay_type": "linear"} | (args.lr_scheduler_kwargs or {})
+            args.lr_scheduler_kwargs = given | {"num_decay_steps": decay}
         return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -6,7 +6,6 @@ The defaults are those of the `indonlu` recipe; a recipe or the command line onl
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,7 +107,7 @@ class RunArguments(TrainingArguments):
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
-        self.output_dir = os.fspath(self.output_dir)
+        self.output_dir = str(self.output_dir)  # it may be a Path
         writable = self.output_dir.encode(errors="ignore").decode()  # a name that is no UTF-8 has surrogates
         wrong = {
             f"output_dir {self.output_dir!r} is not UTF-8, and no tokenizer can be saved there: choose another.": (
@@ -128,9 +127,7 @@ class RunArguments(TrainingArguments):
             "--bf16_full_eval, --fp16_full_eval, --prediction_loss_only: leave them out; --precision is for all.": (
                 self.bf16_full_eval or self.fp16_full_eval or self.prediction_loss_only
             ),
-            "--label_names: leave it out; batches call the labels `labels`.": (
-                "labels" not in (self.label_names or ["labels"])
-            ),
+            "--label_names: leave it out; it is `labels`.": "labels" not in (self.label_names or ["labels"]),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
             ),

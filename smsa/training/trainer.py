@@ -1,5 +1,6 @@
 """Trainer with what its own arguments cannot say: whole checkpoints, an exact resume, and the reference recipe."""
 
+import json
 import logging
 import math
 import pickle
@@ -28,7 +29,7 @@ from smsa.models.loading import label_names, save_tokenizer
 from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
-from smsa.training.checkpointing import commit, find_newest, list_checkpoints, verify
+from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
 from smsa.training.metrics import compute_metrics
 
 # What an option needs is imported where the option is on.
@@ -90,7 +91,8 @@ class ResumableTrainer(Trainer):
             self.args.eval_on_start = False  # it has been: one more would count against the patience
         elif self.args.should_save:
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
-                if verify(earlier)["settings"] != self.settings:
+                manifest = earlier / MANIFEST
+                if not manifest.is_file() or json.loads(manifest.read_bytes())["settings"] != self.settings:
                     raise UserError(f"{earlier} is of another run, and would be lost: choose another output_dir.")
                 logger.warning("%s is of an earlier training in this folder, and is removed.", earlier)
                 shutil.rmtree(earlier)
@@ -179,10 +181,7 @@ class ResumableTrainer(Trainer):
         try:
             return super().create_scheduler(num_training_steps, optimizer)
         except (TypeError, ValueError) as error:  # of what it needs, or does not know
-            kind = self.args.lr_scheduler_type.value
-            raise UserError(
-                f"--lr_scheduler_type {kind} needs other --lr_scheduler_kwargs '{{\"NAME\": VALUE}}': {error}."
-            ) from error
+            raise UserError(f"--lr_scheduler_kwargs do not fit {self.args.lr_scheduler_type.value}: {error}") from error
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, by a recording where there is one, and note whether its loss is finite."""

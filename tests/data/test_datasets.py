@@ -391,8 +391,6 @@ def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monk
     (tmp_path / "ulasan" / "train.csv").write_text("teks;label\nenak, ya;positif\na, b, c;negatif\n")
     with pytest.raises(UserError, match="ulasan: Error tokenizing data(?s:.*) Or name files: --train_file"):
         find_files(dataset_name=str(tmp_path / "ulasan"))
-    with pytest.raises(UserError, match="train.csv is a file: give --train_file .*train.csv in place of it"):
-        find_files(dataset_name=str(tmp_path / "ulasan" / "train.csv"))
 
 
 def test_rows_are_sorted_longest_first_and_ties_keep_their_order():

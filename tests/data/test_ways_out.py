@@ -26,7 +26,6 @@ ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,positif,negatif\n" * 2
 HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
-ASKED = "Apa yang Anda suka dari kami?,Apa yang tidak?\nenak sekali dan dekat,jauh ya\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
 REMARKS = {"Info": [["Diambil bulan Mei 2024 oleh kami"], ["x"]], "B": [["kal", "n"], ["a b c d", 1], ["e f g h", 2]]}
@@ -80,7 +79,6 @@ REFUSALS = {
     "fastText's labels in a column": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "",
                                       ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
-    "long questions or rows": (predict, "a.csv", ASKED, "", ["--text_column 'Apa yang Anda suka dari kami?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column isi"]),
@@ -207,6 +205,18 @@ def test_a_file_of_several_splits_is_refused_wherever_the_second_begins(tmp_path
             assert len(read_rows(tmp_path / f"a.{suffix}")[0]) == n_rows
     with pytest.raises(UserError, match="a.*: the column 'Jenis' says Latih, uji: give the rows of each"):
         read_rows(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("content", [
+    "teks,label\ntest,netral\ntrain,netral\n",
+    "teks,label,x,x\na,netral,train,test\nb,netral,test,test\n",
+    "teks,label,x\na,netral,val\nb,netral,test\n",
+    "teks,label,x\na,netral,train\nb,netral,training\n",
+    "teks,label,x\n" + "a,netral,train\nb,netral,test\n" * 600 + "c,netral,kurang jelas\n",
+])  # fmt: skip
+def test_columns_that_do_not_part_what_is_trained_on_are_no_splits(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    assert len(read_rows(tmp_path / "a.csv")[0]) == content.count("netral")
 
 
 def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):

@@ -27,19 +27,11 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
     for same in (texts, Dataset.from_pandas(frame, preserve_index=False), tmp_path / "a.xlsx", arrow):
         assert smsa.predict(same, FAST)["label"].tolist() == found["label"].tolist()
     twice = pd.DataFrame({0: texts, 1: ["dan", "lalu", "itu"]})
-    with pytest.raises(UserError, match=r"^the table: which .* for example text_column 0\."):
-        smsa.predict(twice, FAST)
     assert smsa.predict(twice, FAST, text_column=0)["label"].tolist() == found["label"].tolist()
     assert smsa.predict([], FAST).columns.tolist() == ["text", *found.columns[2:]]
     assert smsa.predict(frame[:0], FAST).columns.tolist() == found.columns.tolist()
     with pytest.raises(UserError, match=r"several tables \(train\): give one, as data\['train'\]"):
         smsa.predict(DatasetDict(train=Dataset.from_dict({"text": texts})), FAST)
-    (tmp_path / "bad.csv").write_text("id,teks\n1,enak sekali\n2,a,b,c\n3,kotor dan mahal\n")
-    assert smsa.predict(tmp_path / "bad.csv", FAST, on_bad_row="skip").index.tolist() == [0, 2]
-    with pytest.raises(FileNotFoundError, match=r"a text goes in a list: \['enak sekali'\]"):
-        smsa.predict("enak sekali", FAST)
-    with pytest.raises(UserError, match=r"^'enak \\ud83d' holds half a character: text\.encode"):
-        smsa.predict(["enak \ud83d"], FAST)
 
 
 def test_the_names_of_a_class_label_say_what_its_numbers_mean(tmp_path):
@@ -99,7 +91,7 @@ def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
 def test_a_frame_is_evaluated(tmp_path):
     frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali", ""], "Bintang": [5, 1, 1]})
     options = {"label_column": "Bintang", "label_map": "5=positive,1=negative"}
-    with pytest.raises(UserError, match="on_bad_row skip"):
+    with pytest.raises(UserError, match="--on_bad_row skip"):
         smsa.evaluate(frame, **options)
     report = smsa.evaluate(frame, **options, on_bad_row="skip")
     assert report["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}

@@ -207,7 +207,7 @@ def test_steps_that_would_repeat_texts_are_refused(tmp_path):
 
 
 def test_a_schedule_is_refused_with_what_it_needs(tmp_path):
-    with pytest.raises(UserError, match="--lr_scheduler_kwargs '{\"NAME\": VALUE}': .* 'num_decay_steps'"):
+    with pytest.raises(UserError, match="--lr_scheduler_kwargs do not fit warmup_stable_decay: .* 'num_decay_steps'"):
         train(tmp_path, lr_scheduler_type="warmup_stable_decay")
 
 
