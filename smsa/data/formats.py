@@ -633,12 +633,13 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     if len(labels) == 1 or (labels and any((cell or "").strip().lower() in SENTIMENTS for cell in chain(*below))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
-    named = (named or "").lower()
+    named = named and named.lower()
     for i, row in enumerate(rows[:ROWS_ABOVE]):
         # above it stands less
         if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
             kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
-            if (named and named in map(str.lower, filter(None, row))) or known & {*kinds}:
+            # without a name that was given, None: a row of a workbook with an empty cell is more often names
+            if named in [cell and cell.lower() for cell in row] or known & {*kinds}:
                 second = rows[i + 1] if len(rows) > i + 1 else []
                 # cells that span two rows, and two columns
                 is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}

@@ -181,8 +181,10 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         Source(tmp_path / "b.xlsx", sheet="data")
     write_workbook(tmp_path / "c.xlsx", {"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]})
     assert Source(tmp_path / "c.xlsx").text_column == "isi"  # what has no name is no column of texts by its name
-    write_workbook(tmp_path / "d.xlsx", {"A": [["antre lama di kasir toko ini", None, "a"], ["ramah", "x", "b"]]})
-    assert Source(tmp_path / "d.xlsx").text_column == "text"  # an empty cell makes no header
+    write_workbook(
+        tmp_path / "d.xlsx", {"A": [["Tulis curhat Anda di sini", None, "A"], ["antre lama sekali di kasir", 1, "b"]]}
+    )
+    assert Source(tmp_path / "d.xlsx").text_column == "Tulis curhat Anda di sini"
     write_workbook(tmp_path / "f.xlsx", {"A": [["antre lama", "Solo"], ["ramah", "Kudus"]], "B": []})
     with pytest.raises(UserError, match="is the first line, 'antre lama', 'Solo', the names of the columns"):
         Source(tmp_path / "f.xlsx")  # not an empty sheet in its place
