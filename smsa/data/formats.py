@@ -9,8 +9,6 @@ import csv
 import io
 import json
 import re
-import shlex
-import threading
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -28,20 +26,6 @@ from smsa.errors import UserError
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
 _ALIASES = {"tab": "tsv", "ndjson": "jsonl"}
-# What reads other formats into a data frame
-_FRAMES = {
-    "pkl": "pandas.read_pickle(PATH)",
-    "pickle": "pandas.read_pickle(PATH)",
-    "feather": "pandas.read_feather(PATH)",
-    "arrow": "datasets.Dataset.from_file(PATH)",
-    "dta": "pandas.read_stata(PATH)",
-    "sav": "pandas.read_spss(PATH)",
-    "html": "pandas.read_html(PATH)[0]",
-    "htm": "pandas.read_html(PATH)[0]",
-    "xml": "pandas.read_xml(PATH)",
-}
-_NEEDED = {"sav": "pyreadstat", "html": "lxml", "htm": "lxml", "xml": "lxml"}  # by pandas, beside itself
-_ARCHIVES = {"bz2", "xz", "tar", "tgz", "rar", "7z"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 INPUT_SUFFIXES = (
     ".zip",
@@ -52,13 +36,11 @@ BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
-_FIELD_LIMIT_LOCK = threading.Lock()
-_ROWS_AT_ONCE = 512  # of CSV, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
-# What reading a damaged file raises, or (the last) a .zip that is packed in another way
-_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What reading a damaged file raises, or (the last) a .zip that has a password, or is packed in another way
+_UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, RuntimeError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
@@ -123,7 +105,16 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tupl
     found = named or (before if compression else last)[1:]
     found = _ALIASES.get(found, found) if formats is INPUT_FORMATS else found
     if found not in formats:
-        raise UserError(f"{path}: {_say_way_out(path, found, formats)}")
+        known = ", ".join(f".{name}" for name in formats if name != "submission")
+        way_out = "or name the format with --format, for example --format csv."
+        if formats is INPUT_FORMATS:
+            way_out = (
+                "rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
+                "csv), unpack an archive, and save any other as .csv with what wrote it."
+            )
+        raise UserError(
+            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; {way_out}"
+        )
     if compression == "zip" and formats is not INPUT_FORMATS:
         raise UserError(f"{path}: what is written can be compressed with .gz or .zst behind the suffix, not .zip.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
@@ -131,32 +122,11 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tupl
     return found, compression
 
 
-def _say_way_out(path: Path, found: str, formats: tuple[str, ...]) -> str:
-    """Return what to do about a file of another format than these."""
-    known = ", ".join(f".{name}" for name in formats if name != "submission")
-    known = f"the suffix must be one of {known}, the text formats also with .gz or .zst behind it"
-    if formats is not INPUT_FORMATS:
-        return f"{known}; or name the format with --format, for example --format csv."
-    if found in _ARCHIVES:
-        return "an archive: unpack it, and name the file with the texts."
-    if found in _FRAMES:
-        read = _FRAMES[found].replace("PATH", json.dumps(str(path)))
-        code = f"import {read.partition('.')[0]}; {read}.to_parquet({json.dumps(str(path.with_suffix('.parquet')))})"
-        needed = f"pip install {_NEEDED[found]} && " if found in _NEEDED else ""
-        return f".{found} is not read. Convert it: {needed}python -c {shlex.quote(code)}"
-    return (
-        f"{known}. Rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
-        "csv); save another as .csv with what wrote it."
-    )
-
-
 def _find_member(path: Path) -> str:
     """Return the name of the only file of a known format in a .zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-            if any(member.flag_bits & 1 for member in archive.infolist()):
-                raise UserError(f"{path} has a password: unpack it, and name a file.")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
@@ -273,7 +243,8 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
     """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text.
+    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
+    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
@@ -285,25 +256,8 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    rows = _read_csv(iter(lines), path, separator)
-    while True:
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            try:
-                block = list(islice(rows, _ROWS_AT_ONCE))
-            finally:
-                csv.field_size_limit(limit)
-        if not block:
-            return
-        yield from block
-
-
-def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
-    """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
-
-    Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
-    """
-    mark, number = separator or _NO_SEPARATOR, 1
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))  # the process's, which refuses texts over 128 KiB
+    mark, number, lines = separator or _NO_SEPARATOR, 1, iter(lines)
     taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
     while True:
         following = iter(lambda: again.popleft() if again else next(lines, ""), "")
@@ -359,9 +313,9 @@ def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], ob
 
 
 def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
-    """Yield each row in a file of JSON: an array, or an object that pandas or an API wrote.
+    """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
 
-    The rows of an object are counted, as they have no line; see `_find_rows`. Strings are texts.
+    The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
 
     Args:
         parse_float: as in `read_jsonl`.
@@ -371,78 +325,70 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
     decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
-    before, line, names = 0, 1, None
-    position = skip(text, 0).end()
+    start = skip(text, 0).end()
+    is_array = text.startswith("[", start)
+    before, line, names, end = 0, 1, None, start + is_array
     try:
-        is_array = text.startswith("[", position)
-        value, end = (None, 0) if is_array else decode(text, position)
-        is_object = text.startswith("{", position)
-        if is_object and text.startswith("{", skip(text, end).end()) and not _find_array(value, path):
-            text, position, is_array = f"[{text}]", 0, True  # objects one after the other, as jq writes them
-        if not is_array:
-            for number, row in enumerate(_find_rows(value, path), start=1):
-                yield number, None, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
-        else:
-            end = position + 1
-            while not text.startswith("]", position := skip(text, end).end()):
-                line, before = line + text.count("\n", before, position), position
-                row, end = decode(text, position)
-                if isinstance(row, dict):
-                    # a line break within a string is escaped
-                    yield line, re.sub(r"[\r\n]", " ", text[position:end]), row
-                elif isinstance(row, str):
-                    yield line, None, {"text": row}
-                elif not isinstance(row, list):
-                    yield line, None, BadRow(path, line, row, "not an object")
-                elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-                    names = row
-                else:
-                    names = names or [f"column_{i + 1}" for i in range(len(row))]
-                    if len(row) != len(names):
-                        raise UserError(f"{path}:{line}: the array has {len(row)} values, the first one {len(names)}.")
-                    yield line, None, dict(zip(names, row, strict=True))
-            end = position + 1
-        if rest := text[end:].strip():
-            raise ValueError(f"another value follows: {rest[:40]}")
+        while (position := skip(text, end).end()) < len(text) or is_array:
+            if is_array and text.startswith("]", position):
+                if rest := text[position + 1 :].strip():
+                    raise ValueError(f"another value follows: {rest[:40]}")
+                return
+            line, before = line + text.count("\n", before, position), position
+            row, end = decode(text, position)
+            if not is_array and position == start and skip(text, end).end() == len(text):
+                for number, row in enumerate(_find_rows(row, path), start=1):
+                    yield number, None, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
+            elif isinstance(row, dict):
+                yield line, re.sub(r"[\r\n]", " ", text[position:end]), row  # a line break in a string is escaped
+            elif isinstance(row, str):
+                yield line, None, {"text": row}
+            elif not isinstance(row, list):
+                yield line, None, BadRow(path, line, row, "not an object")
+            elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+                names = row
+            else:
+                names = names or [f"column_{i + 1}" for i in range(len(row))]
+                is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
+                yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 
-def _find_rows(found: object, path: Path) -> list[dict]:
-    """Return the rows of an object: of its only array of objects, or as pandas writes them, in each `orient`."""
+def _find_rows(found: object, path: Path) -> list:
+    """Return the rows of an object: of the only array of objects within it, or as pandas writes them, in each `orient`.
+
+    Raises:
+        UserError: if there are none, or several arrays.
+    """
     held = found if isinstance(found, dict) else {}
-    if rows := _find_array(held, path):
-        return rows
+    columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in held.values()]
+    is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
+    if is_index:  # or as a data base has them, by keys of its own
+        is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
+        shared = {*columns[0]}.intersection(*columns)  # not of {"data": {"comments": []}, "meta": {"n": 0}}
+        is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
+    level = [] if is_index and len(held) > 1 else [held]
+    while level:
+        arrays = [(k, v) for part in level for k, v in part.items() if isinstance(v, list) and v]
+        arrays = [(key, rows) for key, rows in arrays if isinstance(rows[0], dict)]
+        if len(arrays) > 1:
+            listed = ", ".join(key for key, _ in arrays)
+            raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
+        if arrays:
+            return arrays[0][1]
+        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
+        # a text and the replies to it are a row
+        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
-    columns = [cells for cells in held.values() if isinstance(cells, dict | list)]
-    if columns and len(columns) == len(held) and all(isinstance(cells, dict) for cells in columns):
-        is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        # a list that one part alone has is no cell: {"data": {"comments": [...]}} has its rows there
-        shared = set(columns[0]).intersection(*columns[1:]) if len(columns) > 1 else ()
-        is_named = any(name_kind(k) for k, cell in columns[0].items() if k in shared or not isinstance(cell, list))
-        # {"feed": {"author": {}, "entry": [...]}}, but not {"data": {"text": "...", "replies": [...]}}
-        is_row = any(name_kind(k) == "text" and isinstance(cell, str) for k, cell in columns[0].items())
-        has_rows = len(columns) == 1 and not is_row and _find_array(columns[0], path)
-        if not has_rows and (is_numbered or (is_named and not any(map(name_kind, held)))):
-            return columns  # rows by their index, or by a key that a data base gave
-    inner = [rows for part in held.values() if isinstance(part, dict) and (rows := _find_array(part, path))]
-    if len(inner) == 1:
-        return inner[0]
-    columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in columns]
-    if not columns or len(columns) < len(held) or any(cells.keys() != columns[0].keys() for cells in columns):
+    if is_index:
+        return [*held.values()]
+    if not columns or any(not isinstance(cells, dict) or cells.keys() != columns[0].keys() for cells in columns):
         raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
     return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
-
-
-def _find_array(held: dict, path: Path) -> list[dict] | None:
-    """Return the only array of objects in an object, None where there is none."""
-    arrays = {k: rows for k, rows in held.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
-    if len(arrays) > 1:
-        raise UserError(f"{path} holds several arrays, {', '.join(arrays)}: save the one with the texts as a file.")
-    return next(iter(arrays.values()), None)
 
 
 def flatten(row: dict) -> dict[str, object]:
@@ -453,7 +399,8 @@ def flatten(row: dict) -> dict[str, object]:
     found: dict[str, object] = {}
 
     def walk(value: object, *path: str) -> None:
-        value = _unwrap(value)
+        while isinstance(value, list) and len(value) == 1:
+            (value,) = value
         if isinstance(value, dict):
             for key, part in value.items():
                 if "." not in key:
@@ -463,19 +410,6 @@ def flatten(row: dict) -> dict[str, object]:
 
     walk(row)
     return found
-
-
-def find_within(row: dict, path: str) -> object:
-    """Return what stands there, None for nothing; a list of one is what is in it."""
-    value: object = row
-    for key in path.split("."):
-        value = _unwrap(value)
-        value = value.get(key) if isinstance(value, dict) else None
-    return _unwrap(value)
-
-
-def _unwrap(value: object) -> object:
-    return _unwrap(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:

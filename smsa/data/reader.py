@@ -39,7 +39,6 @@ from smsa.data.formats import (
     find_layout,
     find_separator,
     find_text_columns,
-    find_within,
     flatten,
     name_kind,
     open_file,
@@ -530,12 +529,10 @@ class Source:
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
-        known, nested = {*self.names}, [name for name in self.names if name in self._nested]
+        known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
-            row = found
-            if isinstance(found, dict):
-                if nested:
-                    row = {path: find_within(found, path) for path in nested} | found
+            if isinstance(row := found, dict):
+                row = flatten(found) | found if is_nested else found
                 more = found.keys() - known if self.label_column is None else ()
                 reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
                 if more and self.keep_lines:

@@ -1,6 +1,5 @@
 """Files of every format: what goes in comes back, and what cannot be trusted is named by file and line."""
 
-import csv
 import datetime
 import gzip
 import json
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from tables import write_workbook
 
-from smsa.data.formats import read_separated
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
@@ -134,7 +132,8 @@ def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_l
     source = Source(path, label_column="label")
     (chunk,) = source.chunks(9)
     assert source.label_column == "annotations.result.value.choices"
-    assert chunk.table[source.label_column].to_pylist() == ["Positif", "negatif", None]
+    assert chunk.table[source.label_column].to_pylist() == ["Positif", "negatif"]
+    assert [row.reason for _, row in chunk.bad_rows] == [f"no {source.label_column!r}"]
 
 
 @pytest.mark.parametrize("row, text_column, label_column", [
@@ -219,7 +218,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     content = bytearray((tmp_path / "a.zip").read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of one that has a password
     (tmp_path / "b.zip").write_bytes(content)
-    with pytest.raises(UserError, match="b.zip has a password: unpack it"):
+    with pytest.raises(UserError, match="b.zip cannot be read: .* is encrypted, password required"):
         Source(tmp_path / "b.zip")
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("b.csv", "")
@@ -236,19 +235,17 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.zip", b"text\nx\n", "a.zip cannot be read"),
     ("a.csv", b"te\xffxt,id\nx,1\n", "the names of the columns are not valid UTF-8"),
     ("a.xlsx", b"PK", "a.xlsx cannot be read as a workbook"),
-    ("a.tar.gz", b"", "a.tar.gz: an archive: unpack it"),
     ("a", b"", "a: the suffix must be one of .csv"),
     ("a.gz", b"", "a.gz: the suffix must be one of .csv"),
     ("a.xlsx.gz", b"", "a.xlsx.gz: .xlsx is compressed inside"),
-    ("a.pdf", b"%PDF", "a.pdf: the suffix must be one of .csv, .* save another as .csv"),
+    ("a.pdf", b"%PDF", "a.pdf: the suffix must be one of .csv, .* save any other as .csv"),
     ("a.csv", b"PK\x03\x04", "a.csv is no text: give its name the suffix .xlsx or .zip"),
     ("a.csv", b"\n<!DOCTYPE html>\n<p>Masuk dulu, ya", "a.csv is a web page, XML, a PDF or a pointer of Git LFS"),
     ("a.parquet", b"version https://git-lfs.github.com/spec/v1", "a.parquet is a web page, XML.*git lfs pull"),
     ("a.xls", b"<table><tr><td>text", "a.xls is a web page, .*, and no table: save it as .xlsx or .csv with what"),
     ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not valid JSON from here on"),
-    ("a.json", b'{"data":\n[{"text": "a"}]} {"data":\n[]}', 'another value follows: {"data":'),
+    ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', 'a.json:1: not valid JSON .*another value follows: .{"text": "b"}'),
     ("a.json", b'{"text": ["a", "b"], "n": 1}', "a.json holds no array of objects"),
-    ("a.json", b'"x"\n{\n"text": "a"\n}', "a.json holds no array of objects"),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
@@ -291,7 +288,7 @@ BAD = {
     "first another.jsonl": (b'[]\n{"id":"x"}\n{"id":"1","text":"a"}\n', "a", [1, 2], "not an object"),
     "some no objects.json": (b'{"data": [{"text": "a"}, "x", {"text": "c"}]}', "ac", [2], "not an object"),
     "all.jsonl": (b"[]\n1\n{}\n", [], [1, 2, 3], "not"),
-    "within.jsonl": (b'{"a":{"text":"a"}}\n{"a":{"text":{"b":"x"}}}\n', "a", [2], "the text is not a string"),
+    "within.jsonl": (b'{"a":{"text":"a"}}\n{"a":{"text":{"b":"x"}}}\n', "a", [2], "no 'a.text'"),
     "ft.txt": (b"__label__x a\n__label__x __label__y b\n__label__y c\n", "ac", [2], "1 field(s) instead of 2"),
     "lists.jsonl": (b'{"text":"a"}\n{"text":["b",{"x":1}]}\n{"text":"c"}\n', "ac", [2], "the text is not a string"),
     "a.txt": (b"a\nb\xff\nc\n", "ac", [2], "not valid UTF-8"),
@@ -349,27 +346,7 @@ def test_columns_beside_the_texts_may_hold_what_python_cannot(tmp_path):
     assert chunk.texts.to_pylist() == ["enak"] and chunk.table.num_columns == 4
 
 
-@pytest.mark.parametrize("before", [100, 131072])
-def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_process_stays(tmp_path, before):
-    path, limit = tmp_path / "a.csv", csv.field_size_limit(before)
-    path.write_text("text\n" + "enak " * 100_000 + '\nkotor\n"open\n')
-    try:
-        chunks = []
-        for chunk in Source(path).chunks(1):
-            assert csv.field_size_limit() == before
-            chunks.append(chunk)
-    finally:
-        csv.field_size_limit(limit)
-    assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
-    assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
-
-
-def test_the_limit_is_given_back_where_reading_fails(tmp_path):
-    def fail():
-        yield "text,n\n"
-        raise OSError
-
-    before = csv.field_size_limit()
-    with pytest.raises(OSError):
-        list(read_separated(fail(), tmp_path, ",", "csv"))
-    assert csv.field_size_limit() == before
+def test_a_field_may_be_long_and_one_that_is_left_open_ends(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "enak " * 100_000 + '\nkotor\n"open\n')
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert [*map(len, chunk.texts.to_pylist())] == [500_000, 5] and len(chunk.bad_rows) == 1

@@ -14,7 +14,6 @@ from scripts import baseline
 from smsa.cli import parse
 from smsa.data.datasets import DataArguments, find_files, load_splits, read_rows
 from smsa.data.labels import LABELS, parse_labels
-from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
 from smsa.inference import writers
@@ -154,19 +153,6 @@ def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, 
             more = pasted
         else:
             do([*argv, *([] if named == "-" else [*more, *pasted])], classifier)
-
-
-@pytest.mark.parametrize("suffix, write", {"pkl": "to_pickle", "feather": "to_feather", "dta": "to_stata"}.items())
-def test_a_command_that_converts_another_format_works(tmp_path, suffix, write):
-    frame, path = pd.DataFrame({"teks": ["enak", "kotor"], "kelas": ["positif", "negatif"]}), tmp_path / f"a.{suffix}"
-    getattr(frame, write)(path)
-    with pytest.raises(UserError, match=f"a.{suffix}: .{suffix} is not read. Convert it: python -c") as raised:
-        Source(path)
-    _, option, code = shlex.split(str(raised.value).partition("Convert it: ")[2])
-    assert option == "-c"
-    exec(code)
-    (chunk,) = Source(path.with_suffix(".parquet")).chunks(9)
-    assert chunk.texts.to_pylist() == ["enak", "kotor"]
 
 
 # Inputs and what is in them, an output, what the refusal says, and the suffix of the input or the output that works.
