@@ -46,7 +46,6 @@ from smsa.data.formats import (
     read_jsonl,
     read_separated,
     read_sheets,
-    show,
     unescape,
 )
 from smsa.data.labels import are_sentiments, find_label_columns, plain_label
@@ -61,7 +60,6 @@ _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 SPLIT = re.compile(r"(?:data )?(train(?:ing)?|latih)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji)?")
-_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars", " ": "blanks"}
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -145,6 +143,8 @@ class Source:
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
         self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
+        self.candidates, self.meanings = [], {}
+        self.text_column = self.label_column = self.split_column = None
         self._change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV
         self._open = partial(open_file, path, self.compression)
         with self._open() as stream:
@@ -171,7 +171,7 @@ class Source:
         if self.format == "parquet":
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
-            head = next(self._batches(_ROWS_LOOKED_AT), self.schema.empty_table())
+            head = next(self._tables(_ROWS_LOOKED_AT), self.schema.empty_table())
             is_number = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema]
             return self.schema.names, [  # other types may hold what Python cannot, as dates beyond the year 9999
                 column.to_pylist() if is_text(column.type) or (is_one and column.null_count < len(column)) else [0]
@@ -205,11 +205,9 @@ class Source:
                 self._change, self._separator, rows = unescape, separator, unescaped
                 self._notes.append("quotes with a backslash before them")
         if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            blanks = " and blanks" if len(self._separator) > 1 else ""
-            self._notes.append(f"columns separated by {_SEPARATOR_NAMES[self._separator[0]]}{blanks}")
+            self._notes.append(f"columns separated by {self._separator!r}")
         if self.encoding != "utf-8":
-            names = {"utf-8-sig": "UTF-8 with a byte-order mark", "cp1252": "Windows-1252"}
-            self._notes.append(names.get(self.encoding, self.encoding[:6].upper()))
+            self._notes.append(f"the encoding is {self.encoding}")
         return self._name_columns(rows, all(line.startswith('"') for line in head[:2]))
 
     def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
@@ -277,8 +275,7 @@ class Source:
                 self.schema = pa.schema([(name, pa.string()) for name in names])
             except UnicodeEncodeError as error:
                 raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
-        self.candidates, self.text_column, self.label_column, self.meanings = [], None, self._label_asked, {}
-        self.split_column = None
+        self.label_column = self._label_asked
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
@@ -372,25 +369,21 @@ class Source:
             raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
         if not sheets:
             raise UserError(f"{self.path}: no sheet is visible: unhide the one with the texts.")
-        found, errors, by_length = {}, [], sorted(sheets, key=lambda name: -len(sheets[name]))
-        for name in sheets if asked is None else [asked]:
+        ranks = {name: 0 for name in ([asked] if asked else sheets)}
+        for name in ranks if len(ranks) > 1 else ():
             try:
                 self._take_sheet(sheets[name])
-                found[name] = not self.names, not self._n_above or name_kind(self.text_column) != "text"
+                is_named = self._n_above and name_kind(self.text_column) == "text"
+                ranks[name] = (0 if is_named else 1) if self.names else 3  # the last is empty
             except UserError as error:
-                errors.append(error)
-        best = [name for name, rank in found.items() if rank == min(found.values())]
-        has_none = all(is_empty for is_empty, _ in found.values())
-        is_unsure = found and min(found.values()) > (False, False) and any(error.candidates for error in errors)
-        if errors and (has_none or is_unsure):
-            raise errors[0] if len(errors) == 1 and has_none else UserError(
-                f"{self.path}: which of the sheets {', '.join(map(repr, sheets))} holds the texts? Give --sheet, for "
-                f"example --sheet {shlex.quote(by_length[0])}, and --text_column if there are several columns of texts."
-            )  # fmt: skip
+                ranks[name] = 1 if error.candidates else 2
+        best = [name for name, rank in ranks.items() if rank == min(ranks.values())]
         if len(best) > 1:
-            longest = next(name for name in by_length if name in best)
-            listed = f"{', '.join(map(repr, best))}: choose one, --sheet {shlex.quote(longest)}"
-            raise UserError(f"{self.path}: texts are in the sheets {listed}.")
+            longest = shlex.quote(max(best, key=lambda name: len(sheets[name])))
+            raise UserError(
+                f"{self.path}: which of the sheets {', '.join(map(repr, best))} holds the texts? Give --sheet, for "
+                f"example --sheet {longest}, and --text_column if there are several columns of texts."
+            )
         self._take_sheet(sheets[best[0]])
         if len(sheets) > 1:
             self._notes.insert(0, f"sheet {best[0]!r}")
@@ -429,29 +422,20 @@ class Source:
 
     def _tables(self, n_rows: int) -> Iterator[pa.Table]:
         """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
+        if self._table is not None:
+            yield from (self._table[i : i + n_rows] for i in range(0, len(self._table), n_rows))
+            return
         columns, batches = [*filter(None, (self.text_column, self.label_column, self.split_column))], []
         columns = columns if self.label_column else None
-        for batch in self._batches(n_rows, columns) if self._table is None else self._table.to_batches(n_rows):
-            batches.append(batch)
-            if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
-                table = pa.Table.from_batches(batches)
-                yield table[:n_rows]
-                batches = table[n_rows:].to_batches()
-        if batches:
-            yield pa.Table.from_batches(batches)
-
-    def _batches(self, n_rows: int, columns: list | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of Parquet, at most `n_rows` at a time; a row group that cannot be read is named."""
         with self._open() as stream:
-            file, first = pq.ParquetFile(stream, pre_buffer=False), 1
-            for i in range(file.num_row_groups):
-                last = first + file.metadata.row_group(i).num_rows - 1
-                try:
-                    yield from file.iter_batches(n_rows, [i], columns)
-                except (OSError, pa.ArrowException) as error:
-                    where = f"row group {i} (rows {first:,} to {last:,})"
-                    raise UserError(f"{self.path}: {where} cannot be read: {error}") from error
-                first = last + 1
+            for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
+                batches.append(batch)
+                if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
+                    table = pa.Table.from_batches(batches)
+                    yield table[:n_rows]
+                    batches = table[n_rows:].to_batches()
+            if batches:
+                yield pa.Table.from_batches(batches)
 
     def _rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
@@ -499,11 +483,8 @@ class Source:
             return [""] if width == 1 else None
         if n_fields > width and not any(fields[width:]):
             return fields[:width]
-        if not is_csv and 0 < n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-            raise UserError(
-                f"{self.path}:{line}: a quote that is not closed; found {show(fields)}. Quotes are ordinary text in a "
-                ".tsv: give the file the suffix .csv, where TABs may separate columns, too."
-            )
+        found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
+        bad_row = BadRow(self.path, line, fields, found)
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
             ends_row = cells[-1].strip().lower() in SENTIMENTS
@@ -514,13 +495,12 @@ class Source:
                 is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
                 if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
                     return inner[0]
-                return BadRow(self.path, line, fields, "one pair of quotes is around all fields, as Excel writes them")
+                return bad_row
         fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
         if fits and self.names.index(self.text_column) < n_fields < width:
             return fields
-        found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
-        return BadRow(self.path, line, fields, found)
+        return bad_row
 
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""

@@ -19,7 +19,7 @@ from smsa.errors import UserError
 # a file, its content, the column of texts, the texts, and what is said of it.
 KEYED = '{"-Na": {"tweets": [{"isi": "a"}]}, "-Nb": {"tweets": [{"isi": "b"}]}}'
 KINDS = {
-    "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"], "byte-order mark"),
+    "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"], "utf-8-sig"),
     "lines of .tsv": ("a.tsv", "enak\nburuk\n", "text", ["enak", "buruk"], ""),
     "CR too many": ("a.tsv", "kode\tulasan\r\r\n1\tenak sekali\r\r\n", "ulasan", ["enak sekali"], ""),
     "quotes of texts in .tsv": ("a.tsv", '"a\tnegatif\nteks\tnetral\nb"\tpositif\n"a ""b"""\tpositif\n', "text",
@@ -29,11 +29,11 @@ KINDS = {
     "no rows": ("a.csv", "id,review\n", "review", [], ""),
     "plural": ("a.csv", "tweets,sentiment\nenak,1\n", "tweets", ["enak"], ""),
     "modifier": ("a.csv", "Original Comment,clean_comment\nEnak!,enak\n", "Original Comment", ["Enak!"], ""),
-    "semicolons": ("a.csv", "id;ulasan\r\n1;enak, ya\r\n", "ulasan", ["enak, ya"], "separated by semicolons"),
+    "semicolons": ("a.csv", "id;ulasan\r\n1;enak, ya\r\n", "ulasan", ["enak, ya"], "by ';'"),
     "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"], ""),
     "TABs in .txt": ("a.txt", 'enak "ya\tpositive\nkotor\tnegative\n', "text", ['enak "ya', "kotor"],
-                     "by TABs; no header"),
-    "semicolons in .txt": ("a.txt", "id;teks\n1;enak\n", "teks", ["enak"], "separated by semicolons"),
+                     "no header"),
+    "semicolons in .txt": ("a.txt", "id;teks\n1;enak\n", "teks", ["enak"], "by ';'"),
     "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"], "in row 1"),
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"], ""),
     "no header": ("a.csv", "saya kecewa sekali\nbagus\n", "text", ["saya kecewa sekali", "bagus"], "no header"),
@@ -61,16 +61,16 @@ KINDS = {
     "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"], ""),
     "JSON within rows": ("a.json", '[{"id": 1, "at": "2025-01-05", "data": {"text": "a"}}]', "data.text", ["a"], ""),
     "JSON called .txt": ("a.txt", '[{"text": "a"}]', "text", ["a"], "JSON; the texts"),
-    "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook; columns separated by TABs"),
+    "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook"),
     "names again": ("a.csv", "id,teks\n1,enak\nid,teks\n2,kotor\n", "teks", ["enak", "kotor"], "1 lines that are"),
     "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
     "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""], ""),
-    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], "separated by TABs"),
+    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], ""  ),
     "quotes of Excel": ("a.txt", 'no\tteks\r\n1\t"enak, ya"\r\n2\tkotor\r\n', "teks", ["enak, ya", "kotor"], ""),
     "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
                                ['kata "dia" ya', "a\nb"], ""),
-    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by blanks"),
+    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by ' '"),
     "rows in quotes": ("a.csv", 'id,teks\n1,enak\n"2,""kotor, ya"""\n"3,b"\n', "teks", ["enak", "kotor, ya", "b"], ""),
     "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","a\nb",3\n', "teks", ["enak, ya", "a\nb"], ""),
     "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
@@ -81,8 +81,8 @@ KINDS = {
     "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"], ""),
     "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"], ""),
     "names that are labels": ("a.csv", "teks,positif,negatif\nenak,x,\nkotor,,x\n", "teks", ["enak", "kotor"], ""),
-    "UTF-16": ("a.csv", "text\ta\nenak 🙂\t1\n".encode("utf-16"), "text", ["enak 🙂"], "UTF-16"),
-    "Windows-1252": ("a.csv", "id;text\n1;café – enak\n".encode("cp1252"), "text", ["café – enak"], "Windows-1252"),
+    "UTF-16": ("a.csv", "text\ta\nenak 🙂\t1\n".encode("utf-16"), "text", ["enak 🙂"], "utf-16"),
+    "Windows-1252": ("a.csv", "id;text\n1;café – enak\n".encode("cp1252"), "text", ["café – enak"], "cp1252"),
     "a text and its reply": ("a.csv", "id,Isi Laporan,Tanggapan\n1,mati lampu,Baik kak segera kami cek\n",
                              "Isi Laporan", ["mati lampu"], ""),
     "keys": ("a.csv", "id,A.t\n5a1b-3c4d-9e8f-7a6b-1c2d-3e4f-a0b9,enak dan murah\n", "A.t", ["enak dan murah"], ""),
@@ -95,9 +95,9 @@ KINDS = {
                   "Kritik dan Saran", ["kotor dan bau sekali"], ""),
     "remarks on texts": ("a.csv", "text,comment\nenak,\nkotor,tidak yakin apa ini negatif\nx,\n", "text",
                          ["enak", "kotor", "x"], ""),
-    "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "commas and blanks"),
+    "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "by ', '"),
     "JSON of UTF-16": ("a.jsonl", '[{"isi": "enak 🙂"}]'.encode("utf-16"), "isi", ["enak 🙂"], "JSON"),
-    "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "UTF-16"),
+    "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "utf-16"),
     "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor'], "fastText's"),
     "fastText, labels behind": ("a.csv", f"enak, ya __label__positif\r\n\r\n{' ' * 99_999}x __label__2\r\n", "text",
                                 ["enak, ya", "", " " * 99_999 + "x"], "fastText's labels"),
@@ -159,7 +159,7 @@ def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog
         "Lain": [["isi"], ["enak"]],
     }
     write_workbook(tmp_path / "a.xlsx", sheets)
-    with pytest.raises(UserError, match="texts are in the sheets 'Data', 'Lain': choose one, --sheet Data"):
+    with pytest.raises(UserError, match="which of the sheets 'Data', 'Lain' holds the texts.* --sheet Data"):
         Source(tmp_path / "a.xlsx")
     (chunk,) = Source(tmp_path / "a.xlsx", sheet="Data").chunks(9)
     assert chunk.texts.to_pylist() == ["=1+1", "5", "7"] and chunk.lines.tolist() == [4, 5, 8]
@@ -265,8 +265,8 @@ BAD = {
     "in each row.csv": (b"id,text\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s) instead of 2"),
     "in each row of a rating.csv": (b"rating,review\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s)"),
     "and date.csv": (b"tanggal,ulasan\n2024-01-01,bagus, ya\n2024-01-02,jelek, ya\n", [], [2, 3], "3 field(s)"),
-    "a list of words.csv": (b'id,text,n\n1,a,5\n"enak,b,c"\n3,c,4\n', "ac", [3], "one pair of quotes"),
-    "quotes around a row.csv": (b'id,text\n1,a\n"2,b, b"\n3,c\n', "ac", [3], "one pair of quotes is around all fields"),
+    "a list of words.csv": (b'id,text,n\n1,a,5\n"enak,b,c"\n3,c,4\n', "ac", [3], "1 field(s) instead of 3"),
+    "quotes around a row.csv": (b'id,text\n1,a\n"2,b, b"\n3,c\n', "ac", [3], "1 field(s) instead of 2"),
     "quote.csv": (b'id,text\n1,a\n2,"b\n3,c\n', "ac", [3], "a quote is not closed, or stands within quotes"),
     "quotes.csv": (b'id,text\n1,a\n2,"b "b" b"\n3,"c"\n', "ac", [3], "a quote is not closed, or stands within quotes"),
     "lines.csv": (b'id,text\n1,a\n2,"b\nb, "b" b"\n3,c\n', "ac", [3], "up to line 4"),
@@ -324,7 +324,7 @@ def test_lines_of_separators_are_no_labelled_rows(tmp_path):
 
 
 @pytest.mark.parametrize("n_rows", [5, 9, 100])
-def test_row_groups_are_no_chunks_and_a_damaged_one_is_named(tmp_path, n_rows):
+def test_row_groups_are_no_chunks_and_a_damaged_file_is_named(tmp_path, n_rows):
     path, texts = tmp_path / "a.parquet", [f"enak {i}" for i in range(99)]
     pq.write_table(pa.table({"text": texts}), path, row_group_size=33)
     chunks = list(Source(path).chunks(n_rows))
@@ -334,7 +334,7 @@ def test_row_groups_are_no_chunks_and_a_damaged_one_is_named(tmp_path, n_rows):
     content = bytearray(path.read_bytes())
     content[start : start + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a.parquet: row group 2 \(rows 67 to 99\) cannot be read"):
+    with pytest.raises(UserError, match="a.parquet cannot be read"):
         list(Source(path).chunks(n_rows))
 
 

@@ -157,7 +157,6 @@ def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, 
 
 # Inputs and what is in them, an output, what the refusal says, and the suffix of the input or the output that works.
 ELSEWHERE = {
-    "a quote in .tsv": ({"a.tsv": b'text\tn\na\t1\n"b\nc"\t2\n'}, "out.csv", "suffix .csv", "a.csv"),
     "a packed .csv": ({"a.csv": gzip.compress(b"text\nenak\n")}, "out.csv", "suffix .gz", "a.csv.gz"),
     "a break for .tsv": ({"a.csv": b'text\n"a\nb"\n'}, "out.tsv", "write .csv", "out.csv"),
     "names alike for .jsonl": ({"a.csv": b'text,n,"n"\na,1,2\n'}, "out.jsonl", "two columns.*write .csv", "out.csv"),
