@@ -334,27 +334,21 @@ def load_splits(
 def _split_off(
     texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
 ) -> tuple[tuple, tuple]:
-    """Return rows for train, and a share of each label for valid, which the seed alone draws.
-
-    No text is in both, unless a label has one text only, in several rows.
-    """
-    for keys in (texts, range(len(texts))):
-        first = sorted({key: i for i, key in reversed([*enumerate(keys)])}.values())
-        counts = Counter(ids[i] for i in first)
-        if min(counts.values()) > 1:
-            break
+    """Return rows for train, and a share of each label for valid, which the seed alone draws; no text is in both."""
+    label_of = dict(zip(reversed(texts), reversed(ids)))  # the first one of a text that comes several times
+    first = list(dict.fromkeys(texts))
+    counts = Counter(label_of.values())
     rare = [labels[i] for i, n in counts.items() if n < 2]
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off, as {', '.join(rare)} has a single text. Give --valid_file, or leave "
             f"it out with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
         )
-    n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [ids[i] for i in first]
-    _, drawn = train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)
-    in_valid = {keys[i] for i in drawn}
-    valid = [i for i, key in enumerate(keys) if key in in_valid]
-    split = [i for i, key in enumerate(keys) if key not in in_valid], valid
-    logger.info("valid: %s rows split off %s, as many of each label by share (seed %d)", len(valid), path, VALID_SEED)
+    n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [label_of[text] for text in first]
+    drawn = {*train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)[1]}
+    split = [[i for i, text in enumerate(texts) if (text in drawn) == is_valid] for is_valid in (False, True)]
+    note = "valid: %s rows split off %s, as many of each label by share (seed %d)"
+    logger.info(note, len(split[1]), path, VALID_SEED)
     return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
 
 
@@ -385,14 +379,10 @@ def _refuse(
     if unknown:
         texts = {plain: row.text[:40] for plain, row in examples.items()}
         ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left, given))
-    if not are_left and {row.reason for row in bad_rows} == {"no label"}:
-        ways.append(
-            "The column of labels is empty: name another with --label_column. Formulas of a workbook have values once "
-            "a spreadsheet has saved it."
-        )
-    elif may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
+    if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
-    return BadRowsError(shown, " ".join(ways) or "No row is left.", len(bad_rows))
+    way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"
+    return BadRowsError(shown, way_out, len(bad_rows))
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

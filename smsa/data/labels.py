@@ -25,8 +25,6 @@ _LONGEST = 40  # of what is looked at as a label
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
-# Words that make another more or less, so that it still says what is meant
-_DEGREES = re.compile(r"(?:(?:sangat|amat|cukup|agak|cenderung|very|strongly|extremely|somewhat|slightly) )+(\w+)")
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
 _USUAL = (
@@ -150,14 +148,13 @@ def _to_number(label: str) -> str:
     return found[1] if found else label
 
 
-def propose_map(values: list[str], labels: tuple[str, ...]) -> str:
-    """Return a label map that gives each of these plain labels its usual meaning, and drops what has none."""
+def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -> str:
+    """Return a label map that gives each of these plain labels its usual meaning, and `other` to what has none."""
     numbers = {value: _to_number(value) for value in values}
     usual = next((meant for meant in _USUAL if meant.keys() >= {*numbers.values()} and len(values) > 1), {})
     ids = match_labels(labels)
-    said = {value: SENTIMENTS.get(_DEGREES.sub(r"\1", re.sub("[-_]", " ", value))) for value in values}
-    meant = {value: ids.get(usual.get(numbers[value]) or said[value]) for value in values}
-    return ",".join(f"{value}={DROP if i is None else labels[i]}" for value, i in meant.items())
+    meant = {value: ids.get(usual.get(numbers[value]) or SENTIMENTS.get(value)) for value in values}
+    return ",".join(f"{value}={other if i is None else labels[i]}" for value, i in meant.items())
 
 
 def describe_unknown(
@@ -180,14 +177,8 @@ def describe_unknown(
             f"{found} More than {_MOST_LABELS}, or one with a comma, = or |, cannot be named in an option: name the "
             "column of labels with --label_column, or rename them in the file."
         )
-    proposed = propose_map(values, labels)
-    option, other = shlex.quote(f"--label_map={given}{proposed}"), ""
+    proposed = propose_map(values, labels, DROP if are_others else "...")
+    option = shlex.quote(f"--label_map={given}{proposed}")
     if not are_others:  # which would have no place among the labels of the file as they are
-        other = f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
-    n_meant = len({pair.rpartition("=")[2] for pair in proposed.split(",")} - {DROP})
-    if are_others and (n_meant or len(values) == 1):
-        return f"{found} Say what they mean, or leave them out: {option}."
-    if n_meant < 2:
-        pairs = shlex.quote(f"--label_map={given}" + ",".join(f"{value}=..." for value in values))
-        return f"{found} Say what each of them means, or {DROP}: {pairs}{other}."
-    return f"{found} Say what they mean, after a look at these examples: {option} ({DROP} leaves rows out){other}."
+        option += f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
+    return f"{found} Say what they mean, after a look at these examples ({DROP} leaves rows out): {option}."

@@ -19,9 +19,15 @@ from smsa.evaluation.arguments import BaselineArguments
 from smsa.inference import writers
 from smsa.inference.job import PredictionArguments, predict_files
 
+
+def twenty(rows: str) -> str:
+    """Return rows twenty times, with a number in place of each #."""
+    return "".join(rows.replace("#", str(i)) for i in range(20))
+
+
 LABELLED = "teks,label\n" + "".join(f"teks {i},{('positif', 'negatif', 'netral')[i % 3]}\n" for i in range(40))
-TWO = "teks,pesan,label\n" + "a b,c d,positif\nb c,d e,negatif\n" * 20
-ANNOTATED = "teks,kelas,target\n" + "a,positif,positif\nb,positif,negatif\n" * 20
+TWO = "teks,pesan,label\n" + twenty("a#b c,c d,positif\nb#c d,d e,negatif\n")
+ANNOTATED = "teks,kelas,target\n" + twenty("a#,positif,positif\nb#,positif,negatif\n")
 HEADLESS = "bagus sekali\njelek\n"
 TALKS = {"A": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
@@ -32,15 +38,15 @@ BESIDE = '[{"text": {"raw": "a b", "clean": "a"}, "label": "positif"}]'
 REMARKED = LABELLED.replace("teks,label", "kal,label,komentar").replace("tif\n", "tif,\n").replace("tral\n", "tral,\n")
 LISTS = '[{"product": "a", "reviews": [{"x": "b"}, {"x": "c"}]}, {"product": "b", "reviews": []}]'
 KINDS, FEATURES = {"kelas": ["positif"], "x": [1], "n": [2]}, {"x": ["Feature"] * 2, "n": [1, 2]}
-NUMBERS = "teks,label\n" + "a,1\nb,0\nc,-1\n" * 20
-BINARY = "teks,label\n" + "a,1\nb,0\n" * 20
-TRUTHS, TRUE = {"teks": ["a", "b"] * 20, "label": [True, False] * 20}, "--label_map=false=negative,true=positive"
-WORDS = "teks,label,kelas\n" + "a,sangat puas,positif\nb,marah,negatif\n" * 20
+NUMBERS = "teks,label\n" + twenty("a#,1\nb#,0\nc#,-1\n")
+BINARY = "teks,label\n" + twenty("a#,1\nb#,0\n")
+TRUTHS, TRUE = {"teks": [*"abcdefghij"], "label": [True, False] * 5}, "--label_map=false=negative,true=positive"
+WORDS = "teks,label,kelas\n" + twenty("a#,sangat puas,positif\nb#,marah,negatif\n")
 MEANT_TOO = "--label_map=x=positive,marah=...,sangat puas=...|"
 MEANT_TOO += "'--label_map=x=positive,marah=negative,sangat puas=positive'"
 MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
 FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
-PREDICTED = "text,label,gold,p_a,p_b\n" + "a,x,positif,1,0\nb,x,negatif,0,1\n" * 9
+PREDICTED = "text,label,gold,p_a,p_b\n" + twenty("a#,x,positif,1,0\nb#,x,negatif,0,1\n")
 IDS = "teks,label,kelas\n" + "".join(f"{i},{i}x,{('positif', 'negatif')[i % 2]}\n" for i in range(50))
 
 
@@ -98,7 +104,7 @@ REFUSALS = {
         "a.csv",
         LABELLED + "x,senang\ny,marah\nz,marah\n",
         "",
-        ["--label_map=marah=...,senang=...|--label_map=marah=negative,senang=positive"],
+        ["--label_map=marah=drop,senang=drop"],
     ),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
     "ids for labels": (train, "a.csv", IDS, "", ["--label_column |kelas"]),
