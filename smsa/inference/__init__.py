@@ -1,10 +1,5 @@
 """Texts in, labels out, at any size: files -> chunks of rows -> tokens -> logits -> files."""
 
-from importlib import import_module
+from smsa.inference.batches import BatchPredictor
 
-
-def __getattr__(name: str) -> object:
-    """Import what other engines use when it is first asked for."""
-    if name == "BatchPredictor":
-        return import_module("smsa.inference.batches").BatchPredictor
-    raise AttributeError(f"module 'smsa.inference' has no attribute {name!r}")
+__all__ = ["BatchPredictor"]

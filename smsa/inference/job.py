@@ -8,7 +8,6 @@ A chunk is a run of rows by position, so it does not matter which rank predicts 
 
 import codecs
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -18,12 +17,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import pyarrow as pa
@@ -35,7 +33,7 @@ import smsa.inference.writers as writers
 from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
 from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
-from smsa.files import naming
+from smsa.files import hash_file, naming
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.runtime import on_main, rank, take_lock, world_size
 
@@ -140,8 +138,6 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
-    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
-        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
@@ -180,7 +176,7 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
 
     Raises:
         FileNotFoundError: for a name that brings no file.
-        UserError: if a file is named twice, or is a pipe.
+        UserError: if a file is named twice.
     """
     files: list[Path] = []
     target = Path(os.path.realpath(output))  # resolve() fails where a link leads to itself
@@ -190,8 +186,6 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         if path.is_file():
             files.append(path)
             continue
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{name} is a pipe or a device, which can be read only once: give - and feed it to stdin.")
         pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(match)]
         found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
@@ -201,7 +195,8 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
-            raise FileNotFoundError(f"{name} does not exist, or has no file of a known format besides the output's.")
+            what = "does not exist, or has no file of a known format besides the output's"
+            raise FileNotFoundError(f"{name} {what}; a pipe goes to stdin, and - in its place.")
         files += found
     for file, n_named in Counter(file.resolve() for file in files).items():
         if n_named > 1:
@@ -218,12 +213,9 @@ def pair_outputs(
     lines hold no columns, a workbook an .xlsx, and JSON lines of it.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
+        UserError: if two files would go to the same name, or the output is an input.
     """
     path = Path(output)
-    if path.exists() and not path.is_dir() and not (path.is_file() and path.suffix):
-        what = "a file without suffix" if path.is_file() else "a pipe or a device"
-        raise UserError(f"{output} is {what}, which no output can take the place of: name another, or - for stdout.")
     if path.is_dir() or not path.suffix or output.endswith(("/", os.sep)):
         pairs = []
         for file in files:
@@ -259,9 +251,7 @@ class _Job:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
         self.labels_only = args.labels_only or is_submission
         self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
-        # Of the main process: when each input was changed last, in ns, and the rejected rows, as JSON lines
-        self.modified: list[int] = []
-        self.rejects, self.n_rejected = SpooledTemporaryFile(2**20), 0  # one of many is no open file
+        self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
         self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
         self.lock = FileLock(self.shards / "lock")
 
@@ -292,36 +282,26 @@ class _Job:
             BadRowsError: unless `on_bad_row` is `skip`.
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
-        limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
-        if len(os.fsencode(self.output.name)) > limit:
-            raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
-        writers.write_tables(BytesIO(), self.format, self.original, [])  # tells now of names that it cannot hold
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
-        bad_rows, n_rows, inputs = [], Counter(), []
+        bad_rows, n_bad, n_rows, inputs = [], 0, Counter(), []
         for source, chunk in writers.fit_chunks(self.sources, self.format, _CHECKED_ROWS):
             n_rows[source] += chunk.n_read
-            self.n_rejected += len(chunk.bad_rows)
+            n_bad += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
-            for number, bad in chunk.bad_rows:
-                rejected = {"file": str(bad.path), "line": bad.line, "row": number}
-                rejected |= {"value": bad.value, "reason": bad.reason}
-                self.rejects.write(json.dumps(rejected, default=str).encode() + b"\n")
-        is_all = self.n_rejected == n_rows.total()
+        is_all = n_bad == n_rows.total()
         if bad_rows and (is_all or self.args.on_bad_row == "strict"):
             way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
-            raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", self.n_rejected)
+            raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", n_bad)
         if self.format == "xlsx" and n_rows.total() > writers.WORKBOOK_ROWS:
             limit = f"a sheet holds {writers.WORKBOOK_ROWS:,} rows, not {n_rows.total():,}"
             raise UserError(f"{self.output}: {limit}; write .csv.")
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
-            with source.path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
-            inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
+            inputs.append(described | {"rows": n_rows[source], "sha256": hash_file(source.path)})
         options = ("explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
@@ -392,12 +372,11 @@ class _Job:
             "chunk_rows": chunk_rows,
         }
         if self.output.exists():
-            with suppress(OSError, ValueError, AttributeError):
-                summary = json.loads(self.summary_path.read_bytes())
-                if (summary.get("job"), summary.get("bytes")) == (job, self.output.stat().st_size):
-                    shutil.rmtree(self.shards, ignore_errors=True)
-                    return None
-            raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+            summary = json.loads(self.summary_path.read_bytes())
+            if (summary.get("job"), summary.get("bytes")) != (job, self.output.stat().st_size):
+                raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
+            shutil.rmtree(self.shards, ignore_errors=True)
+            return None
         self.shards.mkdir(parents=True, exist_ok=True)
         # processes that were killed may take a moment to be gone
         take_lock(self.lock, 3, f"another run is writing {self.output}: wait for it, or stop it.")
@@ -412,19 +391,24 @@ class _Job:
                 f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
                 "another --output, or remove that folder to start again."
             )
+        self.rejects_path.unlink(missing_ok=True)  # of an earlier job
         return names, schema, {first: last - first + 1 for first, last in spans}
 
     def _write_shard(self, chunk: Chunk, added: pa.Table) -> None:
-        """Write the rows of a chunk as the output has them, and what the summary counts of them as metadata."""
+        """Write the rows of a chunk as the output has them; as metadata the bad ones, and what the summary counts."""
         if self.args.explain:
             added = self.classifier.add_words(chunk.texts, added)
         counts = {name: sum(added[name].to_pylist()) for name in ("empty", "truncated")}
         counts["labels"] = Counter(added["label"].drop_null().to_pylist())
+        counts["rejects"] = [
+            {"file": str(bad.path), "line": bad.line, "row": number, "value": bad.value, "reason": bad.reason}
+            for number, bad in chunk.bad_rows
+        ]
         columns = [*chunk.table.columns, *added.select(self.added).columns]
-        schema = self.schema.with_metadata({"counts": json.dumps(counts)})
+        schema = self.schema.with_metadata({"counts": json.dumps(counts, default=str)})
         unfinished = self.shards / f"part-{chunk.first:012d}-{chunk.first + chunk.n_read - 1:012d}.tmp"
-        with unfinished.open("wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        with unfinished.open("wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema).combine_chunks())  # dictionaries become one
         unfinished.replace(unfinished.with_suffix(".arrow"))
 
     def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
@@ -441,16 +425,16 @@ class _Job:
         for path in paths:
             try:
                 with path.open("rb") as stream:
-                    found = json.loads(pa.ipc.open_stream(stream).schema.metadata[b"counts"])
-                    stream.seek(-8, os.SEEK_END)
-                    if stream.read() != b"\xff\xff\xff\xff\0\0\0\0":  # Arrow's mark of the end
-                        raise pa.ArrowInvalid("its end is missing")
+                    found = json.loads(pa.ipc.open_file(stream).schema.metadata[b"counts"])
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path} is broken ({error}): remove it, and run the same command again.") from error
             labels.update(found.pop("labels"))
-            counts.update(found)
+            if rejects := found.pop("rejects"):
+                with self.rejects_path.open("a") as stream:
+                    stream.writelines(f"{json.dumps(rejected)}\n" for rejected in rejects)
+            counts.update(found, rejected=len(rejects))
         merged = self.shards / "merged.tmp"
-        shards = (pa.ipc.open_stream(path.read_bytes()).read_all().replace_schema_metadata() for path in paths)
+        shards = (pa.ipc.open_file(path.read_bytes()).read_all().replace_schema_metadata() for path in paths)
         with pa.output_stream(str(merged), compression=self.compression) as stream:
             if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
                 stream.write(codecs.BOM_UTF8)  # as it came
@@ -461,7 +445,7 @@ class _Job:
             "read": n_rows,
             "predicted": labels.total(),
             "empty": counts["empty"],
-            "rejected": self.n_rejected,
+            "rejected": counts["rejected"],
             "truncated": counts["truncated"],
             "labels": dict(labels),
             "seconds": round(seconds, 3),
@@ -469,11 +453,6 @@ class _Job:
             "bytes": merged.stat().st_size,
             "job": self.description,
         }
-        self.rejects_path.unlink(missing_ok=True)  # of an earlier job
-        if self.n_rejected:
-            self.rejects.seek(0)
-            with self.rejects_path.open("wb") as stream:
-                shutil.copyfileobj(self.rejects, stream)
         self.summary_path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         merged.replace(self.output)
         shutil.rmtree(self.shards, ignore_errors=True)
