@@ -5,11 +5,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from smsa.data.reader import is_text
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
-from smsa.models.loading import label_names, load_classifier
 
 
 def locate(model: str | None) -> str | None:
@@ -17,17 +15,10 @@ def locate(model: str | None) -> str | None:
     return os.path.abspath(model) if model and os.path.isdir(model) else model
 
 
-def find_added(
-    model: str | None, revision: str | None = None, labels_only: bool = False, explain: bool = False
-) -> pa.Schema:
+def find_added(model: str | None, revision: str | None = None, **options: bool) -> pa.Schema:
     """Load a model, so that one that cannot be loaded is told of at once, and return the columns that it adds."""
-    if explain:
-        require_captum()
-    labels = label_names(load_classifier(model, revision)[0].config.id2label)
-    numbers = ["score", *(f"p_{label}" for label in labels)]
-    kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
-    kinds |= {"words": pa.string()} if explain else {}
-    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in LABEL_COLUMNS])
+    predictor = BatchPredictor(model, revision, device="cpu", precision="no", backend="torch", **options)
+    return predictor(pa.table({"text": pa.array([], pa.string())})).schema.remove(0)
 
 
 class BatchPredictor:
@@ -55,6 +46,8 @@ class BatchPredictor:
         prefix: str = "",
         **options: object,
     ):
+        if explain:
+            require_captum()
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
 
@@ -86,14 +79,10 @@ class BatchPredictor:
         try:
             if isinstance(column, str):  # whose letters would be texts
                 raise TypeError("it is one text; give batches, datasets' map with batched=True")
-            if isinstance(column, pa.ChunkedArray):
-                if not is_text(column.type) and not pa.types.is_null(column.type):
-                    raise TypeError(f"they are {column.type}")
-                column = column.cast(pa.string())
-            else:
-                column = pa.array(column, pa.string(), from_pandas=True)  # in chunks, as pandas may hold it
-            return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+            values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+            texts = pa.array(values, pa.string(), from_pandas=True)
         except (pa.ArrowException, UnicodeError, TypeError) as error:
             raise UserError(
                 f"the column {self._text_column!r} must hold texts of whole characters: {error}."
             ) from error
+        return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts  # as pandas may hold them

@@ -77,16 +77,6 @@ class EngineArguments:
     )
 
 
-def is_cpu_fast_in_int8() -> bool:
-    """Whether int8 is faster than fp32 on this CPU.
-
-    Rows/s of IndoBERT's shape, SmSA texts, two cores: 111.1 in int8 and 35.7 in fp32 on a Xeon with VNNI; 10.4 and 12.1
-    on an EPYC with AVX2 only, where products of 8 bits have no instruction of their own.
-    """
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")) or has.get("architecture") != "x86_64"
-
-
 class Engine:
     """Runs padded batches on one device, several side by side on a CPU; on a GPU the next is padded meanwhile.
 
@@ -128,8 +118,11 @@ class Engine:
                 "give --device cpu, and no --backend torch."
             )
         if args.precision == "int8":
-            self.precision = "int8"
-            if not is_cpu_fast_in_int8():
+            self.precision, has = "int8", torch.cpu.get_capabilities()
+            # Rows/s of IndoBERT's shape on two cores: 111.1 in int8, 35.7 in fp32 on a Xeon with VNNI; 10.4 and 12.1 on
+            # an EPYC with AVX2 only, where products of 8 bits have no instruction of their own.
+            is_fast = any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+            if has.get("architecture") == "x86_64" and not is_fast:
                 logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
         else:
             self.precision = resolve_precision(args.precision, self.device.type, training=False)

@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import io
 import json
 import logging
 import math
@@ -39,12 +38,8 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     """Turn what a text format cannot hold into text, column by column; docs/prediction.md says how."""
     if output_format in ("parquet", "submission"):
         return table
-    for i, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            continue
-        column = _to_plain_column(table[i], field.type, output_format)
-        table = table.set_column(i, pa.field(field.name, column.type), column)
-    return table
+    columns = [_to_plain_column(column, column.type, output_format) for column in table.columns]
+    return pa.Table.from_arrays(columns, names=table.column_names)
 
 
 def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
@@ -79,10 +74,12 @@ def _find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, st
 
 
 def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
+    if pa.types.is_string(kind):
+        return column
     if pa.types.is_floating(kind) and output_format == "xlsx":
         column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell of it knows no NaN
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        return column if output_format != "tsv" else column.cast(pa.string())
+        return column
     if pa.types.is_nested(kind) and output_format == "jsonl":
         return column
     if output_format == "xlsx" and (pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)):
@@ -191,8 +188,7 @@ def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Tab
     """Write the one sheet of a workbook: a text stays one, nothing is run as a formula or becomes a link."""
     options = {f"strings_to_{kind}": False for kind in ("formulas", "numbers", "urls")}
     options |= {"constant_memory": True, "default_date_format": "yyyy-mm-dd hh:mm:ss"}
-    file = io.BytesIO()
-    with xlsxwriter.Workbook(file, options) as book:
+    with xlsxwriter.Workbook(stream, options) as book:
         sheet = book.add_worksheet()
         rows = (row.values() for table in tables for row in table.to_pylist())
         for i, row in enumerate(chain([schema.names], rows)):
@@ -202,7 +198,6 @@ def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Tab
                     sheet.write(i, j, value)
                 elif value is not None and value != "":
                     sheet.write_string(i, j, str(value))
-    stream.write(file.getvalue())
 
 
 def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
