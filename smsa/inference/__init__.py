@@ -1,5 +1,10 @@
 """Texts in, labels out, at any size: files -> chunks of rows -> tokens -> logits -> files."""
 
-from smsa.inference.batches import BatchPredictor
+from importlib import import_module
 
-__all__ = ["BatchPredictor"]
+
+def __getattr__(name: str) -> object:
+    """Import what other engines use when it is first asked for."""
+    if name == "BatchPredictor":
+        return import_module("smsa.inference.batches").BatchPredictor
+    raise AttributeError(f"module 'smsa.inference' has no attribute {name!r}")

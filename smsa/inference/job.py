@@ -8,6 +8,7 @@ A chunk is a run of rows by position, so it does not matter which rank predicts 
 
 import codecs
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ import smsa.inference.writers as writers
 from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHEETS, BadRowsError, find_layout
 from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
-from smsa.files import hash_file, naming
+from smsa.files import naming
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.runtime import on_main, rank, take_lock, world_size
 
@@ -300,8 +301,10 @@ class _Job:
         for source in self.sources:
             if not n_rows[source]:
                 logger.warning("%s has no rows.", source.path)
+            with source.path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
-            inputs.append(described | {"rows": n_rows[source], "sha256": hash_file(source.path)})
+            inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
         options = ("explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
