@@ -52,12 +52,18 @@ EPOCH_STEP = Schedule("epoch_step")  # the reference's, a value of lr_scheduler_
 # what group_by_length is here; by Trainer's own, predictions come back in another order
 LENGTH_GROUPS = "length_groups"
 _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
-# What smsa relies on to train on every text once, to predict and score all of them, and to resume exactly.
-_FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True}
-_FIXED |= {"restore_callback_states_from_checkpoint": False, "split_batches": False, "even_batches": True}
-_FIXED |= {"use_seedable_sampler": True, "dispatch_batches": None}
-_FIXED |= {"dataloader_persistent_workers": False}  # their copy of the collator would not learn which epoch it is
-_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "ignore_data_skip": False}
+# What smsa relies on to train on every text once, to predict and score all of them, to resume exactly, and to push only
+# what is finished. Evaluation in half precision would leave the model so, to be saved so; persistent workers' copy of
+# the collator would not learn which epoch it is.
+_FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True, "dataloader_persistent_workers": False}
+_FIXED |= {"restore_callback_states_from_checkpoint": False, "ignore_data_skip": False, "resume_from_checkpoint": None}
+_FIXED |= {"split_batches": False, "even_batches": True, "use_seedable_sampler": True, "dispatch_batches": None}
+_FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "prediction_loss_only": False}
+_FIXED |= {"fp16_full_eval": False, "bf16_full_eval": False, "label_names": None}
+_FIXED |= {"hub_strategy": "every_save", "hub_always_push": False}  # of which nothing is left to do
+# Options that would do nothing unless another one has a value.
+_GOES_WITH = {f"{event}_steps": (f"{event}_strategy", "steps") for event in ("logging", "save", "eval")}
+_GOES_WITH |= {"evaluate_every": ("eval_strategy", "epoch"), "hub_private_repo": ("push_to_hub", True)}
 
 
 @dataclass
@@ -108,36 +114,25 @@ class RunArguments(TrainingArguments):
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
         self.output_dir = str(self.output_dir)  # it may be a Path
-        writable = self.output_dir.encode(errors="ignore").decode()  # a name that is no UTF-8 has surrogates
         wrong = {
-            f"output_dir {self.output_dir!r} is not UTF-8, and no tokenizer can be saved there: choose another.": (
-                writable != self.output_dir
-            ),
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
-            "--hub_private_repo goes with --push_to_hub.": self.hub_private_repo and not self.push_to_hub,
-            "--hub_strategy, --hub_always_push: leave them out; the finished model is pushed, once and alone.": (
-                self.hub_strategy != "every_save" or self.hub_always_push
-            ),
-            "--resume_from_checkpoint: use --resume auto, which takes the newest one.": self.resume_from_checkpoint,
             "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give another --lr_scheduler_type.": (
                 (self.warmup_steps or self.lr_scheduler_kwargs) and self.lr_scheduler_type == EPOCH_STEP
             ),
-            # the first two leave the model in half precision, to be saved so
-            "--bf16_full_eval, --fp16_full_eval, --prediction_loss_only: leave them out; --precision is for all.": (
-                self.bf16_full_eval or self.fp16_full_eval or self.prediction_loss_only
+            "--train_sampling_strategy batch_rebalance trains on some texts twice or never: choose another.": (
+                self.train_sampling_strategy == "batch_rebalance"
             ),
-            "--label_names: leave it out; it is `labels`.": "labels" not in (self.label_names or ["labels"]),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
                 flags and self.precision not in ("auto", *flags) or len(flags) > 1
             ),
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
-        for event in ("logging", "save", "eval"):
-            name, is_used = f"{event}_steps", getattr(self, f"{event}_strategy") == "steps"
-            is_given = getattr(self, name) != getattr(TrainingArguments, name)
-            wrong[f"--{name} goes with --{event}_strategy steps."] = is_given and not is_used
+        for name, (other, value) in _GOES_WITH.items():
+            field = self.__dataclass_fields__.get(name)  # evaluate_every is of fine-tuning only
+            is_given = field and getattr(self, name) != field.default
+            wrong[f"--{name} goes with --{other} {value}."] = is_given and getattr(self, other) != value
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -169,7 +164,8 @@ class RunArguments(TrainingArguments):
         for name, value in _FIXED.items():
             if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
                 raise UserError(
-                    f"{name} must stay {value}: without it, texts would be left out or a resume not be exact."
+                    f"{name} must stay {value}, so leave it out: every text is trained on once, --resume auto resumes "
+                    "exactly, --precision is for all, and only the finished model is pushed."
                 )
         if self.world_size != world_size():
             raise UserError(
@@ -257,8 +253,6 @@ class SentimentTrainingArguments(RunArguments):
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
-        if self.evaluate_every > 1 and self.eval_strategy != "epoch":
-            raise UserError("--evaluate_every goes with --eval_strategy epoch.")
         if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
             raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
@@ -287,17 +281,14 @@ def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, obje
     """
     base = Path(find_bundled(groups[0].model_name_or_path), "model.safetensors")
     hashes = hashes | ({"the base model": hash_file(base)} if base.is_file() else {})
-    settings: dict[str, object] = {}
-    of_trainer = TrainingArguments.__dataclass_fields__
+    settings, of_trainer = {}, TrainingArguments.__dataclass_fields__
     for group in groups:
         values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
-        for name, given in type(group).__dataclass_fields__.items():
-            value = values[name]  # of which 0 would equal False
-            is_unset = value is False or value in (given.default, None, [], {})
-            is_as_in_trainer = given is of_trainer.get(name) and is_unset
-            if name == "seed" or name not in _NOT_SETTINGS and not is_as_in_trainer:
-                settings[name] = value
-    training_args = groups[-1]
-    settings |= {"precision": training_args.mixed_precision, "world_size": training_args.world_size}
+        for name, field in type(group).__dataclass_fields__.items():
+            is_unset = values[name] is False or values[name] in (field.default, None, [], {})  # 0 equals False
+            is_as_in_trainer = field is of_trainer.get(name) and is_unset and name != "seed"
+            if name not in _NOT_SETTINGS and not is_as_in_trainer:
+                settings[name] = values[name]
+    settings |= {"precision": groups[-1].mixed_precision, "world_size": groups[-1].world_size}
     settings |= {f"sha256 of {name}": digest for name, digest in hashes.items()}
     return json.loads(json.dumps(settings, default=str, sort_keys=True))

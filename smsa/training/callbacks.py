@@ -42,7 +42,6 @@ class RunGuard(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.accelerator = trainer, trainer.accelerator
-        self.is_bad = torch.zeros((), dtype=torch.bool, device=trainer.args.device)  # set by Trainer, read at times
         self.looked_at = 0.0
         self.signum: int | None = None
         self.received_at = 0.0
@@ -50,8 +49,8 @@ class RunGuard(TrainerCallback):
         self.handlers: dict[int, object] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.is_bad.zero_()
         self.signum = None
+        args.eval_on_start &= not state.global_step  # resumed, one more would count against the patience
         if UNLOGGED in state.stateful_callbacks:
             step, *losses = state.stateful_callbacks[UNLOGGED]
             self.trainer._globalstep_last_logged = step
@@ -99,19 +98,17 @@ class RunGuard(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
         is_due = control.should_save or ends_epoch or time.monotonic() - self.looked_at > REFRESH_SECONDS
-        if self.is_bad.device.type != "cpu" and not is_due:
+        if args.device.type != "cpu" and not is_due:
             return
         self.looked_at = time.monotonic()
-        if not self.is_bad.item():
-            return
         scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is None or scaler.get_scale() < 1:
+        is_lost = scaler is None or scaler.get_scale() < 1
+        if is_lost and not self.trainer._tr_loss.isfinite():  # which stays so, once a loss is not
             raise UserError(
                 f"The loss is not finite (NaN or infinite) in epoch {math.ceil(state.epoch)}, at or before step "
                 f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "
                 "--max_grad_norm or --precision no may help."
             )
-        self.is_bad.zero_()
 
     def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
         optimizer.eval()  # where an EMA is kept, the model that a run ends with is that, evaluated or not

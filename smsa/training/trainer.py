@@ -74,7 +74,6 @@ class ResumableTrainer(Trainer):
                 world size, or none to resume from; for a loss or weights that are not finite.
         """
         output_dir, checkpoint = Path(self.args.output_dir), resume_from_checkpoint
-        evaluates_first = self.args.eval_on_start
         if checkpoint is True:
             checkpoint = on_main(lambda: find_newest(output_dir))
             if checkpoint is None:
@@ -86,9 +85,7 @@ class ResumableTrainer(Trainer):
             if output := self._end_of(Path(checkpoint)):
                 return output
             if not Path(checkpoint, OPTIMIZER_NAME).is_file():
-                raise UserError(f"{checkpoint} has only a model: start anew in another --output_dir, without "
-                                "--save_only_model.")  # fmt: skip
-            self.args.eval_on_start = False  # it has been: one more would count against the patience
+                raise UserError(f"{checkpoint} is of --save_only_model: start anew in another --output_dir.")
         elif self.args.should_save:
             for earlier in list_checkpoints(output_dir):  # they would win over new ones
                 manifest = earlier / MANIFEST
@@ -102,14 +99,6 @@ class ResumableTrainer(Trainer):
             self.model._is_accelerate_prepared = False
         if self.makes_optimizer:
             self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
-        if self.args.train_sampling_strategy == "batch_rebalance":
-            n_batches = self.args.world_size * self.args.gradient_accumulation_steps  # of a step
-            n_last = len(self.train_dataset) % self.get_total_train_batch_size(self.args)
-            if 0 < n_last < n_batches:
-                raise UserError(
-                    f"batch_rebalance would train twice on some texts: the last step of an epoch has {n_last} for "
-                    f"{n_batches} batches. Choose another --per_device_train_batch_size or --train_sampling_strategy."
-                )
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
@@ -124,7 +113,6 @@ class ResumableTrainer(Trainer):
                 "run code when it is read."
             ) from error
         finally:
-            self.args.eval_on_start = evaluates_first
             self.guard.let_go()
             if self.recorder is not None:
                 self.recorder.close()
@@ -139,17 +127,17 @@ class ResumableTrainer(Trainer):
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if self.args.auto_find_batch_size:  # the batch that fitted, by which its steps are counted
             self._train_batch_size = state.train_batch_size
-        length, n_steps = "--num_train_epochs", math.ceil(self.args.num_train_epochs * self.count_steps())
-        if self.args.max_steps > 0:
-            length, n_steps = "--max_steps", self.args.max_steps
+        n_steps = self.args.max_steps  # which is -1 where epochs are given
+        if n_steps < 0:
+            n_steps = math.ceil(self.args.num_train_epochs * self.count_steps())
         if state.global_step > n_steps:
             done = f"{state.epoch:g} epochs, {state.global_step} steps"
-            raise UserError(f"The checkpoint has trained for {done}: {length} cannot be less.")
+            raise UserError(f"{checkpoint} has trained for {done}: --num_train_epochs or --max_steps cannot be less.")
         n_worse = count_worse(state, self.args.metric_for_best_model, self.args.greater_is_better)
         if state.global_step < n_steps and not 0 < self.args.early_stopping_patience <= n_worse:
             return None
-        logger.info("Training was over after step %d; a higher %s trains for longer, and where it had stopped early, a "
-                    "higher --early_stopping_patience.", state.global_step, length)  # fmt: skip
+        way_out = "a higher --num_train_epochs, --max_steps or --early_stopping_patience trains for longer"
+        logger.info("Training was over after step %d; %s.", state.global_step, way_out)
         if self.args.load_best_model_at_end and state.best_global_step:
             checkpoint = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(checkpoint))
@@ -165,8 +153,7 @@ class ResumableTrainer(Trainer):
         batches, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_ranks, is_last = self.args.world_size, self.accelerator.gradient_state.end_of_dataloader
         n_last = len(self.train_dataset) % (self._train_batch_size * n_ranks)  # rows of the last batches in all
-        is_filled = self.args.train_sampling_strategy != "batch_rebalance"  # which shares the last rows out
-        if n_ranks > 1 and is_last and n_last and is_filled:
+        if n_ranks > 1 and is_last and n_last:
             label_ids = batches[-1]["labels"]  # (batch,) or (batch, length)
             n_before = self.args.process_index * len(label_ids)  # rows go to ranks in turn
             label_ids[max(0, n_last - n_before) :] = IGNORED
@@ -178,20 +165,15 @@ class ResumableTrainer(Trainer):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == EPOCH_STEP:
             self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
-        try:
-            return super().create_scheduler(num_training_steps, optimizer)
-        except (TypeError, ValueError) as error:  # of what it needs, or does not know
-            raise UserError(f"--lr_scheduler_kwargs do not fit {self.args.lr_scheduler_type.value}: {error}") from error
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Train on one batch, by a recording where there is one, and note whether its loss is finite."""
+        """Train on one batch, by a recording where there is one."""
         step = super().training_step
         if self.recorder is not None and model is self.model:  # not of a wrapped one: ranks would meet in a recording
             self.optimizer.train()  # a step does it too, but not its recording
             step = partial(self.recorder, step)
-        loss = step(model, inputs, num_items_in_batch)
-        self.guard.is_bad |= ~loss.detach().isfinite()  # stays on the device until the step ends
-        return loss
+        return step(model, inputs, num_items_in_batch)
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """Save weights, configuration and tokenizer, without training_args.bin, a pickle of what run.json says."""

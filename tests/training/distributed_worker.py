@@ -1,6 +1,6 @@
 """What one process and several run that must do the same: trains a few steps, predicts, and records what it saw.
 
-python tests/training/distributed_worker.py FOLDER BATCH_SIZE,ACCUMULATION[,SAMPLING] ...
+python tests/training/distributed_worker.py FOLDER BATCH_SIZE,ACCUMULATION ...
 """
 
 import sys
@@ -18,7 +18,7 @@ from smsa.data.datasets import find_smsa
 N_TRAIN, N_VALID = 35, 65  # neither divides
 
 
-def train(folder: Path, batch_size: int, accumulation: int, sampling: str = "random") -> None:
+def train(folder: Path, batch_size: int, accumulation: int) -> None:
     """Train and predict; write what all ranks saw to FOLDER/<batch size>-<accumulation>.npz."""
     splits, tokenizer = encode_real_rows(find_smsa(SAMPLE_DIR), N_TRAIN, N_VALID)
     name, seven = f"{batch_size}-{accumulation}", splits["valid"].select(range(7))
@@ -26,7 +26,6 @@ def train(folder: Path, batch_size: int, accumulation: int, sampling: str = "ran
         make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], seven, folder / name,
         num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2", early_stopping_patience=0,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
-        train_sampling_strategy=sampling,
     )  # fmt: skip
     gradients = []
 
@@ -65,8 +64,7 @@ def train(folder: Path, batch_size: int, accumulation: int, sampling: str = "ran
 def main(folder: str, *ways: str) -> None:
     with exit_on_error():
         for way in ways:
-            batch_size, accumulation, *sampling = way.split(",")
-            train(Path(folder), int(batch_size), int(accumulation), *sampling)
+            train(Path(folder), *map(int, way.split(",")))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,6 @@ def test_it_holds_for_other_ways_to_train(tmp_path, changes):
         train(tmp_path / "run", ask_at(2), **changes)
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     resumed = train(tmp_path / "run", resume=True, **changes)
-    assert resumed.args.eval_on_start == plain.args.eval_on_start  # as the next training in this process asks it
     found, expected = seen(resumed), seen(plain)
     if changes.get("save_strategy") == "best":  # the newest checkpoint is that of the stop, if none was better since
         del found["files"], expected["files"]
@@ -159,9 +158,9 @@ def test_a_run_that_ends_within_an_epoch_is_over_then(tmp_path, length, n_steps)
         trainer = train(tmp_path / "run", resume=n_taken == 0, **{"early_stopping_patience": 0} | length)
         assert (len(trainer.losses), trainer.state.global_step) == (n_taken, n_steps)
         assert sum("train_f1" in entry for entry in trainer.state.log_history) == 2
-    for option, value in (("num_train_epochs", 1.2), ("max_steps", 6)):
-        with pytest.raises(UserError, match=f"has trained for 1.[46] epochs, [78] steps: --{option} cannot be less"):
-            train(tmp_path / "run", resume=True, **{option: value})
+    for shorter in ({"num_train_epochs": 1.2}, {"max_steps": 6}):
+        with pytest.raises(UserError, match="has trained for 1.[46] epochs, [78] steps: .* cannot be less"):
+            train(tmp_path / "run", resume=True, **shorter)
     longer = {"num_train_epochs": 2, "max_steps": -1, "early_stopping_patience": 0}
     trainer = train(tmp_path / "run", resume=True, **length | longer)
     assert sum(log_of(trainer, f"train_n_{label}")[-1] for label in trainer.labels) == 37  # rows of the whole epoch
@@ -230,7 +229,10 @@ def test_a_checkpoint_of_more_processes_or_of_a_model_alone_is_refused(finished,
     path = finished / "checkpoint-25" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
     train(tmp_path / "run", num_train_epochs=1, save_only_model=True)
-    reasons = {finished: "was made by 2 processes, these are 1", tmp_path / "run": "has only a model: start anew in"}
+    reasons = {
+        finished: "was made by 2 processes, these are 1",
+        tmp_path / "run": "is of --save_only_model: start anew in",
+    }
     for folder, reason in reasons.items():
         with pytest.raises(UserError, match=reason):
             train(folder, resume=True)
@@ -316,8 +318,8 @@ def test_few_methods_of_trainer_are_overridden():
 def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
-        guard = RunGuard(SimpleNamespace(args=SimpleNamespace(device="cpu"), accelerator=None))
-        guard.on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
+        guard = RunGuard(SimpleNamespace(accelerator=None))
+        guard.on_train_begin(SimpleNamespace(world_size=1, eval_on_start=False), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)

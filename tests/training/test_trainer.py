@@ -11,7 +11,6 @@ from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_tra
 from transformers import DataCollatorWithPadding
 
 from smsa.data.datasets import PaddingCollator
-from smsa.errors import UserError
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.callbacks import EpochProgress
 from smsa.training.length_groups import LengthGroupedSampler
@@ -198,17 +197,6 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
     assert trained[1].model.config._attn_implementation == "eager"
     trained[1].save_model(tmp_path / "model")
     assert "eager" not in (tmp_path / "model" / "config.json").read_text()
-
-
-def test_steps_that_would_repeat_texts_are_refused(tmp_path):
-    with pytest.raises(UserError, match="train twice on some texts: the last step of an epoch has 1 for 8 batches"):
-        batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
-        train(tmp_path, n_train=33, train_sampling_strategy="batch_rebalance", **batches)
-
-
-def test_a_schedule_is_refused_with_what_it_needs(tmp_path):
-    with pytest.raises(UserError, match="--lr_scheduler_kwargs do not fit warmup_stable_decay: .* 'num_decay_steps'"):
-        train(tmp_path, lr_scheduler_type="warmup_stable_decay")
 
 
 def test_options_of_trainer_do_what_trainer_says(tmp_path):
