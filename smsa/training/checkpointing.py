@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import sort_checkpoints
 
 from smsa.errors import UserError
 from smsa.files import LOCK, RUN_RECORD, STAGING, hash_file, make_readable, require_empty, write_json
@@ -28,7 +29,6 @@ from smsa.runtime import describe_environment, describe_hardware, describe_versi
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_PREFIX = "checkpoint-"
 
 # Settings that take effect when they change within a run; others would not, or would mix two runs.
 CHANGEABLE = frozenset(
@@ -51,33 +51,30 @@ def commit(staging: Path, target: Path, **described: object) -> None:
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoints of a folder, newest first."""
-    paths = [path for path in output_dir.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
-    return sorted(paths, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
+    return [Path(path) for path in reversed(sort_checkpoints(str(output_dir)))]
 
 
 def verify(checkpoint: Path) -> dict:
     """Return the manifest of a checkpoint whose files are all as they were written.
 
     Raises:
-        UserError: saying which file is not, or cannot be read.
+        UserError: saying which file is not.
     """
     name = MANIFEST
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         for name, sha256 in manifest["files"].items():
             if hash_file(checkpoint / name) != sha256:
-                raise ValueError("its content has changed")
-    except OSError as error:
-        raise UserError(f"{checkpoint.name}/{name} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{checkpoint.name}/{name} is not what was written") from error
+                raise ValueError("another sha256")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{checkpoint.name}/{name} is not what was written: {error}") from error
     return manifest
 
 
 def find_newest(output_dir: Path) -> Path | None:
     """Return the newest checkpoint that is whole, as is the best one it knows; None if there has never been one.
 
-    Newer ones, and only they, are renamed to `damaged-checkpoint-<step>`; the log says what is wrong with each.
+    Newer ones, and only they, are renamed to `damaged-checkpoint-<step>`.
 
     Raises:
         UserError: if there are checkpoints, but none is whole.
@@ -85,9 +82,9 @@ def find_newest(output_dir: Path) -> Path | None:
     problems = {}
     for path in list_checkpoints(output_dir):
         try:
-            best_step = verify(path)["best_step"]
-            if best_step is not None and path.name != f"{_PREFIX}{best_step}":
-                verify(output_dir / f"{_PREFIX}{best_step}")
+            manifest = verify(path)
+            if manifest["best_step"] not in (None, manifest["step"]):
+                verify(output_dir / f"checkpoint-{manifest['best_step']}")
         except UserError as error:
             problems[path] = error
             continue
@@ -97,13 +94,12 @@ def find_newest(output_dir: Path) -> Path | None:
             os.rename(damaged, aside)
             logger.warning("%s cannot be used and is now %s: %s.", damaged.name, aside.name, problem)
         return path
-    if not problems and not any(output_dir.glob(f"damaged-{_PREFIX}*")):
-        return None
-    listed = "; ".join(map(str, problems.values())) or "those there were damaged"
-    raise UserError(
-        f"{output_dir} holds no checkpoint that is whole ({listed}). Put the files back if you can, or start anew in "
-        "another --output_dir."
-    )
+    if problems:
+        raise UserError(
+            f"{output_dir} holds no checkpoint that is whole ({'; '.join(map(str, problems.values()))}). Put the files "
+            "back if you can, or start anew in another --output_dir."
+        )
+    return None
 
 
 def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bool]:
@@ -115,11 +111,8 @@ def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bo
         UserError: if there are checkpoints, but none is whole; if there is none, but the folder holds something else;
             for settings that differ between the ranks, or cannot change within a run.
     """
-    of_main = on_main(lambda: settings)
-    if settings != of_main:  # as on machines that have other files
-        differ = _find_changed(of_main, settings)
-        said = [f"{name} is {settings.get(name)} here, {of_main.get(name)} on the main process" for name in differ]
-        raise UserError(f"The ranks do not do the same: {'; '.join(said)}.")
+    if differ := _find_changed(on_main(lambda: settings), settings):  # as on machines that have other files
+        raise UserError(f"The ranks do not do the same. On the main process, {'; '.join(differ.values())} here.")
     if not args.resume:
         return None, False
     return on_main(lambda: _look_for_start(Path(args.output_dir), settings, describe_environment(args.device.type)))
@@ -128,13 +121,9 @@ def find_start(args: TrainingArguments, settings: dict) -> tuple[Path | None, bo
 def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tuple[Path | None, bool]:
     record_path = output_dir / RUN_RECORD
     if record_path.is_file():
-        try:
-            record = json.loads(record_path.read_bytes())
-            is_changed = bool(_find_changed(record["settings"], settings))
-            missing = [name for name in record["outputs"] if not (output_dir / name).is_file()]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{record_path} is not what a finished run leaves: remove it, or start anew.") from error
-        if not is_changed and not missing:
+        record = json.loads(record_path.read_bytes())
+        missing = [name for name in record["outputs"] if not (output_dir / name).is_file()]
+        if not _find_changed(record["settings"], settings) and not missing:
             logger.info("%s is finished: nothing to do.", output_dir)
             return None, True
         if missing:

@@ -76,7 +76,10 @@ def finetune(folder: Path, fault: str, options: list[str]) -> None:
 
 
 FAULTS = {  # of the second: other data; no shared disk; it cannot write, in the run of the first seed
-    "data": (["--output_dir", "run"], "(rank 1): The ranks do not do the same: sha256 of train is "),
+    "data": (
+        ["--output_dir", "run"],
+        "(rank 1): The ranks do not do the same. On the main process, sha256 of train was ",
+    ),
     "disk": (["--output_dir", "run"], "run is not there for every rank: it must be on a disk that all machines share"),
     "write": (["--output_dir", "run", "--seeds", "1", "2"], "cannot be written"),
 }
