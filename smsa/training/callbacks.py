@@ -41,7 +41,7 @@ class RunGuard(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.accelerator = trainer, trainer.accelerator
+        self.trainer = trainer
         self.looked_at = 0.0
         self.signum: int | None = None
         self.received_at = 0.0
@@ -70,21 +70,16 @@ class RunGuard(TrainerCallback):
 
     def receive(self, signum: int, frame: object = None) -> None:
         """Note a wish to stop; a second Ctrl-C ends this process."""
-        is_second = self.signum is not None
+        if self.signum is None:
+            self.signum, self.received_at = signum, time.monotonic()
+            line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
+            if rank() == 0:
+                os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
         # torchrun answers a second Ctrl-C with SIGTERM to its processes; schedulers may well send that one twice
-        is_meant = signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS
-        if is_second and not is_meant:
-            return
-        line = "Stopping after this step, with a checkpoint. A second Ctrl-C stops at once."
-        if is_second:
-            line = "Stopped at once, without a checkpoint; the same command with --resume auto resumes from the last."
-        self.signum, self.received_at = signum, time.monotonic()
-        if rank() == 0:
-            os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())  # safe in a handler; print is not
-        if is_second and not self.is_in_notebook():
+        elif signal.SIGINT in (signum, self.signum) and time.monotonic() - self.received_at > SAME_SIGNAL_SECONDS:
+            if self.is_in_notebook():
+                raise KeyboardInterrupt
             os._exit(128 + signum)
-        if is_second:
-            raise KeyboardInterrupt
 
     def on_step_end(self, args, state, control, **kwargs):
         if any_rank(self.signum is not None):
@@ -101,7 +96,7 @@ class RunGuard(TrainerCallback):
         if args.device.type != "cpu" and not is_due:
             return
         self.looked_at = time.monotonic()
-        scaler = getattr(self.accelerator, "scaler", None)
+        scaler = getattr(self.trainer.accelerator, "scaler", None)
         is_lost = scaler is None or scaler.get_scale() < 1
         if is_lost and not self.trainer._tr_loss.isfinite():  # which stays so, once a loss is not
             raise UserError(

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import pickle
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -70,8 +69,8 @@ class ResumableTrainer(Trainer):
 
         Raises:
             SystemExit: when asked to end, after a checkpoint.
-            UserError: for a checkpoint that is not whole, has more than tensors where they belong, or is of another
-                world size, or none to resume from; for a loss or weights that are not finite.
+            UserError: for a checkpoint that is not whole or of another world size, or none to resume from; for a loss
+                or weights that are not finite.
         """
         output_dir, checkpoint = Path(self.args.output_dir), resume_from_checkpoint
         if checkpoint is True:
@@ -107,11 +106,6 @@ class ResumableTrainer(Trainer):
             self.recorder = StepRecorder(self.model)
         try:
             return super().train(checkpoint and str(checkpoint), **kwargs)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{checkpoint} was refused: one of its files is a pickle of more than tensors, which could "
-                "run code when it is read."
-            ) from error
         finally:
             self.guard.let_go()
             if self.recorder is not None:
