@@ -5,12 +5,9 @@ import math
 
 import pytest
 import torch
-from conftest import make_model
 from scipy.stats import binomtest, chisquare
-from trainers import log_of, make_tiny_trainer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from smsa.models.loading import load_classifier
 from smsa.training.kernels import quick_dropout, use_fast_kernels
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "pad_token_id": 0}
@@ -87,21 +84,3 @@ def test_neighbours_are_dropped_independently():
         counts = torch.bincount(pairs[:: 2 * distance + 1], minlength=4).double()
         expected = torch.tensor([0.49, 0.21, 0.21, 0.09], dtype=torch.float64) * counts.sum()
         assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4, distance
-
-
-def test_a_model_so_trained_learns_and_loads_as_any_other(tokenizer, tmp_path):
-    options = {"num_train_epochs": 6, "learning_rate": 3e-3, "train_sampling_strategy": "group_by_length"}
-    trainer = make_tiny_trainer(tmp_path / "run", 70, 20, make_model(dropout=0.1), fast_kernels=True, **options)
-    trainer.train()
-    assert trainer.optimizer.defaults["fused"]
-    losses = log_of(trainer, "train_loss")
-    assert losses[-1] < 0.6 < 1.0 < losses[0]
-    rows = trainer.eval_dataset
-    output = trainer.predict(rows)
-    trainer.save_model(tmp_path / "model")
-    plain, _ = load_classifier(str(tmp_path / "model"))
-    assert "smsa" not in (tmp_path / "model" / "config.json").read_text()
-    padded = tokenizer.pad({"input_ids": rows["input_ids"][:]}, return_tensors="pt")
-    with torch.no_grad():
-        logits = plain(**padded).logits
-    torch.testing.assert_close(torch.from_numpy(output.predictions), logits, rtol=1e-4, atol=1e-4)
