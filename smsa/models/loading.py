@@ -27,11 +27,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from smsa.data.labels import LABELS, label_maps, parse_labels
 from smsa.errors import UserError
-from smsa.files import write_json
+from smsa.files import update_json
 from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,6 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent.parent / "bundled"
 BUNDLED = ENCODER, FAST, CLASSIFIER = ("mini", "mini-sentiment", "e5-sentiment")
 
-_WEIGHT_FILES = [f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -86,9 +84,6 @@ def load_model(
         fresh = type(model)(config).state_dict() if foreign else {}
         for weight in foreign:
             state[weight].copy_(fresh[weight])
-        random_weights |= foreign
-    if random_weights:
-        logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
     tokenizer = _load_tokenizer(name, model, revision)
     require_padding(model, tokenizer)
     return model, tokenizer
@@ -131,7 +126,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
             f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several "
             "times as fast. docs/models.md says how good they are, and where they fail."
         )
-    name, config = _load_config(model_name_or_path, revision, (CLASSIFIER, FAST))
+    name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         kind = config.problem_type or "a single output"
         raise UserError(f"{name} does not choose one label among several: {kind}.")
@@ -145,9 +140,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
 def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loaded:
     """Load a masked language model to pre-train further, as `load_model` does; here only a missing head is random."""
     name, config = _load_config(model_name_or_path, revision)
-    model, random_weights = _load_weights(name, config, revision, AutoModelForMaskedLM)
-    if random_weights:
-        logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
+    model, _ = _load_weights(name, config, revision, AutoModelForMaskedLM)
     return model, _load_tokenizer(name, model, revision)
 
 
@@ -185,45 +178,27 @@ def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
     return None if len(labels) < 2 or any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
 
 
-def _load_config(
-    model_name_or_path: str | Path, revision: str | None, bundled: tuple[str, ...] = BUNDLED[::-1]
-) -> tuple[str, PretrainedConfig]:
+def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
     """Return the name on the Hub or the folder of a model, and its configuration; or say why, and what there is."""
     name = find_bundled(model_name_or_path)
     if revision and Path(name).is_dir():
         raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
-    try:
-        values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-        if not values:
-            raise OSError("the folder has no config.json")
-    except OSError as error:
-        if Path(name, "adapter_config.json").is_file():
-            raise UserError(
-                f"{name} is a LoRA adapter, which is no model by itself: merge it into its base model, by peft's "
-                "merge_and_unload(), and save that with its tokenizer."
-            ) from error
-        if Path(name, "config.json").is_file():
-            raise UserError(f"{name}: config.json cannot be read: {error}") from error
-        if isinstance(error.__context__, ImportError):  # of what a proxy needs
-            raise error.__context__ from None
-        folders = (Path(name), Path(name).parent)  # checkpoints of a run that was stopped, and other models
-        nearby = [str(config.parent) for folder in folders for config in sorted(folder.glob("*/config.json"))]
-        nearby = [name for name in nearby if any(Path(name, file).is_file() for file in _WEIGHT_FILES)][:20]
-        raise OSError(
-            f"No model {name!r}: it is not a folder with a config.json, and could not be loaded from the Hub: {error}\n"
-            "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
-            f"the Hub there are {', '.join((*bundled, *nearby))}."
-        ) from error
-    if "auto_map" in values:
-        raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
-    if quantized := values.get("quantization_config"):
-        method = quantized.get("quant_method", "quantization_config in config.json")
-        raise UserError(f"{name} has quantised weights ({method}): give the model that it was made from.")
     try:  # a cache is for what generates a text; OpenVINO has no word for it
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
-    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: config.json is of no model that transformers knows: {reason}") from error
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        if isinstance(error.__context__, ImportError):  # of what a proxy needs
+            raise error.__context__ from None
+        raise (OSError if isinstance(error, OSError) else UserError)(
+            f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
+            f"the Hub: {str(error).splitlines()[0]}\n"
+            "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished; a LoRA "
+            f"adapter is merged into its base model first. Without the Hub there are {', '.join(BUNDLED[::-1])}."
+        ) from error
+    if hasattr(config, "auto_map"):
+        raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
+    if quantized := getattr(config, "quantization_config", None):
+        method = quantized.get("quant_method", "quantization_config in config.json")
+        raise UserError(f"{name} has quantised weights ({method}): give the model that it was made from.")
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(f"{name} is of a kind, {config.model_type}, that transformers has no text classifier for.")
     return name, config
@@ -233,12 +208,7 @@ def _load_weights(
     name: str, config: PretrainedConfig, revision: str | None, kind: type = AutoModelForSequenceClassification
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model in fp32; return it with the names of the weights that the checkpoint left at random."""
-    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    weights_file = next((file for file in _WEIGHT_FILES if cached_file(name, file, **options)), None)
-    if weights_file is None:
-        files = ", ".join(_WEIGHT_FILES)
-        raise OSError(f"{name} has no weights: none of {files}. Of an export, give the model that it was made from.")
-    logger.info("Model: %s, weights from %s", name, weights_file)
+    logger.info("Model: %s", name)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
     try:
         model, report = kind.from_pretrained(
@@ -246,7 +216,6 @@ def _load_weights(
             config=config,
             revision=revision or "main",
             dtype=torch.float32,
-            use_safetensors="safetensors" in weights_file,
             weights_only=True,  # torch's restricted unpickler
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # in the head; refused below in the encoder
@@ -254,15 +223,19 @@ def _load_weights(
         )
     except pickle.UnpicklingError as error:  # its text recommends to read the file all the same
         raise UserError(
-            f"{name}: {weights_file} was refused: it is not a file of weights, or a pickle of more than tensors, which "
-            "can run code when it is read. Ask its author for model.safetensors."
+            f"{name}: pytorch_model.bin was refused: it is not a file of weights, or a pickle of more than tensors, "
+            "which can run code when it is read. Ask its author for model.safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = f"{weights_file} cannot be read: damaged, cut short or a Git LFS pointer: {error}"
-        raise UserError(f"{name}: {reason}") from error
+        raise UserError(
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there or cannot be read: damaged, "
+            f"cut short or a Git LFS pointer: {error}"
+        ) from error
 
     missing = set(report["missing_keys"])
     random_weights = missing | {weight for weight, *_ in report["mismatched_keys"]}
+    if random_weights:
+        logger.info("Starts at random: %s", ", ".join(sorted(random_weights)))
     prefix = f"{model.base_model_prefix}."
     encoder = {weight for weight in model.state_dict() if weight.startswith(prefix)}
     pooler = {weight for weight in encoder if weight.startswith(f"{prefix}pooler.")}
@@ -271,15 +244,11 @@ def _load_weights(
     if unfilled := sorted(random_weights & encoder):
         raise UserError(
             f"{name}: the checkpoint does not fill its encoder, so a model made from it would be partly random. Not in "
-            f"it, or of another size: {_first(unfilled)}. Is it complete, and does config.json belong to it?"
+            f"it, or of another size: {', '.join(unfilled[:10])}. Is it complete, and does config.json belong to it?"
         )
     if unused := sorted(report["unexpected_keys"]):
-        logger.warning("%s: not used (heads of pre-training never are): %s", name, _first(unused))
+        logger.warning("%s: not used (heads of pre-training never are): %s", name, ", ".join(unused[:10]))
     return model, random_weights
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _load_tokenizer(
@@ -313,10 +282,9 @@ def _load_tokenizer(
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Save a tokenizer, with the length for inference, so that transformers 4 and transformers.js can load it."""
     tokenizer.save_pretrained(folder)
-    path = Path(folder) / "tokenizer_config.json"
-    config = json.loads(path.read_bytes())
-    if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a tokenizer.json as it is
-        write_json(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
+    path = Path(folder, "tokenizer_config.json")
+    if json.loads(path.read_bytes())["tokenizer_class"] == "TokenizersBackend":  # transformers 5's, of a tokenizer.json
+        update_json(path, tokenizer_class="PreTrainedTokenizerFast")
 
 
 def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:
