@@ -35,7 +35,6 @@ ONNX, ONNX_INT8, OPENVINO = "onnx/model.onnx", "onnx/model_quantized.onnx", "ope
 LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 LARGEST_LOSS = 0.01  # of macro F1, in int8
 _INPUTS = ("input_ids", "attention_mask")
-_LARGEST_FILE = 1.9e9  # bytes of weights; an ONNX file holds at most 2 GB, and weights beyond that a file beside it
 
 
 def export_model(
@@ -47,7 +46,7 @@ def export_model(
     revision: str | None = None,
     **reading: object,
 ) -> dict:
-    """Export a model, and compare it with the original on labelled texts; the folder appears only if fp32 agrees.
+    """Export a model, and compare it with the original on labelled texts; and write it only if fp32 agrees.
 
     Args:
         model_name_or_path, revision: as in `load_classifier`.
@@ -89,37 +88,33 @@ def export_model(
     original, expected = measure(sum(weights.nbytes for weights in model.state_dict().values()))
     described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(labelled)}
     record = {"target": target, "data": described, "original": original}
-    write, load = {"onnx": (_write_onnx, _load_onnx), "openvino": (_write_openvino, _load_openvino)}[target]
+    write = {"onnx": _write_onnx, "openvino": _write_openvino}[target]
     output_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with staged(output_dir) as staging:
-            model.config.save_pretrained(staging)
-            save_tokenizer(tokenizer, staging)
-            try:
-                forwards = {name: load(staging / name) for name in write(model, staging, int8)}
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
-            for name, forward in forwards.items():
-                classifier.engine.forward = forward  # of what `measure` runs
-                files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
-                measured, probabilities = measure(sum(path.stat().st_size for path in files))
-                measured["largest_difference"] = float(np.abs(probabilities - expected).max())
-                measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
-                measured["f1_loss"] = original["f1"] - measured["f1"]
-                record[name] = measured
-                if (name == ONNX or not int8) and not measured["largest_difference"] <= LARGEST_DIFFERENCE:  # nan, too
-                    raise UserError(
-                        f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
-                        f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
-                    )
-            record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
-            write_rejects(reading.get("rejects"), staging)
-            write_json(record, staging / EXPORT_RECORD)
-            publish(staging, output_dir, last=EXPORT_RECORD)
-    finally:
-        if not any(output_dir.iterdir()):
-            output_dir.rmdir()
+    with staged(output_dir) as staging:
+        model.config.save_pretrained(staging)
+        save_tokenizer(tokenizer, staging)
+        try:
+            forwards = write(model, staging, int8)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
+        for name, forward in forwards.items():
+            classifier.engine.forward = forward  # of what `measure` runs
+            files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
+            measured, probabilities = measure(sum(path.stat().st_size for path in files))
+            measured["largest_difference"] = float(np.abs(probabilities - expected).max())
+            measured["agreement"] = float((probabilities.argmax(-1) == expected.argmax(-1)).mean())
+            measured["f1_loss"] = original["f1"] - measured["f1"]
+            record[name] = measured
+            if (name == ONNX or not int8) and not measured["largest_difference"] <= LARGEST_DIFFERENCE:  # nan, too
+                raise UserError(
+                    f"{name} differs from the model by {measured['largest_difference']:.2g} in a probability; "
+                    f"{LARGEST_DIFFERENCE:g} is accepted. Nothing was written."
+                )
+        record["versions"] = describe_versions(("smsa", "torch", "transformers", *TARGETS[target]))
+        write_rejects(reading.get("rejects"), staging)
+        write_json(record, staging / EXPORT_RECORD)
+        publish(staging, output_dir, last=EXPORT_RECORD)
     return record
 
 
@@ -130,13 +125,14 @@ def describe(record: dict) -> str:
     return f"{table}\non {record['data']['n_texts']:,} texts of {record['data']['file']}"
 
 
-def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
-    """Write an ONNX file in fp32, and one in int8 if asked; return their names."""
+def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, Forward]:
+    """Write an ONNX file in fp32, and one in int8 if asked; return what computes by each, by its name."""
+    import onnxruntime
+
     path = folder / ONNX
     path.parent.mkdir()
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in _INPUTS}
     axes = dict.fromkeys(_INPUTS, {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC})
-    is_large = sum(weights.nbytes for weights in model.state_dict().values()) > _LARGEST_FILE
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,41 +141,35 @@ def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
             dynamo=True, dynamic_shapes=axes, verbose=False,
         )  # fmt: skip
         del program.model.graph.outputs[1:]  # an encoder with a decoder gives hidden states, too
-        program.save(path, external_data=is_large)
-    if not int8:
-        return [ONNX]
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+        program.save(path)
+    if int8:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as name:
-        simplified = Path(name) / "model.onnx"
-        quant_pre_process(path, simplified, skip_symbolic_shape=True, save_as_external_data=is_large)
-        # Weights in 7 bits: on a CPU without VNNI, ONNX Runtime multiplies activations (0 to 255) with weights by
-        # vpmaddubsw, which adds two products in 16 bits. In 8 bits they reach 2 * 255 * 127 = 64,770 and are cut off at
-        # 32,767; in 7 bits 2 * 255 * 64 = 32,640 at the most. Unsigned weights are exact, too, at half the speed.
-        quantize_dynamic(
-            simplified, folder / ONNX_INT8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
-        )
-    return [ONNX, ONNX_INT8]
+        with tempfile.TemporaryDirectory() as name:
+            simplified = Path(name) / "model.onnx"
+            quant_pre_process(path, simplified, skip_symbolic_shape=True, save_as_external_data=True)
+            # Weights in 7 bits: on a CPU without VNNI, ONNX Runtime multiplies activations (0 to 255) with weights by
+            # vpmaddubsw, which adds two products in 16 bits. In 8 bits they reach 2 * 255 * 127 = 64,770 and are cut
+            # off at 32,767; in 7 bits 2 * 255 * 64 = 32,640 at the most. Unsigned weights are exact, too, at half the
+            # speed.
+            quantize_dynamic(
+                simplified, folder / ONNX_INT8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+            )
 
+    def load(name: str) -> Forward:
+        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        return lambda *arrays: torch.from_numpy(session.run(["logits"], dict(zip(_INPUTS, arrays, strict=True)))[0])
 
-def _load_onnx(path: Path) -> Forward:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda *arrays: torch.from_numpy(session.run(["logits"], dict(zip(_INPUTS, arrays, strict=True)))[0])
+    return {name: load(name) for name in ([ONNX, ONNX_INT8] if int8 else [ONNX])}
 
 
-def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> list[str]:
-    """Write openvino_model.xml and .bin; return the name of the former."""
+def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, Forward]:
+    """Write openvino_model.xml and .bin; return what computes by them, by the name of the former."""
     import openvino
 
     graph = to_openvino(model)
     if int8:
         compress_weights(graph)
     openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
-    return [OPENVINO]
-
-
-def _load_openvino(path: Path) -> Forward:
-    return compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})
+    return {OPENVINO: compile_openvino(folder / OPENVINO, {"INFERENCE_PRECISION_HINT": "f32"})}
