@@ -228,8 +228,8 @@ def _load_weights(
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
-            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there or cannot be read: damaged, "
-            f"cut short or a Git LFS pointer: {error}"
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there or cannot be read: damaged, a "
+            f"Git LFS pointer, or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
     missing = set(report["missing_keys"])

@@ -1,7 +1,7 @@
 """A small Hub on this machine: what huggingface_hub 2.4 asks of the real one to create, push, and load, and its faults.
 
-It keeps repositories in memory and counts commits. A `Fault` answers in its place. All files go with the commit:
-storage of large ones is between the Hub and its client.
+It keeps repositories in memory. A `Fault` answers in its place. All files go with the commit: storage of large ones,
+and leaving out those that have not changed, are between the Hub and its client.
 """
 
 import base64
@@ -13,39 +13,26 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_doubleDOUBLEdouble"
 OWNERS = ("me", "team")  # the user, and an organisation
-REPO = r"(?P<repo>[^/]+/[^/]+)"
-
-
-def blob_oid(content: bytes) -> str:
-    """Return Git's name of a file."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass
 class Repository:
-    """Branches, tags and commits; a commit is the files of that moment."""
+    """Commits, and the branches and tags that name them; a commit is the files of that moment."""
 
     private: bool
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    commits: list[dict[str, bytes]] = field(default_factory=lambda: [{".gitattributes": b""}])
+    refs: dict[str, int] = field(default_factory=lambda: {"main": 0})
     committed: list[list[str]] = field(default_factory=list)  # paths of each commit that was made
 
-    def add(self, branch: str, files: dict[str, bytes]) -> str:
-        oid = f"{len(self.commits):040x}"
-        self.commits[oid] = files
-        self.branches[branch] = oid
-        return oid
+    def find(self, revision: str) -> int:
+        return self.refs[revision] if revision in self.refs else int(revision, 16)
 
-    def files(self, branch: str = "main") -> dict[str, bytes]:
-        return self.commits[self.branches[branch]]
-
-    def find(self, revision: str) -> str | None:
-        return revision if revision in self.commits else self.branches.get(revision) or self.tags.get(revision)
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return self.commits[self.find(revision)]
 
 
 @dataclass
@@ -84,12 +71,13 @@ def run_hub():
         server.server_close()
 
 
-ROUTES: list[tuple[str, str, bool, Callable]] = []
+ROUTES: list[tuple[str, Callable]] = []
 
 
-def route(methods: str, pattern: str, needs_token: bool = True):
-    """Register a method of `_Handler` for requests; it gets the groups of `pattern`, `repo` as its Repository."""
-    return lambda action: ROUTES.append((methods, pattern, needs_token, action)) or action
+def route(pattern: str):
+    """Register a method of `_Handler`, which takes the groups of `pattern` and returns status, content and headers."""
+    of_repository = pattern.replace("REPO", "(?P<name>[^/]+/[^/]+)")
+    return lambda action: ROUTES.append((of_repository, action)) or action
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -100,120 +88,103 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        parts = urlsplit(self.path)
-        self.route, self.query = unquote(parts.path), parse_qs(parts.query)
+        path = unquote(urlsplit(self.path).path)
         with self.hub.lock:
-            self.hub.requests.append(f"{self.command} {self.path}")
+            self.hub.requests.append(f"{self.command} {path}")
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.hub.received += self.body
-            self.is_cut = False
-            for fault in self.hub.faults:
-                if fault.times > 0 and fault.method == self.command and re.search(fault.path, self.route):
-                    fault.times -= 1
-                    self.is_cut = fault.status == 0
-                    if self.is_cut:
-                        break
-                    return self.answer(fault.status, {"error": "a fault of the double"})
-            self.dispatch()
-
-    do_HEAD = do_POST = do_PUT = do_GET
-
-    def dispatch(self):
-        for methods, pattern, needs_token, action in ROUTES:
-            match = re.fullmatch(pattern, self.route)
-            if self.command not in methods.split() or not match:
-                continue
-            has_token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            if needs_token and not has_token:
-                return self.answer(401, {"error": "Invalid credentials"})
-            values = match.groupdict()
-            if "repo" in values:
-                self.name = values["repo"]
-                values["repo"] = found = self.hub.repositories.get(self.name)
-                if found is None or (found.private and not has_token):
-                    return self.error(404 if has_token else 401, "RepoNotFound")
-                if values.get("revision") and found.find(values["revision"]) is None:
-                    return self.error(404, "RevisionNotFound")
-            return action(self, **values)
-        self.answer(404, {"error": f"the double does not know {self.command} {self.route}"})
-
-    def answer(self, status: int, content: object = None, headers: dict | None = None, raw: bytes | None = None):
-        body = json.dumps(content or {}).encode() if raw is None else raw
+            faults = (f for f in self.hub.faults if f.times and f.method == self.command and re.search(f.path, path))
+            fault = next(faults, None)
+            if fault is not None:
+                fault.times -= 1
+            if fault is not None and fault.status:
+                status, content, headers = fault.status, {"error": "a fault of the double"}, {}
+            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                status, content, headers = 401, {"error": "Invalid credentials"}, {}
+            else:
+                action, found = next((act, m) for pattern, act in ROUTES if (m := re.fullmatch(pattern, path)))
+                status, content, headers = action(self, **found.groupdict())
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        named = {"Content-Length": str(len(body)), "Content-Type": "application/json", **(headers or {})}
-        for name, value in named.items():
-            self.send_header(name, value)
+        for header in ({"Content-Length": str(len(body)), "Content-Type": "application/json"} | headers).items():
+            self.send_header(*header)
         self.end_headers()
+        self.close_connection |= fault is not None
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if self.is_cut else body)
-        self.close_connection |= self.is_cut
+            self.wfile.write(body[: len(body) // 2] if fault is not None and not fault.status else body)
 
-    def error(self, status: int, code: str):
-        self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
+    do_HEAD = do_POST = do_GET
 
-    @route("GET", f"/api/models/{REPO}/auth-check/write")
-    def check_access(self, repo: Repository):
-        self.answer(200 if self.name.split("/")[0] in OWNERS else 403)
+    @route("/api/models/REPO/auth-check/write")
+    def check_access(self, name: str):
+        return 200, {}, {}
 
-    @route("POST", "/api/repos/create")
+    @route("/api/repos/create")
     def create(self):
         asked = json.loads(self.body)
         owner = asked.get("organization") or OWNERS[0]
         name = f"{owner}/{asked['name']}"
         if owner not in OWNERS:
-            return self.answer(403, {"error": "You don't have the rights to create a model under this namespace"})
+            return 403, {"error": "You don't have the rights to create a model under this namespace"}, {}
         is_new = name not in self.hub.repositories
-        if is_new:
-            self.hub.repositories[name] = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
-            self.hub.repositories[name].add("main", {".gitattributes": b""})
-        self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
+        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        self.hub.repositories.setdefault(name, Repository(is_private))
+        return 200 if is_new else 409, {"url": f"{self.hub.url}/{name}"}, {}
 
-    @route("POST", "/api/validate-yaml", needs_token=False)
+    @route("/api/validate-yaml")
     def validate_card(self):
-        self.answer(200, {"errors": [], "warnings": []})
+        return 200, {"errors": [], "warnings": []}, {}
 
-    @route("POST", f"/api/models/{REPO}/preupload/(?P<revision>.+)")
-    def preupload(self, repo: Repository, revision: str):
-        here = repo.commits[repo.find(revision)]
-        oids = {file["path"]: here.get(file["path"]) for file in json.loads(self.body)["files"]}
-        same = {"uploadMode": "regular", "shouldIgnore": False}
-        self.answer(200, {"files": [{"path": p, "oid": c and blob_oid(c), **same} for p, c in oids.items()]})
+    @route("/api/models/REPO/preupload/.+")
+    def preupload(self, name: str):
+        paths = [file["path"] for file in json.loads(self.body)["files"]]
+        kind = {"oid": None, "uploadMode": "regular", "shouldIgnore": False}
+        return 200, {"files": [{"path": path, **kind} for path in paths]}, {}
 
-    @route("POST", f"/api/models/{REPO}/commit/(?P<revision>.+)")
-    def commit(self, repo: Repository, revision: str):
+    @route("/api/models/REPO/commit/(?P<revision>.+)")
+    def commit(self, name: str, revision: str):
+        repository, is_proposed = self.hub.repositories[name], "create_pr" in self.path
         values = [entry["value"] for entry in map(json.loads, self.body.splitlines()) if entry["key"] == "file"]
-        files = repo.commits[repo.find(revision)] | {v["path"]: base64.b64decode(v["content"]) for v in values}
-        repo.committed.append(sorted(value["path"] for value in values))
-        number = sum(branch.startswith("refs/pr/") for branch in repo.branches) + 1
-        is_proposed = "create_pr" in self.query
-        oid = repo.add(f"refs/pr/{number}" if is_proposed else revision, files)
-        address = {"pullRequestUrl": f"{self.hub.url}/{self.name}/discussions/{number}"} if is_proposed else {}
-        self.answer(200, {"commitUrl": f"{self.hub.url}/{self.name}/commit/{oid}", "commitOid": oid, **address})
+        files = {value["path"]: base64.b64decode(value["content"]) for value in values}
+        repository.committed.append(sorted(files))
+        repository.commits.append(repository.files(revision) | files)
+        oid = len(repository.commits) - 1
+        repository.refs["refs/pr/1" if is_proposed else revision] = oid
+        address = {"pullRequestUrl": f"{self.hub.url}/{name}/discussions/1"} if is_proposed else {}
+        return 200, {"commitUrl": f"{self.hub.url}/{name}/commit/{oid:040x}", "commitOid": f"{oid:040x}", **address}, {}
 
-    @route("POST", f"/api/models/{REPO}/branch/(?P<branch>.+)")
-    def branch(self, repo: Repository, branch: str):
-        repo.branches.setdefault(branch, repo.branches["main"])
-        self.answer(200)
+    @route("/api/models/REPO/branch/(?P<branch>.+)")
+    def branch(self, name: str, branch: str):
+        self.hub.repositories[name].refs.setdefault(branch, 0)
+        return 200, {}, {}
 
-    @route("POST", f"/api/models/{REPO}/tag/(?P<revision>.+)")
-    def tag(self, repo: Repository, revision: str):
-        name = json.loads(self.body)["tag"]
-        if name in repo.tags:
-            return self.answer(409, {"error": "Tag reference exists already"})
-        repo.tags[name] = repo.find(revision)
-        self.answer(200)
+    @route("/api/models/REPO/tag/(?P<revision>.+)")
+    def tag(self, name: str, revision: str):
+        repository, tag = self.hub.repositories[name], json.loads(self.body)["tag"]
+        if tag in repository.refs:
+            return 409, {"error": "Tag reference exists already"}, {}
+        repository.refs[tag] = repository.find(revision)
+        return 200, {}, {}
 
-    @route("GET", f"/api/models/{REPO}(/revision/(?P<revision>.+))?", needs_token=False)
-    def info(self, repo: Repository, revision: str | None = None):
-        oid = repo.find(revision or "main")
-        files = [{"rfilename": path} for path in sorted(repo.commits[oid])]
-        self.answer(200, {"id": self.name, "sha": oid, "private": repo.private, "siblings": files, "tags": []})
+    @route("/api/models/REPO(/revision/(?P<revision>.+))?")
+    def info(self, name: str, revision: str | None):
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            return 404, {"error": "RepoNotFound"}, {"X-Error-Code": "RepoNotFound"}
+        oid = repository.find(revision or "main")
+        files = [{"rfilename": path} for path in repository.commits[oid]]
+        values = {"id": name, "sha": f"{oid:040x}", "private": repository.private, "siblings": files, "tags": []}
+        return 200, values, {}
 
-    @route("GET HEAD", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", needs_token=False)
-    def resolve(self, repo: Repository, revision: str, path: str):
-        oid = repo.find(revision)
-        if path not in repo.commits[oid]:
-            return self.error(404, "EntryNotFound")
-        content = repo.commits[oid][path]
-        kind = {"Content-Type": "application/octet-stream"}
-        self.answer(200, headers={"ETag": f'"{blob_oid(content)}"', "X-Repo-Commit": oid, **kind}, raw=content)
+    @route("/REPO/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+    def resolve(self, name: str, revision: str, path: str):
+        repository = self.hub.repositories[name]
+        content, oid = repository.files(revision).get(path), repository.find(revision)
+        if content is None:
+            return 404, {"error": "EntryNotFound"}, {"X-Error-Code": "EntryNotFound"}
+        etag = hashlib.sha1(content).hexdigest()
+        return 200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": f"{oid:040x}"}
+
+    @route(".*")
+    def refuse(self):
+        return 404, {"error": f"the double does not know {self.command} {self.path}"}, {}
