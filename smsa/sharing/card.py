@@ -16,11 +16,8 @@ from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(
-    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
-    trim_blocks=False,
-    lstrip_blocks=False,
-)
+_FOLDER = jinja2.FileSystemLoader(Path(__file__).parent)
+_TEMPLATES = TEMPLATES.overlay(loader=_FOLDER, trim_blocks=False, lstrip_blocks=False)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -44,13 +41,12 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
     folder, kind, name = Path(find_bundled(model_name_or_path)), "hub", model_name_or_path
     if folder.is_dir():
         kind, name = ("bundled", name) if name in BUNDLED else ("folder", folder.resolve().name)
-    stated = None
     try:
-        card = ModelCard.load(name if kind == "hub" else folder / CARD, ignore_metadata_errors=True)
-        stated = _stated_licence(card.content)
+        card = ModelCard.load(name, ignore_metadata_errors=True).content if kind == "hub" else _read_card(folder)
     except (OSError, HTTPError, ValueError, yaml.YAMLError) as error:  # no card, no network, or one of another kind
+        card = ""
         logger.info("The card of %s cannot be read, so that the model's own will state no licence: %r", name, error)
-    return {"kind": kind, "name": name, "license": stated}
+    return {"kind": kind, "name": name, "license": _stated_licence(card)}
 
 
 def is_renewable(folder: str | Path) -> bool:
@@ -113,8 +109,6 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
             "model_name": Path(name).name,
         }
         values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
-        values["origins"] = run.get("origins")  # of a bundled model: its texts and their licences, as Markdown
-        values["minutes"], values["seconds"] = divmod(round(run["train_runtime_seconds"]), 60)
         values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
         return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
     except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
@@ -130,7 +124,6 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
     config = json.loads((folder / "config.json").read_bytes())
-    temperature = config.get("smsa_temperature", 1.0) / run.get("temperature", 1.0)
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
     results = [
@@ -148,17 +141,17 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     ]
     # A model that learned from its owner's texts only is under the licence that the owner gives it.
     is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
-    values = {
+    return {
         "splits": splits,
         "names": names,
         "score_titles": _SCORES,
         "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        "temperature": temperature,  # 1.0 where it is the run's own: the scores are those after it
+        # 1.0 where it is the run's own: the scores are those after it
+        "temperature": config.get("smsa_temperature", 1.0) / run.get("temperature", 1.0),
         "is_normalised_since": config.get("smsa_normalised", False),
-    }
-    return values, {
+    }, {
         "license": None if is_owners else base["license"],
         "pipeline_tag": "text-classification",
         "tags": ["sentiment-analysis", "indonesian", "smsa"],

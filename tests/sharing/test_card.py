@@ -1,6 +1,8 @@
 """The model card: every figure of it comes from what was measured, and the Hub's client takes it."""
 
 import json
+from copy import deepcopy
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -62,8 +64,6 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     assert "# indonesian-sentiment\n" in card and card.count("me/indonesian-sentiment") == 3
     assert "0 `positive`, 1 `neutral`, 2 `negative`" in card
     assert "2 processes on A Processor, 6 threads, in bf16, 3 min 47 s, seed 12." in card
-    assert "`adamw_torch`, learning rate schedule `cosine`" in card
-    assert "The epoch that was kept is 7." in card and "It has 124,443,651 parameters." in card
     card = render_card(folder, r"runs\baru 1")
     assert card.count(r'"runs\\baru 1"') == 2 and r"--model 'runs\baru 1' --input" in card
     scores = read(folder)[0]["test"]  # of two splits, the one by which the epoch was not chosen
@@ -74,23 +74,21 @@ def test_every_figure_is_the_one_that_was_measured(folder):
     assert f"Pada test.csv (500 teks) {f'{summary}{by_label}'.replace('.', ',')}." in card
     assert "[indobenchmark/indobert-base-p1](https://huggingface.co/indobenchmark/indobert-base-p1)" in card
     assert ModelCard(card).data.base_model == "indobenchmark/indobert-base-p1"
-    assert card.endswith(f"\n\n{OURS}\n")
 
 
 def test_a_record_that_lacks_a_value_is_an_error(folder):
-    metrics, run = read(folder)
-    lacking = [("run.json", run, name) for name in run]
-    lacking += [("metrics.json", metrics, name) for name in ("epoch", "examples")]
-    for split in ("valid", "test"):
-        for name in metrics[split]:
-            rest = {key: value for key, value in metrics[split].items() if key != name}
-            lacking.append(("metrics.json", metrics | {split: rest, name: None}, name))
-    assert len(lacking) == 12 + 2 + 2 * (len(SCORES) + 9 + 3)
-    for file, values, name in lacking:
-        write_json({key: value for key, value in values.items() if key != name}, folder / file)
+    records = dict(zip(("metrics.json", "run.json"), read(folder), strict=True))
+    lacking = [("run.json", (), name) for name in records["run.json"]]
+    lacking += [("metrics.json", (), name) for name in ("epoch", "examples")]
+    lacking += [("metrics.json", ("test",), name) for name in records["metrics.json"]["test"]]
+    assert len(lacking) == 12 + 2 + len(SCORES) + 9 + 3
+    for file, within, name in lacking:
+        values = deepcopy(records[file])
+        del reduce(dict.get, within, values)[name]
+        write_json(values, folder / file)
         with pytest.raises(UserError, match=f"metrics.json or run.json of {folder} is not what .*{name}"):
             render_card(folder, "me/model")
-        write_json({"metrics.json": metrics, "run.json": run}[file], folder / file)
+        write_json(records[file], folder / file)
 
 
 def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_texts_is_a_limit(folder):
@@ -98,14 +96,14 @@ def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_t
     card = render_card(folder, "me/model")
     assert "Purwarianti" not in card and "`train.csv`, 11,000 texts, sha256" in card
     assert ModelCard(card).data.datasets is None and "No text that it was evaluated on" not in card
-    for split in ("train", "valid", "test"):
-        run["data"][split]["is_smsa"] = True
-    write_json(run, folder / "run.json")
+    for part in run["data"].values():
+        part["is_smsa"] = True
     metrics["test"]["n_neutral"] = 0
+    write_json(run, folder / "run.json")
     write_json(metrics, folder / "metrics.json")
     card = render_card(folder, "me/model")
     check_card(card, metrics, run)
-    assert "Purwarianti" in card and "arXiv 2009.05387" in card and "train.csv" not in card
+    assert "Purwarianti" in card and "train.csv" not in card
     assert ModelCard(card).data.datasets == ["indonlp/indonlu"]
     assert {result.dataset_type for result in ModelCard(card).data.eval_results} == {"indonlp/indonlu"}
     assert "No text that it was evaluated on is `neutral`; the macro scores" in card
@@ -134,15 +132,12 @@ def test_a_card_that_its_owner_took_over_is_not_renewed(folder):
 
 def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplog):
     caplog.set_level("INFO")
-    assert describe_base("scratch") == {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
+    assert describe_base("scratch")["license"] == "apache-2.0"
     encoder = tmp_path / "encoder"
     encoder.mkdir()
-    assert describe_base(str(encoder)) == {"kind": "folder", "name": "encoder", "license": None}
-    (encoder / "README.md").write_text("---\nlicense: mit\n---\n# An encoder\n")
-    assert describe_base(str(encoder))["license"] == "mit"
-    (encoder / "README.md").write_text("---\nlicense: [a, b\n---\n# An encoder\n")
-    assert describe_base(str(encoder))["license"] is None
-    caplog.clear()
+    for stated, licence in (("license: mit", "mit"), ("license: [a, b", None)):
+        (encoder / CARD).write_text(f"---\n{stated}\n---\n# An encoder\n")
+        assert describe_base(str(encoder)) == {"kind": "folder", "name": "encoder", "license": licence}
     assert describe_base("me/nowhere") == {"kind": "hub", "name": "me/nowhere", "license": None}  # no network here
     assert "The card of me/nowhere cannot be read" in caplog.text
 
