@@ -17,8 +17,6 @@ from smsa.inference.classifier import SentimentClassifier
 
 def main(args: argparse.Namespace) -> None:
     """Load the model and serve the page until Ctrl-C."""
-    if not 0 <= args.port <= 65_535:
-        raise UserError(f"--port {args.port} is not from 0 to 65535.")
     if find_spec("gradio") is None:
         raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
@@ -29,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         with redirect_stdout(sys.stderr):  # in a log file, the address is not held back there
             serve(classifier, args.host, args.port)
-    except OSError as error:  # Gradio's words name options that this script has not
+    except (OSError, OverflowError) as error:  # Gradio's words name options that this script has not
         cause, way_out = str(error).split(". ")[0], "choose another --port (0 takes a free one) or --host"
         raise UserError(f"no page at {args.host}:{args.port} ({cause}): {way_out}.") from error
 

@@ -7,11 +7,9 @@ bytes. One text is never written to a disk; pasted lines, files and their result
 import html
 import json
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterator
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,13 +62,10 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             counts = gr.BarPlot(  # without the limit, the axis may begin above the smallest count
                 x="label", y="n", y_lim=[0, None], title=WORD("counts"), visible=False, height=240, elem_id="counts"
             )
+            table = {"datatype": "str", "column_widths": ["29%", "29%", "42%"], "wrap": True, "max_chars": 300}
             certain, doubtful = (
-                gr.Dataframe(
-                    label=WORD(name), datatype="str", column_widths=["29%", "29%", "42%"], visible=False, wrap=True,
-                    elem_id=name,
-                )
-                for name in ("certain", "doubtful")
-            )  # fmt: skip
+                gr.Dataframe(label=WORD(name), visible=False, elem_id=name, **table) for name in ("certain", "doubtful")
+            )
         gr.Markdown(WORD("footer"))
         running: set[str] = set()  # sessions whose lines or file are labelled, until that is stopped
 
@@ -78,10 +73,10 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
             words = _words(request)
             if len(text) > MAX_CHARS:
-                raise _error(words, words["too_long"])
+                raise _error(words["too_long"])
             found = classifier(text)
             if found["empty"]:
-                raise _error(words, words["empty"])
+                raise _error(words["empty"])
             shown = {words.get(label, label): found[f"p_{label}"] for label in classifier.labels}
             yield shown, None
             yield shown, mark_words(text, classifier.explain(text, found["label"])["words"])
@@ -96,12 +91,12 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
 
             def advance(n: int) -> None:  # after each chunk; Gradio itself cannot end a function
                 if request.session_hash not in running:
-                    raise _error(words, words["stopped"])
+                    raise _error(words["stopped"])
                 gr.Progress.update(progress, n)
 
             progress.update = advance
             if not path and not lines.strip():
-                raise _error(words, words["nothing"])
+                raise _error(words["nothing"])
             # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
             with TemporaryDirectory(dir=folder) as job:
                 source = Path(job, Path(path).name if path else "texts.txt")
@@ -112,16 +107,12 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                         source.write_text(lines.strip("\n") + "\n", encoding="utf-8")
                     output, labels, extremes = label_file(classifier, source, column if path else None)
                 except (UserError, OSError) as error:  # as scripts/predict.py
-                    message = f"{words['cause']} {error}".replace(f"{job}{os.sep}", "")
-                    message += f" {words['options']}" if re.search("--[a-z]", message) else ""
-                    raise _error(words, words["choose"] if getattr(error, "candidates", None) else message) from error
+                    message = f"{words['cause']} {error} {words['options']}".replace(f"{job}{os.sep}", "")
+                    raise _error(words["choose"] if getattr(error, "candidates", None) else message) from error
                 names = [words.get(label, label) for label in labels]
                 bars = pd.DataFrame({"label": names, "n": labels.values()})
                 titles = [words["answer"].lower(), words["probability"], words["text"].lower()]
-                tables = [
-                    pd.DataFrame([[words.get(label, label), *rest] for label, *rest in rows], columns=titles)
-                    for rows in extremes
-                ]
+                tables = [table.replace({"label": words}).set_axis(titles, axis=1) for table in extremes]
                 yield [
                     gr.update(value=str(output), visible=True),
                     gr.update(value=bars, x_title=titles[0], y_title=words["rows"], sort=names, visible=True),
@@ -147,7 +138,7 @@ def _words(request: gr.Request) -> dict[str, str]:
     return PAGE["id" if request.headers.get("accept-language", "").lower().startswith("id") else "en"]
 
 
-def _error(words: dict[str, str], message: str) -> gr.Error:
+def _error(message: str) -> gr.Error:
     """Return an error that the page shows until it is closed; Gradio would render HTML in it."""
     return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
 
@@ -164,29 +155,29 @@ def find_columns(path: str | None) -> dict:
 
 def label_file(
     classifier: SentimentClassifier, source: Path, column: str | None = None
-) -> tuple[Path, dict[str, int], tuple[list, list]]:
+) -> tuple[Path, dict[str, int], tuple[pd.DataFrame, pd.DataFrame]]:
     """Label one file into a folder beside it.
 
     Returns:
-        The result, as scripts/predict.py writes it; the number of rows of each label; and label, probability and text
-        of the most confident rows, and of the least confident.
+        The result, as scripts/predict.py writes it; the number of rows of each label; and `label`, `score` and `text`
+        of the most confident rows, and of the least confident, equal texts once.
     """
     ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
     (summary,) = predict_files(classifier, str(source), str(output), text_column=column)
-    text_column, prefix = summary["job"]["inputs"][0]["text_column"], summary["job"]["prefix"]
-    if text_column is None:  # there is nothing in it
-        return output, summary["labels"], ([], [])
-    found: dict[str, tuple[float, str]] = {}  # texts at the extremes of all chunks so far, the least confident first
-    # Lines of JSONL may have different keys, so each is taken apart by itself.
+    prefix = summary["job"]["prefix"]
+    text_column = summary["job"]["inputs"][0]["text_column"] or f"{prefix}label"  # an empty file may have none
+    names, found = ["label", "score"], pd.DataFrame(columns=["label", "score", "text"])
     for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
-        for row, text in zip(chunk.table.to_pylist(), chunk.texts.to_pylist(), strict=True):
-            row = json.loads(row["line"]) if chunk.table.column_names == ["line"] else row
-            if label := row[f"{prefix}label"]:
-                found[text if len(text) <= 300 else f"{text[:300]}…"] = float(row[f"{prefix}score"]), label
-        ranked = sorted(found.items(), key=itemgetter(1))
-        found = dict(ranked if len(ranked) <= 2 * ROWS_SHOWN else ranked[:ROWS_SHOWN] + ranked[-ROWS_SHOWN:])
-    shown = [[label, f"{score:.3f}", text] for text, (score, label) in found.items()]
-    return output, summary["labels"], (shown[::-1][:ROWS_SHOWN], shown[:ROWS_SHOWN])
+        rows = chunk.table.to_pylist()
+        if chunk.table.column_names == ["line"]:  # of JSONL, whose rows may have different keys
+            rows = [json.loads(row["line"]) for row in rows]
+        rows = pd.DataFrame(rows, columns=[f"{prefix}{name}" for name in names]).set_axis(names, axis=1)
+        rows = rows.assign(text=chunk.texts.to_pylist())[rows["label"].replace("", None).notna()]
+        found = pd.concat([found, rows.astype({"score": float})]).drop_duplicates("text")
+        found = found.sort_values("score", ignore_index=True)
+        found = found.drop(found.index[ROWS_SHOWN:-ROWS_SHOWN])  # what is extreme in all chunks so far
+    found["score"] = found["score"].map("{:.3f}".format)
+    return output, summary["labels"], (found[::-1][:ROWS_SHOWN], found[:ROWS_SHOWN])
 
 
 def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
