@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from smsa.data.labels import DROP, LABELS
+from smsa.data.labels import DROP
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
@@ -54,10 +54,8 @@ def load_systems(
     The last part of a path becomes the name, where that tells the systems apart.
 
     Raises:
-        UserError: if a system is given twice, for a revision of a baseline, and as `name_labels`.
+        UserError: for a revision of a baseline, and as `name_labels`.
     """
-    if len({os.path.abspath(find_bundled(path)) for path in paths}) < len(paths):
-        raise UserError("--compare: a system is given twice.")
     short = [os.path.basename(os.path.normpath(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
@@ -100,15 +98,11 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     Raises:
         UserError: if a label has a name that says nothing (LABEL_0), or two have one name.
     """
-    pairs = [pair.partition("=") for pair in label_map.split(",")] if label_map else []
+    pairs = [pair.partition("=") for pair in (label_map or "").split(",")]
     names = {label.strip(): new.strip() for label, _, new in pairs}
-    of_file = re.compile(rf".*\|.*|[+-]?\d+|{DROP}|")  # what is no name of a label
-    is_naming = names.keys() >= set(labels) and not any(of_file.fullmatch(names[label]) for label in labels)
+    is_naming = all(re.fullmatch(rf"(?!(?:{DROP}|[+-]?\d+)$)[^|]+", names.get(label, "")) for label in labels)
     named = tuple(names[label] for label in labels) if is_naming else labels
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
-        example = zip(labels, LABELS if len(labels) == len(LABELS) else (f"label{i}" for i, _ in enumerate(labels)))
-        raise UserError(
-            f"{name} calls its labels {', '.join(labels)}: say what each of them means, for example "
-            f"--label_map {','.join(f'{label}={meaning}' for label, meaning in example)}."
-        )
+        example = ",".join(f"{label}=..." for label in labels)
+        raise UserError(f"{name} calls its labels {', '.join(labels)}: say what each means, --label_map {example}")
     return named
