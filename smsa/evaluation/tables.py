@@ -45,15 +45,13 @@ def _to_file(data: Table, folder: str) -> Path:
     if isinstance(data, DatasetDict | IterableDatasetDict):
         raise UserError(f"these are several tables ({', '.join(data)}): give one, as data[{next(iter(data), '')!r}].")
     frame = data.to_pandas() if hasattr(data, "to_pandas") else pd.DataFrame(data)  # of pyarrow and polars
-    if not frame.columns.is_unique:
-        raise UserError(f"the table has two columns of one name: {', '.join(map(str, frame.columns))}.")
-    for name in frame.columns[frame.dtypes.map(pd.api.types.is_object_dtype)]:
-        if frame[name].isna().all():
-            frame[name] = frame[name].astype("string")  # of nulls, and of no rows, nothing else says so
+    for name, column in frame.loc[:, frame.dtypes == "object"].items():
         try:
-            pa.array(frame[name], from_pandas=True)
+            is_typed = pa.array(column, from_pandas=True).type != pa.null()  # of nulls, and of no rows, nothing says so
         except (pa.ArrowException, OverflowError):  # numbers and words are words, as in a file of Excel
-            frame[name] = frame[name].map(str, na_action="ignore")
+            is_typed = False
+        if not is_typed:
+            frame[name] = column.map(str, na_action="ignore").astype("string")
     frame.to_parquet(path, index=False)
     return path
 
@@ -83,10 +81,7 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
     if args.resume or args.seeds or args.pushes_to_hub:
         raise UserError("resume, seeds and push_to_hub go with scripts/finetune.py: leave them out, or run it.")
     if Path(output_dir, RUN_RECORD).exists():
-        raise UserError(
-            f"{output_dir} has a run of a script, whose README.md and metrics.json are not of a new model: choose "
-            "another output_dir."
-        )
+        raise UserError(f"{output_dir} has a run of a script, with its README.md: choose another output_dir.")
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))
