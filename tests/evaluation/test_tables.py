@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import TrainerState
 
 import smsa
+from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.models.loading import FAST
 
@@ -40,8 +41,8 @@ def test_the_names_of_a_class_label_say_what_its_numbers_mean(tmp_path):
 
 def test_a_row_that_a_line_break_tore_apart_is_two_bad_rows(tmp_path):
     (tmp_path / "a.csv").write_text("No,Ulasan,Label\n1,enak,pos\n2,sering keluar\nya,neg\n3,jauh,neg\n")
-    texts, _, _, rejects = smsa.read_rows(tmp_path / "a.csv")
-    assert texts == ["enak", "jauh"] and [row.line for row in rejects] == [3, 4]
+    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
+    assert chunk.texts.to_pylist() == ["enak", "jauh"] and [row.line for _, row in chunk.bad_rows] == [3, 4]
 
 
 def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
