@@ -73,17 +73,15 @@ def draw_confusion(report: dict):
     n_columns = min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
     figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
-    turn = "vertical" if len(labels) * max(map(len, labels)) > 30 else "horizontal"  # what fits side by side
     for k, system in enumerate(systems):
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
         display = ConfusionMatrixDisplay(shares, display_labels=labels)
         axes = figure.add_subplot(n_rows, n_columns, k + 1)
-        display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=turn)
+        display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical")  # so that they never overlap
         for cell, n in np.ndenumerate(confusion):
             display.text_[cell].set_text(f"{n:,}\n{shares[cell]:.0%}")
-        title = system["name"] if len(systems) > 1 else None
-        display.ax_.set(xlabel="Predicted", ylabel="Gold", title=title)
+        axes.set(xlabel="Predicted", ylabel="Gold", title=system["name"])
     return figure
 
 

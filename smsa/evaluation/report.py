@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
-from smsa.data.formats import SHEETS, BadRow
+from smsa.data.formats import BadRow
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
@@ -95,12 +94,11 @@ def _read_texts(
     path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
 ) -> set[str]:
     """Return the texts of a file: with these options where they fit it, else as they are found."""
-    sheet = sheet if path.suffix.lower().endswith(SHEETS) else None
-    for options in ({"label_column": label_column, "sheet": sheet}, {"sheet": sheet}):
-        with suppress(UserError):
-            chunks = Source(path, text_column=text_column, **options).chunks()
-            return {text for chunk in chunks for text in chunk.texts.to_pylist()}
-    return {text for chunk in Source(path).chunks() for text in chunk.texts.to_pylist()}
+    try:
+        source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
+    except UserError:
+        source = Source(path)
+    return {text for chunk in source.chunks() for text in chunk.texts.to_pylist()}
 
 
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
@@ -186,15 +184,13 @@ def evaluate_system(
 
 def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
-    present = [label for label, n_texts in report["data"]["labels"].items() if n_texts]
     for system in report["systems"]:
-        metrics, among = system["metrics"], system.get("metrics_without_absent")
+        metrics = system["metrics"]
         scores = {"macro F1": with_interval(metrics["f1"]), "accuracy": with_interval(metrics["accuracy"])}
         scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
-        scores |= {f"F1 of {label}": percent(system["labels"][label]["f1"]["value"]) for label in present}
-        scores |= {f"macro F1 {name}": percent(value) for name, value in system.get("robustness", {}).items()}
-        for name in ("accuracy", "f1") if among else ():
-            scores[f"{name} among the labels of the file"] = with_interval(among[name])
+        for label, of_label in system["labels"].items():
+            if of_label["n"]:
+                scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
