@@ -8,9 +8,7 @@ import difflib
 import gc
 import logging
 import math
-import os
 import re
-import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,8 +93,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
 def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     """Return the words of a command line that say what a recipe says."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        there = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "none"
-        raise UserError(f"{path} is no recipe, a .yaml file; {path.parent} has {there}. Options begin with --.")
+        raise UserError(f"{path} is no recipe, a .yaml file that is there. Options begin with --.")
     try:  # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
         recipe = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -110,15 +107,12 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
             raise UserError(f"{path}, line {line}: {name!r} is not an option{_nearest(str(name), known)}")
         if lines.setdefault(name, line) != line:  # of two, YAML takes the last
             raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
-        is_list = isinstance(value, yaml.SequenceNode)
-        items = value.value if is_list else [value]
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
             raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
         values = [item.value for item in items]
-        if name in lists and is_list:
-            words += [f"--{name}", *values]
-        elif values not in ([""], ["null"]):
-            words.append(f"--{name}={','.join(values)}")
+        if values not in ([""], ["null"]):
+            words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
     return words
 
 
@@ -136,56 +130,39 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _is_stdout_closed() -> bool:
-    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
-    if sys.stdout is None:
-        return False
-    if not hasattr(select, "poll"):  # on Windows
-        return True
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return bool(poll.poll(0))
+_LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
+_FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
+    (UserError, "", ""),
+    (OSError, "", ""),
+    (ImportError, "install", ""),  # what an option or a proxy needs
+    (RuntimeError, "to be installed", ""),  # by a name in report_to
+    (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again
+    (torch.OutOfMemoryError, "", " A lower --per_device_train_batch_size with as much more "
+     "--gradient_accumulation_steps is the same recipe."),
+    (dist.DistError, "", _LOST),
+    (RuntimeError, "gloo", _LOST),
+)  # fmt: skip
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
 
-    A bug shows its traceback, as does a broken pipe that is not stdout. At the end the ranks of a launch part, without
-    which torch may abort at exit.
+    A bug shows its traceback. At the end the ranks of a launch part, without which torch may abort at exit.
 
     Raises:
-        SystemExit: in place of a UserError or an OSError, of too little GPU memory, of a lost rank, or of Ctrl-C.
+        SystemExit: in place of what `_FAULTS` lists, and of Ctrl-C.
     """
     try:
         yield
-    except BrokenPipeError as error:
-        if not _is_stdout_closed():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
-        raise SystemExit(0) from error
     except KeyboardInterrupt as error:
         raise SystemExit(130) from error  # as of a shell
-    except (UserError, OSError, ImportError) as error:
-        if isinstance(error, ImportError) and "install" not in str(error):  # what an option or a proxy needs
-            raise
-        raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {error}") from error
-    except HTTPError as error:  # of the Hub, where a download was cut again and again
-        raise SystemExit(f"error: the Hub: {error}. The same command tries again.") from error
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(
-            f"error: {str(error).splitlines()[0]} A lower --per_device_train_batch_size with as much more "
-            "--gradient_accumulation_steps is the same recipe."
-        ) from error
-    except RuntimeError as error:
-        if "to be installed" in str(error):  # by a name in report_to
-            raise SystemExit(f"error: {error}") from error
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise SystemExit(
-            "error: another rank is gone: its line, if any, says why. The same command resumes; a training does with "
-            "--resume auto."
-        ) from error
+    except Exception as error:
+        for kind, words, way_out in _FAULTS:
+            if isinstance(error, kind) and words in str(error):
+                reason = str(error).partition("\n")[0] + way_out if way_out else error
+                raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {reason}") from error
+        raise
     if dist.is_initialized():
         gc.collect()  # a model wrapped for several ranks holds the group
         dist.destroy_process_group()

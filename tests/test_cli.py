@@ -1,9 +1,7 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
-import sys
-
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT
 
 from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import DataArguments
@@ -43,11 +41,6 @@ def test_the_command_line_wins_over_the_recipe_and_a_tilde_is_the_home_in_both(t
     assert training_args.output_dir == "/home/ani/runs/a"
 
 
-def test_a_reader_that_has_enough_ends_a_script_quietly():
-    code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
-    assert run("bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{code}" | head -1') == (0, "enak\n")
-
-
 BAD_COMMANDS = {
     "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
     "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
@@ -61,7 +54,7 @@ BAD_COMMANDS = {
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
-    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is no recipe, a .yaml file; recipes has "),
+    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is no recipe, a .yaml file that is there"),
 }
 
 
@@ -80,10 +73,9 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (ImportError("'socksio' package is not installed"), "error: 'socksio' package is not installed"),
     (ImportError("You need to install `bitsandbytes`"), "error: You need to install `bitsandbytes`"),
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
-    (RuntimeError("[gloo] closed"), "error: another rank is gone: its line, if any, says why. The same command "
-     "resumes; a training does with --resume auto."),
-    (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),
-    (RuntimeError("mat1 and mat2"), None), (KeyError("x"), None), (KeyboardInterrupt(), 130),
+    (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank is gone: its line, if any, says why. The same "
+     "command resumes, a training with --resume auto."),
+    (ValueError("could not broadcast"), None), (RuntimeError("mat1 and mat2"), None), (KeyboardInterrupt(), 130),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(error, told):
     with pytest.raises(SystemExit if told else type(error)) as stopped, exit_on_error():
