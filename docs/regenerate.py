@@ -18,7 +18,7 @@ PAGES = (ROOT / "docs" / "tutorial.id.md", ROOT / "docs" / "tutorial.md")
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # A block that is run, and the output below it, if there is one.
 BLOCK = re.compile(
-    r"(?P<needs><!-- needs: [^\n]+ -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```\n"
+    r"(?:<!-- needs: (?P<needs>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```\n"
     r"(?:\n```text\n(?P<output>.*?)```\n)?",
     re.DOTALL,
 )

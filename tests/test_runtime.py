@@ -2,14 +2,13 @@
 
 import os
 import platform
-import subprocess
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import run
 
 from smsa import runtime
 
@@ -50,16 +49,13 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 
 
 @pytest.mark.slow
-def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself(tmp_path):
-    script = tmp_path / "show.py"
-    script.write_text(
-        "from smsa import runtime; runtime.best_precision = lambda *_: 'bf16'\n"
-        "print('precision:', runtime.resolve_precision('auto', 'cpu'))"
+def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself():
+    code = (
+        "from smsa import runtime as r; r.best_precision = lambda *_: 'bf16'; print(r.resolve_precision('auto', 'cpu'))"
     )
     for options, in_effect in (("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")):
-        command = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), script]
-        status, text = run(*command, PYTHONPATH=str(ROOT))
-        assert status == 0 and f"precision: {in_effect}" in text, text
+        launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), "--no_python"]
+        assert run(*launch, sys.executable, "-c", code) == (0, f"{in_effect}\n")
 
 
 @pytest.mark.parametrize("command, n_signals", [("accelerate launch", 0), ("torchrun", 0), ("/sbin/init", 1)])
@@ -100,17 +96,14 @@ def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept_where_a_script_asks_for_it():
-    script = (
-        "import resource, torch\n"  # a script has imported its libraries, which have grown the heap
-        "from smsa.runtime import set_up_process\n"
+    code = (
+        "import resource, torch; from smsa.runtime import set_up_process\n"
         "for set_up in (int, set_up_process):\n"
         "    set_up()\n"
-        "    for n_runs in range(2):\n"
+        "    for _ in range(2):\n"
         "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "        for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_MEM", "GLIBC_TUNABLES"))}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    before, after = map(int, done.stdout.split())
+    before, after = map(int, run(sys.executable, "-c", code)[1].split())
     assert after < 100 < before

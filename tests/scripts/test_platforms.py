@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import PROXIES, ROOT, run
 from nbclient import NotebookClient
-from readme import read_blocks
+from test_readme import read_blocks
 
 DATA = "data/sample/test_preprocess.tsv"
 FINETUNE = ["scripts/finetune.py", "recipes/quickstart.yaml", "--max_steps", "1"]

@@ -2,23 +2,20 @@
 
 import json
 import re
-import warnings
 
 import pytest
 from conftest import ROOT, run_in
-from readme import PAGES, read_blocks
+from test_readme import BLOCKS
 
 from smsa.runtime import best_precision
 
 
 @pytest.mark.slow(2700)
 def test_mini_and_scratch_learn_smsa(clone, smsa_files):
-    of_smsa = [code for needs, _, code in read_blocks(*PAGES) if needs == "smsa"]
+    of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
     assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
     bars, epochs = {"mini": 0.88, "scratch": 0.85}, {}
     if best_precision("cpu") != "bf16":  # two cores would take over 90 minutes for all tests
-        cut_short = "cut short to one epoch of recipes/mini.yaml and two of recipes/scratch.yaml"
-        warnings.warn(f"this CPU has no unit for bf16: {cut_short}", stacklevel=1)
         bars, epochs = {"mini": 0.86, "scratch": 0.81}, {"mini": 1, "scratch": 2}
     for code in of_smsa:
         for name, n_epochs in epochs.items():

@@ -14,13 +14,13 @@ WEIGHTS = 0.3  # log-odds
 
 
 def blocks(name: str) -> list[tuple[str, str, str]]:
-    return [(block["language"], block["code"], block["output"] or "") for block in regenerate.read_blocks(TEXTS[name])]
+    return [block.groups("")[1:] for block in regenerate.read_blocks(TEXTS[name])]
 
 
 def test_both_languages_have_the_same_blocks_with_the_same_outputs():
     first, second = map(blocks, TEXTS)
     assert len(first) == 11 and first == second
-    of_all = [[(block["needs"], block["code"]) for block in regenerate.BLOCK.finditer(text)] for text in TEXTS.values()]
+    of_all = [[block.group("needs", "code") for block in regenerate.BLOCK.finditer(text)] for text in TEXTS.values()]
     assert of_all[0] == of_all[1]
 
 
