@@ -6,7 +6,7 @@ python scripts/baseline.py --kind tfidf --output runs/tfidf
 import logging
 from pathlib import Path
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import DataArguments, find_files, load_splits
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
@@ -48,6 +48,5 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
         main(*parse(BaselineArguments, DataArguments, description=__doc__.split("\n")[0]))

@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from transformers import EvalPrediction
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import EXAMPLES, LABELS
 from smsa.errors import UserError
@@ -116,7 +116,6 @@ def calibrate(folder: Path, held_out: Path) -> None:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=BUNDLED)
     parser.add_argument("run", type=Path, help="what scripts/pretrain.py or scripts/finetune.py has left")

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.evaluation import calibration
@@ -57,6 +57,5 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
 
 
 if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
         main(*parse(CalibrationArguments, LabelledFileArguments, EngineArguments, description=__doc__.split("\n")[0]))

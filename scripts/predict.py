@@ -12,7 +12,7 @@ import os
 import signal
 from functools import partial
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import EngineArguments
@@ -51,7 +51,6 @@ def interrupt(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     signal.signal(signal.SIGTERM, interrupt)
     end_with_launcher("SIGKILL")  # shards are whole or absent
     args, engine_args = parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
-from smsa.cli import exit_on_error, parse, set_up_logging
+from smsa.cli import exit_on_error, parse
 from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import load_encoder
 from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
@@ -116,6 +116,5 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
 
 
 if __name__ == "__main__":
-    set_up_logging()
     with exit_on_error():
         main(*parse(EncoderArguments, CorpusArguments, PretrainingArguments, description=__doc__.split("\n")[0]))

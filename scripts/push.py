@@ -5,7 +5,7 @@ python scripts/push.py runs/indonlu me/indobert-smsa
 
 import argparse
 
-from smsa.cli import exit_on_error, set_up_logging
+from smsa.cli import exit_on_error
 from smsa.sharing.hub import push
 
 
@@ -16,7 +16,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    set_up_logging()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("folder", help="Folder that scripts/finetune.py or pretrain.py has finished.")
     parser.add_argument("repo_id", help="Name on the Hub: NAMESPACE/NAME, or a name in your own namespace.")

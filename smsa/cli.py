@@ -146,13 +146,14 @@ _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tel
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End a script with status 1 and one line where the user, a file, a disk or the network is at fault.
+    """Log what a script does; end it with status 1 and one line where the user, a file, a disk or the network fails.
 
     A bug shows its traceback. At the end the ranks of a launch part, without which torch may abort at exit.
 
     Raises:
         SystemExit: in place of what `_FAULTS` lists, and of Ctrl-C.
     """
+    set_up_logging()
     try:
         yield
     except KeyboardInterrupt as error:
