@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +46,8 @@ def model(tmp_path):
     return save_tiny(tmp_path / "model", model)
 
 
-def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
+def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog):
+    (model / "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
     for kind in ("keyword", "majority"):
         words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind]
         assert run_here("scripts/baseline.py", *words)[0] == 0
@@ -63,18 +63,13 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model):
     own = json.loads((tmp_path / "majority" / "report.json").read_bytes())
     assert own["systems"][0]["confusion"] == majority["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
+    assert f"{model} was trained on {VALID}: it is worse" in caplog.text
 
     data = LabelledFile.read(VALID, LABELS)
     right = [row["label"] == LABELS[i] for row, i in zip(load(model)(data.texts), data.gold, strict=True)]
     assert evaluated["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
-
-
-def test_a_model_that_was_trained_on_the_file_is_named(tmp_path, model, caplog):
-    Path(model, "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
-    evaluate(tmp_path / "report", "--model", model)
-    assert f"was trained on {VALID}: it is worse" in caplog.text
 
 
 @pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
