@@ -98,8 +98,7 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
     shown = "fp32" if in_effect == "no" else in_effect
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
-    chosen = f"requested {requested}, chosen by {source}: {asked}, in effect on {device_type}: {shown}{reason}"
-    logger.info("Precision: %s", chosen)
+    logger.info("Precision: %s asks for %s; in effect on %s: %s%s", source, asked, device_type, shown, reason)
     if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
         logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect

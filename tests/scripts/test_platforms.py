@@ -98,7 +98,6 @@ def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is
         ["scripts/predict.py", "--model", run_dir, "--input", DATA, "--output", tmp_path / "out.csv"],
         ["scripts/baseline.py", "--kind", "tfidf", "--data_dir", "data/sample", "--output", tmp_path / "tfidf"],
         ["scripts/eval.py", "--compare", run_dir, tmp_path / "tfidf", "--data", DATA, "--output", tmp_path / "report"],
-        ["scripts/eval.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "report"],
         ["scripts/calibrate.py", "--model", run_dir, "--data", DATA, "--output", tmp_path / "calibrated"],
         ["scripts/export.py", run_dir, "--to", "openvino", "--data", DATA],
         ["scripts/pretrain.py", "--model_name_or_path", "new", "--sources", "corpus.txt", "--corpus_dir", tmp_path,
@@ -120,7 +119,7 @@ def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
     library = tmp_path / "disk.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("disk.c"), "-ldl"], check=True)
     without_lock, read_only = r"No locks available; .*choose a folder on another disk", "Read-only file system"
-    refusals = {"chmod": [""] * 3, "fsyncdir": [""] * 3, "enosys": [""] * 3, "link": [""] * 3}
+    refusals = dict.fromkeys(("chmod", "fsyncdir", "enosys", "link"), [""] * 3)
     refusals |= {"enolck": [without_lock, without_lock, ""], "readonly": [read_only] * 3}
     commands = []
     for kind in refusals:
@@ -141,8 +140,6 @@ def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
 CELLS = """
 import os, signal, time
 from transformers import TrainerCallback
-{cell}
----
 {cell}
 ---
 class Ask(TrainerCallback):
@@ -178,10 +175,7 @@ def test_a_notebook_runs_its_cells_again_and_goes_on_after_an_interrupt(tmp_path
     (tmp_path / "data").symlink_to(ROOT / "data")
     (cell,) = [code for _, language, code in read_blocks("docs/training.md") if language == "python"]
     cells = [nbformat.v4.new_code_cell(code) for code in CELLS.format(cell=cell).split("---")]
-    client = NotebookClient(
-        nbformat.v4.new_notebook(cells=cells), resources={"metadata": {"path": tmp_path}}, allow_errors=True
-    )
-    client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+    notebook, here = nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": tmp_path}}
+    NotebookClient(notebook, resources=here, allow_errors=True).execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
     found = [[output.ename for output in cell.outputs if output.output_type == "error"] for cell in cells]
-    interrupted = ["KeyboardInterrupt"]
-    assert found == [[], [], interrupted, [], interrupted, []], cells
+    assert found == [[], ["KeyboardInterrupt"], [], ["KeyboardInterrupt"], []], cells

@@ -5,7 +5,6 @@ Those that need SmSA are run by test_recipes.py.
 
 import configparser
 import re
-import sys
 
 import pytest
 from conftest import ROOT, run, run_here, run_in
@@ -53,20 +52,6 @@ def test_the_environment_can_be_made_without_make(tmp_path):
     (version,) = re.findall(r"^Would install .*\btorch-([\d.]+)", text, re.MULTILINE)
     assert f"torch=={version}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert last.removeprefix(".venv/bin/pip install ") in (ROOT / "Makefile").read_text(encoding="utf-8")
-
-
-def test_make_says_on_an_older_python_which_one_it_needs(tmp_path):
-    """The check runs by this Python, which is told that it is 3.10."""
-    for name in ("Makefile", "setup.cfg", "constraints.txt"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    older = tmp_path / "python3.10"
-    older.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 10, 12); exec(sys.argv[2])" "$@"\n'
-    )
-    older.chmod(0o755)
-    status, text = run("make", f"PYTHON={older}", cwd=tmp_path)
-    assert status != 0 and "3.11 or later" in text and "3.10" in text
-    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.mark.slow(1800)
