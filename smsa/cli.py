@@ -86,7 +86,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         if rest.recipe:
             raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
         return tuple(objects)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
@@ -94,10 +94,9 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     """Return the words of a command line that say what a recipe says."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise UserError(f"{path} is no recipe, a .yaml file that is there. Options begin with --.")
-    try:  # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
-        recipe = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+    with path.open(encoding="utf-8") as stream:
+        # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
+        recipe = yaml.compose(stream, Loader=yaml.BaseLoader)
     if recipe is not None and not isinstance(recipe, yaml.MappingNode):
         raise UserError(f"{path}: a recipe is a list of 'option: value' lines, found a {recipe.id}.")
     words, lines = [], {}

@@ -47,7 +47,7 @@ BAD_COMMANDS = {
     "unknown key": ("lr_gama: 1", [], "recipe.yaml, line 1: 'lr_gama' is not an option; the nearest is lr_gamma"),
     "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found a sequence"),
     "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
-    "not YAML": ("a: [", [], "is not valid YAML"),
+    "not YAML": ("a: [", [], 'recipe.yaml", line 1, column 5'),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
