@@ -8,7 +8,9 @@ import difflib
 import gc
 import logging
 import math
+import os
 import re
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,6 +131,15 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _is_stdout_closed() -> bool:
+    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
+    if sys.stdout is None or not hasattr(select, "poll"):  # on Windows
+        return sys.stdout is not None
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 _LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
 _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
     (UserError, "", ""),
@@ -147,7 +158,8 @@ _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tel
 def exit_on_error() -> Iterator[None]:
     """Log what a script does; end it with status 1 and one line where the user, a file, a disk or the network fails.
 
-    A bug shows its traceback. At the end the ranks of a launch part, without which torch may abort at exit.
+    A bug shows its traceback, as does a broken pipe that is not stdout. At the end the ranks of a launch part, without
+    which torch may abort at exit.
 
     Raises:
         SystemExit: in place of what `_FAULTS` lists, and of Ctrl-C.
@@ -158,6 +170,11 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise SystemExit(130) from error  # as of a shell
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            if not _is_stdout_closed():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+            raise SystemExit(0) from error
         for kind, words, way_out in _FAULTS:
             if isinstance(error, kind) and words in str(error):
                 reason = str(error).partition("\n")[0] + way_out if way_out else error

@@ -1,7 +1,9 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
+import sys
+
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import DataArguments
@@ -41,6 +43,11 @@ def test_the_command_line_wins_over_the_recipe_and_a_tilde_is_the_home_in_both(t
     assert training_args.output_dir == "/home/ani/runs/a"
 
 
+def test_a_reader_that_has_enough_ends_a_script_quietly():
+    code = "from smsa.cli import exit_on_error\nwith exit_on_error():\n    while True: print('enak', flush=True)"
+    assert run("bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{code}" | head -1') == (0, "enak\n")
+
+
 BAD_COMMANDS = {
     "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
     "abbreviation": ("", ["--learning", "1"], "--learning is not an option"),
@@ -72,7 +79,8 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
     (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank is gone: its line, if any, says why. The same "
      "command resumes, a training with --resume auto."),
-    (ValueError("could not broadcast"), None), (RuntimeError("mat1 and mat2"), None), (KeyboardInterrupt(), 130),
+    (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),
+    (RuntimeError("mat1 and mat2"), None), (KeyboardInterrupt(), 130),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(monkeypatch, error, told):
     monkeypatch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would stay so

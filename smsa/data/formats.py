@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import threading
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -36,6 +37,8 @@ BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
+_FIELD_LIMIT_LOCK = threading.Lock()
+_ROWS_AT_ONCE = 512  # of CSV, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -243,8 +246,7 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
     """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
+    Where TABs, or nothing, separate another format, quotes are ordinary text.
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
@@ -256,8 +258,25 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))  # the process's, which refuses texts over 128 KiB
-    mark, number, lines = separator or _NO_SEPARATOR, 1, iter(lines)
+    rows = _read_csv(iter(lines), path, separator)
+    while True:
+        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+            limit = csv.field_size_limit(FIELD_LIMIT)
+            try:
+                block = list(islice(rows, _ROWS_AT_ONCE))
+            finally:
+                csv.field_size_limit(limit)
+        if not block:
+            return
+        yield from block
+
+
+def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
+    """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
+
+    Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
+    """
+    mark, number = separator or _NO_SEPARATOR, 1
     taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
     while True:
         following = iter(lambda: again.popleft() if again else next(lines, ""), "")

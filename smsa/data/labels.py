@@ -25,6 +25,8 @@ _LONGEST = 40  # of what is looked at as a label
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
+# Words that make another more or less, so that it still says what is meant
+_DEGREES = re.compile(r"(?:(?:sangat|amat|cukup|agak|cenderung|very|strongly|extremely|somewhat|slightly) )+(\w+)")
 DROP = "drop"  # in a label map: leave these rows out
 # What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
 _USUAL = (
@@ -153,7 +155,8 @@ def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -
     numbers = {value: _to_number(value) for value in values}
     usual = next((meant for meant in _USUAL if meant.keys() >= {*numbers.values()} and len(values) > 1), {})
     ids = match_labels(labels)
-    meant = {value: ids.get(usual.get(numbers[value]) or SENTIMENTS.get(value)) for value in values}
+    said = {value: SENTIMENTS.get(_DEGREES.sub(r"\1", re.sub("[-_]", " ", value))) for value in values}
+    meant = {value: ids.get(usual.get(numbers[value]) or said[value]) for value in values}
     return ",".join(f"{value}={other if i is None else labels[i]}" for value, i in meant.items())
 
 

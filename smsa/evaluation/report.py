@@ -185,12 +185,14 @@ def evaluate_system(
 def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
     for system in report["systems"]:
-        metrics = system["metrics"]
+        metrics, among = system["metrics"], system.get("metrics_without_absent")
         scores = {"macro F1": with_interval(metrics["f1"]), "accuracy": with_interval(metrics["accuracy"])}
         scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
         for label, of_label in system["labels"].items():
             if of_label["n"]:
                 scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
+        for name in ("accuracy", "f1") if among else ():
+            scores[f"{name} among the labels of the file"] = with_interval(among[name])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

@@ -85,6 +85,9 @@ class SentimentClassifier:
         """
         return cls(*load_classifier(model_name_or_path, revision), **options)
 
+    def __reduce__(self):
+        raise TypeError("a classifier cannot be pickled: send a worker the name of the model, and load it there.")
+
     def __call__(self, texts: str | None | Iterable[str | None]) -> dict | list[dict]:
         """Label one text, or several: `label`, `score`, `p_<label>`, `truncated`, `empty` for each, in order.
 

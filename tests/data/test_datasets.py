@@ -123,6 +123,7 @@ def test_labels_of_own_names_are_taken_as_they_are_in_the_order_given(tmp_path):
     "1=negative,2=positive",
     "0=negative,2=neutral,4=positive",
     "-1=negative,0=neutral,+1=positive",
+    "sangat negatif=negative,very_positive=positive,kurang positif=drop",
 ])  # fmt: skip
 def test_numbers_and_ratings_have_their_usual_meaning(label_map):
     assert propose_map([pair.partition("=")[0] for pair in label_map.split(",")], LABELS) == label_map

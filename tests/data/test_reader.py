@@ -1,5 +1,6 @@
 """Files of every format: what goes in comes back, and what cannot be trusted is named by file and line."""
 
+import csv
 import datetime
 import gzip
 import json
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from tables import write_workbook
 
+from smsa.data.formats import read_separated
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
@@ -346,7 +348,27 @@ def test_columns_beside_the_texts_may_hold_what_python_cannot(tmp_path):
     assert chunk.texts.to_pylist() == ["enak"] and chunk.table.num_columns == 4
 
 
-def test_a_field_may_be_long_and_one_that_is_left_open_ends(tmp_path):
-    (tmp_path / "a.csv").write_text("text\n" + "enak " * 100_000 + '\nkotor\n"open\n')
-    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
-    assert [*map(len, chunk.texts.to_pylist())] == [500_000, 5] and len(chunk.bad_rows) == 1
+@pytest.mark.parametrize("before", [100, 131072])
+def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_process_stays(tmp_path, before):
+    path, limit = tmp_path / "a.csv", csv.field_size_limit(before)
+    path.write_text("text\n" + "enak " * 100_000 + '\nkotor\n"open\n')
+    try:
+        chunks = []
+        for chunk in Source(path).chunks(1):
+            assert csv.field_size_limit() == before
+            chunks.append(chunk)
+    finally:
+        csv.field_size_limit(limit)
+    assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
+    assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
+
+
+def test_the_limit_is_given_back_where_reading_fails(tmp_path):
+    def fail():
+        yield "text,n\n"
+        raise OSError
+
+    before = csv.field_size_limit()
+    with pytest.raises(OSError):
+        list(read_separated(fail(), tmp_path, ",", "csv"))
+    assert csv.field_size_limit() == before
