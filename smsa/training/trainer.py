@@ -303,8 +303,7 @@ class SentimentTrainer(ResumableTrainer):
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
-        elif args.debug or args.bf16 and args.device.type == "cpu":
-            # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
+        elif args.bf16 and args.device.type == "cpu":  # torch's own, with dropout, multiplies in fp32 there
             self.model.set_attn_implementation("eager")
         for shown_by_default in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown_by_default)

