@@ -37,23 +37,16 @@ def store_temperature(folder: str | Path, temperature: float, shift: torch.Tenso
 
     `shift`, of shape (n_labels,), is added then, in a layer that has a bias. Two tensors change, in the precision in
     which they are stored. config.json keeps the product of the temperatures of all calls, as `smsa_temperature`.
-
-    Raises:
-        UserError: as `last_layer`, for a shift where there is no bias, and if the weights of that layer have another
-            name in the file.
+    A UserError as `last_layer`.
     """
     folder = Path(folder)
     model, _ = load_classifier(folder)
     name, layer = last_layer(model)
     temperature_before = getattr(model.config, "smsa_temperature", 1.0)
     tensors = load_file(folder / "model.safetensors")
-    if f"{name}.weight" not in tensors:
-        raise UserError(f"{folder}/model.safetensors has no {name}.weight under that name, so it cannot be calibrated.")
-    for part in ("weight",) if layer.bias is None else ("weight", "bias"):
+    for part in layer.state_dict():
         tensors[f"{name}.{part}"] /= temperature
     if shift is not None:
-        if layer.bias is None:
-            raise UserError(f"{name} has no bias to add a shift to.")
         tensors[f"{name}.bias"] += shift
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)

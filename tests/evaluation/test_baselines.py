@@ -1,7 +1,5 @@
 """What each baseline computes, that it comes back from its folder, and what it gives on the real SmSA."""
 
-import json
-
 import numpy as np
 import pytest
 from conftest import SAMPLE_DIR
@@ -13,7 +11,7 @@ from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation import baselines
 from smsa.evaluation.baselines import BASELINES, Keyword, Majority, Tfidf, load_baseline, save_baseline
-from smsa.evaluation.report import OPENING_SENTENCES
+from smsa.files import update_json
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +38,23 @@ def test_majority_is_the_most_frequent_label_with_the_shares_of_train():
     assert system.predict(["x", "y"]).tolist() == [[0.25, 0.0, 0.75]] * 2
 
 
-COUNTS = {
-    "Enak, murah, dan pelayanannya ramah!": (3, 0),
-    "tidak terlalu enak": (0, 1),
-    "tidak pernah merasa enak": (1, 0),  # three words after the negation
-    "gak kecewa": (1, 0),
-    "pelayanannya kurang": (0, 1),
-    "sia-sia saja": (0, 1),
-}
-
-
-@pytest.mark.parametrize("text, counts", COUNTS.items(), ids=COUNTS)
+@pytest.mark.parametrize("text, counts", [
+    ("Enak, murah, dan pelayanannya ramah!", (3, 0)),
+    ("tidak terlalu enak", (0, 1)),
+    ("tidak pernah merasa enak", (1, 0)),  # three words after the negation
+    ("gak kecewa", (1, 0)),
+    ("pelayanannya kurang", (0, 1)),
+    ("sia-sia saja", (0, 1)),
+])  # fmt: skip
 def test_keyword_counts_words_and_turns_them_round_after_a_negation(text, counts):
     assert Keyword().count(text) == counts
 
 
 def test_keyword_gives_the_label_with_more_words_and_neutral_for_a_tie():
-    # the tutorial's second sentence fools it: winning weighs as much as the disappointment at the end
-    texts = ["enak dan murah", "enak tapi mahal", "kotor dan mahal", "", *OPENING_SENTENCES]
+    texts = ["enak dan murah", "enak tapi mahal", "kotor dan mahal", ""]
     for labels in (LABELS, LABELS[::-1]):
         predicted = [labels[i] for i in Keyword(labels).predict(texts).argmax(-1)]
-        assert predicted == ["positive", "neutral", "negative", "neutral", "positive", "neutral"]
+        assert predicted == ["positive", "neutral", "negative", "neutral"]
     surer = Keyword().predict(["enak", "enak murah", "enak murah ramah"])[:, 0]
     assert (np.diff(surer) > 0).all()
     with pytest.raises(UserError, match="knows the labels positive, neutral, negative, not a, b"):
@@ -68,31 +62,27 @@ def test_keyword_gives_the_label_with_more_words_and_neutral_for_a_tie():
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:2]])
-def test_tfidf_learns_and_is_the_model_of_scikit_learn(sample, labels):
+def test_tfidf_is_the_model_of_scikit_learn(sample, labels):
     rows = [(text, label_id) for text, label_id in zip(*sample["train"], strict=True) if label_id < len(labels)]
     texts, label_ids = zip(*rows, strict=True)
     system = Tfidf.fit(texts, list(label_ids), labels)
     regression, valid = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000), sample["valid"][0]
     model = make_pipeline(baselines._make_vectorizer(), regression).fit(texts, label_ids)
     assert system.predict(valid) == pytest.approx(model.predict_proba(valid), abs=1e-5)
-    assert np.mean(system.predict(texts).argmax(-1) == label_ids) > 0.95
 
 
-def test_what_is_no_training_data_and_no_baseline_is_refused_by_name(sample, tmp_path):
+def test_tfidf_needs_a_text_of_each_label():
     with pytest.raises(UserError, match="at least one training text of each label"):
         Tfidf.fit(["a b", "b c"], [0, 1])
-    with pytest.raises(UserError, match="words that stand in two texts at least"):
-        Tfidf.fit(["enak", "kotor", "mobil"], [0, 1, 2])
-    save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
-    weights, description = tmp_path / "baseline.safetensors", tmp_path / "baseline.json"
-    values = json.loads(description.read_text())
-    for damaged, content in (
-        (weights, weights.read_bytes()[:100]),
-        (description, b'{"kind": "oracle"}'),
-        (description, json.dumps(values | {"labels": ["a", "b"]}).encode()),
-    ):
-        before = damaged.read_bytes()
-        damaged.write_bytes(content)
-        with pytest.raises(UserError, match=f"{tmp_path} is damaged"):
-            load_baseline(tmp_path)
-        damaged.write_bytes(before)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "baseline.safetensors").write_bytes(b"{}" * 50),
+    lambda folder: (folder / "baseline.json").write_text('{"kind": "oracle"}'),
+    lambda folder: update_json(folder / "baseline.json", labels=["a", "b"]),
+])  # fmt: skip
+def test_a_damaged_baseline_is_refused_by_name(tmp_path, damage):
+    save_baseline(Tfidf.fit(["enak sekali", "enak mahal", "mahal sekali"], [0, 1, 2]), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} is damaged"):
+        load_baseline(tmp_path)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, SHAPE, VOCABULARY, make_model, make_tokenizer, save_tiny
+from conftest import SAMPLE_DIR, SHAPE, save_tiny
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -19,11 +19,7 @@ VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 
 @pytest.fixture
 def folder(tmp_path):
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer = make_tokenizer()
-    tokenizer.padding_side = tokenizer.truncation_side = "left"
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model")
 
 
 def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
@@ -49,8 +45,7 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
     torch.manual_seed(0)
     config = AutoConfig.for_model("roberta", **SHAPE, vocab_size=60, **label_maps(LABELS))
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    _, layer = calibration.last_layer(model)
-    layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
+    model.classifier.out_proj.bias.data = torch.tensor([1.0, -2.0, 3.0])
     calibration.store_temperature(save_tiny(tmp_path, model), 4.0)
     changed, input_ids = AutoModelForSequenceClassification.from_pretrained(tmp_path), torch.tensor([[2, 7, 8, 3]])
     with torch.no_grad():
@@ -58,13 +53,14 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
 
 
 def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
-    before = AutoTokenizer.from_pretrained(folder)
+    before = AutoTokenizer.from_pretrained(folder, padding_side="left", truncation_side="left")
+    before.save_pretrained(folder)
     calibration.store_normaliser(folder)
     assert json.loads((folder / "config.json").read_text())["smsa_normalised"]  # for the card
     after = AutoTokenizer.from_pretrained(folder)
     for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
         assert getattr(after, name) == getattr(before, name), name
-    assert after.get_vocab() == before.get_vocab() and len(after) == len(VOCABULARY)
+    assert after.get_vocab() == before.get_vocab()
     # a name that transformers 4 knows, too, and that survives another save
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(folder / "copy")
@@ -72,7 +68,6 @@ def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
 
 
 def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder, tmp_path):
-    assert calibration.find_model_folder(str(folder), VALID) == folder
     assert str(calibration.find_model_folder("mini-sentiment", VALID)) == find_bundled("mini-sentiment")
     for name in (tmp_path, "me/on-the-hub"):
         with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
