@@ -120,8 +120,5 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=BUNDLED)
     parser.add_argument("run", type=Path, help="what scripts/pretrain.py or scripts/finetune.py has left")
     parser.add_argument("--mixture", type=Path, help="of a classifier, what scripts/mixture.py has left")
-    args = parser.parse_args()
-    if (args.name == ENCODER) == (args.mixture is not None):
-        parser.error("--mixture goes with a classifier, and with each")
     with exit_on_error():
-        main(**vars(args))
+        main(**vars(parser.parse_args()))

@@ -77,8 +77,8 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
         model = build_encoder(tokenizer)
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
-        if words is not None:
-            logger.info("New tokens: %s", f"{add_words(model, tokenizer, read_texts(words, text_column='column_1')):,}")
+    if words is not None:
+        logger.info("New tokens: %s", f"{add_words(model, tokenizer, read_texts(words, text_column='column_1')):,}")
     rows, held_out_rows = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
 
     # Train and evaluate

@@ -23,12 +23,6 @@ class EncoderArguments:
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit on the Hub, if not main.")
     add_tokens: str | None = HfArg(default=None, help="File of words, one a line, that become tokens of their own.")
 
-    def __post_init__(self) -> None:
-        if self.model_name_or_path == "scratch":
-            raise UserError("'scratch' learns from labelled texts alone; a new encoder is --model_name_or_path new.")
-        if self.model_name_or_path == "new" and self.add_tokens:
-            raise UserError("--add_tokens goes with an encoder that is there: a new one learns its words by itself.")
-
 
 @dataclass
 class CorpusArguments:

@@ -66,10 +66,9 @@ def read_sources(
                 smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
                 files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
-            if not path.is_file() and (unset := re.search(r"\$\{?(\w+)", str(path))):
-                raise UserError(f"{path}: export {unset[1]}=FOLDER first, which names its folder.")
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is no file; --corpus_dir (or $SMSA_CORPUS_DIR) names the folder.")
+                way_out = "--corpus_dir (or $SMSA_CORPUS_DIR) names the folder, and a $NAME in it must be exported"
+                raise FileNotFoundError(f"{path} is no file; {way_out}.")
             texts = read_texts(path, **({} if name == "smsa" else reading))
             sources.append(CorpusSource(origin, value, hash_file(path), texts))
     return sources
@@ -137,20 +136,17 @@ def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
     return np.concatenate([np.tile(np.arange(n_texts), int(whole)), np.sort(extra)]).astype(np.int64)
 
 
-def pack(
-    sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int, which: str = ""
-) -> np.ndarray:
+def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int) -> np.ndarray:
     """Join texts, given as token ids, in random order, [SEP] after each; cut them into rows that begin with [CLS].
 
-    Rows are of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped. An error says
-    `which` of the texts they are.
+    Rows are of shape (n_rows, max_length), int32; the last tokens, which do not fill a row, are dropped.
     """
     order = np.random.default_rng(seed).permutation(len(sequences))
     tokens = np.array([token for i in order for token in (*sequences[i], sep_id)], dtype=np.int32)
     n_rows = len(tokens) // (max_length - 1)
     if not n_rows:
-        texts = f"{len(sequences)} texts {which} with {len(tokens)} tokens"
-        raise UserError(f"{texts} do not fill a row of {max_length}: lower --max_length.")
+        texts = f"{len(sequences)} texts with {len(tokens)} tokens, to train on or held out,"
+        raise UserError(f"{texts} do not fill a row of {max_length}: lower --max_length, or raise --held_out for more.")
     rows = tokens[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
     return np.insert(rows, 0, cls_id, axis=1)
 
@@ -175,8 +171,8 @@ def encode_sources(
         seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
         train_sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
         held_out_sequences += tokenise([text for text in source.texts if is_held_out(text, held_out)])
-    rows = pack(train_sequences, max_length, *special_ids, seed, "to train on")
-    held_out_rows = pack(held_out_sequences, max_length, *special_ids, seed, "held out (more with a higher --held_out)")
+    rows = pack(train_sequences, max_length, *special_ids, seed)
+    held_out_rows = pack(held_out_sequences, max_length, *special_ids, seed)
     logger.info("An epoch: %s texts, %s rows of %d tokens; held out: %s texts", f"{len(train_sequences):,}",
                 f"{len(rows):,}", max_length, f"{len(held_out_sequences):,}")  # fmt: skip
     return rows, held_out_rows

@@ -69,8 +69,7 @@ REFUSED = {
     "empty.txt": "has no text",
     "b.txt": r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL",
     "none.txt": "--corpus_dir",
-    ".": "is no file; --corpus_dir",
-    "$NOWHERE/a.txt": "export NOWHERE=FOLDER",
+    "$NOWHERE/a.txt": "must be exported",
 }
 
 

@@ -218,9 +218,7 @@ def test_a_run_whose_best_epoch_is_not_the_last_can_be_lengthened(words, tmp_pat
 REFUSED = [
     (lambda: CorpusArguments(["smsa"], held_out=0), "held_out is 0"),
     (lambda: CorpusArguments(["smsa"], max_length=1), "max_length is 1"),
-    (lambda: EncoderArguments("new", add_tokens="words.txt"), "a new one learns its words"),
     (lambda: PretrainingArguments(metric_for_best_model="f1"), "'f1' is not loss or masked_accuracy"),
-    (lambda: EncoderArguments("scratch"), "--model_name_or_path new"),
 ]
 
 
