@@ -71,7 +71,7 @@ SENTIMENTS = {  # the words of labels
     **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
-_REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
+REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 # A key of letters and digits is none; jalan2 is how people write jalan-jalan
 _WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
@@ -537,7 +537,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(cell.strip().lower() in SENTIMENTS for cell in cells) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
@@ -576,14 +576,10 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     # the cells below each of the first row, where this does not stand again
     below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
     is_number = [*map(are_numbers, below)]
-    is_label = [any(cells) and all(cell.strip().lower() in SENTIMENTS for cell in cells if cell) for cells in below]
+    is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
     is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
-    labels = [
-        cell
-        for cell, is_above_numbers in zip(head, is_number)
-        if (cell or "").strip().lower() in SENTIMENTS and not is_above_numbers
-    ]
-    if len(labels) == 1 or (labels and any((cell or "").strip().lower() in SENTIMENTS for cell in chain(*below))):
+    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
+    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
@@ -610,6 +606,11 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     return (first + 1, [*head]) if says_names else None
 
 
+def is_sentiment(cell: str | None) -> bool:
+    """Whether a cell is a word for a sentiment."""
+    return (cell or "").strip().lower() in SENTIMENTS
+
+
 def are_numbers(values: Iterable[str | None]) -> bool:
     """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
     found = (value.strip() for value in values if value)
@@ -617,53 +618,45 @@ def are_numbers(values: Iterable[str | None]) -> bool:
     return next(matches, None) is not None and all(matches)
 
 
-def find_text_columns(names: list[str], columns: list[Sequence[object]], is_typed: bool) -> tuple[list[int], list[int]]:
+def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
     """Return the places of the columns that are the texts by name or else by content, and of those that could be, the
     best first.
 
     Of several names it is the only one that at least half of the rows fill and that is no reply; by content the one
-    whose values are long and various, twice as much as those of any other, replies and titles last.
+    whose values are long and various, twice as much as those of any other, but for replies and titles.
 
     Args:
         columns: some values of each column.
-        is_typed: numbers are no strings in this format, so that a single column of strings is that of the texts.
     """
-    could, weights, labels = [], [0.0] * len(names), []
+    weights, labels = {}, []
     for i, values in enumerate(columns):
         texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
         is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
         if is_empty or (any(n_words) and not are_numbers(texts)):
-            could.append(i)
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(text.strip().lower() in SENTIMENTS for text in texts)):
+        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
-    could.sort(key=lambda i: -weights[i])  # those that ask for one show the best
+    could = sorted(weights, key=lambda i: -weights[i])  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    is_count = [  # `comments` that are numbers
-        name.endswith("s") and name.lower() not in _KNOWN and are_numbers(str(v) for v in values if v is not None)
-        for name, values in zip(names, columns, strict=True)
+    counts = [  # `comments` that are numbers
+        i
+        for i in named
+        if name_kind(names[i][:-1]) == "text" and are_numbers(str(value) for value in columns[i] if value is not None)
     ]
-    known = [i for i in named if i in could] or [i for i in named if not is_count[i]]
+    known = [i for i in named if i in weights] or [i for i in named if i not in counts]
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
-    if any(isinstance(value, dict | list) for i in known if i not in could for value in columns[i]):
+    if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
         return [], could  # the texts are within
-    is_empty = known and all(len(columns[i]) >= _ROWS_EMPTY and not any(columns[i]) for i in known)
-    if is_empty and any(weights[i] for i in could if i not in labels):
-        return [], could  # the named column is for remarks, which nobody made
-    # the only column of strings may be that of labels, or say `type`, while the texts stand where they are not found
-    is_alone = len(could) == 1 and is_typed and could[0] not in labels
-    is_alone = is_alone and (len(columns[could[0]]) < 2 or len({*map(str, columns[could[0]])}) > 1)
-    if len(known) == 1 or is_alone or len(could) == len(names) == 1:
+    if known and len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
+        return [], could  # it is for remarks, which nobody made
+    if len(known) == 1 or len(could) == len(names) == 1:
         return known or could, could
-    if not known and len(names) == 2 and len(labels) == 1 and 1 - labels[0] in could:
-        return [1 - labels[0]], could
-    ranked = [i for i in known or could if not _REPLY.search(names[i]) and name_kind(names[i]) != "other"]
+    ranked = [i for i in known or could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     if known:  # a post or an article is longer than the comments on it
         filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
-    if not ranked or ranked[0] in labels or weights[ranked[0]] < 3.0:
-        ranked = could  # replies to titles are texts
-    second = weights[ranked[1]] if len(ranked) > 1 else 0.0
-    stands_out = bool(ranked) and weights[ranked[0]] >= max(3.0, 2 * second)
-    return ranked[:1] if stands_out else [], could
+    if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
+        return [1 - labels[0]], could
+    first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
+    return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could

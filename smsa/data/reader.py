@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from smsa.data.formats import (
     INPUT_FORMATS,
+    REPLY,
     SENTIMENTS,
     SHEETS,
     SURROGATE,
@@ -40,6 +41,7 @@ from smsa.data.formats import (
     find_separator,
     find_text_columns,
     flatten,
+    is_sentiment,
     name_kind,
     open_file,
     read_json,
@@ -251,8 +253,9 @@ class Source:
     def _name_by_content(self, names: list[str], columns: list[list]) -> None:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
         asked = (self._text_asked, self._label_asked)
-        texts, could = find_text_columns(names, columns, is_typed=True)
-        n_labels = [sum((value or "").strip().lower() in SENTIMENTS for value in values) for values in columns]
+        texts, could = find_text_columns(names, columns)
+        texts = texts or could
+        n_labels = [sum(map(is_sentiment, values)) for values in columns]
         labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
@@ -267,8 +270,6 @@ class Source:
 
     def _set_columns(self, names: list[str], columns: list[list]) -> None:
         """Take the columns, and find those of texts and of labels; see `find_text_columns`."""
-        if self._nested:
-            names, columns = self._add_nested(names, columns)
         self.names = names
         if not self.is_typed:
             try:
@@ -279,31 +280,39 @@ class Source:
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
-        if within := [path for path in self._nested if path not in names][:_NESTED_SHOWN]:
-            listed += f" Within them: {', '.join(map(repr, within))}."
-        last = [name.rpartition(".")[2] if name in self._nested else name for name in names]
-        texts, could = find_text_columns(last, columns, self.is_typed or self.format in ("jsonl", "json"))
+        nested = {path: values for path, values in self._nested.items() if path not in names}
+        if nested:
+            listed += f" Within them: {', '.join(map(repr, islice(nested, _NESTED_SHOWN)))}."
+        paths = [*names, *nested]
+        held = [*columns, *(values + [None] * (len(columns[0]) - len(values)) for values in nested.values())]
+        last = [path.rpartition(".")[2] if path in nested and not REPLY.search(path) else path for path in paths]
         if self._label_asked is not None:
-            places = find_label_columns(last, columns) if self._label_asked == "label" else ([], [])
-            usual = [[names[i] for i in some] for some in places]
-            self.label_column = self._find_named(self._label_asked, "--label_column", listed, usual)
-            numbers = [*map(plain_label, columns[names.index(self.label_column)])]
-            for i in [i for i, values in enumerate(columns) if are_numbers(numbers) and are_sentiments(values)]:
-                words = [*map(plain_label, columns[i])]  # say what the numbers mean, if each has a word of its own
+            taken, meant = find_label_columns(names, columns) if self._label_asked == "label" else ([], [])
+            if nested and all(name_kind(names[i]) == "rating" for i in taken):  # or there is none
+                within = [i for i in find_label_columns(last, held)[0] if i >= len(names) and are_sentiments(held[i])]
+                taken = (within if self._label_asked == "label" else []) or taken
+            usual = [paths[i] for i in taken], [paths[i] for i in meant]
+            self.label_column = self._find_named(self._label_asked, "--label_column", paths, listed, usual)
+            numbers = [*map(plain_label, held[paths.index(self.label_column)])]
+            for i in [i for i, values in enumerate(held) if are_numbers(numbers) and are_sentiments(values)]:
+                words = [*map(plain_label, held[i])]  # say what the numbers mean, if each has a word of its own
                 if not self.meanings and len({*zip(numbers, words)}) == len({*numbers}) == len({*words}):
                     self.meanings = dict(zip(numbers, words))
-                    self._notes.append(f"the labels mean what the column {names[i]!r} says")
-        self.candidates = [names[i] for i in could if names[i] != self.label_column]
-        found = [self._text_asked] if self._text_asked is not None else [names[i] for i in texts]
-        found = [*dict.fromkeys(name for name in found if name != self.label_column or self._text_asked)]
+                    self._notes.append(f"the labels mean what the column {paths[i]!r} says")
+        texts, could = find_text_columns(names, columns)
+        if nested and not texts:
+            texts, could = find_text_columns(last, held)
+        self.candidates = [paths[i] for i in could if paths[i] != self.label_column]
+        found = [paths[i] for i in texts if paths[i] != self.label_column]
+        found = [*dict.fromkeys(found)] if self._text_asked is None else [self._text_asked]
         if len(found) != 1:
-            if self._nested and not found:
-                places = {**dict(zip(names, columns)), **self._nested}
-                self.candidates = [[*places][i] for i in find_text_columns([*places], [*places.values()], True)[1]]
-            example = shlex.quote(found[0] if found else (self.candidates or names)[0])
+            example = shlex.quote((found or self.candidates or names)[0])
             asked = f"which column holds the texts? Name it, for example --text_column {example}."
             raise UserError(f"{self.path}: {asked} {listed}", self.candidates)
-        self.text_column = self._find_named(found[0], "--text_column", listed)
+        self.text_column = self._find_named(found[0], "--text_column", paths, listed)
+        if added := [path for path in nested if path in (self.text_column, self.label_column)]:
+            self.names = [*names, *added]
+            self.schema = pa.schema([(name, pa.string()) for name in self.names])
         if self._label_asked is not None:
             words = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
             splits = [name for name, some in zip(names, words) if any(some) and all(map(SPLIT.fullmatch, some))]
@@ -315,36 +324,17 @@ class Source:
             named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
             raise UserError(f"{self.path}: {named} {listed}")
 
-    def _add_nested(self, names: list[str], columns: list[list]) -> tuple[list[str], list[list]]:
-        """Add what stands within objects of JSON: what was asked for, else texts and labels that stand nowhere else.
-
-        A rating is no label where labels for sentiments stand within.
-        """
-        paths = [*self._nested]
-        within = [values + [None] * (len(columns[0]) - len(values)) for values in self._nested.values()]
-        last = [path.rpartition(".")[2] for path in paths]
-        added = [path for path in (self._text_asked, self._label_asked) if path in self._nested]
-        held = [(name_kind(name), [v for v in values if isinstance(v, str)]) for name, values in zip(names, columns)]
-        n_words = [(kind, sum(len(text.split()) for text in texts) / len(texts)) for kind, texts in held if texts]
-        if self._text_asked is None and not any(kind == "text" or (kind is None and n >= 3) for kind, n in n_words):
-            texts = find_text_columns(last, within, is_typed=True)[0]
-            added += [paths[i] for i in texts if name_kind(last[i]) == "text"]
-        if self._label_asked == "label" and "label" not in names:
-            labels = find_label_columns(names, columns)[0]
-            if all(name_kind(names[i]) == "rating" for i in labels):
-                added += [paths[i] for i in find_label_columns(last, within)[0] if are_sentiments(within[i])]
-        added = [path for path in dict.fromkeys(added) if path not in names]
-        return [*names, *added], [*columns, *(self._nested[path] for path in added)]
-
-    def _find_named(self, asked: str, option: str, listed: str, usual: Sequence[Sequence[str]] = ((), ())) -> str:
+    def _find_named(
+        self, asked: str, option: str, names: list[str], listed: str, usual: tuple[list[str], list[str]] = ([], [])
+    ) -> str:
         """Return the column that was asked for: of this name, or the only one called so but for case and blanks.
 
         Args:
             usual: columns that are taken where there is none, if it is one, and others that may be meant.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *self.names)]
-        found = [name for name in self.names if name == asked]
-        found = found or [name for name, same in zip(self.names, plain[1:], strict=True) if same == plain[0]]
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *names)]
+        found = [name for name in names if name == asked]
+        found = found or [name for name, same in zip(names, plain[1:], strict=True) if same == plain[0]]
         n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
         if not found and (found := [*usual[0]]):
             n_found = f"{len(found)} columns may hold the labels"
@@ -352,7 +342,7 @@ class Source:
             meant = [*(found or usual[1])][-1:]  # behind the columns of annotators stands what they agreed on
             example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
             example = " Give them names of their own in the file." if len({*found}) < len(found) else example
-            each = [name for name in self.names if plain_label(name) in SENTIMENTS]
+            each = [name for name in names if plain_label(name) in SENTIMENTS]
             if option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
                 example = f" {', '.join(map(repr, each))} are labels: add a column that says which one a row has."
             raise UserError(f"{self.path}: {n_found}. {listed}{example}")
@@ -487,8 +477,7 @@ class Source:
         bad_row = BadRow(self.path, line, fields, found)
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-            ends_row = cells[-1].strip().lower() in SENTIMENTS
-            ends_row |= self._is_number[-1:] == [True] and are_numbers(cells[-1:])
+            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
             if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
                 # as Excel writes a row that it has in one cell; the quotes within are doubled
                 inner = [row for _, row in read_separated(fields, self.path, self._separator, "csv")]
