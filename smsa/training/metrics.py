@@ -139,15 +139,12 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
 
     `std` divides by n - 1, and is null for one run.
     """
-    runs = {seed: {"folder": f"seed-{seed}"} for seed in seeds}
-    for run in runs.values():
-        run |= json.loads(Path(output_dir, run["folder"], "metrics.json").read_bytes())
-    summary = {"runs": runs, "mean": {}, "std": {}}
-    for split in ("valid", "test"):
-        table = pd.DataFrame([run[split] for run in runs.values() if split in run])
-        if len(table):
-            table = table[[name for name in table if not name.startswith("n_")]]
-            summary["mean"][split] = table.mean().to_dict()
-            summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
+    folders = {seed: f"seed-{seed}" for seed in seeds}
+    metrics = {seed: json.loads(Path(output_dir, folders[seed], "metrics.json").read_bytes()) for seed in seeds}
+    summary = {"runs": {seed: {"folder": folders[seed]} | metrics[seed] for seed in seeds}, "mean": {}, "std": {}}
+    for split in [split for split in ("valid", "test") if split in metrics[seeds[0]]]:
+        table = pd.DataFrame([metrics[seed][split] for seed in seeds]).filter(regex="^(?!n_)")
+        summary["mean"][split] = table.mean().to_dict()
+        summary["std"][split] = table.std().round(12).to_dict() if len(table) > 1 else dict.fromkeys(table)
     write_json(summary, Path(output_dir, "seeds.json"))
     return summary

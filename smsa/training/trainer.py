@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -238,15 +238,11 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> to
         if not counts.all():
             raise UserError("--class_weights balanced: a label has no text in train; give one number per label.")
         return torch.tensor(len(label_ids) / (n_labels * counts), dtype=torch.float32)
-    try:
+    with suppress(ValueError):
         weights = torch.tensor([float(weight) for weight in spec.split(",")])
-    except ValueError:
-        weights = torch.zeros(0)
-    if len(weights) != n_labels or not (weights.isfinite() & (weights > 0)).all():
-        raise UserError(
-            f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated."
-        )
-    return weights
+        if len(weights) == n_labels and (weights.isfinite() & (weights > 0)).all():
+            return weights
+    raise UserError(f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated.")
 
 
 class SentimentTrainer(ResumableTrainer):
@@ -275,11 +271,10 @@ class SentimentTrainer(ResumableTrainer):
         **kwargs,
     ):
         on_gpu = args.device.type == "cuda"
-        if kwargs.get("processing_class") is not None:
+        if tokenizer := kwargs.get("processing_class"):
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
             multiple = 8 if args.fast_kernels and on_gpu else None
-            collator = PaddingCollator(kwargs["processing_class"], pad_to_multiple_of=multiple)
-            kwargs.setdefault("data_collator", collator)
+            kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
         if args.ema_decay:
             from smsa.training.ema import EmaAdamW
 
@@ -305,8 +300,7 @@ class SentimentTrainer(ResumableTrainer):
             self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
         elif args.bf16 and args.device.type == "cpu":  # torch's own, with dropout, multiplies in fp32 there
             self.model.set_attn_implementation("eager")
-        for shown_by_default in (ProgressCallback, PrinterCallback):
-            self.remove_callback(shown_by_default)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.progress = EpochProgress(self)
         self.add_callback(self.progress)
 
@@ -331,12 +325,12 @@ class SentimentTrainer(ResumableTrainer):
             inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
             label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
-        logits, divergence, weight, smoothing = outputs.logits, 0.0, None, 0.0
+        logits, divergence, options = outputs.logits, 0.0, {}
         if model.training:
-            smoothing = self.args.label_smoothing_factor
             weight = None if self.class_weights is None else self.class_weights.to(logits)
+            options = {"weight": weight, "label_smoothing": self.args.label_smoothing_factor}
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
-        loss_sum = functional.cross_entropy(logits, label_ids, weight, reduction="sum", label_smoothing=smoothing)
+        loss_sum = functional.cross_entropy(logits, label_ids, reduction="sum", **options)
         if alpha:
             first, second = logits.chunk(2)
             label_ids = label_ids.chunk(2)[0]
