@@ -46,7 +46,7 @@ class RunGuard(TrainerCallback):
         self.signum: int | None = None
         self.received_at = 0.0
         self.due = False, False  # whether to evaluate and to save at the end of this epoch
-        self.handlers: dict[int, object] = {}
+        self.handlers: dict[int, object] = {}  # of whoever had the signals before
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.signum = None
@@ -122,11 +122,6 @@ class RunGuard(TrainerCallback):
     def is_in_notebook(self) -> bool:
         """Return whether Ctrl-C was for a cell or a line, not for a program: the prompt is Python's own sign of it."""
         return self.signum == signal.SIGINT and hasattr(sys, "ps1")
-
-    def let_go(self) -> None:
-        """Give the signals back to whoever had them before."""
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
 
 
 def count_worse(state: TrainerState, metric: str, greater_is_better: bool) -> int:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,8 @@ class ResumableTrainer(Trainer):
         try:
             return super().train(checkpoint and str(checkpoint), **kwargs)
         finally:
-            self.guard.let_go()
+            while self.guard.handlers:
+                signal.signal(*self.guard.handlers.popitem())
             if self.recorder is not None:
                 self.recorder.close()
                 self.recorder = None

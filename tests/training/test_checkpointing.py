@@ -14,12 +14,13 @@ from smsa.training import checkpointing
 from smsa.training.checkpointing import commit, find_newest, find_start, list_checkpoints, sole_run, verify
 
 SETTINGS = {"learning_rate": 1e-3, "num_train_epochs": 3, "sha256 of train": "a"}
+HERE = {"torch": "2.13.0", "n_threads": 2}
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch) -> dict:
     """What this machine is said to be."""
-    environment = {"torch": "2.13.0", "n_threads": 2}
+    environment = dict(HERE)
     monkeypatch.setattr(checkpointing, "describe_environment", lambda device_type: environment)
     return environment
 
@@ -28,32 +29,26 @@ def start(folder, settings=SETTINGS) -> tuple:
     return find_start(SimpleNamespace(output_dir=str(folder), resume="auto", device=torch.device("cpu")), settings)
 
 
-@pytest.fixture
-def save(tmp_path, environment):
-    """A function that takes a checkpoint of some files after a step."""
-
-    def save(step, best_step=None):
-        staging = tmp_path / "staging"
-        staging.mkdir()
-        (staging / "model.safetensors").touch(0o600)  # as safetensors does
-        (staging / "model.safetensors").write_bytes(b"weights %d" % step)
-        described = {"step": step, "best_step": best_step, "settings": SETTINGS, "environment": dict(environment)}
-        commit(staging, tmp_path / f"checkpoint-{step}", **described)
-
-    return save
+def save(folder, step, best_step=None) -> None:
+    """Take a checkpoint after a step."""
+    (folder / "staging").mkdir()
+    (folder / "staging" / "model.safetensors").touch(0o600)  # as safetensors does
+    (folder / "staging" / "model.safetensors").write_bytes(b"weights %d" % step)
+    described = {"step": step, "best_step": best_step, "settings": SETTINGS, "environment": HERE}
+    commit(folder / "staging", folder / f"checkpoint-{step}", **described)
 
 
-def test_checkpoints_are_found_by_number_and_readable_by_whoever_may_read_a_new_file(save, tmp_path):
+def test_checkpoints_are_found_by_number_and_readable_by_whoever_may_read_a_new_file(tmp_path):
     for step in (9, 100, 20):
-        save(step)
+        save(tmp_path, step)
     (tmp_path / "damaged-checkpoint-300").mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert verify(tmp_path / "checkpoint-100")["step"] == 100
     assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-100").iterdir()}) == 1
 
 
-def test_a_newest_one_whose_best_is_damaged_is_not_used(save, tmp_path):
-    save(10), save(20), save(30, best_step=10)
+def test_a_newest_one_whose_best_is_damaged_is_not_used(tmp_path):
+    save(tmp_path, 10), save(tmp_path, 20), save(tmp_path, 30, best_step=10)
     weights = tmp_path / "checkpoint-10" / "model.safetensors"
     weights.write_bytes(b"Weights 10")
     shutil.copytree(tmp_path, tmp_path / "copy")
@@ -78,9 +73,9 @@ def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path
 
 
 def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_another_machine(
-    save, environment, tmp_path, caplog
+    environment, tmp_path, caplog
 ):
-    save(10)
+    save(tmp_path, 10)
     caplog.set_level("INFO", "smsa")
     longer = SETTINGS | {"num_train_epochs": 5}
     environment["n_threads"] = 4
@@ -94,8 +89,8 @@ def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_
         start(tmp_path, changed)
 
 
-def test_a_finished_run_is_finished_until_a_setting_changes_or_an_output_is_lost(save, tmp_path, caplog):
-    save(10)
+def test_a_finished_run_is_finished_until_a_setting_changes_or_an_output_is_lost(tmp_path, caplog):
+    save(tmp_path, 10)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "run.json").write_text(json.dumps({"settings": SETTINGS, "outputs": ["model.safetensors"]}))
     assert start(tmp_path) == (None, True)
