@@ -16,16 +16,14 @@ from smsa.sharing.export import LARGEST_LOSS, TARGETS, describe, export_model
 LOSES = 3  # exit status
 
 
-def main(args: argparse.Namespace) -> None:
+def main(reading: ReadingArguments, args: argparse.Namespace) -> None:
     """Export the model and print the comparison.
 
     Raises:
         SystemExit: with status 3 where the export is there and loses more than a point of macro F1.
     """
     output = args.output or f"{os.path.normpath(args.model)}-{args.to}{'-int8' * args.int8}"
-    given = {name: getattr(args, name) for name in ReadingArguments.__dataclass_fields__}
-    reading = ReadingArguments(**given).reading()
-    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **reading)
+    record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **reading.reading())
     print(f"{describe(record)}\nThe export is in {output}")
     for name, found in record.items():
         if "f1_loss" in found and found["f1_loss"] > LARGEST_LOSS:
@@ -42,4 +40,4 @@ if __name__ == "__main__":
     parser.add_argument("--data", help="Labelled file to compare on; SmSA's valid if not given.")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     with exit_on_error():
-        main(parser.parse_args())
+        main(*parser.parse_args_into_dataclasses())

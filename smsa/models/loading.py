@@ -128,8 +128,7 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
         )
     name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
-        kind = config.problem_type or "a single output"
-        raise UserError(f"{name} does not choose one label among several: {kind}.")
+        raise UserError(f"{name} does not choose one label among several: {config.problem_type or 'a single output'}.")
     model, random_weights = _load_weights(name, config, revision)
     if random_weights:
         lacking = ", ".join(sorted(random_weights))
@@ -263,8 +262,7 @@ def _load_tokenizer(
     except ValueError as error:
         raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
     if not tokenizer.is_fast:
-        found = f"its tokenizer, {type(tokenizer).__name__}, is written in Python"
-        raise UserError(f"{name}: {found}: choose a model that has a tokenizer.json.")
+        raise UserError(f"{name}: {type(tokenizer).__name__} is written in Python: give a model with a tokenizer.json.")
     n_rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > n_rows:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer):,} tokens, the encoder only {n_rows:,}.")
@@ -301,7 +299,7 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     if n_layers:
         depth = model.config.num_hidden_layers
         stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        if not stacks or model.config.model_type == "albert":
+        if not stacks:
             raise UserError(f"--freeze_layers: the layers of {name} are shared or cannot be told apart.")
         if not 0 < n_layers <= depth:
             raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers.")

@@ -161,7 +161,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_pat
     (tmp_path / "vocab.txt").write_text("enak 9\nmurah 8\n")
     (tmp_path / "bpe.codes").write_text("e n 9\na k 8\n")
     write_json({"tokenizer_class": "BertweetTokenizer"}, tmp_path / "tokenizer_config.json")
-    with pytest.raises(ValueError, match="BertweetTokenizer, is written in Python.* has a tokenizer.json"):
+    with pytest.raises(ValueError, match="BertweetTokenizer is written in Python: .* tokenizer.json"):
         load_model(str(tmp_path))
     folder, _ = classifier()
     tokenizer.add_tokens(["kata", "baru"])

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_doubleDOUBLEdouble"
@@ -37,12 +37,11 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What the double answers to requests of this method and path; `times` of them, or all. 0 cuts the true answer."""
+    """What the double answers to requests of this method and path; 0 cuts the true answer."""
 
     method: str
     path: str  # a regular expression
-    status: int = 500
-    times: int = 10**9
+    status: int
 
 
 @dataclass
@@ -54,14 +53,13 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)  # every byte of every request's body
-    lock: threading.Lock = field(default_factory=threading.Lock)  # one request at a time
 
 
 @contextmanager
 def run_hub():
     """Serve a new, empty Hub on the loopback until the end of the block."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -82,36 +80,30 @@ def route(pattern: str):
 
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
         pass
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        with self.hub.lock:
-            self.hub.requests.append(f"{self.command} {path}")
-            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.hub.received += self.body
-            faults = (f for f in self.hub.faults if f.times and f.method == self.command and re.search(f.path, path))
-            fault = next(faults, None)
-            if fault is not None:
-                fault.times -= 1
-            if fault is not None and fault.status:
-                status, content, headers = fault.status, {"error": "a fault of the double"}, {}
-            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                status, content, headers = 401, {"error": "Invalid credentials"}, {}
-            else:
-                action, found = next((act, m) for pattern, act in ROUTES if (m := re.fullmatch(pattern, path)))
-                status, content, headers = action(self, **found.groupdict())
+        self.hub.requests.append(f"{self.command} {path}")
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.hub.received += self.body
+        faults = [f for f in self.hub.faults if f.method == self.command and re.search(f.path, path)]
+        if faults and faults[0].status:
+            status, content, headers = faults[0].status, {"error": "a fault of the double"}, {}
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            status, content, headers = 401, {"error": "Invalid credentials"}, {}
+        else:
+            action, found = next((act, m) for pattern, act in ROUTES if (m := re.fullmatch(pattern, path)))
+            status, content, headers = action(self, **found.groupdict())
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for header in ({"Content-Length": str(len(body)), "Content-Type": "application/json"} | headers).items():
             self.send_header(*header)
         self.end_headers()
-        self.close_connection |= fault is not None
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if fault is not None and not fault.status else body)
+            self.wfile.write(body[: len(body) // 2] if faults and not faults[0].status else body)
 
     do_HEAD = do_POST = do_GET
 

@@ -205,17 +205,12 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
 
 
 @pytest.mark.slow
-def test_a_refused_token_stops_all_ranks_of_a_run_before_it_starts(hub, options, tmp_path):
+def test_a_refused_token_stops_a_run_at_its_start_and_a_failed_upload_leaves_the_model(hub, options, tmp_path):
     forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home", "hf_wrong"))
     assert forks.run(finetune, hub.url, options, n_ranks=2) == [1, 1]  # both end by themselves
     text = forks.log.read_text()
-    assert text.count("error: The Hub refuses the token for me/model (401)") == 1, text
-    assert "hf_wrong" not in text
+    assert text.count("error: The Hub refuses the token for me/model (401)") == 1 and "hf_wrong" not in text, text
     assert not (tmp_path / "run").exists() and not hub.repositories
-
-
-@pytest.mark.slow
-def test_an_upload_that_fails_leaves_the_model_and_the_command_that_pushes_it(hub, options, tmp_path):
     hub.faults.append(Fault("POST", "/commit/", 403))
     forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
     assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
