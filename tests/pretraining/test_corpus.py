@@ -36,18 +36,14 @@ def corpus(tmp_path):
     return tmp_path
 
 
-def test_sources_are_lines_with_weights(corpus, smsa_dir):
-    first, second = read_sources(["a.txt=0.5", "smsa=2"], corpus, smsa_dir)
-    assert (first.name, first.weight, first.texts) == ("a.txt", 0.5, ["satu dua", "tiga", "empat"])
-    assert (second.name, second.weight, len(second.texts)) == ("smsa", 2.0, 7)
-
-
-def test_tables_are_read_by_the_column_and_sheet_that_are_named_and_others_as_they_are(smsa_dir, tmp_path):
-    (tmp_path / "a.csv").write_text("id,Catatan,isi\n1,enak sekali,a\n2,  ,b\n3,murah,c\n")
-    write_workbook(tmp_path / "a.xlsx", {"Data": [["Catatan"], ["kotor"]], "Lain": [["Catatan"], ["x y z"]]})
-    sources = read_sources(["a.csv", "a.xlsx", "smsa"], tmp_path, smsa_dir, text_column="Catatan", sheet="Data")
+def test_sources_have_weights_and_smsa_is_read_without_the_column_and_sheet_of_the_others(corpus, smsa_dir):
+    (plain,) = read_sources(["a.txt=0.5"], corpus)
+    assert (plain.name, plain.weight, plain.texts) == ("a.txt", 0.5, ["satu dua", "tiga", "empat"])
+    (corpus / "a.csv").write_text("id,Catatan,isi\n1,enak sekali,a\n2,  ,b\n3,murah,c\n")
+    write_workbook(corpus / "a.xlsx", {"Data": [["Catatan"], ["kotor"]], "Lain": [["Catatan"], ["x y z"]]})
+    sources = read_sources(["a.csv", "a.xlsx", "smsa=2"], corpus, smsa_dir, text_column="Catatan", sheet="Data")
     assert [source.texts for source in sources[:2]] == [["enak sekali", "murah"], ["kotor"]]
-    assert len(sources[2].texts) == 7
+    assert (sources[2].name, sources[2].weight, len(sources[2].texts)) == ("smsa", 2.0, 7)
 
 
 def test_a_word_of_a_list_is_one_also_where_it_could_name_a_column(tmp_path):
@@ -98,13 +94,11 @@ def test_rows_hold_every_text_whole_and_in_order_but_for_the_end(sequences, max_
     rows = pack(sequences, max_length, CLS, SEP, seed)
     assert rows.shape == (n_tokens // (max_length - 1), max_length)
     assert (rows[:, 0] == CLS).all()
-    flat = rows[:, 1:].ravel().tolist()
-    texts = "".join("," if token == SEP else f" {token}" for token in flat).split(",")
-    spelled = sorted("".join(f" {token}" for token in sequence) for sequence in sequences)
-    *whole, cut = texts
+    *whole, cut = "".join(map(chr, rows[:, 1:].ravel())).split(chr(SEP))
+    left = ["".join(map(chr, sequence)) for sequence in sequences]
     for text in whole:
-        spelled.remove(text)  # each text as often as it was given
-    assert not cut or any(text.startswith(cut) for text in spelled)
+        left.remove(text)  # each text as often as it was given
+    assert not cut or any(text.startswith(cut) for text in left)
 
 
 def test_overlap_is_seen_through_case_punctuation_and_clitics():

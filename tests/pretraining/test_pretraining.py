@@ -1,12 +1,12 @@
 """Masks, the loss of masked tokens only, new encoders and new words, and a run that ends and is resumed."""
 
-import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, make_tokenizer, run
+from conftest import SHAPE, contents, make_tokenizer, run
 from huggingface_hub import ModelCard
 from torch.nn import functional
 from trainers import ask_at, flatten, log_of
@@ -52,10 +52,9 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
     rows = np.random.default_rng(0).integers(5, len(tokenizer), (200, 30))
     rows[:, 0], rows[:, 7] = tokenizer.cls_token_id, tokenizer.sep_token_id
     examples = [{"input_ids": row} for row in rows.tolist()]
-    first, again = masking(examples), masking(examples)
-    assert all(torch.equal(first[name], again[name]) for name in ("input_ids", "labels"))
+    first = masking(examples)
     in_parts = [masking(examples[:7]), masking(examples[7:])]  # whatever the batch
-    assert torch.equal(torch.cat([part["labels"] for part in in_parts]), first["labels"])
+    assert all(torch.equal(torch.cat([part[name] for part in in_parts]), first[name]) for name in first)
     for masking.mask_seed, masking.epoch in ((1, 1), (2, 0)):
         assert not torch.equal(masking(examples)["labels"], first["labels"])
 
@@ -147,15 +146,15 @@ def words(smsa_dir, tmp_path, monkeypatch):
 
 
 def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(words, tmp_path, monkeypatch):
-    call(*words, "--output_dir", tmp_path / "encoder")
-    folder = tmp_path / "encoder"
+    folder, word_list = tmp_path / "encoder", tmp_path / "words.txt"
+    word_list.write_text("gacor\n")
+    call(*words, "--output_dir", folder, "--add_tokens", word_list)
     run, metrics = (json.loads((folder / name).read_bytes()) for name in ("run.json", "metrics.json"))
     assert run["data"]["a.txt"]["weight"] == 1.5 and run["data"]["smsa"]["n_texts"] == 7
-    *_, last = csv.DictReader((folder / "history.csv").open())
-    assert list(last) == ["epoch", "learning_rate", "train_loss", "held_out_loss", "held_out_masked_accuracy"]
-    assert float(last["epoch"]) == metrics["epoch"] == 2
-    for score, value in metrics["held_out"].items():
-        assert float(last[f"held_out_{score}"]) == value
+    last = pd.read_csv(folder / "history.csv").iloc[-1]
+    assert list(last.index) == ["epoch", "learning_rate", "train_loss", "held_out_loss", "held_out_masked_accuracy"]
+    assert last["epoch"] == metrics["epoch"] == 2
+    assert {f"held_out_{score}": value for score, value in metrics["held_out"].items()} == dict(last[-2:])
 
     pretrained = AutoModelForMaskedLM.from_pretrained(folder)
     model, tokenizer = load_model(str(folder))  # what scripts/finetune.py starts from
@@ -167,16 +166,16 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(w
     assert model.config.mlp_dropout > 0 == pretrained.model.layers[0].mlp.drop.p - model.model.layers[0].mlp.drop.p
     tokens = tokenizer.tokenize("Pelayanannya LAMBAAAT, kecewa!")
     assert tokens == AutoTokenizer.from_pretrained(folder).tokenize("pelayanan nya lambat , kecewa !")
-    assert {"pelayanannya", "lambat"} < set(tokens)
+    assert {"pelayanannya", "lambat"} < set(tokens) and tokenizer.tokenize("gacor") == ["gacor"]
 
-    (tmp_path / "words.txt").write_text("gacor\n")
-    continued = [*words, "--model_name_or_path", folder, "--add_tokens", tmp_path / "words.txt", "--max_steps", 2]
+    word_list.write_text("baper\n")
+    continued = [*words, "--model_name_or_path", folder, "--add_tokens", word_list, "--max_steps", 2]
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     to_hub = []  # what is checked before the run, and pushed after it
     for name in ("require_access", "push"):
         monkeypatch.setattr(pretrain, name, lambda *given: to_hub.append(given))
-    hub = ["--push_to_hub", "--hub_model_id", "me/encoder", "--hub_private_repo"]
-    call(*continued, "--output_dir", tmp_path / "continued", *hub)
+    continued += ["--push_to_hub", "--hub_model_id", "me/encoder", "--hub_private_repo"]
+    call(*continued, "--output_dir", tmp_path / "continued")
     assert to_hub == [("me/encoder", True), (str(tmp_path / "continued"), "me/encoder", True, None)]
     assert ModelCard.load(tmp_path / "continued" / "README.md").data.license == "mit"  # that of its base model
     again, tokens = load_encoder(str(tmp_path / "continued"))
@@ -193,11 +192,10 @@ def test_equal_settings_give_equal_encoders_and_a_finished_run_is_left_alone(wor
     folder = tmp_path / "first"
     for name in ("first", "second"):
         call(*words, "--output_dir", tmp_path / name)
-    for name in ("model.safetensors", "tokenizer.json"):
-        assert (folder / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    first, second = contents(folder), contents(tmp_path / "second")
+    assert all(first[name] == second[name] for name in ("model.safetensors", "tokenizer.json"))
     call(*words, "--output_dir", folder, "--resume", "auto")
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert contents(folder) == first
     card = (folder / "README.md").read_text()
     assert "`a.txt`" in card and str(tmp_path) not in card.replace(str(folder), "")  # the folder is how it is loaded
     # the licence is its owner's; at the learning rate of a large encoder a small one learns little
@@ -215,17 +213,11 @@ def test_a_run_whose_best_epoch_is_not_the_last_can_be_lengthened(words, tmp_pat
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
 
 
-REFUSED = [
-    (lambda: CorpusArguments(["smsa"], held_out=0), "held_out is 0"),
-    (lambda: CorpusArguments(["smsa"], max_length=1), "max_length is 1"),
-    (lambda: PretrainingArguments(metric_for_best_model="f1"), "'f1' is not loss or masked_accuracy"),
-]
-
-
-@pytest.mark.parametrize("make_arguments, reason", REFUSED, ids=[reason for _, reason in REFUSED])
-def test_options_that_make_no_sense_are_refused(make_arguments, reason):
-    with pytest.raises(UserError, match=reason):
-        make_arguments()
+def test_options_that_make_no_sense_are_refused():
+    with pytest.raises(UserError, match="held_out is 0"):
+        CorpusArguments(["smsa"], held_out=0)
+    with pytest.raises(UserError, match="'f1' is not loss or masked_accuracy"):
+        PretrainingArguments(metric_for_best_model="f1")
 
 
 @pytest.mark.slow
