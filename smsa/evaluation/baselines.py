@@ -7,7 +7,6 @@ Each has `labels`, a `fit` to training texts and their label ids, and a `predict
 import json
 import re
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +122,15 @@ class Tfidf:
         if len(labels) == 2:  # scikit-learn keeps one row for two labels
             weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
         parts = [part for _, part in vectorizer.transformer_list]
-        vocabularies = [part.get_feature_names_out().tolist() for part in parts]
+        vocabularies, idfs = [part.get_feature_names_out().tolist() for part in parts], [part.idf_ for part in parts]
         # safetensors writes the memory as it lies, whatever the order of the axes
-        weights, bias = np.ascontiguousarray(weights, np.float32), bias.astype(np.float32)
-        return cls(labels, vocabularies, *(part.idf_ for part in parts), weights, bias)
+        return cls(labels, vocabularies, *idfs, np.ascontiguousarray(weights, np.float32), bias.astype(np.float32))
 
-    @cached_property
-    def _vectorizer(self):
+    def predict(self, texts: list[str]) -> np.ndarray:
         vectorizer, idfs = _make_vectorizer(), (self.word_idf, self.part_idf)
         for (_, part), terms, idf in zip(vectorizer.transformer_list, self.vocabularies, idfs, strict=True):
             part.vocabulary, part.idf_ = terms, idf
-        return vectorizer
-
-    def predict(self, texts: list[str]) -> np.ndarray:
-        return softmax(self._vectorizer.transform(texts) @ self.weights.T.astype(np.float64) + self.bias, axis=-1)
+        return softmax(vectorizer.transform(texts) @ self.weights.T.astype(np.float64) + self.bias, axis=-1)
 
 
 BASELINES = {baseline.kind: baseline for baseline in (Keyword, Tfidf, Majority)}
