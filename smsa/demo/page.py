@@ -23,10 +23,8 @@ from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import pair_outputs, predict_files
 
 MAX_CHARS = 5_000  # of one text
-MAX_UPLOAD = "200mb"
 KEPT_SECONDS = 600  # after which a file that was uploaded, and its result, are deleted
 ROWS_SHOWN = 8  # of the most confident and of the least confident
-_READ_ROWS = 1024
 
 # Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
 PAGE = {name: json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8")) for name in ("id", "en")}
@@ -167,7 +165,7 @@ def label_file(
     prefix = summary["job"]["prefix"]
     text_column = summary["job"]["inputs"][0]["text_column"] or f"{prefix}label"  # an empty file may have none
     names, found = ["label", "score"], pd.DataFrame(columns=["label", "score", "text"])
-    for chunk in Source(output, text_column=text_column, keep_lines=True).chunks(_READ_ROWS):
+    for chunk in Source(output, text_column=text_column, keep_lines=True).chunks():
         rows = chunk.table.to_pylist()
         if chunk.table.column_names == ["line"]:  # of JSONL, whose rows may have different keys
             rows = [json.loads(row["line"]) for row in rows]
@@ -206,7 +204,7 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
         page.launch(
             server_name=host,
             server_port=port or None,  # of Gradio, 0 is a port that is never served
-            max_file_size=MAX_UPLOAD,
+            max_file_size="200mb",
             run_history=False,
             share=False,
             footer_links=["settings"],  # where the language can be chosen

@@ -26,11 +26,10 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 # The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
-OPENING_SENTENCES = (
-    "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!",
-    "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.",
-)
-OPENING_LABELS = ("positive", "negative")
+OPENING_SENTENCES = {
+    "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!": "positive",
+    "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.": "negative",
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,7 @@ class LabelledFile:
     def read(
         cls, path: str | Path, labels: tuple[str, ...], train_path: str | Path | None = None, **reading: object
     ) -> "LabelledFile":
-        """Read a file as `load_splits` does with the options `reading`, which also says what is refused.
-
-        Of train only the texts matter; its columns may be called otherwise.
-        """
+        """Read a file as `load_splits` does with the options `reading`, which also says what is refused."""
         rows = load_splits({"data": path}, labels, **reading)["data"].to_pandas()
         if train_path:
             rows["seen"] = rows["text"].isin(_read_texts(Path(train_path), **reading))
@@ -93,7 +89,7 @@ class LabelledFile:
 def _read_texts(
     path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
 ) -> set[str]:
-    """Return the texts of a file: with these options where they fit it, else as they are found."""
+    """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
     try:
         source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
     except UserError:
@@ -145,9 +141,8 @@ def evaluate_system(
         n_labels = int((part.sum(-1) > 0).sum())
         slices[title] = {"n": int(part.sum()), "n_labels": n_labels, "f1": bootstrap(part, seed=seed)["f1"]}
     rows = data.rows.assign(file=data.path.name, gold=names[data.gold], predicted=names[predicted])
-    errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted]
-    errors = errors.sort_values("confidence", ascending=False, kind="stable").head(20)
-    of_opening = system.predict(list(OPENING_SENTENCES), data.labels)  # probabilities
+    errors = rows.assign(confidence=probabilities.max(-1))[data.gold != predicted].nlargest(20, "confidence")
+    of_opening = system.predict([*OPENING_SENTENCES], data.labels)  # probabilities
     evaluation = {
         "name": system.name,
         "kind": system.kind,
@@ -163,7 +158,7 @@ def evaluate_system(
         "examples": [
             {"text": text, "gold": gold, "predicted": names[row.argmax()].item()}
             | {"probabilities": dict(zip(data.labels, row.tolist(), strict=True))}
-            for text, gold, row in zip(OPENING_SENTENCES, OPENING_LABELS, of_opening, strict=True)
+            for (text, gold), row in zip(OPENING_SENTENCES.items(), of_opening, strict=True)
         ],
         "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
     }

@@ -27,10 +27,7 @@ score_present = partial(score_confusion, only_present=True)  # a file of two lab
 
 
 def resample(counts: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draw as many texts of each gold label, with replacement: (n_labels, n_outcomes) -> (N_RESAMPLES, *counts.shape).
-
-    Counts are texts by gold label and by what systems predicted for them.
-    """
+    """Draw as many texts of each gold label, with replacement: (n_labels, n_outcomes) -> (N_RESAMPLES, ...)."""
     n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
     shares = counts / np.maximum(n_texts, 1)
     drawn = np.random.default_rng(seed).multinomial(n_texts, shares[:, None], size=(len(counts), N_RESAMPLES))
