@@ -116,5 +116,3 @@ def test_predict_writes_what_explain_says(classifier, tmp_path):
         assert json.loads(row["words"]) == [
             [word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words
         ]
-    with pytest.raises(UserError, match="has no column for --explain"):
-        predict_files(classifier, tmp_path / "in.csv", tmp_path / "out.csv", format="submission", explain=True)
