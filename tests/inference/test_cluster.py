@@ -13,6 +13,8 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +26,7 @@ import pytest
 import torch
 from conftest import ROOT, make_model, make_tokenizer, run, save_tiny
 from datasets import Dataset
-from tables import read_file
+from tables import HOSTILE, read_file
 
 from smsa.errors import UserError
 from smsa.inference import BatchPredictor
@@ -32,21 +34,14 @@ from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
 
 N_ROWS = int(os.environ.get("SMSA_CLUSTER_ROWS", "3000"))
-HOSTILE = (
-    None, "", "   ", "\u3000\n", "😀👍🏽👨\u200d👩\u200d👧", "a\0b nul", "enak " * 9000, "\ufeffbom",
-    'kata "dikutip",\nbaris\r\nbaru\rlagi', "مرحبا \u202eterbalik\u202c", "=1+1", "a,b;c\td|e", "'", "\\N", "NULL",
-    "nan", "é" * 3000, "１２３", "-5", "{}",
-)  # fmt: skip
+TEXTS = [None, "enak " * 9000, *HOSTILE]
 FP32 = EngineArguments(precision="no", backend="torch")
-# quotes are doubled, and spaces and line breaks are a text's own; an empty field is an empty text
-CSV_OF_SPARK = {"header": True, "escape": '"', "emptyValue": "", "ignoreLeadingWhiteSpace": False}
-CSV_OF_SPARK |= {"ignoreTrailingWhiteSpace": False, "lineSep": "\n"}
 TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
 
 
 def make_table(n: int = N_ROWS) -> pa.Table:
     usual = [f"kotor dan mahal {'sekali ' * (i % 9)}{i}" for i in range(n)]
-    texts = [text if i % 7 else HOSTILE[i // 7 % len(HOSTILE)] for i, text in enumerate(usual)]
+    texts = [text if i % 7 else TEXTS[i // 7 % len(TEXTS)] for i, text in enumerate(usual)]
     whens = pa.array([1000003 * i for i in range(n)], pa.timestamp("us", "UTC"))
     codes = [f"{i:06d}" for i in range(n)]
     columns = {"key": range(n), "text": pa.array(texts, pa.string()), "code": codes, "when": whens}
@@ -222,11 +217,54 @@ def test_spark_takes_strings_only_and_a_worker_the_cores_of_its_task_where_none_
     assert (found["num_threads"], found["device"], found["backend"]) == (3, "cuda:1", "torch")
 
 
+@contextlib.contextmanager
+def killing(find: Callable[[], list[Callable]]):
+    """Call one of what is found to kill, at a random moment of the block; nothing need be found."""
+    done, killed = threading.Event(), []
+
+    def kill() -> None:
+        while not killed and not done.wait(random.uniform(0, 2)):
+            with contextlib.suppress(psutil.Error):  # it has ended by itself
+                for kill_one in find()[:1]:
+                    kill_one()
+                    killed.append(kill_one)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        thread.join()
+
+
+def find_processes(*names: str) -> list[Callable]:
+    """Return what kills the processes of Ray that do one of these things now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(" ".join(process.cmdline()).startswith(f"ray::{name}") for name in names):
+                found.append(process.kill)
+    return found
+
+
 @pytest.mark.slow(1800)
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
-def test_ray_gives_what_one_machine_gives(cluster, folder, of_one_machine, tmp_path, suffix):
+@pytest.mark.parametrize("suffix, victim", [
+    ("parquet", None), ("csv", None), ("jsonl", None), ("parquet", "actor"), ("parquet", "task"), ("parquet", "node"),
+])  # fmt: skip
+def test_ray_gives_what_one_machine_gives_also_after_a_kill(cluster, folder, of_one_machine, tmp_path, suffix, victim):
+    def find() -> list[Callable]:
+        actors = find_processes("MapWorker", "MapBatches(BatchPredictor")
+        nodes = [partial(cluster.remove_node, node, False) for node in cluster.worker_nodes] if actors else []
+        tasks = find_processes("MapBatches(_read", "Write")
+        return {"actor": actors, "node": nodes, "task": tasks}.get(victim, [])
+
     output, url = tmp_path / "out", f"file://{folder}/" if suffix == "csv" else f"{folder}/"
-    summary = predict_on_ray(cluster, folder, output, [url + f"*.{suffix}"], text_column="text")
+    with killing(find) as killed:
+        summary = predict_on_ray(cluster, folder, output, [url + f"*.{suffix}"], text_column="text")
+    if victim == "node":
+        cluster.add_node(**cluster.node_options)
+    assert bool(killed) == bool(victim)
     assert {file.suffix for file in output.iterdir()} == {f".{suffix}"}
     assert_same(output, of_one_machine(suffix))
     rows = read(output)
@@ -234,48 +272,6 @@ def test_ray_gives_what_one_machine_gives(cluster, folder, of_one_machine, tmp_p
     assert sum(summary["labels"].values()) == N_ROWS - summary["empty"]
     if suffix == "parquet":
         assert pq.read_schema(next(output.iterdir())).equals(pq.read_schema(of_one_machine(suffix)))
-
-
-def find_processes(cluster, names: tuple[str, ...]) -> list[psutil.Process]:
-    """Return the processes of Ray, of this cluster, that do one of these things now."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if any(process.cmdline()[0].startswith(f"ray::{name}") for name in names):
-                found.append(process)
-        except (psutil.Error, IndexError):
-            pass
-    return found
-
-
-@pytest.mark.slow(1800)
-@pytest.mark.parametrize("victim", ["actor", "task", "node"])
-def test_every_row_is_there_once_after_a_kill(cluster, folder, of_one_machine, tmp_path, victim):
-    output, killed = tmp_path / "out", []
-    names = {"actor": ("MapWorker", "MapBatches(BatchPredictor"), "task": ("MapBatches(_read", "Write"), "node": ()}
-
-    def kill() -> None:
-        while not find_processes(cluster, names["actor"]) and not output.exists():
-            time.sleep(0.05)
-        while not killed and not done.wait(random.uniform(0, 2)):
-            if victim == "node":
-                cluster.remove_node(killed.append(1) or random.choice(sorted(cluster.worker_nodes, key=id)), False)
-            elif found := find_processes(cluster, names[victim]):
-                killed.append(found[0].pid)
-                found[0].kill()
-
-    done = threading.Event()
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        predict_on_ray(cluster, folder, output, [folder / "*.parquet"], text_column="text")
-    finally:
-        done.set()
-        thread.join()
-        if victim == "node":
-            cluster.add_node(**cluster.node_options)
-    assert killed
-    assert_same(output, of_one_machine("parquet"))
 
 
 @pytest.mark.slow(1800)
@@ -320,53 +316,23 @@ def spark():
 
 
 @pytest.mark.slow(1800)
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
-def test_spark_gives_what_one_machine_gives(spark, folder, of_one_machine, tmp_path, suffix):
+@pytest.mark.parametrize("victim", [None, "worker", "executor"])
+def test_spark_gives_what_one_machine_gives_also_after_a_kill(spark, folder, of_one_machine, tmp_path, victim):
     import smsa
 
-    files, output = [str(folder / f"{i}.{suffix}") for i in range(3)], str(tmp_path / "out")
-    if suffix == "csv":
-        df = spark.read.csv(files, multiLine=True, **CSV_OF_SPARK)
-    elif suffix == "jsonl":
-        df = spark.read.json(files, schema="key long, text string, code string, Label double, n decimal(21)")
-    else:
-        df = spark.read.parquet(*files)
-    labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
-    assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
-    if suffix == "csv":
-        labelled.write.csv(output, quoteAll=True, **CSV_OF_SPARK)
-    elif suffix == "jsonl":
-        labelled.write.json(output, ignoreNullFields=False)
-    else:
-        labelled.write.parquet(output)
-    assert_same(tmp_path / "out", of_one_machine(suffix))
-
-
-@pytest.mark.slow(1800)
-@pytest.mark.parametrize("victim", ["worker", "executor"])
-def test_every_row_is_there_once_after_a_kill_on_spark(spark, folder, of_one_machine, tmp_path, victim):
-    import smsa
+    def find() -> list[Callable]:
+        found = []
+        for process in psutil.Process().children(recursive=True) if victim else ():
+            with contextlib.suppress(psutil.Error):
+                words, workers = " ".join(process.cmdline()), process.children()
+                if workers and "pyspark" in words and "daemon" in words:
+                    found.append((workers[0] if victim == "worker" else process.parent()).kill)
+        return found
 
     df = spark.read.parquet(*[str(folder / f"{i}.parquet") for i in range(3)])
     labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
-    done, killed = threading.Event(), []
-
-    def kill() -> None:
-        while not killed and not done.wait(0.1):
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    words = " ".join(process.cmdline())
-                    if killed or "pyspark" not in words or "daemon" not in words or not process.children():
-                        continue
-                    time.sleep(random.uniform(0, 2))
-                    found = process.children()[0] if victim == "worker" else process.parent()
-                    killed.append(found.pid)
-                    found.kill()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    labelled.write.parquet(str(tmp_path / "out"))
-    done.set()
-    thread.join()
-    assert killed
+    assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
+    with killing(find) as killed:
+        labelled.write.parquet(str(tmp_path / "out"))
+    assert bool(killed) == bool(victim)
     assert_same(tmp_path / "out", of_one_machine("parquet"))
