@@ -11,31 +11,12 @@ import pyarrow.parquet as pq
 from smsa import SentimentClassifier
 
 HOSTILE = [
-    "enak dan murah sekali !",
-    "",
-    "   ",
-    "NA",
-    "null",
-    "-5",
-    "=1+1",
-    "'=1+1",
-    "+62 812",
-    "@user",
-    'kata "enak", katanya',
-    '"',
-    "dua\nbaris",
-    "cr\rdi dalam",
-    "crlf\r\ndi dalam",
-    "tab\tdi dalam",
-    "nul\0di dalam",
-    "\ufeffbom",
-    "\u2028pemisah\x85",
-    "emoji 🙂👨‍👩‍👧",
-    "مرحبا بالعالم",
-    "1e400",
-    "\\N",
-    "kotor " * 300,
-]
+    "enak dan murah sekali !", "kotor " * 300, "emoji 🙂👨‍👩‍👧", "مرحبا بالعالم",
+    "", "   ", "NA", "null", "\\N", "1e400",  # what others take for nothing, or for a number
+    "-5", "=1+1", "'=1+1", "+62 812", "@user",  # or run
+    'kata "enak", katanya', '"', "dua\nbaris", "cr\rdi dalam", "crlf\r\ndi dalam", "tab\tdi dalam",
+    "nul\0di dalam", "\ufeffbom", "\u2028pemisah\x85",
+]  # fmt: skip
 ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated", "empty"]
 
 
