@@ -4,9 +4,7 @@
 """
 
 import contextlib
-import csv
 import itertools
-import json
 import os
 import random
 import shutil
@@ -26,7 +24,7 @@ import pytest
 import torch
 from conftest import ROOT, make_model, make_tokenizer, run, save_tiny
 from datasets import Dataset
-from tables import HOSTILE, read_file
+from tables import HOSTILE, read_file, write_file
 
 from smsa.errors import UserError
 from smsa.inference import BatchPredictor
@@ -63,12 +61,8 @@ def folder(tmp_path_factory):
         part = table.slice(start, stop - start)
         pq.write_table(part, folder / f"{i}.parquet", row_group_size=N_ROWS // 10)
         rows = part.select(["key", "text", "code", "Label"]).to_pylist()
-        with (folder / f"{i}.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        lines = [json.dumps(row | {"n": 10**20}, ensure_ascii=row["key"] % 2 == 0) for row in rows]
-        (folder / f"{i}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_file(folder / f"{i}.csv", rows)
+        write_file(folder / f"{i}.jsonl", [row | {"n": 10**20} for row in rows])
     return folder
 
 
