@@ -1,4 +1,4 @@
-"""Imports in smsa/ point down: each room imports only the rooms below it and the modules at the root."""
+"""Imports in smsa/ point down: each room imports only those below it and the root. What setup.cfg names is there."""
 
 import configparser
 import re
@@ -19,6 +19,8 @@ ROOMS_BELOW = {
     "sharing": {"data", "models", "training", "pretraining", "inference", "evaluation"},
     "demo": {"data", "models", "inference", "evaluation"},
 }
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
 # Also within functions; of what ruff has formatted, where each line imports from one module.
 IMPORT = re.compile(r"^\s*(?:from|import) (smsa|scripts|benchmarks|tests|\.)(?:\.| import )?(\w*)", re.MULTILINE)
@@ -34,9 +36,14 @@ def test_imports_point_down(path: Path):
 
 
 def test_an_installation_has_every_file_of_the_package():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    patterns = setup["options.package_data"]["smsa"].split()
+    patterns = SETUP["options.package_data"]["smsa"].split()
     installed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
     there = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert len(there) > 10 and there <= installed
+
+
+def test_a_space_needs_what_the_package_needs():
+    extras = SETUP["options.extras_require"]
+    needed = "\n".join([SETUP["options"]["install_requires"], extras["demo"], extras["openvino"]]).split("\n")
+    listed = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert listed[1:] == [line for line in needed if line]

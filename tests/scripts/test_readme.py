@@ -3,7 +3,6 @@
 Those that need SmSA are run by test_recipes.py.
 """
 
-import configparser
 import re
 
 import pytest
@@ -108,12 +107,3 @@ def test_every_link_within_the_project_leads_somewhere(page):
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page
             assert target.exists() and (not anchor or anchor in anchors(target)), link
-
-
-def test_a_space_needs_what_the_package_needs():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    extras = setup["options.extras_require"]
-    needed = "\n".join([setup["options"]["install_requires"], extras["demo"], extras["openvino"]]).split("\n")
-    listed = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert listed[1:] == [line for line in needed if line]
