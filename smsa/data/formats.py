@@ -246,7 +246,8 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
     """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text.
+    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
+    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
 
     Args:
         lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
@@ -258,36 +259,26 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    rows = _read_csv(iter(lines), path, separator)
-    while True:
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            try:
-                block = list(islice(rows, _ROWS_AT_ONCE))
-            finally:
-                csv.field_size_limit(limit)
-        if not block:
-            return
-        yield from block
-
-
-def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterator[Row]:
-    """Yield the line where each row starts, and its fields; a quote that stands where none may makes its row bad.
-
-    Where it swallowed other lines, these are rows again if they are no doubt rows: see `_count_spoilt`.
-    """
-    mark, number = separator or _NO_SEPARATOR, 1
+    mark, number, lines = separator or _NO_SEPARATOR, 1, iter(lines)
     taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
     while True:
         following = iter(lambda: again.popleft() if again else next(lines, ""), "")
         noted = (taken.append(line) or line for line in following)
-        try:
-            for row in csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True):
-                yield number, row if separator or not row else [mark.join(row)]
-                number += len(taken)
-                taken.clear()
-            return
-        except csv.Error as error:
+        reader = csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
+        rows, error = [], None
+        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+            limit = csv.field_size_limit(FIELD_LIMIT)
+            try:
+                for row in islice(reader, _ROWS_AT_ONCE):
+                    rows.append((number, row if separator or not row else [mark.join(row)]))
+                    number += len(taken)
+                    taken.clear()
+            except csv.Error as found:
+                error = found
+            finally:
+                csv.field_size_limit(limit)
+        yield from rows
+        if error is not None:
             n_spoilt = _count_spoilt(taken, separator)
             upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
             reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
@@ -296,6 +287,8 @@ def _read_csv(lines: Iterator[str], path: Path, separator: str | None) -> Iterat
             number += n_spoilt
             again.extendleft(reversed(taken[n_spoilt:]))
             taken.clear()
+        elif len(rows) < _ROWS_AT_ONCE:
+            return
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:

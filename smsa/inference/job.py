@@ -214,9 +214,12 @@ def pair_outputs(
     lines hold no columns, a workbook an .xlsx, and JSON lines of it.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input.
+        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
     """
     path = Path(output)
+    if path.exists() and not path.is_dir() and not (path.is_file() and path.suffix):
+        what = "a file without suffix" if path.is_file() else "a pipe or a device"
+        raise UserError(f"{output} is {what}, which no output can take the place of: name another, or - for stdout.")
     if path.is_dir() or not path.suffix or output.endswith(("/", os.sep)):
         pairs = []
         for file in files:

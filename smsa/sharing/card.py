@@ -16,8 +16,11 @@ from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = jinja2.FileSystemLoader(Path(__file__).parent)
-_TEMPLATES = TEMPLATES.overlay(loader=_FOLDER, trim_blocks=False, lstrip_blocks=False)
+_TEMPLATES = TEMPLATES.overlay(
+    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
+    trim_blocks=False,
+    lstrip_blocks=False,
+)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
