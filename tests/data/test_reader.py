@@ -18,96 +18,69 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 
 # What people have beside the tables of benchmarks/reading.py, which test_layout.py reads:
-# a file, its content, the column of texts, the texts, and what is said of it.
+# a file, its content, the column of texts, and the texts.
 KEYED = '{"-Na": {"tweets": [{"isi": "a"}]}, "-Nb": {"tweets": [{"isi": "b"}]}}'
 KINDS = {
-    "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"], "utf-8-sig"),
-    "lines of .tsv": ("a.tsv", "enak\nburuk\n", "text", ["enak", "buruk"], ""),
-    "CR too many": ("a.tsv", "kode\tulasan\r\r\n1\tenak sekali\r\r\n", "ulasan", ["enak sekali"], ""),
+    "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"]),
+    "lines of .tsv": ("a.tsv", "enak\nburuk\n", "text", ["enak", "buruk"]),
     "quotes of texts in .tsv": ("a.tsv", '"a\tnegatif\nteks\tnetral\nb"\tpositif\n"a ""b"""\tpositif\n', "text",
-                                ['"a', "teks", 'b"', '"a ""b"""'], ""),
-    "quotes of texts in .txt": ("a.txt", '"a ""b"" c"\n"a\nb"\n', "text", ['"a ""b"" c"', '"a', 'b"'], ""),
-    "quoted words in .txt": ("a.txt", '"Mantap" "Keren"\nbagus\n', "text", ['"Mantap" "Keren"', "bagus"], ""),
-    "no rows": ("a.csv", "id,review\n", "review", [], ""),
-    "plural": ("a.csv", "tweets,sentiment\nenak,1\n", "tweets", ["enak"], ""),
-    "modifier": ("a.csv", "Original Comment,clean_comment\nEnak!,enak\n", "Original Comment", ["Enak!"], ""),
-    "semicolons": ("a.csv", "id;ulasan\r\n1;enak, ya\r\n", "ulasan", ["enak, ya"], "by ';'"),
-    "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"], ""),
-    "TABs in .txt": ("a.txt", 'enak "ya\tpositive\nkotor\tnegative\n', "text", ['enak "ya', "kotor"],
-                     "no header"),
-    "semicolons in .txt": ("a.txt", "id;teks\n1;enak\n", "teks", ["enak"], "by ';'"),
-    "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"], "in row 1"),
-    "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"], ""),
-    "no header": ("a.csv", "saya kecewa sekali\nbagus\n", "text", ["saya kecewa sekali", "bagus"], "no header"),
-    "title rows": ("a.csv", "Laporan,,\n,,\nno,ulasan,n\n1,enak,2\n", "ulasan", ["enak"], "in row 3"),
-    "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"],
-                                        "in row 2"),
-    "long questions": ("a.csv", "Stempel waktu,Saya puas dengan layanan toko ini,Saran\n2025/01/05,Setuju,antre lama "
-                       "sekali di kasir\n", "Saran", ["antre lama sekali di kasir"], ""),
-    "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"],
-                    "4 lines that are blank"),
-    "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"], "2 rows lack fields"),
-    "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"], ""),
-    "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"], ""),
-    "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"], ""),
-    "JSON by keys": ("a.json", '{"-Na": {"n": 1, "isi": "a"}, "-Nb": {"isi": "b"}}', "isi", ["a", "b"], ""),
-    "JSON of an API, deeper": ("a.json", '{"ok": 1, "data": {"n": 1, "ratings": [{"isi": "a"}]}}', "isi", ["a"], ""),
-    "JSON, a feed": ("a.json", '{"feed": {"author": {"name": "x"}, "entry": [{"isi": "a"}]}}', "isi", ["a"], ""),
-    "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"], ""),
+                                ['"a', "teks", 'b"', '"a ""b"""']),
+    "quotes of texts in .txt": ("a.txt", '"a ""b"" c"\n"a\nb"\n', "text", ['"a ""b"" c"', '"a', 'b"']),
+    "quoted words in .txt": ("a.txt", '"Mantap" "Keren"\nbagus\n', "text", ['"Mantap" "Keren"', "bagus"]),
+    "no rows": ("a.csv", "id,review\n", "review", []),
+    "modifier": ("a.csv", "Original Comment,clean_comment\nEnak!,enak\n", "Original Comment", ["Enak!"]),
+    "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"]),
+    "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"]),
+    "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
+    "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
+    "blank lines": ("a.csv", "\nid,text\n\n1,enak\n\n\n2,kotor\n\n", "text", ["enak", "kotor"]),
+    "short rows": ("a.csv", "text,a,b\nenak,1\nkotor\nx,1,2\n", "text", ["enak", "kotor", "x"]),
+    "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"]),
+    "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"]),
+    "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
+    "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
-                             '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"], ""),
-    "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"], ""),
-    "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"], ""),
-    "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"], ""),
-    "an array in .jsonl": ("a.jsonl", '[{"isi": "a"},\n {"isi": "b"}]\n', "isi", ["a", "b"], "JSON"),
-    "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"], ""),
-    "JSON within rows": ("a.json", '[{"id": 1, "at": "2025-01-05", "data": {"text": "a"}}]', "data.text", ["a"], ""),
-    "JSON called .txt": ("a.txt", '[{"text": "a"}]', "text", ["a"], "JSON; the texts"),
-    "text called .xls": ("a.xls", "ulasan\tn\nenak\t1\n", "ulasan", ["enak"], "no workbook"),
-    "names again": ("a.csv", "id,teks\n1,enak\nid,teks\n2,kotor\n", "teks", ["enak", "kotor"], "1 lines that are"),
-    "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"], ""),
-    "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"], ""),
-    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""], ""),
-    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"], ""  ),
-    "quotes of Excel": ("a.txt", 'no\tteks\r\n1\t"enak, ya"\r\n2\tkotor\r\n', "teks", ["enak, ya", "kotor"], ""),
+                             '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
+    "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
+    "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"]),
+    "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"]),
+    "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"]),
+    "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"]),
+    "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"]),
+    "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""]),
+    "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"]),
+    "quotes of Excel": ("a.txt", 'no\tteks\r\n1\t"enak, ya"\r\n2\tkotor\r\n', "teks", ["enak, ya", "kotor"]),
     "doubled quotes in .tsv": ("a.tsv", 'teks\tn\n"kata ""dia"" ya"\t1\n"a\nb"\t2\n', "teks",
-                               ['kata "dia" ya', "a\nb"], ""),
-    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"], "by ' '"),
-    "rows in quotes": ("a.csv", 'id,teks\n1,enak\n"2,""kotor, ya"""\n"3,b"\n', "teks", ["enak", "kotor, ya", "b"], ""),
-    "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","a\nb",3\n', "teks", ["enak, ya", "a\nb"], ""),
-    "R, TABs": ("a.tsv", 'teks\tn\n1\tenak "ya\t2\n2\tkotor\t3\n', "teks", ['enak "ya', "kotor"], ""),
+                               ['kata "dia" ya', "a\nb"]),
+    "R": ("a.txt", '"teks" "kelas"\n"1" "enak, ya" "a"\n"2" "kotor" "b"\n', "teks", ["enak, ya", "kotor"]),
+    "rows in quotes": ("a.csv", 'id,teks\n1,enak\n"2,""kotor, ya"""\n"3,b"\n', "teks", ["enak", "kotor, ya", "b"]),
+    "R, commas": ("a.csv", '"teks","n"\n"1","enak, ya",2\n"2","a\nb",3\n', "teks", ["enak, ya", "a\nb"]),
     "a count of comments": ("a.csv", "id,desc,comments\n1,enak dan murah sekali,0\n2,enak juga ya,3\n", "desc",
-                            ["enak dan murah sekali", "enak juga ya"], ""),
+                            ["enak dan murah sekali", "enak juga ya"]),
     "one text a line, with commas": ("a.csv", "mantap, barang bagus\nmantap, cepat sekali\njelek, kecewa\n", "text",
-                                     ["mantap, barang bagus", "mantap, cepat sekali", "jelek, kecewa"], ""),
-    "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"], ""),
-    "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"], ""),
-    "names that are labels": ("a.csv", "teks,positif,negatif\nenak,x,\nkotor,,x\n", "teks", ["enak", "kotor"], ""),
-    "UTF-16": ("a.csv", "text\ta\nenak 🙂\t1\n".encode("utf-16"), "text", ["enak 🙂"], "utf-16"),
-    "Windows-1252": ("a.csv", "id;text\n1;café – enak\n".encode("cp1252"), "text", ["café – enak"], "cp1252"),
+                                     ["mantap, barang bagus", "mantap, cepat sekali", "jelek, kecewa"]),
+    "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"]),
+    "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"]),
+    "names that are labels": ("a.csv", "teks,positif,negatif\nenak,x,\nkotor,,x\n", "teks", ["enak", "kotor"]),
     "a text and its reply": ("a.csv", "id,Isi Laporan,Tanggapan\n1,mati lampu,Baik kak segera kami cek\n",
-                             "Isi Laporan", ["mati lampu"], ""),
-    "keys": ("a.csv", "id,A.t\n5a1b-3c4d-9e8f-7a6b-1c2d-3e4f-a0b9,enak dan murah\n", "A.t", ["enak dan murah"], ""),
-    "reasons": ("a.csv", "ulasan,saran\nrasanya enak dan murah,\nkotor dan bau sekali,bersihkan\n", "ulasan",
-                ["rasanya enak dan murah", "kotor dan bau sekali"], ""),
-    "words with a 2": ("a.txt", "mantap2\njos2\n", "text", ["mantap2", "jos2"], ""),
+                             "Isi Laporan", ["mati lampu"]),
+    "keys": ("a.csv", "id,A.t\n5a1b-3c4d-9e8f-7a6b-1c2d-3e4f-a0b9,enak dan murah\n", "A.t", ["enak dan murah"]),
+    "words with a 2": ("a.txt", "mantap2\njos2\n", "text", ["mantap2", "jos2"]),
     "addresses": ("a.csv", "Alamat,Kritik dan Saran\nJalan Mawar nomor lima dekat pasar,kotor dan bau sekali\n",
-                  "Kritik dan Saran", ["kotor dan bau sekali"], ""),
+                  "Kritik dan Saran", ["kotor dan bau sekali"]),
     "remarks on texts": ("a.csv", "text,comment\nenak,\nkotor,tidak yakin apa ini negatif\nx,\n", "text",
-                         ["enak", "kotor", "x"], ""),
-    "blanks behind commas": ("a.csv", 'id, teks\n1, "a, b"\n', "teks", ["a, b"], "by ', '"),
-    "JSON of UTF-16": ("a.jsonl", '[{"isi": "enak 🙂"}]'.encode("utf-16"), "isi", ["enak 🙂"], "JSON"),
-    "UTF-16 without a mark": ("a.csv", "id,teks\n1,enak\n".encode("utf-16-be"), "teks", ["enak"], "utf-16"),
-    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor'], "fastText's"),
+                         ["enak", "kotor", "x"]),
+    "JSON of UTF-16": ("a.jsonl", '[{"isi": "enak 🙂"}]'.encode("utf-16"), "isi", ["enak 🙂"]),
+    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor']),
     "fastText, labels behind": ("a.csv", f"enak, ya __label__positif\r\n\r\n{' ' * 99_999}x __label__2\r\n", "text",
-                                ["enak, ya", "", " " * 99_999 + "x"], "fastText's labels"),
+                                ["enak, ya", "", " " * 99_999 + "x"]),
     "backslashes": ("a.csv", '"ulasan","n"\n"kata \\"dia\\", ya","1"\n"C:\\\\a\\\nb","2"\n', "ulasan",
-                    ['kata "dia", ya', "C:\\a\nb"], "quotes with a backslash before them"),
+                    ['kata "dia", ya', "C:\\a\nb"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name, content, column, texts, said", KINDS.values(), ids=KINDS)
-def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog, name, content, column, texts, said):
+@pytest.mark.parametrize("name, content, column, texts", KINDS.values(), ids=KINDS)
+def test_a_file_of_each_kind_is_read_and_its_column_is_said(tmp_path, caplog, name, content, column, texts):
     caplog.set_level("INFO", "smsa")
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -115,7 +88,17 @@ def test_a_file_of_each_kind_is_read_and_what_was_found_is_said(tmp_path, caplog
     chunks = list(source.chunks(10))
     assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
-    assert said in caplog.text and f"the texts are in the column {column!r}" in caplog.text
+    assert f"the texts are in the column {column!r}" in caplog.text
+
+
+def test_blank_lines_and_rows_that_lack_fields_are_counted_once(tmp_path, caplog):
+    caplog.set_level("INFO", "smsa")
+    (tmp_path / "a.csv").write_text("\ntext,a,b\n\nenak,1\n\nx,1,2\ntext,a,b\nkotor\n")
+    source = Source(tmp_path / "a.csv")
+    for _ in range(2):
+        assert [chunk.texts.to_pylist() for chunk in source.chunks(9)] == [["enak", "x", "kotor"]]
+    assert caplog.text.count("2 rows lack fields at their end, which are nulls, the first in line 4") == 1
+    assert caplog.text.count("3 lines that are blank, or name the columns again, are no rows") == 1
 
 
 @pytest.mark.parametrize("suffix, keep_lines", [(".json", False), (".jsonl", False), (".jsonl", True)])
@@ -231,12 +214,10 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.parquet", b"text\nx\n", "a.parquet cannot be read"),
     ("a.csv.gz", b"text\nx\n", "a.csv.gz cannot be read"),
     ("a.csv.gz", gzip.compress(b"text\n" + b"enak sekali\n" * 9999)[:-20], "a.csv.gz cannot be read"),  # cut short
-    ("a.jsonl.zst", b"text\nx\n", "a.jsonl.zst cannot be read"),
     ("a.zip", b"text\nx\n", "a.zip cannot be read"),
     ("a.csv", b"te\xffxt,id\nx,1\n", "the names of the columns are not valid UTF-8"),
     ("a.xlsx", b"PK", "a.xlsx cannot be read as a workbook"),
     ("a", b"", "a: the suffix must be one of .csv"),
-    ("a.gz", b"", "a.gz: the suffix must be one of .csv"),
     ("a.xlsx.gz", b"", "a.xlsx.gz: .xlsx is compressed inside"),
     ("a.pdf", b"%PDF", "a.pdf: the suffix must be one of .csv, .* save any other as .csv"),
     ("a.csv", b"PK\x03\x04", "a.csv is no text: give its name the suffix .xlsx or .zip"),
@@ -245,7 +226,6 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.xls", b"<table><tr><td>text", "a.xls is a web page, .*, and no table: save it as .xlsx or .csv with what"),
     ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not valid JSON from here on"),
     ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', 'a.json:1: not valid JSON .*another value follows: .{"text": "b"}'),
-    ("a.json", b'{"text": ["a", "b"], "n": 1}', "a.json holds no array of objects"),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
@@ -259,28 +239,20 @@ def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, con
 # What cannot be trusted in a file: the texts that are read all the same, the lines of bad rows, and why they are bad.
 BAD = {
     "a.csv": (b'id,text\n1,"a\nb"\n2\n3,c\n', ["a\nb", "c"], [4], "1 field(s) instead of 2"),
-    "comma.csv": (b"id,text\n1,a\n2,b, c\n3,c\n", "ac", [3], "3 field(s) instead of 2"),
     "commas.csv": (b"ulasan,sentimen\nx, y, z,positif\nkotor,negatif\nx, y,netral\n", ["kotor"], [2, 4], "field(s)"),
     "many.csv": (b"id,ulasan,n_suka\n1,a b c,2\n2,a,b,c,d,e,f,g\n3,c,1\n", ["a b c", "c"], [3], "8 field(s)"),
     "in each row.csv": (b"id,text\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s) instead of 2"),
     "in each row of a rating.csv": (b"rating,review\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s)"),
-    "and date.csv": (b"tanggal,ulasan\n2024-01-01,bagus, ya\n2024-01-02,jelek, ya\n", [], [2, 3], "3 field(s)"),
     "a list of words.csv": (b'id,text,n\n1,a,5\n"enak,b,c"\n3,c,4\n', "ac", [3], "1 field(s) instead of 3"),
     "quotes around a row.csv": (b'id,text\n1,a\n"2,b, b"\n3,c\n', "ac", [3], "1 field(s) instead of 2"),
     "quote.csv": (b'id,text\n1,a\n2,"b\n3,c\n', "ac", [3], "a quote is not closed, or stands within quotes"),
-    "quotes.csv": (b'id,text\n1,a\n2,"b "b" b"\n3,"c"\n', "ac", [3], "a quote is not closed, or stands within quotes"),
     "lines.csv": (b'id,text\n1,a\n2,"b\nb, "b" b"\n3,c\n', "ac", [3], "up to line 4"),
-    "not UTF-8.csv": (b"id,text\n1,a\n2,b\xff\n3,c\n", "ac", [3], "not valid UTF-8"),
     "UTF-8 last.csv": (b"id,text\n2,10\xb2 \x96\n3,c\n3,c\n1,\xc3\xa9\n", "ccé", [2], "not valid UTF-8"),
     "UTF-8 first.csv": (b"id,text\n1,\xc3\xa9\n3,c\n3,c\n2,10\xb2 \x96\n", "écc", [5], "not valid UTF-8"),
     "a.tsv": (b"id\ttext\n1\ta\n2\t3\t4\n3\tc\n", "ac", [3], "3 field(s) instead of 2"),
     "TABs in some texts.txt": (b"a b c d e f\t1\na\tb\t0\nc d e f\t1\n", ["a b c d e f", "c d e f"], [2], "3 field(s)"),
-    "words quoted.tsv": (b'id\ttext\n1\ta\n"x" y\n3\tc\n', "ac", [3], "1 field(s) instead of 2"),
     "blank.tsv": (b"text;label\na b;positif\n\nc;negatif\n", ["a b", "c"], [3], "a blank line"),
-    "blank.txt": (b"text,label\na b,positif\n\nc,negatif\n", ["a b", "c"], [3], "a blank line"),
     "a.jsonl": (b'{"text":"a"}\n{"text":1}\n{"text":"c"}\n', "ac", [2], "the text is not a string"),
-    "no object.jsonl": (b'{"text":"a"}\n[]\n{"text":"c"}\n', "ac", [2], "not an object"),
-    "without.jsonl": (b'{"text":"a"}\n{}\n{"text":"c"}\n', "ac", [2], "no 'text'"),
     "broken.jsonl": (b'{"text":"a"}\n{"text":\n{"text":"c"}\n', "ac", [2], "not valid JSON"),
     "surrogate.jsonl": (b'{"text":"a"}\n{"text":"\\ud800"}\n{"text":"c"}\n', "ac", [2], "not valid UTF-8"),
     "first.jsonl": (b'{}\n{"id":"1","text":"a"}\n{"id":"2","text":"c"}\n', "ac", [1], "no 'text'"),
