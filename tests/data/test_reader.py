@@ -132,48 +132,50 @@ def test_what_stands_within_hides_nothing(tmp_path, row, text_column, label_colu
         assert Source(tmp_path / "a.jsonl", label_column="label").label_column == label_column
 
 
-def test_sheets_with_texts_are_found_and_cells_keep_their_types(tmp_path, caplog):
-    caplog.set_level("INFO", "smsa")
+def test_cells_of_a_workbook_keep_their_types_and_empty_rows_and_columns_are_none(tmp_path):
     day = datetime.date(2025, 1, 5)
     rows = [["No", "Ulasan", "Nilai", "Tanggal", ""], [1, "=1+1", 4.5, day, None], [2, "5", 3, day, "x"], [None] * 5]
     sheets = {
         "Ringkasan": [["Kategori", "Jumlah"], ["Total", 2]],
         "Data": [["Laporan", None], [], *rows, rows[0], [3, 7, 1, day, None]],
-        "Lain": [["isi"], ["enak"]],
     }
     write_workbook(tmp_path / "a.xlsx", sheets)
-    with pytest.raises(UserError, match="which of the sheets 'Data', 'Lain' holds the texts.* --sheet Data"):
-        Source(tmp_path / "a.xlsx")
-    (chunk,) = Source(tmp_path / "a.xlsx", sheet="Data").chunks(9)
+    (chunk,) = Source(tmp_path / "a.xlsx").chunks(9)
     assert chunk.texts.to_pylist() == ["=1+1", "5", "7"] and chunk.lines.tolist() == [4, 5, 8]
     assert chunk.table.drop_columns("Ulasan").to_pylist() == [
         {"No": 1, "Nilai": 4.5, "Tanggal": day, "column_5": None},
         {"No": 2, "Nilai": 3.0, "Tanggal": day, "column_5": "x"},
         {"No": 3, "Nilai": 1.0, "Tanggal": day, "column_5": None},
     ]
-    del sheets["Lain"]
-    write_workbook(tmp_path / "b.xlsx", sheets)
-    assert Source(tmp_path / "b.xlsx").names == ["No", "Ulasan", "Nilai", "Tanggal", "column_5"]
-    assert "b.xlsx: sheet 'Data'; the names of the columns are in row 3; the texts" in caplog.text
-    form = [["Apa baiknya?", "Apa buruknya?"], ["enak sih ya", "jauh sih ya"]]
-    write_workbook(tmp_path / "c.xlsx", {"Form": form, "Kode": [["arti"], ["puas sekali ya"]]})
-    with pytest.raises(UserError, match="which column holds the texts|which of the sheets"):
-        Source(tmp_path / "c.xlsx")
-    with pytest.raises(UserError, match="no sheet 'data'. Choose with --sheet. The sheets are: 'Ringkasan', 'Data'"):
-        Source(tmp_path / "b.xlsx", sheet="data")
-    write_workbook(tmp_path / "c.xlsx", {"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]})
-    assert Source(tmp_path / "c.xlsx").text_column == "isi"  # what has no name is no column of texts by its name
-    write_workbook(
-        tmp_path / "d.xlsx", {"A": [["Tulis curhat Anda di sini", None, "A"], ["antre lama sekali di kasir", 1, "b"]]}
-    )
-    assert Source(tmp_path / "d.xlsx").text_column == "Tulis curhat Anda di sini"
-    write_workbook(tmp_path / "f.xlsx", {"A": [["antre lama", "Solo"], ["ramah", "Kudus"]], "B": []})
-    with pytest.raises(UserError, match="is the first line, 'antre lama', 'Solo', the names of the columns"):
-        Source(tmp_path / "f.xlsx")  # not an empty sheet in its place
-    (tmp_path / "e.csv").write_text("Catatan,Asal\nenak,Solo\n")
-    assert Source(tmp_path / "e.csv", text_column="catatan").names == ["Catatan", "Asal"]
-    (tmp_path / "d.csv").write_text("isi\nenak\n")  # beside a workbook, whose sheet is named
-    assert Source(tmp_path / "d.csv", sheet="Data").text_column == "isi"
+
+
+QUESTIONS = [["Apa baiknya?", "Apa buruknya?"], ["enak sih ya", "jauh sih ya"]]
+
+
+@pytest.mark.parametrize("sheets, column", [
+    ({"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]}, "isi"),
+    ({"A": [["Tulis curhat di sini", None, "A"], ["antre lama sekali ya", 1, "b"]]}, "Tulis curhat di sini"),
+])  # fmt: skip
+def test_the_sheet_with_texts_is_found(tmp_path, sheets, column):
+    write_workbook(tmp_path / "a.xlsx", sheets)
+    assert Source(tmp_path / "a.xlsx").text_column == column
+
+
+@pytest.mark.parametrize("sheets, sheet, message", [
+    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, "which of the sheets 'A', 'B' holds"),
+    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
+    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, "a", "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
+    ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, "is the first line, 'antre', 'Solo', the names of"),
+])  # fmt: skip
+def test_sheets_that_may_be_meant_are_asked_for(tmp_path, sheets, sheet, message):
+    write_workbook(tmp_path / "a.xlsx", sheets)
+    with pytest.raises(UserError, match=message):
+        Source(tmp_path / "a.xlsx", sheet=sheet)
+
+
+def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
+    (tmp_path / "a.csv").write_text("Catatan,Asal\nenak,Solo\n")
+    assert Source(tmp_path / "a.csv", text_column="catatan", sheet="Data").text_column == "Catatan"
 
 
 def test_a_hidden_sheet_is_none(tmp_path):
