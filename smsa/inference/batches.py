@@ -8,6 +8,7 @@ import pyarrow as pa
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
+from smsa.models.loading import label_names, load_classifier
 
 
 def locate(model: str | None) -> str | None:
@@ -15,10 +16,15 @@ def locate(model: str | None) -> str | None:
     return os.path.abspath(model) if model and os.path.isdir(model) else model
 
 
-def find_added(model: str | None, revision: str | None = None, **options: bool) -> pa.Schema:
+def find_added(
+    model: str | None, revision: str | None = None, labels_only: bool = False, explain: bool = False
+) -> pa.Schema:
     """Load a model, so that one that cannot be loaded is told of at once, and return the columns that it adds."""
-    predictor = BatchPredictor(model, revision, device="cpu", precision="no", backend="torch", **options)
-    return predictor(pa.table({"text": pa.array([], pa.string())})).schema.remove(0)
+    labels = label_names(load_classifier(model, revision)[0].config.id2label)
+    numbers = ["score", *(f"p_{label}" for label in labels)]
+    kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
+    kinds |= {"words": pa.string()} if explain else {}
+    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in LABEL_COLUMNS])
 
 
 class BatchPredictor:

@@ -42,7 +42,7 @@ def predict(
     if dict(df.dtypes).get(text_column) != "string":
         columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
         raise UserError(f"no column {text_column!r} of strings: give text_column. The columns are: {columns}.")
-    added = find_added(model, revision, labels_only=labels_only, explain=explain)
+    added = find_added(model, revision, labels_only, explain)
     prefix = find_prefix(added.names, df.columns, prefix)
     fields = [StructField(f"{prefix}{field.name}", _TYPES[field.type]) for field in added]
     options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}

@@ -28,6 +28,7 @@ from tables import HOSTILE, read_file, write_file
 
 from smsa.errors import UserError
 from smsa.inference import BatchPredictor
+from smsa.inference.batches import find_added
 from smsa.inference.engine import EngineArguments
 from smsa.inference.job import PredictionArguments, predict_files
 
@@ -149,6 +150,14 @@ def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, 
     assert frame["text"].fillna("").tolist() == table["text"].fill_null("").to_pylist()
     mapped = Dataset(table).map(predictor, batched=True, batch_size=300).to_pandas()
     assert mapped["smsa_label"].fillna("").tolist() == expected["smsa_label"].fillna("").tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"labels_only": True}, {"explain": True}])
+def test_what_is_added_is_known_before_it_is_predicted(folder, options):
+    model = str(folder / "model")
+    empty = pa.table({"text": pa.array([], pa.string())})
+    added = BatchPredictor(model, **options, **vars(FP32))(empty).schema.remove(0)
+    assert added.equals(find_added(model, **options))
 
 
 def test_a_batch_without_texts_says_which_columns_it_has(folder):
