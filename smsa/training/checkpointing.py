@@ -130,8 +130,8 @@ def _look_for_start(output_dir: Path, settings: dict, environment: dict) -> tupl
             logger.warning("%s has lost %s: the result is written again.", output_dir, ", ".join(missing))
     newest = find_newest(output_dir)
     if newest is None:
-        way_out = "there is no checkpoint to resume from, so choose another --output_dir"
-        require_empty(output_dir, way_out, (STAGING, LOCK, "runs"))  # the last is TensorBoard's
+        ours = (STAGING, LOCK, "runs")  # the last is TensorBoard's
+        require_empty(output_dir, "there is no checkpoint to resume from, so choose another --output_dir", ours)
         return None, False
     manifest = json.loads((newest / MANIFEST).read_bytes())
     changed = _find_changed(manifest["settings"], settings)
@@ -168,11 +168,9 @@ def sole_run(output_dir: Path, resume: bool) -> Iterator[None]:
 
     def take() -> None:
         if not resume:
-            way_out = "resume it by --resume auto, or choose another --output_dir"
-            require_empty(output_dir, way_out, (STAGING, LOCK))
+            require_empty(output_dir, "resume it by --resume auto, or choose another --output_dir", (STAGING, LOCK))
         output_dir.mkdir(parents=True, exist_ok=True)
-        way_out = "wait for it, stop it, or choose another --output_dir"
-        take_lock(lock, 0, f"{output_dir} is in use by another run: {way_out}.")
+        take_lock(lock, 0, f"{output_dir} is in use by another run: wait for it, stop it, or choose another folder.")
         shutil.rmtree(output_dir / STAGING, ignore_errors=True)  # of a run that was killed; it may fill the disk
 
     on_main(take)

@@ -47,7 +47,9 @@ class StepRecorder:
         and `n_items` is one of shape ().
         """
         shape = tuple((name, values.shape) for name, values in inputs.items())
-        self._put_gradients_back()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=False):
+            if gradient is not None and parameter.grad is not gradient:  # which something has dropped
+                parameter.grad = gradient.zero_()
         if self.lacks_memory or shape not in self.recordings:
             self.recordings[shape] = None
             loss = step(model, inputs, n_items)
@@ -82,12 +84,6 @@ class StepRecorder:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:
             torch._foreach_zero_(gradients)  # as torch's optimisers do
-
-    def _put_gradients_back(self) -> None:
-        """Put the gradients that something has dropped back where recordings add to them, as 0."""
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=False):
-            if gradient is not None and parameter.grad is not gradient:
-                parameter.grad = gradient.zero_()
 
     def _record(self, step: Step, model: nn.Module, inputs: dict[str, torch.Tensor], n_items: torch.Tensor) -> tuple:
         places = {name: values.clone() for name, values in inputs.items()}
