@@ -12,6 +12,7 @@ from forks import Forks
 from hub_double import TOKEN, Fault, run_hub
 from huggingface_hub import constants
 
+from smsa import SentimentClassifier
 from smsa.errors import UserError
 from smsa.sharing.card import render_card
 from smsa.sharing.hub import list_uploads, push
@@ -141,33 +142,24 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
         list_uploads(tmp_path)
 
 
-LOADS = """
-import sys
-import huggingface_hub, smsa
-
-def label(name):
-    return smsa.SentimentClassifier.from_pretrained(name, backend="torch")(["enak dan murah", "kotor sekali"])
-
-found = label(sys.argv[1]), label("me/model")
-huggingface_hub.constants.HF_HUB_OFFLINE = True
-assert found[0] == found[1] == label("me/model")
-"""
-
-
 @pytest.mark.slow
-def test_a_download_that_is_cut_is_a_sentence_and_the_next_predicts_as_the_folder_and_offline_too(hub, tmp_path):
+def test_a_download_that_is_cut_is_named_and_the_next_predicts_as_the_folder_and_offline_too(
+    hub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     folder = save_tiny(tmp_path / "model")
     push(folder, "me/model")
-    (tmp_path / "in.txt").write_text("enak\n")
-    words = ["scripts/predict.py", "--model", "me/model", "--input", tmp_path / "in.txt"]
-    words += ["--output", tmp_path / "out.csv"]
     hub.faults.append(Fault("GET", "model.safetensors", status=0))
-    status, text = run("python", *words, **at(hub, tmp_path / "home"))
-    assert status == 1 and "Traceback" not in text, text
-    assert re.match("error: me/model: .* the same command tries again: peer closed", text.splitlines()[-1]), text
+    with pytest.raises(UserError, match="me/model: .* the same command tries again: peer closed"):
+        SentimentClassifier.from_pretrained("me/model")
     hub.faults.clear()
-    status, text = run("python", "-c", LOADS, str(folder), **at(hub, tmp_path / "home"))
-    assert status == 0, text
+    classifiers = [SentimentClassifier.from_pretrained(name, backend="torch") for name in (folder, "me/model")]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    classifiers.append(SentimentClassifier.from_pretrained("me/model", backend="torch"))
+    here, there, offline = (classifier(["enak dan murah", "kotor sekali"]) for classifier in classifiers)
+    assert here == there == offline
 
 
 @pytest.fixture
