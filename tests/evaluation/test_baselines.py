@@ -38,16 +38,12 @@ def test_majority_is_the_most_frequent_label_with_the_shares_of_train():
     assert system.predict(["x", "y"]).tolist() == [[0.25, 0.0, 0.75]] * 2
 
 
-@pytest.mark.parametrize("text, counts", [
-    ("Enak, murah, dan pelayanannya ramah!", (3, 0)),
-    ("tidak terlalu enak", (0, 1)),
-    ("tidak pernah merasa enak", (1, 0)),  # three words after the negation
-    ("gak kecewa", (1, 0)),
-    ("pelayanannya kurang", (0, 1)),
-    ("sia-sia saja", (0, 1)),
-])  # fmt: skip
-def test_keyword_counts_words_and_turns_them_round_after_a_negation(text, counts):
-    assert Keyword().count(text) == counts
+def test_keyword_counts_words_and_turns_them_round_after_a_negation():
+    assert Keyword().count("Enak, murah, dan pelayanannya ramah!") == (3, 0)
+    for text in ("tidak pernah merasa enak", "gak kecewa"):  # of three words only two are turned
+        assert Keyword().count(text) == (1, 0)
+    for text in ("tidak terlalu enak", "pelayanannya kurang", "sia-sia saja"):
+        assert Keyword().count(text) == (0, 1)
 
 
 def test_keyword_gives_the_label_with_more_words_and_neutral_for_a_tie():

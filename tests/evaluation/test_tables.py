@@ -30,13 +30,10 @@ def test_a_frame_a_list_and_a_file_are_predicted_alike(tmp_path):
         smsa.predict(DatasetDict(train=Dataset.from_dict({"text": texts})), FAST)
 
 
-def test_the_names_of_a_class_label_say_what_its_numbers_mean(tmp_path):
+def test_the_names_of_a_class_label_say_what_its_numbers_mean():
     rows = Dataset.from_dict({"teks": ["enak", "kotor"], "label": [0, 1]})
     rows = rows.cast_column("label", ClassLabel(names=["positive", "negative"]))
-    rows.to_parquet(tmp_path / "a.parquet")
-    for data in (rows, tmp_path / "a.parquet"):
-        assert smsa.evaluate(data, FAST)["data"]["n_texts"] == 2
-    assert smsa.read_rows(tmp_path / "a.parquet")[1] == [0, 2]
+    assert smsa.evaluate(rows, FAST)["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}
 
 
 def test_a_row_that_a_line_break_tore_apart_is_two_bad_rows(tmp_path):
@@ -54,7 +51,7 @@ def test_cells_of_numbers_and_words_are_words_and_names_stand_once():
         smsa.predict(frame.set_axis(["ulasan", "ulasan"], axis=1), FAST)
 
 
-def test_a_frame_is_evaluated(tmp_path):
+def test_a_frame_is_evaluated():
     frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali", ""], "Bintang": [5, 1, 1]})
     options = {"label_column": "Bintang", "label_map": "5=positive,1=negative"}
     with pytest.raises(UserError, match="--on_bad_row skip"):
