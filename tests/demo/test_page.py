@@ -28,22 +28,14 @@ FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page():
     """The address of the page, served by the script as a user starts it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log, command = tmp_path_factory.mktemp("demo") / "log", [sys.executable, "scripts/demo.py", "--port", str(port)]
-    with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=os.environ | PROXIES)
-    address = f"http://127.0.0.1:{port}/"
-
-    def is_served() -> bool:
-        assert server.poll() is None, log.read_text()
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-
-    wait_for(is_served, 120)
+    command, address = [sys.executable, "scripts/demo.py", "--port", str(port)], f"http://127.0.0.1:{port}/"
+    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | PROXIES)
+    wait_for(lambda: urllib.request.urlopen(address, timeout=5).close() is None, 120)
     yield address
     (folder,) = Path(tempfile.gettempdir()).glob(f"smsa-demo-*-{port}")
     assert list(folder.rglob("*.csv"))  # uploads and results: of the last ten minutes
@@ -73,7 +65,7 @@ def browser(request, page, tmp_path):
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads"), **languages})
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as found:
         found.get(page)
-        wait_for(lambda: text_of(found, "#ask"))
+        wait_for(lambda: find(found, "#ask").text)
         yield found
 
 
@@ -100,22 +92,18 @@ def find_all(browser, selector: str) -> list:
     return browser.find_elements("css selector", selector)
 
 
-def text_of(browser, selector: str) -> str:
-    return find(browser, selector).text
-
-
 def ask(browser, text: str) -> None:
     """Type a text, ask for its label, and wait until its words are marked."""
     find(browser, "#text textarea").clear()
     find(browser, "#text textarea").send_keys(text)
     find(browser, "#ask").click()
     if text.strip():
-        wait_for(lambda: "".join(text_of(browser, "#why").split()).endswith("".join(text.split())))
+        wait_for(lambda: "".join(find(browser, "#why").text.split()).endswith("".join(text.split())))
 
 
 def error_of(browser) -> str:
     """Wait for an error, return its text, and close it."""
-    shown = wait_for(lambda: text_of(browser, "[data-testid=toast-text]"))
+    shown = wait_for(lambda: find(browser, "[data-testid=toast-text]").text)
     find(browser, "[data-testid=toast-close]").click()
     wait_for(lambda: not find_all(browser, "[data-testid=toast-text]"))
     return shown
@@ -130,7 +118,7 @@ def label_many(browser, lines: str = "", path: Path | None = None) -> None:
     browser.execute_script(paste, lines)
     if path:
         find(browser, "#file input[type=file]").send_keys(str(path))
-        wait_for(lambda: path.stem[:8] in text_of(browser, "#file"))
+        wait_for(lambda: path.stem[:8] in find(browser, "#file").text)
     find(browser, "#predict").click()
 
 
@@ -138,10 +126,10 @@ def label_many(browser, lines: str = "", path: Path | None = None) -> None:
 @pytest.mark.parametrize("browser, language", [("en-GB,en", "en"), ("id-ID,id", "id")], indirect=["browser"])
 def test_a_text_gets_its_label_and_its_words_in_two_languages(browser, classifier, language):
     words, title = PAGE[language], browser.title
-    wait_for(lambda: text_of(browser, "#ask") == words["ask"])
+    wait_for(lambda: find(browser, "#ask").text == words["ask"])
     for text in EXAMPLES:
         ask(browser, text)
-        shown = text_of(browser, "#answer").splitlines()[2:]
+        shown = find(browser, "#answer").text.splitlines()[2:]
         shares = {label: int(share.rstrip("%")) / 100 for label, share in zip(shown[::2], shown[1::2], strict=True)}
         expected = {words.get(label, label): classifier(text)[f"p_{label}"] for label in LABELS}
         assert shares == pytest.approx(expected, abs=0.015)
@@ -155,7 +143,7 @@ def test_a_text_gets_its_label_and_its_words_in_two_languages(browser, classifie
     ask(browser, "  ")
     assert error_of(browser) == words["empty"]
     label_many(browser)
-    assert error_of(browser) == words["nothing"] and text_of(browser, "#predict") == words["predict"]
+    assert error_of(browser) == words["nothing"] and find(browser, "#predict").text == words["predict"]
 
 
 @pytest.mark.slow
@@ -173,7 +161,7 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
     options = wait_for(lambda: [e for e in find_all(browser, "[role=option]") if e.text.strip() == "kolom_a"])
     options[0].click()
     find(browser, "#predict").click()
-    wait_for(lambda: find(browser, "#download").is_displayed() and text_of(browser, "#certain"))
+    wait_for(lambda: find(browser, "#download").is_displayed() and find(browser, "#certain").text)
     find(browser, "#download").click()
     (found,) = wait_for(lambda: list((tmp_path / "downloads").glob("*.csv")))
     assert found.name == "ulasan.csv" and found.read_bytes() == (tmp_path / "by_predict.csv").read_bytes()
