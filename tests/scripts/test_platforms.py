@@ -42,11 +42,10 @@ multiprocessing.set_start_method("spawn", force=True)
 
 def refuse_open_files(function):
     def checked(path, *more, **options):
-        for given in (path, *more):
-            found = os.path.realpath(given) if isinstance(given, (str, os.PathLike)) else None
-            for fd in os.listdir("/proc/self/fd"):
-                if found and os.path.isfile(found) and os.path.realpath(f"/proc/self/fd/{{fd}}") == found:
-                    raise PermissionError(errno.EACCES, "in use by another process", found)
+        held = {{os.path.realpath(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd")}}
+        for given in [given for given in (path, *more) if isinstance(given, (str, os.PathLike))]:
+            if os.path.realpath(given) in held and os.path.isfile(given):
+                raise PermissionError(errno.EACCES, "in use by another process", given)
         return function(path, *more, **options)
     return checked
 
@@ -142,6 +141,8 @@ import os, signal, time
 from transformers import TrainerCallback
 {cell}
 ---
+{cell}
+---
 class Ask(TrainerCallback):
     times = 1
     def on_step_begin(self, args, state, control, **kwargs):
@@ -178,4 +179,4 @@ def test_a_notebook_runs_its_cells_again_and_goes_on_after_an_interrupt(tmp_path
     notebook, here = nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": tmp_path}}
     NotebookClient(notebook, resources=here, allow_errors=True).execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
     found = [[output.ename for output in cell.outputs if output.output_type == "error"] for cell in cells]
-    assert found == [[], ["KeyboardInterrupt"], [], ["KeyboardInterrupt"], []], cells
+    assert found == [[], [], ["KeyboardInterrupt"], [], ["KeyboardInterrupt"], []], cells
