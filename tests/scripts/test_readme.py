@@ -69,15 +69,13 @@ def test_blocks_run_as_printed(clone, tmp_path, needs, language, code):
 
 def test_options_of_blocks_that_cannot_run_exist():
     """A block that needs the Hub or GPUs, in the tutorial too, names options that its script has, and files there."""
-    blocks = [code for needs, _, code in [*BLOCKS, *read_blocks("docs/tutorial.md")] if needs and "scripts/" in code]
-    helps: dict[str, str] = {}
-    for command in [line for code in blocks for line in code.replace("\\\n", " ").splitlines() if "scripts/" in line]:
-        script, words = re.search(r"(scripts/\w+\.py) ?(.*)", command).groups()
-        helps.setdefault(script, run_here(script, "--help")[1])
-        for option in re.findall(r"--\w+", words.split(";")[0]):
-            assert re.search(rf"{option}\b", helps[script]), command
-        assert all((ROOT / path).is_file() for path in re.findall(r"(?:recipes|configs)/\S+", command)), command
-    assert {"scripts/finetune.py", "scripts/predict.py", "scripts/push.py"} <= set(helps)
+    blocks = [code for needs, _, code in [*BLOCKS, *read_blocks("docs/tutorial.md")] if needs]
+    commands = re.findall(r"(.*?)(scripts/\w+\.py) ?(.*)", "".join(blocks).replace("\\\n", " "))
+    assert {"scripts/finetune.py", "scripts/predict.py", "scripts/push.py"} <= {script for _, script, _ in commands}
+    for before, script, words in commands:
+        printed = run_here(script, "--help")[1]
+        assert all(re.search(rf"{option}\b", printed) for option in re.findall(r"--\w+", words.split(";")[0])), words
+        assert all((ROOT / path).is_file() for path in re.findall(r"(?:recipes|configs)/\S+", before + words)), words
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.id.md"])
