@@ -280,8 +280,6 @@ def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, token
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_memory_of_a_stream_is_flat(tiny_model, tokenizer, backend):
     """Who kept the answers of the last 150,000 texts would need 112 MiB."""
-    if backend == "openvino":
-        pytest.importorskip("openvino", reason="needs pip install -e '.[openvino]'")
     classifier = SentimentClassifier(tiny_model, tokenizer, backend=backend, precision="no", num_threads=2)
     answers = classifier.stream(f"pergi ke pasar {i}" for i in range(200_000))
     assert sum(1 for _ in islice(answers, 50_000)) == 50_000

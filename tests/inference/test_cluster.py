@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +26,7 @@ from conftest import ROOT, make_model, make_tokenizer, run, save_tiny
 from datasets import Dataset
 from tables import HOSTILE, read_file, write_file
 
+from smsa import SentimentClassifier
 from smsa.errors import UserError
 from smsa.inference import BatchPredictor
 from smsa.inference.batches import find_added
@@ -76,11 +77,11 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_worker_niceness", "0")
-        options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=options)
-        cluster.node_options = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        options = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args=options | {"include_dashboard": False})
+        cluster.node_options = options
         for _ in range(2):
-            cluster.add_node(**cluster.node_options)
+            cluster.add_node(**options)
         yield cluster
         import ray
 
@@ -116,18 +117,14 @@ def assert_same(path, expected_path) -> None:
 @pytest.fixture(scope="module")
 def of_one_machine(folder):
     """What predict.py gives for the files of a suffix."""
-    from smsa import SentimentClassifier
-
     classifier = SentimentClassifier.from_pretrained(str(folder / "model"), **vars(FP32))
-    outputs = {}
 
+    @cache
     def predict(suffix: str):
-        if suffix not in outputs:
-            outputs[suffix] = folder / "one" / f"all.{suffix}"
-            (folder / "one").mkdir(exist_ok=True)
-            predicted = predict_files(classifier, str(folder / f"[0-2].{suffix}"), outputs[suffix], text_column="text")
-            assert min(predicted[0]["labels"].values()) > 100
-        return outputs[suffix]
+        output = folder / "one" / f"all.{suffix}"
+        (predicted,) = predict_files(classifier, str(folder / f"[0-2].{suffix}"), output, text_column="text")
+        assert min(predicted["labels"].values()) > 100
+        return output
 
     return predict
 
