@@ -20,6 +20,8 @@ def find_added(
     model: str | None, revision: str | None = None, labels_only: bool = False, explain: bool = False
 ) -> pa.Schema:
     """Load a model, so that one that cannot be loaded is told of at once, and return the columns that it adds."""
+    if explain:
+        require_captum()
     labels = label_names(load_classifier(model, revision)[0].config.id2label)
     numbers = ["score", *(f"p_{label}" for label in labels)]
     kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
@@ -52,8 +54,6 @@ class BatchPredictor:
         prefix: str = "",
         **options: object,
     ):
-        if explain:
-            require_captum()
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
 

@@ -30,7 +30,7 @@ from transformers import (
 
 from smsa.data.labels import LABELS, label_maps, parse_labels
 from smsa.errors import UserError
-from smsa.files import update_json
+from smsa.files import write_json
 from smsa.models.scratch import build_scratch
 
 logger = logging.getLogger(__name__)
@@ -281,8 +281,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     """Save a tokenizer, with the length for inference, so that transformers 4 and transformers.js can load it."""
     tokenizer.save_pretrained(folder)
     path = Path(folder, "tokenizer_config.json")
-    if json.loads(path.read_bytes())["tokenizer_class"] == "TokenizersBackend":  # transformers 5's, of a tokenizer.json
-        update_json(path, tokenizer_class="PreTrainedTokenizerFast")
+    config = json.loads(path.read_bytes())
+    if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a tokenizer.json as it is
+        write_json(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
 
 
 def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:
