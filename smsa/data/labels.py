@@ -94,7 +94,7 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
-    by_content = [i for i, values in enumerate(columns) if are_sentiments(values)]
+    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
     # many numbers, as polarities from -1 to 1, are none
