@@ -172,4 +172,6 @@ def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[st
     if int8:
         compress_weights(graph)
     openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
-    return {OPENVINO: compile_openvino(folder / OPENVINO, {"INFERENCE_PRECISION_HINT": "f32"})}
+    # a file that is mapped into memory cannot be moved on Windows
+    options = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
+    return {OPENVINO: compile_openvino(folder / OPENVINO, options)}

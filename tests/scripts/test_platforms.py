@@ -42,7 +42,7 @@ multiprocessing.set_start_method("spawn", force=True)
 
 def refuse_open_files(function):
     def checked(path, *more, **options):
-        held = {{os.path.realpath(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd")}}
+        held = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
         for given in [given for given in (path, *more) if isinstance(given, (str, os.PathLike))]:
             if os.path.realpath(given) in held and os.path.isfile(given):
                 raise PermissionError(errno.EACCES, "in use by another process", given)
