@@ -51,7 +51,8 @@ def commit(staging: Path, target: Path, **described: object) -> None:
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoints of a folder, newest first."""
-    return [Path(path) for path in reversed(sort_checkpoints(str(output_dir)))]
+    paths = map(Path, reversed(sort_checkpoints(str(output_dir))))
+    return [path for path in paths if path.name.rpartition("-")[2].isdecimal()]  # none is checkpoint-10-backup
 
 
 def verify(checkpoint: Path) -> dict:

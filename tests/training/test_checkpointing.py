@@ -41,7 +41,8 @@ def save(folder, step, best_step=None) -> None:
 def test_checkpoints_are_found_by_number_and_readable_by_whoever_may_read_a_new_file(tmp_path):
     for step in (9, 100, 20):
         save(tmp_path, step)
-    (tmp_path / "damaged-checkpoint-300").mkdir()
+    for name in ("damaged-checkpoint-300", "checkpoint-100-backup"):
+        (tmp_path / name).mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert verify(tmp_path / "checkpoint-100")["step"] == 100
     assert len({path.stat().st_mode for path in (tmp_path / "checkpoint-100").iterdir()}) == 1

@@ -20,8 +20,6 @@ from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
 from forks import Forks
 from kill_training import run_script
 
-from smsa.training.checkpointing import list_checkpoints
-
 SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
 WORKER = str(ROOT / "tests" / "training" / "kill_training.py")
 ENVIRONMENT = {**os.environ, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
@@ -78,7 +76,7 @@ def result(output_dir: Path) -> dict:
     names = {path.name for path in output_dir.iterdir()}
     assert not {name for name in names if name.startswith((".", "damaged")) or name == "run.lock"}, names
     assert len([name for name in names if name.startswith("checkpoint-")]) <= 2
-    last, *_ = list_checkpoints(output_dir)
+    last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     files = [path for path in output_dir.iterdir() if path.is_file() and path.name not in MADE_WHEN_IT_WAS]
     files += [path for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth")]
     hashes = {str(path.relative_to(output_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -116,30 +114,40 @@ def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
 
 
 class Launch:
-    """A real `accelerate launch` in a session of its own."""
+    """A real `accelerate launch` in a session of its own, and all the processes that come from it."""
 
     def __init__(self, options, output_dir, config, script="scripts/finetune.py", **environment):
         words = ["accelerate", "launch", "--config_file", config, script, *options, "--resume", "auto"]
-        self.launcher = psutil.Popen(
-            [*words, "--output_dir", str(output_dir)], cwd=ROOT, env=ENVIRONMENT | environment,
+        self.mark = {"STARTED_BY": str(output_dir)}  # handed down to each of them
+        self.launcher = subprocess.Popen(
+            [*words, "--output_dir", str(output_dir)], cwd=ROOT, env=ENVIRONMENT | environment | self.mark,
             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        self.processes = [self.launcher]
 
-    def wait_for(self, is_there) -> None:
-        """Wait until `is_there()`, and note all processes that come from it: no command line of them has the token."""
-        deadline = time.monotonic() + 120
+    def processes(self) -> list[psutil.Process]:
+        """Return those that are there now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it may end just now
+                found += [process] if process.environ().items() >= self.mark.items() else []
+        return found
+
+    def wait_for(self, is_there, seconds: float = 120) -> None:
+        """Wait until `is_there()`; the command line of no process has the token."""
+        deadline = time.monotonic() + seconds
         while not is_there():
             if self.launcher.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"it did not come: {self.end()[1][-3000:]}")
             time.sleep(0.02)
-        self.processes += self.launcher.children(recursive=True)
-        words = [word for process in self.processes if process.is_running() for word in process.cmdline()]
+        words = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                words += process.cmdline()
         assert "--resume" in words and not any("canary" in word for word in words)
 
     def kill(self) -> None:
         """SIGKILL to all of them."""
-        for process in self.processes:
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -150,7 +158,7 @@ class Launch:
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail(f"it did not end: {self.launcher.communicate()[0][-3000:]}")
-        _, left = psutil.wait_procs(self.processes, timeout=2)  # one that was killed is gone a moment later
+        _, left = psutil.wait_procs(self.processes(), timeout=2)  # one that was killed is gone a moment later
         assert not left and "canary" not in text
         return self.launcher.returncode, text
 
@@ -197,9 +205,9 @@ def test_killed_at_random_times_two_processes_and_their_launcher(forks, in_peace
     moments, output_dir = random.Random(1), tmp_path / "run"
     for n_checkpoints in (1, 2):
         run = Launch(LONG, output_dir, DOUBLE)
-        run.wait_for(lambda: len(run.launcher.children()) >= 2 and len(list_checkpoints(output_dir)) >= n_checkpoints)
+        run.wait_for(lambda: len(run.processes()) >= 3 and len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints)
         time.sleep(moments.uniform(0, 0.8))
-        assert len(run.processes) >= 3 and not (output_dir / "run.json").exists()
+        assert len(run.processes()) >= 3 and not (output_dir / "run.json").exists()
         run.kill()
         run.end()
     assert not forks.is_killed(LONG, output_dir, n_ranks=2)
@@ -226,12 +234,12 @@ def test_a_run_is_resumed_where_a_signal_has_ended_it(forks, in_peace, tmp_path,
     assert status != 0 and not (output_dir / "run.json").exists()
     assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
-    last, *_ = list_checkpoints(output_dir)
-    state = json.loads((last / "trainer_state.json").read_text())
-    assert sum("eval_f1" in entry for entry in state["log_history"]) == state["global_step"] // steps_an_epoch
+    last = max(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
+    state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
+    assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
     assert not forks.is_killed(LONG, output_dir, n_ranks=1 if config == SINGLE else 2)
-    assert f"Resumes from {last}" in forks.log.read_text()
+    assert f"Resumes from {output_dir}/checkpoint-{last}" in forks.log.read_text()
     assert result(output_dir) == in_peace[config]
 
 
