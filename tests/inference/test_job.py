@@ -167,8 +167,8 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", {}, "a pipe goes to stdin"),
-    (["a.csv"], "pipe.csv", {}, "pipe.csv exists already"),
-    (["a.csv"], "bare", {}, "Not a directory: .*bare"),  # as /dev/stdout > FILE is
+    (["a.csv"], "pipe.csv", {}, "is a pipe or a device"),
+    (["a.csv"], "bare", {}, "is a file without suffix"),  # as /dev/stdout > FILE is
     (["a.csv"], "in/../a.csv", {}, "a.csv is an input and the output, too"),
     (["a.csv"], "", {}, "name an input and an output"),
     (["s3://bucket/*.csv"], "out.csv", {}, "URLs such as s3://, go with --engine ray"),
