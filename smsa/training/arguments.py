@@ -120,7 +120,7 @@ class RunArguments(TrainingArguments):
             "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give another --lr_scheduler_type.": (
                 (self.warmup_steps or self.lr_scheduler_kwargs) and self.lr_scheduler_type == EPOCH_STEP
             ),
-            "--train_sampling_strategy batch_rebalance trains on some texts twice or never: choose another.": (
+            "--train_sampling_strategy batch_rebalance trains on texts of a short last step twice: choose another.": (
                 self.train_sampling_strategy == "batch_rebalance"
             ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (

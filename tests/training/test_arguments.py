@@ -74,7 +74,7 @@ REFUSED = [
     ({"seeds": [1, 1]}, "give each once"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
-    ({"train_sampling_strategy": "batch_rebalance"}, "twice or never: choose another"),
+    ({"train_sampling_strategy": "batch_rebalance"}, "twice: choose another"),
     ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),
     ({"warmup_steps": 9}, "give another --lr_scheduler_type"),
     ({"evaluate_every": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "goes with --eval_strategy epoch"),
