@@ -651,5 +651,6 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
         return filled if len(filled) == 1 else known, could
     if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
         return [1 - labels[0]], could
+    ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
     first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
     return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could

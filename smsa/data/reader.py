@@ -276,7 +276,8 @@ class Source:
                 self.schema = pa.schema([(name, pa.string()) for name in names])
             except UnicodeEncodeError as error:
                 raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
-        self.label_column = self._label_asked
+        # of this sheet alone: another one was looked at before
+        self.meanings, self.text_column, self.split_column, self.label_column = {}, None, None, self._label_asked
         if not names:
             return
         listed = f"The columns are: {', '.join(map(repr, names))}."
@@ -418,12 +419,17 @@ class Source:
         columns, batches = [*filter(None, (self.text_column, self.label_column, self.split_column))], []
         columns = columns if self.label_column else None
         with self._open() as stream:
-            for batch in pq.ParquetFile(stream, pre_buffer=False).iter_batches(n_rows, columns=columns):
-                batches.append(batch)
-                if sum(map(len, batches)) >= n_rows:  # a batch also ends where a row group does
-                    table = pa.Table.from_batches(batches)
-                    yield table[:n_rows]
-                    batches = table[n_rows:].to_batches()
+            file, group = pq.ParquetFile(stream, pre_buffer=False), 0
+            try:
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(n_rows, [group], columns):
+                        batches.append(batch)
+                        if sum(map(len, batches)) >= n_rows:
+                            table = pa.Table.from_batches(batches)
+                            yield table[:n_rows]
+                            batches = table[n_rows:].to_batches()
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(f"{self.path}: row group {group} cannot be read: {error}") from error
             if batches:
                 yield pa.Table.from_batches(batches)
 
@@ -475,6 +481,10 @@ class Source:
             return fields[:width]
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         bad_row = BadRow(self.path, line, fields, found)
+        if not is_csv and 0 < n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+            # the lines below, which are the rest of the text, would pass for rows
+            way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
+            raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
         cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
         if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
             ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))

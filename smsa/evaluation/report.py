@@ -91,6 +91,7 @@ def _read_texts(
 ) -> set[str]:
     """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
     try:
+        label_column = label_column if text_column is None else None  # only to tell the texts from it
         source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
     except UserError:
         source = Source(path)

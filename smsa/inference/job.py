@@ -139,6 +139,8 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
+    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
+        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
@@ -286,6 +288,9 @@ class _Job:
             BadRowsError: unless `on_bad_row` is `skip`.
             FileExistsError: if the output exists and nothing says that this job wrote it.
         """
+        limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
+        if len(os.fsencode(self.output.name)) > limit:
+            raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]

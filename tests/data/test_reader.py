@@ -46,6 +46,7 @@ KINDS = {
     "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"]),
     "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"]),
     "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"]),
+    "a title": ("a.csv", "judul,x,n\nharga sewa toko naik lagi,a,1\n", "judul", ["harga sewa toko naik lagi"]),
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"]),
     "lines of separators": ("a.csv", "text;n;\nenak;1;\n;;\n", "text", ["enak", ""]),
     "quoted names in .tsv": ("a.tsv", '"teks"\t"n"\n"enak, ya"\t"1"\n', "teks", ["enak, ya"]),
@@ -161,6 +162,17 @@ def test_the_sheet_with_texts_is_found(tmp_path, sheets, column):
     assert Source(tmp_path / "a.xlsx").text_column == column
 
 
+def test_what_numbers_mean_in_one_sheet_they_do_not_mean_in_another(tmp_path):
+    tried = [
+        ["jawaban", "label", "arti"],
+        ["enak dan murah sekali", 0, "positif"],
+        ["kotor dan bau sekali", 1, "negatif"],
+    ]
+    write_workbook(tmp_path / "a.xlsx", {"A": tried, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]})
+    source = Source(tmp_path / "a.xlsx", label_column="label")
+    assert source.text_column == "ulasan" and source.meanings == {}
+
+
 @pytest.mark.parametrize("sheets, sheet, message", [
     ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, "which of the sheets 'A', 'B' holds"),
     ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
@@ -229,6 +241,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not valid JSON from here on"),
     ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', 'a.json:1: not valid JSON .*another value follows: .{"text": "b"}'),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
+    ("a.tsv", b'text\tn\na\t1\n"b\nc\nd"\t2\n', "a.tsv:3: .*, a quote that is not closed.* the suffix .csv"),
     ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, message):
@@ -298,7 +311,7 @@ def test_lines_of_separators_are_no_labelled_rows(tmp_path):
 
 
 @pytest.mark.parametrize("n_rows", [5, 9, 100])
-def test_row_groups_are_no_chunks_and_a_damaged_file_is_named(tmp_path, n_rows):
+def test_row_groups_are_no_chunks_and_a_damaged_one_is_named(tmp_path, n_rows):
     path, texts = tmp_path / "a.parquet", [f"enak {i}" for i in range(99)]
     pq.write_table(pa.table({"text": texts}), path, row_group_size=33)
     chunks = list(Source(path).chunks(n_rows))
@@ -308,7 +321,7 @@ def test_row_groups_are_no_chunks_and_a_damaged_file_is_named(tmp_path, n_rows):
     content = bytearray(path.read_bytes())
     content[start : start + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(UserError, match="a.parquet cannot be read"):
+    with pytest.raises(UserError, match="a.parquet: row group 2 cannot be read"):
         list(Source(path).chunks(n_rows))
 
 

@@ -96,7 +96,9 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
     (tmp_path / "a.csv").write_text("text,ulasan,label\nenak,kotor,positive\nramah,mahal,negative\n", encoding="utf-8")
-    assert LabelledFile.read(tmp_path / "a.csv", LABELS, tmp_path / "a.csv", text_column="ulasan").rows["seen"].all()
+    (tmp_path / "b.csv").write_text("text,ulasan\nx,kotor\ny,mahal\n", encoding="utf-8")  # without labels
+    for train in ("a.csv", "b.csv"):
+        assert LabelledFile.read(tmp_path / "a.csv", LABELS, tmp_path / train, text_column="ulasan").rows["seen"].all()
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):

@@ -283,7 +283,7 @@ def test_errors_are_ours_and_end_a_run_on_ray(cluster, folder, tmp_path):
     (tmp_path / "c.csv").write_bytes((folder / "0.csv").read_bytes()[:40] + b'\n"1","x')
     wrong = EngineArguments(precision="no", backend="torch", batch_tokens=-1)  # is refused by the actor
     for first, second, engine, message in (
-        (folder / "0.parquet", tmp_path / "b.parquet", FP32, "b.parquet cannot be read"),
+        (folder / "0.parquet", tmp_path / "b.parquet", FP32, "b.parquet: row group 0 cannot be read"),
         (folder / "0.csv", tmp_path / "b.csv", FP32, "b.csv has other columns than .*0.csv"),
         (folder / "0.csv", folder / "0.jsonl", FP32, "0.jsonl has other columns than .*0.csv"),
         (folder / "0.csv", tmp_path / "c.csv", FP32, "bad row.*\n.*c.csv"),

@@ -9,6 +9,7 @@ import decimal
 import json
 import os
 import re
+import sys
 import zipfile
 
 import pyarrow as pa
@@ -167,8 +168,8 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", {}, "a pipe goes to stdin"),
-    (["a.csv"], "pipe.csv", {}, "is a pipe or a device"),
-    (["a.csv"], "bare", {}, "is a file without suffix"),  # as /dev/stdout > FILE is
+    (["a.csv"], "pipe.csv", {}, "pipe.csv is a pipe or a device.*or - for stdout"),
+    (["a.csv"], "bare", {}, "bare is a file without suffix, which no output can take"),  # as /dev/stdout > FILE is
     (["a.csv"], "in/../a.csv", {}, "a.csv is an input and the output, too"),
     (["a.csv"], "", {}, "name an input and an output"),
     (["s3://bucket/*.csv"], "out.csv", {}, "URLs such as s3://, go with --engine ray"),
@@ -192,6 +193,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     with pytest.raises((UserError, OSError), match=message):
         predict_files(classifier, names, output, **options)
     assert sorted(tree.rglob("*")) == before
+
+
+@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
+def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, closed, None)  # as Python has it then
+    with pytest.raises(UserError, match="stdin or stdout is closed"):
+        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -99,3 +100,8 @@ def test_workers_of_gunicorn_answer_from_a_classifier_that_was_preloaded(backend
     assert status == 0 and "SIG" not in log.read_text().replace("SIGTERM", "")
     here = SentimentClassifier.from_pretrained("mini-sentiment", backend=backend, num_threads=2)
     assert [*answers.values()] == [here(TEXTS)] * 2
+
+
+def test_a_classifier_that_is_sent_to_a_worker_says_what_to_send(classifier):
+    with pytest.raises(TypeError, match="cannot be pickled: send a worker the name of the model, and load it there"):
+        pickle.dumps(classifier)
