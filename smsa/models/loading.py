@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from smsa.data.labels import LABELS, label_maps, parse_labels
 from smsa.errors import UserError
@@ -187,11 +188,13 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
     except (OSError, AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
         if isinstance(error.__context__, ImportError):  # of what a proxy needs
             raise error.__context__ from None
+        if Path(name, "adapter_config.json").is_file():
+            raise UserError(f"{name} is a LoRA adapter: merge it into its base model first.") from error
         raise (OSError if isinstance(error, OSError) else UserError)(
             f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
             f"the Hub: {str(error).splitlines()[0]}\n"
-            "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished; a LoRA "
-            f"adapter is merged into its base model first. Without the Hub there are {', '.join(BUNDLED[::-1])}."
+            "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
+            f"the Hub there are {CLASSIFIER}, {FAST} and, to train from, {ENCODER}."
         ) from error
     if hasattr(config, "auto_map"):
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
@@ -207,7 +210,6 @@ def _load_weights(
     name: str, config: PretrainedConfig, revision: str | None, kind: type = AutoModelForSequenceClassification
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model in fp32; return it with the names of the weights that the checkpoint left at random."""
-    logger.info("Model: %s", name)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
     try:
         model, report = kind.from_pretrained(
@@ -231,6 +233,10 @@ def _load_weights(
             f"Git LFS pointer, or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
+    files, options = ("model.safetensors", "model.safetensors.index.json"), {"revision": revision}
+    options["_raise_exceptions_for_missing_entries"] = False
+    is_safe = any(cached_file(name, file, **options) for file in files)
+    logger.info("Model: %s, weights from %s", name, "model.safetensors" if is_safe else "pytorch_model.bin")
     missing = set(report["missing_keys"])
     random_weights = missing | {weight for weight, *_ in report["mismatched_keys"]}
     if random_weights:

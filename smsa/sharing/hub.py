@@ -98,14 +98,17 @@ def push(
         contents[CARD] = render_card(folder, repo_id).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents]
     api = HfApi()
-    command = shlex.join(["python", "scripts/push.py", str(folder), repo_id])
-    with _explaining(repo_id, f" This sends what is missing, with the same options if any were given: {command}"):
+    command = ["python", "scripts/push.py", str(folder), repo_id]
+    command += ["--private"] * private + ["--pull_request"] * pull_request
+    command += [f"--{name}={value}" for name, value in (("revision", revision), ("tag", tag)) if value]
+    with _explaining(repo_id, f" This sends what is missing: {shlex.join(command)}"):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(
             repo_id, operations, commit_message="Model by smsa", revision=revision, create_pr=pull_request
         )
-        if tag is not None:
+    if tag is not None:
+        with _explaining(repo_id, f" The commit itself is made: {commit.commit_url}"):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit.pr_url or commit.commit_url
 

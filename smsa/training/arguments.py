@@ -59,7 +59,7 @@ _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True, 
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "ignore_data_skip": False, "resume_from_checkpoint": None}
 _FIXED |= {"split_batches": False, "even_batches": True, "use_seedable_sampler": True, "dispatch_batches": None}
 _FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "prediction_loss_only": False}
-_FIXED |= {"fp16_full_eval": False, "bf16_full_eval": False, "label_names": None}
+_FIXED |= {"fp16_full_eval": False, "bf16_full_eval": False, "label_names": None, "logging_nan_inf_filter": False}
 _FIXED |= {"hub_strategy": "every_save", "hub_always_push": False}  # of which nothing is left to do
 # Options that would do nothing unless another one has a value.
 _GOES_WITH = {f"{event}_steps": (f"{event}_strategy", "steps") for event in ("logging", "save", "eval")}

@@ -105,9 +105,11 @@ class ResumableTrainer(Trainer):
             from smsa.training.cuda_graphs import StepRecorder
 
             self.recorder = StepRecorder(self.model)
+        evaluates_first = self.args.eval_on_start
         try:
             return super().train(checkpoint and str(checkpoint), **kwargs)
         finally:
+            self.args.eval_on_start = evaluates_first  # as run.json records it
             while self.guard.handlers:
                 signal.signal(*self.guard.handlers.popitem())
             if self.recorder is not None:
@@ -161,7 +163,10 @@ class ResumableTrainer(Trainer):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == EPOCH_STEP:
             self.lr_scheduler = EpochStepLR(optimizer or self.optimizer, self.args.lr_step_size, self.args.lr_gamma)
             self._created_lr_scheduler = True  # a second train() starts with a new schedule
-        return super().create_scheduler(num_training_steps, optimizer)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except (TypeError, ValueError) as error:  # of what it needs, or does not know
+            raise UserError(f"--lr_scheduler_kwargs do not fit {self.args.lr_scheduler_type.value}: {error}") from error
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Train on one batch, by a recording where there is one."""
@@ -300,7 +305,8 @@ class SentimentTrainer(ResumableTrainer):
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
-        elif args.bf16 and args.device.type == "cpu":  # torch's own, with dropout, multiplies in fp32 there
+        elif args.debug or args.bf16 and args.device.type == "cpu":
+            # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
             self.model.set_attn_implementation("eager")
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.progress = EpochProgress(self)

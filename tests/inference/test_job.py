@@ -168,6 +168,7 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", {}, "a pipe goes to stdin"),
+    (["a.csv"], f"{'é' * 120}.csv", {}, "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "pipe.csv", {}, "pipe.csv is a pipe or a device.*or - for stdout"),
     (["a.csv"], "bare", {}, "bare is a file without suffix, which no output can take"),  # as /dev/stdout > FILE is
     (["a.csv"], "in/../a.csv", {}, "a.csv is an input and the output, too"),

@@ -85,8 +85,13 @@ def test_branches_tags_and_pull_requests(hub, folder):
     with pytest.raises(UserError, match="leave --tag and --revision out"):
         push(folder, "team/model", pull_request=True, tag="second")
     hub.faults.clear()
-    with pytest.raises(UserError, match=r"Tag reference exists already"):  # it stays with its commit
+    with pytest.raises(UserError, match=r"already\. The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
+    hub.faults.append(Fault("POST", "/commit/", 409))
+    with pytest.raises(UserError, match="This sends .*: python scripts/push.py .* --revision=v2 --tag=a$"):
+        push(folder, "team/model", revision="v2", tag="a")
+    with pytest.raises(UserError, match="This sends .*: python scripts/push.py .* --pull_request$"):
+        push(folder, "team/model", pull_request=True)
     assert repository.refs == {"main": 3, "v2": 1, "first": 1, "refs/pr/1": 2}
 
 
@@ -209,8 +214,8 @@ def test_a_refused_token_stops_a_run_at_its_start_and_a_failed_upload_leaves_the
     text = forks.log.read_text()
     assert "error: The Hub refuses the token for me/model (403)" in text
     (again,) = re.findall(r"python (scripts/push.py .*)", text)
-    assert again == f"scripts/push.py {tmp_path / 'run'} me/model"
+    assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision=ready"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
     hub.faults.clear()
-    status, text = run_here(*again.split(), "--revision", "ready")
+    status, text = run_here(*again.split())
     assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text

@@ -73,6 +73,7 @@ REFUSED = [
     ({"push_to_hub": True, "hub_model_id": "me/x", "seeds": [1, 2]}, "--seeds leaves several models"),
     ({"seeds": [1, 1]}, "give each once"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
+    ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter must stay False"),  # it would hide a loss of NaN
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
     ({"train_sampling_strategy": "batch_rebalance"}, "twice: choose another"),
     ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),

@@ -122,6 +122,7 @@ def test_it_holds_for_other_ways_to_train(tmp_path, changes):
         train(tmp_path / "run", ask_at(2), **changes)
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     resumed = train(tmp_path / "run", resume=True, **changes)
+    assert resumed.args.eval_on_start == plain.args.eval_on_start  # as run.json records it
     found, expected = seen(resumed), seen(plain)
     if changes.get("save_strategy") == "best":  # the newest checkpoint is that of the stop, if none was better since
         del found["files"], expected["files"]
