@@ -36,6 +36,9 @@ from smsa.inference.job import PredictionArguments, predict_files
 N_ROWS = int(os.environ.get("SMSA_CLUSTER_ROWS", "3000"))
 TEXTS = [None, "enak " * 9000, *HOSTILE]
 FP32 = EngineArguments(precision="no", backend="torch")
+# quotes are doubled, and spaces and line breaks are a text's own; an empty field is an empty text
+CSV_OF_SPARK = {"header": True, "escape": '"', "emptyValue": "", "ignoreLeadingWhiteSpace": False}
+CSV_OF_SPARK |= {"ignoreTrailingWhiteSpace": False, "lineSep": "\n"}
 TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
 
 
@@ -223,7 +226,7 @@ def killing(find: Callable[[], list[Callable]]):
     done, killed = threading.Event(), []
 
     def kill() -> None:
-        while not killed and not done.wait(random.uniform(0, 2)):
+        while not killed and not done.wait(random.uniform(0, 0.3)):  # Spark's warm workers need less than a second
             with contextlib.suppress(psutil.Error):  # it has ended by itself
                 for kill_one in find()[:1]:
                     kill_one()
@@ -316,8 +319,10 @@ def spark():
 
 
 @pytest.mark.slow(1800)
-@pytest.mark.parametrize("victim", [None, "worker", "executor"])
-def test_spark_gives_what_one_machine_gives_also_after_a_kill(spark, folder, of_one_machine, tmp_path, victim):
+@pytest.mark.parametrize("suffix, victim", [
+    ("parquet", None), ("csv", None), ("jsonl", None), ("parquet", "worker"), ("parquet", "executor"),
+])  # fmt: skip
+def test_spark_gives_what_one_machine_gives_also_after_a_kill(spark, folder, of_one_machine, tmp_path, suffix, victim):
     import smsa
 
     def find() -> list[Callable]:
@@ -329,10 +334,21 @@ def test_spark_gives_what_one_machine_gives_also_after_a_kill(spark, folder, of_
                     found.append((workers[0] if victim == "worker" else process.parent()).kill)
         return found
 
-    df = spark.read.parquet(*[str(folder / f"{i}.parquet") for i in range(3)])
+    files, output = [str(folder / f"{i}.{suffix}") for i in range(3)], str(tmp_path / "out")
+    if suffix == "csv":
+        df = spark.read.csv(files, multiLine=True, **CSV_OF_SPARK)
+    elif suffix == "jsonl":
+        df = spark.read.json(files, schema="key long, text string, code string, Label double, n decimal(21)")
+    else:
+        df = spark.read.parquet(*files)
     labelled = smsa.spark.predict(df, "text", str(folder / "model"), **vars(FP32))
     assert labelled.columns[: len(df.columns)] == df.columns and labelled.dtypes[: len(df.columns)] == df.dtypes
     with killing(find) as killed:
-        labelled.write.parquet(str(tmp_path / "out"))
+        if suffix == "csv":
+            labelled.write.csv(output, quoteAll=True, **CSV_OF_SPARK)
+        elif suffix == "jsonl":
+            labelled.write.json(output, ignoreNullFields=False)
+        else:
+            labelled.write.parquet(output)
     assert bool(killed) == bool(victim)
-    assert_same(tmp_path / "out", of_one_machine("parquet"))
+    assert_same(tmp_path / "out", of_one_machine(suffix))
