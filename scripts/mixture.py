@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import re
-from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -50,9 +49,9 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         described = {"licence": source["licence"], "sha256": hash_file(path), "n_excluded": len(found) - len(kept)}
         random.shuffle(kept)
         kept = kept[: source.get("n_texts")]
-        counts = Counter(label for _, label in kept)
-        record["sources"][name] = described | {"n_texts": {label: counts[label] for label in LABELS}}
-        logger.info("%s: %s", name, dict(counts))
+        labels = [label for _, label in kept]
+        record["sources"][name] = described | {"n_texts": {label: labels.count(label) for label in LABELS}}
+        logger.info("%s: %s", name, record["sources"][name]["n_texts"])
         n_held_out = round(plan["calibration"] * len(kept))
         calibration += [(text, label, name) for text, label in kept[:n_held_out]]
         train += kept[n_held_out:]

@@ -72,8 +72,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     # Model, and texts -> tokens
     set_seed(seed)
     if name == "new":
-        texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
-        tokenizer = build_tokenizer(texts)
+        tokenizer = build_tokenizer([t for source in sources for t in source.texts if not is_held_out(t, held_out)])
         model = build_encoder(tokenizer)
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from smsa import SentimentClassifier
+from smsa.cli import exit_on_error
 from smsa.data.labels import LABELS
 from smsa.models.loading import CLASSIFIER
 
@@ -49,4 +50,5 @@ def main(run: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="Output folder of scripts/finetune.py.")
-    main(parser.parse_args().run)
+    with exit_on_error():
+        main(parser.parse_args().run)

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def read_sources(
                 smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
                 files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
+            if path.is_dir():
+                raise UserError(f"{path} is a folder: name its files, --sources {shlex.quote(str(path))}/*")
             if not path.is_file():
                 way_out = "--corpus_dir (or $SMSA_CORPUS_DIR) names the folder, and a $NAME in it must be exported"
                 raise FileNotFoundError(f"{path} is no file; {way_out}.")
@@ -144,9 +147,6 @@ def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, 
     order = np.random.default_rng(seed).permutation(len(sequences))
     tokens = np.array([token for i in order for token in (*sequences[i], sep_id)], dtype=np.int32)
     n_rows = len(tokens) // (max_length - 1)
-    if not n_rows:
-        texts = f"{len(sequences)} texts with {len(tokens)} tokens, to train on or held out,"
-        raise UserError(f"{texts} do not fill a row of {max_length}: lower --max_length, or raise --held_out for more.")
     rows = tokens[: n_rows * (max_length - 1)].reshape(n_rows, max_length - 1)
     return np.insert(rows, 0, cls_id, axis=1)
 
@@ -173,6 +173,10 @@ def encode_sources(
         held_out_sequences += tokenise([text for text in source.texts if is_held_out(text, held_out)])
     rows = pack(train_sequences, max_length, *special_ids, seed)
     held_out_rows = pack(held_out_sequences, max_length, *special_ids, seed)
-    logger.info("An epoch: %s texts, %s rows of %d tokens; held out: %s texts", f"{len(train_sequences):,}",
-                f"{len(rows):,}", max_length, f"{len(held_out_sequences):,}")  # fmt: skip
+    found = f"An epoch: {len(train_sequences):,} texts, {len(rows):,} rows of {max_length} tokens; "
+    found += f"held out: {len(held_out_sequences):,} texts, {len(held_out_rows):,} rows"
+    if not (len(rows) and len(held_out_rows)):
+        way_out = f"give more texts, each on its own line, a lower --max_length or another --held_out than {held_out}"
+        raise UserError(f"{found}. Each must have a row: {way_out}.")
+    logger.info(found)
     return rows, held_out_rows

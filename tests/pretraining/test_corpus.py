@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tables import write_workbook
 from transformers import BertTokenizer
 
+from smsa.errors import UserError
 from smsa.models.loading import FOLDER
 from smsa.pretraining.corpus import (
     CorpusSource,
@@ -41,22 +42,14 @@ def test_sources_have_weights_and_smsa_is_read_without_the_column_and_sheet_of_t
     assert (plain.name, plain.weight, plain.texts) == ("a.txt", 0.5, ["satu dua", "tiga", "empat"])
     (corpus / "a.csv").write_text("id,Catatan,isi\n1,enak sekali,a\n2,  ,b\n3,murah,c\n")
     write_workbook(corpus / "a.xlsx", {"Data": [["Catatan"], ["kotor"]], "Lain": [["Catatan"], ["x y z"]]})
-    sources = read_sources(["a.csv", "a.xlsx", "smsa=2"], corpus, smsa_dir, text_column="Catatan", sheet="Data")
+    (smsa_dir / "test_preprocess_masked_label.tsv").write_text("masked\tneutral\n")
+    given = {"data_dir": smsa_dir, "text_column": "Catatan", "sheet": "Data"}
+    sources = read_sources(["a.csv", "a.xlsx", "smsa=2"], corpus, **given)
     assert [source.texts for source in sources[:2]] == [["enak sekali", "murah"], ["kotor"]]
     assert (sources[2].name, sources[2].weight, len(sources[2].texts)) == ("smsa", 2.0, 7)
-
-
-def test_a_word_of_a_list_is_one_also_where_it_could_name_a_column(tmp_path):
-    (tmp_path / "a.txt").write_text("ulasan\nbgt\ngak\n")
-    assert read_texts(tmp_path / "a.txt", text_column="column_1") == ["ulasan", "bgt", "gak"]
-
-
-def test_smsa_stands_for_its_valid_and_test_and_its_masked_test_too(smsa_dir, tmp_path):
-    (tmp_path / "other.txt").write_text("enak\n")
-    (smsa_dir / "test_preprocess_masked_label.tsv").write_text("masked\tneutral\n")
-    sources = read_sources(["smsa", "other.txt"], tmp_path, smsa_dir, to_exclude=True)
-    assert [source.name for source in sources] == ["SmSA's valid", "SmSA's test", "SmSA's masked test", "other.txt"]
-    assert sources[2].texts == ["masked"]
+    excluded = read_sources(["smsa", "a.csv"], corpus, to_exclude=True, **given)
+    assert [source.name for source in excluded] == ["SmSA's valid", "SmSA's test", "SmSA's masked test", "a.csv"]
+    assert excluded[2].texts == ["masked"]
 
 
 REFUSED = {
@@ -66,6 +59,7 @@ REFUSED = {
     "b.txt": r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL",
     "none.txt": "--corpus_dir",
     "$NOWHERE/a.txt": "must be exported",
+    ".": r"is a folder: name its files, --sources /.*/\*",
 }
 
 
@@ -87,10 +81,6 @@ def test_weights_count_how_often_a_text_is_seen(n_texts, weight):
 @given(st.lists(st.lists(st.integers(5, 99), max_size=30), max_size=20), st.integers(3, 16), st.integers(0, 3))
 def test_rows_hold_every_text_whole_and_in_order_but_for_the_end(sequences, max_length, seed):
     n_tokens = sum(len(sequence) + 1 for sequence in sequences)
-    if n_tokens < max_length - 1:
-        with pytest.raises(ValueError, match="do not fill a row"):
-            pack(sequences, max_length, CLS, SEP, seed)
-        return
     rows = pack(sequences, max_length, CLS, SEP, seed)
     assert rows.shape == (n_tokens // (max_length - 1), max_length)
     assert (rows[:, 0] == CLS).all()
@@ -120,6 +110,9 @@ def test_no_held_out_text_is_trained_on_and_all_others_as_often_as_they_weigh():
     counts = np.bincount(rows.ravel(), minlength=len(vocabulary))[5:]
     expected = [0 if i + 5 in held_out else 3 if i < 50 else 2 for i in range(300)]
     assert np.abs(counts - expected).sum() <= 2  # the last tokens do not fill a row
+    for share, found in ((1e-9, "held out: 0 texts, 0 rows"), (1 - 1e-9, "An epoch: 0 texts, 0 rows")):
+        with pytest.raises(UserError, match=f"{found}.* more texts"):
+            encode_sources(sources, tokenizer, 4, share, seed=1)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def words(smsa_dir, tmp_path, monkeypatch):
 
 def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(words, tmp_path, monkeypatch):
     folder, word_list = tmp_path / "encoder", tmp_path / "words.txt"
-    word_list.write_text("gacor\n")
+    word_list.write_text("ulasan\ngacor\n")  # the first could also name a column
     call(*words, "--output_dir", folder, "--add_tokens", word_list)
     run, metrics = (json.loads((folder / name).read_bytes()) for name in ("run.json", "metrics.json"))
     assert run["data"]["a.txt"]["weight"] == 1.5 and run["data"]["smsa"]["n_texts"] == 7
@@ -167,6 +167,7 @@ def test_an_encoder_from_nothing_is_written_reloads_and_is_pre_trained_further(w
     tokens = tokenizer.tokenize("Pelayanannya LAMBAAAT, kecewa!")
     assert tokens == AutoTokenizer.from_pretrained(folder).tokenize("pelayanan nya lambat , kecewa !")
     assert {"pelayanannya", "lambat"} < set(tokens) and tokenizer.tokenize("gacor") == ["gacor"]
+    assert tokenizer.tokenize("ulasan") == ["ulasan"]
 
     word_list.write_text("baper\n")
     continued = [*words, "--model_name_or_path", folder, "--add_tokens", word_list, "--max_steps", 2]
