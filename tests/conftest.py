@@ -25,6 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
 
+
+def refuse_network(self, address, connect=socket.socket.connect):
+    """Let code that reaches for the network in a test fail at once, and by name."""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"a test reached for the network: {address}")
+    return connect(self, address)
+
+
 ROOT = Path(__file__).parent.parent
 SAMPLE_DIR = ROOT / "data" / "sample"
 WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal rusak lambat kecewa dan sekali".split()
@@ -94,7 +102,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    """Keep all but the tests that need a GPU on the CPU, for which they are written."""
+    """Keep all but the tests that need a GPU on the CPU, for which they are written; and all from the network."""
+    socket.socket.connect = refuse_network
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -105,21 +114,6 @@ def no_launcher(monkeypatch):
     torch.set_num_threads(1)  # arguments of a launch take all cores
     for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def no_network():
-    """Code that reaches for the network in a test fails at once, and by name."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"a test reached for the network: {address}")
-        return connect(self, address)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        yield
 
 
 def make_tokenizer() -> BertTokenizer:
@@ -190,6 +184,14 @@ def smsa_files(real_files):
     if not os.environ.get("SMSA_DATA_DIR"):
         pytest.skip("needs the real SmSA: set SMSA_DATA_DIR to its folder")
     return real_files
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of the labelled sets, for tests that need it and the texts of SMSA_CORPUS_DIR."""
+    if not (os.environ.get("SMSA_CORPUS_DIR") and os.environ.get("SMSA_LABELLED_DIR")):
+        pytest.skip("needs corpus and labelled sets: set SMSA_CORPUS_DIR and SMSA_LABELLED_DIR to their folders")
+    return Path(os.environ["SMSA_LABELLED_DIR"])
 
 
 class Canary:

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +66,9 @@ def read_sources(
                 smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
                 files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: name its files, --sources {shlex.quote(str(path))}/*")
             if not path.is_file():
                 way_out = "--corpus_dir (or $SMSA_CORPUS_DIR) names the folder, and a $NAME in it must be exported"
-                raise FileNotFoundError(f"{path} is no file; {way_out}.")
+                raise FileNotFoundError(f"{path} is no file; {way_out}. The files of a folder are FOLDER/*.")
             texts = read_texts(path, **({} if name == "smsa" else reading))
             sources.append(CorpusSource(origin, value, hash_file(path), texts))
     return sources

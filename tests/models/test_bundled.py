@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import ROOT
 from safetensors import safe_open
@@ -17,7 +16,7 @@ from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_encoder
+from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
@@ -35,19 +34,13 @@ def classifier():
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_them(name, caplog):
-    caplog.set_level("INFO")
+def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_them(name):
     folder = FOLDER / name
     files = {path.name for path in folder.iterdir()}
     assert files == {*read(name, "run.json")["outputs"], "run.json"}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= (27e6 if name == CLASSIFIER else 8e6)
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F8_E4M3", "F16"}
-    if name == ENCODER:
-        model, tokenizer = load_encoder(name)
-        assert len(tokenizer) == model.config.vocab_size and model.config.mlp_dropout > 0  # which fine-tuning takes
-        assert model.dtype == torch.float32
-        assert "Starts at random" not in caplog.text
     text = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".json", ".md"))
     assert not any(word in text for word in ("/work", "/home", "/root", "/tmp"))
     # a copy under another name, calibrated or pushed, still names its sources

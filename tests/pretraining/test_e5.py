@@ -52,17 +52,10 @@ def test_signs_and_emoji_are_kept_and_of_the_rest_what_is_used_most():
     assert chosen == [*SPECIAL, "e", "😍", "▁enak"]
 
 
-def test_tokens_do_not_depend_on_how_a_text_was_typed_or_shared():
-    tokenizer = build_tokenizer([*((token, 0.0) for token in SPECIAL), *TOKENS[4:10]])
-    expected = tokenizer.encode("enak sekali").tokens
-    assert expected == ["<s>", "▁enak", "▁sekali", "</s>"]
-    for text in ("RT @budi: ENAK sekali http", "#enaaaak sekali https://t.co/a ??", "enak  sekali www.contoh.id"):
-        assert tokenizer.encode(text).tokens == expected
-
-
-def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
+def test_spellings_of_a_word_have_one_embedding_however_they_were_typed_or_shared_and_are_none_within_a_word():
     tokens = [pair for pair in TOKENS[4:10] if pair[0] != "sekali"]
     backend = build_tokenizer([*((token, 0.0) for token in SPECIAL), *tokens])
+    assert backend.encode("#ENAAAAK sekali").tokens == ["<s>", "▁enak", "▁sekali", "</s>"]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     n_before = len(tokenizer)
     model = BertModel(BertConfig(vocab_size=n_before, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
@@ -74,7 +67,8 @@ def test_spellings_of_a_word_have_one_embedding_and_are_none_within_a_word():
     def read(text: str) -> list[list[float]]:
         return embeddings[tokenizer(text)["input_ids"]].tolist()
 
-    assert read("Enk bgt") == read("enk skali") == read("enak sekali")
+    for text in ("Enk bgt", "RT @budi: enk skali http", "#enak sekali https://t.co/a ??", "enak  bgt www.contoh.id"):
+        assert read(text) == read("enak sekali")
     assert read("enaksekali") != read("enak sekali") and "enk" not in tokenizer.tokenize("enke")
     for spellings in ({"manis": ["mns", "mns"]}, {"bagus": ["bgt"]}):
         with pytest.raises(ValueError, match="twice"):

@@ -10,20 +10,25 @@ from smsa.models.loading import load_encoder
 from smsa.pretraining.encoder import add_words, build_tokenizer
 
 
-@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
-def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type):
+@pytest.mark.parametrize("model_type, n_spare", [("bert", 9), ("modernbert", 0)])  # rows to spare, as indobert's
+def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type, n_spare):
     tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5)
     model, _ = make_masked_lm(model_type, tokenizer)
+    n_known = len(tokenizer)
+    model.resize_token_embeddings(n_known + n_spare)
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     outputs.bias.data.normal_()
     before = [rows.detach().clone() for rows in (inputs.weight, outputs.weight, outputs.bias)]
     token_ids = tokenizer.encode("gacor", add_special_tokens=False)
     assert len(token_ids) > 1
+    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
+        add_words(model, tokenizer, ["dua kata"])
     # `enak` is known; Gacor is gacor in lower case; a word with a strange character has been [UNK] so far
     assert add_words(model, tokenizer, ["gacor", "enak", "Gacor", "gacor", "gaco👍"]) == 2
     new_id, emoji_id = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("gacor", "gaco👍"))
     assert tokenizer.encode("gacorlah", add_special_tokens=False)[0] != new_id  # only a word of its own
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.config.vocab_size == n_known + max(n_spare, 2)
 
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -31,7 +36,7 @@ def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp
     assert loaded_tokenizer("enak gacor gaco👍")["input_ids"] == tokenizer("enak gacor gaco👍")["input_ids"]
     outputs = again.get_output_embeddings()
     for after, rows in zip((again.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
-        assert torch.equal(after[: len(rows)], rows)
+        assert torch.equal(after[:n_known], rows[:n_known])
         assert torch.equal(after[new_id], rows[token_ids].mean(0))
         assert torch.equal(after[emoji_id], rows[tokenizer.unk_token_id])
 
@@ -52,11 +57,3 @@ def test_a_byte_level_tokenizer_splits_new_words_as_they_stand_in_a_text():
     new_id = len(before)
     assert tokenizer.encode("enak baper sekali", add_special_tokens=False) == [*around[0], new_id, *around[1]]
     assert torch.equal(model.get_input_embeddings().weight[new_id], before[inside].mean(0))
-
-
-def test_a_phrase_is_not_a_word_and_rows_to_spare_take_new_words(tokenizer):
-    model, _ = make_masked_lm("bert", tokenizer)
-    with pytest.raises(ValueError, match="'dua kata' is not a single word"):
-        add_words(model, tokenizer, ["dua kata"])
-    model.resize_token_embeddings(len(tokenizer) + 9)  # as indobert's
-    assert add_words(model, tokenizer, ["gacor"]) == 1 and model.config.vocab_size == len(tokenizer) + 8

@@ -141,8 +141,6 @@ import os, signal, time
 from transformers import TrainerCallback
 {cell}
 ---
-{cell}
----
 class Ask(TrainerCallback):
     times = 1
     def on_step_begin(self, args, state, control, **kwargs):
@@ -172,11 +170,11 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
-def test_a_notebook_runs_its_cells_again_and_goes_on_after_an_interrupt(tmp_path):
+def test_a_notebook_goes_on_after_an_interrupt(tmp_path):
     (tmp_path / "data").symlink_to(ROOT / "data")
     (cell,) = [code for _, language, code in read_blocks("docs/training.md") if language == "python"]
     cells = [nbformat.v4.new_code_cell(code) for code in CELLS.format(cell=cell).split("---")]
     notebook, here = nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": tmp_path}}
     NotebookClient(notebook, resources=here, allow_errors=True).execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
     found = [[output.ename for output in cell.outputs if output.output_type == "error"] for cell in cells]
-    assert found == [[], [], ["KeyboardInterrupt"], [], ["KeyboardInterrupt"], []], cells
+    assert found == [[], ["KeyboardInterrupt"], [], ["KeyboardInterrupt"], []], cells
