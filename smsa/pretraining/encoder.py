@@ -76,7 +76,7 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
         word = normaliser.normalize_str(word) if normaliser else word
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
         known = [i for i in ids if i != tokenizer.unk_token_id]
-        if len(ids) > 1 or not known:
+        if len(ids) > 1 or (ids and not known):  # not what the normaliser leaves out, such as @user
             token_ids[word] = known or ids
     add_tokens(model, tokenizer, token_ids)
     return len(token_ids)
