@@ -125,14 +125,9 @@ def make_tokenizer() -> BertTokenizer:
 def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0, seed: int = 0, vocab_size: int = 0):
     """Return a random two-layer BERT of width 32."""
     torch.manual_seed(seed)
-    config = BertConfig(
-        **SHAPE,
-        vocab_size=vocab_size or len(VOCABULARY),
-        max_position_embeddings=128,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        **label_maps(labels),
-    )
+    shape = SHAPE | {"vocab_size": vocab_size or len(VOCABULARY), "max_position_embeddings": 128}
+    dropouts = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    config = BertConfig(**shape, **dropouts, **label_maps(labels))
     return BertForSequenceClassification(config)
 
 

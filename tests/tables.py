@@ -22,9 +22,8 @@ ADDED = ["label", "score", "p_positive", "p_neutral", "p_negative", "truncated",
 
 def make_classifier(model, tokenizer, chunk_rows: int = 8, **options) -> SentimentClassifier:
     """Return a classifier on torch in fp32, with chunks of a few rows."""
-    classifier = SentimentClassifier(
-        model, tokenizer, **{"backend": "torch", "precision": "no", "num_threads": 1} | options
-    )
+    options = {"backend": "torch", "precision": "no", "num_threads": 1} | options
+    classifier = SentimentClassifier(model, tokenizer, **options)
     classifier.engine.chunk_rows = chunk_rows
     return classifier
 

