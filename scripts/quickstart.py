@@ -7,8 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from smsa import SentimentClassifier
-from smsa.cli import exit_on_error
 from smsa.data.labels import LABELS
 from smsa.models.loading import CLASSIFIER
 
@@ -50,5 +51,5 @@ def main(run: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="Output folder of scripts/finetune.py.")
-    with exit_on_error():
-        main(parser.parse_args().run)
+    disable_progress_bar()  # of loading, amid the answers
+    main(parser.parse_args().run)

@@ -70,6 +70,5 @@ class PretrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        metric = self.metric_for_best_model
-        if metric is not None and metric.removeprefix("eval_") not in ("loss", "masked_accuracy"):
-            raise UserError(f"metric_for_best_model {metric!r} is not loss or masked_accuracy.")
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") not in ("loss", "masked_accuracy"):
+            raise UserError(f"metric_for_best_model {self.metric_for_best_model!r} is not loss or masked_accuracy.")
