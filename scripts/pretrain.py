@@ -72,7 +72,8 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     # Model, and texts -> tokens
     set_seed(seed)
     if name == "new":
-        tokenizer = build_tokenizer([t for source in sources for t in source.texts if not is_held_out(t, held_out)])
+        texts = [text for source in sources for text in source.texts if not is_held_out(text, held_out)]
+        tokenizer = build_tokenizer(texts)
         model = build_encoder(tokenizer)
     else:
         model, tokenizer = load_encoder(name, encoder_args.model_revision)
