@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
@@ -83,7 +84,8 @@ class SentimentClassifier:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
             options: max_length and those of the engine, as in the class.
         """
-        return cls(*load_classifier(model_name_or_path, revision), **options)
+        name = model_name_or_path and os.path.expanduser(model_name_or_path)
+        return cls(*load_classifier(name, revision), **options)
 
     def __reduce__(self):
         raise TypeError("a classifier cannot be pickled: send a worker the name of the model, and load it there.")

@@ -27,7 +27,7 @@ from typing import Literal
 
 import pyarrow as pa
 from filelock import FileLock
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 
 import smsa.inference.writers as writers
@@ -130,8 +130,8 @@ def predict_files(
         FileExistsError: if the output exists but is not what this job wrote.
         UserError: if another run is at work, inputs or options do not fit together, or shards were made by another job.
     """
-    names = [os.fspath(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
-    args = PredictionArguments(names, os.fspath(output), **options)
+    names = [os.path.expanduser(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
+    args = PredictionArguments(names, os.path.expanduser(output), **options)
     reads_stdin, writes_stdout = "-" in args.input, args.output == "-"
     if not args.input or not all(args.input) or not args.output:
         raise UserError("name an input and an output: --input and --output are empty.")
@@ -198,8 +198,8 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
-            what = "does not exist, or has no file of a known format besides the output's"
-            raise FileNotFoundError(f"{name} {what}; a pipe goes to stdin, and - in its place.")
+            what = f"{name} does not exist, or has no file of a known format besides the output's"
+            raise FileNotFoundError(f"{what}; in Python put texts in a list; a pipe goes to stdin, and - in its place.")
         files += found
     for file, n_named in Counter(file.resolve() for file in files).items():
         if n_named > 1:

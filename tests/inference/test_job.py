@@ -128,7 +128,8 @@ def test_parquet_of_every_type_stays_in_parquet_and_goes_to_text_by_one_rule(cla
         assert "NaN" not in (tmp_path / f"out.{suffix}").read_text()
 
 
-def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):
+def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     caplog.set_level("INFO")
     (tmp_path / "in").mkdir()
     for name in ("a.csv", "b.jsonl.zst", "c.parquet", "d.txt"):
@@ -136,7 +137,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog):
     (tmp_path / "in" / "notes.docx").write_bytes(b"x")
     with zipfile.ZipFile(tmp_path / "in" / "e.csv.zip", "w") as archive:
         archive.write(tmp_path / "in" / "a.csv", "e.csv")
-    summaries = predict_files(lambda: classifier, tmp_path / "in", tmp_path / "out")
+    summaries = predict_files(lambda: classifier, "~/in", "~/out")
     assert "not read, because of their suffixes: " in caplog.text and "notes.docx" in caplog.text
     for name, summary in zip(("a.csv", "b.jsonl.zst", "c.parquet", "d.csv", "e.csv"), summaries, strict=True):
         assert [row["text"] for row in read_file(tmp_path / "out" / name)] == ["enak", "kotor"]
