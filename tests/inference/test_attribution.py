@@ -46,11 +46,12 @@ def test_weights_are_shapley_values():
 
     offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
     encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], word_ids=[None, 0, 1, 2, 3, None], offsets=offsets)
-    words, log_odds, no_words = weigh_words(SimpleNamespace(run=run), encoding, 0)
-    assert (log_odds, no_words) == (4.0, 0.0) and len(n_texts) == 1  # each run waits for other threads
-    assert [word[:2] for word in words] == offsets[1:-1]
+    found = weigh_words(SimpleNamespace(run=run), "a b c d", encoding, 0)
+    assert (found["log_odds"], found["no_words"]) == (4.0, 0.0)
+    assert len(n_texts) == 1  # each run waits for other threads
+    assert [(word["start"], word["end"]) for word in found["words"]] == offsets[1:-1]
     # An order and its reverse share the last exactly
-    assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
+    assert [word["weight"] for word in found["words"]] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
 
 
 def test_byte_level_tokens_become_words_without_the_space_before():

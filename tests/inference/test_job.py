@@ -9,7 +9,6 @@ import decimal
 import json
 import os
 import re
-import sys
 import zipfile
 
 import pyarrow as pa
@@ -195,14 +194,6 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     with pytest.raises((UserError, OSError), match=message):
         predict_files(classifier, names, output, **options)
     assert sorted(tree.rglob("*")) == before
-
-
-@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
-def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
-    monkeypatch.chdir(tree)
-    monkeypatch.setattr(sys, closed, None)  # as Python has it then
-    with pytest.raises(UserError, match="stdin or stdout is closed"):
-        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
