@@ -4,8 +4,10 @@ A table is one of pandas, pyarrow, polars or datasets, a list of texts or of dic
 known format.
 """
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from transformers import set_seed
 from smsa.data.datasets import ReadingArguments, encode_splits, load_splits, write_rejects
 from smsa.errors import UserError
 from smsa.evaluation import report
-from smsa.evaluation.systems import load_systems
+from smsa.evaluation.systems import load_systems, name_labels, wrap_classifier
 from smsa.files import RUN_RECORD
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
@@ -35,16 +37,29 @@ _LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, CLASSIFIER: 1e-4}
 def _to_file(data: Table, folder: str) -> Path:
     """Return the path of a table, which is written into a folder where it is none yet."""
     if isinstance(data, str | os.PathLike):
-        return Path(data)
-    if isinstance(data, list) and all(isinstance(row, str | None) for row in data):
-        data = {"text": pd.array(data, "string")}  # also of no texts
-    path = Path(folder, "table.parquet")
-    if isinstance(data, Dataset):
-        pq.write_table(data.with_format("arrow")[:], path)
-        return path
+        return Path(data).expanduser()
     if isinstance(data, DatasetDict | IterableDatasetDict):
         raise UserError(f"these are several tables ({', '.join(data)}): give one, as data[{next(iter(data), '')!r}].")
-    frame = data.to_pandas() if hasattr(data, "to_pandas") else pd.DataFrame(data)  # of pyarrow and polars
+    path = Path(folder, "table.parquet")
+    try:
+        if isinstance(data, Dataset):
+            pq.write_table(data.with_format("arrow")[:], path)
+        else:
+            _to_frame(data).to_parquet(path, index=False)
+    except UnicodeEncodeError as error:
+        mended = "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        raise UserError(f"{error.object!r} holds half a character: {mended} gives a text without.") from error
+    return path
+
+
+def _to_frame(data: Table) -> pd.DataFrame:
+    """Return a table of any other kind in which each column is of one type."""
+    data = data.to_arrow() if hasattr(data, "to_arrow") else data  # of polars
+    if isinstance(data, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
+        data = data.to_pandas(integer_object_nulls=True)  # as floats, large numbers would be others
+    elif isinstance(data, Sequence):  # also a column of datasets
+        data = {"text": [*data]} if all(isinstance(row, str | None) for row in data) else [*data]
+    frame = pd.DataFrame(data, dtype=None if isinstance(data, pd.DataFrame) else object)
     for name, column in frame.loc[:, frame.dtypes == "object"].items():
         try:
             is_typed = pa.array(column, from_pandas=True).type != pa.null()  # of nulls, and of no rows, nothing says so
@@ -52,8 +67,7 @@ def _to_file(data: Table, folder: str) -> Path:
             is_typed = False
         if not is_typed:
             frame[name] = column.map(str, na_action="ignore").astype("string")
-    frame.to_parquet(path, index=False)
-    return path
+    return frame
 
 
 def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[str] | None = None, **options) -> dict:
@@ -80,20 +94,22 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
     args = SentimentTrainingArguments(output_dir=output_dir, **options)
     if args.resume or args.seeds or args.pushes_to_hub:
         raise UserError("resume, seeds and push_to_hub go with scripts/finetune.py: leave them out, or run it.")
-    if Path(output_dir, RUN_RECORD).exists():
-        raise UserError(f"{output_dir} has a run of a script, with its README.md: choose another output_dir.")
+    if Path(args.output_dir, RUN_RECORD).exists():
+        raise UserError(f"{args.output_dir} has a run of a script, with its README.md: choose another output_dir.")
     set_seed(args.seed)  # before the model, whose classification head starts at random
     network, tokenizer = load_model(model, names, train_texts=splits["train"]["text"])
     splits = encode_splits(splits, tokenizer, min(512, tokenizer.model_max_length))
     trainer = SentimentTrainer(network, args, splits["train"], splits["valid"], processing_class=tokenizer)
     trainer.train()
     trainer.save_model()
-    write_rejects(reading["rejects"], Path(output_dir))
+    write_rejects(reading["rejects"], Path(args.output_dir))
     return trainer.evaluate()
 
 
 def predict(data: Table, model: str | SentimentClassifier | None = None, **options: object) -> pd.DataFrame:
-    """Return a table with the columns that `predict_files` adds.
+    """Return a table with the columns that `predict_files` adds; one of pandas keeps its index, names and types.
+
+    Where `on_bad_row="skip"` leaves rows of a file out, the index has the number that each of the others has there.
 
     Args:
         data: texts, and what else there is.
@@ -102,25 +118,34 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
     """
     if not isinstance(model, SentimentClassifier):
         model = partial(SentimentClassifier.from_pretrained, model)
+    data = data.to_frame() if isinstance(data, pd.Series) else data
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = Path(folder, "predicted.parquet")
-        predict_files(model, _to_file(data, folder), output, format="parquet", **options)
-        predicted = pd.read_parquet(output)
-    if isinstance(data, pd.DataFrame) and len(predicted) == len(data):
-        predicted.index = data.index
+        (summary,) = predict_files(model, _to_file(data, folder), output, format="parquet", **options)
+        predicted = pq.read_table(output).to_pandas(integer_object_nulls=True)
+        if summary["rejected"]:
+            with open(f"{output}.rejects.jsonl") as lines:
+                predicted.index = pd.RangeIndex(summary["read"]).drop([json.loads(line)["row"] for line in lines])
+    if isinstance(data, pd.DataFrame):
+        added = predicted.iloc[:, data.shape[1] :]
+        return data.assign(**{name: column.array for name, column in added.items()})
     return predicted
 
 
-def evaluate(data: Table, model: str = CLASSIFIER, **options: object) -> dict:
+def evaluate(data: Table, model: str | SentimentClassifier = CLASSIFIER, **options: object) -> dict:
     """Return what report.json says of a model on a table.
 
     Args:
         data: texts and labels.
-        model: folder or name of a model, or folder of a baseline.
+        model: a loaded one, the folder or name of one, or the folder of a baseline.
         options: of `ReadingArguments`.
     """
     reading = ReadingArguments(**options).reading()
-    with TemporaryDirectory(prefix="smsa-") as folder:
+    if isinstance(model, SentimentClassifier):
+        system = wrap_classifier("model", model)
+        systems = [replace(system, labels=name_labels(system.name, system.labels, reading["label_map"]))]
+    else:
         systems = load_systems([model], label_map=reading["label_map"])
+    with TemporaryDirectory(prefix="smsa-") as folder:
         labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **reading)
         return report.evaluate(systems, labelled)

@@ -23,15 +23,8 @@ PAIRS = 10  # of orders, for texts of up to a hundred words
 EVALUATIONS = 2000  # at the most, about: longer texts get fewer orders
 
 
-def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list[tuple[int, int, float]], float, float]:
-    """Return start, end and weight of each word, and the log-odds of the label with all words and with none.
-
-    The encoding is that of the text, with at least one token.
-
-    Returns:
-        `(words, log_odds, no_words)`: positions in characters of the text, `end` excluded; weights in log-odds, log(p /
-        (1 - p)). The weights sum up to log_odds - no_words within `TOLERANCE`.
-    """
+def weigh_words(engine: Engine, text: str, encoding: Encoding, label_id: int) -> dict:
+    """Return `log_odds`, `no_words` and `words`, as `SentimentClassifier.explain`, of a text that has a token."""
     ids = np.array(encoding.ids, dtype=np.int64)
     numbers = [number for number in dict.fromkeys(encoding.word_ids) if number is not None]
     # (n_words, n_tokens): which tokens a word has
@@ -63,8 +56,11 @@ def weigh_words(engine: Engine, encoding: Encoding, label_id: int) -> tuple[list
     words = []
     for tokens, weight in zip(has_token, weights, strict=True):
         offsets = [encoding.offsets[i] for i in np.flatnonzero(tokens)]
-        words.append((min(start for start, _ in offsets), max(end for _, end in offsets), weight))
-    return words, log_odds(every).item(), log_odds(torch.zeros(1, n_words)).item()
+        start, end = min(start for start, _ in offsets), max(end for _, end in offsets)
+        start = end - len(text[start:end].lstrip())  # byte-level tokenizers count the space before, too
+        words.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
+    no_words = log_odds(torch.zeros(1, n_words)).item()
+    return {"log_odds": log_odds(every).item(), "no_words": no_words, "words": words}
 
 
 def _draw_orders(n_words: int, n_pairs: int) -> Iterator[list[int]]:

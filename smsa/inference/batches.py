@@ -88,7 +88,6 @@ class BatchPredictor:
             values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
             texts = pa.array(values, pa.string(), from_pandas=True)
         except (pa.ArrowException, UnicodeError, TypeError) as error:
-            raise UserError(
-                f"the column {self._text_column!r} must hold texts of whole characters: {error}."
-            ) from error
+            what = f"the column {self._text_column!r} must hold texts of whole characters"
+            raise UserError(f"{what}: {error}.") from error
         return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts  # as pandas may hold them

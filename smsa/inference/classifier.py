@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
@@ -83,7 +84,8 @@ class SentimentClassifier:
             model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
             options: max_length and those of the engine, as in the class.
         """
-        return cls(*load_classifier(model_name_or_path, revision), **options)
+        name = model_name_or_path and os.path.expanduser(model_name_or_path)
+        return cls(*load_classifier(name, revision), **options)
 
     def __reduce__(self):
         raise TypeError("a classifier cannot be pickled: send a worker the name of the model, and load it there.")
@@ -205,12 +207,7 @@ class SentimentClassifier:
         if label not in self.labels:
             raise UserError(f"label {label!r} is not one of {', '.join(self.labels)}.")
         encoding = self._tokenizer.encode(text)
-        words, log_odds, no_words = weigh_words(self.engine, encoding, self.labels.index(label))
-        described = []
-        for start, end, weight in words:
-            start = end - len(text[start:end].lstrip())  # byte-level tokenizers count the space before, too
-            described.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
-        return {"label": label, "log_odds": log_odds, "no_words": no_words, "words": described}
+        return {"label": label} | weigh_words(self.engine, text, encoding, self.labels.index(label))
 
     def add_words(self, texts: pa.Array, added: pa.Table) -> pa.Table:
         """Add to what `predict` returns of texts the column `words`, null where there is no label.
@@ -219,14 +216,13 @@ class SentimentClassifier:
         """
 
         @cache
-        def explain(text: str, label: str | None) -> str | None:
-            if label is None:
-                return None
+        def explain(text: str, label: str) -> str:
             words = self.explain(text, label)["words"]
             listed = [[word["word"], word["start"], word["end"], round(word["weight"], 4)] for word in words]
             return json.dumps(listed, ensure_ascii=False)
 
-        words = [explain(*pair) for pair in zip(texts.to_pylist(), added["label"].to_pylist(), strict=True)]
+        pairs = zip(texts.to_pylist(), added["label"].to_pylist(), strict=True)
+        words = [label and explain(text, label) for text, label in pairs]
         return added.append_column("words", pa.array(words, pa.string()))
 
 

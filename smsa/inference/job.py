@@ -6,7 +6,6 @@
 A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
 """
 
-import codecs
 import glob
 import hashlib
 import json
@@ -27,7 +26,7 @@ from typing import Literal
 
 import pyarrow as pa
 from filelock import FileLock
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 
 import smsa.inference.writers as writers
@@ -130,8 +129,8 @@ def predict_files(
         FileExistsError: if the output exists but is not what this job wrote.
         UserError: if another run is at work, inputs or options do not fit together, or shards were made by another job.
     """
-    names = [os.fspath(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
-    args = PredictionArguments(names, os.fspath(output), **options)
+    names = [os.path.expanduser(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
+    args = PredictionArguments(names, os.path.expanduser(output), **options)
     reads_stdin, writes_stdout = "-" in args.input, args.output == "-"
     if not args.input or not all(args.input) or not args.output:
         raise UserError("name an input and an output: --input and --output are empty.")
@@ -139,8 +138,6 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
-    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
-        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
@@ -198,8 +195,8 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
-            what = "does not exist, or has no file of a known format besides the output's"
-            raise FileNotFoundError(f"{name} {what}; a pipe goes to stdin, and - in its place.")
+            what = f"{name} does not exist, or has no file of a known format besides the output's"
+            raise FileNotFoundError(f"{what}; in Python put texts in a list; a pipe goes to stdin, and - in its place.")
         files += found
     for file, n_named in Counter(file.resolve() for file in files).items():
         if n_named > 1:
@@ -280,14 +277,7 @@ class _Job:
         self.original = pa.schema([("index", pa.int64())]) if is_submission else original
 
     def check(self) -> dict:
-        """Read all inputs once, and return what shards must have in common to become one output, as plain values.
-
-        It runs on the main process, before anything is written.
-
-        Raises:
-            BadRowsError: unless `on_bad_row` is `skip`.
-            FileExistsError: if the output exists and nothing says that this job wrote it.
-        """
+        """Read all inputs, before anything is written, and return what shards must have in common, as plain values."""
         limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
         if len(os.fsencode(self.output.name)) > limit:
             raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
@@ -355,11 +345,9 @@ class _Job:
             self.lock.release()
 
     def _begin(self, chunk_rows: int) -> tuple[list[str], pa.Schema, dict[int, int]] | None:
-        """Name the columns that the model adds, as none of the inputs is called in any case, and take the output.
+        """Take the output, and return which columns of `classify` it gets, its own, and what is finished.
 
-        Returns:
-            `(added, schema, finished)`: which columns of `classify` the output has, its columns, and the first row of
-            each finished shard with how many it has; None if all is done.
+        That is the first row of each shard with how many it has; None stands for an output that is there already.
         """
         classifier, engine, nothing = self.classifier, self.classifier.engine, pa.array([], pa.string())
         added = classifier.classify(*classifier.encode(nothing))
@@ -448,7 +436,7 @@ class _Job:
         shards = (pa.ipc.open_file(path.read_bytes()).read_all().replace_schema_metadata() for path in paths)
         with pa.output_stream(str(merged), compression=self.compression) as stream:
             if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
-                stream.write(codecs.BOM_UTF8)  # as it came
+                stream.write("\ufeff".encode())  # as it came
             writers.write_tables(stream, self.format, self.schema, shards, self.keep_lines, self.args.escape_formulas)
         with merged.open("rb+") as stream:
             os.fsync(stream.fileno())

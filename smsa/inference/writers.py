@@ -38,7 +38,7 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
     """Turn what a text format cannot hold into text, column by column; docs/prediction.md says how."""
     if output_format in ("parquet", "submission"):
         return table
-    columns = [_to_plain_column(column, column.type, output_format) for column in table.columns]
+    columns = [_to_plain_column(column, output_format) for column in table.columns]
     return pa.Table.from_arrays(columns, names=table.column_names)
 
 
@@ -73,24 +73,23 @@ def _find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, st
     return unfit
 
 
-def _to_plain_column(column: pa.ChunkedArray, kind: pa.DataType, output_format: str) -> pa.ChunkedArray | pa.Array:
-    if pa.types.is_string(kind):
-        return column
+def _to_plain_column(column: pa.ChunkedArray, output_format: str) -> pa.ChunkedArray | pa.Array:
+    kind = column.type
     if pa.types.is_floating(kind) and output_format == "xlsx":
-        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell of it knows no NaN
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell of it knows no NaN
+    is_plain = any(getattr(pa.types, f"is_{of}")(kind) for of in ("string", "integer", "floating", "boolean"))
+    is_date = pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
+    if is_plain or {"jsonl": pa.types.is_nested(kind), "xlsx": is_date}.get(output_format):
         return column
-    if pa.types.is_nested(kind) and output_format == "jsonl":
-        return column
-    if output_format == "xlsx" and (pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)):
-        return column
-    is_binary = any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
-    if not is_binary and not pa.types.is_nested(kind):
+    if not pa.types.is_nested(kind) and "binary" not in str(kind):  # of a fixed size, large, or in a dictionary, too
         with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return column.cast(pa.string())
     values = map(_to_json_value, column.to_pylist())
-    texts = [value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values]
-    return pa.array(texts, pa.string())
+    return pa.array([value if isinstance(value, str | None) else _to_json(value) for value in values], pa.string())
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(_to_json_value(value), ensure_ascii=False, allow_nan=False)
 
 
 def _to_json_value(value: object) -> object:
@@ -153,33 +152,28 @@ def write_tables(
             stream.write(("\t" if output_format == "tsv" else ",").join(schema.names).encode() + b"\n")
         for table in tables:
             if output_format == "submission":
-                rows = table.to_pandas().to_csv(header=False, index=False, lineterminator="\n")
+                text = table.to_pandas().to_csv(header=False, index=False, lineterminator="\n")
             elif output_format == "tsv":
                 cells = [column.cast(pa.string()) for column in table.columns]
                 lines = pc.binary_join_element_wise(*cells, "\t", null_handling="replace", null_replacement="")
-                rows = "".join(f"{line}\n" for line in lines.to_pylist())
-            elif keep_lines:
-                heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
-                added = table.select(range(1, table.num_columns)).to_pylist()
-                rows = "".join(
-                    f"{head}, {json.dumps(row, ensure_ascii=False)[1:]}\n"
-                    for head, row in zip(heads, added, strict=True)
-                )
+                text = "".join(f"{line}\n" for line in lines.to_pylist())
             else:
-                values = map(_to_json_value, table.to_pylist())
-                rows = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in values)
-            stream.write(rows.encode())
+                rows = map(_to_json, table.select(range(keep_lines, table.num_columns)).to_pylist())
+                if keep_lines:
+                    heads = (line.rstrip()[:-1].rstrip() for line in table[0].to_pylist())
+                    rows = (f"{head}, {added[1:]}" for head, added in zip(heads, rows, strict=True))
+                text = "".join(f"{row}\n" for row in rows)
+            stream.write(text.encode())
 
 
 def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yield small tables as larger ones: each becomes a row group, and who reads Parquet waits for every one."""
-    gathered, n_bytes = [], 0
+    gathered = []
     for table in tables:
         gathered.append(table)
-        n_bytes += table.nbytes
-        if n_bytes >= _GROUP_BYTES:
+        if sum(one.nbytes for one in gathered) >= _GROUP_BYTES:
             yield pa.concat_tables(gathered)
-            gathered, n_bytes = [], 0
+            gathered = []
     if gathered:
         yield pa.concat_tables(gathered)
 
@@ -212,8 +206,7 @@ def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunked
 
 def _escape_table(table: pa.Table) -> pa.Table:
     """Return a table with `escape_formulas` applied to its names and its texts."""
-    is_text = [pa.types.is_string(field.type) for field in table.schema]
-    columns = [escape_formulas(column) if is_one else column for column, is_one in zip(table.columns, is_text)]
+    columns = [escape_formulas(column) if pa.types.is_string(column.type) else column for column in table.columns]
     return pa.Table.from_arrays(columns, names=escape_formulas(pa.array(table.column_names, pa.string())).to_pylist())
 
 

@@ -6,12 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make_model
 from scipy.special import logit
 from tables import make_classifier
-from tokenizers import ByteLevelBPETokenizer, Tokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from tokenizers.pre_tokenizers import ByteLevel
 
 from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
@@ -46,24 +43,18 @@ def test_weights_are_shapley_values():
 
     offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
     encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], word_ids=[None, 0, 1, 2, 3, None], offsets=offsets)
-    words, log_odds, no_words = weigh_words(SimpleNamespace(run=run), encoding, 0)
-    assert (log_odds, no_words) == (4.0, 0.0) and len(n_texts) == 1  # each run waits for other threads
-    assert [word[:2] for word in words] == offsets[1:-1]
+    found = weigh_words(SimpleNamespace(run=run), "a b c d", encoding, 0)
+    assert (found["log_odds"], found["no_words"]) == (4.0, 0.0)
+    assert len(n_texts) == 1  # each run waits for other threads
+    assert [(word["start"], word["end"]) for word in found["words"]] == offsets[1:-1]
     # An order and its reverse share the last exactly
-    assert [word[2] for word in words] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
+    assert [word["weight"] for word in found["words"]] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
 
 
-def test_byte_level_tokens_become_words_without_the_space_before():
-    backend = ByteLevelBPETokenizer()
-    backend.train_from_iterator(
-        ["makanannya enak sekali"] * 3, vocab_size=267, show_progress=False, special_tokens=["<s>", "</s>", "<pad>"]
-    )
-    backend.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(backend.to_str()), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+def test_byte_level_tokens_become_words_without_the_space_before(tiny_model, tokenizer):
+    tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     text = "makanannya enak, sekali"
-    words = make_classifier(make_model(vocab_size=len(tokenizer)), tokenizer, max_length=64).explain(text)["words"]
+    words = make_classifier(tiny_model, tokenizer).explain(text)["words"]
     assert [word["word"] for word in words] == ["makanannya", "enak", ",", "sekali"]
     assert all(text[word["start"] : word["end"]] == word["word"] for word in words)
 

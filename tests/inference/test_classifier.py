@@ -22,13 +22,10 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
 )
 
 from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
-from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
 from smsa.inference.engine import Engine
 from smsa.models.loading import load_classifier
@@ -104,12 +101,13 @@ def test_what_is_no_text_is_refused(classifier, texts, message):
         list(classifier.stream(texts))
 
 
-def test_a_model_with_two_labels_of_one_name_or_several_labels_for_a_text_is_refused(tokenizer):
-    with pytest.raises(UserError, match="two labels the same name"):
-        make_classifier(make_model(("x", "y", "x")), tokenizer)
-    model = make_model()
-    model.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match="needs it to give one label"):
+@pytest.mark.parametrize("labels, kind, message", [
+    (("x", "y", "x"), None, "two labels the same name"), ("xyz", "multi_label_classification", "to give one label"),
+])  # fmt: skip
+def test_a_model_that_gives_no_one_label_of_a_name_of_its_own_is_refused(tokenizer, labels, kind, message):
+    model = make_model(labels)
+    model.config.problem_type = kind
+    with pytest.raises(UserError, match=message):
         make_classifier(model, tokenizer)
 
 
@@ -143,12 +141,17 @@ def watch(monkeypatch, engine, act):
     monkeypatch.setattr(engine, "forward", lambda *arrays: act(*arrays) or forward(*arrays))
 
 
-def test_a_stream_is_read_chunk_by_chunk_and_equal_texts_are_predicted_once(classifier, monkeypatch):
-    n_predicted = []
-    watch(monkeypatch, classifier.engine, lambda ids, mask: n_predicted.append(len(ids)))
-    texts = iter(["enak", "kotor"] * 500)
+def test_a_stream_is_read_chunk_by_chunk_equal_texts_once_and_settings_of_the_process_stay(classifier, monkeypatch):
+    """cuDNN's attention would be compiled for each shape of batch; it is off while the engine runs, and only then."""
+
+    def settings():
+        return torch.backends.cuda.cudnn_sdp_enabled(), torch.get_num_threads()
+
+    seen, texts = [], iter(["enak", "kotor"] * 500)
+    watch(monkeypatch, classifier.engine, lambda ids, mask: seen.append((len(ids), settings())))
+    torch.set_num_threads(2)
     assert next(classifier.stream(texts))["empty"] is False
-    assert len(list(texts)) == 992 and n_predicted == [2]
+    assert len(list(texts)) == 992 and seen == [(2, (False, 1))] and settings() == (True, 2)
 
 
 class OneSizeOnly(BertForSequenceClassification):
@@ -176,9 +179,12 @@ def test_gated_layers_in_bf16_which_kill_openvino_are_run_by_torch(caplog):
     model = AutoModelForSequenceClassification.from_config(config).eval()
     ids = [np.array([5, 6, 7]), np.array([5, 8])]
     exact = Engine(copy.deepcopy(model), precision="no", backend="openvino").run(ids)
-    engine = Engine(copy.deepcopy(model), precision="bf16")
+    before, half = dict(model.named_buffers()), copy.deepcopy(model)
+    engine = Engine(half, precision="bf16")
     assert engine.backend == "torch" and "divides by zero for gated layers in bf16): torch runs it" in caplog.text
     np.testing.assert_allclose(engine.run(ids), exact, atol=0.02)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}  # but no rotary frequency
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in half.named_buffers())
     with pytest.raises(UserError, match="gated layers in bf16.: give --backend torch"):
         Engine(model, precision="bf16", backend="openvino")
 
@@ -214,31 +220,6 @@ def test_a_full_memory_says_what_to_do(tiny_model, tokenizer, monkeypatch):
     monkeypatch.setattr(tiny_model, "to", fail)
     with pytest.raises(UserError, match="cpu has too little free memory for the model: .* --device cpu"):
         make_classifier(tiny_model, tokenizer)
-
-
-def test_settings_of_the_process_are_as_before_after_a_run(classifier, monkeypatch):
-    """cuDNN's attention would be compiled for each shape of batch; it is off while the engine runs, and only then."""
-
-    def settings(*_):
-        return torch.backends.cuda.cudnn_sdp_enabled(), torch.get_num_threads()
-
-    seen = []
-    watch(monkeypatch, classifier.engine, lambda *_: seen.append(settings()))
-    torch.set_num_threads(2)
-    classifier("enak")
-    assert (seen, settings()) == ([(False, 1)], (True, 2))
-
-
-def test_half_precision_leaves_rotary_frequencies_as_they_are(tokenizer):
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        pad_token_id=0, cls_token_id=2, sep_token_id=3, **label_maps(LABELS),
-    )  # fmt: skip
-    model = ModernBertForSequenceClassification(config)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    make_classifier(model, tokenizer, precision="bf16")("enak")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert before and all(torch.equal(buffer, dict(model.named_buffers())[name]) for name, buffer in before.items())
 
 
 def test_the_hash_knows_another_model_from_the_same(tokenizer):

@@ -162,16 +162,15 @@ def test_what_is_added_is_known_before_it_is_predicted(folder, options):
 
 def test_a_batch_without_texts_says_which_columns_it_has(folder):
     predictor = BatchPredictor(str(folder / "model"), text_column="teks", **vars(FP32))
-    with pytest.raises(UserError, match="no column 'teks': give text_column. The columns are: text"):
-        predictor({"text": np.array(["enak"])})
-    with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*int"):
-        predictor(pa.table({"teks": [1]}))
-    with pytest.raises(UserError, match="'teks' must hold texts of whole characters: .*surrogates"):
-        predictor({"teks": np.array(["\ud800"], dtype=object)})
-    with pytest.raises(UserError, match="it is one text; .*batched=True"):
-        predictor({"teks": "enak"})
-    with pytest.raises(UserError, match="The columns are: 0, text"):
-        predictor(pd.DataFrame({0: [1], "text": ["enak"]}))
+    for batch, message in (
+        ({"text": np.array(["enak"])}, "no column 'teks': give text_column. The columns are: text"),
+        (pd.DataFrame({0: [1], "text": ["enak"]}), "The columns are: 0, text"),
+        (pa.table({"teks": [1]}), "'teks' must hold texts of whole characters: .*int"),
+        ({"teks": np.array(["\ud800"], dtype=object)}, "'teks' must hold texts of whole characters: .*surrogates"),
+        ({"teks": "enak"}, "it is one text; .*batched=True"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predictor(batch)
     for nothing in (pa.table({"teks": pa.nulls(2)}), pd.DataFrame({"teks": [np.nan, np.nan], 0: [1, 2]})):
         assert np.all(predictor(nothing)["empty"])
 
