@@ -45,8 +45,8 @@ def _mark(k: int) -> dict[str, str]:
 
 
 def draw_metrics(report: dict):
-    """Macro F1 and the F1 of each label, a dot and its interval for each system."""
-    labels, systems = list(report["data"]["labels"]), report["systems"]
+    """Macro F1 and the F1 of each label that texts have, a dot and its interval for each system."""
+    labels, systems = [label for label, n in report["data"]["labels"].items() if n], report["systems"]
     figure = _new_figure(7, 1.2 + 0.32 * (len(labels) + 1) * (len(systems) + 0.8))
     axes = figure.subplots()
     for k, system in enumerate(systems):

@@ -1,6 +1,7 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
 from smsa.data.formats import BadRow
+from smsa.data.labels import DROP
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
@@ -101,8 +103,16 @@ def _read_texts(
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
     """Return the content of report.json: the file, each system, on perturbed texts if asked, and each pair compared.
 
-    `seed` is that of the bootstrap and of the perturbations. A system with other labels than the file is a UserError.
+    `seed` is that of the bootstrap and of the perturbations. A system without a label that texts have is a UserError.
     """
+    used = set(data.gold.tolist())
+    for system in systems:  # all before the first one predicts, which may take long
+        if lacking := sorted(used - set(system.find_columns(data.labels))):
+            drop = ",".join(f"{data.labels[i]}={DROP}" for i in lacking)
+            raise UserError(
+                f"{system.name} has the labels {', '.join(system.labels)}; {data.path} has others, too. Leave their "
+                f"rows out, {shlex.quote(f'--label_map={drop}')} (or that behind yours), or give another model."
+            )
     predictions = [(system, system.predict(data.texts, data.labels)) for system in systems]
     comparisons = []
     for (a, of_a), (b, of_b) in combinations(predictions, 2):
@@ -187,8 +197,8 @@ def log_report(report: dict) -> None:
         for label, of_label in system["labels"].items():
             if of_label["n"]:
                 scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
-        for name in ("accuracy", "f1") if among else ():
-            scores[f"{name} among the labels of the file"] = with_interval(among[name])
+        for title, name in (("macro F1", "f1"), ("accuracy", "accuracy")) if among else ():
+            scores[f"{title} among the labels of the file"] = with_interval(among[name])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

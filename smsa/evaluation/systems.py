@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from smsa.data.labels import DROP
+from smsa.data.labels import DROP, match_labels, plain_label
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
@@ -36,14 +37,23 @@ class System:
     label_texts: Callable[[list[str]], np.ndarray]
     engine: dict[str, str] | None = None
 
-    def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
-        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`: its own in any order."""
-        if set(labels) != set(self.labels):
+    def find_columns(self, labels: tuple[str, ...]) -> list[int]:
+        """Return which of `labels` each of its own is: the same name, or another word for the same sentiment."""
+        meant = match_labels(labels)
+        columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
+        if None in columns or len(set(columns)) < len(columns):
+            example = ",".join(f"{label}=..." for label in self.labels)
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
-                "do not match. Give --label_map, or another model."
+                f"do not match. Give another model, or say what each means: {shlex.quote(f'--label_map={example}')}."
             )
-        return self.label_texts(texts)[:, [self.labels.index(label) for label in labels]]
+        return columns
+
+    def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
+        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for one it lacks."""
+        probabilities = np.zeros((len(texts), len(labels)))
+        probabilities[:, self.find_columns(labels)] = self.label_texts(texts)
+        return probabilities
 
 
 def load_systems(

@@ -13,6 +13,7 @@ from conftest import contents
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
+from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
@@ -157,12 +158,21 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     (tmp_path / "a.csv").write_text("ulasan,Sentimen\na,1\nb,0\nc,1\nd,0\n")
     data = LabelledFile.read(tmp_path / "a.csv", LABELS, label_map="positive=1,negative=0")
     perfect, unsure = ([[x, y, 0.0], [0.0, 0.1, 0.9]] * 2 for x, y in ((0.9, 0.1), (0.4, 0.6)))
-    report = evaluate([make_system(perfect, name="a"), make_system(unsure, name="b")], data)
+    of_two = make_system([[0.9, 0.1], [0.1, 0.9]] * 2, ("Positif", "Negatif"))  # cannot answer otherwise
+    report = evaluate([make_system(perfect, name="a"), make_system(unsure, name="b"), of_two], data)
     for name in ("accuracy", "f1"):
-        assert [system["metrics"][name]["value"] for system in report["systems"]] == [1.0, 0.5]
-        assert [system["metrics_without_absent"][name]["value"] for system in report["systems"]] == [1.0, 1.0]
+        assert [system["metrics"][name]["value"] for system in report["systems"]] == [1.0, 0.5, 1.0]
+        assert [system["metrics_without_absent"][name]["value"] for system in report["systems"]] == [1.0] * 3
+    (axes,) = figures.draw_metrics(report).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
+
+
+def test_a_system_without_a_label_that_texts_have_is_refused_before_any_predicts(data):
+    systems = [System("first", "x", LABELS, None), make_system(labels=("positif", "negatif"), name="two")]
+    with pytest.raises(UserError, match="two has the labels positif, negatif; .* --label_map=neutral=drop"):
+        evaluate(systems, data)
 
 
 def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):

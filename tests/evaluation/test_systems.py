@@ -32,10 +32,18 @@ def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_pr
     assert system.predict([], LABELS).shape == (0, 3)
 
 
-def test_other_labels_than_those_of_the_file_are_refused():
-    system = System("x", "x", ("good", "neutral", "bad"), lambda texts: np.zeros((len(texts), 3)))
-    with pytest.raises(UserError, match="x has the labels good, neutral, bad, .* do not match"):
-        system.predict(["enak"], LABELS)
+@pytest.mark.parametrize("labels, columns", [
+    (LABELS[::-1], [2, 1, 0]), (("Negatif", "Netral", "Positif"), [2, 1, 0]), (("pos", "neg"), [0, 2]),
+    (("good", "neutral", "negative"), None), (("positive", "pos", "negative"), None), (("0", "1"), None),
+])  # fmt: skip
+def test_labels_are_matched_by_what_they_mean(labels, columns):
+    system = System("x", "x", labels, lambda texts: np.tile(range(1, len(labels) + 1), (len(texts), 1)))
+    if columns is None:
+        with pytest.raises(UserError, match=f"x has the labels {', '.join(labels)}, .* do not match.*={labels[0]}=..."):
+            system.predict(["enak"], LABELS)
+    else:
+        expected = [columns.index(i) + 1 if i in columns else 0 for i in range(3)]
+        assert system.predict(["enak"], LABELS).tolist() == [expected]
 
 
 OF_FILES = ("positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop")
