@@ -128,6 +128,9 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
     config = json.loads((folder / "config.json").read_bytes())
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
+    train, valid = data["train"], data["valid"]
+    if valid["sha256"] == train["sha256"] and valid["n_texts"] < train["n_texts"]:  # a tenth, which was split off
+        names["valid"] += ", held out of training"
     smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
     results = [
         EvalResult(
@@ -148,7 +151,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "splits": splits,
         "names": names,
         "score_titles": _SCORES,
-        "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
+        "weakest": min(filter(lambda label: last[f"n_{label}"], labels), key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
         # 1.0 where it is the run's own: the scores are those after it

@@ -98,15 +98,17 @@ def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_t
     assert ModelCard(card).data.datasets is None and "No text that it was evaluated on" not in card
     for part in run["data"].values():
         part["is_smsa"] = True
-    metrics["test"]["n_neutral"] = 0
+    metrics["test"] |= {"n_neutral": 0, "f1_neutral": 0.0}
+    run["data"]["valid"] |= {"is_smsa": False, "sha256": run["data"]["train"]["sha256"]}  # split off
     write_json(run, folder / "run.json")
     write_json(metrics, folder / "metrics.json")
     card = render_card(folder, "me/model")
     check_card(card, metrics, run)
-    assert "Purwarianti" in card and "train.csv" not in card
+    assert "Purwarianti" in card and "train.csv" not in card and "| valid.csv, held out of training | 1,260 |" in card
     assert ModelCard(card).data.datasets == ["indonlp/indonlu"]
-    assert {result.dataset_type for result in ModelCard(card).data.eval_results} == {"indonlp/indonlu"}
+    assert {result.dataset_type for result in ModelCard(card).data.eval_results} == {"indonlp/indonlu", "own"}
     assert "No text that it was evaluated on is `neutral`; the macro scores" in card
+    assert "`neutral` is the label that it predicts worst" not in card and "neutral 0,0" not in card
 
 
 def test_a_model_that_was_changed_after_its_evaluation_has_a_card_that_says_so(folder):
