@@ -196,6 +196,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
             f"the Hub there are {CLASSIFIER}, {FAST} and, to train from, {ENCODER}."
         ) from error
+    if Path(name, "export.json").is_file():
+        raise UserError(f"{name} is an export, for other runtimes: give the model that it was made from.")
     if hasattr(config, "auto_map"):
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
     if quantized := getattr(config, "quantization_config", None):
@@ -266,6 +268,11 @@ def _load_tokenizer(
         if len(tokenizer) == len(tokenizer.all_special_tokens):
             raise ValueError("it has no tokens")
     except ValueError as error:
+        if "tiktoken" in str(error):  # transformers' guess where it cannot read a file of SentencePiece
+            raise UserError(
+                f"{name} has no tokenizer.json, and its vocabulary needs more libraries: pip install sentencepiece "
+                "protobuf."
+            ) from error
         raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
     if not tokenizer.is_fast:
         raise UserError(f"{name}: {type(tokenizer).__name__} is written in Python: give a model with a tokenizer.json.")
