@@ -166,6 +166,10 @@ def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_pat
     write_json({"tokenizer_class": "BertweetTokenizer"}, tmp_path / "tokenizer_config.json")
     with pytest.raises(ValueError, match="BertweetTokenizer is written in Python: .* tokenizer.json"):
         load_model(str(tmp_path))
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    write_json({"tokenizer_class": "XLMRobertaTokenizer"}, tmp_path / "tokenizer_config.json")
+    with pytest.raises(UserError, match="needs more libraries: pip install sentencepiece protobuf"):
+        load_model(str(tmp_path))
     folder, _ = classifier()
     tokenizer.add_tokens(["kata", "baru"])
     tokenizer.save_pretrained(folder)
