@@ -92,11 +92,15 @@ def _read_texts(
     path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
 ) -> set[str]:
     """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
-    try:
-        label_column = label_column if text_column is None else None  # only to tell the texts from it
-        source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
-    except UserError:
-        source = Source(path)
+    # a column of labels only tells the texts from it
+    named = {"text_column": text_column} if text_column else {"label_column": label_column}
+    for options in (named | {"sheet": sheet}, named, {}):
+        try:
+            source = Source(path, **options)
+            break
+        except UserError:
+            if not options:
+                raise
     return {text for chunk in source.chunks() for text in chunk.texts.to_pylist()}
 
 

@@ -98,8 +98,11 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
     (tmp_path / "a.csv").write_text("text,ulasan,label\nenak,kotor,positive\nramah,mahal,negative\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text("text,ulasan\nx,kotor\ny,mahal\n", encoding="utf-8")  # without labels
-    for train in ("a.csv", "b.csv"):
-        assert LabelledFile.read(tmp_path / "a.csv", LABELS, tmp_path / train, text_column="ulasan").rows["seen"].all()
+    pd.read_csv(tmp_path / "a.csv").to_excel(tmp_path / "c.xlsx", sheet_name="Train", index=False)  # without Data
+    options = {"text_column": "ulasan", "sheet": "Data"}
+    pd.read_csv(tmp_path / "a.csv").to_excel(tmp_path / "data.xlsx", sheet_name="Data", index=False)
+    for train in ("a.csv", "b.csv", "c.xlsx"):
+        assert LabelledFile.read(tmp_path / "data.xlsx", LABELS, tmp_path / train, **options).rows["seen"].all()
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):

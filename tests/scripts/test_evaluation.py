@@ -72,10 +72,13 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
 
 
-@pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
-def test_options_that_contradict_each_other_end_with_status_2(options):
+@pytest.mark.parametrize("options, reason", [
+    ("--model c --compare d", "--compare"), ("--compare a", "--compare takes two"),
+    ("--compare a b --model_revision main", "--compare"), (f"--model a --output {__file__}", "is a file: name"),
+])  # fmt: skip
+def test_options_that_cannot_be_end_with_status_2(options, reason):
     status, text = run_here("scripts/eval.py", "--data", "a", "--output", "b", *options.split())
-    assert status == 2 and "--compare" in text.splitlines()[-1]
+    assert status == 2 and reason in text.splitlines()[-1]
 
 
 def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure(model, tmp_path):
