@@ -40,8 +40,8 @@ def _style(axes, grid: str = "both", **labels: object) -> None:
 
 
 def _mark(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th system."""
-    return {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
+    """Colour and marker of the k-th system; the seventh has the colour of the first, and another marker."""
+    return {"color": COLORS[k % len(COLORS)], "marker": MARKERS[(k + k // len(COLORS)) % len(MARKERS)]}
 
 
 def draw_metrics(report: dict):
@@ -72,7 +72,8 @@ def draw_confusion(report: dict):
     labels, systems = list(report["data"]["labels"]), report["systems"]
     n_columns = min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
-    figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
+    side = max(3.7, 1.5 + 0.6 * len(labels))  # room for the numbers in each cell
+    figure = _new_figure((side + 0.2) * n_columns + 0.4, side * n_rows)
     for k, system in enumerate(systems):
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)

@@ -76,5 +76,6 @@ def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(fo
     assert calibration.find_model_folder(str(folder), VALID) == folder
     trained_on = {"train": {"sha256": hashlib.sha256(VALID.read_bytes()).hexdigest()}}
     (folder / "run.json").write_text(json.dumps({"data": trained_on}))
-    with pytest.raises(UserError, match="was trained on .*, of which it is too sure: calibrate on valid"):
+    (folder / "predictions_valid.csv").touch()
+    with pytest.raises(UserError, match="too sure: calibrate on valid --data .*/predictions_valid.csv --label_col"):
         calibration.find_model_folder(str(folder), VALID)

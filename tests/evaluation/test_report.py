@@ -131,6 +131,7 @@ def test_the_pictures_show_the_numbers_of_the_report(data):
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
+    assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
