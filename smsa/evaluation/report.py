@@ -1,8 +1,8 @@
 """A labelled file and some systems -> report.json, report.md and pictures, written all together or not at all."""
 
 import logging
-import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,6 @@ from sklearn.metrics import confusion_matrix
 
 from smsa.data.datasets import REJECTS, load_splits, write_rejects
 from smsa.data.formats import BadRow
-from smsa.data.labels import DROP
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
@@ -94,13 +93,12 @@ def _read_texts(
     """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
     # a column of labels only tells the texts from it
     named = {"text_column": text_column} if text_column else {"label_column": label_column}
-    for options in (named | {"sheet": sheet}, named, {}):
-        try:
+    for options in (named | {"sheet": sheet}, named):
+        with suppress(UserError):
             source = Source(path, **options)
             break
-        except UserError:
-            if not options:
-                raise
+    else:
+        source = Source(path)
     return {text for chunk in source.chunks() for text in chunk.texts.to_pylist()}
 
 
@@ -109,14 +107,8 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 
     `seed` is that of the bootstrap and of the perturbations. A system without a label that texts have is a UserError.
     """
-    used = set(data.gold.tolist())
     for system in systems:  # all before the first one predicts, which may take long
-        if lacking := sorted(used - set(system.find_columns(data.labels))):
-            drop = ",".join(f"{data.labels[i]}={DROP}" for i in lacking)
-            raise UserError(
-                f"{system.name} has the labels {', '.join(system.labels)}; {data.path} has others, too. Leave their "
-                f"rows out, {shlex.quote(f'--label_map={drop}')} (or that behind yours), or give another model."
-            )
+        system.find_columns(data.labels, used=data.gold.tolist())
     predictions = [(system, system.predict(data.texts, data.labels)) for system in systems]
     comparisons = []
     for (a, of_a), (b, of_b) in combinations(predictions, 2):

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,15 +37,20 @@ class System:
     label_texts: Callable[[list[str]], np.ndarray]
     engine: dict[str, str] | None = None
 
-    def find_columns(self, labels: tuple[str, ...]) -> list[int]:
-        """Return which of `labels` each of its own is: the same name, or another word for the same sentiment."""
+    def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
+        """Return which of `labels` each of its own is: the same name, or another word for the same sentiment.
+
+        Raises:
+            UserError: if one is none of them, or one of the ids `used` is none of its own.
+        """
         meant = match_labels(labels)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
-        if None in columns or len(set(columns)) < len(columns):
-            example = ",".join(f"{label}=..." for label in self.labels)
+        lacking = [labels[i] for i in set(used) - set(columns)]
+        if None in columns or len(set(columns)) < len(columns) or lacking:
+            example = ",".join([f"{label}={DROP}" for label in lacking] or [f"{label}=..." for label in self.labels])
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
-                f"do not match. Give another model, or say what each means: {shlex.quote(f'--label_map={example}')}."
+                f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
             )
         return columns
 
@@ -64,18 +69,16 @@ def load_systems(
     The last part of a path becomes the name, where that tells the systems apart.
 
     Raises:
-        UserError: for a revision of a baseline, and as `name_labels`.
+        UserError: as `name_labels`.
     """
     short = [os.path.basename(os.path.normpath(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
-        if not Path(find_bundled(path), DESCRIPTION).is_file():
-            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
-        elif revision is not None:
-            raise UserError(f"{path} is a baseline, which has no --model_revision.")
-        else:
+        if Path(find_bundled(path), DESCRIPTION).is_file():
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
+        else:
+            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
     return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
 
 

@@ -235,9 +235,8 @@ def _load_weights(
             f"Git LFS pointer, or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
-    files, options = ("model.safetensors", "model.safetensors.index.json"), {"revision": revision}
-    options["_raise_exceptions_for_missing_entries"] = False
-    is_safe = any(cached_file(name, file, **options) for file in files)
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    is_safe = any(cached_file(name, f"model.safetensors{end}", **options) for end in ("", ".index.json"))
     logger.info("Model: %s, weights from %s", name, "model.safetensors" if is_safe else "pytorch_model.bin")
     missing = set(report["missing_keys"])
     random_weights = missing | {weight for weight, *_ in report["mismatched_keys"]}
@@ -268,12 +267,10 @@ def _load_tokenizer(
         if len(tokenizer) == len(tokenizer.all_special_tokens):
             raise ValueError("it has no tokens")
     except ValueError as error:
-        if "tiktoken" in str(error):  # transformers' guess where it cannot read a file of SentencePiece
-            raise UserError(
-                f"{name} has no tokenizer.json, and its vocabulary needs more libraries: pip install sentencepiece "
-                "protobuf."
-            ) from error
-        raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
+        reason = f"is tokenizer.json there, or the vocabulary? ({error})"
+        if "tiktoken" in str(error):  # the guess of transformers, which needs more to read a file of SentencePiece
+            reason = "to read its vocabulary, pip install sentencepiece protobuf."
+        raise UserError(f"{name} lacks its tokenizer: {reason}") from error
     if not tokenizer.is_fast:
         raise UserError(f"{name}: {type(tokenizer).__name__} is written in Python: give a model with a tokenizer.json.")
     n_rows = model.get_input_embeddings().num_embeddings
@@ -305,16 +302,13 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     Raises:
         UserError: if the encoder has no such parts of its own, such as ALBERT, whose layers share their weights.
     """
-    name = type(model).__name__
+    name, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if embeddings and not hasattr(encoder, "embeddings"):
+        raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
+    if n_layers and not (stacks and 0 < n_layers <= depth):
+        raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
     if embeddings:
-        if not hasattr(model.base_model, "embeddings"):
-            raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
-        model.base_model.embeddings.requires_grad_(False)
+        encoder.embeddings.requires_grad_(False)
     if n_layers:
-        depth = model.config.num_hidden_layers
-        stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        if not stacks:
-            raise UserError(f"--freeze_layers: the layers of {name} are shared or cannot be told apart.")
-        if not 0 < n_layers <= depth:
-            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers.")
         stacks[0][:n_layers].requires_grad_(False)

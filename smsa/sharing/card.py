@@ -126,7 +126,6 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     data, labels, base = run["data"], run["labels"], run["base_model"]
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
-    config = json.loads((folder / "config.json").read_bytes())
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     train, valid = data["train"], data["valid"]
     if valid["sha256"] == train["sha256"] and valid["n_texts"] < train["n_texts"]:  # a tenth, which was split off
@@ -154,9 +153,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "weakest": min(filter(lambda label: last[f"n_{label}"], labels), key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        # 1.0 where it is the run's own: the scores are those after it
-        "temperature": config.get("smsa_temperature", 1.0) / run.get("temperature", 1.0),
-        "is_normalised_since": config.get("smsa_normalised", False),
+        "config": json.loads((folder / "config.json").read_bytes()),
     }, {
         "license": None if is_owners else base["license"],
         "pipeline_tag": "text-classification",

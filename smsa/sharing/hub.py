@@ -69,15 +69,14 @@ def push(
     tag: str | None = None,
     pull_request: bool = False,
 ) -> str:
-    """Put a finished model folder on the Hub as one commit, and create the repository if there is none.
+    """Put those files of a finished model folder that match `UPLOADED` on the Hub as one commit.
 
     A model card that smsa wrote is uploaded as that of `repo_id`. Nothing on this machine changes.
 
     Args:
-        folder: the model; of its files, those that match `UPLOADED` are uploaded.
         repo_id, private: as in `require_access`.
         revision: branch to commit to, created if there is none; main if not given.
-        tag: name for the commit; not with `pull_request`.
+        tag: name for the commit; neither goes with `pull_request`.
         pull_request: propose the commit to a repository that is there, which takes no right to write.
 
     Returns:

@@ -175,7 +175,7 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
 
 def test_a_system_without_a_label_that_texts_have_is_refused_before_any_predicts(data):
     systems = [System("first", "x", LABELS, None), make_system(labels=("positif", "negatif"), name="two")]
-    with pytest.raises(UserError, match="two has the labels positif, negatif; .* --label_map=neutral=drop"):
+    with pytest.raises(UserError, match="two has the labels positif, negatif, .* --label_map=neutral=drop"):
         evaluate(systems, data)
 
 

@@ -72,5 +72,3 @@ def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(ke
     assert [system.name for system in systems] == ["keyword/", "a/keyword"]
     assert systems[0].predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
     assert load_systems(["keyword/", "mini-sentiment"])[0].name == "keyword"
-    with pytest.raises(UserError, match="keyword is a baseline, which has no --model_revision"):
-        load_systems(["keyword"], "main")
