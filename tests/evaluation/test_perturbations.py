@@ -8,12 +8,9 @@ from smsa.evaluation import perturbations
 TEXT = "tempat nya dan buku ku nyaman , murah ! tapi saya tidak suka muka mu ( terlalu ramai ) ."
 
 
-def test_no_space_is_left_before_punctuation_and_clitics():
+def test_no_space_is_left_before_punctuation_and_clitics_and_sentences_begin_with_capitals_or_are_shouted():
     expected = "tempatnya dan bukuku nyaman, murah! tapi saya tidak suka mukamu (terlalu ramai)."
     assert perturbations.remove_spaces(TEXT, Random(0)) == expected
-
-
-def test_sentences_begin_with_capitals_and_some_texts_are_shouted():
     perturbed = {perturbations.capitalise("enak . murah ! ramah", Random(seed)) for seed in range(100)}
     assert perturbed == {"Enak . Murah ! Ramah", "ENAK . MURAH ! RAMAH"}
 

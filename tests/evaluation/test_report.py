@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from itertools import combinations
 from unittest.mock import Mock
 
 import numpy as np
@@ -50,13 +51,8 @@ def data(tmp_path):
     return read_rows(tmp_path / "six.tsv", ROWS.items())
 
 
-@pytest.fixture
-def system(data):
-    """What report.json says of one system."""
-    return evaluate_system(make_system(), data, np.array(PROBABILITIES))
-
-
-def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
+def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(data):
+    system = evaluate_system(make_system(), data, np.array(PROBABILITIES))
     assert system["confusion"] == confusion_matrix(GOLD, PREDICTED).tolist()
     expected = score_label_ids(PREDICTED, GOLD)
     for name in statistics.METRICS:
@@ -66,6 +62,12 @@ def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
         for name in ("recall", "precision", "n"):
             assert metrics[name] == pytest.approx(expected[f"{name}_{label}"])
     assert len({(metrics["f1"]["low"], metrics["f1"]["high"]) for metrics in system["labels"].values()}) == 3
+    slices = system["slices"]  # over the labels that each has
+    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
+    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
+    without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
+    assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
+    assert slices["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path):
@@ -75,15 +77,6 @@ def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path):
     assert [error["line"] for error in errors] == [*range(30, 10, -1)]
     expected = {"file": "many.tsv", "line": 30, "gold": "positive", "predicted": "neutral", "text": "teks 29"}
     assert errors[0] == expected | {"confidence": pytest.approx(0.89)}
-
-
-def test_a_slice_counts_only_the_labels_that_it_has(system):
-    slices = system["slices"]
-    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
-    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
-    without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
-    assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
-    assert slices["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
@@ -114,15 +107,12 @@ def test_robustness_is_macro_f1_on_perturbed_texts(data):
         assert [evaluated["robustness"][name] for name in names] == pytest.approx([f1, f1])
 
 
-def test_every_pair_of_systems_is_compared(data):
-    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(3)], data, seed=2)
-    assert [(pair["a"], pair["b"]) for pair in report["comparisons"]] == [("s0", "s1"), ("s0", "s2"), ("s1", "s2")]
+def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):
+    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(4)], data, seed=2)
+    pairs = [(pair["a"], pair["b"]) for pair in report["comparisons"]]
+    assert pairs == [*combinations(["s0", "s1", "s2", "s3"], 2)]
     expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), np.roll(PREDICTED, 1), 3, seed=2)
     assert expected.items() <= report["comparisons"][0].items()
-
-
-def test_the_pictures_show_the_numbers_of_the_report(data):
-    report = evaluate([make_system(name=f"s{k}") for k in range(4)], data)
     system = report["systems"][0]
     panels = figures.draw_confusion(report).axes
     assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]

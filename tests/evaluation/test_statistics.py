@@ -6,11 +6,10 @@ from scipy.special import softmax
 from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, f1_score
 
+from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation import statistics
 from smsa.evaluation.statistics import METRICS, bootstrap, compare, score_present
-
-LABELS = ("positive", "neutral", "negative")
 
 
 def test_resamples_keep_the_count_of_each_gold_label():
@@ -87,16 +86,13 @@ def test_calibration_by_hand(monkeypatch):
     assert found["expected_calibration_error"] == pytest.approx((1 * 0.4 + 2 * 0.4 + 1 * 0.0) / 4)
 
 
-def test_temperature_is_found_again():
+def test_temperature_is_found_again_and_refused_of_certain_and_of_useless_models():
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (4000, 3))
     gold = np.array([generator.choice(3, p=row) for row in softmax(logits, axis=-1)])
     for sharpness in (0.5, 1.0, 3.0):
         temperature = statistics.fit_temperature(gold, softmax(logits * sharpness, axis=-1))
         assert temperature == pytest.approx(sharpness, rel=0.06)
-
-
-@pytest.mark.parametrize("gold, share", [([0, 1, 2, 0], "100%"), ([1, 2, 0, 1], "0%")])
-def test_temperature_of_certain_and_of_useless_models_is_refused(gold, share):
-    with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
-        statistics.fit_temperature(np.array(gold), np.eye(3)[[0, 1, 2, 0]] * 0.7 + 0.1)
+    for gold, share in (([0, 1, 2, 0], "100%"), ([1, 2, 0, 1], "0%")):
+        with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
+            statistics.fit_temperature(np.array(gold), np.eye(3)[[0, 1, 2, 0]] * 0.7 + 0.1)

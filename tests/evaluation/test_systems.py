@@ -46,19 +46,16 @@ def test_labels_are_matched_by_what_they_mean(labels, columns):
         assert system.predict(["enak"], LABELS).tolist() == [expected]
 
 
-OF_FILES = ("positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop")
-
-
 def test_a_label_map_names_the_labels_of_a_model_or_of_the_file():
     assert name_labels("x", UNNAMED, NAMING) == name_labels("x", UNNAMED, f"{NAMING},campur=drop,3=neutral") == LABELS
-    for of_a_file in (NAMING, *OF_FILES, "positive=a,neutral=drop,negative=b"):
+    for of_a_file in (
+        NAMING, "positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2",
+        "1=positive,0=negative,2=drop", "positive=a,neutral=drop,negative=b",
+    ):  # fmt: skip
         assert name_labels("x", LABELS, of_a_file) == LABELS
-
-
-@pytest.mark.parametrize("label_map", [None, "LABEL_0=positive,LABEL_1=neutral", "LABEL_0=a,LABEL_1=a,LABEL_2=b"])
-def test_labels_that_say_nothing_must_be_mapped(label_map):
-    with pytest.raises(UserError, match="say what each means, --label_map LABEL_0=...,LABEL_1=...,LABEL_2=...$"):
-        name_labels("x", UNNAMED, label_map)
+    for label_map in (None, "LABEL_0=positive,LABEL_1=neutral", "LABEL_0=a,LABEL_1=a,LABEL_2=b"):  # must be named
+        with pytest.raises(UserError, match="say what each means, --label_map LABEL_0=...,LABEL_1=...,LABEL_2=...$"):
+            name_labels("x", UNNAMED, label_map)
 
 
 def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):

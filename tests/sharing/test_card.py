@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from smsa.data.labels import EXAMPLES, LABELS
 from smsa.errors import UserError
 from smsa.files import write_json
-from smsa.sharing.card import CARD, OURS, describe_base, is_renewable, render_card
+from smsa.sharing.card import CARD, describe_base, render_card
 
 
 def make_scores(random: np.random.Generator) -> dict:
@@ -119,17 +119,6 @@ def test_a_model_that_was_changed_after_its_evaluation_has_a_card_that_says_so(f
     card = render_card(folder, "me/model")
     check_card(card.replace(" of 2.000", ""), metrics, run)
     assert "divided by a temperature of 2.000" in card and "reads elongated letters as one" in card
-
-
-def test_a_card_that_its_owner_took_over_is_not_renewed(folder):
-    assert not is_renewable(folder)  # no card
-    (folder / CARD).write_text(render_card(folder, "me/model"))
-    assert is_renewable(folder)
-    (folder / CARD).write_text(render_card(folder, "me/model").replace(OURS, ""))
-    assert not is_renewable(folder)
-    (folder / CARD).write_text(OURS)
-    (folder / "run.json").unlink()  # of another machine
-    assert not is_renewable(folder)
 
 
 def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplog):

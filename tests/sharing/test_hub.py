@@ -85,6 +85,8 @@ def test_branches_tags_and_pull_requests(hub, folder):
     with pytest.raises(UserError, match="leave --tag and --revision out"):
         push(folder, "team/model", pull_request=True, tag="second")
     hub.faults.clear()
+    with pytest.raises(UserError, match="team/model is there already, and public: .* keep it public"):
+        push(folder, "team/model", private=True)
     with pytest.raises(UserError, match=r"already\. The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
     hub.faults.append(Fault("POST", "/commit/", 409))
@@ -116,13 +118,6 @@ def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, mon
         push(folder, name)
     assert "hf_wrong" not in str(raised.value) and TOKEN not in str(raised.value)
     assert not any(repository.committed for repository in hub.repositories.values())
-
-
-def test_a_public_repository_is_not_pushed_to_as_a_private_one(hub, folder):
-    push(folder, "me/model")
-    with pytest.raises(UserError, match="me/model is there already, and public: .* keep it public"):
-        push(folder, "me/model", private=True)
-    assert len(hub.repositories["me/model"].committed) == 1
 
 
 def test_a_card_of_smsa_gets_the_name_on_the_hub_and_keeps_the_licence_that_its_owner_wrote(hub, tmp_path):
