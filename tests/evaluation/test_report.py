@@ -161,12 +161,8 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
-
-
-def test_a_system_without_a_label_that_texts_have_is_refused_before_any_predicts(data):
-    systems = [System("first", "x", LABELS, None), make_system(labels=("positif", "negatif"), name="two")]
-    with pytest.raises(UserError, match="two has the labels positif, negatif, .* --label_map=neutral=drop"):
-        evaluate(systems, data)
+    with pytest.raises(UserError, match="system has the labels Positif, Negatif, .* --label_map=neutral=drop"):
+        evaluate([System("never asked", "x", LABELS, None), of_two], read_rows(tmp_path / "six.tsv", ROWS.items()))
 
 
 def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):

@@ -16,6 +16,7 @@ from smsa.models.loading import choose_labels, freeze_layers, load_classifier, l
 # More rows than tokens, as indobert-base-p1 has
 OLD_SHAPE = SHAPE | {"vocab_size": len(VOCABULARY) + 11, "max_position_embeddings": 40}
 OLD_PARTS = {"weight": "gamma", "bias": "beta"}
+INDONESIAN = ("negatif", "netral", "positif")
 
 
 @pytest.fixture
@@ -43,14 +44,9 @@ def save_old(tmp_path, pretrained):
 
 
 @pytest.fixture
-def classifier(tmp_path):
-    """A function that saves a classifier with these label names, and returns its folder and the weight of its head."""
-
-    def save(labels=("a", "b")):
-        model = make_model(labels, seed=7)
-        return str(save_tiny(tmp_path / "classifier", model)), model.classifier.weight
-
-    return save
+def folder(tmp_path):
+    """A random classifier of negatif, netral, positif."""
+    return str(save_tiny(tmp_path / "classifier", labels=INDONESIAN))
 
 
 def test_every_encoder_weight_of_an_old_checkpoint_is_taken_over(save_old, pretrained, caplog):
@@ -79,24 +75,22 @@ def test_a_checkpoint_with_a_weight_missing_or_of_another_size_is_refused_by_its
         load_classifier(folder)
 
 
-def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(classifier, save_old):
-    folder, _ = classifier(("negatif", "netral", "positif"))
-    assert choose_labels(None, folder) == ("negatif", "netral", "positif")
+def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(folder, save_old, tmp_path):
+    assert choose_labels(None, folder) == INDONESIAN
     assert choose_labels("a, b", folder) == ("a", "b")
-    assert choose_labels(None, save_old()) == choose_labels(None, "scratch") == ("positive", "neutral", "negative")
-    assert choose_labels(None, classifier(("stars",))[0]) == ("positive", "neutral", "negative")  # a regression
+    for name in (save_old(), "scratch", save_tiny(tmp_path / "stars", labels=["stars"])):  # a regression
+        assert choose_labels(None, name) == ("positive", "neutral", "negative")
     for unclear in ("a", "a,a", "a,"):
         with pytest.raises(ValueError, match="at least two different names"):
             choose_labels(unclear, "scratch")
 
 
-def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(classifier):
-    labels = ("negatif", "netral", "positif")
-    folder, head = classifier(labels)
+def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(folder):
+    head = make_model().classifier.weight
     update_json(Path(folder, "config.json"), smsa_temperature=2.0, smsa_normalised=True)  # since its training
-    model, _ = load_model(folder, labels)
+    model, _ = load_model(folder, INDONESIAN)
     assert torch.equal(model.classifier.weight, head) and "smsa_" not in model.config.to_json_string()
-    for other in (labels[::-1], ("a", "b", "c"), ("a", "b")):
+    for other in (INDONESIAN[::-1], ("a", "b", "c"), ("a", "b")):
         model, _ = load_model(folder, other)
         assert tuple(model.config.id2label.values()) == other
         assert model.classifier.weight.shape == (len(other), 32)
@@ -122,8 +116,8 @@ UNKNOWN = "that transformers knows, "
     ({"id2label": ["a", "b"]}, UNKNOWN), ({"hidden_size": "large"}, UNKNOWN), ({"id2label": {"a": "b"}}, UNKNOWN),
     ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
 ])  # fmt: skip
-def test_a_configuration_that_is_of_no_text_classifier_is_refused(classifier, changes, reason):
-    path = Path(classifier()[0], "config.json")
+def test_a_configuration_that_is_of_no_text_classifier_is_refused(folder, changes, reason):
+    path = Path(folder, "config.json")
     update_json(path, **changes)
     with pytest.raises(UserError, match=f"{path.parent}.* {reason}"):
         load_classifier(path.parent)
@@ -140,9 +134,8 @@ def test_a_damaged_file_is_named(save_old, pretrained, filename, content):
         load_model(str(path.parent))
 
 
-def test_what_a_folder_lacks_is_named(classifier):
+def test_what_a_folder_lacks_is_named(folder):
     """Without its tokenizer, transformers would make one up, for which all texts are alike: [UNK] [UNK] ..."""
-    folder, _ = classifier()
     with pytest.raises(OSError, match="No model .*-typo.*\n.*there are e5-sentiment, .* to train from, mini"):
         load_model(f"{folder}-typo")
     for name, reason in (
@@ -158,7 +151,7 @@ def test_what_a_folder_lacks_is_named(classifier):
         load_model(folder)
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_path):
+def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer, tmp_path):
     """One written in Python would train, and fail where texts are labelled."""
     make_model(vocab_size=60).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("enak 9\nmurah 8\n")
@@ -170,15 +163,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_pat
     write_json({"tokenizer_class": "XLMRobertaTokenizer"}, tmp_path / "tokenizer_config.json")
     with pytest.raises(UserError, match="to read its vocabulary, pip install sentencepiece protobuf"):
         load_model(str(tmp_path))
-    folder, _ = classifier()
     tokenizer.add_tokens(["kata", "baru"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="the tokenizer has 55 tokens, the encoder only 53"):
         load_model(folder)
 
 
-def test_the_length_of_training_is_saved_for_inference_and_does_not_bind_the_next_training(classifier, tokenizer):
-    folder, _ = classifier()
+def test_the_length_of_training_is_saved_for_inference_and_does_not_bind_the_next_training(folder, tokenizer):
     tokenizer.model_max_length = 8
     save_tokenizer(tokenizer, folder)
     assert load_classifier(folder)[1].model_max_length == 8
