@@ -84,7 +84,7 @@ def push(
 
     Raises:
         FileNotFoundError: as `list_uploads`.
-        UserError: if the Hub refuses or cannot be reached; for a tag or a revision of a pull request; as `render_card`.
+        UserError: if the Hub refuses or cannot be reached; for a tag or a revision of a pull request.
     """
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import SAMPLE_DIR, SHAPE, save_tiny
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
@@ -50,21 +50,6 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
     changed, input_ids = AutoModelForSequenceClassification.from_pretrained(tmp_path), torch.tensor([[2, 7, 8, 3]])
     with torch.no_grad():
         assert changed(input_ids).logits == pytest.approx(model(input_ids).logits / 4, abs=1e-6)
-
-
-def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
-    before = AutoTokenizer.from_pretrained(folder, padding_side="left", truncation_side="left")
-    before.save_pretrained(folder)
-    calibration.store_normaliser(folder)
-    assert json.loads((folder / "config.json").read_text())["smsa_normalised"]  # for the card
-    after = AutoTokenizer.from_pretrained(folder)
-    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
-        assert getattr(after, name) == getattr(before, name), name
-    assert after.get_vocab() == before.get_vocab()
-    # a name that transformers 4 knows, too, and that survives another save
-    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
-    after.save_pretrained(folder / "copy")
-    assert AutoTokenizer.from_pretrained(folder / "copy").tokenize("enaaaak") == ["enak"]
 
 
 def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder, tmp_path):
