@@ -39,17 +39,14 @@ def list_uploads(folder: str | Path) -> list[Path]:
 
 
 def require_access(repo_id: str, private: bool = False) -> str:
-    """Create the repository if there is none, and refuse a name or a token with which `push` could not commit to it.
+    """Return the name of a repository with its namespace; create it if there is none.
 
     Args:
         repo_id: `namespace/name`, or a name in the token's own namespace.
         private: make a new repository private, and refuse one that is not.
 
-    Returns:
-        The name with its namespace.
-
     Raises:
-        UserError: with the way out.
+        UserError: with the way out, for a name or a token with which `push` could not commit to it.
     """
     api = HfApi()
     with _explaining(repo_id):
