@@ -89,12 +89,12 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     expected = {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
     expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
-    (tmp_path / "a.csv").write_text("text,ulasan,label\nenak,kotor,positive\nramah,mahal,negative\n", encoding="utf-8")
-    (tmp_path / "b.csv").write_text("text,ulasan\nx,kotor\ny,mahal\n", encoding="utf-8")  # without labels
-    pd.read_csv(tmp_path / "a.csv").to_excel(tmp_path / "c.xlsx", sheet_name="Train", index=False)  # without Data
+    data = pd.DataFrame({"text": ["x", "y"], "ulasan": ["kotor", "mahal"], "label": ["positive", "negative"]})
+    data.to_excel(tmp_path / "data.xlsx", sheet_name="Data", index=False)
+    data.to_excel(tmp_path / "train.xlsx", sheet_name="Train", index=False)  # no Data
+    data[["text", "ulasan"]].to_csv(tmp_path / "train.csv", index=False)  # no labels
     options = {"text_column": "ulasan", "sheet": "Data"}
-    pd.read_csv(tmp_path / "a.csv").to_excel(tmp_path / "data.xlsx", sheet_name="Data", index=False)
-    for train in ("a.csv", "b.csv", "c.xlsx"):
+    for train in ("data.xlsx", "train.xlsx", "train.csv"):
         assert LabelledFile.read(tmp_path / "data.xlsx", LABELS, tmp_path / train, **options).rows["seen"].all()
 
 

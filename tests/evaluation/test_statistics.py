@@ -12,16 +12,13 @@ from smsa.evaluation import statistics
 from smsa.evaluation.statistics import METRICS, bootstrap, compare, score_present
 
 
-def test_resamples_keep_the_count_of_each_gold_label():
+def test_resamples_keep_the_count_of_each_gold_label_and_intervals_are_those_of_the_scores_they_are_named_for():
     counts = np.array([[5, 1, 0], [0, 0, 0], [2, 2, 9]])
     drawn = statistics.resample(counts, seed=0)
     assert drawn.shape == (10_000, 3, 3) and (drawn.sum(-1) == counts.sum(-1)).all()
     assert drawn.mean(0) == pytest.approx(counts, abs=0.1)
     assert (statistics.resample(counts, seed=0) == drawn).all()
     assert (statistics.resample(counts, seed=1) != drawn).any()
-
-
-def test_intervals_are_those_of_the_scores_they_are_named_for():
     confusion = np.array([[50, 10, 0], [3, 30, 7], [1, 1, 60]])
     found = bootstrap(confusion, LABELS)
     for name, values in score_present(statistics.resample(confusion), LABELS).items():
@@ -54,7 +51,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
         assert 0.93 <= n_covered / n_files <= 0.97, (name, n_covered)
 
 
-def test_a_comparison_is_right_by_hand():
+def test_a_comparison_is_right_by_hand_and_only_an_interval_beside_zero_says_who_is_ahead():
     gold = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([0, 0, 0, 0, 1, 1, 1, 0])
     b = np.array([0, 0, 1, 1, 1, 0, 0, 1])
@@ -67,9 +64,6 @@ def test_a_comparison_is_right_by_hand():
     for name in METRICS:
         assert same["differences"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert same["mcnemar"]["p_value"] == 1.0
-
-
-def test_only_an_interval_beside_zero_says_who_is_ahead():
     told = "not told apart by these 9 texts"
     for low, high, verdict in ((1, 3, "A is ahead"), (-3, -1, "B is ahead"), (-1, 3, told)):
         f1 = {"value": 0.02, "low": low / 100, "high": high / 100}

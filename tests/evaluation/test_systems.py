@@ -1,24 +1,15 @@
 """Models and baselines behind one call, and what their labels are called."""
 
-import json
-
 import numpy as np
 import pytest
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
+from smsa.evaluation.baselines import Keyword, save_baseline
 from smsa.evaluation.systems import System, load_systems, name_labels, wrap_classifier
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMING = "LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative"
-
-
-@pytest.fixture
-def keyword(tmp_path):
-    folder = tmp_path / "keyword"
-    folder.mkdir()
-    (folder / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
-    return folder
 
 
 def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities(classifier):
@@ -27,9 +18,7 @@ def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_pr
     found = system.predict(texts, LABELS)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
     assert found[:-1] == pytest.approx(alone, abs=1e-6) and len(np.unique(found[:, 0])) > 10
-    assert found[-1].tolist() == [1 / 3] * 3
-    assert system.predict(texts, LABELS[::-1]) == pytest.approx(found[:, ::-1], abs=1e-12)
-    assert system.predict([], LABELS).shape == (0, 3)
+    assert found[-1].tolist() == [1 / 3] * 3 and system.predict([], LABELS).shape == (0, 3)
 
 
 @pytest.mark.parametrize("labels, columns", [
@@ -58,10 +47,10 @@ def test_a_label_map_names_the_labels_of_a_model_or_of_the_file():
             name_labels("x", UNNAMED, label_map)
 
 
-def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):
-    for name in ("a/keyword", "mini-sentiment"):  # a folder of the name of a bundled model
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(keyword)
+def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+    for name in ("keyword", "a/keyword", "mini-sentiment"):  # the last one as a bundled model
+        (tmp_path / name).mkdir(parents=True)
+        save_baseline(Keyword(), tmp_path / name)
     monkeypatch.chdir(tmp_path)
     systems = load_systems(["./mini-sentiment", "mini-sentiment"], backend="torch", precision="no")
     assert [system.kind for system in systems] == ["keyword", "model"]

@@ -105,8 +105,6 @@ REFUSED = {
     "no name": (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
     "a commit that fails": (TOKEN, "me/model", ("POST", "/commit/", 409), "me/model on the Hub: .* This sends .*: "
                             "python scripts/push.py .*run me/model$"),
-    "a refused card": (TOKEN, "me/model", ("POST", "/validate-yaml", 400), "me/model on the Hub: "),
-    "404 while it is pushed": (TOKEN, "me/model", ("POST", "/preupload/", 404), "me/model on the Hub: .*Not Found"),
 }  # fmt: skip
 
 
