@@ -106,14 +106,11 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save_old, tmp_path,
     assert not (tmp_path / "ran").exists()
 
 
-UNKNOWN = "that transformers knows, "
-
-
 @pytest.mark.parametrize("changes, reason", [
     ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"has quantised weights \(gptq\): give the model"),
     ({"auto_map": {"AutoConfig": "evil.Config"}}, "wants to run code of its own"),
-    ({"model_type": "newer"}, f"{UNKNOWN}.*`newer`"),
-    ({"id2label": ["a", "b"]}, UNKNOWN), ({"hidden_size": "large"}, UNKNOWN), ({"id2label": {"a": "b"}}, UNKNOWN),
+    ({"model_type": "newer"}, "transformers knows, .*`newer`"), ({"id2label": ["a", "b"]}, "transformers knows, "),
+    ({"hidden_size": "large"}, "transformers knows, "), ({"id2label": {"a": "b"}}, "transformers knows, "),
     ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
 ])  # fmt: skip
 def test_a_configuration_that_is_of_no_text_classifier_is_refused(folder, changes, reason):
@@ -151,8 +148,14 @@ def test_what_a_folder_lacks_is_named(folder):
         load_model(folder)
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer, tmp_path):
+def test_the_length_of_training_binds_inference_only_and_a_tokenizer_that_does_not_fit_is_refused(
+    folder, tokenizer, tmp_path
+):
     """One written in Python would train, and fail where texts are labelled."""
+    tokenizer.model_max_length = 8
+    save_tokenizer(tokenizer, folder)
+    assert load_classifier(folder)[1].model_max_length == 8
+    assert load_model(folder)[1].model_max_length == 128  # of the encoder
     make_model(vocab_size=60).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("enak 9\nmurah 8\n")
     (tmp_path / "bpe.codes").write_text("e n 9\na k 8\n")
@@ -167,13 +170,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer, tmp_path):
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="the tokenizer has 55 tokens, the encoder only 53"):
         load_model(folder)
-
-
-def test_the_length_of_training_is_saved_for_inference_and_does_not_bind_the_next_training(folder, tokenizer):
-    tokenizer.model_max_length = 8
-    save_tokenizer(tokenizer, folder)
-    assert load_classifier(folder)[1].model_max_length == 8
-    assert load_model(folder)[1].model_max_length == 128  # of the encoder
 
 
 def test_freezing_excludes_what_was_named_and_nothing_else():

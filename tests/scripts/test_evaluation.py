@@ -84,6 +84,10 @@ def test_options_that_cannot_be_end_with_status_2(options, reason):
 def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure(model, tmp_path):
     (model / "predictions_valid.csv").touch()  # of its run, which no copy of a model has
     before, output = contents(model), tmp_path / "calibrated"
+    for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
+        status, text = calibrate(model, target, data=data)
+        assert status == 1 and text.startswith("error: ") and message in text
+        assert contents(model) == before and (not output.exists() or not any(output.iterdir()))
     assert calibrate(model, output)[0] == 0
     assert contents(model) == before and contents(output).keys() == before.keys() - {"predictions_valid.csv"}
     one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
@@ -128,11 +132,3 @@ def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
     assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
     n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
     assert n_blue > 10 and "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
-
-
-def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path):
-    before, output = contents(model), tmp_path / "calibrated"
-    for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
-        status, text = calibrate(model, target, data=data)
-        assert status == 1 and text.startswith("error: ") and message in text
-        assert contents(model) == before and (not output.exists() or not any(output.iterdir()))
