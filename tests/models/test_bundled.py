@@ -90,18 +90,16 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.98, change
 
 
-def read_recipe(path: str) -> dict:
-    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
-
-
 def test_every_source_has_a_licence_that_lets_it_be_bundled_and_none_is_what_a_classifier_is_measured_on():
-    sources = [source.split("=")[0] for source in read_recipe("recipes/pretrain-mini.yaml")["sources"]]
+    recipe = yaml.safe_load((ROOT / "recipes/pretrain-mini.yaml").read_bytes())
+    sources = [source.split("=")[0] for source in recipe["sources"]]
     assert sources == list(read(ENCODER, "run.json")["data"])
     licences = (ROOT / "docs" / "mini-sources.md").read_text(encoding="utf-8")
     for source in sources:
         assert re.search(rf"^\| `{source}` \|.*\|.*\|.*(MIT|Apache-2\.0|CC BY-SA).*\|$", licences, re.MULTILINE), source
+    recipe = yaml.safe_load((ROOT / "data/mixture/recipe.yaml").read_bytes())
     for name in set(BUNDLED) - {ENCODER}:
-        recipe, mixture = read_recipe("data/mixture/recipe.yaml"), read(name, "mixture.json")
+        mixture = read(name, "mixture.json")
         assert read(name, "run.json")["data"]["train"]["sha256"] == mixture["train"]["sha256"]
         assert list(mixture["sources"]) == list(recipe["sources"]) and mixture["kept_out"] == recipe["kept_out"]
         for source in mixture["sources"].values():
