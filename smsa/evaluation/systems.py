@@ -38,11 +38,7 @@ class System:
     engine: dict[str, str] | None = None
 
     def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
-        """Return which of `labels` each of its own is: the same name, or another word for the same sentiment.
-
-        Raises:
-            UserError: if one is none of them, or one of the ids `used` is none of its own.
-        """
+        """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
         meant = match_labels(labels)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
         lacking = [labels[i] for i in set(used) - set(columns)]

@@ -184,6 +184,8 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
             raise error.__context__ from None
         if Path(name, "adapter_config.json").is_file():
             raise UserError(f"{name} is a LoRA adapter: merge it into its base model first.") from error
+        if Path(name, "seeds.json").is_file():
+            raise UserError(f"{name} has a model for each seed: give one of its folders seed-...") from error
         raise (OSError if isinstance(error, OSError) else UserError)(
             f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
             f"the Hub: {str(error).splitlines()[0]}\n"

@@ -37,10 +37,8 @@ def test_labels_are_matched_by_what_they_mean(labels, columns):
 
 def test_a_label_map_names_the_labels_of_a_model_or_of_the_file():
     assert name_labels("x", UNNAMED, NAMING) == name_labels("x", UNNAMED, f"{NAMING},campur=drop,3=neutral") == LABELS
-    for of_a_file in (
-        NAMING, "positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2",
-        "1=positive,0=negative,2=drop", "positive=a,neutral=drop,negative=b",
-    ):  # fmt: skip
+    of_files = "positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop"
+    for of_a_file in (NAMING, *of_files, "positive=a,neutral=drop,negative=b"):
         assert name_labels("x", LABELS, of_a_file) == LABELS
     for label_map in (None, "LABEL_0=positive,LABEL_1=neutral", "LABEL_0=a,LABEL_1=a,LABEL_2=b"):  # must be named
         with pytest.raises(UserError, match="say what each means, --label_map LABEL_0=...,LABEL_1=...,LABEL_2=...$"):

@@ -143,14 +143,13 @@ def test_what_a_folder_lacks_is_named(folder):
         Path(folder, name).unlink()
         with pytest.raises(UserError, match=reason):
             load_model(folder)
-    Path(folder, "adapter_config.json").touch()
-    with pytest.raises(UserError, match="is a LoRA adapter: merge it into its base model first"):
-        load_model(folder)
+    for name, reason in (("seeds.json", "has a model for each seed"), ("adapter_config.json", "is a LoRA adapter")):
+        Path(folder, name).touch()
+        with pytest.raises(UserError, match=reason):
+            load_model(folder)
 
 
-def test_the_length_of_training_binds_inference_only_and_a_tokenizer_that_does_not_fit_is_refused(
-    folder, tokenizer, tmp_path
-):
+def test_the_length_of_training_binds_inference_only_and_an_unfit_tokenizer_is_refused(folder, tokenizer, tmp_path):
     """One written in Python would train, and fail where texts are labelled."""
     tokenizer.model_max_length = 8
     save_tokenizer(tokenizer, folder)

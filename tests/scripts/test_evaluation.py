@@ -97,13 +97,12 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
 
 
 def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
-    """All else that the tokenizer says of itself stays."""
     before, output = AutoTokenizer.from_pretrained(model, truncation_side="left"), tmp_path / "normalised"
     before.save_pretrained(model)
     assert calibrate(model, output, "--normalise_elongated")[0] == 0
     after = AutoTokenizer.from_pretrained(output)
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
-        assert getattr(after, name) == getattr(before, name), name
+        assert getattr(after, name) == getattr(before, name), name  # all else stays
     # a name that transformers 4 knows, too, and that survives another save
     assert json.loads((output / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(tmp_path / "copy")

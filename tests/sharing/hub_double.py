@@ -172,3 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"error": "EntryNotFound"}, {"X-Error-Code": "EntryNotFound"}
         etag = hashlib.sha1(content).hexdigest()
         return 200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": f"{oid:040x}"}
+
+    @route(".*")
+    def refuse(self):
+        return 404, {"error": f"the double does not know {self.command} {self.path}"}, {}
