@@ -20,7 +20,8 @@ logger = logging.getLogger("smsa.eval")
 def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
     """Evaluate, write the report, and log the metrics; return the content of report.json."""
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
-    data = LabelledFile.read(data_args.data, systems[0].labels, args.train_file, **data_args.reading())
+    labels = max((system.labels for system in systems), key=len)  # those of two labels lack one of three
+    data = LabelledFile.read(data_args.data, labels, args.train_file, **data_args.reading())
     for name in args.compare or [args.model]:
         if was_trained_on(name, data.path):
             logger.warning("%s was trained on %s: it is worse on texts that it has not seen.", name, data.path)

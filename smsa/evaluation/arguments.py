@@ -1,6 +1,7 @@
 """Options of evaluation, calibration and baselines, with their defaults and their help."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from transformers.hf_argparser import HfArg
@@ -42,6 +43,8 @@ class EvaluationArguments:
             raise UserError("give --model for one system, or --compare for several.")
         if self.compare is not None and (len(self.compare) < 2 or self.model_revision):
             raise UserError("--compare takes two systems or more, and no --model_revision.")
+        if Path(self.output).is_file():
+            raise UserError(f"--output {self.output} is a file: name a folder for the report.")
 
 
 @dataclass

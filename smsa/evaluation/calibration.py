@@ -1,5 +1,6 @@
 """What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")
     if was_trained_on(name, data_path):
-        raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid.")
+        valid = folder / "predictions_valid.csv"  # where valid was split off, no other file has it
+        options = f" --data {shlex.quote(str(valid))} --label_column gold" if valid.is_file() else ""
+        raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid{options}.")
     return folder
 
 

@@ -40,13 +40,13 @@ def _style(axes, grid: str = "both", **labels: object) -> None:
 
 
 def _mark(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th system."""
-    return {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
+    """Colour and marker of the k-th system; the seventh has the colour of the first, and another marker."""
+    return {"color": COLORS[k % len(COLORS)], "marker": MARKERS[(k + k // len(COLORS)) % len(MARKERS)]}
 
 
 def draw_metrics(report: dict):
-    """Macro F1 and the F1 of each label, a dot and its interval for each system."""
-    labels, systems = list(report["data"]["labels"]), report["systems"]
+    """Macro F1 and the F1 of each label that texts have, a dot and its interval for each system."""
+    labels, systems = [label for label, n in report["data"]["labels"].items() if n], report["systems"]
     figure = _new_figure(7, 1.2 + 0.32 * (len(labels) + 1) * (len(systems) + 0.8))
     axes = figure.subplots()
     for k, system in enumerate(systems):
@@ -72,7 +72,8 @@ def draw_confusion(report: dict):
     labels, systems = list(report["data"]["labels"]), report["systems"]
     n_columns = min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
-    figure = _new_figure(3.9 * n_columns + 0.4, 3.7 * n_rows)
+    side = max(3.7, 1.5 + 0.6 * len(labels))  # room for the numbers in each cell
+    figure = _new_figure((side + 0.2) * n_columns + 0.4, side * n_rows)
     for k, system in enumerate(systems):
         confusion = np.array(system["confusion"])
         shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)

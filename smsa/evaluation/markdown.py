@@ -49,11 +49,8 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 TEMPLATES.globals |= {"row": row, "header": header}
-TEMPLATES.filters |= {
-    "cell": cell,
+TEMPLATES.filters |= {function.__name__: function for function in (cell, one_line, percent)} | {
     "quote": shlex.quote,
-    "one_line": one_line,
-    "percent": percent,
     "interval": with_interval,
     "count": lambda n: f"{int(n):,}",
     "predicted": "predicted {}".format,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -90,10 +91,13 @@ def _read_texts(
     path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
 ) -> set[str]:
     """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
-    try:
-        label_column = label_column if text_column is None else None  # only to tell the texts from it
-        source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
-    except UserError:
+    # a column of labels only tells the texts from it
+    named = {"text_column": text_column} if text_column else {"label_column": label_column}
+    for options in (named | {"sheet": sheet}, named):
+        with suppress(UserError):
+            source = Source(path, **options)
+            break
+    else:
         source = Source(path)
     return {text for chunk in source.chunks() for text in chunk.texts.to_pylist()}
 
@@ -101,8 +105,10 @@ def _read_texts(
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
     """Return the content of report.json: the file, each system, on perturbed texts if asked, and each pair compared.
 
-    `seed` is that of the bootstrap and of the perturbations. A system with other labels than the file is a UserError.
+    `seed` is that of the bootstrap and of the perturbations. A system without a label that texts have is a UserError.
     """
+    for system in systems:  # all before the first one predicts, which may take long
+        system.find_columns(data.labels, used=data.gold.tolist())
     predictions = [(system, system.predict(data.texts, data.labels)) for system in systems]
     comparisons = []
     for (a, of_a), (b, of_b) in combinations(predictions, 2):
@@ -187,8 +193,8 @@ def log_report(report: dict) -> None:
         for label, of_label in system["labels"].items():
             if of_label["n"]:
                 scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
-        for name in ("accuracy", "f1") if among else ():
-            scores[f"{name} among the labels of the file"] = with_interval(among[name])
+        for title, name in (("macro F1", "f1"), ("accuracy", "accuracy")) if among else ():
+            scores[f"{title} among the labels of the file"] = with_interval(among[name])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

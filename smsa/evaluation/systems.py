@@ -3,14 +3,15 @@
 import json
 import os
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from smsa.data.labels import DROP
+from smsa.data.labels import DROP, match_labels, plain_label
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
@@ -36,14 +37,24 @@ class System:
     label_texts: Callable[[list[str]], np.ndarray]
     engine: dict[str, str] | None = None
 
-    def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
-        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`: its own in any order."""
-        if set(labels) != set(self.labels):
+    def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
+        """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
+        meant = match_labels(labels)
+        columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
+        lacking = [labels[i] for i in set(used) - set(columns)]
+        if None in columns or len(set(columns)) < len(columns) or lacking:
+            example = ",".join([f"{label}={DROP}" for label in lacking] or [f"{label}=..." for label in self.labels])
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
-                "do not match. Give --label_map, or another model."
+                f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
             )
-        return self.label_texts(texts)[:, [self.labels.index(label) for label in labels]]
+        return columns
+
+    def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
+        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for one it lacks."""
+        probabilities = np.zeros((len(texts), len(labels)))
+        probabilities[:, self.find_columns(labels)] = self.label_texts(texts)
+        return probabilities
 
 
 def load_systems(
@@ -54,18 +65,16 @@ def load_systems(
     The last part of a path becomes the name, where that tells the systems apart.
 
     Raises:
-        UserError: for a revision of a baseline, and as `name_labels`.
+        UserError: as `name_labels`.
     """
     short = [os.path.basename(os.path.normpath(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
-        if not Path(find_bundled(path), DESCRIPTION).is_file():
-            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
-        elif revision is not None:
-            raise UserError(f"{path} is a baseline, which has no --model_revision.")
-        else:
+        if Path(find_bundled(path), DESCRIPTION).is_file():
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
+        else:
+            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
     return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
 
 

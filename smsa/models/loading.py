@@ -162,13 +162,7 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
 
 
 def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
-    """Return the labels of a transformers configuration in the order of their ids.
-
-    Raises:
-        UserError: if the ids are not 0, 1, ... without a gap.
-    """
-    if sorted(id2label) != list(range(len(id2label))):
-        raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")
+    """Return the labels of a transformers configuration in the order of their ids, 0, 1 and so on."""
     return tuple(str(id2label[i]) for i in range(len(id2label)))
 
 
@@ -190,12 +184,16 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
             raise error.__context__ from None
         if Path(name, "adapter_config.json").is_file():
             raise UserError(f"{name} is a LoRA adapter: merge it into its base model first.") from error
+        if Path(name, "seeds.json").is_file():
+            raise UserError(f"{name} has a model for each seed: give one of its folders seed-...") from error
         raise (OSError if isinstance(error, OSError) else UserError)(
             f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
             f"the Hub: {str(error).splitlines()[0]}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
             f"the Hub there are {CLASSIFIER}, {FAST} and, to train from, {ENCODER}."
         ) from error
+    if Path(name, "export.json").is_file():
+        raise UserError(f"{name} is an export, for other runtimes: give the model that it was made from.")
     if hasattr(config, "auto_map"):
         raise UserError(f"{name} wants to run code of its own (auto_map in config.json), which smsa never does.")
     if quantized := getattr(config, "quantization_config", None):
@@ -233,9 +231,8 @@ def _load_weights(
             f"Git LFS pointer, or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
-    files, options = ("model.safetensors", "model.safetensors.index.json"), {"revision": revision}
-    options["_raise_exceptions_for_missing_entries"] = False
-    is_safe = any(cached_file(name, file, **options) for file in files)
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    is_safe = any(cached_file(name, f"model.safetensors{end}", **options) for end in ("", ".index.json"))
     logger.info("Model: %s, weights from %s", name, "model.safetensors" if is_safe else "pytorch_model.bin")
     missing = set(report["missing_keys"])
     random_weights = missing | {weight for weight, *_ in report["mismatched_keys"]}
@@ -266,7 +263,10 @@ def _load_tokenizer(
         if len(tokenizer) == len(tokenizer.all_special_tokens):
             raise ValueError("it has no tokens")
     except ValueError as error:
-        raise UserError(f"{name} lacks its tokenizer: is tokenizer.json there, or the vocabulary? ({error})") from error
+        reason = f"is tokenizer.json there, or the vocabulary? ({error})"
+        if "tiktoken" in str(error):  # the guess of transformers, which needs more to read a file of SentencePiece
+            reason = "to read its vocabulary, pip install sentencepiece protobuf."
+        raise UserError(f"{name} lacks its tokenizer: {reason}") from error
     if not tokenizer.is_fast:
         raise UserError(f"{name}: {type(tokenizer).__name__} is written in Python: give a model with a tokenizer.json.")
     n_rows = model.get_input_embeddings().num_embeddings
@@ -298,16 +298,13 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     Raises:
         UserError: if the encoder has no such parts of its own, such as ALBERT, whose layers share their weights.
     """
-    name = type(model).__name__
+    name, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if embeddings and not hasattr(encoder, "embeddings"):
+        raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
+    if n_layers and not (stacks and 0 < n_layers <= depth):
+        raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
     if embeddings:
-        if not hasattr(model.base_model, "embeddings"):
-            raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
-        model.base_model.embeddings.requires_grad_(False)
+        encoder.embeddings.requires_grad_(False)
     if n_layers:
-        depth = model.config.num_hidden_layers
-        stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        if not stacks:
-            raise UserError(f"--freeze_layers: the layers of {name} are shared or cannot be told apart.")
-        if not 0 < n_layers <= depth:
-            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers.")
         stacks[0][:n_layers].requires_grad_(False)

@@ -10,7 +10,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
 from smsa.data.labels import LABELS
-from smsa.errors import UserError
 from smsa.evaluation.markdown import TEMPLATES
 from smsa.files import RUN_RECORD, publish, write_json
 
@@ -86,39 +85,29 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
-
-    Raises:
-        OSError: if a file is missing.
-        UserError: if a file is not what a finished run of this version leaves.
     """
     folder = Path(folder)
     licence = _stated_licence(_read_card(folder) if before is None else before)
-    try:
-        metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
-        base = run["base_model"]
-        if "held_out" in metrics:
-            template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
-            from transformers import AutoConfig  # which knows the names that architectures have for depth and width
+    metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
+    base = run["base_model"]
+    if "held_out" in metrics:
+        template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
+        from transformers import AutoConfig  # which knows the names that architectures have for depth and width
 
-            values = {"config": AutoConfig.from_pretrained(folder)}
-        else:
-            template = "classifier_card.md.jinja"
-            values, metadata = _describe_classifier(folder, metrics, run)
-        metadata |= {
-            "language": "id",
-            "license": licence or metadata.get("license", base["license"]),
-            "library_name": "transformers",
-            "base_model": base["name"] if base["kind"] == "hub" else None,
-            "model_name": Path(name).name,
-        }
-        values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
-        values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
-        return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
-    except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
-        raise UserError(
-            f"metrics.json or run.json of {folder} is not what a finished run leaves, so that there is no card to "
-            f"write ({error!r}). Without run.json, the command of the run with --resume auto writes them anew."
-        ) from error
+        values = {"config": AutoConfig.from_pretrained(folder)}
+    else:
+        template = "classifier_card.md.jinja"
+        values, metadata = _describe_classifier(folder, metrics, run)
+    metadata |= {
+        "language": "id",
+        "license": licence or metadata.get("license", base["license"]),
+        "library_name": "transformers",
+        "base_model": base["name"] if base["kind"] == "hub" else None,
+        "model_name": Path(name).name,
+    }
+    values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
+    values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
+    return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
 
 
 def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, dict]:
@@ -126,8 +115,10 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
     data, labels, base = run["data"], run["labels"], run["base_model"]
     splits = [split for split in _SPLITS if split in metrics]
     last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
-    config = json.loads((folder / "config.json").read_bytes())
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
+    train, valid = data["train"], data["valid"]
+    if valid["sha256"] == train["sha256"] and valid["n_texts"] < train["n_texts"]:  # a tenth, which was split off
+        names["valid"] += ", held out of training"
     smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
     results = [
         EvalResult(
@@ -148,12 +139,10 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         "splits": splits,
         "names": names,
         "score_titles": _SCORES,
-        "weakest": min(labels, key=lambda label: last[f"f1_{label}"]),
+        "weakest": min(filter(lambda label: last[f"n_{label}"], labels), key=lambda label: last[f"f1_{label}"]),
         "absent": [label for label in labels if not last[f"n_{label}"]],
         "example_labels": LABELS,
-        # 1.0 where it is the run's own: the scores are those after it
-        "temperature": config.get("smsa_temperature", 1.0) / run.get("temperature", 1.0),
-        "is_normalised_since": config.get("smsa_normalised", False),
+        "config": json.loads((folder / "config.json").read_bytes()),
     }, {
         "license": None if is_owners else base["license"],
         "pipeline_tag": "text-classification",

@@ -18,15 +18,16 @@ import torch
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from smsa.data.datasets import find_smsa, load_splits, write_rejects
+from smsa.data.datasets import find_smsa, write_rejects
 from smsa.errors import UserError
+from smsa.evaluation.report import LabelledFile
+from smsa.evaluation.statistics import score_present
 from smsa.evaluation.systems import name_labels
 from smsa.files import hash_file, publish, require_empty, staged, write_json
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.engine import Forward, compile_openvino, compress_weights, to_openvino
 from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.runtime import describe_versions
-from smsa.training.metrics import score_label_ids
 
 EXPORT_RECORD = "export.json"
 TARGETS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # and what each needs
@@ -54,12 +55,12 @@ def export_model(
         target: `onnx` or `openvino`.
         int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
         data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
-        reading: options of `load_splits`; label_map also as in `name_labels`.
+        reading: options of `LabelledFile.read`; label_map also as in `name_labels`.
 
     Returns:
         What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
-        its name, `bytes`, `rows_per_second` (of the model alone), `f1` (macro), and but for the original
-        `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`; `versions`.
+        its name, `bytes`, `rows_per_second` (of the model alone), `f1` (macro, as in a report), and but for the
+        original `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`; `versions`.
 
     Raises:
         UserError: for a library that is not installed, data with other labels, or an export in fp32 that does not agree
@@ -74,19 +75,19 @@ def export_model(
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
     data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
-    labelled = load_splits({"data": data}, labels, **reading)["data"].to_pandas()
-    token_ids, _, index = classifier.encode(pa.array(labelled["text"]))
+    labelled = LabelledFile.read(data, labels, **reading)
+    token_ids, _, index = classifier.encode(pa.array(labelled.texts))
 
     def measure(n_bytes: int) -> tuple[dict, np.ndarray]:
         classifier.engine.run(token_ids[:1])  # the first call sets things up
         started = time.perf_counter()
         probabilities = softmax(classifier.engine.run(token_ids).astype(float), axis=-1)[index]
         seconds = time.perf_counter() - started
-        f1 = score_label_ids(probabilities.argmax(-1), labelled["label"], classifier.labels)["f1"]
-        return {"bytes": n_bytes, "rows_per_second": len(labelled) / seconds, "f1": f1}, probabilities
+        f1 = score_present(labelled.count_confusion(probabilities.argmax(-1)))["f1"].item()
+        return {"bytes": n_bytes, "rows_per_second": len(index) / seconds, "f1": f1}, probabilities
 
     original, expected = measure(sum(weights.nbytes for weights in model.state_dict().values()))
-    described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(labelled)}
+    described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(index)}
     record = {"target": target, "data": described, "original": original}
     write = {"onnx": _write_onnx, "openvino": _write_openvino}[target]
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -39,17 +39,14 @@ def list_uploads(folder: str | Path) -> list[Path]:
 
 
 def require_access(repo_id: str, private: bool = False) -> str:
-    """Create the repository if there is none, and refuse a name or a token with which `push` could not commit to it.
+    """Return the name of a repository with its namespace; create it if there is none.
 
     Args:
         repo_id: `namespace/name`, or a name in the token's own namespace.
         private: make a new repository private, and refuse one that is not.
 
-    Returns:
-        The name with its namespace.
-
     Raises:
-        UserError: with the way out.
+        UserError: with the way out, for a name or a token with which `push` could not commit to it.
     """
     api = HfApi()
     with _explaining(repo_id):
@@ -69,15 +66,14 @@ def push(
     tag: str | None = None,
     pull_request: bool = False,
 ) -> str:
-    """Put a finished model folder on the Hub as one commit, and create the repository if there is none.
+    """Put those files of a finished model folder that match `UPLOADED` on the Hub as one commit.
 
     A model card that smsa wrote is uploaded as that of `repo_id`. Nothing on this machine changes.
 
     Args:
-        folder: the model; of its files, those that match `UPLOADED` are uploaded.
         repo_id, private: as in `require_access`.
         revision: branch to commit to, created if there is none; main if not given.
-        tag: name for the commit; not with `pull_request`.
+        tag: name for the commit; neither goes with `pull_request`.
         pull_request: propose the commit to a repository that is there, which takes no right to write.
 
     Returns:
@@ -85,7 +81,7 @@ def push(
 
     Raises:
         FileNotFoundError: as `list_uploads`.
-        UserError: if the Hub refuses or cannot be reached; for a tag or a revision of a pull request; as `render_card`.
+        UserError: if the Hub refuses or cannot be reached; for a tag or a revision of a pull request.
     """
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")

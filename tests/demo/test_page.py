@@ -195,11 +195,8 @@ def test_nothing_is_labelled_any_more_once_it_is_stopped_or_the_page_is_closed(b
         wait_for(lambda: not any(jobs.iterdir()), 30)
 
 
-def test_every_word_of_the_page_stands_in_both_languages():
+def test_every_word_of_the_page_stands_in_both_languages_and_those_of_a_text_are_marked_by_their_weights():
     assert PAGE["id"].keys() == PAGE["en"].keys() | {*LABELS}
-
-
-def test_words_are_marked_by_their_weights():
     words = [{"word": "a", "start": 1, "end": 2, "weight": -4.0}, {"word": "b", "start": 3, "end": 4, "weight": 2.0}]
     assert mark_words(" a b.", words) == [(" ", None), ("a", 1.0), (" ", None), ("b", -0.5), (".", None)]
 

@@ -5,25 +5,20 @@ import json
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, SHAPE, save_tiny
+from conftest import SAMPLE_DIR, SHAPE, make_model, save_tiny
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
 from smsa.evaluation import calibration
-from smsa.models.loading import find_bundled, load_classifier
+from smsa.models.loading import find_bundled
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return save_tiny(tmp_path / "model")
-
-
-def test_the_weights_keep_their_precision_and_all_others_their_bytes(folder):
-    model, _ = load_classifier(folder)
+def test_the_weights_keep_their_precision_and_all_others_their_bytes(tmp_path):
+    model, folder = make_model(), save_tiny(tmp_path / "model")
     model.classifier.bias.data = torch.tensor([0.3, -0.1, 0.05])
     model.half().save_pretrained(folder)
     before = load_file(folder / "model.safetensors")
@@ -52,22 +47,8 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
         assert changed(input_ids).logits == pytest.approx(model(input_ids).logits / 4, abs=1e-6)
 
 
-def test_all_that_a_tokenizer_says_of_itself_stays_with_the_normaliser(folder):
-    before = AutoTokenizer.from_pretrained(folder, padding_side="left", truncation_side="left")
-    before.save_pretrained(folder)
-    calibration.store_normaliser(folder)
-    assert json.loads((folder / "config.json").read_text())["smsa_normalised"]  # for the card
-    after = AutoTokenizer.from_pretrained(folder)
-    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map"):
-        assert getattr(after, name) == getattr(before, name), name
-    assert after.get_vocab() == before.get_vocab()
-    # a name that transformers 4 knows, too, and that survives another save
-    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
-    after.save_pretrained(folder / "copy")
-    assert AutoTokenizer.from_pretrained(folder / "copy").tokenize("enaaaak") == ["enak"]
-
-
-def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(folder, tmp_path):
+def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(tmp_path):
+    folder = save_tiny(tmp_path / "model")
     assert str(calibration.find_model_folder("mini-sentiment", VALID)) == find_bundled("mini-sentiment")
     for name in (tmp_path, "me/on-the-hub"):
         with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
@@ -76,5 +57,6 @@ def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(fo
     assert calibration.find_model_folder(str(folder), VALID) == folder
     trained_on = {"train": {"sha256": hashlib.sha256(VALID.read_bytes()).hexdigest()}}
     (folder / "run.json").write_text(json.dumps({"data": trained_on}))
-    with pytest.raises(UserError, match="was trained on .*, of which it is too sure: calibrate on valid"):
+    (folder / "predictions_valid.csv").touch()
+    with pytest.raises(UserError, match="too sure: calibrate on valid --data .*/predictions_valid.csv --label_col"):
         calibration.find_model_folder(str(folder), VALID)

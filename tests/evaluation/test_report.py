@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from itertools import combinations
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import contents
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
+from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
@@ -49,13 +51,8 @@ def data(tmp_path):
     return read_rows(tmp_path / "six.tsv", ROWS.items())
 
 
-@pytest.fixture
-def system(data):
-    """What report.json says of one system."""
-    return evaluate_system(make_system(), data, np.array(PROBABILITIES))
-
-
-def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
+def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(data):
+    system = evaluate_system(make_system(), data, np.array(PROBABILITIES))
     assert system["confusion"] == confusion_matrix(GOLD, PREDICTED).tolist()
     expected = score_label_ids(PREDICTED, GOLD)
     for name in statistics.METRICS:
@@ -65,6 +62,12 @@ def test_metrics_are_right_and_each_label_has_an_interval_of_its_own(system):
         for name in ("recall", "precision", "n"):
             assert metrics[name] == pytest.approx(expected[f"{name}_{label}"])
     assert len({(metrics["f1"]["low"], metrics["f1"]["high"]) for metrics in system["labels"].values()}) == 3
+    slices = system["slices"]  # over the labels that each has
+    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
+    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
+    without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
+    assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
+    assert slices["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path):
@@ -74,15 +77,6 @@ def test_the_most_confident_errors_are_listed_with_their_lines(tmp_path):
     assert [error["line"] for error in errors] == [*range(30, 10, -1)]
     expected = {"file": "many.tsv", "line": 30, "gold": "positive", "predicted": "neutral", "text": "teks 29"}
     assert errors[0] == expected | {"confidence": pytest.approx(0.89)}
-
-
-def test_a_slice_counts_only_the_labels_that_it_has(system):
-    slices = system["slices"]
-    counts = {title: (part["n"], part["n_labels"]) for title, part in slices.items()}
-    assert counts == {"1 to 10 words": (6, 3), "in SmSA's style": (5, 3), "raw": (1, 1)}
-    without_first = f1_score(GOLD[1:], PREDICTED[1:], average="macro")
-    assert slices["in SmSA's style"]["f1"]["value"] == pytest.approx(without_first)
-    assert slices["raw"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
@@ -95,10 +89,13 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     expected = {"1 to 10 words": [0, 1, 5], "11 to 25 words": [2, 3], "26 words or more": [4]}
     expected |= {"in SmSA's style": [*range(6)], "also in train": [5], "not in train": [*range(5)]}
     assert {title: mask.nonzero()[0].tolist() for title, mask in slices.items()} == expected
-    (tmp_path / "a.csv").write_text("text,ulasan,label\nenak,kotor,positive\nramah,mahal,negative\n", encoding="utf-8")
-    (tmp_path / "b.csv").write_text("text,ulasan\nx,kotor\ny,mahal\n", encoding="utf-8")  # without labels
-    for train in ("a.csv", "b.csv"):
-        assert LabelledFile.read(tmp_path / "a.csv", LABELS, tmp_path / train, text_column="ulasan").rows["seen"].all()
+    data = pd.DataFrame({"text": ["x", "y"], "ulasan": ["kotor", "mahal"], "label": ["positive", "negative"]})
+    data.to_excel(tmp_path / "data.xlsx", sheet_name="Data", index=False)
+    data.to_excel(tmp_path / "train.xlsx", sheet_name="Train", index=False)  # no Data
+    data[["text", "ulasan"]].to_csv(tmp_path / "train.csv", index=False)  # no labels
+    options = {"text_column": "ulasan", "sheet": "Data"}
+    for train in ("data.xlsx", "train.xlsx", "train.csv"):
+        assert LabelledFile.read(tmp_path / "data.xlsx", LABELS, tmp_path / train, **options).rows["seen"].all()
 
 
 def test_robustness_is_macro_f1_on_perturbed_texts(data):
@@ -110,15 +107,12 @@ def test_robustness_is_macro_f1_on_perturbed_texts(data):
         assert [evaluated["robustness"][name] for name in names] == pytest.approx([f1, f1])
 
 
-def test_every_pair_of_systems_is_compared(data):
-    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(3)], data, seed=2)
-    assert [(pair["a"], pair["b"]) for pair in report["comparisons"]] == [("s0", "s1"), ("s0", "s2"), ("s1", "s2")]
+def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):
+    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(4)], data, seed=2)
+    pairs = [(pair["a"], pair["b"]) for pair in report["comparisons"]]
+    assert pairs == [*combinations(["s0", "s1", "s2", "s3"], 2)]
     expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), np.roll(PREDICTED, 1), 3, seed=2)
     assert expected.items() <= report["comparisons"][0].items()
-
-
-def test_the_pictures_show_the_numbers_of_the_report(data):
-    report = evaluate([make_system(name=f"s{k}") for k in range(4)], data)
     system = report["systems"][0]
     panels = figures.draw_confusion(report).axes
     assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]
@@ -127,6 +121,7 @@ def test_the_pictures_show_the_numbers_of_the_report(data):
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
+    assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
@@ -157,12 +152,17 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     (tmp_path / "a.csv").write_text("ulasan,Sentimen\na,1\nb,0\nc,1\nd,0\n")
     data = LabelledFile.read(tmp_path / "a.csv", LABELS, label_map="positive=1,negative=0")
     perfect, unsure = ([[x, y, 0.0], [0.0, 0.1, 0.9]] * 2 for x, y in ((0.9, 0.1), (0.4, 0.6)))
-    report = evaluate([make_system(perfect, name="a"), make_system(unsure, name="b")], data)
+    of_two = make_system([[0.9, 0.1], [0.1, 0.9]] * 2, ("Positif", "Negatif"))  # cannot answer otherwise
+    report = evaluate([make_system(perfect, name="a"), make_system(unsure, name="b"), of_two], data)
     for name in ("accuracy", "f1"):
-        assert [system["metrics"][name]["value"] for system in report["systems"]] == [1.0, 0.5]
-        assert [system["metrics_without_absent"][name]["value"] for system in report["systems"]] == [1.0, 1.0]
+        assert [system["metrics"][name]["value"] for system in report["systems"]] == [1.0, 0.5, 1.0]
+        assert [system["metrics_without_absent"][name]["value"] for system in report["systems"]] == [1.0] * 3
+    (axes,) = figures.draw_metrics(report).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
+    with pytest.raises(UserError, match="system has the labels Positif, Negatif, .* --label_map=neutral=drop"):
+        evaluate([System("never asked", "x", LABELS, None), of_two], read_rows(tmp_path / "six.tsv", ROWS.items()))
 
 
 def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):

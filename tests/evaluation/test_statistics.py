@@ -6,23 +6,19 @@ from scipy.special import softmax
 from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, f1_score
 
+from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation import statistics
 from smsa.evaluation.statistics import METRICS, bootstrap, compare, score_present
 
-LABELS = ("positive", "neutral", "negative")
 
-
-def test_resamples_keep_the_count_of_each_gold_label():
+def test_resamples_keep_the_count_of_each_gold_label_and_intervals_are_those_of_the_scores_they_are_named_for():
     counts = np.array([[5, 1, 0], [0, 0, 0], [2, 2, 9]])
     drawn = statistics.resample(counts, seed=0)
     assert drawn.shape == (10_000, 3, 3) and (drawn.sum(-1) == counts.sum(-1)).all()
     assert drawn.mean(0) == pytest.approx(counts, abs=0.1)
     assert (statistics.resample(counts, seed=0) == drawn).all()
     assert (statistics.resample(counts, seed=1) != drawn).any()
-
-
-def test_intervals_are_those_of_the_scores_they_are_named_for():
     confusion = np.array([[50, 10, 0], [3, 30, 7], [1, 1, 60]])
     found = bootstrap(confusion, LABELS)
     for name, values in score_present(statistics.resample(confusion), LABELS).items():
@@ -55,7 +51,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
         assert 0.93 <= n_covered / n_files <= 0.97, (name, n_covered)
 
 
-def test_a_comparison_is_right_by_hand():
+def test_a_comparison_is_right_by_hand_and_only_an_interval_beside_zero_says_who_is_ahead():
     gold = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([0, 0, 0, 0, 1, 1, 1, 0])
     b = np.array([0, 0, 1, 1, 1, 0, 0, 1])
@@ -68,9 +64,6 @@ def test_a_comparison_is_right_by_hand():
     for name in METRICS:
         assert same["differences"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert same["mcnemar"]["p_value"] == 1.0
-
-
-def test_only_an_interval_beside_zero_says_who_is_ahead():
     told = "not told apart by these 9 texts"
     for low, high, verdict in ((1, 3, "A is ahead"), (-3, -1, "B is ahead"), (-1, 3, told)):
         f1 = {"value": 0.02, "low": low / 100, "high": high / 100}
@@ -87,16 +80,13 @@ def test_calibration_by_hand(monkeypatch):
     assert found["expected_calibration_error"] == pytest.approx((1 * 0.4 + 2 * 0.4 + 1 * 0.0) / 4)
 
 
-def test_temperature_is_found_again():
+def test_temperature_is_found_again_and_refused_of_certain_and_of_useless_models():
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (4000, 3))
     gold = np.array([generator.choice(3, p=row) for row in softmax(logits, axis=-1)])
     for sharpness in (0.5, 1.0, 3.0):
         temperature = statistics.fit_temperature(gold, softmax(logits * sharpness, axis=-1))
         assert temperature == pytest.approx(sharpness, rel=0.06)
-
-
-@pytest.mark.parametrize("gold, share", [([0, 1, 2, 0], "100%"), ([1, 2, 0, 1], "0%")])
-def test_temperature_of_certain_and_of_useless_models_is_refused(gold, share):
-    with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
-        statistics.fit_temperature(np.array(gold), np.eye(3)[[0, 1, 2, 0]] * 0.7 + 0.1)
+    for gold, share in (([0, 1, 2, 0], "100%"), ([1, 2, 0, 1], "0%")):
+        with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
+            statistics.fit_temperature(np.array(gold), np.eye(3)[[0, 1, 2, 0]] * 0.7 + 0.1)

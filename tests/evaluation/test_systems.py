@@ -1,24 +1,15 @@
 """Models and baselines behind one call, and what their labels are called."""
 
-import json
-
 import numpy as np
 import pytest
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
+from smsa.evaluation.baselines import Keyword, save_baseline
 from smsa.evaluation.systems import System, load_systems, name_labels, wrap_classifier
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMING = "LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative"
-
-
-@pytest.fixture
-def keyword(tmp_path):
-    folder = tmp_path / "keyword"
-    folder.mkdir()
-    (folder / "baseline.json").write_text(json.dumps({"kind": "keyword", "labels": LABELS}))
-    return folder
 
 
 def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_probabilities(classifier):
@@ -27,36 +18,37 @@ def test_a_model_of_many_chunks_keeps_the_order_and_gives_an_empty_text_equal_pr
     found = system.predict(texts, LABELS)
     alone = np.array([[classifier(text)[f"p_{label}"] for label in LABELS] for text in texts[:-1]])
     assert found[:-1] == pytest.approx(alone, abs=1e-6) and len(np.unique(found[:, 0])) > 10
-    assert found[-1].tolist() == [1 / 3] * 3
-    assert system.predict(texts, LABELS[::-1]) == pytest.approx(found[:, ::-1], abs=1e-12)
-    assert system.predict([], LABELS).shape == (0, 3)
+    assert found[-1].tolist() == [1 / 3] * 3 and system.predict([], LABELS).shape == (0, 3)
 
 
-def test_other_labels_than_those_of_the_file_are_refused():
-    system = System("x", "x", ("good", "neutral", "bad"), lambda texts: np.zeros((len(texts), 3)))
-    with pytest.raises(UserError, match="x has the labels good, neutral, bad, .* do not match"):
-        system.predict(["enak"], LABELS)
-
-
-OF_FILES = ("positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop")
+@pytest.mark.parametrize("labels, columns", [
+    (LABELS[::-1], [2, 1, 0]), (("Negatif", "Netral", "Positif"), [2, 1, 0]), (("pos", "neg"), [0, 2]),
+    (("good", "neutral", "negative"), None), (("positive", "pos", "negative"), None), (("0", "1"), None),
+])  # fmt: skip
+def test_labels_are_matched_by_what_they_mean(labels, columns):
+    system = System("x", "x", labels, lambda texts: np.tile(range(1, len(labels) + 1), (len(texts), 1)))
+    if columns is None:
+        with pytest.raises(UserError, match=f"x has the labels {', '.join(labels)}, .* do not match.*={labels[0]}=..."):
+            system.predict(["enak"], LABELS)
+    else:
+        expected = [columns.index(i) + 1 if i in columns else 0 for i in range(3)]
+        assert system.predict(["enak"], LABELS).tolist() == [expected]
 
 
 def test_a_label_map_names_the_labels_of_a_model_or_of_the_file():
     assert name_labels("x", UNNAMED, NAMING) == name_labels("x", UNNAMED, f"{NAMING},campur=drop,3=neutral") == LABELS
-    for of_a_file in (NAMING, *OF_FILES, "positive=a,neutral=drop,negative=b"):
+    of_files = "positive=1,neutral=0,negative=-1", "positive=4|5,neutral=3,negative=1|2", "1=positive,0=negative,2=drop"
+    for of_a_file in (NAMING, *of_files, "positive=a,neutral=drop,negative=b"):
         assert name_labels("x", LABELS, of_a_file) == LABELS
+    for label_map in (None, "LABEL_0=positive,LABEL_1=neutral", "LABEL_0=a,LABEL_1=a,LABEL_2=b"):  # must be named
+        with pytest.raises(UserError, match="say what each means, --label_map LABEL_0=...,LABEL_1=...,LABEL_2=...$"):
+            name_labels("x", UNNAMED, label_map)
 
 
-@pytest.mark.parametrize("label_map", [None, "LABEL_0=positive,LABEL_1=neutral", "LABEL_0=a,LABEL_1=a,LABEL_2=b"])
-def test_labels_that_say_nothing_must_be_mapped(label_map):
-    with pytest.raises(UserError, match="say what each means, --label_map LABEL_0=...,LABEL_1=...,LABEL_2=...$"):
-        name_labels("x", UNNAMED, label_map)
-
-
-def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(keyword, tmp_path, monkeypatch):
-    for name in ("a/keyword", "mini-sentiment"):  # a folder of the name of a bundled model
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(keyword)
+def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+    for name in ("keyword", "a/keyword", "mini-sentiment"):  # the last one as a bundled model
+        (tmp_path / name).mkdir(parents=True)
+        save_baseline(Keyword(), tmp_path / name)
     monkeypatch.chdir(tmp_path)
     systems = load_systems(["./mini-sentiment", "mini-sentiment"], backend="torch", precision="no")
     assert [system.kind for system in systems] == ["keyword", "model"]
@@ -64,5 +56,3 @@ def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(ke
     assert [system.name for system in systems] == ["keyword/", "a/keyword"]
     assert systems[0].predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
     assert load_systems(["keyword/", "mini-sentiment"])[0].name == "keyword"
-    with pytest.raises(UserError, match="keyword is a baseline, which has no --model_revision"):
-        load_systems(["keyword"], "main")

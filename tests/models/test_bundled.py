@@ -19,7 +19,6 @@ from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
-CLASSIFIERS = [name for name in BUNDLED if name != ENCODER]
 TEXTS = ["Makanannya enak sekali, pelayanannya ramah!", "Rapat dimulai pukul sembilan pagi.", "Kamarnya kotor dan bau."]
 
 
@@ -46,16 +45,13 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
     assert (origins := read(name, "run.json")["origins"]) in render_card(folder, "me/copy") and "licence |" in origins
 
 
-def test_without_a_name_the_better_classifier_is_used_and_says_so(classifier, caplog):
+def test_without_a_name_the_better_classifier_is_used_says_so_and_labels_as_plain_transformers(classifier, caplog):
     assert find_bundled("./mini") == "./mini"  # a folder of the user's
     unnamed = SentimentClassifier.from_pretrained(device="cpu", precision="no")
     assert f"this is {CLASSIFIER}, the better of those" in caplog.text and f"{FAST} is several times as" in caplog.text
-    assert unnamed(TEXTS) == classifier(TEXTS)
-
-
-def test_plain_transformers_loads_it_and_agrees(classifier):
     classify = pipeline("text-classification", model=find_bundled(CLASSIFIER), device="cpu")
     found, expected = classify(TEXTS), classifier(TEXTS)
+    assert unnamed(TEXTS) == expected
     assert [answer["label"] for answer in found] == [answer["label"] for answer in expected] == list(LABELS)
     scores = [answer["score"] for answer in expected]
     assert [answer["score"] for answer in found] == pytest.approx(scores, abs=1e-4)

@@ -16,6 +16,7 @@ from smsa.models.loading import choose_labels, freeze_layers, load_classifier, l
 # More rows than tokens, as indobert-base-p1 has
 OLD_SHAPE = SHAPE | {"vocab_size": len(VOCABULARY) + 11, "max_position_embeddings": 40}
 OLD_PARTS = {"weight": "gamma", "bias": "beta"}
+INDONESIAN = ("negatif", "netral", "positif")
 
 
 @pytest.fixture
@@ -43,14 +44,9 @@ def save_old(tmp_path, pretrained):
 
 
 @pytest.fixture
-def classifier(tmp_path):
-    """A function that saves a classifier with these label names, and returns its folder and the weight of its head."""
-
-    def save(labels=("a", "b")):
-        model = make_model(labels, seed=7)
-        return str(save_tiny(tmp_path / "classifier", model)), model.classifier.weight
-
-    return save
+def folder(tmp_path):
+    """A random classifier of negatif, netral, positif."""
+    return str(save_tiny(tmp_path / "classifier", labels=INDONESIAN))
 
 
 def test_every_encoder_weight_of_an_old_checkpoint_is_taken_over(save_old, pretrained, caplog):
@@ -79,24 +75,22 @@ def test_a_checkpoint_with_a_weight_missing_or_of_another_size_is_refused_by_its
         load_classifier(folder)
 
 
-def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(classifier, save_old):
-    folder, _ = classifier(("negatif", "netral", "positif"))
-    assert choose_labels(None, folder) == ("negatif", "netral", "positif")
+def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(folder, save_old, tmp_path):
+    assert choose_labels(None, folder) == INDONESIAN
     assert choose_labels("a, b", folder) == ("a", "b")
-    assert choose_labels(None, save_old()) == choose_labels(None, "scratch") == ("positive", "neutral", "negative")
-    assert choose_labels(None, classifier(("stars",))[0]) == ("positive", "neutral", "negative")  # a regression
+    for name in (save_old(), "scratch", save_tiny(tmp_path / "stars", labels=["stars"])):  # a regression
+        assert choose_labels(None, name) == ("positive", "neutral", "negative")
     for unclear in ("a", "a,a", "a,"):
         with pytest.raises(ValueError, match="at least two different names"):
             choose_labels(unclear, "scratch")
 
 
-def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(classifier):
-    labels = ("negatif", "netral", "positif")
-    folder, head = classifier(labels)
+def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(folder):
+    head = make_model().classifier.weight
     update_json(Path(folder, "config.json"), smsa_temperature=2.0, smsa_normalised=True)  # since its training
-    model, _ = load_model(folder, labels)
+    model, _ = load_model(folder, INDONESIAN)
     assert torch.equal(model.classifier.weight, head) and "smsa_" not in model.config.to_json_string()
-    for other in (labels[::-1], ("a", "b", "c"), ("a", "b")):
+    for other in (INDONESIAN[::-1], ("a", "b", "c"), ("a", "b")):
         model, _ = load_model(folder, other)
         assert tuple(model.config.id2label.values()) == other
         assert model.classifier.weight.shape == (len(other), 32)
@@ -112,18 +106,15 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save_old, tmp_path,
     assert not (tmp_path / "ran").exists()
 
 
-UNKNOWN = "that transformers knows, "
-
-
 @pytest.mark.parametrize("changes, reason", [
     ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"has quantised weights \(gptq\): give the model"),
     ({"auto_map": {"AutoConfig": "evil.Config"}}, "wants to run code of its own"),
-    ({"model_type": "newer"}, f"{UNKNOWN}.*`newer`"),
-    ({"id2label": ["a", "b"]}, UNKNOWN), ({"hidden_size": "large"}, UNKNOWN), ({"id2label": {"a": "b"}}, UNKNOWN),
+    ({"model_type": "newer"}, "transformers knows, .*`newer`"), ({"id2label": ["a", "b"]}, "transformers knows, "),
+    ({"hidden_size": "large"}, "transformers knows, "), ({"id2label": {"a": "b"}}, "transformers knows, "),
     ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
 ])  # fmt: skip
-def test_a_configuration_that_is_of_no_text_classifier_is_refused(classifier, changes, reason):
-    path = Path(classifier()[0], "config.json")
+def test_a_configuration_that_is_of_no_text_classifier_is_refused(folder, changes, reason):
+    path = Path(folder, "config.json")
     update_json(path, **changes)
     with pytest.raises(UserError, match=f"{path.parent}.* {reason}"):
         load_classifier(path.parent)
@@ -140,9 +131,8 @@ def test_a_damaged_file_is_named(save_old, pretrained, filename, content):
         load_model(str(path.parent))
 
 
-def test_what_a_folder_lacks_is_named(classifier):
+def test_what_a_folder_lacks_is_named(folder):
     """Without its tokenizer, transformers would make one up, for which all texts are alike: [UNK] [UNK] ..."""
-    folder, _ = classifier()
     with pytest.raises(OSError, match="No model .*-typo.*\n.*there are e5-sentiment, .* to train from, mini"):
         load_model(f"{folder}-typo")
     for name, reason in (
@@ -153,32 +143,32 @@ def test_what_a_folder_lacks_is_named(classifier):
         Path(folder, name).unlink()
         with pytest.raises(UserError, match=reason):
             load_model(folder)
-    Path(folder, "adapter_config.json").touch()
-    with pytest.raises(UserError, match="is a LoRA adapter: merge it into its base model first"):
-        load_model(folder)
+    for name, reason in (("seeds.json", "has a model for each seed"), ("adapter_config.json", "is a LoRA adapter")):
+        Path(folder, name).touch()
+        with pytest.raises(UserError, match=reason):
+            load_model(folder)
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(classifier, tokenizer, tmp_path):
+def test_the_length_of_training_binds_inference_only_and_an_unfit_tokenizer_is_refused(folder, tokenizer, tmp_path):
     """One written in Python would train, and fail where texts are labelled."""
+    tokenizer.model_max_length = 8
+    save_tokenizer(tokenizer, folder)
+    assert load_classifier(folder)[1].model_max_length == 8
+    assert load_model(folder)[1].model_max_length == 128  # of the encoder
     make_model(vocab_size=60).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("enak 9\nmurah 8\n")
     (tmp_path / "bpe.codes").write_text("e n 9\na k 8\n")
     write_json({"tokenizer_class": "BertweetTokenizer"}, tmp_path / "tokenizer_config.json")
     with pytest.raises(ValueError, match="BertweetTokenizer is written in Python: .* tokenizer.json"):
         load_model(str(tmp_path))
-    folder, _ = classifier()
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    write_json({"tokenizer_class": "XLMRobertaTokenizer"}, tmp_path / "tokenizer_config.json")
+    with pytest.raises(UserError, match="to read its vocabulary, pip install sentencepiece protobuf"):
+        load_model(str(tmp_path))
     tokenizer.add_tokens(["kata", "baru"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="the tokenizer has 55 tokens, the encoder only 53"):
         load_model(folder)
-
-
-def test_the_length_of_training_is_saved_for_inference_and_does_not_bind_the_next_training(classifier, tokenizer):
-    folder, _ = classifier()
-    tokenizer.model_max_length = 8
-    save_tokenizer(tokenizer, folder)
-    assert load_classifier(folder)[1].model_max_length == 8
-    assert load_model(folder)[1].model_max_length == 128  # of the encoder
 
 
 def test_freezing_excludes_what_was_named_and_nothing_else():
@@ -190,5 +180,5 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
     config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)
-    with pytest.raises(ValueError, match="are shared"):
+    with pytest.raises(ValueError, match="share their weights"):
         freeze_layers(AutoModelForSequenceClassification.from_config(config), n_layers=1)

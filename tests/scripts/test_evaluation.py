@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SAMPLE_DIR, contents, make_model, run_here, save_tiny
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoTokenizer, pipeline
 
 import smsa
 from smsa.data.labels import LABELS
@@ -72,15 +72,22 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert report["environment"]["torch"] == importlib.metadata.version("torch")
 
 
-@pytest.mark.parametrize("options", ["--model c --compare d", "--compare a", "--compare a b --model_revision main"])
-def test_options_that_contradict_each_other_end_with_status_2(options):
+@pytest.mark.parametrize("options, reason", [
+    ("--model c --compare d", "--compare"), ("--compare a", "--compare takes two"),
+    ("--compare a b --model_revision main", "--compare"), (f"--model a --output {__file__}", "is a file: name"),
+])  # fmt: skip
+def test_options_that_cannot_be_end_with_status_2(options, reason):
     status, text = run_here("scripts/eval.py", "--data", "a", "--output", "b", *options.split())
-    assert status == 2 and "--compare" in text.splitlines()[-1]
+    assert status == 2 and reason in text.splitlines()[-1]
 
 
 def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure(model, tmp_path):
     (model / "predictions_valid.csv").touch()  # of its run, which no copy of a model has
     before, output = contents(model), tmp_path / "calibrated"
+    for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
+        status, text = calibrate(model, target, data=data)
+        assert status == 1 and text.startswith("error: ") and message in text
+        assert contents(model) == before and (not output.exists() or not any(output.iterdir()))
     assert calibrate(model, output)[0] == 0
     assert contents(model) == before and contents(output).keys() == before.keys() - {"predictions_valid.csv"}
     one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
@@ -90,8 +97,17 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
 
 
 def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
-    output = tmp_path / "normalised"
+    before, output = AutoTokenizer.from_pretrained(model, truncation_side="left"), tmp_path / "normalised"
+    before.save_pretrained(model)
     assert calibrate(model, output, "--normalise_elongated")[0] == 0
+    after = AutoTokenizer.from_pretrained(output)
+    for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
+        assert getattr(after, name) == getattr(before, name), name  # all else stays
+    # a name that transformers 4 knows, too, and that survives another save
+    assert json.loads((output / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    after.save_pretrained(tmp_path / "copy")
+    assert AutoTokenizer.from_pretrained(tmp_path / "copy").tokenize("enaaaak") == ["enak"]
+    assert json.loads((output / "config.json").read_text())["smsa_normalised"]  # for the card
     classify = pipeline("text-classification", model=str(output))
     assert classify("muraaaah") == classify("murah")
     assert load(output)("muraaaah")["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
@@ -115,11 +131,3 @@ def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
     assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
     n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
     assert n_blue > 10 and "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
-
-
-def test_what_cannot_be_calibrated_leaves_no_model(model, tmp_path):
-    before, output = contents(model), tmp_path / "calibrated"
-    for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
-        status, text = calibrate(model, target, data=data)
-        assert status == 1 and text.startswith("error: ") and message in text
-        assert contents(model) == before and (not output.exists() or not any(output.iterdir()))
