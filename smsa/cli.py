@@ -6,6 +6,7 @@ and the command line wins.
 
 import difflib
 import gc
+import json
 import logging
 import math
 import os
@@ -29,7 +30,8 @@ from smsa.runtime import rank
 _RANGES = (  # what is accepted, in words and in a check; for which options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
     ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
-     "decay_steps early_stopping_patience dataloader_num_workers seed"),
+     "decay_steps early_stopping_patience dataloader_num_workers"),
+    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # what numpy takes
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
     ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # of 0 Trainer makes 1
@@ -86,17 +88,18 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         for word in unknown:
             raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, options)}")
         if rest.recipe:
-            raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
+            raise UserError(f"{rest.recipe!r} belongs to no option; recipes stand first, labels have commas between.")
         return tuple(objects)
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # a shell takes quotes
+        parser.exit(2, f"{parser.prog}: error: {found}{error}\n")
 
 
 def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     """Return the words of a command line that say what a recipe says."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise UserError(f"{path} is no recipe, a .yaml file that is there. Options begin with --.")
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:  # of UTF-8 or, as PowerShell writes them, UTF-16
         # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
         recipe = yaml.compose(stream, Loader=yaml.BaseLoader)
     if recipe is not None and not isinstance(recipe, yaml.MappingNode):
@@ -110,9 +113,9 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
             raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
-            raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
+            raise UserError(f"{path}, line {line}: {name} is neither values nor JSON such as '{{\"min_lr\": 1e-6}}'.")
         values = [item.value for item in items]
-        if values not in ([""], ["null"]):
+        if values not in ([""], ["null"], ["~"]):
             words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
     return words
 
@@ -146,6 +149,7 @@ _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tel
     (OSError, "", ""),
     (ImportError, "install", ""),  # what an option or a proxy needs
     (RuntimeError, "to be installed", ""),  # by a name in report_to
+    (ValueError, "is not supported, only", ""),  # an unknown one
     (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again
     (torch.OutOfMemoryError, "", " A lower --per_device_train_batch_size with as much more "
      "--gradient_accumulation_steps is the same recipe."),
