@@ -116,8 +116,10 @@ def test_one_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
         SentimentTrainingArguments(output_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("metric, is_better", [("f1", True), ("f1_loss", True), ("loss", False), ("eval_loss", False)])
-def test_only_of_the_loss_less_is_better(tmp_path, metric, is_better):
+@pytest.mark.parametrize(
+    "metric, is_better", [("f1", True), ("f1_loss", True), ("loss", False), ("eval_my_loss", False)]
+)
+def test_only_of_a_loss_less_is_better(tmp_path, metric, is_better):
     """Trainer goes by the end of the name, which may be that of a label, and takes eval_ before it, too."""
     args = SentimentTrainingArguments(str(tmp_path), metric_for_best_model=metric)
     assert args.greater_is_better is is_better and args.metric_for_best_model == metric.removeprefix("eval_")

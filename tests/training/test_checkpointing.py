@@ -84,8 +84,8 @@ def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_
         assert start(tmp_path, settings) == (tmp_path / "checkpoint-10", False)
     assert "Changed within the run: num_train_epochs was 3, is 5" in caplog.text
     assert "last bits of the result may differ from those of an undisturbed run: n_threads was 2, is 4." in caplog.text
-    changed = longer | {"learning_rate": 2e-3, "sha256 of train": "b", "weight_decay": 0.1}
-    said = "learning_rate was 0.001, is 0.002; sha256 of train was a, is b; weight_decay was None, is 0.1"
+    changed = longer | {"learning_rate": 2e-3, "metric_for_best_model": "loss", "sha256 of train": "b"}
+    said = "learning_rate was 0.001, is 0.002; metric_for_best_model was None, is loss; sha256 of train was a, is b"
     with pytest.raises(UserError, match=f"made with other settings: {said}. Give them as before"):
         start(tmp_path, changed)
 
