@@ -16,9 +16,9 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -282,23 +282,17 @@ class SentimentTrainer(ResumableTrainer):
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
             multiple = 8 if args.fast_kernels and on_gpu else None
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
-        if args.ema_decay:
-            from smsa.training.ema import EmaAdamW
-
-            _, options = self.get_optimizer_cls_and_kwargs(args)
-            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, **options})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
         scores = ("f1", "recall", "precision")
         known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
-        if self.compute_metrics is None and args.metric_for_best_model not in known:
+        is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
+        if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
-        self.class_weights = None
-        if train_dataset is not None and args.class_weights != "none":
-            label_ids = train_dataset.with_format("numpy")["label"][:]
-            weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
-            self.class_weights = weights.to(args.device)  # a recorded step may copy nothing to a GPU
+        self.found_weights: dict[str, torch.Tensor | None] = {"none": None}
+        if train_dataset is not None:
+            self.find_class_weights()  # what cannot be is refused at once
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
@@ -308,9 +302,34 @@ class SentimentTrainer(ResumableTrainer):
         elif args.debug or args.bf16 and args.device.type == "cpu":
             # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
             self.model.set_attn_implementation("eager")
-        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # or a notebook's
         self.progress = EpochProgress(self)
         self.add_callback(self.progress)
+
+    # Both are asked for as they are needed, for a search for hyper-parameters changes the arguments.
+
+    @property
+    def optimizer_cls_and_kwargs(self) -> tuple[type, dict] | None:
+        """What Trainer makes the optimiser of: AdamW with an EMA, or what it was given; None is what `optim` names."""
+        if not self.args.ema_decay:
+            return self._given_optimizer
+        from smsa.training.ema import EmaAdamW
+
+        _, options = self.get_optimizer_cls_and_kwargs(self.args)
+        return EmaAdamW, {"decay": self.args.ema_decay, **options}
+
+    @optimizer_cls_and_kwargs.setter
+    def optimizer_cls_and_kwargs(self, given: tuple[type, dict] | None) -> None:
+        self._given_optimizer = given
+
+    def find_class_weights(self) -> torch.Tensor | None:
+        """Return the weight of each label in the training loss, shape (n_labels,); None where all weigh the same."""
+        spec = self.args.class_weights
+        if spec not in self.found_weights:  # only once: a recorded step may copy nothing to a GPU
+            label_ids = self.train_dataset.with_format("numpy")["label"][:]
+            weights = resolve_class_weights(spec, label_ids, len(self.labels))
+            self.found_weights[spec] = weights.to(self.args.device)
+        return self.found_weights[spec]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the share of this batch in the mean cross entropy over the texts of one step, over all ranks.
@@ -335,7 +354,8 @@ class SentimentTrainer(ResumableTrainer):
         outputs = model(**inputs)
         logits, divergence, options = outputs.logits, 0.0, {}
         if model.training:
-            weight = None if self.class_weights is None else self.class_weights.to(logits)
+            weights = self.find_class_weights()
+            weight = None if weights is None else weights.to(logits)
             options = {"weight": weight, "label_smoothing": self.args.label_smoothing_factor}
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, reduction="sum", **options)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_trainer
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, TrainerCallback
 
 from smsa.data.datasets import PaddingCollator
 from smsa.errors import UserError
@@ -219,6 +219,13 @@ def test_options_of_trainer_do_what_trainer_says(tmp_path):
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
 
 
+def test_the_table_that_trainer_has_for_notebooks_is_left_out(tmp_path, monkeypatch):
+    table = type("NotebookProgressCallback", (TrainerCallback,), {})
+    for home in ("transformers", "smsa.training"):
+        monkeypatch.setattr(f"{home}.trainer.DEFAULT_PROGRESS_CALLBACK", table)
+    assert "NotebookProgressCallback" not in make(tmp_path).callback_handler.callback_list
+
+
 @pytest.mark.parametrize("disable_tqdm", [False, True])
 def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
     train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
@@ -244,6 +251,29 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
     trainer = SentimentTrainer(tiny_model, args, make_rows(16), make_rows(7), processing_class=tokenizer, **own)
     assert (trainer.train().training_loss, trainer.state.best_metric) == (16, 0.7)
     assert "{'loss': '16'" in capfd.readouterr().out  # for want of scores of the epoch
+
+
+def test_of_several_sets_to_evaluate_on_one_is_chosen_by(tmp_path):
+    sets = {"a": make_rows(7), "b": make_rows(20)}
+    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=2, metric_for_best_model="b_loss", use_cpu=True)
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), sets, processing_class=make_tokenizer())
+    trainer.train()
+    assert trainer.state.best_metric == min(log_of(trainer, "eval_b_loss")) and len(log_of(trainer, "eval_a_f1")) == 2
+
+
+EMA = {"ema_decay": 0.9, "class_weights": "1,3,2", "learning_rate": 1e-4}
+NO_EMA = {"ema_decay": 0.0, "class_weights": "none", "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize(
+    "before, then", [(EMA, EMA | {"ema_decay": 0.5, "learning_rate": 1e-2}), (EMA, NO_EMA), (NO_EMA, EMA)]
+)
+def test_a_training_goes_by_the_arguments_as_they_are_then(tmp_path, before, then):
+    """A search for hyper-parameters changes them for each trial."""
+    trainer, expected = make(tmp_path / "changed", **before), train(tmp_path / "plain", **then)
+    vars(trainer.args).update(then)
+    trainer.train()
+    assert trainer.rates == expected.rates and torch.equal(flatten(trainer.model), flatten(expected.model))
 
 
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
