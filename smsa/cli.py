@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import re
-import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,12 +134,12 @@ def set_up_logging() -> None:
 
 
 def _is_stdout_closed() -> bool:
-    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
-    if sys.stdout is None or not hasattr(select, "poll"):  # on Windows
-        return sys.stdout is not None
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return bool(poll.poll(0))
+    """Return whether nobody reads stdout any more, as behind `| head`."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 _LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."

@@ -77,7 +77,7 @@ class RunArguments(TrainingArguments):
             but cannot see each other, or one process sees several GPUs.
     """
 
-    early_stopping_patience, fast_kernels = 0, False  # options of fine-tuning only
+    early_stopping_patience, ema_decay, fast_kernels = 0, 0.0, False  # options of fine-tuning only
 
     resume: Literal["auto"] | None = HfArg(
         default=None,

@@ -166,6 +166,7 @@ class EpochProgress(ProgressCallback):
         self.started = self.shown = 0.0  # when the epoch, or what is left of it, began; when the bar was written
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.weigh_labels()
         if args.disable_tqdm:
             self.training_bar, self.current_step = tqdm(disable=True), 0
         else:

@@ -55,7 +55,9 @@ class ResumableTrainer(Trainer):
         # it is; the plain mean of a BERT it would multiply by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
-        self.makes_optimizer = self.optimizer is None
+        self.makes_optimizer = self.optimizer is None and self.optimizer_cls_and_kwargs is None
+        if self.args.ema_decay and not self.makes_optimizer:
+            raise UserError("ema_decay goes with AdamW: give no optimiser of your own.")
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
         self.guard = RunGuard(self)
@@ -97,8 +99,18 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        if self.makes_optimizer:
-            self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
+        self._hp_search_setup(
+            kwargs.get("trial")
+        )  # a search changes arguments, in Trainer's train() too late for these
+        if (
+            self.makes_optimizer
+        ):  # anew: a second training starts with the first learning rate, and an average of its own
+            self.optimizer = self.optimizer_cls_and_kwargs = None
+            if self.args.ema_decay:
+                from smsa.training.ema import EmaAdamW
+
+                _, options = self.get_optimizer_cls_and_kwargs(self.args)
+                self.optimizer_cls_and_kwargs = (EmaAdamW, {"decay": self.args.ema_decay, **options})
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
@@ -290,9 +302,7 @@ class SentimentTrainer(ResumableTrainer):
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
-        self.found_weights: dict[str, torch.Tensor | None] = {"none": None}
-        if train_dataset is not None:
-            self.find_class_weights()  # what cannot be is refused at once
+        self.weigh_labels()
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
@@ -306,30 +316,13 @@ class SentimentTrainer(ResumableTrainer):
         self.progress = EpochProgress(self)
         self.add_callback(self.progress)
 
-    # Both are asked for as they are needed, for a search for hyper-parameters changes the arguments.
-
-    @property
-    def optimizer_cls_and_kwargs(self) -> tuple[type, dict] | None:
-        """What Trainer makes the optimiser of: AdamW with an EMA, or what it was given; None is what `optim` names."""
-        if not self.args.ema_decay:
-            return self._given_optimizer
-        from smsa.training.ema import EmaAdamW
-
-        _, options = self.get_optimizer_cls_and_kwargs(self.args)
-        return EmaAdamW, {"decay": self.args.ema_decay, **options}
-
-    @optimizer_cls_and_kwargs.setter
-    def optimizer_cls_and_kwargs(self, given: tuple[type, dict] | None) -> None:
-        self._given_optimizer = given
-
-    def find_class_weights(self) -> torch.Tensor | None:
-        """Return the weight of each label in the training loss, shape (n_labels,); None where all weigh the same."""
-        spec = self.args.class_weights
-        if spec not in self.found_weights:  # only once: a recorded step may copy nothing to a GPU
+    def weigh_labels(self) -> None:
+        """Set the weight of each label in the training loss; again before each training, for a search changes them."""
+        self.class_weights, spec = None, self.args.class_weights
+        if self.train_dataset is not None and spec != "none":
             label_ids = self.train_dataset.with_format("numpy")["label"][:]
             weights = resolve_class_weights(spec, label_ids, len(self.labels))
-            self.found_weights[spec] = weights.to(self.args.device)
-        return self.found_weights[spec]
+            self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the share of this batch in the mean cross entropy over the texts of one step, over all ranks.
@@ -354,8 +347,7 @@ class SentimentTrainer(ResumableTrainer):
         outputs = model(**inputs)
         logits, divergence, options = outputs.logits, 0.0, {}
         if model.training:
-            weights = self.find_class_weights()
-            weight = None if weights is None else weights.to(logits)
+            weight = None if self.class_weights is None else self.class_weights.to(logits)
             options = {"weight": weight, "label_smoothing": self.args.label_smoothing_factor}
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, reduction="sum", **options)
