@@ -133,15 +133,6 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _is_stdout_closed() -> bool:
-    """Return whether nobody reads stdout any more, as behind `| head`."""
-    try:
-        print(flush=True)
-    except OSError:
-        return True
-    return False
-
-
 _LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
 _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
     (UserError, "", ""),
@@ -174,10 +165,12 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(130) from error  # as of a shell
     except Exception as error:
         if isinstance(error, BrokenPipeError):
-            if not _is_stdout_closed():
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
-            raise SystemExit(0) from error
+            try:
+                print(flush=True)  # fails where nobody reads stdout any more, as behind `| head`
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+                raise SystemExit(0) from error
+            raise
         for kind, words, way_out in _FAULTS:
             if isinstance(error, kind) and words in str(error):
                 reason = str(error).partition("\n")[0] + way_out if way_out else error

@@ -30,7 +30,7 @@ from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
-from smsa.training.metrics import compute_metrics
+from smsa.training.metrics import compute_metrics, score_label_ids
 
 # What an option needs is imported where the option is on.
 
@@ -99,12 +99,8 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        self._hp_search_setup(
-            kwargs.get("trial")
-        )  # a search changes arguments, in Trainer's train() too late for these
-        if (
-            self.makes_optimizer
-        ):  # anew: a second training starts with the first learning rate, and an average of its own
+        self._hp_search_setup(kwargs.get("trial"))  # a search changes arguments, but Trainer does so too late for this:
+        if self.makes_optimizer:  # a second training starts with the first learning rate, and an average of its own
             self.optimizer = self.optimizer_cls_and_kwargs = None
             if self.args.ema_decay:
                 from smsa.training.ema import EmaAdamW
@@ -296,8 +292,7 @@ class SentimentTrainer(ResumableTrainer):
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
-        scores = ("f1", "recall", "precision")
-        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
+        known = {"loss", *score_label_ids([0], [0], self.labels)}
         is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
