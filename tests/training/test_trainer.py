@@ -200,7 +200,9 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
         assert kind not in (tmp_path / kind / "config.json").read_text()  # it loads as any other
 
 
-def test_a_schedule_is_refused_with_what_it_needs(tmp_path):
+def test_an_unknown_metric_is_refused_and_a_schedule_with_what_it_needs(tmp_path):
+    with pytest.raises(UserError, match=r"'macro_f1' is not one of \['accuracy', 'f1', "):
+        make(tmp_path, metric_for_best_model="macro_f1")
     with pytest.raises(UserError, match="--lr_scheduler_kwargs do not fit warmup_stable_decay: .* 'num_decay_steps'"):
         train(tmp_path, lr_scheduler_type="warmup_stable_decay")
 
@@ -219,29 +221,17 @@ def test_options_of_trainer_do_what_trainer_says(tmp_path):
     assert {best} <= kept <= {best, "checkpoint-6", "checkpoint-8"}
 
 
-def test_the_table_that_trainer_has_for_notebooks_is_left_out(tmp_path, monkeypatch):
-    table = type("NotebookProgressCallback", (TrainerCallback,), {})
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_bars_are_left_out_on_request_and_the_table_for_notebooks_always(tmp_path, capfd, monkeypatch, disable_tqdm):
+    table = type("Table", (TrainerCallback,), {})
     for home in ("transformers", "smsa.training"):
         monkeypatch.setattr(f"{home}.trainer.DEFAULT_PROGRESS_CALLBACK", table)
-    assert "NotebookProgressCallback" not in make(tmp_path).callback_handler.callback_list
-
-
-@pytest.mark.parametrize("disable_tqdm", [False, True])
-def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
-    train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
+    trainer = train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
+    assert "Table" not in trainer.callback_handler.callback_list
     printed = capfd.readouterr()
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
     train(tmp_path / "steps", num_train_epochs=1, disable_tqdm=disable_tqdm, logging_strategy="steps", logging_steps=1)
     assert capfd.readouterr().out.count("{'loss'") == 2
-
-
-def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer):
-    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, precision="no", use_cpu=True)
-    parts = {"processing_class": tokenizer, "model_init": lambda: make_model()}
-    trainer = SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts)
-    losses = [trainer.train().training_loss]
-    trainer.model = None  # as a search for hyper-parameters leaves it after a trial
-    assert losses == [trainer.train().training_loss]
 
 
 def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenizer, capfd):
@@ -261,19 +251,22 @@ def test_of_several_sets_to_evaluate_on_one_is_chosen_by(tmp_path):
     assert trainer.state.best_metric == min(log_of(trainer, "eval_b_loss")) and len(log_of(trainer, "eval_a_f1")) == 2
 
 
-EMA = {"ema_decay": 0.9, "class_weights": "1,3,2", "learning_rate": 1e-4}
-NO_EMA = {"ema_decay": 0.0, "class_weights": "none", "learning_rate": 1e-3}
+CHANGES = [{"ema_decay": 0.5, "learning_rate": 1e-2}, {"ema_decay": 0.0, "class_weights": "none"}]
 
 
-@pytest.mark.parametrize(
-    "before, then", [(EMA, EMA | {"ema_decay": 0.5, "learning_rate": 1e-2}), (EMA, NO_EMA), (NO_EMA, EMA)]
-)
-def test_a_training_goes_by_the_arguments_as_they_are_then(tmp_path, before, then):
-    """A search for hyper-parameters changes them for each trial."""
-    trainer, expected = make(tmp_path / "changed", **before), train(tmp_path / "plain", **then)
-    vars(trainer.args).update(then)
-    trainer.train()
-    assert trainer.rates == expected.rates and torch.equal(flatten(trainer.model), flatten(expected.model))
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: list(changes)[-1])
+def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments_that_were_changed(tmp_path, changes):
+    trainers, before = [], {"ema_decay": 0.9, "class_weights": "1,3,2", "num_train_epochs": 1, "precision": "no"}
+    for options in (before, before | changes):
+        args = SentimentTrainingArguments(str(tmp_path / str(len(trainers))), use_cpu=True, **options)
+        parts = {"processing_class": make_tokenizer(), "model_init": lambda: make_model()}
+        trainers.append(SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts))
+        trainers[-1].train()
+    first, expected = trainers
+    vars(first.args).update(changes)
+    first.model = None  # as a search leaves it after a trial
+    first.train()
+    assert torch.equal(flatten(first.model), flatten(expected.model))
 
 
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
