@@ -1,10 +1,7 @@
 """A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
 OUTPUT/checkpoint-<step>/manifest.json   sha256 of each file, and the settings that the run has
-OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
-OUTPUT/.staging/                         what is being written
-OUTPUT/run.lock                          a run is at work here
-OUTPUT/run.json                          the run is finished
+OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says; smsa/files.py names the others
 """
 
 import dataclasses
