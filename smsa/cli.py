@@ -6,11 +6,11 @@ and the command line wins.
 
 import difflib
 import gc
+import json
 import logging
 import math
 import os
 import re
-import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,8 @@ from smsa.runtime import rank
 _RANGES = (  # what is accepted, in words and in a check; for which options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
     ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
-     "decay_steps early_stopping_patience dataloader_num_workers seed"),
+     "decay_steps early_stopping_patience dataloader_num_workers"),
+    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # what numpy takes
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
     ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # of 0 Trainer makes 1
@@ -86,17 +87,18 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         for word in unknown:
             raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, options)}")
         if rest.recipe:
-            raise UserError(f"{rest.recipe!r} belongs to no option; a recipe stands before all options.")
+            raise UserError(f"{rest.recipe!r} belongs to no option; recipes stand first, labels have commas between.")
         return tuple(objects)
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # a shell takes quotes
+        parser.exit(2, f"{parser.prog}: error: {found}{error}\n")
 
 
 def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
     """Return the words of a command line that say what a recipe says."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise UserError(f"{path} is no recipe, a .yaml file that is there. Options begin with --.")
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:  # of UTF-8 or, as PowerShell writes them, UTF-16
         # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
         recipe = yaml.compose(stream, Loader=yaml.BaseLoader)
     if recipe is not None and not isinstance(recipe, yaml.MappingNode):
@@ -110,9 +112,9 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
             raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
-            raise UserError(f"{path}, line {line}: {name} is neither a value nor a list of values.")
+            raise UserError(f"{path}, line {line}: {name} is neither values nor JSON such as '{{\"min_lr\": 1e-6}}'.")
         values = [item.value for item in items]
-        if values not in ([""], ["null"]):
+        if values not in ([""], ["null"], ["~"]):
             words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
     return words
 
@@ -131,21 +133,13 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _is_stdout_closed() -> bool:
-    """Return whether nobody reads stdout any more, as behind `| head`; taken for so where it cannot be asked."""
-    if sys.stdout is None or not hasattr(select, "poll"):  # on Windows
-        return sys.stdout is not None
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return bool(poll.poll(0))
-
-
 _LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
 _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
     (UserError, "", ""),
     (OSError, "", ""),
     (ImportError, "install", ""),  # what an option or a proxy needs
     (RuntimeError, "to be installed", ""),  # by a name in report_to
+    (ValueError, "is not supported, only", ""),  # an unknown one
     (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again
     (torch.OutOfMemoryError, "", " A lower --per_device_train_batch_size with as much more "
      "--gradient_accumulation_steps is the same recipe."),
@@ -171,10 +165,12 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(130) from error  # as of a shell
     except Exception as error:
         if isinstance(error, BrokenPipeError):
-            if not _is_stdout_closed():
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
-            raise SystemExit(0) from error
+            try:
+                print(flush=True)  # fails where nobody reads stdout any more, as behind `| head`
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+                raise SystemExit(0) from error
+            raise
         for kind, words, way_out in _FAULTS:
             if isinstance(error, kind) and words in str(error):
                 reason = str(error).partition("\n")[0] + way_out if way_out else error

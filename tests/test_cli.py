@@ -15,15 +15,10 @@ FINETUNE = (ModelArguments, DataArguments, SentimentTrainingArguments)
 PRETRAIN = (EncoderArguments, CorpusArguments, PretrainingArguments)
 
 
-def write_recipe(tmp_path, text):
+def write_recipe(tmp_path, text, encoding="utf-8"):
     path = tmp_path / "recipe.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding)
     return str(path)
-
-
-def test_a_value_that_begins_with_a_minus_is_one():
-    (args,) = parse(DataArguments, argv=["--labels", "-1,0,1", "--label_map", "-1=negative,1=positive"])
-    assert (args.labels, args.label_map) == ("-1,0,1", "-1=negative,1=positive")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -34,12 +29,15 @@ def test_every_recipe_parses(path):
 
 def test_the_command_line_wins_over_the_recipe_and_a_tilde_is_the_home_in_both(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ani")
-    lines = "learning_rate: 3e-6\nseed: 7\nlabels: [a, no]\nuse_cpu: true\nprecision: no\n"
-    recipe = write_recipe(tmp_path, lines + "train_file: ~/a.csv\nvalid_file: b~/c.csv\n")
-    _, data_args, training_args = parse(*FINETUNE, argv=[recipe, "--seed", "8", "--output_dir=~/runs/a"])
-    assert (training_args.learning_rate, training_args.seed, data_args.labels) == (3e-6, 8, "a,no")
+    lines = "learning_rate: 3e-6\nseed: 7\nlabels: [a, no]\nuse_cpu: true\nprecision: no\ntest_file: ~\n"
+    recipe = write_recipe(tmp_path, lines + "train_file: ~/a.csv\nvalid_file: b~/c.csv\n", "utf-16")  # of PowerShell
+    words = [recipe, "--seed", "8", "--output_dir=~/runs/a", "--label_map", "-1=a,1=no"]  # a value, not an option
+    _, data_args, training_args = parse(*FINETUNE, argv=words)
+    assert (training_args.learning_rate, training_args.seed) == (3e-6, 8)
+    assert (data_args.labels, data_args.label_map) == ("a,no", "-1=a,1=no")
     assert (training_args.use_cpu, training_args.precision) == (True, "no")
-    assert (data_args.train_file, data_args.valid_file) == ("/home/ani/a.csv", "b~/c.csv")
+    files = (data_args.train_file, data_args.valid_file, data_args.test_file)
+    assert files == ("/home/ani/a.csv", "b~/c.csv", None)
     assert training_args.output_dir == "/home/ani/runs/a"
 
 
@@ -56,8 +54,11 @@ BAD_COMMANDS = {
     "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
     "not YAML": ("a: [", [], 'recipe.yaml", line 1, column 5'),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
-    "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither a value nor a list of values"),
+    "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither values nor JSON such as '{"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
+    "too large a seed": ("", ["--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and below 2**32"),
+    "quotes that a shell took": ("", ["--accelerator_config", "{a:1}"], "{a:1} is not JSON: "),
+    "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option; recipes stand first, labels have commas"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
     "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is no recipe, a .yaml file that is there"),
 }
@@ -77,6 +78,7 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (PermissionError(13, "denied", "x"), "error: [Errno 13] denied: 'x'"),
     (ImportError("'socksio' package is not installed"), "error: 'socksio' package is not installed"),
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
+    (ValueError("tensorbord is not supported, only wandb"), "error: tensorbord is not supported, only wandb"),
     (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank is gone: its line, if any, says why. The same "
      "command resumes, a training with --resume auto."),
     (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),

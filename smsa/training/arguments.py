@@ -77,7 +77,7 @@ class RunArguments(TrainingArguments):
             but cannot see each other, or one process sees several GPUs.
     """
 
-    early_stopping_patience, fast_kernels = 0, False  # options of fine-tuning only
+    early_stopping_patience, ema_decay, fast_kernels = 0, 0.0, False  # options of fine-tuning only
 
     resume: Literal["auto"] | None = HfArg(
         default=None,
@@ -247,8 +247,9 @@ class SentimentTrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer takes both
-        if self.greater_is_better is None:  # Trainer takes f1_<a label> for a loss, by its end
-            self.greater_is_better = self.metric_for_best_model != "loss"
+        if self.greater_is_better is None:  # Trainer goes by the end of the name, which may be that of a label
+            is_of_label = self.metric_for_best_model.startswith(("f1_", "recall_", "precision_"))
+            self.greater_is_better = is_of_label or not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import torch
 from accelerate.utils import gather
 from torch.optim.lr_scheduler import StepLR
@@ -159,13 +160,15 @@ class EpochProgress(ProgressCallback):
         super().__init__()
         self.trainer = trainer
         device, n_labels = trainer.args.device, len(trainer.labels)
-        self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        self.confusion = torch.zeros(n_labels**2, dtype=torch.int64, device=device)  # gold by predicted, in rows
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        # the summed loss, and the number of texts by gold and predicted label, in rows
+        self.totals = torch.zeros(1 + n_labels**2, dtype=dtype, device=device)
         if trainer.args.disable_tqdm:
             self.on_prediction_step = lambda *args, **kwargs: None  # which would draw a bar of its own
         self.started = self.shown = 0.0  # when the epoch, or what is left of it, began; when the bar was written
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.weigh_labels()
         if args.disable_tqdm:
             self.training_bar, self.current_step = tqdm(disable=True), 0
         else:
@@ -179,12 +182,9 @@ class EpochProgress(ProgressCallback):
                 layer.set_epoch(int(epoch))
         if isinstance(lr_scheduler, EpochStepLR):
             lr_scheduler.step(int(epoch))
-        self.loss_sum.zero_()
-        self.confusion.zero_()
+        self.totals.zero_()
         if shares and not float(epoch).is_integer():
-            loss_sum, *confusion = shares[args.process_index]
-            self.loss_sum.fill_(loss_sum)
-            self.confusion.copy_(torch.tensor(confusion, dtype=torch.int64))
+            self.totals.copy_(torch.tensor(shares[args.process_index], dtype=self.totals.dtype))
         self.started = time.monotonic()
 
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, label_ids: torch.Tensor) -> None:
@@ -192,19 +192,18 @@ class EpochProgress(ProgressCallback):
 
         A label id below 0 is that of a text that does not count.
         """
-        self.loss_sum += loss_sum.detach()
-        cells = label_ids.clamp(min=0) * logits.shape[-1] + logits.detach().argmax(-1)
-        self.confusion.scatter_add_(0, cells, (label_ids >= 0).to(cells.dtype))
+        self.totals[0].add_(loss_sum.detach())
+        cells = 1 + label_ids.clamp(min=0) * logits.shape[-1] + logits.detach().argmax(-1)
+        self.totals.scatter_add_(0, cells, (label_ids >= 0).to(self.totals.dtype))
 
     def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
         super().on_step_end(args, state, control)
         # an evaluation may find a best one, to be saved; a run that ends within an epoch may be lengthened
         if control.should_save or control.should_evaluate or control.should_training_stop:
-            share = torch.cat([self.loss_sum.view(1), self.confusion.to(self.loss_sum.dtype)])
-            state.stateful_callbacks[SHARES] = gather(share).view(args.world_size, -1).tolist()
+            state.stateful_callbacks[SHARES] = gather(self.totals[None]).tolist()
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
             self.shown = time.monotonic()
-            loss, learning_rate = (self.loss_sum / self.confusion.sum()).item(), lr_scheduler.get_last_lr()[0]
+            loss, learning_rate = (self.totals[0] / self.totals[1:].sum()).item(), lr_scheduler.get_last_lr()[0]
             epoch = math.ceil(state.epoch)
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
@@ -213,7 +212,7 @@ class EpochProgress(ProgressCallback):
         if logs:
             seconds = time.monotonic() - self.started
             self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
-        self.confusion.zero_()  # to be logged only once
+        self.totals.zero_()  # to be logged only once
         if args.eval_strategy == "epoch" and math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
 
@@ -222,13 +221,12 @@ class EpochProgress(ProgressCallback):
 
         Nothing where no text was counted: a loss of the user's own shows no logits.
         """
-        pair = (self.loss_sum.clone(), self.confusion.clone())
-        loss_sum, confusion = self.trainer.accelerator.reduce(pair, reduction="sum")
-        n_texts, labels = confusion.sum().item(), self.trainer.labels
-        if not n_texts:
+        loss_sum, *counts = self.trainer.accelerator.reduce(self.totals.clone(), reduction="sum").tolist()
+        if not sum(counts):
             return {}
-        scores = score_confusion(confusion.view(len(labels), -1).cpu().numpy(), labels)
-        return {"loss": loss_sum.item() / n_texts, **{name: score.item() for name, score in scores.items()}}
+        labels = self.trainer.labels
+        scores = score_confusion(np.array(counts, dtype=int).reshape(len(labels), -1), labels)
+        return {"loss": loss_sum / sum(counts), **{name: score.item() for name, score in scores.items()}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):

@@ -1,10 +1,7 @@
 """A checkpoint is whole or absent: it is written aside and hashed, and only then gets its name; a run has one folder.
 
 OUTPUT/checkpoint-<step>/manifest.json   sha256 of each file, and the settings that the run has
-OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says
-OUTPUT/.staging/                         what is being written
-OUTPUT/run.lock                          a run is at work here
-OUTPUT/run.json                          the run is finished
+OUTPUT/damaged-checkpoint-<step>/        one that is not what its manifest says; smsa/files.py names the others
 """
 
 import dataclasses
@@ -30,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
-# Settings that take effect when they change within a run; others would not, or would mix two runs.
+# Settings that take effect when they change within a run; others would not, or would mix two runs: a loss is no score
+# to compare an F1 of before with, and what was trained without weights is not of weights.
 CHANGEABLE = frozenset(
-    "num_train_epochs max_steps early_stopping_patience class_weights max_grad_norm label_smoothing_factor "
-    "per_device_eval_batch_size evaluate_every metric_for_best_model fast_kernels".split()
+    "num_train_epochs max_steps early_stopping_patience max_grad_norm per_device_eval_batch_size evaluate_every "
+    "fast_kernels".split()
 )
 
 

@@ -27,9 +27,8 @@ class SentimentMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Accuracy, macro F1, recall and precision, and the same for each label.",
-            citation="Wilie et al. 2020, IndoNLU, https://arxiv.org/abs/2009.05387",
-            inputs_description="predictions and references: label ids.",
+            description=self.__doc__,
+            citation="https://arxiv.org/abs/2009.05387",
             features=Features({"predictions": Value("int64"), "references": Value("int64")}),
         )
 

@@ -16,9 +16,9 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -30,7 +30,7 @@ from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
-from smsa.training.metrics import compute_metrics
+from smsa.training.metrics import compute_metrics, score_label_ids
 
 # What an option needs is imported where the option is on.
 
@@ -55,7 +55,9 @@ class ResumableTrainer(Trainer):
         # it is; the plain mean of a BERT it would multiply by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
-        self.makes_optimizer = self.optimizer is None
+        self.makes_optimizer = self.optimizer is None and self.optimizer_cls_and_kwargs is None
+        if self.args.ema_decay and not self.makes_optimizer:
+            raise UserError("ema_decay goes with AdamW: give no optimiser of your own.")
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
         self.guard = RunGuard(self)
@@ -97,8 +99,14 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        if self.makes_optimizer:
-            self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
+        self._hp_search_setup(kwargs.get("trial"))  # a search changes arguments, but Trainer does so too late for this:
+        if self.makes_optimizer:  # a second training starts with the first learning rate, and an average of its own
+            self.optimizer = self.optimizer_cls_and_kwargs = None
+            if self.args.ema_decay:
+                from smsa.training.ema import EmaAdamW
+
+                _, options = self.get_optimizer_cls_and_kwargs(self.args)
+                self.optimizer_cls_and_kwargs = (EmaAdamW, {"decay": self.args.ema_decay, **options})
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
@@ -282,23 +290,14 @@ class SentimentTrainer(ResumableTrainer):
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own
             multiple = 8 if args.fast_kernels and on_gpu else None
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
-        if args.ema_decay:
-            from smsa.training.ema import EmaAdamW
-
-            _, options = self.get_optimizer_cls_and_kwargs(args)
-            kwargs["optimizer_cls_and_kwargs"] = (EmaAdamW, {"decay": args.ema_decay, **options})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
-        scores = ("f1", "recall", "precision")
-        known = {"loss", "accuracy", *scores, *(f"{score}_{label}" for score in scores for label in self.labels)}
-        if self.compute_metrics is None and args.metric_for_best_model not in known:
+        known = {"loss", *score_label_ids([0], [0], self.labels)}
+        is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
+        if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
-        self.class_weights = None
-        if train_dataset is not None and args.class_weights != "none":
-            label_ids = train_dataset.with_format("numpy")["label"][:]
-            weights = resolve_class_weights(args.class_weights, label_ids, len(self.labels))
-            self.class_weights = weights.to(args.device)  # a recorded step may copy nothing to a GPU
+        self.weigh_labels()
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
 
@@ -308,9 +307,17 @@ class SentimentTrainer(ResumableTrainer):
         elif args.debug or args.bf16 and args.device.type == "cpu":
             # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
             self.model.set_attn_implementation("eager")
-        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # or a notebook's
         self.progress = EpochProgress(self)
         self.add_callback(self.progress)
+
+    def weigh_labels(self) -> None:
+        """Set the weight of each label in the training loss; again before each training, for a search changes them."""
+        self.class_weights, spec = None, self.args.class_weights
+        if self.train_dataset is not None and spec != "none":
+            label_ids = self.train_dataset.with_format("numpy")["label"][:]
+            weights = resolve_class_weights(spec, label_ids, len(self.labels))
+            self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the share of this batch in the mean cross entropy over the texts of one step, over all ranks.

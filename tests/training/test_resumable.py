@@ -131,12 +131,6 @@ def test_it_holds_for_other_ways_to_train(tmp_path, changes):
         assert "scaler.pt" in expected["files"] and plain.accelerator.scaler.get_scale() > 2.0**4
 
 
-def test_a_run_that_stopped_early_trains_on_under_more_patience(finished, tmp_path):
-    patient = train(tmp_path / "patient", early_stopping_patience=4)
-    assert seen(train(finished, resume=True, early_stopping_patience=4)) == seen(patient)
-    assert patient.state.global_step > 25
-
-
 ENDS = [({"num_train_epochs": 1.5}, 8), ({"max_steps": 7}, 7), ({"max_steps": 7} | by_steps(7), 7)]
 ENDS += [({"early_stopping_patience": 6, "learning_rate": 1e-12} | by_steps(1), 7)]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_trainer
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, TrainerCallback
 
 from smsa.data.datasets import PaddingCollator
 from smsa.errors import UserError
@@ -200,7 +200,9 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
         assert kind not in (tmp_path / kind / "config.json").read_text()  # it loads as any other
 
 
-def test_a_schedule_is_refused_with_what_it_needs(tmp_path):
+def test_an_unknown_metric_is_refused_and_a_schedule_with_what_it_needs(tmp_path):
+    with pytest.raises(UserError, match=r"'macro_f1' is not one of \['accuracy', 'f1', "):
+        make(tmp_path, metric_for_best_model="macro_f1")
     with pytest.raises(UserError, match="--lr_scheduler_kwargs do not fit warmup_stable_decay: .* 'num_decay_steps'"):
         train(tmp_path, lr_scheduler_type="warmup_stable_decay")
 
@@ -220,21 +222,16 @@ def test_options_of_trainer_do_what_trainer_says(tmp_path):
 
 
 @pytest.mark.parametrize("disable_tqdm", [False, True])
-def test_bars_are_left_out_on_request(tmp_path, capfd, disable_tqdm):
-    train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
+def test_bars_are_left_out_on_request_and_the_table_for_notebooks_always(tmp_path, capfd, monkeypatch, disable_tqdm):
+    table = type("Table", (TrainerCallback,), {})
+    for home in ("transformers", "smsa.training"):
+        monkeypatch.setattr(f"{home}.trainer.DEFAULT_PROGRESS_CALLBACK", table)
+    trainer = train(tmp_path, num_train_epochs=1, disable_tqdm=disable_tqdm)
+    assert "Table" not in trainer.callback_handler.callback_list
     printed = capfd.readouterr()
     assert ("| 0/2" in printed.err) is not disable_tqdm and "(Epoch 1) VALID LOSS" in printed.out
     train(tmp_path / "steps", num_train_epochs=1, disable_tqdm=disable_tqdm, logging_strategy="steps", logging_steps=1)
     assert capfd.readouterr().out.count("{'loss'") == 2
-
-
-def test_model_init_makes_the_model_of_each_training(tmp_path, tokenizer):
-    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=1, precision="no", use_cpu=True)
-    parts = {"processing_class": tokenizer, "model_init": lambda: make_model()}
-    trainer = SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts)
-    losses = [trainer.train().training_loss]
-    trainer.model = None  # as a search for hyper-parameters leaves it after a trial
-    assert losses == [trainer.train().training_loss]
 
 
 def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenizer, capfd):
@@ -244,6 +241,32 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
     trainer = SentimentTrainer(tiny_model, args, make_rows(16), make_rows(7), processing_class=tokenizer, **own)
     assert (trainer.train().training_loss, trainer.state.best_metric) == (16, 0.7)
     assert "{'loss': '16'" in capfd.readouterr().out  # for want of scores of the epoch
+
+
+def test_of_several_sets_to_evaluate_on_one_is_chosen_by(tmp_path):
+    sets = {"a": make_rows(7), "b": make_rows(20)}
+    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=2, metric_for_best_model="b_loss", use_cpu=True)
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), sets, processing_class=make_tokenizer())
+    trainer.train()
+    assert trainer.state.best_metric == min(log_of(trainer, "eval_b_loss")) and len(log_of(trainer, "eval_a_f1")) == 2
+
+
+CHANGES = [{"ema_decay": 0.5, "learning_rate": 1e-2}, {"ema_decay": 0.0, "class_weights": "none"}]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: list(changes)[-1])
+def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments_that_were_changed(tmp_path, changes):
+    trainers, before = [], {"ema_decay": 0.9, "class_weights": "1,3,2", "num_train_epochs": 1, "precision": "no"}
+    for options in (before, before | changes):
+        args = SentimentTrainingArguments(str(tmp_path / str(len(trainers))), use_cpu=True, **options)
+        parts = {"processing_class": make_tokenizer(), "model_init": lambda: make_model()}
+        trainers.append(SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts))
+        trainers[-1].train()
+    first, expected = trainers
+    vars(first.args).update(changes)
+    first.model = None  # as a search leaves it after a trial
+    first.train()
+    assert torch.equal(flatten(first.model), flatten(expected.model))
 
 
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
