@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,9 +55,11 @@ _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
-    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik".split()
 )
-_RAW = frozenset("full original raw asli laporan aduan pengaduan".split())  # may stand beside those: full_text
+_RAW = frozenset(  # may stand beside those: full_text, Ulasan Pengguna, Kritik dan Saran
+    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan dan".split()
+)
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
@@ -75,6 +77,7 @@ REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORE
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 # A key of letters and digits is none; jalan2 is how people write jalan-jalan
 _WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
+_SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line for Excel
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
@@ -510,34 +513,37 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     """
     is_csv, found = format == "csv", {}
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
-    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if is_csv and lines else None
+    said = is_csv and lines and (_SAID_SEPARATOR.fullmatch(lines[0]) or _QUOTED_NAMES.fullmatch(lines[0]))
     has_tabs = "\t" in marks and (format == "tsv" or 2 * sum("\t" in line for line in lines) > len(lines))
-    only = [" "] if quoted and quoted[1] == " " else ["\t"] if has_tabs and not is_csv else []
+    only = ["\t"] if has_tabs and not is_csv else []
+    if said and (said.re is _SAID_SEPARATOR or said[1] == " "):
+        only = [said[1]]
     for mark in (marks := only or [*marks, None]):
         rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
-        header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
-        if header and mark in (",", ";", "|") and all(cell.startswith(" ") for cell in header[1:]):
+        filled = [row for row in rows if any(row)] or [[]]
+        header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), []) if mark else filled[0]
+        if mark in (",", ";", "|") and len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
             marks.append(f"{mark} ")
             continue
-        is_prose = mark in (",", ", ") and not any(re.search(r",\S", line) for line in lines)
-        filled = [row for row in rows if any(row)] or [[]]
         widths = Counter(map(len, filled))
         kinds = set(map(name_kind, header)) - {None}
         width, n_alike = max(widths.items(), key=lambda item: (item[1], item[0]))
         alike = max(n_alike * (width > 1), widths[len(header)]) / len(filled)
         n_split = sum(n for n_fields, n in widths.items() if n_fields > 1)
-        by_name = ("text" in kinds or (is_csv and bool(kinds))) and (
+        by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
+        # in prose a blank stands behind each comma
+        is_prose = (mark or "")[:1] in (",", ";") and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
         by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
         if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
-            found[mark] = (by_name or by_label, alike, len(header)), rows
+            found[mark] = (by_name or by_label, alike * bool(mark), len(header)), rows
     best = max(found, key=lambda mark: found[mark][0])
     return best, found[best][1]
 
@@ -571,8 +577,8 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     is_number = [*map(are_numbers, below)]
     is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
     is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
-    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
-    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
+    labels = [i for i, cell in enumerate(head) if is_sentiment(cell)]
+    if any(is_sentiment(cell) for i in labels for cell in below[i]) or (len(labels) == 1 and not is_number[labels[0]]):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
@@ -589,7 +595,10 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
                 if is_two and all(map(name_kind, filter(None, second))):
                     return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
                 return i + 1, [*row]
-    says_names = says_values = False
+    numbers = [*map(str, range(len(head)))]  # as pandas calls columns that were given no names
+    if not is_one_column and (head == numbers or (head[1:] == numbers[:-1] and not head[0] and is_number[0])):
+        return first + 1, [*head]
+    says_names = says_values = head == ["0"]
     for j, cell in enumerate(head):
         says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
@@ -630,7 +639,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
-    could = sorted(weights, key=lambda i: -weights[i])  # those that ask for one show the best
+    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     counts = [  # `comments` that are numbers
         i

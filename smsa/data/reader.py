@@ -234,8 +234,9 @@ class Source:
         if header is not None:
             self._n_above, names = header
             behind = [row for row in rows[self._n_above :] if any(row)]
-            is_wider = (is_quoted or self._separator in ("\t", " ")) and {*map(len, behind)} == {len(names) + 1}
-            if is_wider and all(row[0].isdecimal() for row in behind) and any(row[-1] for row in behind):
+            wider = [row for row in behind if len(row) == len(names) + 1]
+            is_wider = (is_quoted or self._separator in ("\t", " ")) and len(wider) >= max(1, 0.9 * len(behind))
+            if is_wider and all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider):
                 names = ["", *names]  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
                 self._notes.append(f"the names of the columns are in row {self._n_above}")
@@ -245,7 +246,9 @@ class Source:
                 self._notes.append("no header")
         body = rows[self._n_above :]
         columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]
-        self._is_number = [*map(are_numbers, zip(*(row for row in body if len(row) == len(names)), strict=True))]
+        whole = [row for row in body if len(row) == len(names)]
+        self._is_number = [*map(are_numbers, zip(*whole, strict=True))]
+        self._may_end_empty = not all(row[-1] for row in whole)
         if header is None:
             self._name_by_content(names, columns)
         return names, columns
@@ -436,15 +439,16 @@ class Source:
     def _rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
         names, width = self.names, len(self.names)
-        # a line of separators, as spreadsheets leave behind; a prediction has a row for it
-        blank = [""] * width if self.format == "csv" and self.label_column is not None else names
+        # names that come again, also where files with byte-order marks were put together, are no row; nor is a line of
+        # separators, as spreadsheets leave behind, but a prediction has a row for it
+        no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
+        no_rows += [[""] * width] if self.format == "csv" and self.label_column is not None else []
         short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines = map(self._change, content) if self._change else content
         for line, fields in islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None):
-            is_whole = isinstance(fields, list) and len(fields) == width
-            is_whole &= width == 1 or fields not in (names, blank)
+            is_whole = isinstance(fields, list) and len(fields) == width and fields not in no_rows
             is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
-            row = fields if is_whole else self._fit(line, fields, is_spoilt)
+            row = fields if is_whole else None if fields in no_rows else self._fit(line, fields, is_spoilt)
             if short is not None:
                 is_rest = isinstance(row, BadRow) and isinstance(fields, list)
                 yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
@@ -475,9 +479,10 @@ class Source:
         if isinstance(fields, BadRow):
             return fields
         n_fields, width, is_csv = len(fields), len(self.names), self.format == "csv"
-        if fields == self.names or (not any(fields) and (width == 1 or is_csv)):
+        if not any(fields) and (width == 1 or is_csv):
             return [""] if width == 1 else None
-        if n_fields > width and not any(fields[width:]):
+        # where the last column may be empty, a comma within a text would push its values aside
+        if n_fields > width and not any(fields[width:]) and not self._may_end_empty:
             return fields[:width]
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         bad_row = BadRow(self.path, line, fields, found)
