@@ -12,11 +12,11 @@ import re
 import threading
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +38,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-_ROWS_AT_ONCE = 512  # of CSV, under the lock
+_LINES_AT_ONCE = 512  # of CSV, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -65,7 +65,8 @@ _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp stempel cap created at score skor rating bintang star like count url link lang location lokasi title "
-    "judul version versi product produk source thumb up reply replied usia umur gender email alamat address".split()
+    "judul kategori category version versi product produk source thumb up reply replied usia umur gender email alamat "
+    "address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
@@ -81,6 +82,7 @@ _SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line for Excel
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+_TORN = re.compile(r'^[^"]+[^"\d]"$')  # 6" is no torn field, but one of inches
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
@@ -262,36 +264,38 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    mark, number, lines = separator or _NO_SEPARATOR, 1, iter(lines)
-    taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
-    while True:
-        following = iter(lambda: again.popleft() if again else next(lines, ""), "")
-        noted = (taken.append(line) or line for line in following)
-        reader = csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
-        rows, error = [], None
+    mark, number, lines, again = separator or _NO_SEPARATOR, 1, iter(lines), []
+    while block := again or [*islice(lines, _LINES_AT_ONCE)]:
+        n_lines, n_read, rows, error = len(block), 0, [], None
+        behind = (block.append(line) or line for line in lines)  # which the last row may need
+        reader = csv.reader(
+            chain(islice(block, n_lines), behind), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True
+        )
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
-                for row in islice(reader, _ROWS_AT_ONCE):
-                    rows.append((number, row if separator or not row else [mark.join(row)]))
-                    number += len(taken)
-                    taken.clear()
+                for row in reader:
+                    end = reader.line_num
+                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
+                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
+                    elif separator is None and row:
+                        row = [mark.join(row)]
+                    rows.append((number + n_read, row))
+                    if (n_read := end) >= n_lines:
+                        break
             except csv.Error as found:
                 error = found
             finally:
                 csv.field_size_limit(limit)
         yield from rows
+        number, again = number + n_read, []
         if error is not None:
-            n_spoilt = _count_spoilt(taken, separator)
+            spoilt = block[n_read : reader.line_num]
+            n_spoilt = _count_spoilt(spoilt, separator)
             upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
             reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
-            value = "".join(taken[:n_spoilt]).rstrip("\r\n")
-            yield number, BadRow(path, number, value, f"{reason}{upto}")
-            number += n_spoilt
-            again.extendleft(reversed(taken[n_spoilt:]))
-            taken.clear()
-        elif len(rows) < _ROWS_AT_ONCE:
-            return
+            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
+            number, again = number + n_spoilt, block[n_read + n_spoilt :]
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:
@@ -515,9 +519,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
     said = is_csv and lines and (_SAID_SEPARATOR.fullmatch(lines[0]) or _QUOTED_NAMES.fullmatch(lines[0]))
     has_tabs = "\t" in marks and (format == "tsv" or 2 * sum("\t" in line for line in lines) > len(lines))
-    only = ["\t"] if has_tabs and not is_csv else []
-    if said and (said.re is _SAID_SEPARATOR or said[1] == " "):
-        only = [said[1]]
+    only = [said[1]] if said else ["\t"] if has_tabs and not is_csv else []
     for mark in (marks := only or [*marks, None]):
         rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
         filled = [row for row in rows if any(row)] or [[]]

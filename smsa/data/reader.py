@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
@@ -437,44 +437,44 @@ class Source:
                 yield pa.Table.from_batches(batches)
 
     def _rows(self, content: TextIO) -> Iterator[Row]:
-        """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
+        """Yield the rows. What a row lacks at its end are nulls, but it is bad if the next line is the rest of it."""
         names, width = self.names, len(self.names)
         # names that come again, also where files with byte-order marks were put together, are no row; nor is a line of
         # separators, as spreadsheets leave behind, but a prediction has a row for it
         no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
         no_rows += [[""] * width] if self.format == "csv" and self.label_column is not None else []
-        short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
         lines = map(self._change, content) if self._change else content
-        for line, fields in islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None):
-            is_whole = isinstance(fields, list) and len(fields) == width and fields not in no_rows
-            is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
-            row = fields if is_whole else None if fields in no_rows else self._fit(line, fields, is_spoilt)
-            if short is not None:
-                is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
-            short = (line, row) if isinstance(row, list) and len(row) < width else None
-            n_no_rows += row is None
-            if row is not None and short is None:
-                yield line, row
-        if short is not None:
-            yield self._fill(*short, lacking)
-        if lacking and not self._has_told:
-            told = f"{lacking['n']:,} rows lack fields at their end, which are nulls, the first in line"
-            logger.info("%s: %s %d", self.path, told, lacking["line"])
-        if n_no_rows and not self._has_told:
-            told = f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"
-            logger.info("%s: %s", self.path, told)
+        read = islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None)
+        fitted = (
+            (line, fields, fields)
+            if fields.__class__ is list and len(fields) == width and fields not in no_rows
+            else (line, None if fields in no_rows else self._fit(line, fields), fields)
+            for line, fields in read
+        )
+        is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0
+        for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
+            if row is None:
+                n_no_rows += 1
+                continue
+            if row.__class__ is list and len(row) == width:
+                is_spoilt = False
+            elif row.__class__ is list:
+                rest = getattr(rest, "value", rest)
+                if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
+                    row = BadRow(self.path, line, row, "the row goes on in the next line, without quotes")
+                elif is_spoilt:  # by a quote that was left open
+                    row = BadRow(self.path, line, row, f"{len(row)} field(s) instead of {width}")
+                else:
+                    row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
+            is_spoilt |= isinstance(fields, BadRow)
+            yield line, row
+        short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
+        for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
+            if n and not self._has_told:
+                logger.info("%s: %s %s", self.path, f"{n:,}", told)
         self._has_told = True
 
-    def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> Row:
-        """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""
-        if is_torn:
-            return line, BadRow(self.path, line, fields, "the row goes on in the next line, without quotes")
-        lacking["line"] = lacking["line"] or line
-        lacking["n"] += 1
-        return line, fields + [None] * (len(self.names) - len(fields))
-
-    def _fit(self, line: int, fields: list | BadRow, is_spoilt: bool) -> list | BadRow | None:
+    def _fit(self, line: int, fields: list | BadRow) -> list | BadRow | None:
         """Return what a row has that is not as the header: fewer values, too, if they fit; None if it is no row."""
         if isinstance(fields, BadRow):
             return fields
@@ -500,7 +500,7 @@ class Source:
                 if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
                     return inner[0]
                 return bad_row
-        fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
+        fits = any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
         if fits and self.names.index(self.text_column) < n_fields < width:
             return fields

@@ -266,6 +266,7 @@ BAD = {
     "labels first.csv": (b"positif,a\nnegatif,c\nnetral\"d\"\n", "ac", [3], "1 field(s) instead of 2"),
     "names that are labels.csv": (b"text,positif,negatif\na,1,0\nb,,b,1,0\nc,0,1\n", "ac", [3], "5 field(s)"),
     "R.txt": (b'"text" "n"\n' + b'"1" "a" "x"\n' * 9 + b'"2" "b" "b" "x"\n', "a" * 9, [11], "4 field(s)"),
+    "torn.csv": (b'text,n\na,1\nb\nb b",2\nc,6\n', ["a", "c"], [3, 4], "the row goes on in the next line"),
     "many.csv": (b"id,ulasan,n_suka\n1,a b c,2\n2,a,b,c,d,e,f,g\n3,c,1\n", ["a b c", "c"], [3], "8 field(s)"),
     "in each row.csv": (b"id,text\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s) instead of 2"),
     "in each row of a rating.csv": (b"rating,review\n1,bagus, sekali\n2,jelek, parah\n", [], [2, 3], "3 field(s)"),
