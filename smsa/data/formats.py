@@ -527,11 +527,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         if mark in (",", ";", "|") and len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
             marks.append(f"{mark} ")
             continue
-        widths = Counter(map(len, filled))
         kinds = set(map(name_kind, header)) - {None}
-        width, n_alike = max(widths.items(), key=lambda item: (item[1], item[0]))
-        alike = max(n_alike * (width > 1), widths[len(header)]) / len(filled)
-        n_split = sum(n for n_fields, n in widths.items() if n_fields > 1)
+        n_split = sum(len(row) > 1 for row in filled)
+        alike = max((n for width, n in Counter(map(len, filled)).items() if width > 1), default=0) / len(filled)
         by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
@@ -545,7 +543,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
         by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
         if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
-            found[mark] = (by_name or by_label, alike * bool(mark), len(header)), rows
+            found[mark] = (by_name or by_label, alike), rows
     best = max(found, key=lambda mark: found[mark][0])
     return best, found[best][1]
 
@@ -643,12 +641,10 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
             labels.append(i)
     could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    counts = [  # `comments` that are numbers
-        i
-        for i in named
-        if name_kind(names[i][:-1]) == "text" and are_numbers(str(value) for value in columns[i] if value is not None)
-    ]
-    known = [i for i in named if i in weights] or [i for i in named if i not in counts]
+    for i in [i for i in named if name_kind(names[i][:-1]) == "text"]:
+        if are_numbers(str(value) for value in columns[i] if value is not None):
+            named.remove(i)  # `comments` that are numbers count them
+    known = [i for i in named if i in weights] or named
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
         return [], could  # the texts are within
