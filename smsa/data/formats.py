@@ -496,9 +496,8 @@ def are_quoted(lines: list[str], path: Path) -> bool:
     quoted = [field for field in fields if field.startswith('"')]
     is_excel = quoted == [field for field in fields if "," in field] != []
     names = lines[0].rstrip("\r\n").split("\t") if is_excel or any(map(_DOUBLED.search, lines)) else []
-    if "text" not in map(name_kind, names):
-        return False
-    return not any(isinstance(row, BadRow) for _, row in read_separated(lines, path, "\t", "csv"))
+    rows = read_separated(lines, path, "\t", "csv")
+    return "text" in map(name_kind, names) and not any(isinstance(row, BadRow) for _, row in rows)
 
 
 def unescape(line: str) -> str:
@@ -568,9 +567,8 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     # a row of another width says nothing: one text with many commas without quotes would be wider than all names
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
-    first = next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
-    if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
-        first = 0  # whatever commas without quotes make of the rows
+    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # whatever commas without quotes make of the rows
+    first = 0 if is_named else next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
     head, is_one_column = rows[first], max(n_filled) == 1
     # the cells below each of the first row, where this does not stand again
     below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
