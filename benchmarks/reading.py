@@ -253,7 +253,7 @@ def write_odd() -> Iterator[Table]:
         "tabs.xls": "No\tKomentar\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)),
         "page.xls": ("<html><table><tr><td>ulasan</td></tr></table></html>", None),
         "decimal.csv": "nilai;ulasan\n" + "".join(f"4,{i};{text}\n" for i, text in enumerate(texts)),
-        "sep.csv": "sep=;\nid;ulasan\n" + "".join(f"{i};{text}\n" for i, text in enumerate(texts)),
+        "sep.csv": "sep=;\nid;ulasan;n\n" + "".join(f"{i};{text};n\n" for i, text in enumerate(texts)),
         "blanks.csv": "id, teks\n" + "".join(f'{i}, "{text}"\n' for i, text in enumerate(texts)),
         "remarks.csv": "# diambil 2024\n# Play Store\n" + table,
         "broken-header.csv": table.replace("text,label", '"Ulasan\nPelanggan",label', 1),

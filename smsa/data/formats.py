@@ -12,7 +12,7 @@ import re
 import threading
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ VALUE_SHOWN = 60  # characters of a bad value in a message
 WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-_ROWS_AT_ONCE = 512  # of CSV, under the lock
+_LINES_AT_ONCE = 512  # of CSV, under the lock
 _NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
 # What files of other formats begin with, and the suffix that they need
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
@@ -55,15 +55,18 @@ _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
-    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan".split()
+    "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik".split()
 )
-_RAW = frozenset("full original raw asli laporan aduan pengaduan".split())  # may stand beside those: full_text
+_RAW = frozenset(  # may stand beside those: full_text, Ulasan Pengguna, Kritik dan Saran
+    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan dan".split()
+)
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp stempel cap created at score skor rating bintang star like count url link lang location lokasi title "
-    "judul version versi product produk source thumb up reply replied usia umur gender email alamat address".split()
+    "judul kategori category version versi product produk source thumb up reply replied usia umur gender email alamat "
+    "address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
@@ -75,9 +78,11 @@ REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORE
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 # A key of letters and digits is none; jalan2 is how people write jalan-jalan
 _WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
+_SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line for Excel
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
+_TORN = re.compile(r'^[^"]+[^"\d]"$')  # 6" is no torn field, but one of inches
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
@@ -259,36 +264,38 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    mark, number, lines = separator or _NO_SEPARATOR, 1, iter(lines)
-    taken, again = [], deque()  # the lines of the row that is read, and those that a bad row gives back
-    while True:
-        following = iter(lambda: again.popleft() if again else next(lines, ""), "")
-        noted = (taken.append(line) or line for line in following)
-        reader = csv.reader(noted, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
-        rows, error = [], None
+    mark, number, lines, again = separator or _NO_SEPARATOR, 1, iter(lines), []
+    while block := again or [*islice(lines, _LINES_AT_ONCE)]:
+        n_lines, n_read, rows, error = len(block), 0, [], None
+        behind = (block.append(line) or line for line in lines)  # which the last row may need
+        reader = csv.reader(
+            chain(islice(block, n_lines), behind), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True
+        )
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
-                for row in islice(reader, _ROWS_AT_ONCE):
-                    rows.append((number, row if separator or not row else [mark.join(row)]))
-                    number += len(taken)
-                    taken.clear()
+                for row in reader:
+                    end = reader.line_num
+                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
+                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
+                    elif separator is None and row:
+                        row = [mark.join(row)]
+                    rows.append((number + n_read, row))
+                    if (n_read := end) >= n_lines:
+                        break
             except csv.Error as found:
                 error = found
             finally:
                 csv.field_size_limit(limit)
         yield from rows
+        number, again = number + n_read, []
         if error is not None:
-            n_spoilt = _count_spoilt(taken, separator)
+            spoilt = block[n_read : reader.line_num]
+            n_spoilt = _count_spoilt(spoilt, separator)
             upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
             reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
-            value = "".join(taken[:n_spoilt]).rstrip("\r\n")
-            yield number, BadRow(path, number, value, f"{reason}{upto}")
-            number += n_spoilt
-            again.extendleft(reversed(taken[n_spoilt:]))
-            taken.clear()
-        elif len(rows) < _ROWS_AT_ONCE:
-            return
+            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
+            number, again = number + n_spoilt, block[n_read + n_spoilt :]
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:
@@ -489,9 +496,8 @@ def are_quoted(lines: list[str], path: Path) -> bool:
     quoted = [field for field in fields if field.startswith('"')]
     is_excel = quoted == [field for field in fields if "," in field] != []
     names = lines[0].rstrip("\r\n").split("\t") if is_excel or any(map(_DOUBLED.search, lines)) else []
-    if "text" not in map(name_kind, names):
-        return False
-    return not any(isinstance(row, BadRow) for _, row in read_separated(lines, path, "\t", "csv"))
+    rows = read_separated(lines, path, "\t", "csv")
+    return "text" in map(name_kind, names) and not any(isinstance(row, BadRow) for _, row in rows)
 
 
 def unescape(line: str) -> str:
@@ -510,34 +516,33 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     """
     is_csv, found = format == "csv", {}
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
-    quoted = _QUOTED_NAMES.fullmatch(lines[0]) if is_csv and lines else None
+    said = is_csv and lines and (_SAID_SEPARATOR.fullmatch(lines[0]) or _QUOTED_NAMES.fullmatch(lines[0]))
     has_tabs = "\t" in marks and (format == "tsv" or 2 * sum("\t" in line for line in lines) > len(lines))
-    only = [" "] if quoted and quoted[1] == " " else ["\t"] if has_tabs and not is_csv else []
+    only = [said[1]] if said else ["\t"] if has_tabs and not is_csv else []
     for mark in (marks := only or [*marks, None]):
         rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
-        header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), [])
-        if header and mark in (",", ";", "|") and all(cell.startswith(" ") for cell in header[1:]):
+        filled = [row for row in rows if any(row)] or [[]]
+        header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), []) if mark else filled[0]
+        if mark in (",", ";", "|") and len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
             marks.append(f"{mark} ")
             continue
-        is_prose = mark in (",", ", ") and not any(re.search(r",\S", line) for line in lines)
-        filled = [row for row in rows if any(row)] or [[]]
-        widths = Counter(map(len, filled))
         kinds = set(map(name_kind, header)) - {None}
-        width, n_alike = max(widths.items(), key=lambda item: (item[1], item[0]))
-        alike = max(n_alike * (width > 1), widths[len(header)]) / len(filled)
-        n_split = sum(n for n_fields, n in widths.items() if n_fields > 1)
-        by_name = ("text" in kinds or (is_csv and bool(kinds))) and (
+        n_split = sum(len(row) > 1 for row in filled)
+        alike = max((n for width, n in Counter(map(len, filled)).items() if width > 1), default=0) / len(filled)
+        by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(sum(map(is_sentiment, cells)) >= 0.9 * len(filled) for cells in ends)
+        by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
+        # in prose a blank stands behind each comma
+        is_prose = (mark or "")[:1] in (",", ";") and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
         by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
         by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
         if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
-            found[mark] = (by_name or by_label, alike, len(header)), rows
+            found[mark] = (by_name or by_label, alike), rows
     best = max(found, key=lambda mark: found[mark][0])
     return best, found[best][1]
 
@@ -562,17 +567,16 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     # a row of another width says nothing: one text with many commas without quotes would be wider than all names
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
-    first = next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
-    if len(rows[0]) > 1 and all(map(name_kind, rows[0])):
-        first = 0  # whatever commas without quotes make of the rows
+    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # whatever commas without quotes make of the rows
+    first = 0 if is_named else next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
     head, is_one_column = rows[first], max(n_filled) == 1
     # the cells below each of the first row, where this does not stand again
     below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
     is_number = [*map(are_numbers, below)]
     is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
     is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
-    labels = [cell for cell, is_above_numbers in zip(head, is_number) if is_sentiment(cell) and not is_above_numbers]
-    if len(labels) == 1 or (labels and any(map(is_sentiment, chain(*below)))):
+    labels = [i for i, cell in enumerate(head) if is_sentiment(cell)]
+    if any(is_sentiment(cell) for i in labels for cell in below[i]) or (len(labels) == 1 and not is_number[labels[0]]):
         return None  # labels, which columns are called only in pairs: what was good, and what was bad
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
@@ -589,7 +593,10 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
                 if is_two and all(map(name_kind, filter(None, second))):
                     return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
                 return i + 1, [*row]
-    says_names = says_values = False
+    numbers = [*map(str, range(len(head)))]  # as pandas calls columns that were given no names
+    if not is_one_column and (head == numbers or (head[1:] == numbers[:-1] and not head[0] and is_number[0])):
+        return first + 1, [*head]
+    says_names = says_values = head == ["0"]
     for j, cell in enumerate(head):
         says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
         says_values |= are_numbers([cell]) or not is_once[j]
@@ -630,14 +637,12 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
-    could = sorted(weights, key=lambda i: -weights[i])  # those that ask for one show the best
+    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    counts = [  # `comments` that are numbers
-        i
-        for i in named
-        if name_kind(names[i][:-1]) == "text" and are_numbers(str(value) for value in columns[i] if value is not None)
-    ]
-    known = [i for i in named if i in weights] or [i for i in named if i not in counts]
+    for i in [i for i in named if name_kind(names[i][:-1]) == "text"]:
+        if are_numbers(str(value) for value in columns[i] if value is not None):
+            named.remove(i)  # `comments` that are numbers count them
+    known = [i for i in named if i in weights] or named
     known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
     if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
         return [], could  # the texts are within

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
@@ -234,8 +234,9 @@ class Source:
         if header is not None:
             self._n_above, names = header
             behind = [row for row in rows[self._n_above :] if any(row)]
-            is_wider = (is_quoted or self._separator in ("\t", " ")) and {*map(len, behind)} == {len(names) + 1}
-            if is_wider and all(row[0].isdecimal() for row in behind) and any(row[-1] for row in behind):
+            wider = [row for row in behind if len(row) == len(names) + 1]
+            is_wider = (is_quoted or self._separator in ("\t", " ")) and len(wider) >= max(1, 0.9 * len(behind))
+            if is_wider and all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider):
                 names = ["", *names]  # R names no column of row numbers
             if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
                 self._notes.append(f"the names of the columns are in row {self._n_above}")
@@ -245,7 +246,9 @@ class Source:
                 self._notes.append("no header")
         body = rows[self._n_above :]
         columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]
-        self._is_number = [*map(are_numbers, zip(*(row for row in body if len(row) == len(names)), strict=True))]
+        whole = [row for row in body if len(row) == len(names)]
+        self._is_number = [*map(are_numbers, zip(*whole, strict=True))]
+        self._may_end_empty = not all(row[-1] for row in whole)
         if header is None:
             self._name_by_content(names, columns)
         return names, columns
@@ -434,50 +437,52 @@ class Source:
                 yield pa.Table.from_batches(batches)
 
     def _rows(self, content: TextIO) -> Iterator[Row]:
-        """Yield the rows; one that lacks fields waits for the next, which may be the rest of it."""
+        """Yield the rows. What a row lacks at its end are nulls, but it is bad if the next line is the rest of it."""
         names, width = self.names, len(self.names)
-        # a line of separators, as spreadsheets leave behind; a prediction has a row for it
-        blank = [""] * width if self.format == "csv" and self.label_column is not None else names
-        short, is_spoilt, n_no_rows, lacking = None, False, 0, Counter()
+        # names that come again, also where files with byte-order marks were put together, are no row; nor is a line of
+        # separators, as spreadsheets leave behind, but a prediction has a row for it
+        no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
+        no_rows += [[""] * width] if self.format == "csv" and self.label_column is not None else []
         lines = map(self._change, content) if self._change else content
-        for line, fields in islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None):
-            is_whole = isinstance(fields, list) and len(fields) == width
-            is_whole &= width == 1 or fields not in (names, blank)
-            is_spoilt = not is_whole and (is_spoilt or isinstance(fields, BadRow))
-            row = fields if is_whole else self._fit(line, fields, is_spoilt)
-            if short is not None:
-                is_rest = isinstance(row, BadRow) and isinstance(fields, list)
-                yield self._fill(*short, lacking, is_rest and len(short[1]) + len(fields) == width + 1)
-            short = (line, row) if isinstance(row, list) and len(row) < width else None
-            n_no_rows += row is None
-            if row is not None and short is None:
-                yield line, row
-        if short is not None:
-            yield self._fill(*short, lacking)
-        if lacking and not self._has_told:
-            told = f"{lacking['n']:,} rows lack fields at their end, which are nulls, the first in line"
-            logger.info("%s: %s %d", self.path, told, lacking["line"])
-        if n_no_rows and not self._has_told:
-            told = f"{n_no_rows:,} lines that are blank, or name the columns again, are no rows"
-            logger.info("%s: %s", self.path, told)
+        read = islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None)
+        fitted = (
+            (line, fields, fields)
+            if fields.__class__ is list and len(fields) == width and fields not in no_rows
+            else (line, None if fields in no_rows else self._fit(line, fields), fields)
+            for line, fields in read
+        )
+        is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0
+        for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
+            if row is None:
+                n_no_rows += 1
+                continue
+            if row.__class__ is list and len(row) == width:
+                is_spoilt = False
+            elif row.__class__ is list:
+                rest = getattr(rest, "value", rest)
+                if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
+                    row = BadRow(self.path, line, row, "the row goes on in the next line, without quotes")
+                elif is_spoilt:  # by a quote that was left open
+                    row = BadRow(self.path, line, row, f"{len(row)} field(s) instead of {width}")
+                else:
+                    row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
+            is_spoilt |= isinstance(fields, BadRow)
+            yield line, row
+        short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
+        for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
+            if n and not self._has_told:
+                logger.info("%s: %s %s", self.path, f"{n:,}", told)
         self._has_told = True
 
-    def _fill(self, line: int, fields: list, lacking: Counter, is_torn: bool = False) -> Row:
-        """Return a row that lacks fields, with nulls, and count it; a bad row if the next one is the rest of it."""
-        if is_torn:
-            return line, BadRow(self.path, line, fields, "the row goes on in the next line, without quotes")
-        lacking["line"] = lacking["line"] or line
-        lacking["n"] += 1
-        return line, fields + [None] * (len(self.names) - len(fields))
-
-    def _fit(self, line: int, fields: list | BadRow, is_spoilt: bool) -> list | BadRow | None:
+    def _fit(self, line: int, fields: list | BadRow) -> list | BadRow | None:
         """Return what a row has that is not as the header: fewer values, too, if they fit; None if it is no row."""
         if isinstance(fields, BadRow):
             return fields
         n_fields, width, is_csv = len(fields), len(self.names), self.format == "csv"
-        if fields == self.names or (not any(fields) and (width == 1 or is_csv)):
+        if not any(fields) and (width == 1 or is_csv):
             return [""] if width == 1 else None
-        if n_fields > width and not any(fields[width:]):
+        # where the last column may be empty, a comma within a text would push its values aside
+        if n_fields > width and not any(fields[width:]) and not self._may_end_empty:
             return fields[:width]
         found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
         bad_row = BadRow(self.path, line, fields, found)
@@ -495,7 +500,7 @@ class Source:
                 if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
                     return inner[0]
                 return bad_row
-        fits = not is_spoilt and any(fields) and not any(field.count('"') % 2 for field in fields)
+        fits = any(fields) and not any(field.count('"') % 2 for field in fields)
         fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
         if fits and self.names.index(self.text_column) < n_fields < width:
             return fields
