@@ -27,6 +27,7 @@ OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
 LABEL_COLUMNS = ("label", "words")  # what stays of the added columns where only labels are wanted
 _GROUP_BYTES = 2**24  # in memory, of a row group of Parquet
+_PLAIN = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)  # stay in any format
 _TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
 
 # What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
@@ -77,7 +78,7 @@ def _to_plain_column(column: pa.ChunkedArray, output_format: str) -> pa.ChunkedA
     kind = column.type
     if pa.types.is_floating(kind) and output_format == "xlsx":
         return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell of it knows no NaN
-    is_plain = any(getattr(pa.types, f"is_{of}")(kind) for of in ("string", "integer", "floating", "boolean"))
+    is_plain = any(is_kind(kind) for is_kind in _PLAIN)
     is_date = pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
     if is_plain or {"jsonl": pa.types.is_nested(kind), "xlsx": is_date}.get(output_format):
         return column
@@ -168,12 +169,13 @@ def write_tables(
 
 def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yield small tables as larger ones: each becomes a row group, and who reads Parquet waits for every one."""
-    gathered = []
+    gathered, n_bytes = [], 0
     for table in tables:
         gathered.append(table)
-        if sum(one.nbytes for one in gathered) >= _GROUP_BYTES:
+        n_bytes += table.nbytes
+        if n_bytes >= _GROUP_BYTES:
             yield pa.concat_tables(gathered)
-            gathered = []
+            gathered, n_bytes = [], 0
     if gathered:
         yield pa.concat_tables(gathered)
 

@@ -162,7 +162,13 @@ def choose_labels(labels: str | None, model_name_or_path: str, revision: str | N
 
 
 def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
-    """Return the labels of a transformers configuration in the order of their ids, 0, 1 and so on."""
+    """Return the labels of a transformers configuration in the order of their ids.
+
+    Raises:
+        UserError: if the ids are not 0, 1, ... without a gap.
+    """
+    if sorted(id2label) != list(range(len(id2label))):
+        raise UserError(f"id2label in config.json has the ids {', '.join(map(str, id2label))}, not 0, 1, and so on.")
     return tuple(str(id2label[i]) for i in range(len(id2label)))
 
 

@@ -200,6 +200,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert loaded in ([], [["tab.csv"]])  # whose own names could do, if those of the model were not added
 
 
+@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
+def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, closed, None)  # as Python has it then
+    with pytest.raises(UserError, match="stdin or stdout is closed"):
+        predict_files(classifier, *names)
+
+
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
     beside = ("in/p.csv.summary.json", "in/p.csv.rejects.jsonl")  # an earlier output
     for name in (*beside, "out.csv", "out.csv.shards/c.csv", "out.csv.rejects.jsonl", "out/a.csv"):
