@@ -194,12 +194,17 @@ def show(value: object) -> str:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
+
+    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
+    """
 
     path: Path
     line: int
     value: object
     reason: str
+    label: str | None = None
+    text: str | None = None
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}; found {show(self.value)}"
@@ -305,13 +310,19 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
+def _make_decoder(parse_float: Callable[[str], object]) -> json.JSONDecoder:
+    """Return what decodes JSON; NaN, which Python writes for a value that is missing, is null."""
+    constant = lambda name: None if name == "NaN" else float(name)  # noqa: E731
+    return json.JSONDecoder(parse_float=parse_float, parse_constant=constant)
+
+
 def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
     """Yield the row of each line that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
-    decode = json.JSONDecoder(parse_float=parse_float).decode
+    decode = _make_decoder(parse_float).decode
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
@@ -336,10 +347,36 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
+    values, names = _split_values(text, path, _make_decoder(parse_float).raw_decode), None
+    first = [*islice(values, 2)]
+    is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")
+    if is_alone:
+        found = ((n, None, row) for n, row in enumerate(_find_rows(first[0][2], path), start=1))
+    for line, place, row in found if is_alone else chain(first, values):
+        if isinstance(row, dict):  # a line break in a string is escaped
+            yield line, place and re.sub(r"[\r\n]", " ", text[place]), row
+        elif isinstance(row, str) and not is_alone:
+            yield line, None, {"text": row}
+        elif not isinstance(row, list):
+            yield line, None, BadRow(path, line, row, "not an object")
+        elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+            names = row
+        else:
+            names = names or [f"column_{i + 1}" for i in range(len(row))]
+            is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
+            yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
+
+
+def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int, slice, object]]:
+    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it.
+
+    Raises:
+        UserError: where this is no JSON.
+    """
+    skip = re.compile(r"[\s,]*").match
     start = skip(text, 0).end()
     is_array = text.startswith("[", start)
-    before, line, names, end = 0, 1, None, start + is_array
+    before, line, end = 0, 1, start + is_array
     try:
         while (position := skip(text, end).end()) < len(text) or is_array:
             if is_array and text.startswith("]", position):
@@ -347,30 +384,14 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
                     raise ValueError(f"another value follows: {rest[:40]}")
                 return
             line, before = line + text.count("\n", before, position), position
-            row, end = decode(text, position)
-            if not is_array and position == start and skip(text, end).end() == len(text):
-                for number, row in enumerate(_find_rows(row, path), start=1):
-                    yield number, None, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
-            elif isinstance(row, dict):
-                yield line, re.sub(r"[\r\n]", " ", text[position:end]), row  # a line break in a string is escaped
-            elif isinstance(row, str):
-                yield line, None, {"text": row}
-            elif not isinstance(row, list):
-                yield line, None, BadRow(path, line, row, "not an object")
-            elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-                names = row
-            else:
-                names = names or [f"column_{i + 1}" for i in range(len(row))]
-                is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
-                yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
-    except UserError:
-        raise
+            value, end = decode(text, position)
+            yield line, slice(position, end), value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 
 def _find_rows(found: object, path: Path) -> list:
-    """Return the rows of an object: of the only array of objects within it, or as pandas writes them, in each `orient`.
+    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`.
 
     Raises:
         UserError: if there are none, or several arrays.
@@ -382,25 +403,67 @@ def _find_rows(found: object, path: Path) -> list:
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
         shared = {*columns[0]}.intersection(*columns)  # not of {"data": {"comments": []}, "meta": {"n": 0}}
         is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
-    level = [] if is_index and len(held) > 1 else [held]
-    while level:
-        arrays = [(k, v) for part in level for k, v in part.items() if isinstance(v, list) and v]
-        arrays = [(key, rows) for key, rows in arrays if isinstance(rows[0], dict)]
-        if len(arrays) > 1:
-            listed = ", ".join(key for key, _ in arrays)
-            raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
-        if arrays:
-            return arrays[0][1]
-        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
-        # a text and the replies to it are a row
-        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
+    arrays = [] if is_index and len(held) > 1 else find_arrays(held, dict)
+    if len(arrays) > 1:
+        listed = ", ".join(key for key, _ in arrays)
+        raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
+    if arrays:
+        return arrays[0][1]
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     if is_index:
         return [*held.values()]
-    if not columns or any(not isinstance(cells, dict) or cells.keys() != columns[0].keys() for cells in columns):
+    if columns and all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
+        return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
+    if len(arrays := find_arrays(held, list)) != 1:
         raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
-    return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
+    return arrays[0][1]
+
+
+def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
+    """Return the outermost arrays within an object whose first value is of a kind: only those with texts, if any is.
+
+    What stands within an object that has a text of its own, such as the replies to it, is a part of that row.
+    """
+    level = [found]
+    while level:
+        arrays = [(key, rows) for part in level for key, rows in part.items() if isinstance(rows, list) and rows]
+        if arrays := [(key, rows) for key, rows in arrays if isinstance(rows[0], kind)]:
+            return [(key, rows) for key, rows in arrays if any(map(_find_texts, rows))] or arrays
+        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
+        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
+    return []
+
+
+def _find_texts(row: object) -> list[str]:
+    """Return the texts of an object by their names, also those of the objects in it, but not those in its arrays."""
+    found = []
+    for key, value in row.items() if isinstance(row, dict) else ():
+        if isinstance(value, dict):
+            found += [] if REPLY.search(key) else _find_texts(value)
+        elif isinstance(value, str) and name_kind(key) == "text":
+            found.append(value)
+    return found
+
+
+def are_pages(found: list[dict]) -> bool:
+    """Whether these objects are pages, as an API gives them, or tables, and their arrays hold the rows.
+
+    A page has no text of its own, or, as in `"message": "success"`, the same as all others.
+    """
+    own = {text for page in found for text in _find_texts(page)}
+    arrays = [rows for page in found for _, rows in find_arrays(page, dict)] if len(own) <= (len(found) > 1) else []
+    return any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays)
+
+
+def read_pages(pages: Iterable[JsonRow], path: Path) -> Iterator[JsonRow]:
+    """Yield the rows of each page, and what is no page as it is."""
+    for line, written, page in pages:
+        if isinstance(page, BadRow):
+            yield line, written, page
+            continue
+        for row in chain.from_iterable(rows for _, rows in find_arrays(page, dict)):
+            yield line, None, row if isinstance(row, dict) else BadRow(path, line, row, "not an object")
 
 
 def flatten(row: dict) -> dict[str, object]:

@@ -20,6 +20,7 @@ EXAMPLES = (
     "Dasar anak sialan!! Kurang ajar!!",
 )
 _AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
+_TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])", re.IGNORECASE)
 _LONGEST = 40  # of what is looked at as a label
 # What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
@@ -88,8 +89,9 @@ def are_sentiments(values: Iterable[object]) -> bool:
 def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
     """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
 
-    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
-    same. What is called a prediction, or has probabilities beside it, is no true label.
+    A name tells, `label` before all, else labels for sentiments in it, else the name of a rating, whose numbers need a
+    meaning all the same. What is called a prediction, or has probabilities beside it, is no true label; what is called
+    a true label leaves open whether others are.
     """
     kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
@@ -102,8 +104,11 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     sure = [i for i in few or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
     both = [i for i in sure if i in by_content]
     ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
-    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
-    return taken, named or by_content or ratings
+    usual = [i for i in few if re.sub(r"[\W_]+", "", names[i]).lower() == "label"]
+    taken = usual or (both if len(both) == 1 else sure or ([] if by_content else ratings))
+    rests = [_TRUE.sub("", name) for name in names]
+    true = [i for i in by_content if rests[i] != names[i] and name_kind(rests[i]) in ("label", None)]
+    return [*taken, *(i for i in true if i not in taken)], named or by_content or ratings
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

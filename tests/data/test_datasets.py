@@ -133,6 +133,8 @@ def test_numbers_mean_what_a_column_of_words_says_unless_they_are_given_a_meanin
     rows.cast_column("label", ClassLabel(names=["positive", "negative"])).to_parquet(tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
         assert read_rows(tmp_path / name, labels, label_map=label_map)[1] == ids
+    write_file(tmp_path / "a.jsonl", [{"teks": "a", "label": 0}, {"teks": "b", "label": 1, "v": {"s": "positif"}}])
+    assert read_rows(tmp_path / "a.jsonl")[1] == [0] and len(read_rows(tmp_path / "a.jsonl")[3]) == 1  # the 0
     (tmp_path / "a.csv").write_text("teks,label,vader\na,0,positive\nb,1,negative\nc,0,negative\n")
     assert bool(read_rows(tmp_path / "a.csv", labels, label_map=label_map)[3]) == (labels == LABELS)
 
@@ -140,6 +142,7 @@ def test_numbers_mean_what_a_column_of_words_says_unless_they_are_given_a_meanin
 LABEL_COLUMNS = {
     "by what it holds": ("teks,x,hasil\na,b,Positif\nc,d,negatif\n", "hasil"),
     "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
+    "an empty one of the usual name": ("teks,label,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "an empty one": ("teks,kelas,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of words, not of numbers": ("teks,polarity,kelas\na,3,positif\nc,-2,negatif\n", "kelas"),
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),

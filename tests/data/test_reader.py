@@ -41,6 +41,13 @@ KINDS = {
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
+    "JSON, pages": ("a.json", '[{"message": "ok", "d": {"x": [{"isi": "a"}, {"isi": "b"}]}}, {"message": "ok", "d": '
+                    '{"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", ["a", "b", "c"]),
+    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
+    "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
+                                     '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
+    "JSON, rows within": ("a.json", '{"range": "A1:B3", "values": [["no", "isi"], ["1", "a"]]}', "isi", ["a"]),
+    "JSON, NaN": ("a.json", '[{"text": "a"}, {"text": NaN, "n": Infinity}]', "text", ["a", None]),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
     "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"]),
     "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"]),
@@ -87,7 +94,7 @@ def test_a_file_of_each_kind_is_read_and_its_column_is_said(tmp_path, caplog, na
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     source = Source(path)
     chunks = list(source.chunks(10))
-    assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
+    assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == [*texts]
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
     assert f"the texts are in the column {column!r}" in caplog.text
 
@@ -107,7 +114,8 @@ def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_l
     """As Label Studio and Doccano write them."""
     path = tmp_path / f"a{suffix}"
     labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
-    rows = [{"id": i, "data": {"text": f"teks {i}"}, "annotations": label} for i, label in enumerate(labels)]
+    of_model = {"predictions": [{"result": [{"value": {"choices": ["netral"]}}]}]}
+    rows = [{"data": {"text": f"teks {i}"}, "annotations": label} | of_model for i, label in enumerate(labels)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
     assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
@@ -242,7 +250,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', 'a.json:1: not valid JSON .*another value follows: .{"text": "b"}'),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc\nd"\t2\n', "a.tsv:3: .*, a quote that is not closed.* the suffix .csv"),
-    ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
+    ("a.json", b'{"a": [{"text": "x"}], "b": [{"isi": "y"}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, message):
     path = tmp_path / name

@@ -39,7 +39,7 @@ BINARY = "teks,label\n" + twenty("a#,1\nb#,0\n")
 WORDS = "teks,label,kelas\n" + twenty("a#,sangat puas,positif\nb#,marah,negatif\n")
 MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
 FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
-PREDICTED = "text,label,gold,p_a,p_b\n" + twenty("a#,x,positif,1,0\nb#,x,negatif,0,1\n")
+PREDICTED = "text,label,gold\n" + twenty("a#,x,positif\nb#,x,negatif\n")
 IDS = "teks,label,kelas\n" + "".join(f"{i},{i}x,{('positif', 'negatif')[i % 2]}\n" for i in range(50))
 
 
@@ -99,6 +99,8 @@ REFUSALS = {
     "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
     "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
+    "labels that are not true": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "",
+                                 ["--label_column label_asli"]),
     "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
     "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
     "no SmSA": (train, None, None, "", [f"--data_dir data/sample|{SAMPLE_DIR}"]),
@@ -165,6 +167,15 @@ def test_a_file_of_several_splits_is_refused_wherever_the_second_begins(tmp_path
             assert len(read_rows(tmp_path / f"a.{suffix}")[0]) == n_rows
     with pytest.raises(UserError, match="a.*: the column 'Jenis' says Latih, uji: give the rows of each"):
         read_rows(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("name, values", [
+    ("x", ["training set", "test set"]), ("x", ["data_latih", "data_uji"]), ("is_test", [True, False]),
+])  # fmt: skip
+def test_splits_are_known_in_any_spelling(tmp_path, name, values):
+    pd.DataFrame({"teks": "a", "label": "netral", name: values}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=f"the column '{name}' says"):
+        read_rows(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("content", [
