@@ -366,8 +366,7 @@ def _refuse(
     shown = [row for row in bad_rows if examples.get(row.label, row) is row]
     ways = []
     if unknown:
-        texts = {label: row.text[:40] for label, row in examples.items()}
-        ways.append(describe_unknown(Counter(row.label for row in unknown), texts, labels, are_left, given))
+        ways.append(describe_unknown(unknown, labels, are_left, given))
     if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
     way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"

@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 import threading
 import zipfile
@@ -82,6 +83,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding,
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 _ROWS_EMPTY = 10  # show that a column of texts by its name is none
+_PAGES_WEIGHED = 20  # for whether these hold the rows, as each may have hundreds
+_CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # of JSON; NaN is how Python writes a value that is missing
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
@@ -310,19 +313,13 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def _make_decoder(parse_float: Callable[[str], object]) -> json.JSONDecoder:
-    """Return what decodes JSON; NaN, which Python writes for a value that is missing, is null."""
-    constant = lambda name: None if name == "NaN" else float(name)  # noqa: E731
-    return json.JSONDecoder(parse_float=parse_float, parse_constant=constant)
-
-
 def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
     """Yield the row of each line that is not blank.
 
     Args:
         parse_float: takes the digits of numbers that are not whole.
     """
-    decode = _make_decoder(parse_float).decode
+    decode = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get).decode
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
@@ -347,7 +344,8 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    values, names = _split_values(text, path, _make_decoder(parse_float).raw_decode), None
+    decode = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get).raw_decode
+    values, names = _split_values(text, path, decode), None
     first = [*islice(values, 2)]
     is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")
     if is_alone:
@@ -446,19 +444,19 @@ def _find_texts(row: object) -> list[str]:
     return found
 
 
-def are_pages(found: list[dict]) -> bool:
-    """Whether these objects are pages, as an API gives them, or tables, and their arrays hold the rows.
+def open_pages(found: Iterator[JsonRow], path: Path) -> Iterator[JsonRow]:
+    """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
     A page has no text of its own, or, as in `"message": "success"`, the same as all others.
     """
-    own = {text for page in found for text in _find_texts(page)}
-    arrays = [rows for page in found for _, rows in find_arrays(page, dict)] if len(own) <= (len(found) > 1) else []
-    return any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays)
-
-
-def read_pages(pages: Iterable[JsonRow], path: Path) -> Iterator[JsonRow]:
-    """Yield the rows of each page, and what is no page as it is."""
-    for line, written, page in pages:
+    first = [*islice(found, _PAGES_WEIGHED)]
+    objects = [page for _, _, page in first if isinstance(page, dict)]
+    own = {text for page in objects for text in _find_texts(page)}
+    arrays = [rows for page in objects for _, rows in find_arrays(page, dict)]
+    if len(own) > (len(first) > 1) or not any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays):
+        yield from chain(first, found)
+        return
+    for line, written, page in chain(first, found):
         if isinstance(page, BadRow):
             yield line, written, page
             continue

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from smsa.data.formats import SENTIMENTS, are_numbers, name_kind
+from smsa.data.formats import SENTIMENTS, BadRow, are_numbers, name_kind
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
@@ -93,22 +93,26 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tup
     meaning all the same. What is called a prediction, or has probabilities beside it, is no true label; what is called
     a true label leaves open whether others are.
     """
-    kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
-    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    # many numbers, as polarities from -1 to 1, are none
-    few = [i for i in named if len(plain[i]) <= _MOST_LABELS or not are_numbers(plain[i])]
-    sure = [i for i in few or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
-    both = [i for i in sure if i in by_content]
-    ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
-    usual = [i for i in few if re.sub(r"[\W_]+", "", names[i]).lower() == "label"]
-    taken = usual or (both if len(both) == 1 else sure or ([] if by_content else ratings))
-    rests = [_TRUE.sub("", name) for name in names]
-    true = [i for i in by_content if rests[i] != names[i] and name_kind(rests[i]) in ("label", None)]
-    return [*taken, *(i for i in true if i not in taken)], named or by_content or ratings
+    predicted |= {name for name in names if "pred" in name.lower()}
+    ranks, true = {}, []  # the lowest rank is that of the labels
+    for i, (name, found) in enumerate(zip(names, plain, strict=True)):
+        kind, rest = name_kind(name), _TRUE.sub("", name)
+        if kind == "label" and found and (len(found) <= _MOST_LABELS or not are_numbers(found)):  # polarities are none
+            is_usual = re.sub(r"[\W_]+", "", name).lower() == "label"
+            ranks[i] = 0 if is_usual else 1 if i in by_content else 2
+        elif i in by_content:
+            ranks[i] = 3
+        elif kind == "rating" and not by_content and 1 < len(found) <= _MOST_RATINGS:
+            ranks[i] = 4
+        if i in by_content and rest != name and name_kind(rest) in ("label", None):
+            true.append(i)
+    sure = {i: rank for i, rank in ranks.items() if rank == 0 or names[i] not in predicted}
+    taken = [i for i, rank in sure.items() if rank == min(sure.values())]
+    return [*taken, *(i for i in true if i not in taken)], [*ranks]
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
@@ -165,16 +169,16 @@ def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -
     return ",".join(f"{value}={other if i is None else labels[i]}" for value, i in meant.items())
 
 
-def describe_unknown(
-    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool, given: str
-) -> str:
+def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others: bool, given: str) -> str:
     """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
 
     Args:
-        counts, examples: rows and a text of each such label.
+        rows: those with such a label.
         are_others: whether the file has other rows, so that something is left if all of these are dropped.
         given: what the label map says already, with a comma behind it.
     """
+    counts = Counter(row.label for row in rows)
+    examples = {row.label: row.text[:40] for row in reversed(rows)}
     values = sorted(
         counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
     )

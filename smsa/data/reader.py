@@ -33,7 +33,6 @@ from smsa.data.formats import (
     JsonRow,
     Row,
     are_numbers,
-    are_pages,
     are_quoted,
     find_contents,
     find_encoding,
@@ -45,9 +44,9 @@ from smsa.data.formats import (
     is_sentiment,
     name_kind,
     open_file,
+    open_pages,
     read_json,
     read_jsonl,
-    read_pages,
     read_separated,
     read_sheets,
     unescape,
@@ -63,7 +62,6 @@ _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)
 _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-_PAGES_LOOKED_AT = 20  # for whether these hold the rows, as each may have hundreds
 SPLIT = re.compile(
     r"(?:data[ _])?(train(?:ing)?|latih|pelatihan)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?"
     r"(?:[ _]?(?:data|set))?"
@@ -152,7 +150,7 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self._table, self._is_number, self._has_told, self._nested, self._has_pages = None, [], False, {}, False
+        self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
         self.candidates, self.meanings = [], {}
         self.text_column = self.label_column = self.split_column = None
         self._change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV
@@ -192,14 +190,8 @@ class Source:
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
-                found = self._objects(lines)
-                first = [*islice(found, _PAGES_LOOKED_AT)]
-                self._has_pages = are_pages([page for _, _, page in first if isinstance(page, dict)])
-                found = chain(first, found)
-                if self._has_pages:
-                    found = read_pages(found, self.path)
-                    self._notes.append("the rows are in the arrays of the objects")
-                rows = [row for _, _, row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
+                found = islice(self._objects(lines), _ROWS_LOOKED_AT)
+                rows = [row for _, _, row in found if isinstance(row, dict)]
                 names, within = list(dict.fromkeys(chain(*rows))), [*map(flatten, rows)]
                 self._nested = {
                     path: [row.get(path) for row in within]
@@ -337,8 +329,8 @@ class Source:
         numbers = [*map(plain_label, held[paths.index(label)])]
         for path, values in zip(paths, held):
             if not self.meanings and are_numbers(numbers) and are_sentiments(values):
-                pairs = {pair for pair in zip(numbers, map(plain_label, values)) if None not in pair}
-                if len(pairs) == len({number for number, _ in pairs}) == len({word for _, word in pairs}):
+                pairs = {(number, plain_label(word)) for number, word in zip(numbers, values) if number}
+                if len(pairs) == len({*numbers} - {None}) == len({word for _, word in pairs if word}):
                     self.meanings = dict(pairs)
                     self._notes.append(f"the labels mean what the column {path!r} says")
         return label
@@ -528,7 +520,7 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         found = (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
-        return read_pages(found, self.path) if self._has_pages else found
+        return open_pages(found, self.path)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""

@@ -134,7 +134,7 @@ def test_numbers_mean_what_a_column_of_words_says_unless_they_are_given_a_meanin
     for name in ("a.csv", "a.parquet"):
         assert read_rows(tmp_path / name, labels, label_map=label_map)[1] == ids
     write_file(tmp_path / "a.jsonl", [{"teks": "a", "label": 0}, {"teks": "b", "label": 1, "v": {"s": "positif"}}])
-    assert read_rows(tmp_path / "a.jsonl")[1] == [0] and len(read_rows(tmp_path / "a.jsonl")[3]) == 1  # the 0
+    assert len(read_rows(tmp_path / "a.jsonl")[3]) == 2  # nothing is said of 0, so that 1 may be chance
     (tmp_path / "a.csv").write_text("teks,label,vader\na,0,positive\nb,1,negative\nc,0,negative\n")
     assert bool(read_rows(tmp_path / "a.csv", labels, label_map=label_map)[3]) == (labels == LABELS)
 
