@@ -29,7 +29,7 @@ KINDS = {
     "quoted words in .txt": ("a.txt", '"Mantap" "Keren"\nbagus\n', "text", ['"Mantap" "Keren"', "bagus"]),
     "no rows": ("a.csv", "id,review\n", "review", []),
     "modifier": ("a.csv", "Original Comment,clean_comment\nEnak!,enak\n", "Original Comment", ["Enak!"]),
-    "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"]),
+    "a .tab": ("A.Tab", "text\tn\nenak\t1\n", "text", ["enak"]),
     "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"]),
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
     "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
@@ -159,38 +159,29 @@ def test_cells_of_a_workbook_keep_their_types_and_empty_rows_and_columns_are_non
 
 
 QUESTIONS = [["Apa baiknya?", "Apa buruknya?"], ["enak sih ya", "jauh sih ya"]]
+MEANT = [["jawaban", "label", "arti"], ["enak dan murah sekali", 0, "positif"], ["kotor dan bau sekali", 1, "negatif"]]
+ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
 
 
-@pytest.mark.parametrize("sheets, column", [
-    ({"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]}, "isi"),
-    ({"A": [["Tulis curhat di sini", None, "A"], ["antre lama sekali ya", 1, "b"]]}, "Tulis curhat di sini"),
+@pytest.mark.parametrize("sheets, sheet, column, message", [
+    ({"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]}, None, "isi", None),
+    ({"A": [["Tulis curhat", None, "A"], ["antre lama sekali ya", 1, "b"]]}, None, "Tulis curhat", None),
+    # what numbers mean in one sheet they do not mean in another
+    ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
+    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
+    (ALIKE, None, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
+    (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
+    ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, None, "is the first line, 'antre', 'Solo', the"),
 ])  # fmt: skip
-def test_the_sheet_with_texts_is_found(tmp_path, sheets, column):
+def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, column, message):
     write_workbook(tmp_path / "a.xlsx", sheets)
-    assert Source(tmp_path / "a.xlsx").text_column == column
-
-
-def test_what_numbers_mean_in_one_sheet_they_do_not_mean_in_another(tmp_path):
-    tried = [
-        ["jawaban", "label", "arti"],
-        ["enak dan murah sekali", 0, "positif"],
-        ["kotor dan bau sekali", 1, "negatif"],
-    ]
-    write_workbook(tmp_path / "a.xlsx", {"A": tried, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]})
-    source = Source(tmp_path / "a.xlsx", label_column="label")
-    assert source.text_column == "ulasan" and source.meanings == {}
-
-
-@pytest.mark.parametrize("sheets, sheet, message", [
-    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, "which of the sheets 'A', 'B' holds"),
-    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
-    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, "a", "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
-    ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, "is the first line, 'antre', 'Solo', the names of"),
-])  # fmt: skip
-def test_sheets_that_may_be_meant_are_asked_for(tmp_path, sheets, sheet, message):
-    write_workbook(tmp_path / "a.xlsx", sheets)
-    with pytest.raises(UserError, match=message):
-        Source(tmp_path / "a.xlsx", sheet=sheet)
+    labels = "label" if "ulasan" == column else None
+    if message:
+        with pytest.raises(UserError, match=message):
+            Source(tmp_path / "a.xlsx", sheet=sheet)
+    else:
+        source = Source(tmp_path / "a.xlsx", label_column=labels)
+        assert (source.text_column, source.meanings) == (column, {})
 
 
 def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
