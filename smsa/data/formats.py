@@ -89,8 +89,8 @@ ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
 Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its fields
-# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the object
-JsonRow = tuple[int, str | None, "dict | BadRow"]
+# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the value
+JsonRow = tuple[int, str | None, object]
 
 
 def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
@@ -329,7 +329,7 @@ def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], ob
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
             yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
         else:
-            yield number, line, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
+            yield number, line, row
 
 
 def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
@@ -356,7 +356,7 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
         elif isinstance(row, str) and not is_alone:
             yield line, None, {"text": row}
         elif not isinstance(row, list):
-            yield line, None, BadRow(path, line, row, "not an object")
+            yield line, None, row
         elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
             names = row
         else:
@@ -366,11 +366,7 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
 
 
 def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int, slice, object]]:
-    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it.
-
-    Raises:
-        UserError: where this is no JSON.
-    """
+    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it."""
     skip = re.compile(r"[\s,]*").match
     start = skip(text, 0).end()
     is_array = text.startswith("[", start)
@@ -389,11 +385,7 @@ def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int
 
 
 def _find_rows(found: object, path: Path) -> list:
-    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`.
-
-    Raises:
-        UserError: if there are none, or several arrays.
-    """
+    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
     columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in held.values()]
     is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
@@ -444,7 +436,7 @@ def _find_texts(row: object) -> list[str]:
     return found
 
 
-def open_pages(found: Iterator[JsonRow], path: Path) -> Iterator[JsonRow]:
+def open_pages(found: Iterator[JsonRow]) -> Iterator[JsonRow]:
     """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
     A page has no text of its own, or, as in `"message": "success"`, the same as all others.
@@ -457,11 +449,10 @@ def open_pages(found: Iterator[JsonRow], path: Path) -> Iterator[JsonRow]:
         yield from chain(first, found)
         return
     for line, written, page in chain(first, found):
-        if isinstance(page, BadRow):
+        if isinstance(page, dict):
+            yield from ((line, None, row) for _, rows in find_arrays(page, dict) for row in rows)
+        else:
             yield line, written, page
-            continue
-        for row in chain.from_iterable(rows for _, rows in find_arrays(page, dict)):
-            yield line, None, row if isinstance(row, dict) else BadRow(path, line, row, "not an object")
 
 
 def flatten(row: dict) -> dict[str, object]:

@@ -86,31 +86,31 @@ def are_sentiments(values: Iterable[object]) -> bool:
     return bool(found) and found <= SENTIMENTS.keys()
 
 
-def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own: int) -> tuple[list[int], list[int]]:
     """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
 
-    A name tells, `label` before all, else labels for sentiments in it, else the name of a rating, whose numbers need a
-    meaning all the same. What is called a prediction, or has probabilities beside it, is no true label; what is called
-    a true label leaves open whether others are.
+    A name tells, `label` before all, else labels for sentiments in it, also of the columns within rows of JSON, which
+    stand behind the `n_own` others; else the name of a rating, whose numbers need a meaning all the same. What is
+    called a prediction, or has probabilities beside it, is no true label; what is called a true label leaves open
+    whether others are.
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
-    prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
-    predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    predicted |= {name for name in names if "pred" in name.lower()}
-    ranks, true = {}, []  # the lowest rank is that of the labels
+    ranks, sure, true = {}, {}, []  # the lowest rank is that of the labels
     for i, (name, found) in enumerate(zip(names, plain, strict=True)):
-        kind, rest = name_kind(name), _TRUE.sub("", name)
-        if kind == "label" and found and (len(found) <= _MOST_LABELS or not are_numbers(found)):  # polarities are none
+        kind, rest, prefix = name_kind(name), _TRUE.sub("", name), name.removesuffix("label")
+        if i < n_own and kind == "label" and found and (len(found) <= _MOST_LABELS or not are_numbers(found)):
             is_usual = re.sub(r"[\W_]+", "", name).lower() == "label"
             ranks[i] = 0 if is_usual else 1 if i in by_content else 2
         elif i in by_content:
-            ranks[i] = 3
-        elif kind == "rating" and not by_content and 1 < len(found) <= _MOST_RATINGS:
-            ranks[i] = 4
+            ranks[i] = 3 if i < n_own else 4
+        elif i < n_own and kind == "rating" and not by_content and 1 < len(found) <= _MOST_RATINGS:
+            ranks[i] = 5
+        is_ours = prefix != name and any(other.startswith(f"{prefix}p_") for other in names)
+        if i in ranks and (ranks[i] == 0 or not (is_ours or "pred" in name.lower())):
+            sure[i] = ranks[i]
         if i in by_content and rest != name and name_kind(rest) in ("label", None):
             true.append(i)
-    sure = {i: rank for i, rank in ranks.items() if rank == 0 or names[i] not in predicted}
     taken = [i for i, rank in sure.items() if rank == min(sure.values())]
     return [*taken, *(i for i in true if i not in taken)], [*ranks]
 

@@ -316,12 +316,9 @@ class Source:
 
     def _find_labels(self, paths: list[str], called: list[str], held: list[list]) -> str:
         """Return the column of labels, see `find_label_columns`; note what numbers in it mean, if another one says."""
-        n_own, taken, meant = len(self.names), [], []
+        taken, meant = [], []
         if self._label_asked == "label":
-            taken, meant = find_label_columns(called[:n_own], held[:n_own])
-            if all(name_kind(paths[i]) == "rating" for i in taken):  # or there is none
-                within = find_label_columns(called, held)[0]
-                taken = [i for i in within if i >= n_own and are_sentiments(held[i])] or taken
+            taken, meant = find_label_columns(called, held, len(self.names))
         # behind the columns of annotators, and beside predictions, stands what is true
         label = self._choose("--label_column", self._label_asked, taken, meant[-1:], paths)
         if label != self._label_asked:
@@ -520,30 +517,33 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         found = (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
-        return open_pages(found, self.path)
+        return open_pages(found)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
-            if isinstance(row := found, dict):
-                row = flatten(found) | found if is_nested else found
-                more = found.keys() - known if self.label_column is None else ()
-                reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
-                if more and self.keep_lines:
-                    self.names, known, reason = [*self.names, *more], known | more, None
-                if not wanted or not isinstance(row.get(self.text_column), str | None):
-                    reason = "the text is not a string"
-                if missing := [name for name in wanted if name not in row]:
-                    reason = f"no {missing[0]!r}"
-                if reason:
-                    row = BadRow(self.path, line, found, reason)
-                elif self.keep_lines:
-                    row = [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
-                else:
-                    row = [_to_text(row.get(name)) for name in self.names]
-            yield line, row
+            if not isinstance(found, dict):
+                bad_row = BadRow(self.path, line, found, "not an object")
+                yield line, found if isinstance(found, BadRow) else bad_row
+                continue
+            row = flatten(found) | found if is_nested else found
+            more = found.keys() - known if self.label_column is None else ()
+            missing = [name for name in wanted if name not in row]
+            if more and self.keep_lines:
+                self.names, known, more = [*self.names, *more], known | more, ()
+            if missing:
+                yield line, BadRow(self.path, line, found, f"no {missing[0]!r}")
+            elif not wanted or not isinstance(row[self.text_column], str | None):
+                yield line, BadRow(self.path, line, found, "the text is not a string")
+            elif more:
+                reason = f"keys that none of the first rows has ({', '.join(more)}), which .jsonl as output keeps"
+                yield line, BadRow(self.path, line, found, reason)
+            elif self.keep_lines:
+                yield line, [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
+            else:
+                yield line, [_to_text(row.get(name)) for name in self.names]
 
     def _to_chunk(self, start: int, lines: Sequence[int], rows: Sequence[list | BadRow]) -> Chunk:
         bad = {i: row for i, row in enumerate(rows) if row.__class__ is not list}
