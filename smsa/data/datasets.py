@@ -114,15 +114,15 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
     folder = Path(named or "data/smsa")
     if named or folder.is_dir():
         files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
-        for split in ("train", "valid"):
-            if not files[split].is_file():
-                source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
-                raise FileNotFoundError(
-                    f"{files[split]} does not exist ({folder} comes from {source}). SmSA's files are named "
-                    "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
-                    "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
-                )
-        return {split: path for split, path in files.items() if path.is_file()}
+        found = {split: path for split, path in files.items() if path.is_file()}
+        if missing := {"train", "valid"} - found.keys():
+            source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
+            raise FileNotFoundError(
+                f"{files[min(missing)]} does not exist ({folder} comes from {source}). SmSA's files are named "
+                "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
+                "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
+            )
+        return found
     cache, files = pooch.os_cache("smsa"), {}
     pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
     try:

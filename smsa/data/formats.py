@@ -313,39 +313,35 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
-    """Yield the row of each line that is not blank.
+def make_decoder(parse_float: Callable[[str], object] = float) -> json.JSONDecoder:
+    """Return what decodes JSON, with numbers that are not whole made by `parse_float` of their digits."""
+    return json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
 
-    Args:
-        parse_float: takes the digits of numbers that are not whole.
-    """
-    decode = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get).decode
+
+def read_jsonl(lines: Iterable[str], path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
+    """Yield the row of each line that is not blank."""
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
             continue
         try:
-            row = decode(line)
+            row = decoder.decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
             yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
         else:
             yield number, line, row
 
 
-def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
+def read_json(stream: io.TextIOWrapper, path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
     """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
 
     The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
-
-    Args:
-        parse_float: as in `read_jsonl`.
 
     Raises:
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get).raw_decode
-    values, names = _split_values(text, path, decode), None
+    values, names = _split_values(text, path, decoder.raw_decode), None
     first = [*islice(values, 2)]
     is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")
     if is_alone:

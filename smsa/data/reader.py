@@ -11,7 +11,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import chain, islice
@@ -42,6 +42,7 @@ from smsa.data.formats import (
     find_text_columns,
     flatten,
     is_sentiment,
+    make_decoder,
     name_kind,
     open_file,
     open_pages,
@@ -90,19 +91,12 @@ class Chunk:
 
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
-        bad_rows = [
-            (int(self.numbers[i]), BadRow(path, int(self.lines[i]), value, reason))
-            for i, (value, reason) in faults.items()
-        ]
-        fits = np.delete(np.arange(len(self.numbers)), [*faults])
-        return replace(
-            self,
-            numbers=self.numbers[fits],
-            lines=self.lines[fits],
-            texts=self.texts.take(fits),
-            table=self.table.take(fits),
-            bad_rows=sorted([*self.bad_rows, *bad_rows], key=itemgetter(0)),
-        )
+        numbers, lines = self.numbers.tolist(), self.lines.tolist()
+        bad_rows = [(numbers[i], BadRow(path, lines[i], *fault)) for i, fault in faults.items()]
+        bad_rows = sorted([*self.bad_rows, *bad_rows], key=itemgetter(0))
+        fits = np.delete(np.arange(len(numbers)), [*faults])
+        texts, table = self.texts.take(fits), self.table.take(fits)
+        return Chunk(self.first, self.n_read, self.numbers[fits], self.lines[fits], texts, table, bad_rows)
 
 
 class Source:
@@ -186,7 +180,7 @@ class Source:
             ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path, make_decoder()), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
@@ -516,8 +510,8 @@ class Source:
 
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
-        found = (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
-        return open_pages(found)
+        read = read_json if self.format == "json" else read_jsonl
+        return open_pages(read(content, self.path, make_decoder(parse_float)))
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
