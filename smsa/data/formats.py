@@ -432,10 +432,10 @@ def _find_texts(row: object) -> list[str]:
     return found
 
 
-def open_pages(found: Iterator[JsonRow]) -> Iterator[JsonRow]:
+def open_pages(found: Iterator[JsonRow], notes: list[str]) -> Iterator[JsonRow]:
     """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
-    A page has no text of its own, or, as in `"message": "success"`, the same as all others.
+    A page has no text of its own, or, as in `"message": "success"`, the same as all others. What was found is noted.
     """
     first = [*islice(found, _PAGES_WEIGHED)]
     objects = [page for _, _, page in first if isinstance(page, dict)]
@@ -444,6 +444,7 @@ def open_pages(found: Iterator[JsonRow]) -> Iterator[JsonRow]:
     if len(own) > (len(first) > 1) or not any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays):
         yield from chain(first, found)
         return
+    notes.append("the rows are in the arrays of objects, of which the rest is left out")
     for line, written, page in chain(first, found):
         if isinstance(page, dict):
             yield from ((line, None, row) for _, rows in find_arrays(page, dict) for row in rows)

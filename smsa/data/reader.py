@@ -300,8 +300,8 @@ class Source:
             raise self._refuse(f"the column {self.text_column!r} does not hold text. Name another with --text_column.")
         if self._label_asked is not None:
             words = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
-            are_splits = [any(some) and all(map(SPLIT.fullmatch, some)) for some in words]
-            splits = [name for name, is_one in zip(names, are_splits) if is_one or IS_SPLIT.fullmatch(name)]
+            said = [any(some) and all(map(SPLIT.fullmatch, some)) for some in words]
+            splits = [name for name, is_said in zip(names, said, strict=True) if is_said or IS_SPLIT.fullmatch(name)]
             others = {self.text_column, self.label_column} | {name for name in splits if names.count(name) > 1}
             self.split_column = next((name for name in splits if name not in others), None)
         if added := [path for path in self._nested if path in (self.text_column, self.label_column)]:
@@ -332,23 +332,23 @@ class Source:
         Of several the last is shown as an example; of none, `shown`.
         """
         plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths)]
-        named = [i for i, path in enumerate(paths) if path == asked]
-        found = usual or named or [i for i, same in enumerate(plain[1:]) if asked and same == plain[0]]
+        found = usual or [i for i, path in enumerate(paths) if path == asked]
+        found = found or [i for i, name in enumerate(plain[1:]) if asked and name == plain[0]]
         same = [path for path in paths if path in {paths[i] for i in found}]
         if len(same) == 1:
             return same[0]
-        each = [name for name in self.names if plain_label(name) in SENTIMENTS]
-        what = "which column holds the labels?" if option == "--label_column" else "which column holds the texts?"
+        n_same, what = len(same), f"which column holds the {option[2:].removesuffix('_column')}s?"
         if asked and not usual:
-            what = f"{len(same) or 'no'} column{'s' * (len(same) > 1)} named {asked!r}."
+            what = f"{n_same or 'no'} column{'s' * (n_same > 1)} named {asked!r}."
+        each = [name for name in self.names if plain_label(name) in SENTIMENTS]
         example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*shown, *found][-1:])
         way_out = f"Choose with {option}{example}."
-        if usual and asked in same:
-            way_out += f" To take {asked!r}, give the others other names."
-        if len({*same}) < len(same):
-            what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give them names of their own in the file."
+        if len({*same}) < n_same:
+            what, way_out = f"{n_same} columns named {same[0]!r}.", "Give them names of their own in the file."
         elif option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
             way_out = f"{', '.join(map(repr, each))} are labels: add a column that says which one a row has."
+        elif usual and asked in same:
+            way_out += f" To take {asked!r}, give the others other names."
         raise self._refuse(what, way_out, () if asked else self.candidates)
 
     def _refuse(self, found: str, way_out: str = "", candidates: Sequence[str] = ()) -> UserError:
@@ -511,7 +511,7 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         read = read_json if self.format == "json" else read_jsonl
-        return open_pages(read(content, self.path, make_decoder(parse_float)))
+        return open_pages(read(content, self.path, make_decoder(parse_float)), self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
