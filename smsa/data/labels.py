@@ -24,6 +24,7 @@ _TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])"
 _LONGEST = 40  # of what is looked at as a label
 # What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
+_NOT_TAKEN = 20  # the rank of what may only be meant
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 # Words that make another more or less, so that it still says what is meant
@@ -96,22 +97,27 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
-    ranks, sure, true = {}, {}, []  # the lowest rank is that of the labels
-    for i, (name, found) in enumerate(zip(names, plain, strict=True)):
-        kind, rest, prefix = name_kind(name), _TRUE.sub("", name), name.removesuffix("label")
-        if i < n_own and kind == "label" and found and (len(found) <= _MOST_LABELS or not are_numbers(found)):
+    kinds = [*map(name_kind, names)]
+    # many numbers, as polarities from -1 to 1, are none
+    few = [i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))]
+    named = [i for i in few if kinds[i] == "label"]
+    ranks = {}  # the lowest is that of the labels
+    for i, name in enumerate(names):
+        is_own = i < n_own
+        if i in named:
             is_usual = re.sub(r"[\W_]+", "", name).lower() == "label"
-            ranks[i] = 0 if is_usual else 1 if i in by_content else 2
+            ranks[i] = 0 if name == "label" else 1 if is_usual else 2 if i in by_content else 3
+            ranks[i] += 0 if is_own else 5 if i in by_content else _NOT_TAKEN
         elif i in by_content:
-            ranks[i] = 3 if i < n_own else 4
-        elif i < n_own and kind == "rating" and not by_content and 1 < len(found) <= _MOST_RATINGS:
-            ranks[i] = 5
-        is_ours = prefix != name and any(other.startswith(f"{prefix}p_") for other in names)
-        if i in ranks and (ranks[i] == 0 or not (is_ours or "pred" in name.lower())):
-            sure[i] = ranks[i]
-        if i in by_content and rest != name and name_kind(rest) in ("label", None):
-            true.append(i)
+            ranks[i] = 4 if is_own else _NOT_TAKEN if named and named[-1] >= n_own else 9
+        elif kinds[i] == "rating" and is_own and not by_content and 1 < len(plain[i]) <= _MOST_RATINGS:
+            ranks[i] = 10
+    prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
+    predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
+    predicted |= {name for name in names if "pred" in name.lower()}
+    sure = {i: n for i, n in ranks.items() if n < 2 or (names[i] not in predicted and n < _NOT_TAKEN)}
     taken = [i for i, rank in sure.items() if rank == min(sure.values())]
+    true = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
     return [*taken, *(i for i in true if i not in taken)], [*ranks]
 
 
