@@ -244,7 +244,7 @@ def write_odd() -> Iterator[Table]:
         "strings.json": json.dumps(texts),
         "lists.json": json.dumps({"text": texts, "label": labels}),
         **{f"{orient}.json": frame.to_json(orient=orient) for orient in ("split", "index", "table", "columns")},
-        "two-arrays.json": (json.dumps({"tweets": rows, "users": [{"name": "A"}]}), None),
+        "two-arrays.json": json.dumps({"tweets": rows, "users": [{"name": "A"}]}),
         "label-first.txt": tsv,
         "labels-behind.txt": ("".join(f"{text},{label}\n" for text, label in zip(plain, labels, strict=True)), plain),
         "commas.txt": ("bagus, murah, cepat\njelek, mahal, lambat\n", ["bagus, murah, cepat", "jelek, mahal, lambat"]),

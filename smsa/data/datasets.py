@@ -24,7 +24,7 @@ from transformers.hf_argparser import HfArg
 
 from smsa.data.formats import BadRow, BadRowsError
 from smsa.data.labels import DROP, LABELS, describe_unknown, match_labels, plain_label
-from smsa.data.reader import SPLIT, Source
+from smsa.data.reader import IS_SPLIT, SPLIT, Source
 from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -114,15 +114,15 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
     folder = Path(named or "data/smsa")
     if named or folder.is_dir():
         files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
-        for split in ("train", "valid"):
-            if not files[split].is_file():
-                source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
-                raise FileNotFoundError(
-                    f"{files[split]} does not exist ({folder} comes from {source}). SmSA's files are named "
-                    "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
-                    "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
-                )
-        return {split: path for split, path in files.items() if path.is_file()}
+        found = {split: path for split, path in files.items() if path.is_file()}
+        if missing := {"train", "valid"} - found.keys():
+            source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
+            raise FileNotFoundError(
+                f"{files[min(missing)]} does not exist ({folder} comes from {source}). SmSA's files are named "
+                "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
+                "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
+            )
+        return found
     cache, files = pooch.os_cache("smsa"), {}
     pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
     try:
@@ -227,12 +227,6 @@ def read_rows(
     """
     path = Path(path)
     source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
-    is_predicted = sum(name.startswith("p_") for name in source.names) > 1  # `p_<label>`, as prediction writes them
-    if source.label_column == "label" and "gold" in source.names and is_predicted:
-        raise UserError(
-            f"{path} holds predictions: its column 'label' is what a model predicted, 'gold' the true label. Give "
-            "--label_column gold."
-        )
     meant = match_labels(labels, label_map)
     features = json.loads((source.schema.metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features", {})
     feature = features.get(source.label_column)
@@ -255,16 +249,19 @@ def read_rows(
                 bad_rows.append(BadRow(path, line, text, "the text holds a NUL character"))
             elif label_id == _UNKNOWN:
                 reason = "no label" if plain is None else f"the label is not one of {', '.join(labels)}"
-                bad_rows.append(UnknownLabel(path, line, label, reason, plain, text))
+                bad_rows.append(BadRow(path, line, label, reason, plain, text))
             elif label_id is not None:
                 texts.append(text)
                 ids.append(label_id)
                 lines.append(line)
-    words = [SPLIT.fullmatch(plain_label(value) or "") for value in in_split]
-    if all(words) and len({bool(word[1]) for word in words if word[0]}) > 1:  # a model would learn what tests it
+    said = {value: plain for value in in_split if (plain := plain_label(value))}
+    words, is_flag = [*map(SPLIT.fullmatch, said.values())], IS_SPLIT.fullmatch(source.split_column or "")
+    kinds = {bool(word[1]) for word in words} if all(words) else {*said.values()} if is_flag else ()
+    if len(kinds) > 1:  # a model would learn what tests it
+        listed = ", ".join(sorted(map(str, said)))
         raise UserError(
-            f"{path}: the column {source.split_column!r} says {', '.join(sorted(filter(None, in_split)))}: give the "
-            "rows of each as a file or table of its own; to take all rows alike, remove the column."
+            f"{path}: the column {source.split_column!r} says {listed}: give the rows of each as a file or table of "
+            "its own; to take all rows alike, remove the column."
         )
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
@@ -360,25 +357,16 @@ def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
         (folder / REJECTS).write_text(lines, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class UnknownLabel(BadRow):
-    """A row whose label has no meaning: `plain` is the label as it would be mapped, None where there is none."""
-
-    plain: str | None
-    text: str
-
-
 def _refuse(
     bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str
 ) -> BadRowsError:
     """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
-    unknown = [row for row in bad_rows if isinstance(row, UnknownLabel) and row.plain is not None]
-    examples = {row.plain: row for row in reversed(unknown)}
-    shown = [row for row in bad_rows if examples.get(getattr(row, "plain", None), row) is row]
+    unknown = [row for row in bad_rows if row.label is not None]
+    examples = {row.label: row for row in reversed(unknown)}
+    shown = [row for row in bad_rows if examples.get(row.label, row) is row]
     ways = []
     if unknown:
-        texts = {plain: row.text[:40] for plain, row in examples.items()}
-        ways.append(describe_unknown(Counter(row.plain for row in unknown), texts, labels, are_left, given))
+        ways.append(describe_unknown(unknown, labels, are_left, given))
     if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
         ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
     way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"

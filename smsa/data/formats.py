@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 import threading
 import zipfile
@@ -87,12 +88,14 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding,
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 _ROWS_WEIGHED = 200  # for what a column holds
 _ROWS_EMPTY = 10  # show that a column of texts by its name is none
+_PAGES_WEIGHED = 20  # for whether these hold the rows, as each may have hundreds
+_CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # of JSON; NaN is how Python writes a value that is missing
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
 Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its fields
-# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the object
-JsonRow = tuple[int, str | None, "dict | BadRow"]
+# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the value
+JsonRow = tuple[int, str | None, object]
 
 
 def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
@@ -199,12 +202,17 @@ def show(value: object) -> str:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be trusted: where it stands, what was found there and why it was refused."""
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
+
+    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
+    """
 
     path: Path
     line: int
     value: object
     reason: str
+    label: str | None = None
+    text: str | None = None
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}; found {show(self.value)}"
@@ -312,41 +320,60 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
-    """Yield the row of each line that is not blank.
+def make_decoder(parse_float: Callable[[str], object] = float) -> json.JSONDecoder:
+    """Return what decodes JSON, with numbers that are not whole made by `parse_float` of their digits."""
+    return json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
 
-    Args:
-        parse_float: takes the digits of numbers that are not whole.
-    """
-    decode = json.JSONDecoder(parse_float=parse_float).decode
+
+def read_jsonl(lines: Iterable[str], path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
+    """Yield the row of each line that is not blank."""
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
             continue
         try:
-            row = decode(line)
+            row = decoder.decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
             yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
         else:
-            yield number, line, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
+            yield number, line, row
 
 
-def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str], object] = float) -> Iterator[JsonRow]:
+def read_json(stream: io.TextIOWrapper, path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
     """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
 
     The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
-
-    Args:
-        parse_float: as in `read_jsonl`.
 
     Raises:
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decode, skip = json.JSONDecoder(parse_float=parse_float).raw_decode, re.compile(r"[\s,]*").match
+    values, names = _split_values(text, path, decoder.raw_decode), None
+    first = [*islice(values, 2)]
+    is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")
+    if is_alone:
+        found = ((n, None, row) for n, row in enumerate(_find_rows(first[0][2], path), start=1))
+    for line, place, row in found if is_alone else chain(first, values):
+        if isinstance(row, dict):  # a line break in a string is escaped
+            yield line, place and re.sub(r"[\r\n]", " ", text[place]), row
+        elif isinstance(row, str) and not is_alone:
+            yield line, None, {"text": row}
+        elif not isinstance(row, list):
+            yield line, None, row
+        elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
+            names = row
+        else:
+            names = names or [f"column_{i + 1}" for i in range(len(row))]
+            is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
+            yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
+
+
+def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int, slice, object]]:
+    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it."""
+    skip = re.compile(r"[\s,]*").match
     start = skip(text, 0).end()
     is_array = text.startswith("[", start)
-    before, line, names, end = 0, 1, None, start + is_array
+    before, line, end = 0, 1, start + is_array
     try:
         while (position := skip(text, end).end()) < len(text) or is_array:
             if is_array and text.startswith("]", position):
@@ -354,34 +381,14 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable[[str],
                     raise ValueError(f"another value follows: {rest[:40]}")
                 return
             line, before = line + text.count("\n", before, position), position
-            row, end = decode(text, position)
-            if not is_array and position == start and skip(text, end).end() == len(text):
-                for number, row in enumerate(_find_rows(row, path), start=1):
-                    yield number, None, row if isinstance(row, dict) else BadRow(path, number, row, "not an object")
-            elif isinstance(row, dict):
-                yield line, re.sub(r"[\r\n]", " ", text[position:end]), row  # a line break in a string is escaped
-            elif isinstance(row, str):
-                yield line, None, {"text": row}
-            elif not isinstance(row, list):
-                yield line, None, BadRow(path, line, row, "not an object")
-            elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-                names = row
-            else:
-                names = names or [f"column_{i + 1}" for i in range(len(row))]
-                is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
-                yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
-    except UserError:
-        raise
+            value, end = decode(text, position)
+            yield line, slice(position, end), value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 
 def _find_rows(found: object, path: Path) -> list:
-    """Return the rows of an object: of the only array of objects within it, or as pandas writes them, in each `orient`.
-
-    Raises:
-        UserError: if there are none, or several arrays.
-    """
+    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`."""
     held = found if isinstance(found, dict) else {}
     columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in held.values()]
     is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
@@ -389,25 +396,67 @@ def _find_rows(found: object, path: Path) -> list:
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
         shared = {*columns[0]}.intersection(*columns)  # not of {"data": {"comments": []}, "meta": {"n": 0}}
         is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
-    level = [] if is_index and len(held) > 1 else [held]
-    while level:
-        arrays = [(k, v) for part in level for k, v in part.items() if isinstance(v, list) and v]
-        arrays = [(key, rows) for key, rows in arrays if isinstance(rows[0], dict)]
-        if len(arrays) > 1:
-            listed = ", ".join(key for key, _ in arrays)
-            raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
-        if arrays:
-            return arrays[0][1]
-        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
-        # a text and the replies to it are a row
-        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
+    arrays = [] if is_index and len(held) > 1 else find_arrays(held, dict)
+    if len(arrays) > 1:
+        listed = ", ".join(key for key, _ in arrays)
+        raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
+    if arrays:
+        return arrays[0][1]
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
         return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
     if is_index:
         return [*held.values()]
-    if not columns or any(not isinstance(cells, dict) or cells.keys() != columns[0].keys() for cells in columns):
+    if columns and all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
+        return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
+    if len(arrays := find_arrays(held, list)) != 1:
         raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
-    return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
+    return arrays[0][1]
+
+
+def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
+    """Return the outermost arrays within an object whose first value is of a kind: only those with texts, if any is.
+
+    What stands within an object that has a text of its own, such as the replies to it, is a part of that row.
+    """
+    level = [found]
+    while level:
+        arrays = [(key, rows) for part in level for key, rows in part.items() if isinstance(rows, list) and rows]
+        if arrays := [(key, rows) for key, rows in arrays if isinstance(rows[0], kind)]:
+            return [(key, rows) for key, rows in arrays if any(map(_find_texts, rows))] or arrays
+        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
+        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
+    return []
+
+
+def _find_texts(row: object) -> list[str]:
+    """Return the texts of an object by their names, also those of the objects in it, but not those in its arrays."""
+    found = []
+    for key, value in row.items() if isinstance(row, dict) else ():
+        if isinstance(value, dict):
+            found += [] if REPLY.search(key) else _find_texts(value)
+        elif isinstance(value, str) and name_kind(key) == "text":
+            found.append(value)
+    return found
+
+
+def open_pages(found: Iterator[JsonRow], notes: list[str]) -> Iterator[JsonRow]:
+    """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
+
+    A page has no text of its own, or, as in `"message": "success"`, the same as all others. What was found is noted.
+    """
+    first = [*islice(found, _PAGES_WEIGHED)]
+    objects = [page for _, _, page in first if isinstance(page, dict)]
+    own = {text for page in objects for text in _find_texts(page)}
+    arrays = [rows for page in objects for _, rows in find_arrays(page, dict)]
+    if len(own) > (len(first) > 1) or not any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays):
+        yield from chain(first, found)
+        return
+    notes.append("the rows are in the arrays of objects, of which the rest is left out")
+    for line, written, page in chain(first, found):
+        if isinstance(page, dict):
+            yield from ((line, None, row) for _, rows in find_arrays(page, dict) for row in rows)
+        else:
+            yield line, written, page
 
 
 def flatten(row: dict) -> dict[str, object]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from smsa.data.formats import SENTIMENTS, are_numbers, name_kind
+from smsa.data.formats import SENTIMENTS, BadRow, are_numbers, name_kind
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
@@ -20,9 +20,11 @@ EXAMPLES = (
     "Dasar anak sialan!! Kurang ajar!!",
 )
 _AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
+_TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])", re.IGNORECASE)
 _LONGEST = 40  # of what is looked at as a label
 # What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
+_NOT_TAKEN = 20  # the rank of what may only be meant
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 # Words that make another more or less, so that it still says what is meant
@@ -85,25 +87,38 @@ def are_sentiments(values: Iterable[object]) -> bool:
     return bool(found) and found <= SENTIMENTS.keys()
 
 
-def find_label_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own: int) -> tuple[list[int], list[int]]:
     """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
 
-    A name tells, else labels for sentiments in it, else the name of a rating, whose numbers need a meaning all the
-    same. What is called a prediction, or has probabilities beside it, is no true label.
+    A name tells, `label` before all, else labels for sentiments in it, also of the columns within rows of JSON, which
+    stand behind the `n_own` others; else the name of a rating, whose numbers need a meaning all the same. What is
+    called a prediction, or has probabilities beside it, is no true label; what is called a true label leaves open
+    whether others are.
     """
-    kinds = [*map(name_kind, names)]
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
-    named = [i for i, kind in enumerate(kinds) if kind == "label" and plain[i]]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
+    kinds = [*map(name_kind, names)]
+    # many numbers, as polarities from -1 to 1, are none
+    few = [i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))]
+    named = [i for i in few if kinds[i] == "label"]
+    ranks = {}  # the lowest is that of the labels
+    for i, name in enumerate(names):
+        is_own = i < n_own
+        if i in named:
+            is_usual = re.sub(r"[\W_]+", "", name).lower() == "label"
+            ranks[i] = 0 if name == "label" else 1 if is_usual else 2 if i in by_content else 3
+            ranks[i] += 0 if is_own else 5 if i in by_content else _NOT_TAKEN
+        elif i in by_content:
+            ranks[i] = 4 if is_own else _NOT_TAKEN if named and named[-1] >= n_own else 9
+        elif kinds[i] == "rating" and is_own and not by_content and 1 < len(plain[i]) <= _MOST_RATINGS:
+            ranks[i] = 10
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    # many numbers, as polarities from -1 to 1, are none
-    few = [i for i in named if len(plain[i]) <= _MOST_LABELS or not are_numbers(plain[i])]
-    sure = [i for i in few or by_content if "pred" not in names[i].lower() and names[i] not in predicted]
-    both = [i for i in sure if i in by_content]
-    ratings = [i for i, found in enumerate(plain) if kinds[i] == "rating" and 1 < len(found) <= _MOST_RATINGS]
-    taken = both if len(both) == 1 else sure or ([] if by_content else ratings)
-    return taken, named or by_content or ratings
+    predicted |= {name for name in names if "pred" in name.lower()}
+    sure = {i: n for i, n in ranks.items() if n < 2 or (names[i] not in predicted and n < _NOT_TAKEN)}
+    taken = [i for i, rank in sure.items() if rank == min(sure.values())]
+    true = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
+    return [*taken, *(i for i in true if i not in taken)], [*ranks]
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
@@ -160,16 +175,16 @@ def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -
     return ",".join(f"{value}={other if i is None else labels[i]}" for value, i in meant.items())
 
 
-def describe_unknown(
-    counts: Counter[str], examples: dict[str, str], labels: tuple[str, ...], are_others: bool, given: str
-) -> str:
+def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others: bool, given: str) -> str:
     """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
 
     Args:
-        counts, examples: rows and a text of each such label.
+        rows: those with such a label.
         are_others: whether the file has other rows, so that something is left if all of these are dropped.
         given: what the label map says already, with a comma behind it.
     """
+    counts = Counter(row.label for row in rows)
+    examples = {row.label: row.text[:40] for row in reversed(rows)}
     values = sorted(
         counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
     )

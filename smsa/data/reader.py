@@ -11,7 +11,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -42,8 +42,10 @@ from smsa.data.formats import (
     find_text_columns,
     flatten,
     is_sentiment,
+    make_decoder,
     name_kind,
     open_file,
+    open_pages,
     read_json,
     read_jsonl,
     read_separated,
@@ -61,7 +63,12 @@ _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)
 _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
-SPLIT = re.compile(r"(?:data )?(train(?:ing)?|latih)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji)?")
+SPLIT = re.compile(
+    r"(?:data[ _])?(train(?:ing)?|latih|pelatihan)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?"
+    r"(?:[ _]?(?:data|set))?"
+)
+IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a column of yes and no
+_NOT_MEANT = re.compile(f"{REPLY.pattern}|predict", re.IGNORECASE)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -84,19 +91,12 @@ class Chunk:
 
     def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
         """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
-        bad_rows = [
-            (int(self.numbers[i]), BadRow(path, int(self.lines[i]), value, reason))
-            for i, (value, reason) in faults.items()
-        ]
-        fits = np.delete(np.arange(len(self.numbers)), [*faults])
-        return replace(
-            self,
-            numbers=self.numbers[fits],
-            lines=self.lines[fits],
-            texts=self.texts.take(fits),
-            table=self.table.take(fits),
-            bad_rows=sorted([*self.bad_rows, *bad_rows], key=itemgetter(0)),
-        )
+        numbers, lines = self.numbers.tolist(), self.lines.tolist()
+        bad_rows = [(numbers[i], BadRow(path, lines[i], *fault)) for i, fault in faults.items()]
+        bad_rows = sorted([*self.bad_rows, *bad_rows], key=itemgetter(0))
+        fits = np.delete(np.arange(len(numbers)), [*faults])
+        texts, table = self.texts.take(fits), self.table.take(fits)
+        return Chunk(self.first, self.n_read, self.numbers[fits], self.lines[fits], texts, table, bad_rows)
 
 
 class Source:
@@ -174,22 +174,24 @@ class Source:
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
             head = next(self._tables(_ROWS_LOOKED_AT), self.schema.empty_table())
-            is_number = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in self.schema]
+            known = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
             return self.schema.names, [  # other types may hold what Python cannot, as dates beyond the year 9999
-                column.to_pylist() if is_text(column.type) or (is_one and column.null_count < len(column)) else [0]
-                for column, is_one in zip(head.columns, is_number, strict=True)
+                column.to_pylist() if any(is_kind(column.type) for is_kind in known) else [0] for column in head.columns
             ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path, make_decoder()), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
-                found = (row for _, _, row in self._objects(lines))
-                rows = [row for row in islice(found, _ROWS_LOOKED_AT) if isinstance(row, dict)]
-                names = list(dict.fromkeys(key for row in rows for key in row))
-                for path, value in chain.from_iterable(flatten(row).items() for row in rows):
-                    self._nested.setdefault(path, []).append(value)
+                found = islice(self._objects(lines), _ROWS_LOOKED_AT)
+                rows = [row for _, _, row in found if isinstance(row, dict)]
+                names, within = list(dict.fromkeys(chain(*rows))), [*map(flatten, rows)]
+                self._nested = {
+                    path: [row.get(path) for row in within]
+                    for path in dict.fromkeys(chain(*within))
+                    if path not in names
+                }
                 return names, [[row.get(name) for row in rows] for name in names]
             head = list(islice(lines, _ROWS_LOOKED_AT))
         is_fasttext = "__label__" in "".join(head[:1]) and not _LABEL_FIELD.search(head[0])
@@ -272,7 +274,7 @@ class Source:
                 names[found[0]] = name or usual
 
     def _set_columns(self, names: list[str], columns: list[list]) -> None:
-        """Take the columns, and find those of texts and of labels; see `find_text_columns`."""
+        """Take the columns, and find those of texts, of labels and of splits, also within rows of JSON."""
         self.names = names
         if not self.is_typed:
             try:
@@ -283,76 +285,81 @@ class Source:
         self.meanings, self.text_column, self.split_column, self.label_column = {}, None, None, self._label_asked
         if not names:
             return
-        listed = f"The columns are: {', '.join(map(repr, names))}."
-        nested = {path: values for path, values in self._nested.items() if path not in names}
-        if nested:
-            listed += f" Within them: {', '.join(map(repr, islice(nested, _NESTED_SHOWN)))}."
-        paths = [*names, *nested]
-        held = [*columns, *(values + [None] * (len(columns[0]) - len(values)) for values in nested.values())]
-        last = [path.rpartition(".")[2] if path in nested and not REPLY.search(path) else path for path in paths]
+        paths, held = [*names, *self._nested], [*columns, *self._nested.values()]
+        # what stands within is called by its own name, if it is no answer and no prediction
+        called = [*names, *(path if _NOT_MEANT.search(path) else path.rpartition(".")[2] for path in self._nested)]
         if self._label_asked is not None:
-            taken, meant = find_label_columns(names, columns) if self._label_asked == "label" else ([], [])
-            if nested and all(name_kind(names[i]) == "rating" for i in taken):  # or there is none
-                within = [i for i in find_label_columns(last, held)[0] if i >= len(names) and are_sentiments(held[i])]
-                taken = (within if self._label_asked == "label" else []) or taken
-            usual = [paths[i] for i in taken], [paths[i] for i in meant]
-            self.label_column = self._find_named(self._label_asked, "--label_column", paths, listed, usual)
-            numbers = [*map(plain_label, held[paths.index(self.label_column)])]
-            for i in [i for i, values in enumerate(held) if are_numbers(numbers) and are_sentiments(values)]:
-                words = [*map(plain_label, held[i])]  # say what the numbers mean, if each has a word of its own
-                if not self.meanings and len({*zip(numbers, words)}) == len({*numbers}) == len({*words}):
-                    self.meanings = dict(zip(numbers, words))
-                    self._notes.append(f"the labels mean what the column {paths[i]!r} says")
+            self.label_column = self._find_labels(paths, called, held)
         texts, could = find_text_columns(names, columns)
-        if nested and not texts:
-            texts, could = find_text_columns(last, held)
-        self.candidates = [paths[i] for i in could if paths[i] != self.label_column]
-        found = [paths[i] for i in texts if paths[i] != self.label_column]
-        found = [*dict.fromkeys(found)] if self._text_asked is None else [self._text_asked]
-        if len(found) != 1:
-            example = shlex.quote((found or self.candidates or names)[0])
-            asked = f"which column holds the texts? Name it, for example --text_column {example}."
-            raise UserError(f"{self.path}: {asked} {listed}", self.candidates)
-        self.text_column = self._find_named(found[0], "--text_column", paths, listed)
-        if added := [path for path in nested if path in (self.text_column, self.label_column)]:
-            self.names = [*names, *added]
-            self.schema = pa.schema([(name, pa.string()) for name in self.names])
-        if self._label_asked is not None:
-            words = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
-            splits = [name for name, some in zip(names, words) if any(some) and all(map(SPLIT.fullmatch, some))]
-            others = {self.text_column, self.label_column} | {name for name in splits if names.count(name) > 1}
-            self.split_column = next((name for name in splits if name not in others), None)
+        if self._nested and not texts:
+            texts, could = find_text_columns(called, held)
+        texts, could = ([i for i in found if paths[i] != self.label_column] for found in (texts, could))
+        self.candidates = [paths[i] for i in could]
+        usual, shown = (texts[::-1], [*could, 0][:1]) if self._text_asked is None else ([], [])
+        self.text_column = self._choose("--text_column", self._text_asked, usual, shown, paths)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
-        if self.is_typed and not is_text(self.schema.field(names.index(self.text_column)).type):
-            named = f"the column {self.text_column!r} does not hold text. Name another with --text_column."
-            raise UserError(f"{self.path}: {named} {listed}")
+        if self.is_typed and not is_text(self.schema.field(self.text_column).type):
+            raise self._refuse(f"the column {self.text_column!r} does not hold text. Name another with --text_column.")
+        if self._label_asked is not None:
+            words = [{value.strip().lower() for value in values if isinstance(value, str)} for values in columns]
+            said = [any(some) and all(map(SPLIT.fullmatch, some)) for some in words]
+            splits = [name for name, is_said in zip(names, said, strict=True) if is_said or IS_SPLIT.fullmatch(name)]
+            others = {self.text_column, self.label_column} | {name for name in splits if names.count(name) > 1}
+            self.split_column = next((name for name in splits if name not in others), None)
+        if added := [path for path in self._nested if path in (self.text_column, self.label_column)]:
+            self.names = [*names, *added]
+            self.schema = pa.schema([(name, pa.string()) for name in self.names])
 
-    def _find_named(
-        self, asked: str, option: str, names: list[str], listed: str, usual: tuple[list[str], list[str]] = ([], [])
-    ) -> str:
-        """Return the column that was asked for: of this name, or the only one called so but for case and blanks.
+    def _find_labels(self, paths: list[str], called: list[str], held: list[list]) -> str:
+        """Return the column of labels, see `find_label_columns`; note what numbers in it mean, if another one says."""
+        taken, meant = [], []
+        if self._label_asked == "label":
+            taken, meant = find_label_columns(called, held, len(self.names))
+        # behind the columns of annotators, and beside predictions, stands what is true
+        label = self._choose("--label_column", self._label_asked, taken, meant[-1:], paths)
+        if label != self._label_asked:
+            self._notes.append(f"the labels are in the column {label!r}")
+        numbers = [*map(plain_label, held[paths.index(label)])]
+        for path, values in zip(paths, held):
+            if not self.meanings and are_numbers(numbers) and are_sentiments(values):
+                pairs = {(number, plain_label(word)) for number, word in zip(numbers, values) if number}
+                if len(pairs) == len({*numbers} - {None}) == len({word for _, word in pairs if word}):
+                    self.meanings = dict(pairs)
+                    self._notes.append(f"the labels mean what the column {path!r} says")
+        return label
 
-        Args:
-            usual: columns that are taken where there is none, if it is one, and others that may be meant.
+    def _choose(self, option: str, asked: str | None, usual: list[int], shown: list[int], paths: list[str]) -> str:
+        """Return the only usual column, else the only one of the name that is asked for, but for case and blanks.
+
+        Of several the last is shown as an example; of none, `shown`.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked, *names)]
-        found = [name for name in names if name == asked]
-        found = found or [name for name, same in zip(names, plain[1:], strict=True) if same == plain[0]]
-        n_found = f"{len(found) or 'no'} column{'s' * (len(found) > 1)} named {asked!r}"
-        if not found and (found := [*usual[0]]):
-            n_found = f"{len(found)} columns may hold the labels"
-        if len(found) != 1:
-            meant = [*(found or usual[1])][-1:]  # behind the columns of annotators stands what they agreed on
-            example = f" Choose with {option}{f', for example {option} {shlex.quote(meant[0])}' if meant else ''}."
-            example = " Give them names of their own in the file." if len({*found}) < len(found) else example
-            each = [name for name in names if plain_label(name) in SENTIMENTS]
-            if option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
-                example = f" {', '.join(map(repr, each))} are labels: add a column that says which one a row has."
-            raise UserError(f"{self.path}: {n_found}. {listed}{example}")
-        if found[0] != asked and option == "--label_column":
-            self._notes.append(f"the labels are in the column {found[0]!r}")
-        return found[0]
+        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths)]
+        found = usual or [i for i, path in enumerate(paths) if path == asked]
+        found = found or [i for i, name in enumerate(plain[1:]) if asked and name == plain[0]]
+        same = [path for path in paths if path in {paths[i] for i in found}]
+        if len(same) == 1:
+            return same[0]
+        n_same, what = len(same), f"which column holds the {option[2:].removesuffix('_column')}s?"
+        if asked and not usual:
+            what = f"{n_same or 'no'} column{'s' * (n_same > 1)} named {asked!r}."
+        each = [name for name in self.names if plain_label(name) in SENTIMENTS]
+        example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*shown, *found][-1:])
+        way_out = f"Choose with {option}{example}."
+        if len({*same}) < n_same:
+            what, way_out = f"{n_same} columns named {same[0]!r}.", "Give them names of their own in the file."
+        elif option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
+            way_out = f"{', '.join(map(repr, each))} are labels: add a column that says which one a row has."
+        elif usual and asked in same:
+            way_out += f" To take {asked!r}, give the others other names."
+        raise self._refuse(what, way_out, () if asked else self.candidates)
+
+    def _refuse(self, found: str, way_out: str = "", candidates: Sequence[str] = ()) -> UserError:
+        """Return the error that says what was found, the columns, and the way out."""
+        listed = f"The columns are: {', '.join(map(repr, self.names))}."
+        if self._nested:
+            listed += f" Within them: {', '.join(map(repr, islice(self._nested, _NESTED_SHOWN)))}."
+        return UserError(f"{self.path}: {found} {listed} {way_out}".rstrip(), [*candidates])
 
     def _choose_sheet(self, asked: str | None) -> None:
         """Take the sheet that was asked for, else the only one whose texts can be found: by name, or by content."""
@@ -508,30 +515,34 @@ class Source:
 
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
-        return (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
+        read = read_json if self.format == "json" else read_jsonl
+        return open_pages(read(content, self.path, make_decoder(parse_float)), self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
-            if isinstance(row := found, dict):
-                row = flatten(found) | found if is_nested else found
-                more = found.keys() - known if self.label_column is None else ()
-                reason = f"keys that none of the first rows has ({', '.join(more)})" if more else None
-                if more and self.keep_lines:
-                    self.names, known, reason = [*self.names, *more], known | more, None
-                if not wanted or not isinstance(row.get(self.text_column), str | None):
-                    reason = "the text is not a string"
-                if missing := [name for name in wanted if name not in row]:
-                    reason = f"no {missing[0]!r}"
-                if reason:
-                    row = BadRow(self.path, line, found, reason)
-                elif self.keep_lines:
-                    row = [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
-                else:
-                    row = [_to_text(row.get(name)) for name in self.names]
-            yield line, row
+            if not isinstance(found, dict):
+                bad_row = BadRow(self.path, line, found, "not an object")
+                yield line, found if isinstance(found, BadRow) else bad_row
+                continue
+            row = flatten(found) | found if is_nested else found
+            more = found.keys() - known if self.label_column is None else ()
+            missing = [name for name in wanted if name not in row]
+            if more and self.keep_lines:
+                self.names, known, more = [*self.names, *more], known | more, ()
+            if missing:
+                yield line, BadRow(self.path, line, found, f"no {missing[0]!r}")
+            elif not wanted or not isinstance(row[self.text_column], str | None):
+                yield line, BadRow(self.path, line, found, "the text is not a string")
+            elif more:
+                reason = f"keys that none of the first rows has ({', '.join(more)}), which .jsonl as output keeps"
+                yield line, BadRow(self.path, line, found, reason)
+            elif self.keep_lines:
+                yield line, [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
+            else:
+                yield line, [_to_text(row.get(name)) for name in self.names]
 
     def _to_chunk(self, start: int, lines: Sequence[int], rows: Sequence[list | BadRow]) -> Chunk:
         bad = {i: row for i, row in enumerate(rows) if row.__class__ is not list}

@@ -27,7 +27,7 @@ KINDS = {
     "quotes of texts in .txt": ("a.txt", '"a ""b"" c"\n"a\nb"\n', "text", ['"a ""b"" c"', '"a', 'b"']),
     "quoted words in .txt": ("a.txt", '"Mantap" "Keren"\nbagus\n', "text", ['"Mantap" "Keren"', "bagus"]),
     "no rows": ("a.csv", "id,review\n", "review", []),
-    "a .tab": ("a.tab", "text\tn\nenak\t1\n", "text", ["enak"]),
+    "a .tab": ("A.Tab", "text\tn\nenak\t1\n", "text", ["enak"]),
     "header of .txt": ("a.txt", "komentar\nenak\n", "komentar", ["enak"]),
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
     "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
@@ -37,6 +37,13 @@ KINDS = {
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
+    "JSON, pages": ("a.json", '[{"message": "ok", "d": {"x": [{"isi": "a"}, {"isi": "b"}]}}, {"message": "ok", "d": '
+                    '{"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", ["a", "b", "c"]),
+    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
+    "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
+                                     '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
+    "JSON, rows within": ("a.json", '{"range": "A1:B3", "values": [["no", "isi"], ["1", "a"]]}', "isi", ["a"]),
+    "JSON, NaN": ("a.json", '[{"text": "a"}, {"text": NaN, "n": Infinity}]', "text", ["a", None]),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
     "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"]),
     "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"]),
@@ -80,7 +87,7 @@ def test_a_file_of_each_kind_is_read_and_its_column_is_said(tmp_path, caplog, na
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     source = Source(path)
     chunks = list(source.chunks(10))
-    assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == texts
+    assert [text for chunk in chunks for text in chunk.texts.to_pylist()] == [*texts]
     assert source.text_column == column and not any(chunk.bad_rows for chunk in chunks)
     assert f"the texts are in the column {column!r}" in caplog.text
 
@@ -100,7 +107,8 @@ def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_l
     """As Label Studio and Doccano write them."""
     path = tmp_path / f"a{suffix}"
     labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
-    rows = [{"id": i, "data": {"text": f"teks {i}"}, "annotations": label} for i, label in enumerate(labels)]
+    of_model = {"predictions": [{"result": [{"value": {"choices": ["netral"]}}]}]}
+    rows = [{"data": {"text": f"teks {i}"}, "annotations": label} | of_model for i, label in enumerate(labels)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
     assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
@@ -144,38 +152,29 @@ def test_cells_of_a_workbook_keep_their_types_and_empty_rows_and_columns_are_non
 
 
 QUESTIONS = [["Apa baiknya?", "Apa buruknya?"], ["enak sih ya", "jauh sih ya"]]
+MEANT = [["jawaban", "label", "arti"], ["enak dan murah sekali", 0, "positif"], ["kotor dan bau sekali", 1, "negatif"]]
+ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
 
 
-@pytest.mark.parametrize("sheets, column", [
-    ({"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]}, "isi"),
-    ({"A": [["Tulis curhat di sini", None, "A"], ["antre lama sekali ya", 1, "b"]]}, "Tulis curhat di sini"),
+@pytest.mark.parametrize("sheets, sheet, column, message", [
+    ({"Info": [["Diambil dari Play Store bulan ini"], ["x"]], "B": [["isi"], ["a"]]}, None, "isi", None),
+    ({"A": [["Tulis curhat", None, "A"], ["antre lama sekali ya", 1, "b"]]}, None, "Tulis curhat", None),
+    # what numbers mean in one sheet they do not mean in another
+    ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
+    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
+    (ALIKE, None, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
+    (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
+    ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, None, "is the first line, 'antre', 'Solo', the"),
 ])  # fmt: skip
-def test_the_sheet_with_texts_is_found(tmp_path, sheets, column):
+def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, column, message):
     write_workbook(tmp_path / "a.xlsx", sheets)
-    assert Source(tmp_path / "a.xlsx").text_column == column
-
-
-def test_what_numbers_mean_in_one_sheet_they_do_not_mean_in_another(tmp_path):
-    tried = [
-        ["jawaban", "label", "arti"],
-        ["enak dan murah sekali", 0, "positif"],
-        ["kotor dan bau sekali", 1, "negatif"],
-    ]
-    write_workbook(tmp_path / "a.xlsx", {"A": tried, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]})
-    source = Source(tmp_path / "a.xlsx", label_column="label")
-    assert source.text_column == "ulasan" and source.meanings == {}
-
-
-@pytest.mark.parametrize("sheets, sheet, message", [
-    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, "which of the sheets 'A', 'B' holds"),
-    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
-    ({"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}, "a", "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
-    ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, "is the first line, 'antre', 'Solo', the names of"),
-])  # fmt: skip
-def test_sheets_that_may_be_meant_are_asked_for(tmp_path, sheets, sheet, message):
-    write_workbook(tmp_path / "a.xlsx", sheets)
-    with pytest.raises(UserError, match=message):
-        Source(tmp_path / "a.xlsx", sheet=sheet)
+    labels = "label" if "ulasan" == column else None
+    if message:
+        with pytest.raises(UserError, match=message):
+            Source(tmp_path / "a.xlsx", sheet=sheet)
+    else:
+        source = Source(tmp_path / "a.xlsx", label_column=labels)
+        assert (source.text_column, source.meanings) == (column, {})
 
 
 def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
@@ -233,7 +232,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
     ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]', 'a.json:1: not valid JSON .*another value follows: .{"text": "b"}'),
     ("a.json", b'{"text": {"0": "a"}, "n": {"1": 2}}', "nor columns with the same rows each"),
     ("a.tsv", b'text\tn\na\t1\n"b\nc\nd"\t2\n', "a.tsv:3: .*, a quote that is not closed.* the suffix .csv"),
-    ("a.json", b'{"a": [{"text": "x"}], "b": [{"id": 1}]}', "a.json holds several arrays, a, b: save the one with"),
+    ("a.json", b'{"a": [{"text": "x"}], "b": [{"isi": "y"}]}', "a.json holds several arrays, a, b: save the one with"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_refused_by_name(tmp_path, name, content, message):
     path = tmp_path / name
