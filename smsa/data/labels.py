@@ -92,8 +92,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
 
     A name tells, `label` before all, else labels for sentiments in it, also of the columns within rows of JSON, which
     stand behind the `n_own` others; else the name of a rating, whose numbers need a meaning all the same. What is
-    called a prediction, or has probabilities beside it, is no true label; what is called a true label leaves open
-    whether others are.
+    called a prediction, or has probabilities beside it, is no true label where others are; what is called a true label
+    leaves open whether others are.
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
@@ -117,8 +117,10 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     predicted |= {name for name in names if "pred" in name.lower()}
     sure = {i: n for i, n in ranks.items() if n < 2 or (names[i] not in predicted and n < _NOT_TAKEN)}
     taken = [i for i, rank in sure.items() if rank == min(sure.values())]
-    true = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
-    return [*taken, *(i for i in true if i not in taken)], [*ranks]
+    others = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
+    if any(names[i] in predicted for i in taken):
+        others += [i for i in sure if names[i] not in predicted]
+    return [*taken, *dict.fromkeys(i for i in others if i not in taken)], [*ranks]
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

@@ -9,6 +9,7 @@ import decimal
 import json
 import os
 import re
+import sys
 import zipfile
 
 import pyarrow as pa
