@@ -97,7 +97,7 @@ REFUSALS = {
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
     "labels that are not true": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "",
                                  ["--label_column label_asli"]),
-    "labels of a prediction": (train, "a.csv", PREDICTED.replace("gold\n", "kelas,p_a\n").replace("tif\n", "tif,1\n"), "",
+    "labels of a prediction": (train, "a.csv", PREDICTED.replace("gold\n", "kelas,p_a\n").replace("f\n", "f,1\n"), "",
                                ["--label_column kelas"]),
     "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
     "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
