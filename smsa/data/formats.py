@@ -59,7 +59,7 @@ _TEXT = frozenset(
     "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik".split()
 )
 _RAW = frozenset(  # may stand beside those: full_text, Ulasan Pengguna, Kritik dan Saran
-    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan dan".split()
+    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan".split()
 )
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
@@ -439,24 +439,47 @@ def _find_texts(row: object) -> list[str]:
     return found
 
 
-def open_pages(found: Iterator[JsonRow], notes: list[str]) -> Iterator[JsonRow]:
+def open_pages(found: Iterator[JsonRow], asked: str | None, notes: list[str]) -> Iterator[JsonRow]:
     """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
-    A page has no text of its own, or, as in `"message": "success"`, the same as all others. What was found is noted.
+    A page has no text of its own, by name or by content, or, as in `"message": "success"`, the same as all others. What
+    was found is noted.
+
+    Args:
+        asked: the column that the user calls that of the texts, or None; an object that has it is a row.
     """
     first = [*islice(found, _PAGES_WEIGHED)]
-    objects = [page for _, _, page in first if isinstance(page, dict)]
-    own = {text for page in objects for text in _find_texts(page)}
-    arrays = [rows for page in objects for _, rows in find_arrays(page, dict)]
-    if len(own) > (len(first) > 1) or not any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays):
+    pages = [page for _, _, page in first if isinstance(page, dict)]
+    own = _find_own_texts(pages, asked)
+    arrays = [(key, rows) for page in pages for key, rows in find_arrays(page, dict) if any(map(_find_texts, rows))]
+    if len(own) > (len(first) > 1) or not any(len(rows) > 1 for _, rows in arrays):
         yield from chain(first, found)
         return
     notes.append("the rows are in the arrays of objects, of which the rest is left out")
+    keys = {key for key, _ in arrays}
     for line, written, page in chain(first, found):
-        if isinstance(page, dict):
-            yield from ((line, None, row) for _, rows in find_arrays(page, dict) for row in rows)
-        else:
+        if not isinstance(page, dict):
             yield line, written, page
+        elif arrays := find_arrays(page, dict):
+            # rows may lack their text; an empty page may have other arrays, such as that of the users
+            held = [rows for key, rows in arrays if key in keys or any(map(_find_texts, rows))]
+            yield from ((line, None, row) for row in chain(*held))
+        elif {*_find_texts(page)} - own:
+            yield line, written, page
+
+
+def _find_own_texts(objects: list[dict], asked: str | None) -> set[str]:
+    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
+
+    By content so that a document is none of the entities or replies within it.
+    """
+    names = [*dict.fromkeys(chain(*objects))]
+    columns = [[row.get(name) for row in objects] for name in names]
+    by_asked = [(flatten(row) | row).get(asked) for row in objects]
+    by_name = chain(*map(_find_texts, objects))
+    by_content = chain(*(columns[i] for i in find_text_columns(names, columns)[0]))
+    texts = ({text for text in values if text and isinstance(text, str)} for values in (by_asked, by_name, by_content))
+    return next(filter(None, texts), set())
 
 
 def flatten(row: dict) -> dict[str, object]:
@@ -526,7 +549,7 @@ def name_kind(name: str | None) -> str | None:
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
     found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
-    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    words = {word if word in _KNOWN else word.removesuffix("s") for word in found} - {"dan"}
     for kind, own, beside in (("text", _TEXT, _RAW), ("label", _LABEL, _TEXT), ("rating", _RATING, _TEXT)):
         if words & own and words <= own | beside:
             return kind

@@ -516,7 +516,7 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         read = read_json if self.format == "json" else read_jsonl
-        return open_pages(read(content, self.path, make_decoder(parse_float)), self._notes)
+        return open_pages(read(content, self.path, make_decoder(parse_float)), self._text_asked, self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""

@@ -32,6 +32,7 @@ KINDS = {
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
     "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
     "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"]),
+    "a word that joins names": ("a.csv", "dan,1520\nyang,14\n", "text", ["dan", "yang"]),
     "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"]),
     "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
@@ -39,6 +40,10 @@ KINDS = {
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
     "JSON, pages": ("a.json", '[{"message": "ok", "d": {"x": [{"isi": "a"}, {"isi": "b"}]}}, {"message": "ok", "d": '
                     '{"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", ["a", "b", "c"]),
+    "JSON, what is within texts": ("a.json", '[{"artikel": "a b c d", "e": [{"text": "b"}, {"text": "c"}]}, {"artikel":'
+                                   '"e f g h", "e": []}]', "artikel", ["a b c d", "e f g h"]),
+    "JSON, an empty page": ("a.json", '[{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]},'
+                            '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
     "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
     "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
                                      '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
@@ -180,6 +185,8 @@ def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, col
 def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
     (tmp_path / "a.csv").write_text("Catatan,Asal\nenak,Solo\n")
     assert Source(tmp_path / "a.csv", text_column="catatan", sheet="Data").text_column == "Catatan"
+    (tmp_path / "a.json").write_text('[{"bio": "a b", "tweets": [{"text": "c"}, {"text": "d"}]}, {"bio": "e"}]')
+    assert [Source(tmp_path / "a.json", text_column=name).names[0] for name in ("bio", "text")] == ["bio", "text"]
 
 
 def test_a_hidden_sheet_is_none(tmp_path):
