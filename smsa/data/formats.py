@@ -604,6 +604,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
             2 * n_split >= len(filled) or all(map(name_kind, header))
         )
+        by_name &= 2 * len(filled) >= len(rows)  # most others are bad, as where R names one of two columns
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
         by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose a blank stands behind each comma

@@ -254,6 +254,8 @@ BAD = {
     "commas.csv": (b"ulasan,sentimen\nx, y, z,positif\nkotor,negatif\nx, y,netral\n", ["kotor"], [2, 4], "field(s)"),
     "empty behind.csv": (b"id,text,n\n1,a,\n2,b, b,\n3,c,\n", "ac", [3], "4 field(s) instead of 3"),
     "labels first.csv": (b"positif,a\nnegatif,c\nnetral\"d\"\n", "ac", [3], "1 field(s) instead of 2"),
+    "a name for one of two.csv": ('"isi"\n' + "".join(f'"1","{a} b c d"\n' for a in "efghijklm"),
+                                  [f"{a} b c d" for a in "efghijklm"], [1], "1 field(s) instead of 2"),
     "names that are labels.csv": (b"text,positif,negatif\na,1,0\nb,,b,1,0\nc,0,1\n", "ac", [3], "5 field(s)"),
     "R.txt": (b'"text" "n"\n' + b'"1" "a" "x"\n' * 9 + b'"2" "b" "b" "x"\n', "a" * 9, [11], "4 field(s)"),
     "torn.csv": (b'text,n\na,1\nb\nb b",2\nc,6\n', ["a", "c"], [3, 4], "the row goes on in the next line"),
