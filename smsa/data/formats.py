@@ -601,10 +601,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         kinds = set(map(name_kind, header)) - {None}
         n_split = sum(len(row) > 1 for row in filled)
         alike = max((n for width, n in Counter(map(len, filled)).items() if width > 1), default=0) / len(filled)
-        by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
-            2 * n_split >= len(filled) or all(map(name_kind, header))
-        )
-        by_name &= 2 * len(filled) >= len(rows)  # most others are bad, as where R names one of two columns
+        by_name = "text" in kinds or (is_csv and bool(mark and kinds))
+        by_name &= (2 * n_split >= len(filled) or all(map(name_kind, header))) and (is_csv or alike >= 0.9)
+        by_name &= 2 * len(filled) >= len(rows)  # else most are bad, as where R names one of two columns
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
         by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose a blank stands behind each comma
@@ -614,7 +613,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
         by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
-        if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
+        if by_name or by_label or by_lines or only or mark is None:
             found[mark] = (by_name or by_label, alike), rows
     best = max(found, key=lambda mark: found[mark][0])
     return best, found[best][1]
@@ -654,27 +653,26 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
     for i, row in enumerate(rows[:ROWS_ABOVE]):
-        # above it stands less
-        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
-            kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
-            # without a name that was given, None: a row of a workbook with an empty cell is more often names
-            if named in [cell and cell.lower() for cell in row] or known & {*kinds}:
-                second = rows[i + 1] if len(rows) > i + 1 else []
-                # cells that span two rows, and two columns
-                is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
-                is_two |= "text" in {*map(name_kind, second)} - {*kinds}
-                if is_two and all(map(name_kind, filter(None, second))):
-                    return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
-                return i + 1, [*row]
+        is_below_less = all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most)
+        kinds = {name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]}
+        # without a name that was given, None: a row of a workbook with an empty cell is more often names
+        if not is_below_less or not (known & kinds or named in [cell and cell.lower() for cell in row]):
+            continue
+        second = rows[i + 1] if len(rows) > i + 1 else []
+        # cells that span two rows, and two columns
+        is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
+        is_two |= "text" in {*map(name_kind, second)} - kinds
+        if is_two and all(map(name_kind, filter(None, second))):
+            return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
+        return i + 1, [*row]
     numbers = [*map(str, range(len(head)))]  # as pandas calls columns that were given no names
     if not is_one_column and (head == numbers or (head[1:] == numbers[:-1] and not head[0] and is_number[0])):
         return first + 1, [*head]
-    says_names = says_values = head == ["0"]
-    for j, cell in enumerate(head):
-        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
-        says_values |= are_numbers([cell]) or not is_once[j]
-        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
-    if says_names == says_values:
+    is_value = [are_numbers([cell]) for cell in head]
+    n_words = 3 if is_one_column else 6  # are too many for a name
+    says_names = any(cell and not v and (n or w) for cell, v, n, w in zip(head, is_value, is_number, is_label))
+    says_values = any(is_value) or not all(is_once) or any(len((cell or "").split()) >= n_words for cell in head)
+    if says_names == says_values or head == ["0"]:
         raise LookupError
     return (first + 1, [*head]) if says_names else None
 
