@@ -64,8 +64,8 @@ _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 SPLIT = re.compile(
-    r"(?:data[ _])?(train(?:ing)?|latih|pelatihan)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?"
-    r"(?:[ _]?(?:data|set))?"
+    r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
+    r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
 )
 IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a column of yes and no
 _NOT_MEANT = re.compile(f"{REPLY.pattern}|predict", re.IGNORECASE)
@@ -524,8 +524,7 @@ class Source:
         known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
             if not isinstance(found, dict):
-                bad_row = BadRow(self.path, line, found, "not an object")
-                yield line, found if isinstance(found, BadRow) else bad_row
+                yield line, found if isinstance(found, BadRow) else BadRow(self.path, line, found, "not an object")
                 continue
             row = flatten(found) | found if is_nested else found
             more = found.keys() - known if self.label_column is None else ()
