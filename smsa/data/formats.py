@@ -719,14 +719,14 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
         return [], could  # the texts are within
     if known and len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
         return [], could  # it is for remarks, which nobody made
-    if len(known) == 1 or len(could) == len(names) == 1:
-        return known or could, could
-    ranked = [i for i in known or could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     if known:  # a post or an article is longer than the comments on it
-        filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
+        filled = [i for i in known if not REPLY.search(names[i]) and 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
+    if len(names) == 1:
+        return could, could
     if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
         return [1 - labels[0]], could
+    ranked = [i for i in could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
     first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
     return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could

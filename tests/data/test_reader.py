@@ -19,6 +19,7 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 
 # Beside the tables of benchmarks/reading.py, which test_layout.py reads: file, content, column of texts, and texts.
+TWO = ["enak sekali ya", "kotor dan bau"]
 KEYED = '{"-Na": {"tweets": [{"isi": "a"}]}, "-Nb": {"tweets": [{"isi": "b"}]}}'
 KINDS = {
     "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"]),
@@ -32,6 +33,8 @@ KINDS = {
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
     "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
     "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"]),
+    "numbers for names": ("a.csv", "0,1\nenak sekali ya,1\nkotor dan bau,0\n", "0", TWO),
+    "semicolons in texts": ("a.csv", "enak sekali ya; murah\n" * 9, "text", ["enak sekali ya; murah"] * 9),
     "a word that joins names": ("a.csv", "dan,1520\nyang,14\n", "text", ["dan", "yang"]),
     "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"]),
     "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
@@ -78,7 +81,7 @@ KINDS = {
     "addresses": ("a.csv", "Alamat,Curhat\nMawar nomor lima dekat pasar,kotor dan bau\n", "Curhat", ["kotor dan bau"]),
     "remarks on texts": ("a.csv", "text,comment\nenak,\nkotor,apa ini negatif\nx,\n", "text", ["enak", "kotor", "x"]),
     "JSON of UTF-16": ("a.jsonl", '[{"isi": "enak 🙂"}]'.encode("utf-16"), "isi", ["enak 🙂"]),
-    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor']),
+    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\t\n', "text", ["enak, ya", '"kotor']),
     "fastText, labels behind": ("a.csv", f"enak, ya __label__positif\r\n\r\n{' ' * 99_999}x __label__2\r\n", "text",
                                 ["enak, ya", "", " " * 99_999 + "x"]),
     "backslashes": ("a.csv", '"isi","n"\n"a \\"b\\", c","1"\n"C:\\\\a\\\nb","2"\n', "isi", ['a "b", c', "C:\\a\nb"]),
@@ -224,6 +227,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
 
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", b"text,text\n1,x\n", "2 columns named 'text'.* Give them names of their own in the file."),
+    ("a.csv", b"0\nenak sekali ya\n", "is the first line, '0', the names of the columns"),
     ("a.parquet", b"text\nx\n", "a.parquet cannot be read"),
     ("a.csv.gz", gzip.compress(b"text\n" + b"enak sekali\n" * 9999)[:-20], "a.csv.gz cannot be read"),  # cut short
     ("a.zip", b"text\nx\n", "a.zip cannot be read"),
