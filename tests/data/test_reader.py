@@ -47,6 +47,8 @@ KINDS = {
                                    '"e f g h", "e": []}]', "artikel", ["a b c d", "e f g h"]),
     "JSON, an empty page": ("a.json", '[{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]},'
                             '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
+    "JSONL, a row behind pages": ("a.jsonl", '{"n": 1, "r": [{"text": "a"}, {"text": "b"}]}\n' * 20 + '{"text": "c"}\n',
+                                  "text", "ab" * 20 + "c"),
     "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
     "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
                                      '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
