@@ -348,3 +348,10 @@ def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_pro
         csv.field_size_limit(limit)
     assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
     assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
+
+
+def test_a_key_that_no_row_looked_at_has_is_lost_from_no_table(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": "b", "n": 1}\n')
+    for keep_lines, lines in ((True, []), (False, [1001])):
+        chunks = Source(tmp_path / "a.jsonl", keep_lines=keep_lines).chunks()
+        assert [row.line for chunk in chunks for _, row in chunk.bad_rows] == lines
