@@ -59,7 +59,7 @@ _TEXT = frozenset(
     "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik".split()
 )
 _RAW = frozenset(  # may stand beside those: full_text, Ulasan Pengguna, Kritik dan Saran
-    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan dan".split()
+    "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan".split()
 )
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
@@ -439,24 +439,47 @@ def _find_texts(row: object) -> list[str]:
     return found
 
 
-def open_pages(found: Iterator[JsonRow], notes: list[str]) -> Iterator[JsonRow]:
+def open_pages(found: Iterator[JsonRow], asked: str | None, notes: list[str]) -> Iterator[JsonRow]:
     """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
-    A page has no text of its own, or, as in `"message": "success"`, the same as all others. What was found is noted.
+    A page has no text of its own, by name or by content, or, as in `"message": "success"`, the same as all others. What
+    was found is noted.
+
+    Args:
+        asked: the column that the user calls that of the texts, or None; an object that has it is a row.
     """
     first = [*islice(found, _PAGES_WEIGHED)]
-    objects = [page for _, _, page in first if isinstance(page, dict)]
-    own = {text for page in objects for text in _find_texts(page)}
-    arrays = [rows for page in objects for _, rows in find_arrays(page, dict)]
-    if len(own) > (len(first) > 1) or not any(len(rows) > 1 and any(map(_find_texts, rows)) for rows in arrays):
+    pages = [page for _, _, page in first if isinstance(page, dict)]
+    own = _find_own_texts(pages, asked)
+    arrays = [(key, rows) for page in pages for key, rows in find_arrays(page, dict) if any(map(_find_texts, rows))]
+    if len(own) > (len(first) > 1) or not any(len(rows) > 1 for _, rows in arrays):
         yield from chain(first, found)
         return
     notes.append("the rows are in the arrays of objects, of which the rest is left out")
+    keys = {key for key, _ in arrays}
     for line, written, page in chain(first, found):
-        if isinstance(page, dict):
-            yield from ((line, None, row) for _, rows in find_arrays(page, dict) for row in rows)
-        else:
+        if not isinstance(page, dict):
             yield line, written, page
+        elif arrays := find_arrays(page, dict):
+            # rows may lack their text; an empty page may have other arrays, such as that of the users
+            held = [rows for key, rows in arrays if key in keys or any(map(_find_texts, rows))]
+            yield from ((line, None, row) for row in chain(*held))
+        elif {*_find_texts(page)} - own:
+            yield line, written, page
+
+
+def _find_own_texts(objects: list[dict], asked: str | None) -> set[str]:
+    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
+
+    By content so that a document is none of the entities or replies within it.
+    """
+    names = [*dict.fromkeys(chain(*objects))]
+    columns = [[row.get(name) for row in objects] for name in names]
+    by_asked = [(flatten(row) | row).get(asked) for row in objects]
+    by_name = chain(*map(_find_texts, objects))
+    by_content = chain(*(columns[i] for i in find_text_columns(names, columns)[0]))
+    texts = ({text for text in values if text and isinstance(text, str)} for values in (by_asked, by_name, by_content))
+    return next(filter(None, texts), set())
 
 
 def flatten(row: dict) -> dict[str, object]:
@@ -526,7 +549,7 @@ def name_kind(name: str | None) -> str | None:
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
     found = map(str.lower, re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", name or ""))
-    words = {word if word in _KNOWN else word.removesuffix("s") for word in found}
+    words = {word if word in _KNOWN else word.removesuffix("s") for word in found} - {"dan"}
     for kind, own, beside in (("text", _TEXT, _RAW), ("label", _LABEL, _TEXT), ("rating", _RATING, _TEXT)):
         if words & own and words <= own | beside:
             return kind
@@ -578,9 +601,9 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         kinds = set(map(name_kind, header)) - {None}
         n_split = sum(len(row) > 1 for row in filled)
         alike = max((n for width, n in Counter(map(len, filled)).items() if width > 1), default=0) / len(filled)
-        by_name = ("text" in kinds or (is_csv and bool(mark and kinds))) and (
-            2 * n_split >= len(filled) or all(map(name_kind, header))
-        )
+        by_name = "text" in kinds or (is_csv and bool(mark and kinds))
+        by_name &= (2 * n_split >= len(filled) or all(map(name_kind, header))) and (is_csv or alike >= 0.9)
+        by_name &= 2 * len(filled) >= len(rows)  # else most are bad, as where R names one of two columns
         ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
         by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose a blank stands behind each comma
@@ -590,7 +613,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
         n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
         by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
-        if (by_name and (is_csv or alike >= 0.9)) or by_label or by_lines or only or mark is None:
+        if by_name or by_label or by_lines or only or mark is None:
             found[mark] = (by_name or by_label, alike), rows
     best = max(found, key=lambda mark: found[mark][0])
     return best, found[best][1]
@@ -630,27 +653,26 @@ def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] |
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
     for i, row in enumerate(rows[:ROWS_ABOVE]):
-        # above it stands less
-        if all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most):
-            kinds = [name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]]
-            # without a name that was given, None: a row of a workbook with an empty cell is more often names
-            if named in [cell and cell.lower() for cell in row] or known & {*kinds}:
-                second = rows[i + 1] if len(rows) > i + 1 else []
-                # cells that span two rows, and two columns
-                is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
-                is_two |= "text" in {*map(name_kind, second)} - {*kinds}
-                if is_two and all(map(name_kind, filter(None, second))):
-                    return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
-                return i + 1, [*row]
+        is_below_less = all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most)
+        kinds = {name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]}
+        # without a name that was given, None: a row of a workbook with an empty cell is more often names
+        if not is_below_less or not (known & kinds or named in [cell and cell.lower() for cell in row]):
+            continue
+        second = rows[i + 1] if len(rows) > i + 1 else []
+        # cells that span two rows, and two columns
+        is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
+        is_two |= "text" in {*map(name_kind, second)} - kinds
+        if is_two and all(map(name_kind, filter(None, second))):
+            return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
+        return i + 1, [*row]
     numbers = [*map(str, range(len(head)))]  # as pandas calls columns that were given no names
     if not is_one_column and (head == numbers or (head[1:] == numbers[:-1] and not head[0] and is_number[0])):
         return first + 1, [*head]
-    says_names = says_values = head == ["0"]
-    for j, cell in enumerate(head):
-        says_names |= bool(cell) and not are_numbers([cell]) and (is_number[j] or is_label[j])
-        says_values |= are_numbers([cell]) or not is_once[j]
-        says_values |= len((cell or "").split()) >= (3 if is_one_column else 6)
-    if says_names == says_values:
+    is_value = [are_numbers([cell]) for cell in head]
+    n_words = 3 if is_one_column else 6  # are too many for a name
+    says_names = any(cell and not v and (n or w) for cell, v, n, w in zip(head, is_value, is_number, is_label))
+    says_values = any(is_value) or not all(is_once) or any(len((cell or "").split()) >= n_words for cell in head)
+    if says_names == says_values or head == ["0"]:
         raise LookupError
     return (first + 1, [*head]) if says_names else None
 
@@ -697,14 +719,14 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
         return [], could  # the texts are within
     if known and len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
         return [], could  # it is for remarks, which nobody made
-    if len(known) == 1 or len(could) == len(names) == 1:
-        return known or could, could
-    ranked = [i for i in known or could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     if known:  # a post or an article is longer than the comments on it
-        filled = [i for i in ranked if 2 * sum(map(bool, columns[i])) >= len(columns[i])]
+        filled = [i for i in known if not REPLY.search(names[i]) and 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
+    if len(names) == 1:
+        return could, could
     if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
         return [1 - labels[0]], could
+    ranked = [i for i in could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
     ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
     first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
     return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could

@@ -24,7 +24,6 @@ _TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])"
 _LONGEST = 40  # of what is looked at as a label
 # What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
-_NOT_TAKEN = 20  # the rank of what may only be meant
 _MOST_RATINGS = 10  # different ones; more are a count
 _MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
 # Words that make another more or less, so that it still says what is meant
@@ -97,30 +96,29 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
-    kinds = [*map(name_kind, names)]
     # many numbers, as polarities from -1 to 1, are none
     few = [i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))]
-    named = [i for i in few if kinds[i] == "label"]
-    ranks = {}  # the lowest is that of the labels
-    for i, name in enumerate(names):
-        is_own = i < n_own
-        if i in named:
-            is_usual = re.sub(r"[\W_]+", "", name).lower() == "label"
-            ranks[i] = 0 if name == "label" else 1 if is_usual else 2 if i in by_content else 3
-            ranks[i] += 0 if is_own else 5 if i in by_content else _NOT_TAKEN
-        elif i in by_content:
-            ranks[i] = 4 if is_own else _NOT_TAKEN if named and named[-1] >= n_own else 9
-        elif kinds[i] == "rating" and is_own and not by_content and 1 < len(plain[i]) <= _MOST_RATINGS:
-            ranks[i] = 10
+    named = [i for i in few if name_kind(names[i]) == "label"]
+    usual = [i for i in named if re.sub(r"[\W_]+", "", names[i]).lower() == "label"]
+    both, within = [i for i in named if i in by_content], [i for i in named if i >= n_own]
+    ratings = [i for i in few if name_kind(names[i]) == "rating" and 1 < len(plain[i]) <= _MOST_RATINGS and i < n_own]
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    predicted |= {name for name in names if "pred" in name.lower()}
-    sure = {i: n for i, n in ranks.items() if n < 2 or (names[i] not in predicted and n < _NOT_TAKEN)}
-    taken = [i for i, rank in sure.items() if rank == min(sure.values())]
+    true = [i for i, name in enumerate(names) if name not in predicted and "pred" not in name.lower()]
+    kinds = (  # the first that there is holds the labels
+        [i for i in usual if names[i] == "label" and i < n_own],
+        [i for i in usual if i < n_own],
+        *([i for i in some if i in true and i < n_own] for some in (both, named, by_content)),
+        [i for i in usual if i in true and i in both],
+        *([i for i in some if i in true] for some in (both, [] if within else by_content)),
+        [] if by_content else [i for i in ratings if i in true],
+    )
+    taken = next(filter(None, kinds), [])
     others = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
-    if any(names[i] in predicted for i in taken):
-        others += [i for i in sure if names[i] not in predicted]
-    return [*taken, *dict.fromkeys(i for i in others if i not in taken)], [*ranks]
+    if not {*taken} <= {*true}:
+        others += sorted({*chain(*kinds)} & {*true})
+    meant = {*named, *by_content, *([] if by_content else ratings)}
+    return [*taken, *dict.fromkeys(i for i in others if i not in taken)], sorted(meant)
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

@@ -64,8 +64,8 @@ _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
 SPLIT = re.compile(
-    r"(?:data[ _])?(train(?:ing)?|latih|pelatihan)?(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?"
-    r"(?:[ _]?(?:data|set))?"
+    r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
+    r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
 )
 IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a column of yes and no
 _NOT_MEANT = re.compile(f"{REPLY.pattern}|predict", re.IGNORECASE)
@@ -144,7 +144,8 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
         self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self._table, self._is_number, self._has_told, self._nested = None, [], False, {}
+        self._table, self._has_told, self._nested = None, False, {}
+        self._is_number, self._may_end_empty = [], False  # of each column, and of the last
         self.candidates, self.meanings = [], {}
         self.text_column = self.label_column = self.split_column = None
         self._change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV
@@ -340,14 +341,13 @@ class Source:
         same = [path for path in paths if path in {paths[i] for i in found}]
         if len(same) == 1:
             return same[0]
-        n_same, what = len(same), f"which column holds the {option[2:].removesuffix('_column')}s?"
-        if asked and not usual:
-            what = f"{n_same or 'no'} column{'s' * (n_same > 1)} named {asked!r}."
+        what = f"which column holds the {option[2:].removesuffix('_column')}s?"
+        what = f"no column named {asked!r}." if asked and not found else what
         each = [name for name in self.names if plain_label(name) in SENTIMENTS]
         example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*shown, *found][-1:])
         way_out = f"Choose with {option}{example}."
-        if len({*same}) < n_same:
-            what, way_out = f"{n_same} columns named {same[0]!r}.", "Give them names of their own in the file."
+        if len({*same}) < len(same):
+            what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give them names of their own in the file."
         elif option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
             way_out = f"{', '.join(map(repr, each))} are labels: add a column that says which one a row has."
         elif usual and asked in same:
@@ -516,7 +516,7 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         read = read_json if self.format == "json" else read_jsonl
-        return open_pages(read(content, self.path, make_decoder(parse_float)), self._notes)
+        return open_pages(read(content, self.path, make_decoder(parse_float)), self._text_asked, self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
@@ -524,8 +524,7 @@ class Source:
         known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
             if not isinstance(found, dict):
-                bad_row = BadRow(self.path, line, found, "not an object")
-                yield line, found if isinstance(found, BadRow) else bad_row
+                yield line, found if isinstance(found, BadRow) else BadRow(self.path, line, found, "not an object")
                 continue
             row = flatten(found) | found if is_nested else found
             more = found.keys() - known if self.label_column is None else ()

@@ -19,6 +19,7 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 
 # Beside the tables of benchmarks/reading.py, which test_layout.py reads: file, content, column of texts, and texts.
+TWO = ["enak sekali ya", "kotor dan bau"]
 KEYED = '{"-Na": {"tweets": [{"isi": "a"}]}, "-Nb": {"tweets": [{"isi": "b"}]}}'
 KINDS = {
     "SmSA's form": ("a.tsv", "\ufeffenak\tpositive\r\nburuk\tbaik\r\n", "text", ["enak", "buruk"]),
@@ -32,6 +33,9 @@ KINDS = {
     "one column": ("a.csv", 'Komentar\nSelamat, ya, amin\n"a, b"\n', "Komentar", ["Selamat, ya, amin", "a, b"]),
     "cells over two rows and columns": ("a.csv", "no,ulasan,nilai,\n,,bintang,kelas\n1,enak,5,a\n", "ulasan", ["enak"]),
     "empty fields behind": ("a.csv", "text,a\nenak,1,,\n", "text", ["enak"]),
+    "numbers for names": ("a.csv", "0,1\nenak sekali ya,1\nkotor dan bau,0\n", "0", TWO),
+    "semicolons in texts": ("a.csv", "enak sekali ya; murah\n" * 9, "text", ["enak sekali ya; murah"] * 9),
+    "a word that joins names": ("a.csv", "dan,1520\nyang,14\n", "text", ["dan", "yang"]),
     "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"]),
     "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
@@ -39,6 +43,12 @@ KINDS = {
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
     "JSON, pages": ("a.json", '[{"message": "ok", "d": {"x": [{"isi": "a"}, {"isi": "b"}]}}, {"message": "ok", "d": '
                     '{"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", ["a", "b", "c"]),
+    "JSON, what is within texts": ("a.json", '[{"artikel": "a b c d", "e": [{"text": "b"}, {"text": "c"}]}, {"artikel":'
+                                   '"e f g h", "e": []}]', "artikel", ["a b c d", "e f g h"]),
+    "JSON, an empty page": ("a.json", '[{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]},'
+                            '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
+    "JSONL, a row behind pages": ("a.jsonl", '{"n": 1, "r": [{"text": "a"}, {"text": "b"}]}\n' * 20 + '{"text": "c"}\n',
+                                  "text", "ab" * 20 + "c"),
     "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
     "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
                                      '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
@@ -73,7 +83,7 @@ KINDS = {
     "addresses": ("a.csv", "Alamat,Curhat\nMawar nomor lima dekat pasar,kotor dan bau\n", "Curhat", ["kotor dan bau"]),
     "remarks on texts": ("a.csv", "text,comment\nenak,\nkotor,apa ini negatif\nx,\n", "text", ["enak", "kotor", "x"]),
     "JSON of UTF-16": ("a.jsonl", '[{"isi": "enak 🙂"}]'.encode("utf-16"), "isi", ["enak 🙂"]),
-    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\n', "text", ["enak, ya", '"kotor']),
+    "fastText": ("a.txt", '__label__pos enak, ya\n__label__2\t"kotor\t\n', "text", ["enak, ya", '"kotor']),
     "fastText, labels behind": ("a.csv", f"enak, ya __label__positif\r\n\r\n{' ' * 99_999}x __label__2\r\n", "text",
                                 ["enak, ya", "", " " * 99_999 + "x"]),
     "backslashes": ("a.csv", '"isi","n"\n"a \\"b\\", c","1"\n"C:\\\\a\\\nb","2"\n', "isi", ['a "b", c', "C:\\a\nb"]),
@@ -180,6 +190,8 @@ def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, col
 def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
     (tmp_path / "a.csv").write_text("Catatan,Asal\nenak,Solo\n")
     assert Source(tmp_path / "a.csv", text_column="catatan", sheet="Data").text_column == "Catatan"
+    (tmp_path / "a.json").write_text('[{"bio": "a b", "tweets": [{"text": "c"}, {"text": "d"}]}, {"bio": "e"}]')
+    assert [Source(tmp_path / "a.json", text_column=name).names[0] for name in ("bio", "text")] == ["bio", "text"]
 
 
 def test_a_hidden_sheet_is_none(tmp_path):
@@ -217,6 +229,7 @@ def test_a_zip_with_one_file_is_read(tmp_path):
 
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", b"text,text\n1,x\n", "2 columns named 'text'.* Give them names of their own in the file."),
+    ("a.csv", b"0\nenak sekali ya\n", "is the first line, '0', the names of the columns"),
     ("a.parquet", b"text\nx\n", "a.parquet cannot be read"),
     ("a.csv.gz", gzip.compress(b"text\n" + b"enak sekali\n" * 9999)[:-20], "a.csv.gz cannot be read"),  # cut short
     ("a.zip", b"text\nx\n", "a.zip cannot be read"),
@@ -247,9 +260,12 @@ BAD = {
     "commas.csv": (b"ulasan,sentimen\nx, y, z,positif\nkotor,negatif\nx, y,netral\n", ["kotor"], [2, 4], "field(s)"),
     "empty behind.csv": (b"id,text,n\n1,a,\n2,b, b,\n3,c,\n", "ac", [3], "4 field(s) instead of 3"),
     "labels first.csv": (b"positif,a\nnegatif,c\nnetral\"d\"\n", "ac", [3], "1 field(s) instead of 2"),
+    "a name for one of two.csv": ('"isi"\n' + "".join(f'"1","{a} b c d"\n' for a in "efghijklm"),
+                                  [f"{a} b c d" for a in "efghijklm"], [1], "1 field(s) instead of 2"),
     "names that are labels.csv": (b"text,positif,negatif\na,1,0\nb,,b,1,0\nc,0,1\n", "ac", [3], "5 field(s)"),
     "R.txt": (b'"text" "n"\n' + b'"1" "a" "x"\n' * 9 + b'"2" "b" "b" "x"\n', "a" * 9, [11], "4 field(s)"),
     "torn.csv": (b'text,n\na,1\nb\nb b",2\nc,6\n', ["a", "c"], [3, 4], "the row goes on in the next line"),
+    "spoilt.csv": (b'id,text,n\n1,"a b\nc d,1\n2,e\n3,"f",3\n4,h,2\n', "fh", [2, 3, 4], "a quote is not closed"),
     "answers.csv": ("n,Jawaban\n" + "".join(f"{i},sangat bagus dan murah {i}{', a' * (i % 3 + 1)}\n" for i in range(9))
                     + "9,enak\n", ["enak"], [*range(2, 11)], "3 field(s) instead of 2"),
     "many.csv": (b"id,ulasan,n_suka\n1,a b c,2\n2,a,b,c,d,e,f,g\n3,c,1\n", ["a b c", "c"], [3], "8 field(s)"),
@@ -332,3 +348,10 @@ def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_pro
         csv.field_size_limit(limit)
     assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
     assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
+
+
+def test_a_key_that_no_row_looked_at_has_is_lost_from_no_table(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": "b", "n": 1}\n')
+    for keep_lines, lines in ((True, []), (False, [1001])):
+        chunks = Source(tmp_path / "a.jsonl", keep_lines=keep_lines).chunks()
+        assert [row.line for chunk in chunks for _, row in chunk.bad_rows] == lines

@@ -170,6 +170,7 @@ def test_a_file_of_several_splits_is_refused_wherever_the_second_begins(tmp_path
 @pytest.mark.parametrize("content, are_split", [
     ("teks,label,x\na,netral,training set\nb,netral,test set\n", True),
     ("teks,label,x\na,netral,data_latih\nb,netral,data_uji\n", True),
+    ("teks,label,x,y\na,netral,data,train\nb,netral,data,test\n", True),
     ("teks,label,is_test\na,netral,True\nb,netral,False\n", True),
     ("teks,label\ntest,netral\ntrain,netral\n", False),
     ("teks,label,x,x\na,netral,train,test\nb,netral,test,test\n", False),
@@ -180,7 +181,7 @@ def test_a_file_of_several_splits_is_refused_wherever_the_second_begins(tmp_path
 def test_columns_that_part_what_is_trained_on_are_known_and_no_others(tmp_path, content, are_split):
     (tmp_path / "a.csv").write_text(content)
     if are_split:
-        with pytest.raises(UserError, match="a.csv: the column '(x|is_test)' says"):
+        with pytest.raises(UserError, match="a.csv: the column '(x|y|is_test)' says"):
             read_rows(tmp_path / "a.csv")
     else:
         assert len(read_rows(tmp_path / "a.csv")[0]) == content.count("netral")
