@@ -269,6 +269,18 @@ def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments
     assert torch.equal(flatten(first.model), flatten(expected.model))
 
 
+def test_a_second_training_starts_with_an_optimizer_of_the_class_that_was_given(tmp_path):
+    args = SentimentTrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=1, precision="no")
+    parts = {"processing_class": make_tokenizer(), "optimizer_cls_and_kwargs": (torch.optim.Adam, {"lr": 1e-3})}
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
+    for _ in range(2):
+        trainer.train()
+        assert {state["step"].item() for state in trainer.optimizer.state_dict()["state"].values()} == {1}
+    args.ema_decay = 0.9
+    with pytest.raises(UserError, match="ema_decay goes with AdamW: give no optimiser of your own"):
+        SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
+
+
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
 OTHER_WAYS += [pytest.param({"torch_compile": True}, marks=pytest.mark.slow)]
 
