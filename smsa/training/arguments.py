@@ -254,8 +254,9 @@ class SentimentTrainingArguments(RunArguments):
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
-        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
-            raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
+        seeds = self.seeds or []
+        if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+            raise UserError(f"seeds {' '.join(map(str, seeds))}: give each once, from 0 on and below 2**32.")
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise UserError("ema_decay goes with AdamW: leave --optim out.")
         if self.seeds is not None and self.pushes_to_hub:
