@@ -66,9 +66,7 @@ class EngineArguments:
         "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and a CPU with VNNI, and shifts probabilities by "
         "about 0.01.",
     )
-    backend: Literal[*BACKENDS] = HfArg(
-        default="auto", help="auto: OpenVINO on a CPU where it is installed, else torch."
-    )
+    backend: Literal[*BACKENDS] = HfArg(default="auto", help="auto: OpenVINO on a CPU if it is installed, else torch.")
     num_threads: int | None = HfArg(default=None, help="CPU cores of each process; if not given, an equal share.")
     batch_tokens: int | None = HfArg(
         default=None,

@@ -60,9 +60,7 @@ class PredictionArguments:
         default=None,
         help="Fine-tuned model: a folder, or a name on the Hub. If not given: e5-sentiment, which comes with smsa.",
     )
-    model_revision: str | None = HfArg(
-        default=None, help="Branch, tag or commit of the model on the Hub; its main branch if not given."
-    )
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model on the Hub, if not main.")
     text_column: str | None = HfArg(default=None, help="Column of texts; if not given, the only sensible one is taken.")
     sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
     input_format: Literal[*INPUT_FORMATS] | None = HfArg(

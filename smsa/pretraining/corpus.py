@@ -1,5 +1,6 @@
 """Texts of files -> rows of tokens to pre-train on: sources with weights, decontamination, held-out texts, packing."""
 
+import glob
 import logging
 import os
 import re
@@ -39,7 +40,7 @@ def read_sources(
     to_exclude: bool = False,
     **reading: str | None,
 ) -> list[CorpusSource]:
-    """Read `FILE` or `FILE=WEIGHT`, or `smsa`; `$NAME` in a file's name is a variable of the environment.
+    """Read `FILE` or `FILE=WEIGHT`, `FOLDER/*`, or `smsa`; `$NAME` in a file's name is a variable of the environment.
 
     Args:
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
@@ -56,9 +57,11 @@ def read_sources(
             value = 0
         if not 0 < value < float("inf"):
             raise UserError(f"--sources {spec}: the weight {weight!r} is not a positive number.")
-        if name in {source.name for source in sources}:
-            raise UserError(f"--sources names {name} twice; give it a weight instead: {name}=2.")
-        files = {name: Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))}
+        path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))
+        files = {name: path}
+        if not path.is_file():  # a shell expands only what is in the working directory
+            found = filter(Path.is_file, map(Path, sorted(glob.glob(str(path)))))
+            files = {str(Path(name).with_name(file.name)): file for file in found} or files
         if name == "smsa":
             smsa = find_smsa(data_dir)
             files = {name: smsa["train"]}
@@ -66,6 +69,8 @@ def read_sources(
                 smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
                 files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
         for origin, path in files.items():
+            if origin in {source.name for source in sources}:
+                raise UserError(f"--sources names {origin} twice; give it a weight instead: {origin}=2.")
             if not path.is_file():
                 way_out = "--corpus_dir (or $SMSA_CORPUS_DIR) names the folder, and a $NAME in it must be exported"
                 raise FileNotFoundError(f"{path} is no file; {way_out}. The files of a folder are FOLDER/*.")

@@ -94,8 +94,8 @@ class MaskedTrainer(ResumableTrainer):
         )
         use_quick_attention(self.model, args.device.type)
         self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
-        # stands beside the encoder in all transformers' models, the first where there are several
-        head = next(module for module in self.model.children() if module is not self.model.base_model)
+        modules = list(self.model.children())  # the head stands after the encoder, or first, as CamemBERT's
+        head = (modules[modules.index(self.model.base_model) + 1 :] or modules)[0]
         head.register_forward_pre_hook(lambda _, states: (states[0][self.is_masked], *states[1:]))  # (n_masked, size)
         self.add_callback(masking)
 

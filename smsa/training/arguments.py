@@ -34,9 +34,7 @@ class ModelArguments:
         "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
         "the learning rate of these two is far higher.",
     )
-    model_revision: str | None = HfArg(
-        default=None, help="Branch, tag or commit of the encoder on the Hub; its main branch if not given."
-    )
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model on the Hub, if not main.")
     max_length: int = HfArg(default=512, help="Tokens per text, special tokens included; longer texts are truncated.")
     freeze_embeddings: bool = HfArg(default=False, help="Keep the embeddings of the encoder fixed.")
     freeze_layers: int = HfArg(default=0, help="Keep the first K layers of the encoder fixed.")
@@ -88,9 +86,7 @@ class RunArguments(TrainingArguments):
     precision: Literal[*PRECISIONS] = HfArg(
         default="auto", help="auto: what the launcher asks for, else what the device does well; no is fp32."
     )
-    num_threads: int | None = HfArg(
-        default=None, help="CPU threads of each process; an equal share of the cores if not given."
-    )
+    num_threads: int | None = HfArg(default=None, help="CPU threads of each process; an equal share if not given.")
     optim: str | None = HfArg(
         default=None,
         help="Optimiser, one of Trainer's. If not given: adamw_torch in fp32, which without weight decay is the "
@@ -202,9 +198,7 @@ class SentimentTrainingArguments(RunArguments):
     )
     lr_step_size: int = HfArg(default=1, help="Epochs between two decays by epoch_step.")
     lr_gamma: float = HfArg(default=0.9, help="Factor of each decay by epoch_step; 1 keeps the learning rate.")
-    max_grad_norm: float = HfArg(
-        default=10.0, help="Global gradient norm to which gradients are clipped; 0 does not clip."
-    )
+    max_grad_norm: float = HfArg(default=10.0, help="Global norm to which gradients are clipped; 0 does not clip.")
     class_weights: str = HfArg(
         default="none",
         help="Weights of the labels in the training loss: none, balanced (inverse to their counts, mean 1), or "
@@ -224,9 +218,7 @@ class SentimentTrainingArguments(RunArguments):
         default="f1",
         help="Metric on valid that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or f1_<label>.",
     )
-    early_stopping_patience: int = HfArg(
-        default=3, help="Stop after this many evaluations without a better one; 0 never stops early."
-    )
+    early_stopping_patience: int = HfArg(default=3, help="Evaluations without a better one before it stops; 0: never.")
     load_best_model_at_end: bool = HfArg(default=True, help="Keep the epoch that is best on valid, else the last one.")
     ema_decay: float = HfArg(
         default=0.0,
@@ -254,8 +246,9 @@ class SentimentTrainingArguments(RunArguments):
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:
             raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
-        if self.seeds is not None and (len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0):
-            raise UserError(f"seeds {' '.join(map(str, self.seeds))}: give each once, from 0 on.")
+        seeds = self.seeds or []
+        if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+            raise UserError(f"seeds {' '.join(map(str, seeds))}: give each once, from 0 on and below 2**32.")
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise UserError("ema_decay goes with AdamW: leave --optim out.")
         if self.seeds is not None and self.pushes_to_hub:

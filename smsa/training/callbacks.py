@@ -208,25 +208,16 @@ class EpochProgress(ProgressCallback):
             self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
-        logs = {f"train_{name}": score for name, score in self.compute().items()}
-        if logs:
-            seconds = time.monotonic() - self.started
-            self.trainer.log({**logs, "learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds})
+        loss_sum, *counts = self.trainer.accelerator.reduce(self.totals, reduction="sum").tolist()
         self.totals.zero_()  # to be logged only once
+        if n_texts := int(sum(counts)):  # none where a loss of the user's own shows no logits
+            labels, seconds = self.trainer.labels, time.monotonic() - self.started
+            confusion = np.array(counts, dtype=int).reshape(len(labels), -1)
+            logs = {f"train_{name}": score.item() for name, score in score_confusion(confusion, labels).items()}
+            logs |= {"learning_rate": lr_scheduler.get_last_lr()[0], "epoch_runtime": seconds}
+            self.trainer.log({"train_loss": loss_sum / n_texts, **logs})
         if args.eval_strategy == "epoch" and math.ceil(state.epoch) % args.evaluate_every:
             control.should_evaluate = False
-
-    def compute(self) -> dict[str, float]:
-        """Return `loss` and what `score_confusion` does over the texts of all ranks so far; all must call it.
-
-        Nothing where no text was counted: a loss of the user's own shows no logits.
-        """
-        loss_sum, *counts = self.trainer.accelerator.reduce(self.totals.clone(), reduction="sum").tolist()
-        if not sum(counts):
-            return {}
-        labels = self.trainer.labels
-        scores = score_confusion(np.array(counts, dtype=int).reshape(len(labels), -1), labels)
-        return {"loss": loss_sum / sum(counts), **{name: score.item() for name, score in scores.items()}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for prefix, split in (("train", "TRAIN"), ("eval", "VALID")):

@@ -39,6 +39,7 @@ def corpus(tmp_path):
 def test_sources_have_weights_and_smsa_is_read_without_the_column_and_sheet_of_the_others(corpus, smsa_dir):
     (plain,) = read_sources(["a.txt=0.5"], corpus)
     assert (plain.name, plain.weight, plain.texts) == ("a.txt", 0.5, ["satu dua", "tiga", "empat"])
+    assert [(source.name, source.weight) for source in read_sources(["a.t*=2"], corpus)] == [("a.txt", 2)]
     (corpus / "a.csv").write_text("id,Catatan,isi\n1,enak sekali,a\n2,  ,b\n3,murah,c\n")
     write_workbook(corpus / "a.xlsx", {"Data": [["Catatan"], ["kotor"]], "Lain": [["Catatan"], ["x y z"]]})
     (smsa_dir / "test_preprocess_masked_label.tsv").write_text("masked\tneutral\n")
@@ -53,7 +54,7 @@ def test_sources_have_weights_and_smsa_is_read_without_the_column_and_sheet_of_t
 
 REFUSED = {
     "a.txt=viel": "'viel' is not a positive number",
-    "a.txt a.txt=2": "names a.txt twice",
+    "a.txt a.t*=2": "names a.txt twice",
     "empty.txt": "has no text",
     "b.txt": r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL",
     "none.txt": "--corpus_dir",

@@ -62,6 +62,7 @@ REFUSED = [
     ({"push_to_hub": True}, "go together"),
     ({"push_to_hub": True, "hub_model_id": "me/x", "seeds": [1, 2]}, "--seeds leaves several models"),
     ({"seeds": [1, 1]}, "give each once"),
+    ({"seeds": [1, 2**32]}, "from 0 on and below"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
     ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter must stay False"),  # it would hide a loss of NaN
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),

@@ -180,9 +180,9 @@ def test_rdrop_adds_the_divergence_of_two_draws_of_dropout(tmp_path, n):
     p, q = (torch.distributions.Categorical(logits=logits) for logits in (first, second))
     divergence = (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)).mean() / 2
     torch.testing.assert_close(2 * loss, entropy[0] + entropy[1] + 0.5 * divergence)  # as the paper writes it
-    scores = trainer.progress.compute()
-    assert scores["loss"] == pytest.approx(sum(entropy).item() / 2)  # what is printed is cross entropy only
-    assert sum(scores[f"n_{label}"] for label in trainer.labels) == n
+    loss_sum, *counts = trainer.progress.totals.tolist()
+    assert loss_sum / n == pytest.approx(sum(entropy).item() / 2)  # what is printed is cross entropy only
+    assert sum(counts) == n
     trainer.model.eval()
     plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=n)
     assert seen["logits"].shape == (8, 3)
@@ -267,6 +267,18 @@ def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments
     first.model = None  # as a search leaves it after a trial
     first.train()
     assert torch.equal(flatten(first.model), flatten(expected.model))
+
+
+def test_a_second_training_starts_with_an_optimizer_of_the_class_that_was_given(tmp_path):
+    args = SentimentTrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=1, precision="no")
+    parts = {"processing_class": make_tokenizer(), "optimizer_cls_and_kwargs": (torch.optim.Adam, {"lr": 1e-3})}
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
+    for _ in range(2):
+        trainer.train()
+        assert {state["step"].item() for state in trainer.optimizer.state_dict()["state"].values()} == {1}
+    args.ema_decay = 0.9
+    with pytest.raises(UserError, match="ema_decay goes with AdamW: give no optimiser of your own"):
+        SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
 
 
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
