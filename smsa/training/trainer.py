@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
@@ -27,7 +27,7 @@ from smsa.errors import UserError
 from smsa.files import STAGING, naming, staged
 from smsa.models.loading import label_names, save_tokenizer
 from smsa.runtime import describe_environment, on_main
-from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, RunArguments, SentimentTrainingArguments
+from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
 from smsa.training.metrics import compute_metrics, score_label_ids
@@ -55,8 +55,8 @@ class ResumableTrainer(Trainer):
         # it is; the plain mean of a BERT it would multiply by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
-        self.makes_optimizer = self.optimizer is None
-        if self.args.ema_decay and (self.optimizer or self.optimizer_cls_and_kwargs):
+        self.given_optimizer = self.optimizer, self.optimizer_cls_and_kwargs  # None where the arguments name it
+        if self.args.ema_decay and any(self.given_optimizer):
             raise UserError("ema_decay goes with AdamW: give no optimiser of your own.")
         self.records_steps = False  # for a subclass to turn on, where its steps can be recorded
         self.recorder = None  # while it trains
@@ -99,8 +99,14 @@ class ResumableTrainer(Trainer):
             # Evaluating marks the bare model as prepared. Trainer 5.23 would then never wrap it for several processes,
             # and each would train on its own share of the texts without ever meeting the others.
             self.model._is_accelerate_prepared = False
-        if self.makes_optimizer:
-            self.optimizer = None  # a second training starts with the first learning rate, and an average of its own
+        self._hp_search_setup(kwargs.get("trial"))  # a search changes arguments, but Trainer does so too late for this:
+        # a second training starts with the first learning rate, and an average of its own
+        self.optimizer, self.optimizer_cls_and_kwargs = self.given_optimizer
+        if self.args.ema_decay:
+            from smsa.training.ema import EmaAdamW
+
+            _, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer_cls_and_kwargs = (EmaAdamW, {"decay": self.args.ema_decay, **options})
         if self.args.world_size > 1:
             torch.manual_seed(self.args.seed)  # Accelerate shuffles by it; RunGuard then makes it differ
         if self.records_steps:
@@ -159,16 +165,6 @@ class ResumableTrainer(Trainer):
             label_ids[max(0, n_last - n_before) :] = IGNORED
             n_labels = self._get_num_items_in_batch(batches, device)
         return batches, n_labels
-
-    @staticmethod
-    def get_optimizer_cls_and_kwargs(args: RunArguments, model: PreTrainedModel | None = None) -> tuple[type, dict]:
-        """Return the optimiser that the arguments name, with an EMA of the weights where they ask for one."""
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        if args.ema_decay:
-            from smsa.training.ema import EmaAdamW as kind
-
-            options |= {"decay": args.ema_decay}
-        return kind, options
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name: the reference's decay by epoch, or one of Trainer's."""
