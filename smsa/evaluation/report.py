@@ -95,10 +95,10 @@ def _read_texts(
     named = {"text_column": text_column} if text_column else {"label_column": label_column}
     for options in (named | {"sheet": sheet}, named):
         with suppress(UserError):
-            source = Source(path, **options)
+            source = Source(path, keep_lines=True, **options)
             break
     else:
-        source = Source(path)
+        source = Source(path, keep_lines=True)
     return {text for chunk in source.chunks() for text in chunk.texts.to_pylist()}
 
 

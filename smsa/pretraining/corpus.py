@@ -89,7 +89,7 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
         UserError: as `Source`; for no texts, or damaged ones.
     """
     texts, bad_rows = [], []
-    for chunk in Source(path, **reading).chunks():
+    for chunk in Source(path, keep_lines=True, **reading).chunks():  # where later rows may have other keys
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
         faults = {i: (text, "the text holds a NUL character") for i, text in enumerate(found) if "\0" in text}
         bad_rows += [row for _, row in chunk.set_apart(faults, path).bad_rows]

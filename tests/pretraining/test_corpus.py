@@ -69,6 +69,11 @@ def test_sources_that_make_no_sense_are_refused(corpus, specs, reason):
         read_sources(specs.split(), corpus)
 
 
+def test_later_rows_of_json_may_have_other_keys(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 1_200 + '{"text": "b", "geo": null}\n')
+    assert read_texts(tmp_path / "a.jsonl") == ["a"] * 1_200 + ["b"]
+
+
 @settings(deadline=None)
 @given(st.integers(1, 50), st.floats(0.05, 4))
 def test_weights_count_how_often_a_text_is_seen(n_texts, weight):
