@@ -120,8 +120,12 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1)
-    return f"; the nearest is {matches[0]}. --help lists them all." if matches else ". --help lists them all."
+    """Return the options called so for short (`lr`, `epochs`, `batch_size`), or else the one written most alike."""
+    name = name.lstrip("-").split("=")[0].replace("-", "_")
+    by_initials = [option for option in known if name == "".join(word[0] for word in option.split("_"))]
+    by_words = [option for option in known if f"_{name}" in f"_{option}"]
+    matches = list(dict.fromkeys(by_initials + by_words))[:3] or difflib.get_close_matches(name, known, n=1)
+    return f"; the nearest is {' or '.join(matches)}. --help lists them all." if matches else ". --help lists them all."
 
 
 def set_up_logging() -> None:
