@@ -42,7 +42,7 @@ def with_interval(score: dict[str, float]) -> str:
 
 
 TEMPLATES = Environment(
-    loader=PackageLoader("smsa.evaluation", "."),
+    loader=PackageLoader("smsa", "."),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
