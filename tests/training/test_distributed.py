@@ -13,14 +13,14 @@ from conftest import ROOT, SAMPLE_DIR, save_tiny
 from distributed_worker import main
 from forks import Forks
 
-WAYS = {"one": "8,1", "two": "4,1", "two accumulated": "2,2"}  # texts a batch of each process, and batches a step
+WAYS = ["8,1", "4,1", "2,2"]  # of one process, of two, and of two that accumulate: texts a batch, and batches a step
 
 
 def test_two_processes_train_and_evaluate_like_one(tmp_path):
-    main(str(tmp_path), WAYS["one"])
+    main(str(tmp_path), WAYS[0])
     forks = Forks(tmp_path / "log")
-    assert forks.run(main, str(tmp_path), *list(WAYS.values())[1:], n_ranks=2) == [0, 0], forks.log.read_text()
-    one, *others = records = [np.load(tmp_path / f"{way}.npz") for way in WAYS.values()]
+    assert forks.run(main, str(tmp_path), *WAYS[1:], n_ranks=2) == [0, 0], forks.log.read_text()
+    one, *others = records = [np.load(tmp_path / f"{way}.npz") for way in WAYS]
     assert [int(record["world_size"]) for record in records] == [1, 2, 2]
     # 35 texts: in the last step of an epoch one process has three, of which two may be accumulated first, or all
     for two, n_batches in zip(others, ([1] * 15, [2, 2, 2, 2, 1] * 3), strict=True):
