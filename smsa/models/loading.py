@@ -305,8 +305,9 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
         UserError: if it has not so many layers, or they share their weights, as ALBERT's.
     """
     encoder, depth = model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    if embeddings:  # decoders have those of tokens only
-        getattr(encoder, "embeddings", encoder.get_input_embeddings()).requires_grad_(False)
+    for name, part in encoder.named_children() if embeddings else ():
+        if name == "embeddings" or isinstance(part, nn.Embedding):  # decoders have no part of all of them
+            part.requires_grad_(False)
     if n_layers:
         stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
         if not (stacks and 0 < n_layers <= depth):
