@@ -25,8 +25,8 @@ from smsa.training.metrics import predict_examples
 logger = logging.getLogger("smsa.calibrate")
 
 
-def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
-    """Fit a temperature, write the calibrated model, and log how both do; return both's report and the temperature."""
+def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> None:
+    """Fit a temperature, write the calibrated model, and log how both do."""
     source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
     require_empty(output, "choose another --output")
@@ -53,7 +53,6 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
     logger.info("Temperature %.3f", temperature)
     log_report(report)
     logger.info("The calibrated model is in %s", output)
-    return report | {"temperature": temperature}
 
 
 if __name__ == "__main__":

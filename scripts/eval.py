@@ -17,8 +17,8 @@ from smsa.models.loading import find_bundled
 logger = logging.getLogger("smsa.eval")
 
 
-def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> dict:
-    """Evaluate, write the report, and log the metrics; return the content of report.json."""
+def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> None:
+    """Evaluate, write the report, and log the metrics."""
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
     labels = max((system.labels for system in systems), key=len)  # those of two labels lack one of three
     data = LabelledFile.read(data_args.data, labels, args.train_file, **data_args.reading())
@@ -31,7 +31,6 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
 
     log_report(report)
     logger.info("The report is in %s", Path(args.output, "report.md"))
-    return report
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the models are evaluated on, or is equal to it, is excluded.
 import argparse
 import csv
 import hashlib
-import logging
 import os
 import re
 from pathlib import Path
@@ -23,8 +22,6 @@ from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
 from smsa.files import hash_file, require_empty, staged, write_json
 from smsa.pretraining.corpus import find_overlaps, read_sources, read_texts
-
-logger = logging.getLogger("smsa.mixture")
 
 ROOT = Path(__file__).parent.parent
 Rows = list[tuple[str, str]]  # text and label
@@ -51,7 +48,6 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
         kept = kept[: source.get("n_texts")]
         labels = [label for _, label in kept]
         record["sources"][name] = described | {"n_texts": {label: labels.count(label) for label in LABELS}}
-        logger.info("%s: %s", name, record["sources"][name]["n_texts"])
         n_held_out = round(plan["calibration"] * len(kept))
         calibration += [(text, label, name) for text, label in kept[:n_held_out]]
         train += kept[n_held_out:]

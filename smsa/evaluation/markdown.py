@@ -4,8 +4,9 @@ import re
 import shlex
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 
 def cell(value: object) -> str:
@@ -42,7 +43,7 @@ def with_interval(score: dict[str, float]) -> str:
 
 
 TEMPLATES = Environment(
-    loader=PackageLoader("smsa.evaluation", "."),
+    loader=FunctionLoader(lambda name: Path(__file__).parents[1].joinpath(name).read_text(encoding="utf-8")),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,

@@ -222,4 +222,4 @@ def write_report(
 
 def render_report(report: dict, pictures: list[str]) -> str:
     """Return the report as Markdown; fractions become per cent."""
-    return TEMPLATES.get_template("report.md.jinja").render(report, pictures=pictures)
+    return TEMPLATES.get_template("evaluation/report.md.jinja").render(report, pictures=pictures)

@@ -109,8 +109,9 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     """
     pairs = [pair.partition("=") for pair in (label_map or "").split(",")]
     names = {label.strip(): new.strip() for label, _, new in pairs}
-    is_naming = all(re.fullmatch(rf"(?!(?:{DROP}|[+-]?\d+)$)[^|]+", names.get(label, "")) for label in labels)
-    named = tuple(names[label] for label in labels) if is_naming else labels
+    new_names = tuple(names.get(label, "") for label in labels)
+    of_a_file = rf"|{DROP}|[+-]?\d+|.*\|.*"  # of labels of the file: no name, drop, a number, or several of them
+    named = labels if any(re.fullmatch(of_a_file, new) for new in new_names) else new_names
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
         example = ",".join(f"{label}=..." for label in labels)
         raise UserError(f"{name} calls its labels {', '.join(labels)}: say what each means, --label_map {example}")

@@ -302,15 +302,15 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
 
     Raises:
-        UserError: if the encoder has no such parts of its own, such as ALBERT, whose layers share their weights.
+        UserError: if it has not so many layers, or they share their weights, as ALBERT's.
     """
-    name, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if embeddings and not hasattr(encoder, "embeddings"):
-        raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
-    if n_layers and not (stacks and 0 < n_layers <= depth):
-        raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
-    if embeddings:
-        encoder.embeddings.requires_grad_(False)
+    encoder, depth = model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    for name, part in encoder.named_children() if embeddings else ():
+        if name == "embeddings" or isinstance(part, nn.Embedding):  # decoders have no part of all of them
+            part.requires_grad_(False)
     if n_layers:
+        stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        if not (stacks and 0 < n_layers <= depth):
+            name = type(model).__name__
+            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
         stacks[0][:n_layers].requires_grad_(False)

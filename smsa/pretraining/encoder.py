@@ -1,7 +1,5 @@
 """A new encoder and its vocabulary; or an encoder that is there, with words added to its vocabulary."""
 
-import logging
-
 import torch
 from tokenizers import normalizers
 from transformers import (
@@ -16,8 +14,6 @@ from transformers import (
 from smsa.data.normaliser import set_normaliser, write_plainly
 from smsa.errors import UserError
 from smsa.models.scratch import train_vocabulary
-
-logger = logging.getLogger(__name__)
 
 # Of a new encoder
 VOCAB_SIZE = 12_000
@@ -58,7 +54,6 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
     # The model is built without dropout, which would slow learning; fine-tuning builds its modules from these.
     for name in ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"):
         setattr(config, name, FINE_TUNING_DROPOUT)
-    logger.info("Encoder: new, %s parameters, %s tokens", f"{model.num_parameters():,}", f"{len(tokenizer):,}")
     return model
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
@@ -15,11 +14,7 @@ from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(
-    loader=jinja2.FunctionLoader(lambda name: Path(__file__).with_name(name).read_text(encoding="utf-8")),
-    trim_blocks=False,
-    lstrip_blocks=False,
-)
+_TEMPLATES = TEMPLATES.overlay(trim_blocks=False, lstrip_blocks=False)
 
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
@@ -91,12 +86,12 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
     metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
     base = run["base_model"]
     if "held_out" in metrics:
-        template, metadata = "encoder_card.md.jinja", {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
         from transformers import AutoConfig  # which knows the names that architectures have for depth and width
 
-        values = {"config": AutoConfig.from_pretrained(folder)}
+        template, values = "sharing/encoder_card.md.jinja", {"config": AutoConfig.from_pretrained(folder)}
+        metadata = {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
     else:
-        template = "classifier_card.md.jinja"
+        template = "sharing/classifier_card.md.jinja"
         values, metadata = _describe_classifier(folder, metrics, run)
     metadata |= {
         "language": "id",

@@ -3,7 +3,6 @@
 The token is the Hub client's own: that of `hf auth login`, or HF_TOKEN. It is never an option, and never written.
 """
 
-import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from huggingface_hub.errors import HTTPError
 
 from smsa.errors import UserError
 from smsa.sharing.card import CARD, is_renewable, render_card
-
-logger = logging.getLogger(__name__)
 
 UPLOADED = (
     *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
@@ -86,8 +83,6 @@ def push(
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")
     contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
-    if CARD not in contents:
-        logger.warning("%s has no %s: the model goes to the Hub without a card.", folder, CARD)
     if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):

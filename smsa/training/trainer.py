@@ -241,18 +241,18 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> to
     """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:
-        spec: `balanced` (n_texts / (n_labels * count), so that the mean weight of a text is 1), or one
-            number per label, comma-separated.
+        spec: `balanced` (n_texts / (n_labels * count), over the labels that texts have, so that the mean weight of a
+            text is 1), or one number per label, comma-separated.
         label_ids: gold label ids of the training texts, shape (n_texts,).
 
     Raises:
-        UserError: for another spec, a number that is not positive, or `balanced` where a label has no text.
+        UserError: for another spec, or a number that is not positive.
     """
     if spec == "balanced":
         counts = np.bincount(label_ids, minlength=n_labels)
-        if not counts.all():
-            raise UserError("--class_weights balanced: a label has no text in train; give one number per label.")
-        return torch.tensor(len(label_ids) / (n_labels * counts), dtype=torch.float32)
+        n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # a label without a text weighs 1, for smoothing
+        weights = np.divide(n_texts, n_found * counts, out=np.ones(n_labels), where=counts > 0)
+        return torch.tensor(weights, dtype=torch.float32)
     with suppress(ValueError):
         weights = torch.tensor([float(weight) for weight in spec.split(",")])
         if len(weights) == n_labels and (weights.isfinite() & (weights > 0)).all():

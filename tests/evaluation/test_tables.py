@@ -11,7 +11,6 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import TrainerState
 
 import smsa
-from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.models.loading import FAST
 
@@ -67,12 +66,6 @@ def test_the_names_of_a_class_label_say_what_its_numbers_mean():
     rows = Dataset.from_dict({"teks": ["enak", "kotor"], "label": [0, 1]})
     rows = rows.cast_column("label", ClassLabel(names=["positive", "negative"]))
     assert smsa.evaluate(rows, FAST)["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}
-
-
-def test_a_row_that_a_line_break_tore_apart_is_two_bad_rows(tmp_path):
-    (tmp_path / "a.csv").write_text("No,Ulasan,Label\n1,enak,pos\n2,sering keluar\nya,neg\n3,jauh,neg\n")
-    (chunk,) = Source(tmp_path / "a.csv").chunks(9)
-    assert chunk.texts.to_pylist() == ["enak", "jauh"] and [row.line for _, row in chunk.bad_rows] == [3, 4]
 
 
 def test_cells_of_numbers_and_words_are_words_and_names_stand_once(classifier):

@@ -177,6 +177,10 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     frozen = {name: not p.requires_grad for name, p in model.named_parameters()}
     assert frozen == {name: name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in frozen}
     assert sum(frozen.values()) == 21
+    decoder = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("gpt2", **OLD_SHAPE))
+    freeze_layers(decoder, embeddings=True)
+    frozen = [name for name, p in decoder.named_parameters() if not p.requires_grad]
+    assert frozen == ["transformer.wte.weight", "transformer.wpe.weight"]
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
     config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)

@@ -9,21 +9,16 @@ TYPED = {"2019", "2020", "2009.05387", "2.0", "4.0"}
 SCORES = ("accuracy", "f1", "recall", "precision")
 
 
-def tables_of(card: str) -> list[list[list[str]]]:
-    """Each Markdown table as rows of cells, the titles first."""
-    blocks = re.findall(r"(?:^\|.*\|\n)+", card, re.MULTILINE)
-    tables = [[[cell.strip(" `") for cell in row.strip("|").split("|")] for row in b.splitlines()] for b in blocks]
-    return [[titles, *rows] for titles, _, *rows in tables]
-
-
 def percent(scores: dict, names: list[str]) -> list[str]:
     return [f"{100 * scores[name]:.1f}" for name in names]
 
 
 def check_card(card: str, metrics: dict, run: dict) -> None:
     """Assert that each figure of a card is the one of metrics.json or run.json that its place says."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", card, re.MULTILINE)  # each a table
+    tables = [[[cell.strip(" `") for cell in row.strip("|").split("|")] for row in b.splitlines()] for b in blocks]
     splits, labels = [split for split in ("valid", "test") if split in metrics], run["labels"]
-    (titles, *overview), *by_label, answers, options, versions = tables_of(card)
+    (titles, *overview), *by_label, answers, options, versions = ([titles, *rows] for titles, _, *rows in tables)
     assert titles[1:] == ["texts", "accuracy", "macro F1", "macro recall", "macro precision"]
     for split, row, (titles, *lines) in zip(splits, overview, by_label, strict=True):
         scores = metrics[split]

@@ -54,13 +54,6 @@ def exported(bert, data, tmp_path_factory):
     return export_once
 
 
-def compute_logits(path, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-    """Let the runtime of an exported file compute."""
-    if path.suffix == ".xml":
-        return compile_openvino(path, {"INFERENCE_PRECISION_HINT": "f32"})(input_ids, attention_mask).numpy()
-    return onnxruntime.InferenceSession(path).run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
-
-
 @pytest.mark.parametrize("target, int8, files", [
     ("onnx", True, {ONNX: 1e-4, ONNX_INT8: 2}),
     ("openvino", False, {OPENVINO: 1e-4}),
@@ -75,7 +68,11 @@ def test_an_export_computes_as_the_model_in_batches_of_any_shape(bert, exported,
             batch = tokenizer(texts, padding=True, return_tensors="pt")
             with torch.no_grad():
                 logits = model.eval()(**batch).logits.numpy()
-            found = compute_logits(out / name, batch["input_ids"].numpy(), batch["attention_mask"].numpy())
+            inputs = {part: batch[part].numpy() for part in ("input_ids", "attention_mask")}
+            if target == "onnx":
+                found = onnxruntime.InferenceSession(out / name).run(None, inputs)[0]
+            else:
+                found = compile_openvino(out / name, {"INFERENCE_PRECISION_HINT": "f32"})(**inputs).numpy()
             assert logits.std() > 0.1 and np.abs(found - logits).max() < largest
         measured, is_int8 = record[name], largest == 2
         assert 0 < measured["largest_difference"] < (0.5 if is_int8 else 1e-4)

@@ -13,37 +13,28 @@ from conftest import ROOT, SAMPLE_DIR, save_tiny
 from distributed_worker import main
 from forks import Forks
 
-WAYS = {"one": "8,1", "two": "4,1", "two accumulated": "2,2"}  # texts a batch of each process, and batches a step
+WAYS = ["8,1", "4,1", "2,2"]  # of one process, of two, and of two that accumulate: texts a batch, and batches a step
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """What one process and two saw."""
-    folder = tmp_path_factory.mktemp("distributed")
-    main(str(folder), WAYS["one"])
-    forks = Forks(folder / "log")
-    assert forks.run(main, str(folder), *list(WAYS.values())[1:], n_ranks=2) == [0, 0], forks.log.read_text()
-    record = {name: np.load(folder / f"{way}.npz") for name, way in WAYS.items()}
-    assert [int(record[name]["world_size"]) for name in WAYS] == [1, 2, 2]
-    return record
-
-
-@pytest.mark.parametrize("name", ["two", "two accumulated"])
-def test_two_processes_train_and_evaluate_like_one(seen, name):
-    one, two = seen["one"], seen[name]
-    assert len(one["norms"]) == len(two["norms"]) == 5 * 3
-    assert (one["norms"] > 0.8).any()  # clipping acted
+def test_two_processes_train_and_evaluate_like_one(tmp_path):
+    main(str(tmp_path), WAYS[0])
+    forks = Forks(tmp_path / "log")
+    assert forks.run(main, str(tmp_path), *WAYS[1:], n_ranks=2) == [0, 0], forks.log.read_text()
+    one, *others = records = [np.load(tmp_path / f"{way}.npz") for way in WAYS]
+    assert [int(record["world_size"]) for record in records] == [1, 2, 2]
     # 35 texts: in the last step of an epoch one process has three, of which two may be accumulated first, or all
-    n_batches = [1] * 15 if name == "two" else [2, 2, 2, 2, 1] * 3
-    accumulated = np.add.reduceat(two["losses"], np.cumsum([0, *n_batches[:-1]]))  # of one step
-    # in fp64, where nothing but a fault reaches these: in fp32 Adam makes a step of the last bit of a tiny gradient
-    assert np.allclose(accumulated, one["losses"], rtol=0, atol=1e-9)
-    for name in ("norms", "gradients", "weights", "logits_7", "logits_65", "eval_loss_7", "eval_loss_65", "eval_loss"):
-        np.testing.assert_allclose(two[name], one[name], rtol=0, atol=1e-9, err_msg=name)  # in the order of the file
-    assert two["train_f1"].tolist() == one["train_f1"].tolist() and two["eval_f1"] == one["eval_f1"]
-    assert two["n_texts"].tolist() == one["n_texts"].tolist() == [35] * 3
-    assert two["rates"].tolist() == [rate for rate in (1e-3, 5e-4, 2.5e-4) for _ in range(sum(n_batches) // 3)]
-    for record in (one, two):  # trained again, with dropout
+    for two, n_batches in zip(others, ([1] * 15, [2, 2, 2, 2, 1] * 3), strict=True):
+        assert len(one["norms"]) == len(two["norms"]) == 5 * 3
+        assert (one["norms"] > 0.8).any()  # clipping acted
+        accumulated = np.add.reduceat(two["losses"], np.cumsum([0, *n_batches[:-1]]))  # of one step
+        # in fp64, where nothing but a fault reaches these: in fp32 Adam makes a step of the last bit of a tiny gradient
+        assert np.allclose(accumulated, one["losses"], rtol=0, atol=1e-9)
+        for name in "norms gradients weights logits_7 logits_65 eval_loss_7 eval_loss_65 eval_loss".split():
+            np.testing.assert_allclose(two[name], one[name], rtol=0, atol=1e-9, err_msg=name)  # in the file's order
+        assert two["train_f1"].tolist() == one["train_f1"].tolist() and two["eval_f1"] == one["eval_f1"]
+        assert two["n_texts"].tolist() == one["n_texts"].tolist() == [35] * 3
+        assert two["rates"].tolist() == [rate for rate in (1e-3, 5e-4, 2.5e-4) for _ in range(sum(n_batches) // 3)]
+    for record in records:  # trained again, with dropout
         assert record["n_texts_of_second_training"] == 35  # all shuffle by one seed
         assert len(set(record["seeds"])) == record["world_size"]  # and draw dropout of their own
 
