@@ -145,10 +145,10 @@ def test_the_collator_stops_where_the_encoder_does():
 
 
 def test_class_weights_by_hand(tmp_path):
-    weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 2, 2]), 3)
+    weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 2, 2]), ["a", "b", "c"])
     assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 6 / 6])
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
-        with pytest.raises(ValueError, match="give none, balanced, or 3 positive numbers"):
+        with pytest.raises(ValueError, match="or a positive number for each of positive, neutral, negative, in"):
             make(tmp_path, class_weights=spec)
     with pytest.raises(ValueError, match="a label has no text in train; give one number per label"):
         make(tmp_path, n_train=1, class_weights="balanced")
