@@ -321,7 +321,8 @@ def load_splits(
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
-            logger.warning("train has no %s text, so that no text will be labelled so.", absent)
+            option = shlex.quote(f"--labels={','.join(label for i, label in enumerate(labels) if counts[i])}")
+            logger.warning("train has no %s text: no text will be labelled so. %s trains without.", absent, option)
         elif absent and split != "data":
             logger.warning("%s has no %s text: the macro scores of training count it as 0.", path, absent)
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)

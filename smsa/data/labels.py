@@ -117,7 +117,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     others = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
     if not {*taken} <= {*true}:
         others += sorted({*chain(*kinds)} & {*true})
-    meant = {*named, *by_content, *([] if by_content else ratings)}
+    repeated = {i for i in few if len(plain[i]) < len(columns[i])}  # as emotions, whatever their column is called
+    meant = {*named, *by_content, *([] if by_content else ratings)} or repeated
     return [*taken, *dict.fromkeys(i for i in others if i not in taken)], sorted(meant)
 
 

@@ -59,7 +59,8 @@ class Keyword:
     def __post_init__(self) -> None:
         if set(self.labels) != set(LABELS):
             raise UserError(
-                f"the keyword baseline knows {', '.join(LABELS)}, not {', '.join(self.labels)}: leave --labels out."
+                f"the keyword baseline knows {', '.join(LABELS)}, not {', '.join(self.labels)}: leave --labels out, or "
+                "choose another --kind."
             )
 
     @classmethod

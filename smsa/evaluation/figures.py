@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from textwrap import fill  # names of labels and systems may be as long as a sentence or a path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def draw_report(report: dict, folder: Path, history: Path | None) -> list[str]:
         logger.warning("%s were not drawn: pip install -e '.[plots]' brings matplotlib.", ", ".join(PICTURES))
         return []
     for name, figure in zip(PICTURES, drawn):
-        figure.savefig(folder / name, dpi=150)
+        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
     return list(PICTURES[: len(drawn)])
 
 
@@ -47,21 +48,22 @@ def _mark(k: int) -> dict[str, str]:
 def draw_metrics(report: dict):
     """Macro F1 and the F1 of each label that texts have, a dot and its interval for each system."""
     labels, systems = [label for label, n in report["data"]["labels"].items() if n], report["systems"]
-    figure = _new_figure(7, 1.2 + 0.32 * (len(labels) + 1) * (len(systems) + 0.8))
+    figure = _new_figure(7, 1.2 + 0.2 * len(systems) + 0.32 * (len(labels) + 1) * (len(systems) + 0.8))
     axes = figure.subplots()
     for k, system in enumerate(systems):
         f1 = 100 * pd.DataFrame([system["metrics"]["f1"], *(system["labels"][label]["f1"] for label in labels)])
         heights = np.arange(len(f1)) + (k - (len(systems) - 1) / 2) * 0.8 / len(systems)
         sides = [(f1["value"] - f1["low"]).abs(), (f1["high"] - f1["value"]).abs()]
-        axes.errorbar(f1["value"], heights, xerr=sides, **_mark(k), ls="", ms=5, capsize=3, label=system["name"])
+        name = fill(system["name"], 60)
+        axes.errorbar(f1["value"], heights, xerr=sides, **_mark(k), ls="", ms=5, capsize=3, label=name)
         for value, end, height in zip(f1["value"], f1[["value", "high"]].max(axis=1), heights, strict=True):
             axes.annotate(f"{value:.1f}", (end, height), (5, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(labels) + 1), ["all (macro)", *labels])
+    axes.set_yticks(range(len(labels) + 1), [fill(label, 20) for label in ("all (macro)", *labels)])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     _style(axes, "x", xlabel="F1, %, with its 95 % interval", xlim=(max(axes.get_xlim()[0], -3), None))
     if len(systems) > 1:
-        figure.legend(frameon=False, loc="outside upper center", ncols=3)
+        figure.legend(frameon=False, loc="outside upper center")
     return figure
 
 
@@ -69,7 +71,7 @@ def draw_confusion(report: dict):
     """Counts, and shares of the gold label, for each system."""
     from sklearn.metrics import ConfusionMatrixDisplay  # seconds
 
-    labels, systems = list(report["data"]["labels"]), report["systems"]
+    labels, systems = [fill(label, 20) for label in report["data"]["labels"]], report["systems"]
     n_columns = min(len(systems), 3)
     n_rows = math.ceil(len(systems) / n_columns)
     side = max(3.7, 1.5 + 0.6 * len(labels))  # room for the numbers in each cell
@@ -82,25 +84,25 @@ def draw_confusion(report: dict):
         display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical")  # so that they never overlap
         for cell, n in np.ndenumerate(confusion):
             display.text_[cell].set_text(f"{n:,}\n{shares[cell]:.0%}")
-        axes.set(xlabel="Predicted", ylabel="Gold", title=system["name"])
+        axes.set(xlabel="Predicted", ylabel="Gold", title=fill(system["name"], 30))
     return figure
 
 
 def draw_reliability(report: dict):
     """Accuracy by confidence, the area of a mark showing how many texts stand behind it; a line joins those of many."""
-    figure = _new_figure(5.2, 5.2)
+    figure = _new_figure(5.2, 5.2 + 0.2 * len(report["systems"]))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="perfectly calibrated")
     for k, system in enumerate(report["systems"]):
         bins = pd.DataFrame(system["calibration"]["bins"])
         many = bins[bins["n"] >= 10]  # with fewer texts, accuracy is mostly chance
         label = f"{system['name']}: calibration error {100 * system['calibration']['expected_calibration_error']:.1f}"
-        axes.plot(many["confidence"], many["accuracy"], **_mark(k), linewidth=1, label=label)
+        axes.plot(many["confidence"], many["accuracy"], **_mark(k), linewidth=1, label=fill(label, 60))
         sizes = 20 + 180 * bins["n"] / bins["n"].max()
         axes.scatter(bins["confidence"], bins["accuracy"], sizes, **_mark(k), alpha=0.4, clip_on=False)
     _style(axes, xlabel="Confidence (larger marks: more texts)", ylabel="Accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_aspect("equal")
-    figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=2)
+    figure.legend(frameon=False, loc="outside upper left", fontsize=8)
     return figure
 
 
@@ -110,6 +112,6 @@ def draw_history(history: pd.DataFrame):
     for axes, score in zip(figure.subplots(1, 3), ("loss", "f1", "learning_rate"), strict=True):
         columns = [column for column in history if column.endswith(score)]
         history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, color=COLORS[: len(columns)])
-        axes.set_ylim(bottom=0)
-        _style(axes, xlabel="Epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _style(axes, xlabel="Epoch", ylim=(0, 1.05 * history[columns].max(axis=None)))
     return figure

@@ -41,9 +41,11 @@ class System:
         """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
         meant = match_labels(labels)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
-        lacking = [labels[i] for i in set(used) - set(columns)]
+        used = set(used)
+        lacking = [labels[i] for i in used - set(columns)]
         if None in columns or len(set(columns)) < len(columns) or lacking:
-            example = ",".join([f"{label}={DROP}" for label in lacking] or [f"{label}=..." for label in self.labels])
+            dropped = [f"{label}={DROP}" for label in lacking if len(lacking) < len(used)]  # so that some are left
+            example = ",".join(dropped or [f"{label}=..." for label in self.labels])
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
                 f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."

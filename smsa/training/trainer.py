@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -237,27 +238,31 @@ class ResumableTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
-def resolve_class_weights(spec: str, label_ids: np.ndarray, n_labels: int) -> torch.Tensor:
+def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: Sequence[str]) -> torch.Tensor:
     """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:
         spec: `balanced` (n_texts / (n_labels * count), over the labels that texts have, so that the mean weight of a
             text is 1), or one number per label, comma-separated.
         label_ids: gold label ids of the training texts, shape (n_texts,).
+        labels: their names, in the order of their ids.
 
     Raises:
         UserError: for another spec, or a number that is not positive.
     """
     if spec == "balanced":
-        counts = np.bincount(label_ids, minlength=n_labels)
+        counts = np.bincount(label_ids, minlength=len(labels))
         n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # a label without a text weighs 1, for smoothing
-        weights = np.divide(n_texts, n_found * counts, out=np.ones(n_labels), where=counts > 0)
+        weights = np.divide(n_texts, n_found * counts, out=np.ones(len(labels)), where=counts > 0)
         return torch.tensor(weights, dtype=torch.float32)
     with suppress(ValueError):
         weights = torch.tensor([float(weight) for weight in spec.split(",")])
-        if len(weights) == n_labels and (weights.isfinite() & (weights > 0)).all():
+        if len(weights) == len(labels) and (weights.isfinite() & (weights > 0)).all():
             return weights
-    raise UserError(f"--class_weights {spec!r}: give none, balanced, or {n_labels} positive numbers, comma-separated.")
+    raise UserError(
+        f"--class_weights {spec!r}: give none, balanced, or a positive number for each of {', '.join(labels)}, in this "
+        "order and comma-separated."
+    )
 
 
 class SentimentTrainer(ResumableTrainer):
@@ -316,7 +321,7 @@ class SentimentTrainer(ResumableTrainer):
         self.class_weights, spec = None, self.args.class_weights
         if self.train_dataset is not None and spec != "none":
             label_ids = self.train_dataset.with_format("numpy")["label"][:]
-            weights = resolve_class_weights(spec, label_ids, len(self.labels))
+            weights = resolve_class_weights(spec, label_ids, self.labels)
             self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -151,6 +151,7 @@ LABEL_COLUMNS = {
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
     "our own prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", None),
+    "of a name that nobody knows": ("teks,rasa\na,senang\nb,takut\nc,senang\n", None),
     "one for each label": ("teks,Positif,negatif\na,1,0\nb,0,1\n", None),
     "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", None),
 }
@@ -190,7 +191,7 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
     assert "train: 3 texts (1 '1', 2 '2', 0 '3') from" in caplog.text
     assert "a.tsv; 3 of its texts also stand in train; 1 of its texts have several labels" in caplog.text
-    assert "train has no 3 text, so that no text will be labelled so." in caplog.text
+    assert "train has no 3 text: no text will be labelled so. --labels=1,2 trains without." in caplog.text
     assert "a.tsv has no 3 text: the macro scores of training count it as 0." in caplog.text
     caplog.clear()
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))

@@ -122,6 +122,8 @@ def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
     assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
+    report["systems"][0]["name"] = "indobert-base-p1 of five folds, the first of these"
+    assert figures.draw_confusion(report).axes[0].get_title() == "indobert-base-p1 of five\nfolds, the first of these"
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
@@ -161,8 +163,10 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
-    with pytest.raises(UserError, match="system has the labels Positif, Negatif, .* --label_map=neutral=drop"):
-        evaluate([System("never asked", "x", LABELS, None), of_two], read_rows(tmp_path / "six.tsv", ROWS.items()))
+    of_numbers = System("system", "x", ("0", "1"), None)  # without any of the labels, so that no row would be left
+    for system, option in (of_two, "neutral=drop"), (of_numbers, "0=...,1=..."):
+        with pytest.raises(UserError, match=f"system has the labels .* --label_map={option}"):
+            evaluate([System("never asked", "x", LABELS, None), system], read_rows(tmp_path / "six.tsv", ROWS.items()))
 
 
 def test_no_name_label_or_text_breaks_a_table_of_the_report(tmp_path):
