@@ -29,6 +29,7 @@ def test_tables_texts_and_files_of_every_kind_are_predicted_alike(classifier, tm
     assert found.columns[:3].tolist() == ["id", "Ulasan", "label"] and found["id"].equals(frame["id"])
     rows, arrow = Dataset.from_pandas(frame, preserve_index=False), pa.Table.from_pandas(frame, preserve_index=False)
     tables = [rows, rows.to_iterable_dataset(), arrow, *arrow.to_batches(), arrow.to_pylist(), arrow.to_pydict()]
+    tables.append(arrow.to_reader())  # as of DuckDB
     columns = [texts, tuple(texts), iter(texts), np.array(texts), frame["Ulasan"], rows["Ulasan"], arrow["Ulasan"]]
     monkeypatch.setenv("HOME", str(tmp_path))
     for same in (*tables, *columns, tmp_path / "a.xlsx", "~/a.xlsx"):
