@@ -9,8 +9,10 @@ import decimal
 import json
 import os
 import re
+import shutil
 import sys
 import zipfile
+from threading import Timer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -398,6 +400,9 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
     path.write_bytes(content.replace(b"enak", b"anak", 1))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     refuse("inputs was")
+    with job_module.FileLock(stopped / "out.csv.shards" / "lock"), pytest.raises(UserError, match="another run is"):
+        Timer(0.1, shutil.rmtree, [stopped / "out.csv.shards"]).start()  # the other run ends
+        predict(classifier, path, target)
     path.write_bytes(content)
     assert predict(classifier, path, target)["read"] == 30
 
