@@ -149,7 +149,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, 
 def tree(tmp_path):
     """A folder with inputs of several kinds."""
     (tmp_path / "in").mkdir()
-    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "a.csv", "bare"):
+    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "in/~$a.csv", "a.csv", "bare"):
         (tmp_path / name).write_text("text\n")
     (tmp_path / "tab.csv").write_text('text,"a\tb"\nb,1\n')
     (tmp_path / "long.csv").write_text("text\n" + "enak " * 7000 + "\nenak\n")
@@ -391,7 +391,7 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
             predict(classifier, path, target, **options)
 
     refuse("labels_only was False, is True", labels_only=True)
-    refuse("inputs was", text_column="id")
+    refuse("inputs was {'file': 'in.csv'.*'text', .* is {'file': 'in.csv'.*'id', ", text_column="id")
     engine = classifier.engine
     for owner, name in ((classifier, "max_length"), (classifier, "sha256"), *((engine, n) for n in ENGINE)):
         with monkeypatch.context() as patch:
