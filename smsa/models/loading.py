@@ -235,9 +235,8 @@ def _load_weights(
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
-            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there or cannot be read: without "
-            "the right to, damaged, a Git LFS pointer, or a download cut short, which the same command tries again: "
-            f"{error.__cause__ or error}"
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there, not readable or damaged: "
+            f"a Git LFS pointer or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
