@@ -385,11 +385,10 @@ class _Job:
         if not spans:  # only from here on it must be whole
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
         before = json.loads(path.read_bytes())
-        if changed := [key for key in job if before.get(key) != job[key]]:
-            pairs = {key: (before.get(key), job[key]) for key in changed}
-            if "inputs" in pairs:  # of which there may be thousands
-                pairs["inputs"] = next((was, now) for was, now in zip_longest(*pairs["inputs"]) if was != now)
-            listed = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in pairs.items())
+        if changed := {key: (before.get(key), job[key]) for key in job if before.get(key) != job[key]}:
+            if "inputs" in changed:  # of which there may be thousands
+                changed["inputs"] = next((was, now) for was, now in zip_longest(*changed["inputs"]) if was != now)
+            listed = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in changed.items())
             raise UserError(
                 f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
                 "another --output, or remove that folder to start again."
