@@ -53,9 +53,9 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        if not isinstance(error, SafetensorError) and "PytorchStreamWriter" not in reason:
+        if not isinstance(error, SafetensorError) and "inline_container" not in reason:  # torch's writer
             raise
-        raise UserError(f"{path} could not be written: {reason}") from error
+        raise UserError(f"{path} could not be written, perhaps for want of space: {reason}") from error
 
 
 @contextmanager

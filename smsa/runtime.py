@@ -142,7 +142,7 @@ def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
     """
     try:
         lock.acquire(timeout=timeout)
-    except Timeout as error:
+    except (Timeout, FileNotFoundError) as error:  # of a job that has just ended, the folder with the lock is gone
         raise UserError(in_use) from error
     except OSError as error:
         way_out = "a run needs a lock there, which some network disks do not have: choose a folder on another disk"

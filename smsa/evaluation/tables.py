@@ -1,7 +1,7 @@
 """A table in Python, or a file -> a trained model, predictions, a report: each in one call, by the code of the scripts.
 
-A table is one of pandas, pyarrow, polars or datasets, a list of texts or of dictionaries, or the path of a file of any
-known format.
+A table is one of pandas, pyarrow, polars, DuckDB or datasets, a list of texts or of dictionaries, or the path of a file
+of any known format.
 """
 
 import json
@@ -54,8 +54,9 @@ def _to_file(data: Table, folder: str) -> Path:
 
 def _to_frame(data: Table) -> pd.DataFrame:
     """Return a table of any other kind in which each column is of one type."""
-    data = data.to_arrow() if hasattr(data, "to_arrow") else data  # of polars
-    if isinstance(data, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
+    if hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.DataFrame | pd.Series | pa.ChunkedArray):
+        data = pa.table(data)  # of polars, DuckDB or a reader, whose batches pandas would take for texts
+    if isinstance(data, pa.Table | pa.Array | pa.ChunkedArray):
         data = data.to_pandas(integer_object_nulls=True)  # as floats, large numbers would be others
     elif isinstance(data, Sequence):  # also a column of datasets
         data = {"text": [*data]} if all(isinstance(row, str | None) for row in data) else [*data]
@@ -118,7 +119,7 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
     """
     if not isinstance(model, SentimentClassifier):
         model = partial(SentimentClassifier.from_pretrained, model)
-    data = data.to_frame() if isinstance(data, pd.Series) else data
+    data = data.to_frame() if hasattr(data, "to_frame") else data  # a Series
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = Path(folder, "predicted.parquet")
         (summary,) = predict_files(model, _to_file(data, folder), output, format="parquet", **options)

@@ -140,9 +140,8 @@ class SentimentClassifier:
         limit = _CHARS_A_TOKEN * self.max_length if self._truncates_end else math.inf
         long = [i for i, text in enumerate(different) if len(text) > limit]
         heads = list(different)
-        for i in long:  # only as much of it is tokenised as decides the tokens that are kept
-            words = different[i][:limit].rsplit(maxsplit=1)
-            heads[i] = words[0] if len(words) == 2 else ""  # the last word may be cut
+        for i in long:  # only as much is tokenised as decides the tokens that are kept, without a word that may be cut
+            heads[i] = "".join(different[i][:limit].rsplit(maxsplit=1)[:-1])
         encodings = self._tokenizer.encode_batch_fast(heads)
         for i in long:
             # Tokens do not cross white space, so a head that overflows has the tokens that the whole text would have

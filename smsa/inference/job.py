@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -187,7 +187,8 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             files.append(path)
             continue
         pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
-        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(match)]
+        matches = map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True))))
+        matches = [file for file in matches if not file.name.startswith("~$")]  # Excel's, of a workbook that is open
         found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
         any_suffix = "" if input_format or not path.is_dir() else INPUT_SUFFIXES
         others = [file for file in found if file.name.endswith(BESIDE) or not file.name.lower().endswith(any_suffix)]
@@ -384,8 +385,10 @@ class _Job:
         if not spans:  # only from here on it must be whole
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
         before = json.loads(path.read_bytes())
-        if changed := [key for key in job if before.get(key) != job[key]]:
-            listed = "; ".join(f"{key} was {before.get(key)}, is {job[key]}" for key in changed)
+        if changed := {key: (before.get(key), job[key]) for key in job if before.get(key) != job[key]}:
+            if "inputs" in changed:  # of which there may be thousands
+                changed["inputs"] = next((was, now) for was, now in zip_longest(*changed["inputs"]) if was != now)
+            listed = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in changed.items())
             raise UserError(
                 f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
                 "another --output, or remove that folder to start again."

@@ -85,6 +85,8 @@ def load_model(
         fresh = type(model)(config).state_dict() if foreign else {}
         for weight in foreign:
             state[weight].copy_(fresh[weight])
+        if trained_labels:
+            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(trained_labels))
     tokenizer = _load_tokenizer(name, model, revision)
     require_padding(model, tokenizer)
     return model, tokenizer
@@ -233,8 +235,8 @@ def _load_weights(
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
-            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there or cannot be read: damaged, a "
-            f"Git LFS pointer, or a download cut short, which the same command tries again: {error.__cause__ or error}"
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there, not readable or damaged: "
+            f"a Git LFS pointer or a download cut short, which the same command tries again: {error.__cause__ or error}"
         ) from error
 
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}

@@ -274,7 +274,7 @@ class SentimentTrainer(ResumableTrainer):
     valid under `eval_`.
 
     Args:
-        model: a sequence classifier whose configuration names its labels.
+        model: a sequence classifier whose configuration names its labels; None where `model_init` makes one.
         args: recipe and hardware.
         train_dataset, eval_dataset: rows with `input_ids`, `attention_mask` and `label`, see `encode_splits`.
         **kwargs: passed to ResumableTrainer; give `processing_class=tokenizer`, which also pads the batches.
@@ -284,8 +284,8 @@ class SentimentTrainer(ResumableTrainer):
 
     def __init__(
         self,
-        model,
-        args: SentimentTrainingArguments,
+        model=None,
+        args: SentimentTrainingArguments = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
         **kwargs,

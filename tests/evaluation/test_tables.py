@@ -30,7 +30,7 @@ def test_tables_texts_and_files_of_every_kind_are_predicted_alike(classifier, tm
     tables = [rows, rows.to_iterable_dataset(), arrow, *arrow.to_batches(), arrow.to_pylist(), arrow.to_pydict()]
     columns = [texts, tuple(texts), iter(texts), np.array(texts), frame["Ulasan"], rows["Ulasan"], arrow["Ulasan"]]
     monkeypatch.setenv("HOME", str(tmp_path))
-    for same in (*tables, *columns, tmp_path / "a.xlsx", "~/a.xlsx"):
+    for same in (*tables, *columns, arrow.to_reader(), tmp_path / "a.xlsx", "~/a.xlsx"):  # DuckDB gives a reader
         assert smsa.predict(same, classifier)["label"].tolist() == found["label"].tolist()
     for indexed in (frame, frame["Ulasan"], frame.set_axis([0, 1], axis=1)):
         predicted = smsa.predict(indexed, FAST, text_column=indexed.columns[1] if indexed.ndim == 2 else None)

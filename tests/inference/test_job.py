@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import zipfile
+from threading import Timer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,7 +148,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, 
 def tree(tmp_path):
     """A folder with inputs of several kinds."""
     (tmp_path / "in").mkdir()
-    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "a.csv", "bare"):
+    for name in ("in/b.csv", "in/a.csv", "in/a.jsonl", "in/.hidden.csv", "in/~$a.csv", "a.csv", "bare"):
         (tmp_path / name).write_text("text\n")
     (tmp_path / "tab.csv").write_text('text,"a\tb"\nb,1\n')
     (tmp_path / "long.csv").write_text("text\n" + "enak " * 7000 + "\nenak\n")
@@ -375,31 +376,31 @@ def test_a_stopped_job_resumes_from_its_shards_and_one_too_many_is_noticed(class
     assert not (stopped / "out.csv.shards").exists()
 
 
-def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classifier, stopped, monkeypatch):
-    path, target = stopped / "in.csv", stopped / "out.csv"
-    with job_module.FileLock(stopped / "out.csv.shards" / "lock"):
-        with pytest.raises(UserError, match="another run is writing"):
-            predict(classifier, path, target)
+def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classifier, tokenizer, stopped, monkeypatch):
+    path, target, shards = stopped / "in.csv", stopped / "out.csv", stopped / "new.csv.shards"
+    with job_module.FileLock(shards / "lock"), pytest.raises(UserError, match="another run is writing"):
+        Timer(0.1, job_module.shutil.rmtree, [shards]).start()  # the other run ends
+        predict(classifier, path, stopped / "new.csv")
     content, stat = path.read_bytes(), path.stat()
 
-    def refuse(message, **options):
+    def refuse(message, classifier=classifier, **options):
         way_out = "Run it as before to resume, choose another --output, or remove that folder"
         reason = f"out.csv.shards holds finished shards of another job: .*{message}.*{way_out}"
         with pytest.raises(UserError, match=re.compile(reason, re.DOTALL)):
             predict(classifier, path, target, **options)
 
     refuse("labels_only was False, is True", labels_only=True)
-    refuse("inputs was", text_column="id")
-    engine = classifier.engine
-    for owner, name in ((classifier, "max_length"), (classifier, "sha256"), *((engine, n) for n in ENGINE)):
+    refuse("inputs was {'file': 'in.csv'.*'text', .* is {'file': 'in.csv'.*'id', ", text_column="id")
+    refuse("model was", make_classifier(make_model(seed=1), tokenizer))
+    for owner, name in ((classifier, "max_length"), *((classifier.engine, name) for name in ENGINE)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, 16)
-            refuse(f"{name.replace('sha256', 'model')} was .*, is 16")
+            refuse(f"{name} was .*, is 16")
     path.write_bytes(content.replace(b"enak", b"anak", 1))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     refuse("inputs was")
     path.write_bytes(content)
-    assert predict(classifier, path, target)["read"] == 30
+    assert predict(make_classifier(make_model(), tokenizer), path, target)["read"] == 30
 
 
 def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp_path, caplog):

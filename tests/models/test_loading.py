@@ -85,7 +85,8 @@ def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(folder, 
             choose_labels(unclear, "scratch")
 
 
-def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(folder):
+def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others_and_the_log_says_so(folder, caplog):
+    caplog.set_level("INFO", logger="smsa")
     head = make_model().classifier.weight
     update_json(Path(folder, "config.json"), smsa_temperature=2.0, smsa_normalised=True)  # since its training
     model, _ = load_model(folder, INDONESIAN)
@@ -95,6 +96,7 @@ def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others(folder)
         assert tuple(model.config.id2label.values()) == other
         assert model.classifier.weight.shape == (len(other), 32)
         assert not torch.isin(model.classifier.weight, head).any()
+    assert caplog.text.count("head starts at random, for its labels were negatif,netral,positif, in this order") == 3
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])

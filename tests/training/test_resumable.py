@@ -257,6 +257,7 @@ def test_fp16_may_skip_a_step_but_not_all(tmp_path, monkeypatch, steps):
 
 TROUBLE = {
     "full": ("cat /dev/zero > filler", "rm filler", "No space left|could not be written"),
+    "almost full": ("cat /dev/zero > filler; truncate -s -256K filler", "rm filler", "could not be written.*container"),
     "gone": ("mv run elsewhere", "mv elsewhere run", "No such file"),
     "read-only": ("mount -o remount,ro .", "mount -o remount,rw .", "Read-only file system"),
 }

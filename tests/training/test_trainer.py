@@ -257,8 +257,8 @@ def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments
     trainers, before = [], {"ema_decay": 0.9, "class_weights": "1,3,2", "num_train_epochs": 1, "precision": "no"}
     for options in (before, before | changes):
         args = SentimentTrainingArguments(str(tmp_path / str(len(trainers))), use_cpu=True, **options)
-        parts = {"processing_class": make_tokenizer(), "model_init": lambda: make_model()}
-        trainers.append(SentimentTrainer(None, args, make_rows(16), make_rows(7), **parts))
+        parts = {"processing_class": make_tokenizer(), "train_dataset": make_rows(16), "eval_dataset": make_rows(7)}
+        trainers.append(SentimentTrainer(model_init=lambda: make_model(), args=args, **parts))
         trainers[-1].train()
     first, expected = trainers
     vars(first.args).update(changes)
