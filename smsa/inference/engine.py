@@ -197,9 +197,7 @@ class Engine:
                 ) from error
             finally:
                 torch.set_num_threads(n_threads)
-        logits = np.empty_like(merged)
-        logits[np.concatenate(batches)] = merged
-        return logits
+        return merged[np.argsort(np.concatenate(batches))]
 
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> Forward:
