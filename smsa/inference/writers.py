@@ -8,8 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import accumulate, chain, groupby, tee
-from operator import itemgetter
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -170,10 +169,15 @@ def write_tables(
 
 def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yield small tables as larger ones: each becomes a row group, and who reads Parquet waits for every one."""
-    tables, measured = tee(tables)
-    groups = (n_bytes // _GROUP_BYTES for n_bytes in accumulate(table.nbytes for table in measured))
-    for _, of_group in groupby(zip(tables, groups), itemgetter(1)):
-        yield pa.concat_tables(table for table, _ in of_group)
+    gathered, n_bytes = [], 0
+    for table in tables:
+        gathered.append(table)
+        n_bytes += table.nbytes
+        if n_bytes >= _GROUP_BYTES:
+            yield pa.concat_tables(gathered)
+            gathered, n_bytes = [], 0
+    if gathered:
+        yield pa.concat_tables(gathered)
 
 
 def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
