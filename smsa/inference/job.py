@@ -211,12 +211,11 @@ def pair_outputs(
     lines hold no columns, a workbook an .xlsx, and JSON lines of it.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input, a pipe or a device.
+        UserError: if two files would go to the same name, or the output is an input, or something without a suffix.
     """
     path = Path(output)
-    if path.exists() and not path.is_dir() and not (path.is_file() and path.suffix):
-        what = "a file without suffix" if path.is_file() else "a pipe or a device"
-        raise UserError(f"{output} is {what}, which no output can take the place of: name another, or - for stdout.")
+    if path.exists() and not (path.is_dir() or path.suffix):  # /dev/stdout, too
+        raise UserError(f"{output} is there, and no folder, but has no suffix: name another, or - for stdout.")
     if path.is_dir() or not path.suffix or output.endswith(("/", os.sep)):
         pairs = []
         for file in files:
