@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import ClassLabel, Dataset, DatasetDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tables import write_file, write_workbook
 
 from smsa.data import datasets as data
@@ -18,21 +16,6 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 
 GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
-
-# Texts that a reader may take for something else: no line break, tab or NUL, which a .tsv cannot hold, and not blank.
-hostile_texts = st.one_of(
-    st.sampled_from(["NA", "null", "#", '"', "''", '"a"', "a,b", "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]),
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n"), min_size=1, max_size=40),
-).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
-
-
-@settings(deadline=None, max_examples=100)
-@given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(LABELS)), min_size=1, max_size=8))
-def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
-    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
-    ids = [LABELS.index(label) for _, label in rows]
-    assert read_rows(path) == ([text for text, _ in rows], ids, [*range(1, len(rows) + 1)], [])
 
 
 @pytest.mark.parametrize("suffix, line, reason", [
