@@ -1,5 +1,6 @@
 """Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +9,8 @@ import pyarrow as pa
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
+
+logger = logging.getLogger(__name__)
 
 
 def locate(model: str | None) -> str | None:
@@ -88,6 +91,7 @@ def find_added(names: Sequence[str], model: str | None, revision: str | None = N
         names: of all columns, that of the texts with them.
         model, revision, options: as in `BatchPredictor`, of which the engine is one that every driver has.
     """
+    logger.info("The model is tried here first, on the CPU; each worker then runs it as it was asked for.")
     predictor = BatchPredictor(model, revision, **options | {"device": "cpu", "backend": "torch", "precision": "no"})
     nothing = pa.Table.from_arrays([pa.array([], pa.string())] * len(names), names)
     return pa.schema([*predictor(nothing).schema][len(names) :])
