@@ -194,12 +194,6 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
 
 
-def show(value: object) -> str:
-    """Return a value as a message may have it: on one line, and not too long."""
-    written = repr(value)
-    return written if len(written) <= VALUE_SHOWN else f"{written[:VALUE_SHOWN]}... ({len(written)} characters)"
-
-
 @dataclass(frozen=True)
 class BadRow:
     """A row that cannot be trusted: where it stands, what was found there and why it was refused.
@@ -215,7 +209,9 @@ class BadRow:
     text: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}; found {show(self.value)}"
+        value = repr(self.value)  # on one line, and not too long
+        value = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
+        return f"{self.path}:{self.line}: {self.reason}; found {value}"
 
 
 class BadRowsError(UserError):
@@ -320,13 +316,9 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
 
 
-def make_decoder(parse_float: Callable[[str], object] = float) -> json.JSONDecoder:
-    """Return what decodes JSON, with numbers that are not whole made by `parse_float` of their digits."""
-    return json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
-
-
-def read_jsonl(lines: Iterable[str], path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
-    """Yield the row of each line that is not blank."""
+def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
+    """Yield the row of each line that is not blank; `parse_float` makes numbers that are not whole of their digits."""
+    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
         if not line or line.isspace():
@@ -339,7 +331,7 @@ def read_jsonl(lines: Iterable[str], path: Path, decoder: json.JSONDecoder) -> I
             yield number, line, row
 
 
-def read_json(stream: io.TextIOWrapper, path: Path, decoder: json.JSONDecoder) -> Iterator[JsonRow]:
+def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
     """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
 
     The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
@@ -348,6 +340,7 @@ def read_json(stream: io.TextIOWrapper, path: Path, decoder: json.JSONDecoder) -
         UserError: if there are no rows in it, or it is no JSON.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
+    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
     values, names = _split_values(text, path, decoder.raw_decode), None
     first = [*islice(values, 2)]
     is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")

@@ -95,31 +95,28 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     leaves open whether others are.
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
-    by_content = [i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()]
+    by_content = {i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()}
     # many numbers, as polarities from -1 to 1, are none
-    few = [i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))]
-    named = [i for i in few if name_kind(names[i]) == "label"]
-    usual = [i for i in named if re.sub(r"[\W_]+", "", names[i]).lower() == "label"]
-    both, within = [i for i in named if i in by_content], [i for i in named if i >= n_own]
-    ratings = [i for i in few if name_kind(names[i]) == "rating" and 1 < len(plain[i]) <= _MOST_RATINGS and i < n_own]
+    few = {i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))}
+    named = {i for i in few if name_kind(names[i]) == "label"}
+    usual = {i for i in named if re.sub(r"[\W_]+", "", names[i]).lower() == "label"}
+    own, both = {*range(n_own)}, named & by_content
+    ratings = {i for i in few & own if name_kind(names[i]) == "rating" and 1 < len(plain[i]) <= _MOST_RATINGS}
+    ratings = set() if by_content else ratings
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
-    true = [i for i, name in enumerate(names) if name not in predicted and "pred" not in name.lower()]
+    true = {i for i, name in enumerate(names) if name not in predicted and "pred" not in name.lower()}
     kinds = (  # the first that there is holds the labels
-        [i for i in usual if names[i] == "label" and i < n_own],
-        [i for i in usual if i < n_own],
-        *([i for i in some if i in true and i < n_own] for some in (both, named, by_content)),
-        [i for i in usual if i in true and i in both],
-        *([i for i in some if i in true] for some in (both, [] if within else by_content)),
-        [] if by_content else [i for i in ratings if i in true],
+        {i for i in usual & own if names[i] == "label"},
+        *(some & own for some in (usual, both & true, named & true, by_content & true)),
+        *(some & true for some in (usual & both, both, set() if named - own else by_content, ratings)),
     )
-    taken = next(filter(None, kinds), [])
-    others = [i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)]
-    if not {*taken} <= {*true}:
-        others += sorted({*chain(*kinds)} & {*true})
+    taken = next(filter(None, kinds), set())
+    others = {i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)}
+    if not taken <= true:
+        others |= true.intersection(chain(*kinds))
     repeated = {i for i in few if len(plain[i]) < len(columns[i])}  # as emotions, whatever their column is called
-    meant = {*named, *by_content, *([] if by_content else ratings)} or repeated
-    return [*taken, *dict.fromkeys(i for i in others if i not in taken)], sorted(meant)
+    return [*sorted(taken), *sorted(others - taken)], sorted(named | by_content | ratings or repeated)
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:

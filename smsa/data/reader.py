@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import chain, islice, pairwise
-from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
 
@@ -42,7 +41,6 @@ from smsa.data.formats import (
     find_text_columns,
     flatten,
     is_sentiment,
-    make_decoder,
     name_kind,
     open_file,
     open_pages,
@@ -88,15 +86,6 @@ class Chunk:
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
     bad_rows: list[tuple[int, BadRow]]  # with the number of the row
-
-    def set_apart(self, faults: dict[int, tuple[object, str]], path: Path) -> "Chunk":
-        """Return the chunk with more bad rows: value and reason of each, by its position among the good ones."""
-        numbers, lines = self.numbers.tolist(), self.lines.tolist()
-        bad_rows = [(numbers[i], BadRow(path, lines[i], *fault)) for i, fault in faults.items()]
-        bad_rows = sorted([*self.bad_rows, *bad_rows], key=itemgetter(0))
-        fits = np.delete(np.arange(len(numbers)), [*faults])
-        texts, table = self.texts.take(fits), self.table.take(fits)
-        return Chunk(self.first, self.n_read, self.numbers[fits], self.lines[fits], texts, table, bad_rows)
 
 
 class Source:
@@ -181,7 +170,7 @@ class Source:
             ]
         if self.format == "json":
             with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(lines, self.path, make_decoder()), 2)]
+                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
         with self._open(self.encoding, self._end) as lines:
             if self.format in ("json", "jsonl"):
@@ -516,7 +505,7 @@ class Source:
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
         read = read_json if self.format == "json" else read_jsonl
-        return open_pages(read(content, self.path, make_decoder(parse_float)), self._text_asked, self._notes)
+        return open_pages(read(content, self.path, parse_float), self._text_asked, self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""

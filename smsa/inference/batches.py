@@ -1,32 +1,21 @@
 """Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier, require_captum
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
-from smsa.models.loading import label_names, load_classifier
+
+logger = logging.getLogger(__name__)
 
 
 def locate(model: str | None) -> str | None:
     """Return the name of a model as workers find it, which run in other folders."""
     return os.path.abspath(model) if model and os.path.isdir(model) else model
-
-
-def find_added(
-    model: str | None, revision: str | None = None, labels_only: bool = False, explain: bool = False
-) -> pa.Schema:
-    """Load a model, so that one that cannot be loaded is told of at once, and return the columns that it adds."""
-    if explain:
-        require_captum()
-    labels = label_names(load_classifier(model, revision)[0].config.id2label)
-    numbers = ["score", *(f"p_{label}" for label in labels)]
-    kinds = {"label": pa.string(), **dict.fromkeys(numbers, pa.float64()), "truncated": pa.bool_(), "empty": pa.bool_()}
-    kinds |= {"words": pa.string()} if explain else {}
-    return pa.schema([(name, kind) for name, kind in kinds.items() if not labels_only or name in LABEL_COLUMNS])
 
 
 class BatchPredictor:
@@ -54,6 +43,8 @@ class BatchPredictor:
         prefix: str = "",
         **options: object,
     ):
+        if explain:
+            require_captum()
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
 
@@ -85,9 +76,22 @@ class BatchPredictor:
         try:
             if isinstance(column, str):  # whose letters would be texts
                 raise TypeError("it is one text; give batches, datasets' map with batched=True")
-            values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
-            texts = pa.array(values, pa.string(), from_pandas=True)
+            # one by one, for pandas may hold them in several chunks
+            values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else [*column]
+            return pa.array(values, pa.string(), from_pandas=True)
         except (pa.ArrowException, UnicodeError, TypeError) as error:
             what = f"the column {self._text_column!r} must hold texts of whole characters"
             raise UserError(f"{what}: {error}.") from error
-        return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts  # as pandas may hold them
+
+
+def find_added(names: Sequence[str], model: str | None, revision: str | None = None, **options: object) -> pa.Schema:
+    """Return what a predictor adds to columns of these names: a driver knows it at once, as that a model is not there.
+
+    Args:
+        names: of all columns, that of the texts with them.
+        model, revision, options: as in `BatchPredictor`, of which the engine is one that every driver has.
+    """
+    logger.info("The model is tried here first, on the CPU; each worker then runs it as it was asked for.")
+    predictor = BatchPredictor(model, revision, **options | {"device": "cpu", "backend": "torch", "precision": "no"})
+    nothing = pa.Table.from_arrays([pa.array([], pa.string())] * len(names), names)
+    return pa.schema([*predictor(nothing).schema][len(names) :])

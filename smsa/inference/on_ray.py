@@ -65,28 +65,18 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     output = UPath(args.output).absolute()
     if output.exists():
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it first.")
-    added = {"labels_only": args.labels_only, "explain": args.explain}
-    names = find_added(args.model, args.model_revision, **added).names
-    prefix = writers.find_prefix(names, first.names, args.prefix)
-    new = [f"{prefix}{name}" for name in names]
+    options = {"text_column": _TEXTS, "labels_only": args.labels_only, "explain": args.explain}
+    named = options | {"prefix": args.prefix}
+    new = find_added([*first.names, _TEXTS], args.model, args.model_revision, **named).names
+    prefix = new[0].removesuffix("label")  # the first of them
     all_names = pa.schema([(name, pa.string()) for name in [*first.names, *new]])
     writers.write_tables(BytesIO(), kind, all_names, [])  # so that names that it cannot hold are told now
 
     cluster = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **cluster)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bars of a terminal stay
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    n_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if n_gpus and (engine_args.device or "cuda").startswith("cuda"):
-        device, n_actors, resources = "cuda", n_gpus, {"num_gpus": 1}
-    else:
-        cores = [int(node.get("CPU", 0)) for node in nodes]
-        n_threads = engine_args.num_threads or min([_ACTOR_THREADS, *filter(None, cores)])
-        device, n_actors, resources = "cpu", sum(n // n_threads for n in cores), {"num_cpus": n_threads}
-        engine_args = replace(engine_args, num_threads=n_threads)
-    if not n_actors:
-        raise UserError(f"no machine of the cluster has {n_threads} cores: give fewer with --num_threads.")
-    chunk_rows = EXPLAINED_ROWS if args.explain else CHUNK_ROWS[device]
+    n_actors, resources, engine_args = _plan_actors(engine_args)
+    chunk_rows = EXPLAINED_ROWS if args.explain else CHUNK_ROWS["cuda" if "num_gpus" in resources else "cpu"]
     DataContext.get_current().target_max_block_size = chunk_rows * _ROW_BYTES
     keep_lines = kind == "jsonl" and first.format in ("jsonl", "json")
     reading = {"args": args, "kind": kind, "keep_lines": keep_lines, "first": first, "new": new, "rows": chunk_rows}
@@ -96,10 +86,10 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     # reading and writing take the cores that the model leaves, as on one machine
     beside = {"compute": TaskPoolStrategy(min(n_actors, len(files))), "num_cpus": 0}
     rows = rows.map_batches(_read, batch_size=1, batch_format="numpy", fn_kwargs=reading, **beside)
-    options = {"model": locate(args.model), "revision": args.model_revision, "text_column": _TEXTS, "prefix": prefix}
+    options |= {"model": locate(args.model), "revision": args.model_revision, "prefix": prefix}
     rows = rows.map_batches(
         BatchPredictor,
-        fn_constructor_kwargs=options | added | asdict(engine_args),
+        fn_constructor_kwargs=options | asdict(engine_args),
         batch_size=chunk_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(  # one batch is tokenised while the model has another; a machine may be lost
@@ -119,6 +109,19 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
         raise _find_cause(error) from error
     seconds = time.monotonic() - started
     return sink.summary | {"seconds": seconds, "rows_per_second": sink.summary["read"] / seconds}
+
+
+def _plan_actors(engine_args: EngineArguments) -> tuple[int, dict[str, int], EngineArguments]:
+    """Return how many actors the cluster holds, what each of them takes of a machine, and how its engine runs."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if n_gpus and (engine_args.device or "cuda").startswith("cuda"):
+        return n_gpus, {"num_gpus": 1}, engine_args
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    n_threads = engine_args.num_threads or min([_ACTOR_THREADS, *filter(None, cores)])
+    if not (n_actors := sum(n // n_threads for n in cores)):
+        raise UserError(f"no machine of the cluster has {n_threads} cores: give fewer with --num_threads.")
+    return n_actors, {"num_cpus": n_threads}, replace(engine_args, num_threads=n_threads)
 
 
 def _find_files(args: PredictionArguments) -> list[Path]:

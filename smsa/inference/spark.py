@@ -10,7 +10,6 @@ from pyspark.sql.types import BooleanType, DoubleType, StringType, StructField, 
 
 from smsa.errors import UserError
 from smsa.inference.batches import BatchPredictor, find_added, locate
-from smsa.inference.writers import find_prefix
 
 _TYPES = {pa.string(): StringType(), pa.float64(): DoubleType(), pa.bool_(): BooleanType()}
 
@@ -42,10 +41,8 @@ def predict(
     if dict(df.dtypes).get(text_column) != "string":
         columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
         raise UserError(f"no column {text_column!r} of strings: give text_column. The columns are: {columns}.")
-    added = find_added(model, revision, labels_only, explain)
-    prefix = find_prefix(added.names, df.columns, prefix)
-    fields = [StructField(f"{prefix}{field.name}", _TYPES[field.type]) for field in added]
     options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
+    fields = [StructField(f.name, _TYPES[f.type]) for f in find_added(df.columns, model, revision, **options)]
     add = partial(_add, locate(model), revision, tuple(options.items()))
     return df.mapInArrow(add, StructType([*df.schema, *fields]))
 

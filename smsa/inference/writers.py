@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -44,34 +44,31 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
 
 
 def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
-    """Yield all rows as the output can hold them, counted over all files; what it cannot hold is a bad row."""
+    """Yield all rows as the output can hold them, counted over all files; what it cannot hold is refused."""
     first = 0
     for source in sources:
         for chunk in source.chunks(n_rows, first):
             first += chunk.n_read
             if source.is_typed:
                 chunk = replace(chunk, table=to_plain(chunk.table, output_format))
-            if output_format in ("tsv", "xlsx") and (unfit := _find_unfit(chunk.table, output_format)):
-                chunk = chunk.set_apart(unfit, source.path)
+            if output_format in ("tsv", "xlsx"):
+                _require_fit(chunk, source.path, output_format)
             if output_format == "submission":
                 chunk = replace(chunk, table=pa.table({"index": chunk.numbers}))
             yield source, chunk
 
 
-def _find_unfit(table: pa.Table, output_format: str) -> dict[int, tuple[dict, str]]:
-    """Return the rows, by position, that TSV or a workbook cannot hold, each with its values and what is wrong."""
-    unfit: dict[int, tuple[dict, str]] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
+def _require_fit(chunk: Chunk, path: Path, output_format: str) -> None:
+    """Refuse a text that TSV or a workbook cannot hold."""
+    for name, column in zip(chunk.table.column_names, chunk.table.columns, strict=True):
         if not pa.types.is_string(column.type):
             continue
         if output_format == "tsv":
             what, is_unfit = "a tab or a line break", pc.match_substring_regex(column, "[\t\r\n]")
         else:
             what, is_unfit = "more than 32,767 characters", pc.greater(pc.utf8_length(column), 32767)
-        reason = f"{name!r} holds {what}; write .csv, .jsonl or .parquet"
-        for i in map(int, np.flatnonzero(is_unfit.fill_null(False))):
-            unfit.setdefault(i, (table.slice(i, 1).to_pylist()[0], reason))
-    return unfit
+        if (i := pc.index(is_unfit, True).as_py()) >= 0:
+            raise UserError(f"{path}:{chunk.lines[i]}: {name!r} holds {what}; write .csv, .jsonl or .parquet.")
 
 
 def _to_plain_column(column: pa.ChunkedArray, output_format: str) -> pa.ChunkedArray | pa.Array:

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from smsa.data.datasets import find_smsa
-from smsa.data.formats import BadRowsError
+from smsa.data.formats import BadRow, BadRowsError
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.files import hash_file
@@ -91,8 +91,9 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
     texts, bad_rows = [], []
     for chunk in Source(path, keep_lines=True, **reading).chunks():  # where later rows may have other keys
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
-        faults = {i: (text, "the text holds a NUL character") for i, text in enumerate(found) if "\0" in text}
-        bad_rows += [row for _, row in chunk.set_apart(faults, path).bad_rows]
+        bad_rows += [row for _, row in chunk.bad_rows]
+        hurt = [(line, text) for line, text in zip(chunk.lines.tolist(), found, strict=True) if "\0" in text]
+        bad_rows += [BadRow(path, line, text, "the text holds a NUL character") for line, text in hurt]
         texts += filter(None, found)
     if bad_rows:
         raise BadRowsError(bad_rows, "Correct or remove them.")

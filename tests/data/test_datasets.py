@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLE_DIR
 from datasets import ClassLabel, Dataset, DatasetDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tables import write_file, write_workbook
 
 from smsa.data import datasets as data
@@ -18,21 +16,6 @@ from smsa.data.reader import Source
 from smsa.errors import UserError
 
 GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
-
-# Texts that a reader may take for something else: no line break, tab or NUL, which a .tsv cannot hold, and not blank.
-hostile_texts = st.one_of(
-    st.sampled_from(["NA", "null", "#", '"', "''", '"a"', "a,b", "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]),
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\n"), min_size=1, max_size=40),
-).filter(lambda text: text.strip() and not text.startswith("\ufeff"))
-
-
-@settings(deadline=None, max_examples=100)
-@given(rows=st.lists(st.tuples(hostile_texts, st.sampled_from(LABELS)), min_size=1, max_size=8))
-def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
-    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
-    ids = [LABELS.index(label) for _, label in rows]
-    assert read_rows(path) == ([text for text, _ in rows], ids, [*range(1, len(rows) + 1)], [])
 
 
 @pytest.mark.parametrize("suffix, line, reason", [
@@ -71,15 +54,12 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_or_one_of_a_label_are_
 
 MEANT = {
     "Indonesian, blanks and case": ("Positif;NEGATIF ; netral;pos", None, [0, 2, 1, 0]),
-    "a map": ("-1;0;1;1.0", "-1=negative,0=neutral,1=positive", [2, 1, 0, 0]),
     "a map the other way round": ("5;3;1;4", "positive=4|5,neutral=3,negative=1|2", [0, 1, 2, 0]),
-    "dropped": ("senang;marah;?;senang", "senang=positive,marah=negative,?=drop", [0, 2, 0]),
     "lists and quotes": ("""["Positif"];['neg'];"netral";neg.;“positif”;\u200bnetral""", None, [0, 2, 1, 2, 0, 1]),
     "words beside": ("Positive Sentiment;label_negatif;1 (positif)", None, [0, 2, 0]),
     "a map of a word and numbers": ("senang;5;1;pos", "positive=pos|senang|5.0,negative=netral|1", [0, 0, 2, 0]),
     "decimal commas": ("5,0;1,00", "5=positive,1=negative", [0, 2]),
     "words beside a map": ("positif;1;2;2", "1=negative,2=drop", [0, 2]),
-    "own names": ("neg_1;Neg_2;pos", None, [0, 1, 2], "neg_1,neg_2,pos"),
     "own names in another order": ("neg_1;Neg_2;pos", None, [2, 1, 0], "pos,neg_2,neg_1"),
     "own names that differ by case": ("neg_1;Neg_2;pos", "neg_1=Pos,Neg_2=pos", [0, 1, 1], "Pos,pos"),
     "whole numbers": ("1;0;1.0", None, [1, 0, 1], "0,1"),
@@ -144,7 +124,6 @@ LABEL_COLUMNS = {
     "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
     "an empty one of the usual name": ("teks,label,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of this very name": ("teks,Label,label\na,1,positif\nc,0,negatif\n", "label"),
-    "an empty one": ("teks,kelas,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of words, not of numbers": ("teks,polarity,kelas\na,3,positif\nc,-2,negatif\n", "kelas"),
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),
     "many words": ("teks,kelas,rating\n" + "".join(f"a,niat {i},{i % 5}\n" for i in range(30)), "kelas"),

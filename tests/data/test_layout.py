@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from tables import write_file, write_workbook
 
 from benchmarks import reading
+from smsa.data.datasets import read_rows
+from smsa.data.labels import LABELS
 from smsa.data.reader import Source
 from smsa.errors import UserError
 
 NAMES = ["id", "Ulasan", "nilai"]
-hostile = ["NA", "null", "NaN", "#", '"', "''", '"a"', "=1+1", "-1", "\u2028x", "x\x85y", "a\rb"]
+hostile = ["NA", "null", "NaN", "#", '"', "''", '"a"', "a,b", "=1+1", "-1", "\u2028x", "x\x85y", "x\ufeffy", "a\rb"]
 cells = st.sampled_from(hostile) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=12
 )
@@ -58,6 +60,18 @@ def test_cells_of_csv_come_back(tmp_path_factory, mark, encoding, data, end):
     path = tmp_path_factory.mktemp("rows") / "a.csv"
     path.write_bytes(written.getvalue().encode(encoding))
     assert read(path) == [list(row) for row in rows]
+
+
+smsas_texts = cells.filter(lambda text: text.strip() and not set(text) & set("\t\n"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(st.tuples(smsas_texts, st.sampled_from(LABELS)), min_size=1, max_size=8))
+def test_texts_of_smsas_form_come_back_to_the_letter(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
+    path.write_bytes("".join(f"{text}\t{label}\n" for text, label in rows).encode())
+    ids = [LABELS.index(label) for _, label in rows]
+    assert read_rows(path) == ([text for text, _ in rows], ids, [*range(1, len(rows) + 1)], [])
 
 
 @settings(deadline=None, max_examples=25)

@@ -36,7 +36,6 @@ KINDS = {
     "numbers for names": ("a.csv", "0,1\nenak sekali ya,1\nkotor dan bau,0\n", "0", TWO),
     "semicolons in texts": ("a.csv", "enak sekali ya; murah\n" * 9, "text", ["enak sekali ya; murah"] * 9),
     "a word that joins names": ("a.csv", "dan,1520\nyang,14\n", "text", ["dan", "yang"]),
-    "JSON of arrays": ("a.json", '[["no", "teks"], [1, "enak"], [2, "kotor"]]', "teks", ["enak", "kotor"]),
     "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
@@ -74,6 +73,7 @@ KINDS = {
     "names of pandas": ("a.csv", ",0,1\n0,@a,enak dan murah sekali\n", "1", ["enak dan murah sekali"]),
     "files put together": ("a.csv", "\ufeffid,text\n1,enak\n\ufeffid,text\n2,kotor\n", "text", ["enak", "kotor"]),
     "suggestions": ("a.csv", "Nama,Kritik dan Saran\nSiti Aminah binti Ali,mahal\n", "Kritik dan Saran", ["mahal"]),
+    "a name above texts, one with a comma": ("a.csv", "isi\nPesan, ya\na\nb\nc\n", "isi", ["Pesan, ya", *"abc"]),
     "texts with commas": ("a.csv", "wah, barang bagus\nya, cepat\n", "text", ["wah, barang bagus", "ya, cepat"]),
     "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"]),
     "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"]),

@@ -86,7 +86,6 @@ REFUSALS = {
                                     ["--label_map=marah=drop,senang=drop"]),
     "a label with a comma": (train, "a.csv", WORDS.replace("marah", '"a,b"'), "", ["--label_column |kelas"]),
     "ids for labels": (train, "a.csv", IDS, "", ["--label_column |kelas"]),
-    "a map that says nothing": (train, "a.csv", BINARY, "--label_map 1", ["--label_map=0=negative,1=positive"]),
     "words beside mapped ones": (train, "a.csv", NUMBERS, "--label_map 1=positive,0=negative",
                                  ["--label_map=1=positive,0=negative,-1=drop"]),
     "one text in other words": (train, "a.csv", BINARY + "x,Netral\n", "--label_map 1=positive,0=negative",
