@@ -68,7 +68,9 @@ class ReadingArguments:
     )
 
     def reading(self) -> dict[str, str | list[BadRow] | None]:
-        """Return the options of `load_splits`; whatever else `on_bad_row` is, it is strict."""
+        """Return the options of `load_splits`; an `on_bad_row` of another name is a UserError."""
+        if self.on_bad_row not in ("strict", "skip"):
+            raise UserError(f"on_bad_row {self.on_bad_row!r} is not one of strict, skip.")
         options = {name: getattr(self, name) for name in ("text_column", "label_column", "label_map", "sheet")}
         return options | {"rejects": [] if self.on_bad_row == "skip" else None}
 

@@ -136,6 +136,8 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
+    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
+        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
@@ -244,6 +246,8 @@ class _Job:
         self.output, self.args = output, args
         self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
+        if args.on_bad_row not in ("strict", "skip"):
+            raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
         if args.explain:
             require_captum()
             if is_submission:
@@ -274,7 +278,10 @@ class _Job:
 
     def check(self) -> dict:
         """Read all inputs, before anything is written, and return what shards must have in common, as plain values."""
-        if not self.summary_path.exists() and self.output.exists():  # in this order, a name too long for it fails now
+        limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
+        if len(os.fsencode(self.output.name)) > limit:
+            raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
+        if self.output.exists() and not self.summary_path.exists():
             raise FileExistsError(f"{self.output} exists already: choose another --output, or remove it first.")
         self.modified = [source.path.stat().st_mtime_ns for source in self.sources]
         bad_rows, n_bad, n_rows, inputs = [], 0, Counter(), []
@@ -283,7 +290,7 @@ class _Job:
             n_bad += len(chunk.bad_rows)
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
         is_all = n_bad == n_rows.total()
-        if bad_rows and (is_all or self.args.on_bad_row != "skip"):
+        if bad_rows and (is_all or self.args.on_bad_row == "strict"):
             way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
             raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", n_bad)
         if self.format == "xlsx" and n_rows.total() > writers.WORKBOOK_ROWS:

@@ -9,6 +9,7 @@ import decimal
 import json
 import os
 import re
+import sys
 import zipfile
 from threading import Timer
 
@@ -171,7 +172,7 @@ def tree(tmp_path):
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),
     (["pipe.csv"], "out.csv", {}, "a pipe goes to stdin"),
-    (["a.csv"], f"{'é' * 120}.csv", {}, "File name too long"),
+    (["a.csv"], f"{'é' * 120}.csv", {}, "its name has more than 241 bytes: name a shorter file"),
     (["a.csv"], "bare", {}, "bare is there, and no folder, but has no suffix: .*or - for stdout"),
     (["a.csv"], "in/../a.csv", {}, "a.csv is an input and the output, too"),
     (["a.csv"], "", {}, "name an input and an output"),
@@ -180,9 +181,9 @@ def tree(tmp_path):
     (["a.csv"], "out.csv", {"engine": "ray"}, "go with --engine ray"),
     (["a.csv"], "out.csv", {"ray_address": "auto"}, "go with --engine ray"),
     (["a.csv"], "-", {"on_bad_row": "skip"}, "--on_bad_row skip .*name an output file"),
+    (["a.csv"], "out.csv", {"on_bad_row": "Skip"}, "'Skip' is not one of strict, skip"),
     (["bad.csv"], "out.csv", {"on_bad_row": "skip"}, "No row is left. Nothing has been written."),
-    (["in2"], "out", {"on_bad_row": "Skip"},
-     r"30 bad row\(s\). .*\n.*torn.csv:22: 1 field.*\n(.*\n){19}  ... and 10 more$"),
+    (["in2"], "out", {}, r"30 bad row\(s\). .*\n.*torn.csv:22: 1 field.*\n(.*\n){19}  ... and 10 more$"),
     (["a.csv"], "out.csv", {"format": "submission", "explain": True}, "has no column for --explain"),
     (["tab.csv"], "out.tsv", {}, "holds a tab or a line break, which TSV cannot"),
     (["long.csv"], "out.xlsx", {}, "long.csv:2: 'text' holds more than 32,767 characters"),
@@ -198,6 +199,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
         predict_files(lambda: loaded.append(names) or classifier, names, output, **options)
     assert sorted(tree.rglob("*")) == before
     assert loaded in ([], [["tab.csv"]])  # whose own names could do, if those of the model were not added
+
+
+@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
+def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, closed, None)  # as Python has it then
+    with pytest.raises(UserError, match="stdin or stdout is closed"):
+        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
