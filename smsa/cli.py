@@ -120,8 +120,10 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, n=1)
-    return f"; the nearest is {matches[0]}. --help lists them all." if matches else ". --help lists them all."
+    plain = name.lstrip("-").split("=")[0].replace("-", "_")
+    longer = [option for option in known if option.endswith(f"_{plain}")]  # epochs, batch_size, patience
+    matches = longer or difflib.get_close_matches(plain, known, n=1)
+    return f"; the nearest is {' or '.join(matches)}. --help lists them all." if matches else ". --help lists them all."
 
 
 def set_up_logging() -> None:
