@@ -144,7 +144,6 @@ LABEL_COLUMNS = {
     "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
     "an empty one of the usual name": ("teks,label,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of this very name": ("teks,Label,label\na,1,positif\nc,0,negatif\n", "label"),
-    "an empty one": ("teks,kelas,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of words, not of numbers": ("teks,polarity,kelas\na,3,positif\nc,-2,negatif\n", "kelas"),
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),
     "many words": ("teks,kelas,rating\n" + "".join(f"a,niat {i},{i % 5}\n" for i in range(30)), "kelas"),
