@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from smsa.cli import exit_on_error, parse
-from smsa.data.datasets import DataArguments, find_files, load_splits
+from smsa.data.datasets import DataArguments, load_splits
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
@@ -26,9 +26,7 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
     if data_args.test_file:
         raise UserError(f"leave --test_file out, and evaluate on it with scripts/eval.py --model {output} --data ...")
     labels = parse_labels(data_args.labels) if data_args.labels else LABELS
-    files = find_files(
-        data_args.data_dir, data_args.train_file, data_args.valid_file, dataset_name=data_args.dataset_name
-    )
+    files = data_args.find_files()
     reading = data_args.reading()
     splits = load_splits({split: files[split] for split in ("train", "valid")}, labels, **reading)
     train, rows = splits["train"], splits["valid"].to_pandas()

@@ -16,15 +16,7 @@ from transformers import set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from smsa.cli import exit_on_error, parse
-from smsa.data.datasets import (
-    SMSA_SHA256,
-    DataArguments,
-    encode_splits,
-    find_files,
-    load_splits,
-    sort_by_length,
-    write_rejects,
-)
+from smsa.data.datasets import SMSA_SHA256, DataArguments, encode_splits, load_splits, sort_by_length, write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.files import hash_file, naming, staged, write_json
 from smsa.models.loading import choose_labels, freeze_layers, load_model
@@ -66,8 +58,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
 
     # Data: files -> rows
     with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
-        named = ("data_dir", "train_file", "valid_file", "test_file", "dataset_name")
-        files = find_files(**{name: getattr(data_args, name) for name in named})
+        files = data_args.find_files()
     labels = choose_labels(data_args.labels, name, revision)
     reading = data_args.reading()
     splits = load_splits(files, labels, **reading)

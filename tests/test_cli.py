@@ -47,7 +47,6 @@ def test_a_reader_that_has_enough_ends_a_script_quietly():
 
 
 BAD_COMMANDS = {
-    "unknown option": ("", ["--lerning_rate", "1"], "--lerning_rate is not an option; the nearest is learning_rate"),
     "abbreviation": ("", ["--epoch", "1"], "--epoch is not an option; the nearest is num_train_epochs"),
     "initials": ("", ["--lr", "1"], "--lr is not an option; the nearest is learning_rate or "),
     "unknown key": ("lr_gama: 1", [], "recipe.yaml, line 1: 'lr_gama' is not an option; the nearest is lr_gamma"),

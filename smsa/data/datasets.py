@@ -100,6 +100,10 @@ class DataArguments(ReadingArguments):
         "If not given: the names that a fine-tuned model carries, else positive,neutral,negative.",
     )
 
+    def find_files(self) -> dict[str, Path | None]:
+        """Return the file of each split, as the function of this name does."""
+        return find_files(self.data_dir, self.train_file, self.valid_file, self.test_file, self.dataset_name)
+
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
     """Return the labelled files of SmSA by split; `test` only where it is there.

@@ -81,9 +81,8 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> str:
     """Return a sentence on who is ahead by `differences["f1"]` of `compare`, if these texts tell the two apart."""
     value, low, high = (100 * f1[end] for end in ("value", "low", "high"))  # in points
-    verdict = f"not told apart by these {n_texts:,} texts"
-    if low > 0 or high < 0:
-        verdict = f"{a if low > 0 else b} is ahead"
+    is_told = low > 0 or high < 0
+    verdict = f"{a if low > 0 else b} is ahead" if is_told else f"not told apart by these {n_texts:,} texts"
     return f"{a} minus {b}: {value:+.1f} points of macro F1 (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
 
 

@@ -5,7 +5,6 @@ import logging
 import math
 import shutil
 import signal
-from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -238,7 +237,7 @@ class ResumableTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
-def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: Sequence[str]) -> torch.Tensor:
+def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: tuple[str, ...]) -> torch.Tensor:
     """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:

@@ -108,22 +108,21 @@ def test_robustness_is_macro_f1_on_perturbed_texts(data):
 
 
 def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):
-    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=f"s{k}") for k in range(4)], data, seed=2)
+    names = ["s0", "s1", "s2", "indobert-base-p1 of five folds, the first"]
+    report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=names[k]) for k in range(4)], data, seed=2)
     pairs = [(pair["a"], pair["b"]) for pair in report["comparisons"]]
-    assert pairs == [*combinations(["s0", "s1", "s2", "s3"], 2)]
+    assert pairs == [*combinations(names, 2)]
     expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), np.roll(PREDICTED, 1), 3, seed=2)
     assert expected.items() <= report["comparisons"][0].items()
     system = report["systems"][0]
     panels = figures.draw_confusion(report).axes
-    assert [axes.get_title() for axes in panels] == ["s0", "s1", "s2", "s3"]
+    assert [axes.get_title() for axes in panels] == [*names[:3], "indobert-base-p1 of five\nfolds, the first"]
     shown = [text.get_text().replace("\n", " ") for text in panels[0].texts]
     assert shown == ["1 50%", "1 50%", "0 0%", "0 0%", "1 100%", "0 0%", "2 67%", "0 0%", "1 33%"]
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
     assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
-    report["systems"][0]["name"] = "indobert-base-p1 of five folds, the first of these"
-    assert figures.draw_confusion(report).axes[0].get_title() == "indobert-base-p1 of five\nfolds, the first of these"
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
@@ -163,9 +162,8 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
-    of_numbers = System("system", "x", ("0", "1"), None)  # without any of the labels, so that no row would be left
-    for system, option in (of_two, "neutral=drop"), (of_numbers, "0=...,1=..."):
-        with pytest.raises(UserError, match=f"system has the labels .* --label_map={option}"):
+    for system, option in (of_two, "neutral=drop"), (System("of numbers", "x", ("0", "1"), None), "0=...,1=..."):
+        with pytest.raises(UserError, match=f"has the labels .* --label_map={option}"):
             evaluate([System("never asked", "x", LABELS, None), system], read_rows(tmp_path / "six.tsv", ROWS.items()))
 
 

@@ -61,14 +61,12 @@ def test_a_comparison_is_right_by_hand_and_only_an_interval_beside_zero_says_who
     assert compared["differences"]["accuracy"]["value"] == pytest.approx(3 / 8)
     ahead = f1_score(gold, a, average="macro") - f1_score(gold, b, average="macro")
     assert compared["differences"]["f1"]["value"] == pytest.approx(ahead)
-    for name in METRICS:
-        assert same["differences"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert same["differences"] == dict.fromkeys(METRICS, {"value": 0.0, "low": 0.0, "high": 0.0})
     assert same["mcnemar"]["p_value"] == 1.0
-    told = "not told apart by these 9 texts"
-    for low, high, verdict in ((1, 3, "A is ahead"), (-3, -1, "B is ahead"), (-1, 3, told)):
+    for low, high, told in ((1, 3, "A is ahead"), (-3, -1, "B is ahead"), (-1, 3, "not told apart by these 9 texts")):
         f1 = {"value": 0.02, "low": low / 100, "high": high / 100}
         said = statistics.describe_comparison("A", "B", f1, 9)
-        assert f"+2.0 points of macro F1 (95 % interval {low:+.1f} to {high:+.1f}), {verdict}." in said
+        assert f"+2.0 points of macro F1 (95 % interval {low:+.1f} to {high:+.1f}), {told}." in said
 
 
 def test_calibration_by_hand(monkeypatch):

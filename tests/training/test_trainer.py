@@ -145,7 +145,7 @@ def test_the_collator_stops_where_the_encoder_does():
 
 
 def test_class_weights_by_hand(tmp_path):
-    weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 3, 3]), ["a", "b", "c", "d"])  # no text has the label 2
+    weights = resolve_class_weights("balanced", np.array([0, 0, 0, 1, 3, 3]), ["a", "b", "of no text", "c"])
     assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 1, 6 / 6])
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
         with pytest.raises(ValueError, match="or a positive number for each of positive, neutral, negative, in"):
