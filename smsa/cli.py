@@ -139,11 +139,11 @@ def set_up_logging() -> None:
 
 _LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
 _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
-    (UserError, "", ""),
-    (OSError, "", ""),
+    ((UserError, OSError), "", ""),
     (ImportError, "install", ""),  # what an option or a proxy needs
     (RuntimeError, "to be installed", ""),  # by a name in report_to
     (ValueError, "is not supported, only", ""),  # an unknown one
+    (RuntimeError, "working C++ compiler", ": install g++, or leave --torch_compile out."),
     (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again
     (torch.OutOfMemoryError, "", " A lower --per_device_train_batch_size with as much more "
      "--gradient_accumulation_steps is the same recipe."),

@@ -79,6 +79,7 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (ImportError("'socksio' package is not installed"), "error: 'socksio' package is not installed"),
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
     (ValueError("tensorbord is not supported, only wandb"), "error: tensorbord is not supported, only wandb"),
+    (RuntimeError("working C++ compiler\n"), "error: working C++ compiler: install g++, or leave --torch_compile out."),
     (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank is gone: its line, if any, says why. The same "
      "command resumes, a training with --resume auto."),
     (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),
