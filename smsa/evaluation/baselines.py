@@ -89,13 +89,13 @@ class Keyword:
         return softmax(np.stack([scores[label] for label in self.labels], axis=1), axis=-1)
 
 
-def _make_vectorizer():
+def _make_vectorizer(min_df: int = 2):
     """Words in ones and twos, and runs of 2 to 5 characters within words, which bring in unseen spellings."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # seconds, which only this baseline takes
     from sklearn.pipeline import make_union
 
     kinds = ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5)})
-    return make_union(*(TfidfVectorizer(min_df=2, sublinear_tf=True, **kind) for kind in kinds))
+    return make_union(*(TfidfVectorizer(min_df=min_df, sublinear_tf=True, **kind) for kind in kinds))
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Tfidf:
         """Train on texts and their label ids; a label without a text gets the probability 0."""
         from sklearn.linear_model import LogisticRegression
 
-        vectorizer = _make_vectorizer()
+        vectorizer = _make_vectorizer(2 if len(texts) >= 100 else 1)  # a few texts may have no word in common
         features = vectorizer.fit_transform(texts)
         model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000).fit(features, label_ids)
         found = np.column_stack([model.coef_, model.intercept_])

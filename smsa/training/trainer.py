@@ -296,7 +296,7 @@ class SentimentTrainer(ResumableTrainer):
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.labels = label_names(self.model.config.id2label)
-        known = {"loss", *score_label_ids([0], [0], self.labels)}
+        known = {"loss", *score_label_ids([0], [0], self.labels)} - {f"n_{label}" for label in self.labels}
         is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")

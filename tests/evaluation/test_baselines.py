@@ -55,11 +55,11 @@ def test_keyword_counts_words_turns_them_round_after_a_negation_and_gives_the_la
 
 @pytest.mark.parametrize("labels, used", [(LABELS, [0, 1, 2]), (LABELS[:2], [0, 1]), (LABELS, [0, 2])])
 def test_tfidf_is_the_model_of_scikit_learn_and_0_for_a_label_without_texts(sample, labels, used, tmp_path):
-    rows = [(text, label_id) for text, label_id in zip(*sample["train"], strict=True) if label_id in used]
-    texts, label_ids = zip(*rows, strict=True)
+    texts, label_ids = zip(*(row for row in zip(*sample["train"], strict=True) if row[1] in used), strict=True)
     save_baseline(Tfidf.fit(texts, list(label_ids), labels), tmp_path)
     regression, valid = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000), sample["valid"][0]
     model = make_pipeline(baselines._make_vectorizer(), regression).fit(texts, label_ids)
     expected = np.zeros((len(valid), len(labels)))
     expected[:, used] = model.predict_proba(valid)
     assert load_baseline(tmp_path).predict(valid) == pytest.approx(expected, abs=1e-5)
+    assert Tfidf.fit(["enak", "buruk"], [0, 1]).predict(["enak", "buruk"]).argmax(-1).tolist() == [0, 1]
