@@ -280,11 +280,12 @@ def test_the_real_smsa_is_what_the_recipe_says(smsa_files, caplog):
         assert data.pooch.file_hash(str(smsa_files[split])) == data.SMSA_SHA256[split]
 
 
-def test_long_texts_are_cut_and_keep_their_separator_and_a_length_that_cannot_be_is_refused(smsa_dir, tokenizer):
+def test_long_texts_are_cut_and_counted_and_a_length_that_cannot_be_is_refused(smsa_dir, tokenizer, caplog):
     splits = load_splits({"train": smsa_dir / "train_preprocess.tsv"})
-    found = encode_splits(splits, tokenizer, max_length=4)["train"]["input_ids"][:]
+    with caplog.at_level("INFO", logger="smsa"):
+        found = encode_splits(splits, tokenizer, max_length=4)["train"]["input_ids"][:]
     assert {(ids[0], ids[-1]) for ids in found} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
-    assert max(map(len, found)) == 4
+    assert max(map(len, found)) == 4 and "7 texts have 4 tokens or more" in caplog.text
     for max_length, message in ((-1, "-1; 2 tokens are"), (2, "2; 2 tokens are"), (65, "65, but .* at most 64")):
         with pytest.raises(UserError, match=f"--max_length is {message}"):
             encode_splits(splits, tokenizer, max_length=max_length)
