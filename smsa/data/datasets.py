@@ -389,15 +389,10 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
         raise UserError(f"--max_length is {max_length}; {n_special} tokens are special, so give more.")
     if max_length > tokenizer.model_max_length:
         raise UserError(f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length}.")
-    lengths: Counter[int] = Counter()
-
-    def encode(rows: dict[str, list]) -> dict[str, list]:
-        tokens = tokenizer(rows["text"], truncation=True, max_length=max_length)
-        lengths.update(map(len, tokens["input_ids"]))
-        return tokens
-
-    encoded = splits.map(encode, batched=True, desc="Tokenising")
-    if n_long := lengths[max_length]:
+    encoded = splits.map(
+        lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True, desc="Tokenising"
+    )
+    if n_long := sum(int((count_tokens(split) == max_length).sum()) for split in encoded.values()):
         logger.info("%s texts have %d tokens or more; more are not read (--max_length)", f"{n_long:,}", max_length)
     return encoded
 
