@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
+import joblib
 import psutil
 import torch
 import torch.distributed as dist
@@ -105,9 +106,8 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
 
 
 def share_of_cores() -> int:
-    """Return how many CPU cores each process of a launch gets on this machine."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # noqa: TID251
-    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """Return how many CPU cores each process of a launch gets on this machine, of those that its container may use."""
+    return max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def set_cpu_threads(n_threads: int | None = None) -> None:
