@@ -304,15 +304,17 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
 
     Raises:
-        UserError: if it has not so many layers, or they share their weights, as ALBERT's.
+        UserError: if it has no such embeddings, as OPT's stand deeper; not so many layers; or layers that share their
+            weights, as ALBERT's.
     """
-    encoder, depth = model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    for name, part in encoder.named_children() if embeddings else ():
-        if name == "embeddings" or isinstance(part, nn.Embedding):  # decoders have no part of all of them
-            part.requires_grad_(False)
+    kind, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    if embeddings:  # decoders have no part of all of them
+        parts = [m for name, m in encoder.named_children() if name == "embeddings" or isinstance(m, nn.Embedding)]
+        if not parts:
+            raise UserError(f"--freeze_embeddings: {kind} has no embeddings that can be told apart.")
+        nn.ModuleList(parts).requires_grad_(False)
     if n_layers:
         stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
         if not (stacks and 0 < n_layers <= depth):
-            name = type(model).__name__
-            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
+            raise UserError(f"--freeze_layers {n_layers}: {kind} has {depth} layers, or they share their weights.")
         stacks[0][:n_layers].requires_grad_(False)
