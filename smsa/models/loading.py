@@ -72,7 +72,7 @@ def load_model(
             raise UserError("'scratch' learns its vocabulary from train_texts: give them.")
         return build_scratch(train_texts, labels)
     name, config = _load_config(model_name_or_path, revision)
-    trained_labels = _trained_labels(config)
+    labels_before, trained_labels = label_names(config.id2label), _trained_labels(config)
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
     for change in ("smsa_temperature", "smsa_normalised"):  # since a training that is not this one
         vars(config).pop(change, None)
@@ -85,8 +85,8 @@ def load_model(
         fresh = type(model)(config).state_dict() if foreign else {}
         for weight in foreign:
             state[weight].copy_(fresh[weight])
-        if trained_labels:
-            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(trained_labels))
+        if trained_labels or not random_weights:  # else what starts at random has been logged
+            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(labels_before))
     tokenizer = _load_tokenizer(name, model, revision)
     require_padding(model, tokenizer)
     return model, tokenizer

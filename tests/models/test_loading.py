@@ -97,6 +97,9 @@ def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others_and_the
         assert model.classifier.weight.shape == (len(other), 32)
         assert not torch.isin(model.classifier.weight, head).any()
     assert caplog.text.count("head starts at random, for its labels were negatif,netral,positif, in this order") == 3
+    update_json(Path(folder, "config.json"), id2label={i: f"LABEL_{i}" for i in range(3)})  # which says no meaning
+    assert not torch.isin(load_model(folder)[0].classifier.weight, head).any()
+    assert "head starts at random, for its labels were LABEL_0,LABEL_1,LABEL_2, in this order" in caplog.text
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
