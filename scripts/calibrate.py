@@ -11,6 +11,7 @@ from pathlib import Path
 from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import write_rejects
 from smsa.data.labels import EXAMPLES
+from smsa.data.normaliser import add_normaliser
 from smsa.evaluation import calibration
 from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArguments
 from smsa.evaluation.report import LabelledFile, evaluate, log_report
@@ -18,7 +19,7 @@ from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
 from smsa.files import publish, require_empty, staged, update_json
 from smsa.inference.engine import EngineArguments
-from smsa.models.loading import load_classifier
+from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.sharing.card import CARD, is_renewable, render_card
 from smsa.training.metrics import predict_examples
 
@@ -38,7 +39,8 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
             for path in filter(Path.is_file, source.glob(pattern)):
                 shutil.copyfile(path, staging / path.name)
         if args.normalise_elongated:
-            calibration.store_normaliser(staging)
+            save_tokenizer(add_normaliser(load_classifier(staging)[1]), staging)
+            update_json(staging / "config.json", smsa_normalised=True)
         (uncalibrated,) = load_systems([str(staging)], **options)
         temperature = fit_temperature(data.gold, uncalibrated.predict(data.texts, data.labels))
         calibration.store_temperature(staging, temperature)

@@ -82,14 +82,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     rows, held_out_rows = encode_sources(sources, tokenizer, corpus_args.max_length, held_out, seed)
 
     # Train and evaluate
-    trainer = MaskedTrainer(
-        model=model,
-        args=training_args,
-        processing_class=tokenizer,
-        rows=rows,
-        held_out_rows=held_out_rows,
-        settings=settings,
-    )
+    trainer = MaskedTrainer(model, training_args, tokenizer, rows, held_out_rows, settings=settings)
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()
     if rank():

@@ -8,11 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from smsa.data.normaliser import add_normaliser
 from smsa.errors import UserError
 from smsa.evaluation.systems import was_trained_on
 from smsa.files import update_json
-from smsa.models.loading import find_bundled, load_classifier, save_tokenizer
+from smsa.models.loading import find_bundled, load_classifier
 
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:
@@ -53,9 +52,3 @@ def store_temperature(folder: str | Path, temperature: float, shift: torch.Tenso
         tensors[f"{name}.bias"] += shift
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     update_json(folder / "config.json", smsa_temperature=temperature_before * temperature)
-
-
-def store_normaliser(folder: str | Path) -> None:
-    """Let the tokenizer of a model folder write elongated letters once; config.json keeps it as `smsa_normalised`."""
-    save_tokenizer(add_normaliser(load_classifier(folder)[1]), folder)
-    update_json(Path(folder) / "config.json", smsa_normalised=True)

@@ -111,7 +111,7 @@ def draw_history(history: pd.DataFrame):
     figure = _new_figure(11, 3.4)
     for axes, score in zip(figure.subplots(1, 3), ("loss", "f1", "learning_rate"), strict=True):
         columns = [column for column in history if column.endswith(score)]
-        history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, color=COLORS[: len(columns)])
+        history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, clip_on=False, color=COLORS[: len(columns)])
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _style(axes, xlabel="Epoch", ylim=(0, 1.05 * history[columns].max(axis=None)))
+        _style(axes, xlabel="Epoch", ylim=(0, None))
     return figure

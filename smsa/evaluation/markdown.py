@@ -37,7 +37,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def with_interval(score: dict[str, float]) -> str:
+def interval(score: dict[str, float]) -> str:
     """Return the `value` and its interval, from `low` to `high`, in per cent."""
     return f"{percent(score['value'])} ({percent(score['low'])} to {percent(score['high'])})"
 
@@ -50,9 +50,8 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 TEMPLATES.globals |= {"row": row, "header": header}
-TEMPLATES.filters |= {function.__name__: function for function in (cell, one_line, percent)} | {
+TEMPLATES.filters |= {function.__name__: function for function in (cell, one_line, percent, interval)} | {
     "quote": shlex.quote,
-    "interval": with_interval,
     "count": lambda n: f"{int(n):,}",
     "predicted": "predicted {}".format,
 }

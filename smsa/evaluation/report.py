@@ -16,7 +16,7 @@ from smsa.data.formats import BadRow
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
-from smsa.evaluation.markdown import TEMPLATES, percent, with_interval
+from smsa.evaluation.markdown import TEMPLATES, interval, percent
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bootstrap, score_present
 from smsa.evaluation.systems import System
@@ -188,13 +188,13 @@ def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
     for system in report["systems"]:
         metrics, among = system["metrics"], system.get("metrics_without_absent")
-        scores = {"macro F1": with_interval(metrics["f1"]), "accuracy": with_interval(metrics["accuracy"])}
+        scores = {"macro F1": interval(metrics["f1"]), "accuracy": interval(metrics["accuracy"])}
         scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
         for label, of_label in system["labels"].items():
             if of_label["n"]:
                 scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
         for title, name in (("macro F1", "f1"), ("accuracy", "accuracy")) if among else ():
-            scores[f"{title} among the labels of the file"] = with_interval(among[name])
+            scores[f"{title} among the labels of the file"] = interval(among[name])
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

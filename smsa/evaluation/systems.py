@@ -41,10 +41,11 @@ class System:
         """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
         meant = match_labels(labels)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
-        used = set(used)
+        used, are_clear = set(used), None not in columns and len(set(columns)) == len(columns)
         lacking = [labels[i] for i in used - set(columns)]
-        if None in columns or len(set(columns)) < len(columns) or lacking:
-            dropped = [f"{label}={DROP}" for label in lacking if len(lacking) < len(used)]  # so that some are left
+        if lacking or not are_clear:
+            is_enough = are_clear and len(lacking) < len(used)  # to drop those: else some are unclear, or none are left
+            dropped = [f"{label}={DROP}" for label in lacking if is_enough]
             example = ",".join(dropped or [f"{label}=..." for label in self.labels])
             raise UserError(
                 f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "

@@ -72,7 +72,7 @@ def load_model(
             raise UserError("'scratch' learns its vocabulary from train_texts: give them.")
         return build_scratch(train_texts, labels)
     name, config = _load_config(model_name_or_path, revision)
-    trained_labels = _trained_labels(config)
+    labels_before, trained_labels = label_names(config.id2label), _trained_labels(config)
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
     for change in ("smsa_temperature", "smsa_normalised"):  # since a training that is not this one
         vars(config).pop(change, None)
@@ -85,8 +85,8 @@ def load_model(
         fresh = type(model)(config).state_dict() if foreign else {}
         for weight in foreign:
             state[weight].copy_(fresh[weight])
-        if trained_labels:
-            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(trained_labels))
+        if trained_labels or not random_weights:  # else what starts at random has been logged
+            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(labels_before))
     tokenizer = _load_tokenizer(name, model, revision)
     require_padding(model, tokenizer)
     return model, tokenizer
@@ -304,15 +304,17 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
 
     Raises:
-        UserError: if it has not so many layers, or they share their weights, as ALBERT's.
+        UserError: if it has no such embeddings, as OPT's stand deeper; not so many layers; or layers that share their
+            weights, as ALBERT's.
     """
-    encoder, depth = model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    for name, part in encoder.named_children() if embeddings else ():
-        if name == "embeddings" or isinstance(part, nn.Embedding):  # decoders have no part of all of them
-            part.requires_grad_(False)
+    kind, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    if embeddings:  # decoders have no part of all of them
+        parts = [m for name, m in encoder.named_children() if name == "embeddings" or isinstance(m, nn.Embedding)]
+        if not parts:
+            raise UserError(f"--freeze_embeddings: {kind} has no embeddings that can be told apart.")
+        nn.ModuleList(parts).requires_grad_(False)
     if n_layers:
         stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
         if not (stacks and 0 < n_layers <= depth):
-            name = type(model).__name__
-            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
+            raise UserError(f"--freeze_layers {n_layers}: {kind} has {depth} layers, or they share their weights.")
         stacks[0][:n_layers].requires_grad_(False)

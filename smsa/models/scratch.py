@@ -1,6 +1,5 @@
 """A small BERT without any pre-training: its vocabulary is learned from the training texts, its weights are random."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -8,8 +7,6 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from smsa.data.labels import label_maps
-
-logger = logging.getLogger(__name__)
 
 # Chosen on SmSA valid; "From scratch" in docs/training.md says what comes of it.
 SCRATCH_VOCAB_SIZE = 8_000
@@ -28,7 +25,6 @@ def build_scratch(texts: Iterable[str], labels: tuple[str, ...]) -> tuple[BertFo
     vocabulary = train_vocabulary(texts, SCRATCH_VOCAB_SIZE)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=512)
     model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **SCRATCH_SHAPE, **label_maps(labels)))
-    logger.info("Encoder: scratch, %s, %s tokens", SCRATCH_SHAPE, f"{len(tokenizer):,}")
     return model, tokenizer
 
 

@@ -139,9 +139,8 @@ def write_seeds(output_dir: str | Path, seeds: list[int]) -> dict:
 
     `std` divides by n - 1, and is null for one run.
     """
-    folders = {seed: f"seed-{seed}" for seed in seeds}
-    metrics = {seed: json.loads(Path(output_dir, folders[seed], "metrics.json").read_bytes()) for seed in seeds}
-    summary = {"runs": {seed: {"folder": folders[seed]} | metrics[seed] for seed in seeds}, "mean": {}, "std": {}}
+    metrics = {seed: json.loads(Path(output_dir, f"seed-{seed}", "metrics.json").read_bytes()) for seed in seeds}
+    summary = {"runs": {seed: {"folder": f"seed-{seed}"} | metrics[seed] for seed in seeds}, "mean": {}, "std": {}}
     for split in [split for split in ("valid", "test") if split in metrics[seeds[0]]]:
         table = pd.DataFrame([metrics[seed][split] for seed in seeds]).filter(regex="^(?!n_)")
         summary["mean"][split] = table.mean().to_dict()

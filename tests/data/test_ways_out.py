@@ -11,7 +11,7 @@ from tables import write_workbook
 
 from scripts import baseline
 from smsa.cli import parse
-from smsa.data.datasets import DataArguments, find_files, load_splits, read_rows
+from smsa.data.datasets import DataArguments, load_splits, read_rows
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
 from smsa.evaluation.arguments import BaselineArguments
@@ -52,10 +52,8 @@ def predict(argv: list[str], classifier) -> None:
 def train(argv: list[str], classifier=None) -> None:
     """Read as scripts/finetune.py."""
     (args,) = parse(DataArguments, argv=argv)
-    names = ("data_dir", "train_file", "valid_file", "test_file", "dataset_name")
-    files = find_files(**{name: getattr(args, name) for name in names})
     labels = parse_labels(args.labels) if args.labels else LABELS
-    assert load_splits(files, labels, **args.reading())["train"].num_rows
+    assert load_splits(args.find_files(), labels, **args.reading())["train"].num_rows
 
 
 # What is done, a file and its content, more options; then the ways out that the message must name: options to paste,

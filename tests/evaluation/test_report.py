@@ -123,6 +123,8 @@ def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
     assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
+    history = {"epoch": [1.0], "valid_loss": [np.inf], "valid_f1": [0.0], "learning_rate": [0.0]}
+    assert [axes.get_ylim()[0] for axes in figures.draw_history(pd.DataFrame(history)).axes] == [0, 0, 0]
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
@@ -162,7 +164,9 @@ def test_a_file_of_two_labels_is_evaluated_over_these(tmp_path):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all (macro)", "positive", "negative"]
     text = render_report(report, [])
     assert "No text is neutral" in text and "| b, if it answers with the labels of the file only | 100.0 " in text
-    for system, option in (of_two, "neutral=drop"), (System("of numbers", "x", ("0", "1"), None), "0=...,1=..."):
+    of_others = [System("of others", "x", labels, None) for labels in (("0", "1"), ("positive", "negative", "2"))]
+    options = ("neutral=drop", "0=...,1=...", "positive=...,negative=...,2=...")
+    for system, option in zip([of_two, *of_others], options, strict=True):
         with pytest.raises(UserError, match=f"has the labels .* --label_map={option}"):
             evaluate([System("never asked", "x", LABELS, None), system], read_rows(tmp_path / "six.tsv", ROWS.items()))
 

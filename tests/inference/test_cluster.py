@@ -143,8 +143,10 @@ def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, 
     added = predictor(batch)
     assert type(added) is type(batch)
     if kind == "table":
-        known = find_added(table.column_names, str(folder / "model"))  # to a driver, before anything is predicted
-        assert added.schema.equals(pa.schema([*table.schema, *known]))
+        for options in ({}, {"labels_only": True}, {"explain": True, "prefix": "x_"}):
+            known = find_added(table.column_names, str(folder / "model"), **options)  # before anything is predicted
+            found = BatchPredictor(str(folder / "model"), **options, **vars(FP32))(table[:9])
+            assert found.schema.equals(pa.schema([*table.schema, *known]))
     expected = pd.DataFrame(read(of_one_machine("parquet"))[:300])
     frame = added.to_pandas() if kind == "table" else pd.DataFrame(dict(added))
     assert [*frame.columns] == [*expected.columns]

@@ -97,6 +97,9 @@ def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others_and_the
         assert model.classifier.weight.shape == (len(other), 32)
         assert not torch.isin(model.classifier.weight, head).any()
     assert caplog.text.count("head starts at random, for its labels were negatif,netral,positif, in this order") == 3
+    update_json(Path(folder, "config.json"), id2label={i: f"LABEL_{i}" for i in range(3)})  # which says no meaning
+    assert not torch.isin(load_model(folder)[0].classifier.weight, head).any()
+    assert "head starts at random, for its labels were LABEL_0,LABEL_1,LABEL_2, in this order" in caplog.text
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
@@ -183,6 +186,9 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     freeze_layers(decoder, embeddings=True)
     frozen = [name for name, p in decoder.named_parameters() if not p.requires_grad]
     assert frozen == ["transformer.wte.weight", "transformer.wpe.weight"]
+    opt = AutoConfig.for_model("opt", **OLD_SHAPE, ffn_dim=8, word_embed_proj_dim=OLD_SHAPE["hidden_size"])
+    with pytest.raises(UserError, match="--freeze_embeddings: OPTForSequenceClassification has no embeddings that"):
+        freeze_layers(AutoModelForSequenceClassification.from_config(opt), embeddings=True)
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
     config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)
