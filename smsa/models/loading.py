@@ -304,15 +304,17 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
 
     Raises:
-        UserError: if it has not so many layers, or they share their weights, as ALBERT's.
+        UserError: if it has no embeddings, or not so many layers, of its own; or its layers share weights, as ALBERT's.
     """
-    encoder, depth = model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    for name, part in encoder.named_children() if embeddings else ():
-        if name == "embeddings" or isinstance(part, nn.Embedding):  # decoders have no part of all of them
-            part.requires_grad_(False)
+    name, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
+    parts = encoder.named_children()  # decoders have no part of all embeddings
+    parts = [part for called, part in parts if called == "embeddings" or isinstance(part, nn.Embedding)]
+    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if embeddings and not parts:
+        raise UserError(f"--freeze_embeddings: {name} has no embeddings that can be told apart.")
+    if n_layers and not (stacks and 0 < n_layers <= depth):
+        raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
+    for part in parts if embeddings else ():
+        part.requires_grad_(False)
     if n_layers:
-        stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        if not (stacks and 0 < n_layers <= depth):
-            name = type(model).__name__
-            raise UserError(f"--freeze_layers {n_layers}: {name} has {depth} layers, or they share their weights.")
         stacks[0][:n_layers].requires_grad_(False)

@@ -183,6 +183,9 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     freeze_layers(decoder, embeddings=True)
     frozen = [name for name, p in decoder.named_parameters() if not p.requires_grad]
     assert frozen == ["transformer.wte.weight", "transformer.wpe.weight"]
+    decoder = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("opt", **OLD_SHAPE))
+    with pytest.raises(ValueError, match="--freeze_embeddings: OPTForSequenceClassification has no embeddings"):
+        freeze_layers(decoder, embeddings=True)
     with pytest.raises(ValueError, match="--freeze_layers 3: BertForSequenceClassification has 2 layers"):
         freeze_layers(make_model(), n_layers=3)
     config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)
