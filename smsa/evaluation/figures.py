@@ -113,5 +113,6 @@ def draw_history(history: pd.DataFrame):
         columns = [column for column in history if column.endswith(score)]
         history.plot(x="epoch", y=columns, ax=axes, marker="o", ms=4, color=COLORS[: len(columns)])
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _style(axes, xlabel="Epoch", ylim=(0, 1.05 * history[columns].max(axis=None)))
+        top = 1.05 * history[columns].max(axis=None)  # 0 for the rate of a single epoch that ends with it
+        _style(axes, xlabel="Epoch", ylim=(0, top if 0 < top < math.inf else None))
     return figure

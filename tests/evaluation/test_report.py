@@ -123,6 +123,8 @@ def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
     assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
+    history = pd.DataFrame({"epoch": [1.0], "valid_loss": [np.inf], "valid_f1": [0.5], "learning_rate": [0.0]})
+    assert [axes.get_ylim()[0] for axes in figures.draw_history(history).axes] == [0, 0, 0]
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
     assert marks == [[bin_["confidence"], bin_["accuracy"]] for bin_ in system["calibration"]["bins"]]
 
