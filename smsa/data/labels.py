@@ -115,7 +115,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     others = {i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)}
     if not taken <= true:
         others |= true.intersection(chain(*kinds))
-    repeated = {i for i in few if len(plain[i]) < len(columns[i])}  # as emotions, whatever their column is called
+    # as emotions, in a column that is not known for anything else
+    repeated = {i for i in few if name_kind(names[i]) is None and 1 < len(plain[i]) < 0.7 * len(columns[i])}
     return [*sorted(taken), *sorted(others - taken)], sorted(named | by_content | ratings or repeated)
 
 

@@ -65,9 +65,8 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     output = UPath(args.output).absolute()
     if output.exists():
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it first.")
-    options = {"text_column": _TEXTS, "labels_only": args.labels_only, "explain": args.explain}
-    named = options | {"prefix": args.prefix}
-    new = find_added([*first.names, _TEXTS], args.model, args.model_revision, **named).names
+    options = {"text_column": _TEXTS} | {name: getattr(args, name) for name in ("labels_only", "explain", "prefix")}
+    new = find_added([*first.names, _TEXTS], args.model, args.model_revision, **options).names
     prefix = new[0].removesuffix("label")  # the first of them
     all_names = pa.schema([(name, pa.string()) for name in [*first.names, *new]])
     writers.write_tables(BytesIO(), kind, all_names, [])  # so that names that it cannot hold are told now

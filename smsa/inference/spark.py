@@ -6,12 +6,11 @@ from functools import cache, partial
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
-from pyspark.sql.types import BooleanType, DoubleType, StringType, StructField, StructType
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
 
 from smsa.errors import UserError
 from smsa.inference.batches import BatchPredictor, find_added, locate
-
-_TYPES = {pa.string(): StringType(), pa.float64(): DoubleType(), pa.bool_(): BooleanType()}
 
 
 def predict(
@@ -42,9 +41,9 @@ def predict(
         columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
         raise UserError(f"no column {text_column!r} of strings: give text_column. The columns are: {columns}.")
     options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
-    fields = [StructField(f.name, _TYPES[f.type]) for f in find_added(df.columns, model, revision, **options)]
+    added = from_arrow_schema(find_added(df.columns, model, revision, **options))
     add = partial(_add, locate(model), revision, tuple(options.items()))
-    return df.mapInArrow(add, StructType([*df.schema, *fields]))
+    return df.mapInArrow(add, StructType([*df.schema, *added]))
 
 
 def _add(

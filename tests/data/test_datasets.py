@@ -130,7 +130,6 @@ LABEL_COLUMNS = {
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", None),
     "our own prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", None),
-    "of a name that nobody knows": ("teks,rasa\na,senang\nb,takut\nc,senang\n", None),
     "one for each label": ("teks,Positif,negatif\na,1,0\nb,0,1\n", None),
     "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", None),
 }
@@ -144,6 +143,12 @@ def test_the_column_of_labels_is_found_or_asked_for(tmp_path, content, column):
             Source(tmp_path / "a.csv", label_column="label")
     else:
         assert Source(tmp_path / "a.csv", label_column="label").label_column == column
+
+
+def test_labels_in_a_column_that_nobody_knows_are_the_example_not_texts_or_remarks(tmp_path):
+    (tmp_path / "a.csv").write_text("rasa,catatan,teks\nsenang,x,a\ntakut,,a\nsenang,,b\n")
+    with pytest.raises(UserError, match="--label_column, for example --label_column rasa"):
+        Source(tmp_path / "a.csv", label_column="label")
 
 
 @pytest.mark.parametrize("label_map", ["1", "=positive", "a=b", "positive=negative", "1=positive,1=negative"])
@@ -172,6 +177,9 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     assert "a.tsv; 3 of its texts also stand in train; 1 of its texts have several labels" in caplog.text
     assert "train has no 3 text: no text will be labelled so. --labels=1,2 trains without." in caplog.text
     assert "a.tsv has no 3 text: the macro scores of training count it as 0." in caplog.text
+    (tmp_path / "b.tsv").write_text("d\t1\ne\t3\n")
+    load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "b.tsv"}, ("1", "2", "3"))
+    assert caplog.text.count("trains without") == 1  # for valid has what train has not
     caplog.clear()
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))
     assert " text: " not in caplog.text and "has no" not in caplog.text
