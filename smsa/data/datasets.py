@@ -325,10 +325,7 @@ def load_splits(
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
-            held = sorted({i for _, ids, *_ in read.values() for i in ids})  # those of valid and test would be unknown
-            option = shlex.quote(f"--labels={','.join(labels[i] for i in held)}")
-            way_out = f" {option} trains without." if len(held) == len(counts) else ""
-            logger.warning("train has no %s text: no text will be labelled so.%s", absent, way_out)
+            logger.warning("train has no %s text: no text will be labelled so. --labels can leave it out.", absent)
         elif absent and split != "data":
             logger.warning("%s has no %s text: the macro scores of training count it as 0.", path, absent)
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
