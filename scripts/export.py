@@ -34,7 +34,7 @@ def main(reading: ReadingArguments, args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = HfArgumentParser(ReadingArguments, description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("model", help="Fine-tuned model: a folder, or a name on the Hub.")
-    parser.add_argument("--to", choices=TARGETS, required=True, help="onnx serves transformers.js, too.")
+    parser.add_argument("--to", choices=TARGETS, required=True, help="Runtime; onnx also serves transformers.js.")
     parser.add_argument("--int8", action="store_true", help="Weights in 8 bits: smaller and faster.")
     parser.add_argument("--output", help="Folder for the export, new or empty; MODEL-onnx or the like if not given.")
     parser.add_argument("--data", help="Labelled file to compare on; SmSA's valid if not given.")

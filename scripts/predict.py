@@ -1,4 +1,4 @@
-"""Label every text of some files with a fine-tuned model; stopped, the same command resumes where it was.
+"""Label every text in files with a fine-tuned model. After a stop, the same command resumes.
 
 python scripts/predict.py --model runs/indonlu --input reviews.csv --output predicted.csv
 accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes 4 scripts/predict.py \\

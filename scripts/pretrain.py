@@ -1,4 +1,4 @@
-"""Pre-train an encoder on plain text, a new one or one that is there, for scripts/finetune.py to take.
+"""Pre-train an encoder, new or existing, on texts, so that scripts/finetune.py can start from it.
 
 accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py --sources reviews.txt --corpus_dir DIR
 accelerate launch --config_file accelerate_config.yaml scripts/pretrain.py recipes/pretrain-mini.yaml --corpus_dir DIR

@@ -70,7 +70,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
     """
     usage = "%(prog)s [RECIPE.yaml] [--option VALUE ...]"
     parser = HfArgumentParser(kinds, allow_abbrev=False, usage=usage, description=description)
-    parser.add_argument("recipe", nargs="?", help="YAML file of options; those on the command line win over it.")
+    parser.add_argument("recipe", nargs="?", help="YAML file of options; the command line wins over it.")
     options = [action.dest for action in parser._actions if action.dest not in ("help", "recipe")]
     lists = {action.dest for action in parser._actions if action.nargs == "+"}
     parser._negative_number_matcher = re.compile(r"-\d")  # argparse's own takes -1,0,1 for an option

@@ -48,23 +48,21 @@ SMSA_SHA256 = {
 class ReadingArguments:
     """How labelled files are read."""
 
-    text_column: str | None = HfArg(
-        default=None, help="Column of texts; if not given, it is found by its name or by what it holds."
-    )
+    text_column: str | None = HfArg(default=None, help="Column of texts; found by name or content if not given.")
     label_column: str = HfArg(
-        default="label", help="Column of labels; one of another usual name, such as sentimen, is found."
+        default="label", help="Column of labels; label also finds other usual names, such as sentimen."
     )
     label_map: str | None = HfArg(
         default=None,
-        help="What labels of the file mean: -1=negative,0=neutral,1=positive,9=drop; drop leaves rows out. "
-        "positif, Positive and the like are known. Of a model whose labels are LABEL_0 and so on, what these mean: "
+        help="What the file's labels mean: -1=negative,0=neutral,1=positive,9=drop; drop excludes rows. positif, "
+        "Positive and the like are known. Or what a model's labels mean: "
         "LABEL_0=positive,LABEL_1=neutral,LABEL_2=negative.",
     )
-    sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts.")
     on_bad_row: Literal["strict", "skip"] = HfArg(
         default="strict",
-        help="strict: stop. skip: leave bad rows out, such as empty texts and rows without a label, and list "
-        "them in rejects.jsonl.",
+        help="strict: stop. skip: exclude bad rows, such as empty texts and rows without a label, and list them in "
+        "rejects.jsonl.",
     )
 
     def reading(self) -> dict[str, str | list[BadRow] | None]:
@@ -86,18 +84,18 @@ class DataArguments(ReadingArguments):
     )
     train_file: str | None = HfArg(
         default=None,
-        help="Your own training file in place of SmSA: a table in any format that scripts/predict.py reads. "
-        "Without --valid_file a tenth of it, stratified by label, is split off as valid.",
+        help="Your own training file instead of SmSA: a table in any format that scripts/predict.py reads. Without "
+        "--valid_file, a tenth of it, stratified by label, is split off as valid.",
     )
     valid_file: str | None = HfArg(default=None, help="Your own validation file.")
     test_file: str | None = HfArg(default=None, help="Your own labelled test file.")
     dataset_name: str | None = HfArg(
-        default=None, help="Data set of the Hub in place of files, or a local folder of one."
+        default=None, help="Data set of the Hub instead of files, or a local folder of one."
     )
     labels: str | None = HfArg(
         default=None,
         help="Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
-        "If not given: the names that a fine-tuned model carries, else positive,neutral,negative.",
+        "If not given: those of the fine-tuned model, else positive,neutral,negative.",
     )
 
     def find_files(self) -> dict[str, Path | None]:

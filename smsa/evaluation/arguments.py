@@ -31,10 +31,10 @@ class EvaluationArguments:
 
     output: str = HfArg(help="Folder for the report and its pictures; replaces an earlier report.")
     model: str | None = HfArg(default=None, help="Model folder, name on the Hub, or folder of a baseline.")
-    compare: list[str] | None = HfArg(default=None, help="Two of them or more, in place of --model.")
+    compare: list[str] | None = HfArg(default=None, help="Two or more systems, instead of --model.")
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model on the Hub.")
-    train_file: str | None = HfArg(default=None, help="What they trained on, to tell seen texts apart.")
-    robustness: bool = HfArg(default=False, help="Evaluate the texts as people write them, too; six times as long.")
+    train_file: str | None = HfArg(default=None, help="Their training file, to score seen texts apart.")
+    robustness: bool = HfArg(default=False, help="Also evaluate the texts as people write them; six times as slow.")
     seed: int = HfArg(default=0, help="Seed of the bootstrap and of the perturbations.")
 
     def __post_init__(self) -> None:
@@ -51,9 +51,9 @@ class EvaluationArguments:
 class CalibrationArguments:
     """Which model to calibrate, and where the calibrated one goes."""
 
-    model: str = HfArg(help="Folder of a fine-tuned model, or e5-sentiment; it stays as it is.")
+    model: str = HfArg(help="Folder of a fine-tuned model, or a bundled one; it is not changed.")
     output: str = HfArg(help="Folder for the calibrated model; new or empty.")
-    normalise_elongated: bool = HfArg(default=False, help="Also read elongated letters once: enaaak.")
+    normalise_elongated: bool = HfArg(default=False, help="Also let the tokenizer read enaaak as enak.")
 
 
 @dataclass
@@ -61,6 +61,6 @@ class BaselineArguments:
     """Which baseline, and where it goes."""
 
     kind: Literal[*BASELINES] = HfArg(
-        help="Words of joy and anger; logistic regression over words and their parts; the most frequent label."
+        help="keyword: words of joy and anger; tfidf: logistic regression; majority: the most frequent label."
     )
     output: str = HfArg(help="Folder for the baseline and its report; new or empty.")

@@ -53,16 +53,16 @@ class EngineArguments:
 
     max_length: int | None = HfArg(
         default=None,
-        help="Tokens per text, special tokens included; longer texts are truncated. If not given, or more than it: "
-        "the length that the model was trained with, which its tokenizer states.",
+        help="Tokens per text, special tokens included; longer texts are truncated. At most, and if "
+        "not given: the length that the model was trained with, which its tokenizer states.",
     )
     device: str | None = HfArg(
         default=None,
-        help="cpu, cuda (in a launch, a GPU for each process) or cuda:N; if not given, cuda where there is one.",
+        help="cpu, cuda (in a launch, one GPU per process) or cuda:N; if not given, cuda if there is a GPU.",
     )
     precision: Literal[*PRECISIONS, "int8"] = HfArg(
         default="auto",
-        help="auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU fast in it (AMX; AMD with "
+        help="auto: what the launcher asks for, else fp16 on a GPU, bf16 on a CPU that is fast in it (AMX; AMD with "
         "avx512_bf16), and no (fp32) elsewhere. int8 needs OpenVINO and a CPU with VNNI, and shifts probabilities by "
         "about 0.01.",
     )
@@ -70,8 +70,8 @@ class EngineArguments:
     num_threads: int | None = HfArg(default=None, help="CPU cores of each process; if not given, an equal share.")
     batch_tokens: int | None = HfArg(
         default=None,
-        help="Tokens of a batch, pads included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need less "
-        "memory; they move the last digits of probabilities.",
+        help="Tokens per batch, padding included; if not given, 1,024 on a CPU and 65,536 on a GPU. Fewer need less "
+        "memory, and change the last digits of probabilities.",
     )
 
 

@@ -49,41 +49,41 @@ class PredictionArguments:
     """Which texts to label, with which model, and what to write."""
 
     input: list[str] = HfArg(
-        help="Files, globs or folders: .csv, .tsv, .txt, .jsonl, .json, .parquet, .xlsx, .xls, .ods, text formats also "
-        "with .gz or .zst, and .zip with one of them; - is stdin."
+        help="Files, globs or folders: .csv, .tsv, .txt, .jsonl, .json, .parquet, .xlsx, .xls, .ods, a .zip with one "
+        "of these, text formats also with .gz or .zst; - is stdin."
     )
     output: str = HfArg(
-        help="File to write: .csv, .tsv, .jsonl, .xlsx or .parquet, text formats also with .gz or .zst; a folder for a "
-        "file for each input; - is stdout. It appears when it is whole."
+        help="File to write: .csv, .tsv, .jsonl, .xlsx or .parquet, text formats also with .gz or .zst; or a folder, "
+        "with one file per input; - is stdout. It appears when it is complete."
     )
     model: str | None = HfArg(
         default=None,
-        help="Fine-tuned model: a folder, or a name on the Hub. If not given: e5-sentiment, which comes with smsa.",
+        help="Fine-tuned model: a folder, or a name on the Hub. If not given: e5-sentiment, which is bundled.",
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model on the Hub, if not main.")
-    text_column: str | None = HfArg(default=None, help="Column of texts; if not given, the only sensible one is taken.")
-    sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts is taken.")
+    text_column: str | None = HfArg(default=None, help="Column of texts; found by name or content if not given.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook; if not given, the only one with texts.")
     input_format: Literal[*INPUT_FORMATS] | None = HfArg(
-        default=None, help="Format of the input instead of its suffix; of stdin, txt if not given."
+        default=None, help="Format of the input, if not its suffix's; of stdin, txt if not given."
     )
     format: Literal[*writers.OUTPUT_FORMATS] | None = HfArg(
         default=None,
-        help="Format of the output instead of its suffix; of stdout, jsonl if not given. submission is the benchmark's "
-        "index,label.",
+        help="Format of the output, if not its suffix's; of stdout, jsonl if not given. submission is the "
+        "benchmark's index,label.",
     )
-    labels_only: bool = HfArg(default=False, help="Add the label only, without probabilities.")
+    labels_only: bool = HfArg(default=False, help="Add only the label, no probabilities.")
     explain: bool = HfArg(
         default=False,
-        help="Add a column, words, that says what each word of a text weighs for its label: see docs/attribution.md. "
-        "Slower by about ten times the words of a text.",
+        help="Add a column, words, with the weight of each word for the label: see docs/attribution.md. Slower by "
+        "about ten times the number of words in a text.",
     )
     prefix: str = HfArg(
         default="",
-        help="What the names of the added columns begin with; smsa_ by itself where the input has one of these names.",
+        help="Prefix of the added columns' names; smsa_ if the input has one of them already.",
     )
     escape_formulas: bool = HfArg(
         default=False,
-        help="Put an apostrophe before cells of CSV and TSV that a spreadsheet might run as a formula. Those of .xlsx "
+        help="Put an apostrophe before cells of CSV and TSV that a spreadsheet might run as a formula. Cells of .xlsx "
         "are never run, and need none.",
     )
     on_bad_row: Literal["strict", "skip"] = HfArg(
@@ -92,11 +92,11 @@ class PredictionArguments:
     )
     engine: Literal["local", "ray"] = HfArg(
         default="local",
-        help="local: this machine, and the processes of a launcher. ray: Ray Data; --output is then a folder of files, "
-        "and inputs and output may be URLs of object storage.",
+        help="local: this machine, and the processes of a launcher. ray: Ray Data; --output is then a folder, and "
+        "inputs and output may be URLs of object storage.",
     )
     ray_address: str | None = HfArg(
-        default=None, help="Ray cluster to use; auto: the one of this machine. If not given, Ray is started here."
+        default=None, help="Address of a Ray cluster; auto: this machine's cluster. If not given, Ray starts here."
     )
 
 

@@ -17,11 +17,11 @@ class EncoderArguments:
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
-        help="Encoder: a name on the Hub, a folder, 'mini', or 'new' for a random ModernBERT of mini's shape, whose "
-        "vocabulary is learned from the texts.",
+        help="Encoder: a name on the Hub, a folder, 'mini', or 'new' for a random ModernBERT of mini's shape with a "
+        "vocabulary learned from the texts.",
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit on the Hub, if not main.")
-    add_tokens: str | None = HfArg(default=None, help="File of words, one a line, that become tokens of their own.")
+    add_tokens: str | None = HfArg(default=None, help="File of words, one per line, that become tokens.")
 
 
 @dataclass
@@ -29,21 +29,20 @@ class CorpusArguments:
     """Which texts to pre-train on."""
 
     sources: list[str] = HfArg(
-        help="Files of texts, in any format that scripts/predict.py reads, each with how often an epoch sees it if not "
-        "once: tweets.txt=2, or laws.csv=0.25 for a quarter of its texts, the same in each epoch. 'smsa' is SmSA's "
-        "train."
+        help="Files of texts, in any format that scripts/predict.py reads. tweets.txt=2: each epoch reads these texts "
+        "twice; laws.csv=0.25: a quarter of them, always the same. 'smsa' is SmSA's train."
     )
-    corpus_dir: str | None = HfArg(default=None, help="Folder of the sources, else $SMSA_CORPUS_DIR, or .")
+    corpus_dir: str | None = HfArg(default=None, help="Folder of the sources; if not given, $SMSA_CORPUS_DIR, or .")
     data_dir: str | None = HfArg(default=None, help="Folder with SmSA, as in scripts/finetune.py.")
     decontaminate: list[str] | None = HfArg(
         default=None,
-        help="Files of evaluation texts: every text that shares eight words in a row with one of "
-        "them, or is equal to it, is excluded. 'smsa' is SmSA's valid and test.",
+        help="Files of evaluation texts: a text is excluded if it is equal to one of them, or shares eight words in a "
+        "row with it. 'smsa' is SmSA's valid and test.",
     )
-    text_column: str | None = HfArg(default=None, help="Column of texts in all files but smsa, if not found by itself.")
-    sheet: str | None = HfArg(default=None, help="Sheet of a workbook with several.")
+    text_column: str | None = HfArg(default=None, help="Column of texts in all files but smsa; found if not given.")
+    sheet: str | None = HfArg(default=None, help="Sheet of a workbook that has several.")
     held_out: float = HfArg(default=0.01, help="Share of the texts that each epoch is evaluated on.")
-    max_length: int = HfArg(default=128, help="Tokens a row, in which texts are divided by [SEP].")
+    max_length: int = HfArg(default=128, help="Tokens per row; [SEP] separates its texts.")
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -53,19 +52,19 @@ class CorpusArguments:
 class PretrainingArguments(RunArguments):
     """Arguments of masked-language-model pre-training; those of Trainer are here only where their default differs."""
 
-    output_dir: str = HfArg(default="runs/pretrained", help="Folder of the run; new, but for --resume.")
+    output_dir: str = HfArg(default="runs/pretrained", help="Folder of the run; new, unless --resume is given.")
     learning_rate: float = HfArg(default=1e-4, help="Learning rate between warm-up and decay.")
     lr_scheduler_type: Literal[*(kind.value for kind in SchedulerType)] = HfArg(
         default=SchedulerType.WARMUP_STABLE_DECAY.value,
-        help="Only warmup_stable_decay, constant up to the last decay_steps, lets a run be lengthened.",
+        help="A run can be lengthened only with warmup_stable_decay, constant until the last decay_steps.",
     )
-    warmup_steps: int = HfArg(default=500, help="Steps in which the learning rate rises.")
-    decay_steps: int = HfArg(default=2000, help="Last steps, in which warmup_stable_decay falls to 0.")
+    warmup_steps: int = HfArg(default=500, help="First steps, over which the learning rate rises.")
+    decay_steps: int = HfArg(default=2000, help="Last steps, over which warmup_stable_decay falls to 0.")
     weight_decay: float = HfArg(default=0.01, help="AdamW's weight decay.")
     adam_beta2: float = HfArg(default=0.98, help="AdamW's beta 2.")
     adam_epsilon: float = HfArg(default=1e-6, help="AdamW's epsilon.")
-    per_device_train_batch_size: int = HfArg(default=32, help="Rows a batch in each process.")
-    per_device_eval_batch_size: int = HfArg(default=32, help="Rows a batch in evaluation.")
+    per_device_train_batch_size: int = HfArg(default=32, help="Rows per batch in each process.")
+    per_device_eval_batch_size: int = HfArg(default=32, help="Rows per batch in evaluation.")
     mlm_probability: float = HfArg(default=0.2, help="Share of the tokens that are masked.")
 
     def __post_init__(self) -> None:

@@ -30,14 +30,14 @@ class ModelArguments:
 
     model_name_or_path: str = HfArg(
         default="indobenchmark/indobert-base-p1",
-        help="Base model: a name on the Hub, a folder, 'mini' for the small one that comes with smsa (see "
-        "recipes/mini.yaml), or 'scratch' for a small BERT that starts from nothing (see recipes/scratch.yaml); "
-        "the learning rate of these two is far higher.",
+        help="Base model: a name on the Hub, a folder, 'mini' for the small bundled one (see recipes/mini.yaml), or "
+        "'scratch' for a small BERT with random weights (see recipes/scratch.yaml). These two need a far higher "
+        "learning rate.",
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model on the Hub, if not main.")
     max_length: int = HfArg(default=512, help="Tokens per text, special tokens included; longer texts are truncated.")
-    freeze_embeddings: bool = HfArg(default=False, help="Keep the embeddings of the encoder fixed.")
-    freeze_layers: int = HfArg(default=0, help="Keep the first K layers of the encoder fixed.")
+    freeze_embeddings: bool = HfArg(default=False, help="Freeze the embeddings of the encoder.")
+    freeze_layers: int = HfArg(default=0, help="Freeze the first K layers of the encoder.")
 
 
 class Schedule(str):
@@ -79,20 +79,20 @@ class RunArguments(TrainingArguments):
 
     resume: Literal["auto"] | None = HfArg(
         default=None,
-        help="auto: resume from the newest whole checkpoint in --output_dir; start where there is none yet; do "
-        "nothing where the run is finished.",
+        help="auto: resume from the newest whole checkpoint in --output_dir; start if there is none; do nothing if the "
+        "run is finished.",
     )
-    num_train_epochs: float = HfArg(default=10, help="Epochs at the most.")
+    num_train_epochs: float = HfArg(default=10, help="Maximum number of epochs.")
     precision: Literal[*PRECISIONS] = HfArg(
-        default="auto", help="auto: what the launcher asks for, else what the device does well; no is fp32."
+        default="auto", help="auto: what the launcher asks for, else what is fast on the device; no: fp32."
     )
-    num_threads: int | None = HfArg(default=None, help="CPU threads of each process; an equal share if not given.")
+    num_threads: int | None = HfArg(default=None, help="CPU threads of each process; if not given, an equal share.")
     optim: str | None = HfArg(
         default=None,
         help="Optimiser, one of Trainer's. If not given: adamw_torch in fp32, which without weight decay is the "
         "reference's Adam to the bit; adamw_torch_fused in half precision and with --fast_kernels.",
     )
-    save_total_limit: int | None = HfArg(default=3, help="Checkpoints that are kept: the newest ones, and the best.")
+    save_total_limit: int | None = HfArg(default=3, help="How many checkpoints to keep: the newest, and the best.")
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate on valid: no, steps or epoch.")
     save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint: no, steps, epoch, best.")
     logging_strategy: str = HfArg(default="epoch", help="When to log the loss: no, steps or epoch.")
@@ -205,36 +205,35 @@ class SentimentTrainingArguments(RunArguments):
         "one number per label, comma-separated, in label order. The loss on valid has no weights.",
     )
     per_device_train_batch_size: int = HfArg(
-        default=32, help="Texts a batch in each process. The recipe's batch is this times the processes."
+        default=32, help="Texts per batch in each process. The recipe's batch is this times the processes."
     )
-    per_device_eval_batch_size: int = HfArg(default=64, help="Texts a batch in evaluation.")
+    per_device_eval_batch_size: int = HfArg(default=64, help="Texts per batch in evaluation.")
     seeds: list[int] | None = HfArg(
         default=None,
-        help="Several seeds in place of --seed: each has its folder OUTPUT_DIR/seed-<seed>, and seeds.json says "
-        "mean and standard deviation.",
+        help="Several seeds instead of --seed. Each has its folder OUTPUT_DIR/seed-<seed>; seeds.json has their mean "
+        "and standard deviation.",
     )
     evaluate_every: int = HfArg(default=1, help="Epochs between two evaluations on valid.")
     metric_for_best_model: str = HfArg(
         default="f1",
         help="Metric on valid that chooses the epoch: accuracy, f1, recall, precision (macro), loss, or f1_<label>.",
     )
-    early_stopping_patience: int = HfArg(default=3, help="Evaluations without a better one before it stops; 0: never.")
-    load_best_model_at_end: bool = HfArg(default=True, help="Keep the epoch that is best on valid, else the last one.")
+    early_stopping_patience: int = HfArg(default=3, help="Evaluations without improvement before it stops; 0: never.")
+    load_best_model_at_end: bool = HfArg(default=True, help="Keep the best epoch on valid; false: the last one.")
     ema_decay: float = HfArg(
         default=0.0,
-        help="Evaluate and keep an exponential moving average (EMA) of the weights, over the last "
-        "1 / (1 - ema_decay) steps or so, in place of the weights themselves; 0 for none.",
+        help="Evaluate and keep an exponential moving average (EMA) of the weights instead of the weights, over about "
+        "the last 1 / (1 - ema_decay) steps; 0: none.",
     )
     rdrop_alpha: float = HfArg(
         default=0.0,
-        help="Weight of R-Drop: each text is computed twice, with other dropout, and how far both answers "
-        "differ is added to the loss. Takes almost twice as long; 0 for none.",
+        help="Weight of R-Drop: each text is computed twice with different dropout, and the difference between the two "
+        "predictions is added to the loss. Takes almost twice as long; 0: none.",
     )
     fast_kernels: bool = HfArg(
         default=False,
-        help="Train faster, with other rounding and other random numbers in dropout than the reference, and on "
-        "a GPU with more memory: see docs/speed.md. recipes/fast.yaml has it, with train_sampling_strategy "
-        "group_by_length.",
+        help="Train faster. Rounding and dropout differ from the reference's, and a GPU needs more memory: see "
+        "docs/speed.md. recipes/fast.yaml has it, with train_sampling_strategy group_by_length.",
     )
 
     def __post_init__(self) -> None:
