@@ -187,12 +187,14 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             files.append(path)
             continue
         pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
-        matches = map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True))))
-        matches = [file for file in matches if not file.name.startswith("~$")]  # Excel's, of a workbook that is open
-        found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
-        any_suffix = "" if input_format or not path.is_dir() else INPUT_SUFFIXES
-        others = [file for file in found if file.name.endswith(BESIDE) or not file.name.lower().endswith(any_suffix)]
-        found = [file for file in found if file not in others]
+        suffixes = INPUT_SUFFIXES if path.is_dir() and not input_format else ""
+        found, others = [], []
+        for file in map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))):
+            place = file.resolve()
+            if file.name.startswith("~$") or not beside.isdisjoint((place, *place.parents)):
+                continue  # Excel's, of a workbook that is open; or the output's
+            is_input = file.name.lower().endswith(suffixes) and not file.name.endswith(BESIDE)
+            (found if is_input else others).append(file)
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
