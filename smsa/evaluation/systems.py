@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +75,11 @@ def load_systems(
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if Path(find_bundled(path), DESCRIPTION).is_file():
             baseline = load_baseline(path)
-            systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
+            systems.append(System(name, baseline.kind, name_labels(name, baseline.labels, label_map), baseline.predict))
         else:
-            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
-    return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
+            classifier = SentimentClassifier.from_pretrained(path, revision, **engine)
+            systems.append(wrap_classifier(name, classifier, label_map))
+    return systems
 
 
 def was_trained_on(model: str, path: str | Path) -> bool:
@@ -89,15 +90,15 @@ def was_trained_on(model: str, path: str | Path) -> bool:
     return trained_on is not None and hash_file(Path(path)) == trained_on
 
 
-def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
-    """Return a classifier as a system; an empty text gets equal probabilities."""
+def wrap_classifier(name: str, classifier: SentimentClassifier, label_map: str | None = None) -> System:
+    """Return a classifier as a system; an empty text gets equal probabilities. A UserError as `name_labels`."""
     columns, engine = [f"p_{label}" for label in classifier.labels], classifier.engine
 
     def label_texts(texts: list[str]) -> np.ndarray:
         return pd.DataFrame(classifier(texts), columns=columns, dtype=float).fillna(1 / len(columns)).to_numpy()
 
     described = {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
-    return System(name, "model", classifier.labels, label_texts, described)
+    return System(name, "model", name_labels(name, classifier.labels, label_map), label_texts, described)
 
 
 def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tuple[str, ...]:
