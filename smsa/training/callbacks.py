@@ -51,7 +51,6 @@ class RunGuard(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.signum = None
-        args.eval_on_start &= not state.global_step  # resumed, one more would count against the patience
         if UNLOGGED in state.stateful_callbacks:
             step, *losses = state.stateful_callbacks[UNLOGGED]
             self.trainer._globalstep_last_logged = step

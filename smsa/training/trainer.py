@@ -114,6 +114,7 @@ class ResumableTrainer(Trainer):
 
             self.recorder = StepRecorder(self.model)
         evaluates_first = self.args.eval_on_start
+        self.args.eval_on_start &= not checkpoint  # resumed, one more would count against the patience
         try:
             return super().train(checkpoint and str(checkpoint), **kwargs)
         finally:
