@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -245,7 +245,6 @@ class _Job:
     """One output file in the making, of files with the same columns."""
 
     def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
-        self.output, self.args = output, args
         self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
@@ -254,7 +253,7 @@ class _Job:
             require_captum()
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
-        self.labels_only = args.labels_only or is_submission
+        self.output, self.args = output, replace(args, labels_only=args.labels_only or is_submission)
         self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
         self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
         self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
@@ -305,14 +304,13 @@ class _Job:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
-        options = ("explain", "on_bad_row", "escape_formulas", "sheet")
+        options = ("labels_only", "explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
             "columns": sorted({name for source in self.sources for name in source.names}),
             "format": self.format,
             "compression": self.compression,
             **{name: getattr(self.args, name) for name in options},
-            "labels_only": self.labels_only,
         }
 
     def run(self, classifier: SentimentClassifier) -> dict:
@@ -355,7 +353,7 @@ class _Job:
         added = classifier.classify(*classifier.encode(nothing))
         if self.args.explain:
             added = classifier.add_words(nothing, added)
-        names = [name for name in added.column_names if not self.labels_only or name in writers.LABEL_COLUMNS]
+        names = [name for name in added.column_names if not self.args.labels_only or name in writers.LABEL_COLUMNS]
         prefix = ""
         if self.format != "submission":
             prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
