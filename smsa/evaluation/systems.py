@@ -39,19 +39,18 @@ class System:
 
     def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
         """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
-        meant = match_labels(labels)
+        meant, used = match_labels(labels), set(used)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
-        used, are_clear = set(used), None not in columns and len(set(columns)) == len(columns)
-        lacking = [labels[i] for i in used - set(columns)]
-        if lacking or not are_clear:
-            is_enough = are_clear and len(lacking) < len(used)  # to drop those: else some are unclear, or none are left
-            dropped = [f"{label}={DROP}" for label in lacking if is_enough]
-            example = ",".join(dropped or [f"{label}=..." for label in self.labels])
-            raise UserError(
-                f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
-                f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
-            )
-        return columns
+        lacking, are_clear = used - set(columns), None not in columns and len(set(columns)) == len(columns)
+        if are_clear and not lacking:
+            return columns
+        example = ",".join(f"{label}=..." for label in self.labels)
+        if are_clear and lacking < used:  # then it is enough to drop what is lacking
+            example = ",".join(f"{labels[i]}={DROP}" for i in lacking)
+        raise UserError(
+            f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
+            f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
+        )
 
     def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
         """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for one it lacks."""
