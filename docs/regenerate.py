@@ -38,7 +38,7 @@ def read_blocks(text: str) -> Iterator[re.Match]:
 
 
 def to_notebook(text: str) -> nbformat.NotebookNode:
-    """Get the page as a notebook without outputs, whose first cell sets it up."""
+    """Return the page as a notebook without outputs, whose first cell sets it up."""
     cells, position = [nbformat.v4.new_code_cell(START.strip())], 0
     for block in read_blocks(text):
         cells.append(nbformat.v4.new_markdown_cell(text[position : block.start()].strip()))
@@ -53,7 +53,7 @@ def to_notebook(text: str) -> nbformat.NotebookNode:
 
 
 def run(notebook: nbformat.NotebookNode) -> list[str]:
-    """Run a notebook from top to bottom, in the folder of the project; get what each cell but the first printed.
+    """Run a notebook from top to bottom, in the folder of the project; return what each cell but the first printed.
 
     Outputs are left in the notebook, without those on stderr.
 
@@ -71,7 +71,7 @@ def run(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def put_outputs(text: str, printed: list[str]) -> str:
-    """Get a page with the outputs of its blocks."""
+    """Return a page with the outputs of its blocks."""
     outputs = iter(printed)
 
     def put(block: re.Match) -> str:

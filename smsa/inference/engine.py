@@ -110,7 +110,8 @@ class Engine:
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         has_openvino = kind == "cpu" and importlib.util.find_spec("openvino") is not None
         self.backend = ("openvino" if has_openvino else "torch") if args.backend == "auto" else args.backend
-        if self.backend == "openvino" and not has_openvino or args.precision == "int8" and self.backend == "torch":
+        needs_openvino = args.precision == "int8" or self.backend == "openvino"
+        if needs_openvino and (self.backend == "torch" or not has_openvino):
             raise UserError(
                 "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: "
                 "give --device cpu, and no --backend torch."

@@ -136,7 +136,7 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
-    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
+    if (reads_stdin and sys.stdin is None) or (writes_stdout and sys.stdout is None):
         raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")

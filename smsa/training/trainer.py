@@ -309,7 +309,7 @@ class SentimentTrainer(ResumableTrainer):
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
-        elif args.debug or args.bf16 and args.device.type == "cpu":
+        elif args.debug or (args.bf16 and args.device.type == "cpu"):
             # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
             self.model.set_attn_implementation("eager")
         self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # or a notebook's
