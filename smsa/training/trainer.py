@@ -30,7 +30,7 @@ from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
-from smsa.training.metrics import compute_metrics, score_label_ids
+from smsa.training.metrics import MACRO_SCORES, compute_metrics
 
 # What an option needs is imported where the option is on.
 
@@ -296,12 +296,12 @@ class SentimentTrainer(ResumableTrainer):
             multiple = 8 if args.fast_kernels and on_gpu else None
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        self.labels = label_names(self.model.config.id2label)
-        known = {"loss", *score_label_ids([0], [0], self.labels)} - {f"n_{label}" for label in self.labels}
+        labels = self.labels = label_names(self.model.config.id2label)
+        known = {*MACRO_SCORES, *(f"{score}_{label}" for score in ("f1", "recall", "precision") for label in labels)}
         is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
-        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
+        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=labels)
         self.weigh_labels()
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
