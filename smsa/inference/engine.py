@@ -227,10 +227,8 @@ def to_openvino(model: PreTrainedModel):
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # openvino.convert_model does the same, and also reports to Intel over the network.
-    example, other = (
-        {"input_ids": torch.arange(n).view(n_texts, -1), "attention_mask": torch.ones(n_texts, n // n_texts).long()}
-        for n_texts, n in ((2, 16), (3, 39))
-    )
+    ids = torch.arange(16).view(2, 8), torch.arange(39).view(3, 13)
+    example, other = ({"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} for input_ids in ids)
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
