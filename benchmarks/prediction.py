@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from smsa import SentimentClassifier, find_smsa, load_splits, predict_files
@@ -103,8 +104,7 @@ def predict_sorted(tokenizer, forward: Callable[[dict[str, np.ndarray]], np.ndar
         batch = order[start : start + BATCH_SIZE]
         inputs = tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="np")
         logits[batch] = forward({name: inputs[name] for name in ("input_ids", "attention_mask")})
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return softmax(logits, axis=-1)
 
 
 def load(name: str, precision: str, folder: Path, device: str) -> Callable[[Path, Path], None]:
