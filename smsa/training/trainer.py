@@ -345,20 +345,19 @@ class SentimentTrainer(ResumableTrainer):
             inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
             label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
-        logits, divergence, options = outputs.logits, 0.0, {}
+        logits, options = outputs.logits, {}
         if model.training:
             weight = None if self.class_weights is None else self.class_weights.to(logits)
             options = {"weight": weight, "label_smoothing": self.args.label_smoothing_factor}
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, reduction="sum", **options)
         if alpha:
-            first, second = logits.chunk(2)
-            label_ids = label_ids.chunk(2)[0]
-            divergence = alpha / 2 * _divergence(first, second, label_ids != IGNORED)
-            loss_sum, logits = loss_sum / 2, first
+            logits, others = logits.chunk(2)
+            label_ids, loss_sum = label_ids.chunk(2)[0], loss_sum / 2
         if model.training:
             self.progress.add(loss_sum, logits, label_ids)
-        loss_sum = loss_sum + divergence
+        if alpha:
+            loss_sum = loss_sum + alpha / 2 * _divergence(logits, others, label_ids != IGNORED)
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over ranks
