@@ -49,7 +49,7 @@ _openvino_pid = cache(os.getpid)  # of the process that first used it; a fork ha
 
 @dataclass
 class EngineArguments:
-    """Where and how a model labels texts; None leaves it to the machine."""
+    """Where and how a model labels texts; None leaves it to the machine. `max_length` is the classifier's."""
 
     max_length: int | None = HfArg(
         default=None,
@@ -129,7 +129,7 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        # the pool is kept, for a fork must not meet a thread that is ending
+        # the pool is kept, for a fork must not meet a thread that is ending; there `_compile` makes `forward` anew
         self._pid, self._pool, self._compile = os.getpid(), ThreadPoolExecutor(self.n_streams), None
         if self.backend == "openvino":
             try:
