@@ -445,9 +445,7 @@ class _Job:
         summary = {
             "read": n_rows,
             "predicted": labels.total(),
-            "empty": counts["empty"],
-            "rejected": counts["rejected"],
-            "truncated": counts["truncated"],
+            **{name: counts[name] for name in ("empty", "rejected", "truncated")},
             "labels": dict(labels),
             "seconds": round(seconds, 3),
             "rows_per_second": round((n_rows - n_finished) / seconds, 1),
