@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,10 +99,8 @@ def measure(*words: object) -> tuple[float, int, int]:
             while not done.wait(1):
                 sizes = [0, 0]
                 for i, process in [(0, driver), *((1, child) for child in driver.children(recursive=True))]:
-                    try:
+                    with suppress(psutil.Error):
                         sizes[i] += process.memory_full_info().uss  # what is shared, as Ray's store, is not its own
-                    except psutil.Error:
-                        pass
                 peaks[:] = map(max, peaks, sizes)
 
         thread = threading.Thread(target=watch)

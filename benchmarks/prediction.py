@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from smsa import SentimentClassifier, find_smsa, load_splits, predict_files
@@ -75,8 +76,8 @@ def export(folder: Path) -> Path:
 def load_openvino(folder: Path, precision: str, device: str):
     import openvino
 
-    hint = {"fp32": "f32"}.get(precision, precision)
-    compiled = openvino.Core().compile_model(export(folder), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    config = {"INFERENCE_PRECISION_HINT": precision.replace("fp32", "f32")}
+    compiled = openvino.Core().compile_model(export(folder), "CPU", config)
     return lambda inputs: compiled(inputs)[0]
 
 
@@ -103,17 +104,13 @@ def predict_sorted(tokenizer, forward: Callable[[dict[str, np.ndarray]], np.ndar
         batch = order[start : start + BATCH_SIZE]
         inputs = tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="np")
         logits[batch] = forward({name: inputs[name] for name in ("input_ids", "attention_mask")})
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return softmax(logits, axis=-1)
 
 
 def load(name: str, precision: str, folder: Path, device: str) -> Callable[[Path, Path], None]:
     """Return what labels a CSV: smsa's job over files, or a peer between two calls of pandas."""
     if name.startswith("smsa"):
-        engine = {
-            "precision": {"fp32": "no"}.get(precision, precision),
-            "backend": "torch" if "torch" in name else "auto",
-        }
+        engine = {"precision": precision.replace("fp32", "no"), "backend": "torch" if "torch" in name else "auto"}
         classifier = SentimentClassifier.from_pretrained(str(folder), device=device, **engine)
         return lambda source, target: predict_files(classifier, [source], target)
     loaders = {"pipeline": load_pipeline, "torch": load_torch, "OpenVINO": load_openvino, "ONNX Runtime": load_onnx}

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import random
+import re
 import time
 import zipfile
 from collections.abc import Iterator
@@ -49,8 +50,7 @@ SCHEMAS = [
     "tweet_id username *tweet_content tweet_label",
 ]
 
-
-# Five comments as people have them beside other things: `write_odd` writes them in each of these ways.
+# Five comments as people have them beside other things, which `write_odd` writes.
 COMMENTS = [
     "aplikasinya bagus, cepat dan mudah dipakai",
     "sering keluar sendiri, tolong diperbaiki kak",
@@ -73,35 +73,30 @@ class Table:
 
 def make_rows(schema: str, draw: random.Random, n_rows: int = 30) -> tuple[list[str], list[dict], str]:
     """Return names, rows of strings, and the name of the column of texts."""
-    names = [name.replace("~", " ").replace("?", "" if name == "?" else "?") for name in schema.split()]
+    names = ["" if name == "?" else name.replace("~", " ") for name in schema.split()]
     text_name = next(name for name in names if name.startswith("*"))[1:]
     names = [name.removeprefix("*") for name in names]
     rows = []
     for i in range(n_rows):
         text = " ".join(draw.choices(WORDS, k=draw.randint(4, 18))) + draw.choice(MARKS) + f" {i}"
-        row = {}
-        for name in names:
-            lower = name.lower()
-            if name == text_name:
-                row[name] = text
-            elif "display" in lower or "clean" in lower:
-                row[name] = text.lower().replace("!", "")
-            elif "label" in lower or "sentiment" in lower:
-                row[name] = draw.choice(["positif", "negatif", "netral"])
-            elif "name" in lower or "nama" in lower or "author" in lower or "responden" in lower:
-                row[name] = f"Pengguna {draw.choice('ABCDEFG')}"
-            elif "url" in lower or "image" in lower:
-                row[name] = f"https://contoh.id/{i}"
-            elif "time" in lower or "date" in lower or lower.endswith("at"):
-                row[name] = f"2025-01-{i % 28 + 1:02} 10:00:00"
-            elif lower == "replycontent":
-                row[name] = "Halo kak, mohon maaf ya" if i % 4 == 0 else ""
-            elif lower in ("lang", "location"):
-                row[name] = "in" if lower == "lang" else "Solo"
-            else:
-                row[name] = str(draw.randint(1, 5) if name else i)
-        rows.append(row)
+        rows.append({name: text if name == text_name else make_cell(name, text, i, draw) for name in names})
     return names, rows, text_name
+
+
+def make_cell(name: str, text: str, i: int, draw: random.Random) -> str:
+    """Return what a column, called `name`, that is not the one of texts holds beside the text of row `i`."""
+    kinds = {
+        "display|clean": lambda: text.lower().replace("!", ""),
+        "label|sentiment": lambda: draw.choice(["positif", "negatif", "netral"]),
+        "name|nama|author|responden": lambda: f"Pengguna {draw.choice('ABCDEFG')}",
+        "url|image": lambda: f"https://contoh.id/{i}",
+        "time|date|at$": lambda: f"2025-01-{i % 28 + 1:02} 10:00:00",
+        "replycontent": lambda: "Halo kak, mohon maaf ya" if i % 4 == 0 else "",
+        "^lang$": lambda: "in",
+        "location": lambda: "Solo",
+    }
+    fitting = (make for pattern, make in kinds.items() if re.search(pattern, name.lower()))
+    return next(fitting, lambda: str(draw.randint(1, 5) if name else i))()
 
 
 def write_separated(names: list[str], rows: list[dict], mark: str, quoting: int = 0, end: str = "\n") -> str:

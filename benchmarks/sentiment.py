@@ -7,11 +7,11 @@ The speeds are side by side, over the same texts in one run. docs/models.md has 
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from smsa import SentimentClassifier
 from smsa.data.datasets import find_smsa, read_rows
@@ -39,15 +39,11 @@ CHANGES = {
 
 def read_polar(paths: list[Path]) -> tuple[list[str], np.ndarray]:
     """Return the texts of which all columns that say positive or negative say the same, and their label ids."""
-    texts, label_ids = [], []
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for entry in csv.DictReader(stream):
-                said = {value for name, value in entry.items() if name != "text"} & {"positive", "negative"}
-                if len(said) == 1:
-                    texts.append(entry["text"])
-                    label_ids.append(LABELS.index(said.pop()))
-    return texts, np.array(label_ids)
+    rows = pd.concat([pd.read_csv(path, keep_default_na=False) for path in paths], ignore_index=True)
+    is_positive, is_negative = (rows.drop(columns="text").eq(label).any(axis=1) for label in ("positive", "negative"))
+    label_ids = np.where(is_positive, LABELS.index("positive"), LABELS.index("negative"))
+    is_polar = is_positive != is_negative
+    return rows["text"][is_polar].tolist(), label_ids[is_polar]
 
 
 def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
@@ -58,17 +54,14 @@ def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
 
 def measure_held_out(classifier: SentimentClassifier, path: Path) -> dict[str, str]:
     """Return the accuracy on what scripts/mixture.py held out, by source, in per cent."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        entries = list(csv.DictReader(stream))
-    probabilities = predict(classifier, [entry["text"] for entry in entries])
-    is_right = probabilities.argmax(-1) == [LABELS.index(entry["label"]) for entry in entries]
-    sources = np.array([entry["source"] for entry in entries])
+    rows = pd.read_csv(path, keep_default_na=False)
+    probabilities = predict(classifier, rows["text"].tolist())
+    rows["is_right"] = rows["label"] == np.array(LABELS)[probabilities.argmax(-1)]
+    rows["is_sure"] = probabilities.max(-1) > 0.9
     measured = {}
-    for source in dict.fromkeys(sources):
-        is_in = sources == source
-        is_sure = is_in & (probabilities.max(-1) > 0.9)
-        measured[f"{source}, {is_in.sum()} held out: accuracy"] = f"{100 * is_right[is_in].mean():.1f}"
-        measured[f"{source}: right of those above 0.9"] = f"{100 * is_right[is_sure].mean():.1f}"
+    for source, part in rows.groupby("source", sort=False):
+        measured[f"{source}, {len(part)} held out: accuracy"] = f"{100 * part['is_right'].mean():.1f}"
+        measured[f"{source}: right of those above 0.9"] = f"{100 * part['is_right'][part['is_sure']].mean():.1f}"
     return measured
 
 
@@ -91,14 +84,12 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
         scores["right of those above 0.9"] = is_right[is_sure].mean()
         measured |= {f"{title}: {score}": f"{100 * value:.1f}" for score, value in scores.items()}
     measured |= measure_held_out(classifier, held_out)
-    with PHRASES.open(encoding="utf-8", newline="") as stream:
-        phrases = list(csv.DictReader(stream))
-    texts = [phrase["text"] for phrase in phrases]
+    phrases = pd.read_csv(PHRASES, keep_default_na=False)
+    texts = phrases["text"].tolist()
     label_ids = predict(classifier, texts).argmax(-1)
-    is_right = np.array([LABELS[i] == phrase["label"] for i, phrase in zip(label_ids, phrases, strict=True)])
+    is_right = phrases["label"] == np.array(LABELS)[label_ids]
     measured["phrases: accuracy"] = f"{100 * is_right.mean():.1f}"
-    for kind in dict.fromkeys(phrase["kind"] for phrase in phrases):
-        share = is_right[[phrase["kind"] == kind for phrase in phrases]].mean()
+    for kind, share in is_right.groupby(phrases["kind"], sort=False).mean().items():
         measured[f"phrases: {kind}"] = f"{100 * share:.0f}"
     for change, apply in CHANGES.items():
         share = (predict(classifier, apply(texts)).argmax(-1) == label_ids).mean()

@@ -38,10 +38,11 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
         for pattern in ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*"):  # no checkpoints
             for path in filter(Path.is_file, source.glob(pattern)):
                 shutil.copyfile(path, staging / path.name)
+        uncalibrated = system
         if args.normalise_elongated:
             save_tokenizer(add_normaliser(load_classifier(staging)[1]), staging)
             update_json(staging / "config.json", smsa_normalised=True)
-        (uncalibrated,) = load_systems([str(staging)], **options)
+            (uncalibrated,) = load_systems([str(staging)], **options)
         temperature = fit_temperature(data.gold, uncalibrated.predict(data.texts, data.labels))
         calibration.store_temperature(staging, temperature)
         (calibrated,) = load_systems([str(staging)], **options)

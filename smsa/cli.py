@@ -167,14 +167,14 @@ def exit_on_error() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise SystemExit(130) from error  # as of a shell
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails where nobody reads stdout any more, as behind `| head`
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+            raise SystemExit(0) from error
+        raise
     except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            try:
-                print(flush=True)  # fails where nobody reads stdout any more, as behind `| head`
-            except OSError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
-                raise SystemExit(0) from error
-            raise
         for kind, words, way_out in _FAULTS:
             if isinstance(error, kind) and words in str(error):
                 reason = str(error).partition("\n")[0] + way_out if way_out else error

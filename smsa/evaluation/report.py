@@ -186,15 +186,14 @@ def evaluate_system(
 
 def log_report(report: dict) -> None:
     """Log a line for each system, and each comparison; in per cent."""
+    titles = {"macro F1": "f1", "accuracy": "accuracy"}
     for system in report["systems"]:
-        metrics, among = system["metrics"], system.get("metrics_without_absent")
-        scores = {"macro F1": interval(metrics["f1"]), "accuracy": interval(metrics["accuracy"])}
+        scores = {title: interval(system["metrics"][name]) for title, name in titles.items()}
         scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
-        for label, of_label in system["labels"].items():
-            if of_label["n"]:
-                scores[f"F1 of {label}"] = percent(of_label["f1"]["value"])
-        for title, name in (("macro F1", "f1"), ("accuracy", "accuracy")) if among else ():
-            scores[f"{title} among the labels of the file"] = interval(among[name])
+        present = {label: found for label, found in system["labels"].items() if found["n"]}
+        scores |= {f"F1 of {label}": percent(found["f1"]["value"]) for label, found in present.items()}
+        if among := system.get("metrics_without_absent"):
+            scores |= {f"{title} among the labels of the file": interval(among[name]) for title, name in titles.items()}
         logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,18 @@ class System:
 
     def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
         """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
-        meant = match_labels(labels)
+        meant, used = match_labels(labels), set(used)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
-        used, are_clear = set(used), None not in columns and len(set(columns)) == len(columns)
-        lacking = [labels[i] for i in used - set(columns)]
-        if lacking or not are_clear:
-            is_enough = are_clear and len(lacking) < len(used)  # to drop those: else some are unclear, or none are left
-            dropped = [f"{label}={DROP}" for label in lacking if is_enough]
-            example = ",".join(dropped or [f"{label}=..." for label in self.labels])
-            raise UserError(
-                f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
-                f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
-            )
-        return columns
+        lacking, are_clear = used - set(columns), None not in columns and len(set(columns)) == len(columns)
+        if are_clear and not lacking:
+            return columns
+        example = ",".join(f"{label}=..." for label in self.labels)
+        if are_clear and lacking < used:  # then it is enough to drop what is lacking
+            example = ",".join(f"{labels[i]}={DROP}" for i in lacking)
+        raise UserError(
+            f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
+            f"do not match. Give another model, or map labels: {shlex.quote(f'--label_map={example}')}."
+        )
 
     def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
         """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for one it lacks."""
@@ -75,10 +74,11 @@ def load_systems(
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if Path(find_bundled(path), DESCRIPTION).is_file():
             baseline = load_baseline(path)
-            systems.append(System(name, baseline.kind, baseline.labels, baseline.predict))
+            systems.append(System(name, baseline.kind, name_labels(name, baseline.labels, label_map), baseline.predict))
         else:
-            systems.append(wrap_classifier(name, SentimentClassifier.from_pretrained(path, revision, **engine)))
-    return [replace(system, labels=name_labels(system.name, system.labels, label_map)) for system in systems]
+            classifier = SentimentClassifier.from_pretrained(path, revision, **engine)
+            systems.append(wrap_classifier(name, classifier, label_map))
+    return systems
 
 
 def was_trained_on(model: str, path: str | Path) -> bool:
@@ -89,15 +89,15 @@ def was_trained_on(model: str, path: str | Path) -> bool:
     return trained_on is not None and hash_file(Path(path)) == trained_on
 
 
-def wrap_classifier(name: str, classifier: SentimentClassifier) -> System:
-    """Return a classifier as a system; an empty text gets equal probabilities."""
+def wrap_classifier(name: str, classifier: SentimentClassifier, label_map: str | None = None) -> System:
+    """Return a classifier as a system; an empty text gets equal probabilities. A UserError as `name_labels`."""
     columns, engine = [f"p_{label}" for label in classifier.labels], classifier.engine
 
     def label_texts(texts: list[str]) -> np.ndarray:
         return pd.DataFrame(classifier(texts), columns=columns, dtype=float).fillna(1 / len(columns)).to_numpy()
 
     described = {"device": engine.device.type, "backend": engine.backend, "precision": engine.precision}
-    return System(name, "model", classifier.labels, label_texts, described)
+    return System(name, "model", name_labels(name, classifier.labels, label_map), label_texts, described)
 
 
 def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tuple[str, ...]:

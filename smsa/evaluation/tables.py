@@ -7,7 +7,6 @@ of any known format.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from transformers import set_seed
 from smsa.data.datasets import ReadingArguments, encode_splits, load_splits, write_rejects
 from smsa.errors import UserError
 from smsa.evaluation import report
-from smsa.evaluation.systems import load_systems, name_labels, wrap_classifier
+from smsa.evaluation.systems import load_systems, wrap_classifier
 from smsa.files import RUN_RECORD
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
@@ -143,10 +142,9 @@ def evaluate(data: Table, model: str | SentimentClassifier = CLASSIFIER, **optio
     """
     reading = ReadingArguments(**options).reading()
     if isinstance(model, SentimentClassifier):
-        system = wrap_classifier("model", model)
-        systems = [replace(system, labels=name_labels(system.name, system.labels, reading["label_map"]))]
+        system = wrap_classifier("model", model, reading["label_map"])
     else:
-        systems = load_systems([model], label_map=reading["label_map"])
+        (system,) = load_systems([model], label_map=reading["label_map"])
     with TemporaryDirectory(prefix="smsa-") as folder:
-        labelled = report.LabelledFile.read(_to_file(data, folder), systems[0].labels, **reading)
-        return report.evaluate(systems, labelled)
+        labelled = report.LabelledFile.read(_to_file(data, folder), system.labels, **reading)
+        return report.evaluate([system], labelled)

@@ -49,7 +49,7 @@ _openvino_pid = cache(os.getpid)  # of the process that first used it; a fork ha
 
 @dataclass
 class EngineArguments:
-    """Where and how a model labels texts; None leaves it to the machine."""
+    """Where and how a model labels texts; None leaves it to the machine. `max_length` is the classifier's."""
 
     max_length: int | None = HfArg(
         default=None,
@@ -110,7 +110,8 @@ class Engine:
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         has_openvino = kind == "cpu" and importlib.util.find_spec("openvino") is not None
         self.backend = ("openvino" if has_openvino else "torch") if args.backend == "auto" else args.backend
-        if self.backend == "openvino" and not has_openvino or args.precision == "int8" and self.backend == "torch":
+        needs_openvino = args.precision == "int8" or self.backend == "openvino"
+        if needs_openvino and (self.backend == "torch" or not has_openvino):
             raise UserError(
                 "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: "
                 "give --device cpu, and no --backend torch."
@@ -128,7 +129,7 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        # the pool is kept, for a fork must not meet a thread that is ending
+        # the pool is kept, for a fork must not meet a thread that is ending; there `_compile` makes `forward` anew
         self._pid, self._pool, self._compile = os.getpid(), ThreadPoolExecutor(self.n_streams), None
         if self.backend == "openvino":
             try:
@@ -226,10 +227,8 @@ def to_openvino(model: PreTrainedModel):
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # openvino.convert_model does the same, and also reports to Intel over the network.
-    example, other = (
-        {"input_ids": torch.arange(n).view(n_texts, -1), "attention_mask": torch.ones(n_texts, n // n_texts).long()}
-        for n_texts, n in ((2, 16), (3, 39))
-    )
+    ids = torch.arange(16).view(2, 8), torch.arange(39).view(3, 13)
+    example, other = ({"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} for input_ids in ids)
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -136,7 +136,7 @@ def predict_files(
         raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - is stdin only; give no other file beside it.")
-    if reads_stdin and sys.stdin is None or writes_stdout and sys.stdout is None:
+    if (reads_stdin and sys.stdin is None) or (writes_stdout and sys.stdout is None):
         raise UserError("stdin or stdout is closed, which - stands for: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
@@ -187,12 +187,14 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
             files.append(path)
             continue
         pattern = os.path.join(glob.escape(name), "*") if path.is_dir() else name
-        matches = map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True))))
-        matches = [file for file in matches if not file.name.startswith("~$")]  # Excel's, of a workbook that is open
-        found = [file for file in matches if not {file.resolve(), *file.resolve().parents} & beside]
-        any_suffix = "" if input_format or not path.is_dir() else INPUT_SUFFIXES
-        others = [file for file in found if file.name.endswith(BESIDE) or not file.name.lower().endswith(any_suffix)]
-        found = [file for file in found if file not in others]
+        suffixes = INPUT_SUFFIXES if path.is_dir() and not input_format else ""
+        found, others = [], []
+        for file in map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))):
+            place = file.resolve()
+            if file.name.startswith("~$") or not beside.isdisjoint((place, *place.parents)):
+                continue  # Excel's, of a workbook that is open; or the output's
+            is_input = file.name.lower().endswith(suffixes) and not file.name.endswith(BESIDE)
+            (found if is_input else others).append(file)
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
@@ -243,7 +245,6 @@ class _Job:
     """One output file in the making, of files with the same columns."""
 
     def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
-        self.output, self.args = output, args
         self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
@@ -252,7 +253,7 @@ class _Job:
             require_captum()
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
-        self.labels_only = args.labels_only or is_submission
+        self.output, self.args = output, replace(args, labels_only=args.labels_only or is_submission)
         self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
         self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
         self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
@@ -303,14 +304,13 @@ class _Job:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
-        options = ("explain", "on_bad_row", "escape_formulas", "sheet")
+        options = ("labels_only", "explain", "on_bad_row", "escape_formulas", "sheet")
         return {
             "inputs": inputs,
             "columns": sorted({name for source in self.sources for name in source.names}),
             "format": self.format,
             "compression": self.compression,
             **{name: getattr(self.args, name) for name in options},
-            "labels_only": self.labels_only,
         }
 
     def run(self, classifier: SentimentClassifier) -> dict:
@@ -353,7 +353,7 @@ class _Job:
         added = classifier.classify(*classifier.encode(nothing))
         if self.args.explain:
             added = classifier.add_words(nothing, added)
-        names = [name for name in added.column_names if not self.labels_only or name in writers.LABEL_COLUMNS]
+        names = [name for name in added.column_names if not self.args.labels_only or name in writers.LABEL_COLUMNS]
         prefix = ""
         if self.format != "submission":
             prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
@@ -445,9 +445,7 @@ class _Job:
         summary = {
             "read": n_rows,
             "predicted": labels.total(),
-            "empty": counts["empty"],
-            "rejected": counts["rejected"],
-            "truncated": counts["truncated"],
+            **{name: counts[name] for name in ("empty", "rejected", "truncated")},
             "labels": dict(labels),
             "seconds": round(seconds, 3),
             "rows_per_second": round((n_rows - n_finished) / seconds, 1),

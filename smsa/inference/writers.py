@@ -140,10 +140,13 @@ def write_tables(
         schema, tables = _escape_table(schema.empty_table()).schema, map(_escape_table, tables)
     if output_format == "xlsx":
         _write_workbook(stream, schema, tables)
-    elif output_format in ("csv", "parquet"):  # CSV quotes every text, so that a bare CR cannot split a row
-        kind = pq.ParquetWriter if output_format == "parquet" else pyarrow.csv.CSVWriter
-        with kind(stream, schema) as writer:
-            for table in _gather(tables) if output_format == "parquet" else tables:
+    elif output_format == "parquet":
+        with pq.ParquetWriter(stream, schema) as writer:
+            for table in _gather(tables):
+                writer.write_table(table)
+    elif output_format == "csv":
+        with pyarrow.csv.CSVWriter(stream, schema) as writer:  # quotes every text, so that a bare CR cannot split a row
+            for table in tables:
                 writer.write_table(table)
     else:
         if output_format != "jsonl":

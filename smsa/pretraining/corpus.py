@@ -57,17 +57,17 @@ def read_sources(
             value = 0
         if not 0 < value < float("inf"):
             raise UserError(f"--sources {spec}: the weight {weight!r} is not a positive number.")
-        path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))
-        files = {name: path}
-        if not path.is_file():  # a shell expands only what is in the working directory
-            found = filter(Path.is_file, map(Path, sorted(glob.glob(str(path)))))
-            files = {str(Path(name).with_name(file.name)): file for file in found} or files
-        if name == "smsa":
+        if name == "smsa" and to_exclude:
             smsa = find_smsa(data_dir)
-            files = {name: smsa["train"]}
-            if to_exclude:
-                smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
-                files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
+            smsa["masked test"] = smsa.pop("train").with_name("test_preprocess_masked_label.tsv")
+            files = {f"SmSA's {split}": path for split, path in smsa.items() if path.is_file()}
+        elif name == "smsa":
+            files = {name: find_smsa(data_dir)["train"]}
+        else:
+            path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))
+            found = [] if path.is_file() else filter(os.path.isfile, sorted(glob.glob(str(path))))
+            # a shell expands only what is in the working directory
+            files = {str(Path(name).with_name(Path(file).name)): Path(file) for file in found} or {name: path}
         for origin, path in files.items():
             if origin in {source.name for source in sources}:
                 raise UserError(f"--sources names {origin} twice; give it a weight instead: {origin}=2.")

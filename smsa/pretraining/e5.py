@@ -94,7 +94,8 @@ def _is_sign(token: str) -> bool:
     """Whether a token is one character of ASCII, lower-cased, or an emoji."""
     sign = token.removeprefix("\u2581") or token
     is_emoji = all(unicodedata.category(c) in ("So", "Sk", "Cf", "Mn") or c == "\u2581" for c in token)
-    return len(sign) == 1 and sign.isascii() and sign == sign.lower() or is_emoji and ord(sign[0]) >= 0x2600
+    is_ascii = len(sign) == 1 and sign.isascii() and sign == sign.lower()
+    return is_ascii or (is_emoji and ord(sign[0]) >= 0x2600)
 
 
 def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spellings: dict[str, list[str]]) -> None:

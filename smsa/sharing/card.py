@@ -14,8 +14,6 @@ from smsa.files import RUN_RECORD, publish, write_json
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATES = TEMPLATES.overlay(trim_blocks=False, lstrip_blocks=False)
-
 CARD = "README.md"
 # With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
@@ -102,7 +100,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
     }
     values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
     values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
-    return _TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
+    return TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
 
 
 def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, dict]:

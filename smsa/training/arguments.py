@@ -120,7 +120,7 @@ class RunArguments(TrainingArguments):
                 self.train_sampling_strategy == "batch_rebalance"
             ),
             f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
-                flags and self.precision not in ("auto", *flags) or len(flags) > 1
+                len(flags) > 1 or (flags and self.precision not in ("auto", *flags))
             ),
             f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,

@@ -51,7 +51,6 @@ class RunGuard(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.signum = None
-        args.eval_on_start &= not state.global_step  # resumed, one more would count against the patience
         if UNLOGGED in state.stateful_callbacks:
             step, *losses = state.stateful_callbacks[UNLOGGED]
             self.trainer._globalstep_last_logged = step
@@ -98,8 +97,8 @@ class RunGuard(TrainerCallback):
             return
         self.looked_at = time.monotonic()
         scaler = getattr(self.trainer.accelerator, "scaler", None)
-        is_lost = scaler is None or scaler.get_scale() < 1
-        if is_lost and not self.trainer._tr_loss.isfinite():  # which stays so, once a loss is not
+        skips_steps = scaler is not None and scaler.get_scale() >= 1
+        if not skips_steps and not self.trainer._tr_loss.isfinite():  # which stays so, once a loss is not
             raise UserError(
                 f"The loss is not finite (NaN or infinite) in epoch {math.ceil(state.epoch)}, at or before step "
                 f"{state.global_step} of the run. Nothing was saved since. A lower --learning_rate, a lower "

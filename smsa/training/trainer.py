@@ -30,7 +30,7 @@ from smsa.runtime import describe_environment, on_main
 from smsa.training.arguments import EPOCH_STEP, LENGTH_GROUPS, SentimentTrainingArguments
 from smsa.training.callbacks import UNLOGGED, EpochProgress, EpochStepLR, RunGuard, count_worse
 from smsa.training.checkpointing import MANIFEST, commit, find_newest, list_checkpoints, verify
-from smsa.training.metrics import compute_metrics, score_label_ids
+from smsa.training.metrics import MACRO_SCORES, compute_metrics
 
 # What an option needs is imported where the option is on.
 
@@ -114,6 +114,7 @@ class ResumableTrainer(Trainer):
 
             self.recorder = StepRecorder(self.model)
         evaluates_first = self.args.eval_on_start
+        self.args.eval_on_start &= not checkpoint  # resumed, one more would count against the patience
         try:
             return super().train(checkpoint and str(checkpoint), **kwargs)
         finally:
@@ -295,12 +296,12 @@ class SentimentTrainer(ResumableTrainer):
             multiple = 8 if args.fast_kernels and on_gpu else None
             kwargs.setdefault("data_collator", PaddingCollator(tokenizer, pad_to_multiple_of=multiple))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        self.labels = label_names(self.model.config.id2label)
-        known = {"loss", *score_label_ids([0], [0], self.labels)} - {f"n_{label}" for label in self.labels}
+        labels = self.labels = label_names(self.model.config.id2label)
+        known = {*MACRO_SCORES, *(f"{score}_{label}" for score in ("f1", "recall", "precision") for label in labels)}
         is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # of several, each has a prefix
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
-        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=self.labels)
+        self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=labels)
         self.weigh_labels()
         if args.fast_kernels:
             from smsa.training.kernels import FIRST_TOKEN_CLASSIFIERS, use_fast_kernels
@@ -308,7 +309,7 @@ class SentimentTrainer(ResumableTrainer):
             use_fast_kernels(self.model, args.device.type)
             # a recording cannot wait for a result of the GPU; steps of these models ask for none
             self.records_steps = on_gpu and self.model.config.model_type in FIRST_TOKEN_CLASSIFIERS
-        elif args.debug or args.bf16 and args.device.type == "cpu":
+        elif args.debug or (args.bf16 and args.device.type == "cpu"):
             # torch's own, with dropout, multiplies in fp32 there, and has a mask of booleans, which --debug cannot read
             self.model.set_attn_implementation("eager")
         self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # or a notebook's
@@ -344,20 +345,19 @@ class SentimentTrainer(ResumableTrainer):
             inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
             label_ids = torch.cat([label_ids, label_ids])
         outputs = model(**inputs)
-        logits, divergence, options = outputs.logits, 0.0, {}
+        logits, options = outputs.logits, {}
         if model.training:
             weight = None if self.class_weights is None else self.class_weights.to(logits)
             options = {"weight": weight, "label_smoothing": self.args.label_smoothing_factor}
         # Sum and division are, bit for bit, what torch's mean does; and they hold for any number of batches a step.
         loss_sum = functional.cross_entropy(logits, label_ids, reduction="sum", **options)
         if alpha:
-            first, second = logits.chunk(2)
-            label_ids = label_ids.chunk(2)[0]
-            divergence = alpha / 2 * _divergence(first, second, label_ids != IGNORED)
-            loss_sum, logits = loss_sum / 2, first
+            logits, others = logits.chunk(2)
+            label_ids, loss_sum = label_ids.chunk(2)[0], loss_sum / 2
         if model.training:
             self.progress.add(loss_sum, logits, label_ids)
-        loss_sum = loss_sum + divergence
+        if alpha:
+            loss_sum = loss_sum + alpha / 2 * _divergence(logits, others, label_ids != IGNORED)
         if num_items_in_batch is None:
             loss = loss_sum / len(label_ids)
         else:  # DDP takes the mean of the gradients over ranks

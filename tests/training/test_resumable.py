@@ -287,7 +287,7 @@ def test_a_second_ctrl_c_ends_at_once():
     pid = os.fork()
     if not pid:
         guard = RunGuard(trainer=None)
-        guard.on_train_begin(SimpleNamespace(world_size=1, eval_on_start=False), TrainerState(), TrainerControl())
+        guard.on_train_begin(SimpleNamespace(world_size=1), TrainerState(), TrainerControl())
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
