@@ -8,8 +8,6 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -44,17 +42,6 @@ class Hub(HTTPServer):
         self.faults: list[tuple[str, str, int]] = []
         self.requests: list[str] = []
         self.received = bytearray()  # every byte of every request's body
-
-
-@contextmanager
-def run_hub():
-    """Serve a new, empty Hub until the end of the block."""
-    with Hub() as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
 
 
 ROUTES = []
