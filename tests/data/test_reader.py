@@ -5,6 +5,7 @@ import datetime
 import gzip
 import json
 import zipfile
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -48,9 +49,6 @@ KINDS = {
                             '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
     "JSONL, a row behind pages": ("a.jsonl", '{"n": 1, "r": [{"text": "a"}, {"text": "b"}]}\n' * 20 + '{"text": "c"}\n',
                                   "text", "ab" * 20 + "c"),
-    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
-    "JSON, a table of a data base": ("a.json", '[{"type": "header", "comment": "Export to JSON"}, {"type": "table",'
-                                     '"data": [{"isi": "a"}, {"isi": "b"}]}]', "isi", "ab"),
     "JSON, rows within": ("a.json", '{"range": "A1:B3", "values": [["no", "isi"], ["1", "a"]]}', "isi", ["a"]),
     "JSON, NaN": ("a.json", '[{"text": "a"}, {"text": NaN, "n": Infinity}]', "text", ["a", None]),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
@@ -112,18 +110,16 @@ def test_blank_lines_and_rows_that_lack_fields_are_counted_once(tmp_path, caplog
     assert caplog.text.count("4 lines that are blank, or name the columns again, are no rows") == 1
 
 
-@pytest.mark.parametrize("suffix, keep_lines", [(".json", False), (".jsonl", False), (".jsonl", True)])
-def test_texts_and_labels_within_rows_of_json_are_found(tmp_path, suffix, keep_lines):
+def test_texts_and_labels_within_rows_of_json_are_found(tmp_path):
     """As Label Studio and Doccano write them."""
-    path = tmp_path / f"a{suffix}"
+    path = tmp_path / "a.jsonl"
     labels = [[{"result": [{"value": {"choices": [label]}}]}] for label in ("Positif", "negatif")] + [[]]
     of_model = {"predictions": [{"result": [{"value": {"choices": ["netral"]}}]}]}
     rows = [{"data": {"text": f"teks {i}"}, "annotations": label} | of_model for i, label in enumerate(labels)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (chunk,) = Source(path, keep_lines=keep_lines).chunks(9)
+    (chunk,) = Source(path, keep_lines=True).chunks(9)
     assert chunk.texts.to_pylist() == ["teks 0", "teks 1", "teks 2"] and not chunk.bad_rows
-    if keep_lines:
-        assert [json.loads(line) for line in chunk.table["line"].to_pylist()] == rows
+    assert [json.loads(line) for line in chunk.table["line"].to_pylist()] == rows
     source = Source(path, label_column="label")
     (chunk,) = source.chunks(9)
     assert source.label_column == "annotations.result.value.choices"
@@ -172,7 +168,6 @@ ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
     # what numbers mean in one sheet they do not mean in another
     ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
     ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
-    (ALIKE, None, None, "which of the sheets 'A', 'B' holds .* --sheet A"),
     (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
     ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, None, "is the first line, 'antre', 'Solo', the"),
 ])  # fmt: skip
@@ -333,20 +328,16 @@ def test_columns_beside_the_texts_may_hold_what_python_cannot(tmp_path):
     assert chunk.texts.to_pylist() == ["enak"] and chunk.table.num_columns == 4
 
 
-@pytest.mark.parametrize("before", [100, 131072])
-def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_process_stays(tmp_path, before):
-    path, limit = tmp_path / "a.csv", csv.field_size_limit(before)
+def test_a_field_may_be_long_one_that_is_left_open_ends_and_the_limit_of_the_process_stays(tmp_path, request):
+    path, chunks = tmp_path / "a.csv", []
+    request.addfinalizer(partial(csv.field_size_limit, csv.field_size_limit(100)))
     path.write_text("text\n" + "enak " * 100_000 + '\nkotor\n"open\n')
-    try:
-        chunks = []
-        for chunk in Source(path).chunks(1):
-            assert csv.field_size_limit() == before
-            chunks.append(chunk)
-        with pytest.raises(OSError):  # while a field is read
-            list(read_separated(chain(['"'], ["a\n"] * 999, map(open, "/")), path, ",", "csv"))
-        assert csv.field_size_limit() == before
-    finally:
-        csv.field_size_limit(limit)
+    for chunk in Source(path).chunks(1):
+        assert csv.field_size_limit() == 100
+        chunks.append(chunk)
+    with pytest.raises(OSError):  # while a field is read
+        list(read_separated(chain(['"'], ["a\n"] * 999, map(open, "/")), path, ",", "csv"))
+    assert csv.field_size_limit() == 100
     assert [len(text) for chunk in chunks for text in chunk.texts.to_pylist()] == [500_000, 5]
     assert sum(len(chunk.bad_rows) for chunk in chunks) == 1
 

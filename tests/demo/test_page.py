@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,16 +71,9 @@ def browser(request, page, tmp_path):
 def wait_for(condition, seconds: float = 60):
     """Return what `condition` returns once it is true; elements and servers come and go meanwhile."""
     from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.support.wait import WebDriverWait
 
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            if found := condition():
-                return found
-        except (WebDriverException, OSError):
-            pass
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.05)
+    return WebDriverWait(None, seconds, 0.05, [WebDriverException, OSError]).until(lambda _: condition(), "not in time")
 
 
 def find(browser, selector: str):

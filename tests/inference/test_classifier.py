@@ -4,6 +4,7 @@ import copy
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,11 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier
 from tokenizers.normalizers import Lowercase
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
@@ -237,18 +234,16 @@ def test_batches_hold_every_text_once_and_keep_to_the_budget(engine, lengths, bu
     assert (np.diff(np.concatenate(seen)) <= 0).all()  # of similar lengths, so that there are few pads
 
 
-def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, tokenizer):
+def test_a_classifier_that_is_gone_leaves_signals_as_they_were(tiny_model, tokenizer, request):
     """OpenVINO gives a thread a stack for signals on CPUs with AMX, and takes it back: a signal killed the process."""
     seen = []
     before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
-    try:
-        classifier = make_classifier(tiny_model, tokenizer, backend="openvino")
-        classifier("enak")
-        with ThreadPoolExecutor(1) as other:
-            other.submit(classifier.__dict__.clear).result()
-        os.kill(os.getpid(), signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    request.addfinalizer(partial(signal.signal, signal.SIGUSR1, before))
+    classifier = make_classifier(tiny_model, tokenizer, backend="openvino")
+    classifier("enak")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(classifier.__dict__.clear).result()
+    os.kill(os.getpid(), signal.SIGUSR1)
     assert seen == [1]
 
 

@@ -8,8 +8,6 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -46,26 +44,6 @@ class Hub(HTTPServer):
         self.received = bytearray()  # every byte of every request's body
 
 
-@contextmanager
-def run_hub():
-    """Serve a new, empty Hub until the end of the block."""
-    with Hub() as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-
-
-ROUTES = []
-
-
-def route(pattern: str):
-    """Register a method of `_Handler`, which takes the groups of `pattern` and answers."""
-    of_repository = pattern.replace("REPO", "(?P<name>[^/]+/[^/]+)")
-    return lambda action: ROUTES.append((of_repository, action)) or action
-
-
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
@@ -82,8 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.answer({"error": "Invalid credentials"}, 401)
         else:
-            action, found = next((act, m) for pattern, act in ROUTES if (m := re.fullmatch(pattern, path)))
-            action(self, **found.groupdict())
+            self.respond(path.strip("/").split("/"))
 
     do_HEAD = do_POST = do_GET
 
@@ -96,68 +73,59 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if self.is_cut else body)
 
-    @route("/api/repos/create")
-    def create(self):
-        asked, repositories = json.loads(self.body), self.server.repositories
-        owner = asked.get("organization") or OWNERS[0]
-        name = f"{owner}/{asked['name']}"
-        if owner not in OWNERS:
-            return self.answer({"error": "You don't have the rights to create a model under this namespace"}, 403)
-        status = 409 if name in repositories else 200
-        repositories.setdefault(name, Repository(asked.get("visibility") == "private" or bool(asked.get("private"))))
-        self.answer({"url": f"{self.server.url}/{name}"}, status)
-
-    @route("/api/validate-yaml|/api/models/REPO/auth-check/write")
-    def accept(self, name: str | None = None):
-        self.answer({"errors": [], "warnings": []})
-
-    @route("/api/models/REPO/preupload/.+")
-    def preupload(self, name: str):
-        kind = {"oid": None, "uploadMode": "regular", "shouldIgnore": False}
-        self.answer({"files": [{"path": file["path"], **kind} for file in json.loads(self.body)["files"]]})
-
-    @route("/api/models/REPO/commit/(?P<revision>.+)")
-    def commit(self, name: str, revision: str):
-        repository, is_proposed = self.server.repositories[name], "create_pr" in self.path
-        values = [entry["value"] for entry in map(json.loads, self.body.splitlines()) if entry["key"] == "file"]
-        files = {value["path"]: base64.b64decode(value["content"]) for value in values}
-        repository.committed.append(sorted(files))
-        repository.commits.append(repository.files(revision) | files)
-        oid, url = len(repository.commits) - 1, f"{self.server.url}/{name}"
-        repository.refs["refs/pr/1" if is_proposed else revision] = oid
-        address = {"pullRequestUrl": f"{url}/discussions/1"} if is_proposed else {}
-        self.answer({"commitUrl": f"{url}/commit/{oid:040x}", "commitOid": f"{oid:040x}", **address})
-
-    @route("/api/models/REPO/branch/(?P<branch>.+)")
-    def branch(self, name: str, branch: str):
-        self.server.repositories[name].refs.setdefault(branch, 0)
-        self.answer({})
-
-    @route("/api/models/REPO/tag/(?P<revision>.+)")
-    def tag(self, name: str, revision: str):
-        repository, tag = self.server.repositories[name], json.loads(self.body)["tag"]
-        if tag in repository.refs:
-            return self.answer({"error": "Tag reference exists already"}, 409)
-        repository.refs[tag] = repository.find(revision)
-        self.answer({})
-
-    @route("/api/models/REPO(/revision/(?P<revision>.+))?")
-    def info(self, name: str, revision: str | None):
-        repository = self.server.repositories.get(name)
-        if repository is None:
-            return self.answer({"error": "RepoNotFound"}, 404, X_Error_Code="RepoNotFound")
-        oid = repository.find(revision or "main")
-        files = [{"rfilename": path} for path in repository.commits[oid]]
-        self.answer({"id": name, "sha": f"{oid:040x}", "private": repository.private, "siblings": files, "tags": []})
-
-    @route("/REPO/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-    def resolve(self, name: str, revision: str, path: str):
-        repository = self.server.repositories[name]
-        content, oid = repository.files(revision).get(path), repository.find(revision)
-        if content is None:
-            return self.answer({"error": "EntryNotFound"}, 404, X_Error_Code="EntryNotFound")
-        self.answer(content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=f"{oid:040x}")
-
-    @route(".*")
-    def refuse(self):
-        self.answer({"error": f"the double does not know {self.command} {self.path}"}, 404)
+    def respond(self, parts: list[str]):
+        """Do what the parts of a path ask for; a revision may have several."""
+        url, repositories = self.server.url, self.server.repositories
+        match parts:
+            case "api", "repos", "create":
+                asked = json.loads(self.body)
+                owner = asked.get("organization") or OWNERS[0]
+                name = f"{owner}/{asked['name']}"
+                if owner not in OWNERS:
+                    return self.answer(
+                        {"error": "You don't have the rights to create a model under this namespace"}, 403
+                    )
+                status = 409 if name in repositories else 200
+                is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+                repositories.setdefault(name, Repository(is_private))
+                self.answer({"url": f"{url}/{name}"}, status)
+            case ("api", "validate-yaml") | ("api", "models", _, _, "auth-check", "write"):
+                self.answer({"errors": [], "warnings": []})
+            case "api", "models", _, _, "preupload", *_:
+                kind = {"oid": None, "uploadMode": "regular", "shouldIgnore": False}
+                self.answer({"files": [{"path": file["path"], **kind} for file in json.loads(self.body)["files"]]})
+            case "api", "models", owner, name, "commit", *revision:
+                repository, is_proposed = repositories[f"{owner}/{name}"], "create_pr" in self.path
+                values = [entry["value"] for entry in map(json.loads, self.body.splitlines()) if entry["key"] == "file"]
+                files = {value["path"]: base64.b64decode(value["content"]) for value in values}
+                repository.committed.append(sorted(files))
+                repository.commits.append(repository.files("/".join(revision)) | files)
+                oid, address = len(repository.commits) - 1, f"{url}/{owner}/{name}"
+                repository.refs["refs/pr/1" if is_proposed else "/".join(revision)] = oid
+                proposed = {"pullRequestUrl": f"{address}/discussions/1"} if is_proposed else {}
+                self.answer({"commitUrl": f"{address}/commit/{oid:040x}", "commitOid": f"{oid:040x}", **proposed})
+            case "api", "models", owner, name, "branch", *branch:
+                repositories[f"{owner}/{name}"].refs.setdefault("/".join(branch), 0)
+                self.answer({})
+            case "api", "models", owner, name, "tag", *revision:
+                repository, tag = repositories[f"{owner}/{name}"], json.loads(self.body)["tag"]
+                if tag in repository.refs:
+                    return self.answer({"error": "Tag reference exists already"}, 409)
+                repository.refs[tag] = repository.find("/".join(revision))
+                self.answer({})
+            case "api", "models", owner, name, *revision if revision[:1] in ([], ["revision"]):
+                repository = repositories.get(f"{owner}/{name}")
+                if repository is None:
+                    return self.answer({"error": "RepoNotFound"}, 404, X_Error_Code="RepoNotFound")
+                oid = repository.find("/".join(revision[1:]) or "main")
+                files = [{"rfilename": path} for path in repository.commits[oid]]
+                about = {"id": f"{owner}/{name}", "sha": f"{oid:040x}", "private": repository.private}
+                self.answer(about | {"siblings": files, "tags": []})
+            case owner, name, "resolve", revision, *path:
+                repository = repositories[f"{owner}/{name}"]
+                content, oid = repository.files(revision).get("/".join(path)), repository.find(revision)
+                if content is None:
+                    return self.answer({"error": "EntryNotFound"}, 404, X_Error_Code="EntryNotFound")
+                self.answer(content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=f"{oid:040x}")
+            case _:
+                self.answer({"error": f"the double does not know {self.command} {self.path}"}, 404)

@@ -4,13 +4,14 @@ import json
 import re
 import runpy
 import sys
+import threading
 
 import pytest
-from cards import check_card
 from conftest import ROOT, contents, run, run_here, save_tiny
 from forks import Forks
-from hub_double import TOKEN, run_hub
+from hub_double import TOKEN, Hub
 from huggingface_hub import constants
+from test_card import check_card
 
 from smsa import SentimentClassifier
 from smsa.errors import UserError
@@ -37,13 +38,15 @@ def folder(tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """A double of the Hub, to which the client of this process talks."""
-    with run_hub() as running:
+    with Hub() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield running
+        running.shutdown()
 
 
 def at(hub, home, token=TOKEN) -> dict[str, str]:

@@ -18,10 +18,10 @@ import psutil
 import pytest
 from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
 from forks import Forks
-from kill_training import run_script
+from killed import run_script
 
 SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
-WORKER = str(ROOT / "tests" / "training" / "kill_training.py")
+SCRIPT = "scripts/finetune.py"
 ENVIRONMENT = {**os.environ, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.slow(1200)
 
@@ -55,7 +55,7 @@ class Runs(Forks):
 
     def is_killed(self, options, output_dir, **more) -> bool:
         """Return whether a rank of a run was killed; else it must have finished."""
-        statuses = self.run(run_script, [*options, "--resume", "auto", "--output_dir", str(output_dir)], **more)
+        statuses = self.run(run_script, SCRIPT, *options, "--resume", "auto", "--output_dir", str(output_dir), **more)
         text = self.log.read_text()
         assert not any(statuses) or -signal.SIGKILL in statuses, text[-3000:]
         assert "canary" not in text
@@ -116,8 +116,8 @@ def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
 class Launch:
     """A real `accelerate launch` in a session of its own, and all the processes that come from it."""
 
-    def __init__(self, options, output_dir, config, script="scripts/finetune.py", **environment):
-        words = ["accelerate", "launch", "--config_file", config, script, *options, "--resume", "auto"]
+    def __init__(self, options, output_dir, config, script=(SCRIPT,), **environment):
+        words = ["accelerate", "launch", "--config_file", config, *script, *options, "--resume", "auto"]
         self.mark = {"STARTED_BY": str(output_dir)}  # handed down to each of them
         self.launcher = subprocess.Popen(
             [*words, "--output_dir", str(output_dir)], cwd=ROOT, env=ENVIRONMENT | environment | self.mark,
@@ -178,7 +178,7 @@ def test_one_of_two_processes_killed_at_points(tiny, forks, tmp_path):
     expected = result(tmp_path / "plain")
     for point in INJECTED:
         if point == INJECTED[0]:
-            status, text = Launch(tiny, tmp_path / "run", DOUBLE, script=WORKER, SMSA_KILL=point).end()
+            status, text = Launch(tiny, tmp_path / "run", DOUBLE, ("tests/killed.py", SCRIPT), SMSA_KILL=point).end()
             assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
         else:
             assert forks.is_killed(tiny, tmp_path / "run", n_ranks=2, SMSA_KILL=point)
@@ -247,7 +247,7 @@ def test_of_two_runs_at_once_exactly_one_trains(tiny, forks, tmp_path):
     forks.log.write_text("")
     for i in range(4):
         options = [*tiny, "--resume", "auto", "--output_dir", str(tmp_path / str(i))]
-        copies = [copy for _ in range(2) for copy in forks.start(run_script, options)]
+        copies = [copy for _ in range(2) for copy in forks.start(run_script, SCRIPT, *options)]
         for copy in copies:
             copy.join()
         assert sorted(copy.exitcode for copy in copies) == [0, 1], forks.log.read_text()[-3000:]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,16 +296,14 @@ def test_a_second_ctrl_c_ends_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
-def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path):
+def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path, request):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
-    try:
-        interrupt, seen = signal.getsignal(signal.SIGINT), []
-        look = At("on_step_end", lambda *_: seen.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))))
-        trainer = train(tmp_path, look, num_train_epochs=1)
-        assert seen == [signal.SIG_IGN, trainer.guard.receive] * STEPS_AN_EPOCH
-        assert signal.getsignal(signal.SIGINT) is interrupt
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    request.addfinalizer(partial(signal.signal, signal.SIGTERM, before))
+    interrupt, seen = signal.getsignal(signal.SIGINT), []
+    look = At("on_step_end", lambda *_: seen.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))))
+    trainer = train(tmp_path, look, num_train_epochs=1)
+    assert seen == [signal.SIG_IGN, trainer.guard.receive] * STEPS_AN_EPOCH
+    assert signal.getsignal(signal.SIGINT) is interrupt
 
 
 @pytest.mark.parametrize(
