@@ -173,6 +173,8 @@ def set_up_process() -> None:
     again for the next step: 4 to 10 % of a step of IndoBERT's shape in bf16 on two cores of an AMD EPYC. On a GPU,
     cuDNN compiles attention for each shape of batch, about 0.25 s each on an H200, and texts come in many shapes.
     """
+    if world_size() == 1 < int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)):
+        logger.warning("srun started several tasks, and each trains alone: docs/scaling.md has what joins them.")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never
