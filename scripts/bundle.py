@@ -29,7 +29,6 @@ from smsa.models.loading import BUNDLED, ENCODER, FOLDER, load_classifier
 from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import compute_metrics, predict_examples
 
-ROOT = Path(__file__).parent.parent
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
 PEOPLES = ("smsa", "prdect-id.csv")  # sources of the mixture whose labels people gave
 NEUTRAL = np.array([label == "neutral" for label in LABELS], dtype=float)
@@ -39,7 +38,7 @@ STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of
 
 def main(name: str, run: Path, mixture: Path) -> None:
     """Write a run into the package; what stood there stays until what replaces it is whole."""
-    sources = ROOT / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
+    sources = Path(__file__).parents[1] / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
         copy_rounded(run, folder)
         if name != ENCODER:

@@ -29,8 +29,7 @@ def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
             from smsa.inference.on_ray import predict_on_ray
         except ModuleNotFoundError as error:
             raise UserError(f"--engine ray needs {error.name}: pip install -e '.[ray]'.") from error
-        report(predict_on_ray(args, engine_args))
-        return
+        return report(predict_on_ray(args, engine_args))
     load = partial(SentimentClassifier.from_pretrained, args.model, args.model_revision, **vars(engine_args))
     for summary in predict_files(load, **vars(args)):
         report(summary)

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from smsa.errors import UserError
 
@@ -143,9 +143,11 @@ def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
     try:
         lock.acquire(timeout=timeout)
     except (Timeout, FileNotFoundError) as error:  # of a job that has just ended, the folder with the lock is gone
-        raise UserError(in_use) from error
+        # a disk without flock has a file instead, which stays where a run was killed: other machines cannot tell
+        way_out = f" If it was killed, remove {lock.lock_file}." if isinstance(lock, SoftFileLock) else ""
+        raise UserError(in_use + way_out) from error
     except OSError as error:
-        way_out = "a run needs a lock there, which some network disks do not have: choose a folder on another disk"
+        way_out = "a run locks this file: choose a folder of your own, on a disk that has locks"
         raise OSError(error.errno, f"{error.strerror}; {way_out}", lock.lock_file) from error
 
 
@@ -171,6 +173,8 @@ def set_up_process() -> None:
     again for the next step: 4 to 10 % of a step of IndoBERT's shape in bf16 on two cores of an AMD EPYC. On a GPU,
     cuDNN compiles attention for each shape of batch, about 0.25 s each on an H200, and texts come in many shapes.
     """
+    if world_size() == 1 < int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)):
+        logger.warning("srun started several tasks, and each trains alone: docs/scaling.md has what joins them.")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never

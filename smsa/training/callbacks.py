@@ -196,15 +196,15 @@ class EpochProgress(ProgressCallback):
         self.totals.scatter_add_(0, cells, (label_ids >= 0).to(self.totals.dtype))
 
     def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
-        super().on_step_end(args, state, control)
         # an evaluation may find a best one, to be saved; a run that ends within an epoch may be lengthened
         if control.should_save or control.should_evaluate or control.should_training_stop:
             state.stateful_callbacks[SHARES] = gather(self.totals[None]).tolist()
         if self.training_bar is not None and time.monotonic() - self.shown > REFRESH_SECONDS:
             self.shown = time.monotonic()
             loss, learning_rate = (self.totals[0] / self.totals[1:].sum()).item(), lr_scheduler.get_last_lr()[0]
-            epoch = math.ceil(state.epoch)
-            self.training_bar.set_description(f"(Epoch {epoch}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}")
+            text = f"(Epoch {math.ceil(state.epoch)}) TRAIN LOSS:{loss:.4f} LR:{learning_rate:.8f}"
+            self.training_bar.set_description(text, refresh=False)  # when it is drawn, TQDM_MININTERVAL may say
+        super().on_step_end(args, state, control)
 
     def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
         loss_sum, *counts = self.trainer.accelerator.reduce(self.totals, reduction="sum").tolist()

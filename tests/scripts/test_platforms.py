@@ -111,7 +111,7 @@ def test_every_script_runs_without_what_windows_lacks_and_behind_a_proxy_that_is
 def test_a_result_comes_onto_any_disk_or_one_sentence_before_the_work(tmp_path):
     library = tmp_path / "disk.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("disk.c"), "-ldl"], check=True)
-    without_lock, read_only = r"No locks available; .*choose a folder on another disk", "Read-only file system"
+    without_lock, read_only = r"No locks available; .*your own, on a disk that has locks", "Read-only file system"
     refusals = dict.fromkeys(("chmod", "fsyncdir", "enosys", "link"), [""] * 3)
     refusals |= {"enolck": [without_lock, without_lock, ""], "readonly": [read_only] * 3}
     commands = []

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 
 from smsa.errors import UserError
 from smsa.files import STAGING, require_empty
@@ -94,7 +94,7 @@ def refuse(folder, message, resume=False):
         pass
 
 
-def test_an_output_folder_is_empty_or_resumed_and_left_without_traces(tmp_path):
+def test_an_output_folder_is_empty_or_resumed_and_left_without_traces(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with pytest.raises(ZeroDivisionError), sole_run(folder, resume=False):
         1 / 0  # noqa: B018
@@ -113,4 +113,7 @@ def test_an_output_folder_is_empty_or_resumed_and_left_without_traces(tmp_path):
         refuse(folder, "is in use by another run: wait for it, stop it, or", resume=True)
         assert (folder / STAGING).exists()
     (folder / STAGING).rmdir()
+    monkeypatch.setattr(checkpointing, "FileLock", SoftFileLock)  # what filelock takes on a disk without flock
+    (folder / "run.lock").write_text("1\nnode7\n")  # of a machine that is gone
+    refuse(folder, "choose another folder. If it was killed, remove .*run.lock", resume=True)
     refuse(folder / "model.safetensors", "is a file")
