@@ -1,15 +1,25 @@
 """Servers and pools: a classifier that was loaded before a fork answers there as here."""
 
 import importlib.util
+import json
 import os
 import pickle
+import re
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
+from conftest import ROOT
 
 from smsa import SentimentClassifier
 
@@ -67,6 +77,32 @@ def test_a_fork_answers_whatever_threads_are_doing(tiny_model, tokenizer, backen
         for thread in running:
             thread.result()
     assert found == [answers] * 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", OPENVINO])
+def test_workers_of_gunicorn_answer_from_a_classifier_that_was_preloaded(backend, tmp_path):
+    pytest.importorskip("gunicorn", reason="needs pip install -e '.[test]', and a system that forks")
+    words = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", "127.0.0.1:0", "served:app"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    answers, log = {}, tmp_path / "log"
+    with log.open("wb") as stream:
+        server = subprocess.Popen(words, env=environment | {"BACKEND": backend}, stderr=stream, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(answers) < 2:  # both workers
+            assert time.monotonic() < deadline and server.poll() is None, log.read_text()
+            time.sleep(0.1)
+            if url := re.search(r"Listening at: (\S+)", log.read_text()):
+                with suppress(URLError), urlopen(url[1], json.dumps(TEXTS).encode(), timeout=60) as response:
+                    pid, found = json.load(response)
+                    answers[pid] = found
+    finally:
+        server.terminate()
+        status = server.wait(60)
+    assert status == 0 and "SIG" not in log.read_text().replace("SIGTERM", "")
+    here = SentimentClassifier.from_pretrained("mini-sentiment", backend=backend, num_threads=2)
+    assert [*answers.values()] == [here(TEXTS)] * 2
 
 
 def test_a_classifier_that_is_sent_to_a_worker_says_what_to_send(classifier):
