@@ -290,6 +290,8 @@ class SentimentTrainer(ResumableTrainer):
         eval_dataset: Dataset | None = None,
         **kwargs,
     ):
+        if not isinstance(args, SentimentTrainingArguments):
+            raise TypeError("args must be SentimentTrainingArguments, which take whatever TrainingArguments take.")
         on_gpu = args.device.type == "cuda"
         if tokenizer := kwargs.get("processing_class"):
             # few lengths: products are faster in multiples of 8, and each length has a recording of its own

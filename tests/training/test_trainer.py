@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from tqdm.auto import tqdm
 from trainers import RecordingTrainer, flatten, log_of, make_rows, make_tiny_trainer
-from transformers import DataCollatorWithPadding, TrainerCallback
+from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from smsa.data.datasets import PaddingCollator
 from smsa.errors import UserError
@@ -199,7 +199,9 @@ def test_bf16_on_a_cpu_differs_from_fp32_by_rounding_only(tmp_path):
         assert kind not in (tmp_path / kind / "config.json").read_text()  # it loads as any other
 
 
-def test_an_unknown_metric_is_refused_and_a_schedule_with_what_it_needs(tmp_path):
+def test_an_unknown_metric_is_refused_a_schedule_with_what_it_needs_and_arguments_of_trainer(tmp_path):
+    with pytest.raises(TypeError, match="args must be SentimentTrainingArguments"):
+        SentimentTrainer(make_model(), TrainingArguments(str(tmp_path)))
     with pytest.raises(UserError, match=r"'n_neutral' is not one of \['accuracy', 'f1', "):
         make(tmp_path, metric_for_best_model="n_neutral")  # the same after every epoch
     with pytest.raises(UserError, match="--lr_scheduler_kwargs do not fit warmup_stable_decay: .* 'num_decay_steps'"):
