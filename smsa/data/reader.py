@@ -29,7 +29,6 @@ from smsa.data.formats import (
     SHEETS,
     SURROGATE,
     BadRow,
-    JsonRow,
     Row,
     are_numbers,
     are_quoted,
@@ -39,17 +38,14 @@ from smsa.data.formats import (
     find_layout,
     find_separator,
     find_text_columns,
-    flatten,
     is_sentiment,
     name_kind,
     open_file,
-    open_pages,
-    read_json,
-    read_jsonl,
     read_separated,
     read_sheets,
     unescape,
 )
+from smsa.data.json_rows import JsonRow, flatten, open_pages, read_json, read_jsonl
 from smsa.data.labels import are_sentiments, find_label_columns, plain_label
 from smsa.errors import UserError
 
