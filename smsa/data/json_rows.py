@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from smsa.data.formats import REPLY, BadRow, find_text_columns, name_kind, read_whole
+from smsa.data.formats import REPLY, BadRow, name_kind, read_whole
 from smsa.errors import UserError
 
 _PAGES_WEIGHED = 20  # for whether these hold the rows, as each may have hundreds
@@ -28,18 +28,15 @@ def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable = float) 
         try:
             row = decoder.decode(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
-            yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
-        else:
-            yield number, line, row
+            row = BadRow(path, number, line, f"not valid JSON ({error})")
+        yield number, line, row
 
 
 def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
     """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
 
-    The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
-
-    Raises:
-        UserError: if there are no rows in it, or it is no JSON.
+    The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts. A file without rows,
+    or that is no JSON, is refused.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
     decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
@@ -117,36 +114,33 @@ def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
     while level:
         arrays = [(key, rows) for part in level for key, rows in part.items() if isinstance(rows, list) and rows]
         if arrays := [(key, rows) for key, rows in arrays if isinstance(rows[0], kind)]:
-            return [(key, rows) for key, rows in arrays if any(map(_find_texts, rows))] or arrays
+            return [(key, rows) for key, rows in arrays if any(map(find_texts, rows))] or arrays
         level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
         level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
     return []
 
 
-def _find_texts(row: object) -> list[str]:
+def find_texts(row: object) -> list[str]:
     """Return the texts of an object by their names, also those of the objects in it, but not those in its arrays."""
     found = []
     for key, value in row.items() if isinstance(row, dict) else ():
         if isinstance(value, dict):
-            found += [] if REPLY.search(key) else _find_texts(value)
+            found += [] if REPLY.search(key) else find_texts(value)
         elif isinstance(value, str) and name_kind(key) == "text":
             found.append(value)
     return found
 
 
-def open_pages(found: Iterator[JsonRow], asked: str | None, notes: list[str]) -> Iterator[JsonRow]:
+def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[str]) -> Iterator[JsonRow]:
     """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
 
-    A page has no text of its own, by name or by content, or, as in `"message": "success"`, the same as all others. What
-    was found is noted.
-
-    Args:
-        asked: the column that the user calls that of the texts, or None; an object that has it is a row.
+    A page has no text of its own beside its arrays, or, as in `"message": "success"`, the same as all others. What was
+    found is noted.
     """
     first = [*islice(found, _PAGES_WEIGHED)]
     pages = [page for _, _, page in first if isinstance(page, dict)]
-    own = _find_own_texts(pages, asked)
-    arrays = [(key, rows) for page in pages for key, rows in find_arrays(page, dict) if any(map(_find_texts, rows))]
+    own = find_own_texts(pages)
+    arrays = [(key, rows) for page in pages for key, rows in find_arrays(page, dict) if any(map(find_texts, rows))]
     if len(own) > (len(first) > 1) or not any(len(rows) > 1 for _, rows in arrays):
         yield from chain(first, found)
         return
@@ -157,31 +151,14 @@ def open_pages(found: Iterator[JsonRow], asked: str | None, notes: list[str]) ->
             yield line, written, page
         elif arrays := find_arrays(page, dict):
             # rows may lack their text; an empty page may have other arrays, such as that of the users
-            held = [rows for key, rows in arrays if key in keys or any(map(_find_texts, rows))]
+            held = [rows for key, rows in arrays if key in keys or any(map(find_texts, rows))]
             yield from ((line, None, row) for row in chain(*held))
-        elif {*_find_texts(page)} - own:
+        elif {*find_texts(page)} - own:
             yield line, written, page
 
 
-def _find_own_texts(objects: list[dict], asked: str | None) -> set[str]:
-    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
-
-    By content so that a document is none of the entities or replies within it.
-    """
-    names = [*dict.fromkeys(chain(*objects))]
-    columns = [[row.get(name) for row in objects] for name in names]
-    by_asked = [(flatten(row) | row).get(asked) for row in objects]
-    by_name = chain(*map(_find_texts, objects))
-    by_content = chain(*(columns[i] for i in find_text_columns(names, columns)[0]))
-    texts = ({text for text in values if text and isinstance(text, str)} for values in (by_asked, by_name, by_content))
-    return next(filter(None, texts), set())
-
-
 def flatten(row: dict) -> dict[str, object]:
-    """Return what stands within the objects of a row of JSON, by `data.text` and the like.
-
-    A list of one is what is in it.
-    """
+    """Return what stands within the objects of a row, by `data.text` and the like; a list of one is what is in it."""
     found: dict[str, object] = {}
 
     def walk(value: object, *path: str) -> None:
