@@ -1,6 +1,7 @@
 """Bytes of a file -> its rows, one by one, each with its line: how it is written, CSV and its like, workbooks.
 
-What is wrong with a row stays with that row: a `BadRow` comes in its place.
+What is wrong with a row stays with that row: a `BadRow` comes in its place. In this order: what is wrong, opening a
+file, what a name and a cell say, finding what separates fields, reading rows, and fitting them to the first ones.
 """
 
 import codecs
@@ -89,6 +90,37 @@ ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
 Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its fields
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
+
+    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
+    """
+
+    path: Path
+    line: int
+    value: object
+    reason: str
+    label: str | None = None
+    text: str | None = None
+
+    def __str__(self) -> str:
+        value = repr(self.value)  # on one line, and not too long
+        value = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
+        return f"{self.path}:{self.line}: {self.reason}; found {value}"
+
+
+class BadRowsError(UserError):
+    """Rows that stop a run; the message says how many there are and what to do, and then lists the first 20."""
+
+    def __init__(self, bad_rows: list[BadRow], way_out: str, n_bad_rows: int | None = None):
+        self.bad_rows = bad_rows
+        n_bad_rows = n_bad_rows or len(bad_rows)
+        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
+        more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
+        super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
 
 
 def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
@@ -180,37 +212,6 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
-
-    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
-    """
-
-    path: Path
-    line: int
-    value: object
-    reason: str
-    label: str | None = None
-    text: str | None = None
-
-    def __str__(self) -> str:
-        value = repr(self.value)  # on one line, and not too long
-        value = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
-        return f"{self.path}:{self.line}: {self.reason}; found {value}"
-
-
-class BadRowsError(UserError):
-    """Rows that stop a run; the message says how many there are and what to do, and then lists the first 20."""
-
-    def __init__(self, bad_rows: list[BadRow], way_out: str, n_bad_rows: int | None = None):
-        self.bad_rows = bad_rows
-        n_bad_rows = n_bad_rows or len(bad_rows)
-        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
-        more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
-        super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
-
-
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     """Return the encoding of text and what ends its lines: LF, as in CRLF, or CR where there is no LF.
 
@@ -236,163 +237,6 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
             found = "cp1252"
         block = stream.read(1 << 20)
     return found, end
-
-
-def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
-    """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
-
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
-
-    Args:
-        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
-        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
-        format: csv, tsv or txt.
-    """
-    if format != "csv" and separator in ("\t", None):
-        for number, line in enumerate(lines, start=1):
-            line = line.rstrip("\r\n")
-            yield number, line.split(separator) if separator else [line]
-        return
-    mark, number, lines, again = separator or _NO_SEPARATOR, 1, iter(lines), []
-    while block := again or [*islice(lines, _LINES_AT_ONCE)]:
-        n_lines, n_read, rows, error = len(block), 0, [], None
-        behind = (block.append(line) or line for line in lines)  # which the last row may need
-        found = chain(islice(block, n_lines), behind)
-        reader = csv.reader(found, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            try:
-                for row in reader:
-                    end = reader.line_num
-                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
-                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
-                    elif separator is None and row:
-                        row = [mark.join(row)]
-                    rows.append((number + n_read, row))
-                    if (n_read := end) >= n_lines:
-                        break
-            except csv.Error as raised:
-                error = raised
-            finally:
-                csv.field_size_limit(limit)
-        yield from rows
-        number, again = number + n_read, []
-        if error is not None:
-            spoilt = block[n_read : reader.line_num]
-            n_spoilt = _count_spoilt(spoilt, separator)
-            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
-            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
-            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
-            number, again = number + n_spoilt, block[n_read + n_spoilt :]
-
-
-def _count_spoilt(lines: list[str], separator: str | None) -> int:
-    """Return how many lines belong to a row with a quote too many: the first only, if each other one is surely a row.
-
-    It is where it has as many fields as the first, and the last one's quote begins a field.
-    """
-    first, *rest = lines
-    if separator is None or not rest:
-        return len(lines)
-    last = rest.pop().rstrip("\r\n") if '"' in rest[-1] else None
-    begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
-    n_fields = first.count(separator)
-    return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
-
-
-@dataclass
-class Head:
-    """What the first rows of a table show, for the others to be read by."""
-
-    format: str  # csv, tsv or txt, whatever the suffix says; of a workbook its own
-    separator: str | None = None  # as in `read_separated`
-    change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV; None where they are
-    names: list[str] = field(default_factory=list)
-    n_above: int = 0  # rows up to the names, these included
-    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a value for each column
-    may_end_empty: bool = False  # the last column
-    has_told: bool = False  # what is unusual about the rows, in the log
-
-    @cached_property
-    def is_number(self) -> list[bool]:
-        """Whether each column holds numbers, dates or links only."""
-        return [*map(are_numbers, zip(*self.whole, strict=True))]
-
-
-def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
-    """Yield the rows below the names. What a row lacks at its end are nulls; it is bad if the next line is the rest.
-
-    A row that ends before `text_at`, the place of the texts, is bad. In a labelled file lines of separators alone, as
-    spreadsheets leave behind, are no rows; a prediction has a row for each.
-    """
-    names, width = head.names, len(head.names)
-    # names that come again, also where files with byte-order marks were put together
-    no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
-    no_rows += [[""] * width] if head.format == "csv" and is_labelled else []
-    lines = map(head.change, lines) if head.change else lines
-    read = islice(read_separated(lines, path, head.separator, head.format), head.n_above, None)
-    fitted = (
-        (line, fields, fields)
-        if fields.__class__ is list and len(fields) == width and fields not in no_rows
-        else (line, None if fields in no_rows else _fit(fields, line, path, head, text_at), fields)
-        for line, fields in read
-    )
-    is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0  # spoilt by a quote that was left open
-    for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
-        if row is None:
-            n_no_rows += 1
-            continue
-        if row.__class__ is list and len(row) == width:
-            is_spoilt = False
-        elif row.__class__ is list:
-            rest = getattr(rest, "value", rest)
-            if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
-                row = BadRow(path, line, row, "the row goes on in the next line, without quotes")
-            elif is_spoilt:
-                row = BadRow(path, line, row, f"{len(row)} field(s) instead of {width}")
-            else:
-                row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
-        is_spoilt = is_spoilt or isinstance(fields, BadRow)
-        yield line, row
-    short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
-    for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
-        if n and not head.has_told:
-            logger.info("%s: %s %s", path, f"{n:,}", told)
-    head.has_told = True
-
-
-def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
-    """Return what a row has that is not as the names: fewer values, too, if they fit; None if it is no row."""
-    if isinstance(fields, BadRow):
-        return fields
-    n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)
-    if is_blank and (width == 1 or is_csv):
-        return [""] if width == 1 else None
-    # where the last column may be empty, a comma within a text would push its values aside
-    if n_fields > width and not any(fields[width:]) and not head.may_end_empty:
-        return fields[:width]
-    bad_row = BadRow(path, line, fields, "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}")
-    if is_blank or n_fields > width:
-        return bad_row
-    if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-        # the lines below, which are the rest of the text, would pass for rows
-        way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
-        raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
-    cells = fields[0].split(head.separator[0]) if is_csv and n_fields == 1 else []
-    if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-        ends_row = is_sentiment(cells[-1]) or (head.is_number[-1:] == [True] and are_numbers(cells[-1:]))
-        if ends_row or text_at > 0:  # else it may be a text with commas
-            # as Excel writes a row that it has in one cell; the quotes within are doubled
-            inner = [row for _, row in read_separated(fields, path, head.separator, "csv")]
-            is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
-            if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], head.is_number) if n):
-                return inner[0]
-            return bad_row
-    if text_at >= n_fields or any(field.count('"') % 2 for field in fields):
-        return bad_row
-    fits = all(not is_number or are_numbers([field]) for field, is_number in zip(fields, head.is_number))
-    return fields if fits else bad_row
 
 
 def read_whole(stream: BinaryIO, path: Path) -> bytes:
@@ -520,3 +364,160 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
             splits.append(((is_known, alike), mark, rows))
     _, separator, rows = max(splits, key=itemgetter(0))
     return separator, rows
+
+
+def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
+    """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
+
+    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
+    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
+
+    Args:
+        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
+        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
+        format: csv, tsv or txt.
+    """
+    if format != "csv" and separator in ("\t", None):
+        for number, line in enumerate(lines, start=1):
+            line = line.rstrip("\r\n")
+            yield number, line.split(separator) if separator else [line]
+        return
+    mark, number, lines, left = separator or _NO_SEPARATOR, 1, iter(lines), []  # left: what a bad row swallowed
+    while block := left or [*islice(lines, _LINES_AT_ONCE)]:
+        n_lines, n_read, rows, error = len(block), 0, [], None
+        behind = (block.append(line) or line for line in lines)  # which the last row may need
+        found = chain(islice(block, n_lines), behind)
+        reader = csv.reader(found, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
+        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+            limit = csv.field_size_limit(FIELD_LIMIT)
+            try:
+                for row in reader:
+                    end = reader.line_num
+                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
+                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
+                    elif separator is None and row:
+                        row = [mark.join(row)]
+                    rows.append((number + n_read, row))
+                    if (n_read := end) >= n_lines:
+                        break
+            except csv.Error as raised:
+                error = raised
+            finally:
+                csv.field_size_limit(limit)
+        yield from rows
+        number, left = number + n_read, []
+        if error is not None:
+            spoilt = block[n_read : reader.line_num]
+            n_spoilt = _count_spoilt(spoilt, separator)
+            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
+            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
+            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
+            number, left = number + n_spoilt, block[n_read + n_spoilt :]
+
+
+def _count_spoilt(lines: list[str], separator: str | None) -> int:
+    """Return how many lines belong to a row with a quote too many: the first only, if each other one is surely a row.
+
+    It is where it has as many fields as the first, and the last one's quote begins a field.
+    """
+    first, *rest = lines
+    if separator is None or not rest:
+        return len(lines)
+    last = rest.pop().rstrip("\r\n") if '"' in rest[-1] else None
+    begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
+    n_fields = first.count(separator)
+    return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
+
+
+@dataclass
+class Head:
+    """What the first rows of a table show, for the others to be read by."""
+
+    format: str  # csv, tsv or txt, whatever the suffix says; of a workbook its own
+    separator: str | None = None  # as in `read_separated`
+    change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV; None where they are
+    names: list[str] = field(default_factory=list)
+    n_above: int = 0  # rows up to the names, these included
+    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a value for each column
+    may_end_empty: bool = False  # the last column
+    has_told: bool = False  # what is unusual about the rows, in the log
+
+    @cached_property
+    def is_number(self) -> list[bool]:
+        """Whether each column holds numbers, dates or links only."""
+        return [*map(are_numbers, zip(*self.whole, strict=True))]
+
+
+def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
+    """Yield the rows below the names. What a row lacks at its end are nulls; it is bad if the next line is the rest.
+
+    A row that ends before `text_at`, the place of the texts, is bad. In a labelled file lines of separators alone, as
+    spreadsheets leave behind, are no rows; a prediction has a row for each.
+    """
+    names, width = head.names, len(head.names)
+    # names that come again, also where files with byte-order marks were put together
+    no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
+    no_rows += [[""] * width] if head.format == "csv" and is_labelled else []
+    lines = map(head.change, lines) if head.change else lines
+    read = islice(read_separated(lines, path, head.separator, head.format), head.n_above, None)
+    fitted = (
+        (line, fields, fields)
+        if fields.__class__ is list and len(fields) == width and fields not in no_rows
+        else (line, None if fields in no_rows else _fit(fields, line, path, head, text_at), fields)
+        for line, fields in read
+    )
+    is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0  # spoilt by a quote that was left open
+    for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
+        if row is None:
+            n_no_rows += 1
+            continue
+        if row.__class__ is list and len(row) == width:
+            is_spoilt = False
+        elif row.__class__ is list:
+            rest = getattr(rest, "value", rest)
+            if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
+                row = BadRow(path, line, row, "the row goes on in the next line, without quotes")
+            elif is_spoilt:
+                row = BadRow(path, line, row, f"{len(row)} field(s) instead of {width}")
+            else:
+                row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
+        is_spoilt = is_spoilt or isinstance(fields, BadRow)
+        yield line, row
+    short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
+    for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
+        if n and not head.has_told:
+            logger.info("%s: %s %s", path, f"{n:,}", told)
+    head.has_told = True
+
+
+def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
+    """Return what a row has that is not as the names: fewer values, too, if they fit; None if it is no row."""
+    if isinstance(fields, BadRow):
+        return fields
+    n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)
+    if is_blank and (width == 1 or is_csv):
+        return [""] if width == 1 else None
+    # where the last column may be empty, a comma within a text would push its values aside
+    if n_fields > width and not any(fields[width:]) and not head.may_end_empty:
+        return fields[:width]
+    bad_row = BadRow(path, line, fields, "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}")
+    if is_blank or n_fields > width:
+        return bad_row
+    if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+        # the lines below, which are the rest of the text, would pass for rows
+        way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
+        raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
+    cells = fields[0].split(head.separator[0]) if is_csv and n_fields == 1 else []
+    if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
+        ends_row = is_sentiment(cells[-1]) or (head.is_number[-1:] == [True] and are_numbers(cells[-1:]))
+        if ends_row or text_at > 0:  # else it may be a text with commas
+            # as Excel writes a row that it has in one cell; the quotes within are doubled
+            inner = [row for _, row in read_separated(fields, path, head.separator, "csv")]
+            is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
+            if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], head.is_number) if n):
+                return inner[0]
+            return bad_row
+    if text_at >= n_fields or any(field.count('"') % 2 for field in fields):
+        return bad_row
+    fits = all(not is_number or are_numbers([field]) for field, is_number in zip(fields, head.is_number))
+    return fields if fits else bad_row

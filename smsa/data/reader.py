@@ -253,8 +253,8 @@ class Source:
             texts, could = find_text_columns(called, held)
         texts, could = ([i for i in found if paths[i] != self.label_column] for found in (texts, could))
         self.candidates = [paths[i] for i in could]
-        usual, shown = (texts[::-1], [*could, 0][:1]) if self._text_asked is None else ([], [])
-        self.text_column = self._choose("--text_column", self._text_asked, usual, shown, paths)
+        usual, could = (texts, could or [0]) if self._text_asked is None else ([], [])
+        self.text_column = self._choose("--text_column", self._text_asked, usual, could, paths)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(self.text_column).type):
@@ -275,7 +275,7 @@ class Source:
         if self._label_asked == "label":
             taken, meant = find_label_columns(called, held, len(self.names))
         # behind the columns of annotators, and beside predictions, stands what is true
-        label = self._choose("--label_column", self._label_asked, taken, meant[-1:], paths)
+        label = self._choose("--label_column", self._label_asked, taken[::-1], meant[::-1], paths)
         if label != self._label_asked:
             self._notes.append(f"the labels are in the column {label!r}")
         numbers = [*map(plain_label, held[paths.index(label)])]
@@ -287,21 +287,21 @@ class Source:
                     self._notes.append(f"the labels mean what the column {path!r} says")
         return label
 
-    def _choose(self, option: str, asked: str | None, usual: list[int], shown: list[int], paths: list[str]) -> str:
+    def _choose(self, option: str, asked: str | None, usual: list[int], could: list[int], paths: list[str]) -> str:
         """Return the only usual column, else the only one of the name that is asked for, but for case and blanks.
 
-        Of several the last is shown as an example; of none, `shown`.
+        Of several usual ones the first is shown as an example, else the first that could be meant.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths)]
+        plain, *names = (re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths))
         found = usual or [i for i, path in enumerate(paths) if path == asked]
-        found = found or [i for i, name in enumerate(plain[1:]) if asked and name == plain[0]]
+        found = found or [i for i, name in enumerate(names) if asked and name == plain][::-1]
         same = [path for path in paths if path in {paths[i] for i in found}]
         if len(same) == 1:
             return same[0]
         what = f"which column holds the {option[2:].removesuffix('_column')}s?"
         what = f"no column named {asked!r}." if asked and not found else what
         each = [name for name in self.names if plain_label(name) in SENTIMENTS]
-        example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*shown, *found][-1:])
+        example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*found, *could][:1])
         way_out = f"Choose with {option}{example}."
         if len({*same}) < len(same):
             what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give them names of their own in the file."
