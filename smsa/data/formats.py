@@ -345,22 +345,21 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         # the share of rows that have the same number of columns
         alike = max(Counter(map(len, split)).values(), default=0) / len(filled)
         kinds = [*map(name_kind, header)]
-        is_named = "text" in kinds or (is_csv and bool(mark) and any(kinds))
-        # what is split off in a few rows only is no name, unless all names are known; nor where most rows are bad, as
-        # where R names one of two columns
-        is_named = is_named and (2 * len(split) >= len(filled) or all(kinds)) and 2 * len(filled) >= len(rows)
-        is_named = is_named and (is_csv or alike >= 0.9)
+        are_known = "text" in kinds or (is_csv and bool(mark) and any(kinds))
+        # a few commas in texts split off no names, unless all of these are known
+        are_names = are_known and (2 * len(split) >= len(filled) or all(kinds)) and (is_csv or alike >= 0.9)
+        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as where R names one of two columns
         ends = zip(*((row[0], row[-1]) for row in split), strict=True)
-        is_known = is_named or any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
+        are_labels = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose a blank stands behind each comma
         is_prose = mark and mark[0] in ",;" and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
         is_even = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
         is_tight = is_csv and mark and len(mark) == 1 and not re.search(r"[,;|\t] ", first)
-        are_names = is_tight and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0])
-        n_names = len(rows[0]) if are_names else 0
-        is_even = is_even or (n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled))
-        if is_known or is_even or only or mark is None:
+        is_header = is_tight and len(rows[0]) > 1 and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0])
+        is_below = is_header and sum(len(row) >= len(rows[0]) for row in filled) >= 0.9 * len(filled)
+        is_known = (are_names and is_good) or are_labels
+        if is_known or is_even or is_below or only or mark is None:
             splits.append(((is_known, alike), mark, rows))
     _, separator, rows = max(splits, key=itemgetter(0))
     return separator, rows

@@ -113,12 +113,10 @@ class Source:
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = formats.find_layout(path, formats.INPUT_FORMATS, format)
         self._open = partial(formats.open_file, path, self.compression)
-        self.encoding, self._end = "utf-8", "\n"
         with self._open() as stream:
             self.format = formats.find_contents(stream, path, suffix)
             self.is_typed = self.format in ("parquet", *SHEETS)
-            if not self.is_typed:
-                self.encoding, self._end = formats.find_encoding(stream)
+            self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
         self._notes = []  # of what was found, for the log
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
@@ -535,8 +533,8 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
             continue
         second = rows[i + 1] if len(rows) > i + 1 else []
         # cells that span two rows, and two columns
-        is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
-        is_two = is_two or "text" in {*map(name_kind, second)} - kinds
+        is_merged = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
+        is_two = is_merged or "text" in {*map(name_kind, second)} - kinds
         if is_two and all(map(name_kind, filter(None, second))):
             return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
         return i + 1, [*row]
