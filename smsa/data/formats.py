@@ -385,8 +385,8 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
     while block := left or [*islice(lines, _LINES_AT_ONCE)]:
         n_lines, n_read, rows, error = len(block), 0, [], None
         behind = (block.append(line) or line for line in lines)  # which the last row may need
-        found = chain(islice(block, n_lines), behind)
-        reader = csv.reader(found, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
+        given = chain(islice(block, n_lines), behind)
+        reader = csv.reader(given, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
         with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
@@ -479,7 +479,8 @@ def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labe
             elif is_spoilt:
                 row = BadRow(path, line, row, f"{len(row)} field(s) instead of {width}")
             else:
-                row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
+                row = row + [None] * (width - len(row))
+                n_short, first_short = n_short + 1, first_short or line
         is_spoilt = is_spoilt or isinstance(fields, BadRow)
         yield line, row
     short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
