@@ -1,14 +1,13 @@
-"""Bytes of a file -> its rows, one by one, each with its line: how it is written, and one function for each format.
+"""Bytes of a file -> its rows, one by one, each with its line: how it is written, CSV and its like, workbooks.
 
-What is wrong with a row stays with that row: a `BadRow` comes in its place. What stands in which column is found in the
-first rows: a name that people give such a column decides, else what is in it; what has no sensible answer is asked.
+What is wrong with a row stays with that row: a `BadRow` comes in its place. In this order: what is wrong, opening a
+file, what a name and a cell say, finding what separates fields, reading rows, and fitting them to the first ones.
 """
 
 import codecs
 import csv
 import io
-import json
-import math
+import logging
 import re
 import threading
 import zipfile
@@ -16,14 +15,18 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from smsa.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 INPUT_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt", *SHEETS)
@@ -65,9 +68,8 @@ _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class targ
 _RATING = frozenset("rating score skor bintang star nilai".split())
 _OTHER = frozenset(  # so that a line of them is known to name columns
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
-    "timestamp stempel cap created at score skor rating bintang star like count url link lang location lokasi title "
-    "judul kategori category version versi product produk source thumb up reply replied usia umur gender email alamat "
-    "address".split()
+    "timestamp stempel cap created at like count url link lang location lokasi title judul kategori category version "
+    "versi product produk source thumb up reply replied usia umur gender email alamat address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
 SENTIMENTS = {  # the words of labels
@@ -77,8 +79,6 @@ SENTIMENTS = {  # the words of labels
 }
 REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
-# A key of letters and digits is none; jalan2 is how people write jalan-jalan
-_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
 _SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line for Excel
 # A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
@@ -86,25 +86,47 @@ _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
 _TORN = re.compile(r'^[^"]+[^"\d]"$')  # 6" is no torn field, but one of inches
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
-_ROWS_WEIGHED = 200  # for what a column holds
-_ROWS_EMPTY = 10  # show that a column of texts by its name is none
-_PAGES_WEIGHED = 20  # for whether these hold the rows, as each may have hundreds
-_CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # of JSON; NaN is how Python writes a value that is missing
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
 Cells = Sequence[str | None]
 Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its fields
-# The line where a row of JSON starts, what is written there, if it is an object, on one line, and the value
-JsonRow = tuple[int, str | None, object]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
+
+    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
+    """
+
+    path: Path
+    line: int
+    value: object
+    reason: str
+    label: str | None = None
+    text: str | None = None
+
+    def __str__(self) -> str:
+        value = repr(self.value)  # on one line, and not too long
+        value = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
+        return f"{self.path}:{self.line}: {self.reason}; found {value}"
+
+
+class BadRowsError(UserError):
+    """Rows that stop a run; the message says how many there are and what to do, and then lists the first 20."""
+
+    def __init__(self, bad_rows: list[BadRow], way_out: str, n_bad_rows: int | None = None):
+        self.bad_rows = bad_rows
+        n_bad_rows = n_bad_rows or len(bad_rows)
+        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
+        more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
+        super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
 
 
 def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
-    """Return the format of a file and what it is compressed with, or None.
+    """Return the format of a file, `named` or else by its suffixes, and what it is compressed with, or None.
 
-    Args:
-        path: the file, whose suffixes tell, in any case; in a .zip those of the only such file in it.
-        formats: those that are accepted.
-        named: a format that was named, and wins over the suffix; None if none was.
+    Case does not matter; in a .zip the suffix of the only such file in it tells.
 
     Raises:
         UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
@@ -173,11 +195,7 @@ def open_file(
 
 
 def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
-    """Return the format that a file is in, whatever its suffix: JSON, or text in place of a workbook, show it.
-
-    Raises:
-        UserError: for what is in yet another format.
-    """
+    """Return the format that a file is in, whatever its suffix: JSON, or text in place of a workbook; refuse others."""
     head = stream.peek()[:200]
     suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
     plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
@@ -192,37 +210,6 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
         raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
     begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be trusted: where it stands, what was found there and why it was refused.
-
-    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
-    """
-
-    path: Path
-    line: int
-    value: object
-    reason: str
-    label: str | None = None
-    text: str | None = None
-
-    def __str__(self) -> str:
-        value = repr(self.value)  # on one line, and not too long
-        value = value if len(value) <= VALUE_SHOWN else f"{value[:VALUE_SHOWN]}... ({len(value)} characters)"
-        return f"{self.path}:{self.line}: {self.reason}; found {value}"
-
-
-class BadRowsError(UserError):
-    """Rows that stop a run; the message says how many there are and what to do, and then lists the first 20."""
-
-    def __init__(self, bad_rows: list[BadRow], way_out: str, n_bad_rows: int | None = None):
-        self.bad_rows = bad_rows
-        n_bad_rows = n_bad_rows or len(bad_rows)
-        listed = "\n  ".join(map(str, bad_rows[:BAD_ROWS_SHOWN]))
-        more = f"\n  ... and {n_bad_rows - BAD_ROWS_SHOWN:,} more" if n_bad_rows > BAD_ROWS_SHOWN else ""
-        super().__init__(f"{n_bad_rows:,} bad row(s). {way_out}\n  {listed}{more}")
 
 
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:
@@ -252,256 +239,19 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
     return found, end
 
 
-def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
-    """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
-
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
-
-    Args:
-        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
-        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
-        format: csv, tsv or txt.
-    """
-    if format != "csv" and separator in ("\t", None):
-        for number, line in enumerate(lines, start=1):
-            line = line.rstrip("\r\n")
-            yield number, line.split(separator) if separator else [line]
-        return
-    mark, number, lines, again = separator or _NO_SEPARATOR, 1, iter(lines), []
-    while block := again or [*islice(lines, _LINES_AT_ONCE)]:
-        n_lines, n_read, rows, error = len(block), 0, [], None
-        behind = (block.append(line) or line for line in lines)  # which the last row may need
-        reader = csv.reader(
-            chain(islice(block, n_lines), behind), delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True
+def read_whole(stream: BinaryIO, path: Path) -> bytes:
+    """Return all bytes of a file that cannot be read in parts; more than `WHOLE_BYTES` are a UserError."""
+    content = stream.read(WHOLE_BYTES + 1)
+    if len(content) > WHOLE_BYTES:
+        raise UserError(
+            f"{path} is larger than {WHOLE_BYTES:,} bytes, and its format is read as a whole: save it as CSV or JSONL, "
+            "which may be of any size."
         )
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
-            limit = csv.field_size_limit(FIELD_LIMIT)
-            try:
-                for row in reader:
-                    end = reader.line_num
-                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
-                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
-                    elif separator is None and row:
-                        row = [mark.join(row)]
-                    rows.append((number + n_read, row))
-                    if (n_read := end) >= n_lines:
-                        break
-            except csv.Error as found:
-                error = found
-            finally:
-                csv.field_size_limit(limit)
-        yield from rows
-        number, again = number + n_read, []
-        if error is not None:
-            spoilt = block[n_read : reader.line_num]
-            n_spoilt = _count_spoilt(spoilt, separator)
-            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
-            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
-            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
-            number, again = number + n_spoilt, block[n_read + n_spoilt :]
-
-
-def _count_spoilt(lines: list[str], separator: str | None) -> int:
-    """Return how many lines belong to a row with a quote too many: the first only, if each other one is surely a row.
-
-    It is where it has as many fields as the first, and the last one's quote begins a field.
-    """
-    first, *rest = lines
-    if separator is None or not rest:
-        return len(lines)
-    last = rest.pop().rstrip("\r\n") if '"' in rest[-1] else None
-    begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
-    n_fields = first.count(separator)
-    return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
-
-
-def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
-    """Yield the row of each line that is not blank; `parse_float` makes numbers that are not whole of their digits."""
-    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
-    for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
-        if not line or line.isspace():
-            continue
-        try:
-            row = decoder.decode(line)
-        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
-            yield number, line, BadRow(path, number, line, f"not valid JSON ({error})")
-        else:
-            yield number, line, row
-
-
-def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
-    """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
-
-    The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts.
-
-    Raises:
-        UserError: if there are no rows in it, or it is no JSON.
-    """
-    text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
-    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
-    values, names = _split_values(text, path, decoder.raw_decode), None
-    first = [*islice(values, 2)]
-    is_alone = len(first) == 1 and not text.lstrip(" \t\r\n,").startswith("[")
-    if is_alone:
-        found = ((n, None, row) for n, row in enumerate(_find_rows(first[0][2], path), start=1))
-    for line, place, row in found if is_alone else chain(first, values):
-        if isinstance(row, dict):  # a line break in a string is escaped
-            yield line, place and re.sub(r"[\r\n]", " ", text[place]), row
-        elif isinstance(row, str) and not is_alone:
-            yield line, None, {"text": row}
-        elif not isinstance(row, list):
-            yield line, None, row
-        elif names is None and {*map(type, row)} == {str} and all(map(name_kind, row)):
-            names = row
-        else:
-            names = names or [f"column_{i + 1}" for i in range(len(row))]
-            is_whole, reason = len(row) == len(names), f"{len(row)} value(s) instead of {len(names)}"
-            yield line, None, dict(zip(names, row)) if is_whole else BadRow(path, line, row, reason)
-
-
-def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int, slice, object]]:
-    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it."""
-    skip = re.compile(r"[\s,]*").match
-    start = skip(text, 0).end()
-    is_array = text.startswith("[", start)
-    before, line, end = 0, 1, start + is_array
-    try:
-        while (position := skip(text, end).end()) < len(text) or is_array:
-            if is_array and text.startswith("]", position):
-                if rest := text[position + 1 :].strip():
-                    raise ValueError(f"another value follows: {rest[:40]}")
-                return
-            line, before = line + text.count("\n", before, position), position
-            value, end = decode(text, position)
-            yield line, slice(position, end), value
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
-
-
-def _find_rows(found: object, path: Path) -> list:
-    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`."""
-    held = found if isinstance(found, dict) else {}
-    columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in held.values()]
-    is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
-    if is_index:  # or as a data base has them, by keys of its own
-        is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        shared = {*columns[0]}.intersection(*columns)  # not of {"data": {"comments": []}, "meta": {"n": 0}}
-        is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
-    arrays = [] if is_index and len(held) > 1 else find_arrays(held, dict)
-    if len(arrays) > 1:
-        listed = ", ".join(key for key, _ in arrays)
-        raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
-    if arrays:
-        return arrays[0][1]
-    if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
-        return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
-    if is_index:
-        return [*held.values()]
-    if columns and all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
-        return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
-    if len(arrays := find_arrays(held, list)) != 1:
-        raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
-    return arrays[0][1]
-
-
-def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
-    """Return the outermost arrays within an object whose first value is of a kind: only those with texts, if any is.
-
-    What stands within an object that has a text of its own, such as the replies to it, is a part of that row.
-    """
-    level = [found]
-    while level:
-        arrays = [(key, rows) for part in level for key, rows in part.items() if isinstance(rows, list) and rows]
-        if arrays := [(key, rows) for key, rows in arrays if isinstance(rows[0], kind)]:
-            return [(key, rows) for key, rows in arrays if any(map(_find_texts, rows))] or arrays
-        level = [part for parts in level for part in parts.values() if isinstance(part, dict)]
-        level = [part for part in level if not any(name_kind(k) == "text" and type(v) is str for k, v in part.items())]
-    return []
-
-
-def _find_texts(row: object) -> list[str]:
-    """Return the texts of an object by their names, also those of the objects in it, but not those in its arrays."""
-    found = []
-    for key, value in row.items() if isinstance(row, dict) else ():
-        if isinstance(value, dict):
-            found += [] if REPLY.search(key) else _find_texts(value)
-        elif isinstance(value, str) and name_kind(key) == "text":
-            found.append(value)
-    return found
-
-
-def open_pages(found: Iterator[JsonRow], asked: str | None, notes: list[str]) -> Iterator[JsonRow]:
-    """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
-
-    A page has no text of its own, by name or by content, or, as in `"message": "success"`, the same as all others. What
-    was found is noted.
-
-    Args:
-        asked: the column that the user calls that of the texts, or None; an object that has it is a row.
-    """
-    first = [*islice(found, _PAGES_WEIGHED)]
-    pages = [page for _, _, page in first if isinstance(page, dict)]
-    own = _find_own_texts(pages, asked)
-    arrays = [(key, rows) for page in pages for key, rows in find_arrays(page, dict) if any(map(_find_texts, rows))]
-    if len(own) > (len(first) > 1) or not any(len(rows) > 1 for _, rows in arrays):
-        yield from chain(first, found)
-        return
-    notes.append("the rows are in the arrays of objects, of which the rest is left out")
-    keys = {key for key, _ in arrays}
-    for line, written, page in chain(first, found):
-        if not isinstance(page, dict):
-            yield line, written, page
-        elif arrays := find_arrays(page, dict):
-            # rows may lack their text; an empty page may have other arrays, such as that of the users
-            held = [rows for key, rows in arrays if key in keys or any(map(_find_texts, rows))]
-            yield from ((line, None, row) for row in chain(*held))
-        elif {*_find_texts(page)} - own:
-            yield line, written, page
-
-
-def _find_own_texts(objects: list[dict], asked: str | None) -> set[str]:
-    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
-
-    By content so that a document is none of the entities or replies within it.
-    """
-    names = [*dict.fromkeys(chain(*objects))]
-    columns = [[row.get(name) for row in objects] for name in names]
-    by_asked = [(flatten(row) | row).get(asked) for row in objects]
-    by_name = chain(*map(_find_texts, objects))
-    by_content = chain(*(columns[i] for i in find_text_columns(names, columns)[0]))
-    texts = ({text for text in values if text and isinstance(text, str)} for values in (by_asked, by_name, by_content))
-    return next(filter(None, texts), set())
-
-
-def flatten(row: dict) -> dict[str, object]:
-    """Return what stands within the objects of a row of JSON, by `data.text` and the like.
-
-    A list of one is what is in it.
-    """
-    found: dict[str, object] = {}
-
-    def walk(value: object, *path: str) -> None:
-        while isinstance(value, list) and len(value) == 1:
-            (value,) = value
-        if isinstance(value, dict):
-            for key, part in value.items():
-                if "." not in key:
-                    walk(part, *path, key)
-        elif len(path) > 1:
-            found[".".join(path)] = value
-
-    walk(row)
-    return found
+    return content
 
 
 def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
-    """Return the rows of each sheet of a workbook; an empty cell is ''.
-
-    Raises:
-        UserError: for what is no workbook, a damaged one or one with a password, and one that is too large.
-    """
+    """Return the rows of each visible sheet, an empty cell as ''; refuse what is damaged, locked or too large."""
     from python_calamine import CalamineError, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
     content = io.BytesIO(read_whole(stream, path))
@@ -521,21 +271,6 @@ def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
         raise UserError(f"{path} cannot be read as a workbook: {error}") from error
 
 
-def read_whole(stream: BinaryIO, path: Path) -> bytes:
-    """Return all bytes of a file that cannot be read in parts.
-
-    Raises:
-        UserError: for more than `WHOLE_BYTES`.
-    """
-    content = stream.read(WHOLE_BYTES + 1)
-    if len(content) > WHOLE_BYTES:
-        raise UserError(
-            f"{path} is larger than {WHOLE_BYTES:,} bytes, and its format is read as a whole: save it as CSV or JSONL, "
-            "which may be of any size."
-        )
-    return content
-
-
 def name_kind(name: str | None) -> str | None:
     """Return what a column of this name holds, `text`, `label`, `rating` or `other`, None for a name that is not known.
 
@@ -549,20 +284,34 @@ def name_kind(name: str | None) -> str | None:
     return "other" if words and words <= _KNOWN else None
 
 
+def is_sentiment(cell: str | None) -> bool:
+    """Whether a cell is a word for a sentiment."""
+    return (cell or "").strip().lower() in SENTIMENTS
+
+
+def are_numbers(values: Iterable[str | None]) -> bool:
+    """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
+    found = (value.strip() for value in values if value)
+    matches = (_NUMBER.fullmatch(value) for value in found if value)
+    return next(matches, None) is not None and all(matches)
+
+
 def are_quoted(lines: list[str], path: Path) -> bool:
     """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R, pandas and Excel write, and no text.
 
     All names are quoted, or, below the name of a column of texts, quotes are doubled and none stands by itself, or just
     the fields that have commas are quoted.
     """
-    if lines and _QUOTED_NAMES.fullmatch(lines[0]):
+    if _QUOTED_NAMES.fullmatch(lines[0]):
         return all(line.startswith('"') for line in lines[1:2])
+    if "text" not in map(name_kind, lines[0].rstrip("\r\n").split("\t")):
+        return False
     fields = [field for line in lines for field in line.rstrip("\r\n").split("\t")]
-    quoted = [field for field in fields if field.startswith('"')]
-    is_excel = quoted == [field for field in fields if "," in field] != []
-    names = lines[0].rstrip("\r\n").split("\t") if is_excel or any(map(_DOUBLED.search, lines)) else []
-    rows = read_separated(lines, path, "\t", "csv")
-    return "text" in map(name_kind, names) and not any(isinstance(row, BadRow) for _, row in rows)
+    with_commas = [field for field in fields if "," in field]
+    is_excel = with_commas and with_commas == [field for field in fields if field.startswith('"')]
+    if not is_excel and not any(map(_DOUBLED.search, lines)):
+        return False
+    return not any(isinstance(row, BadRow) for _, row in read_separated(lines, path, "\t", "csv"))
 
 
 def unescape(line: str) -> str:
@@ -579,147 +328,196 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
     It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
     without a TAB, have columns only if TABs, labels or a known name of texts say so.
     """
-    is_csv, found = format == "csv", {}
+    is_csv, first = format == "csv", "".join(lines[:1])
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
-    said = is_csv and lines and (_SAID_SEPARATOR.fullmatch(lines[0]) or _QUOTED_NAMES.fullmatch(lines[0]))
+    said = is_csv and (_SAID_SEPARATOR.fullmatch(first) or _QUOTED_NAMES.fullmatch(first))
     has_tabs = "\t" in marks and (format == "tsv" or 2 * sum("\t" in line for line in lines) > len(lines))
     only = [said[1]] if said else ["\t"] if has_tabs and not is_csv else []
-    for mark in (marks := only or [*marks, None]):
+    candidates, splits = only or [*marks, None], []
+    for mark in candidates:
         rows = [row if isinstance(row, list) else [] for _, row in read_separated(lines, path, mark, format)]
         filled = [row for row in rows if any(row)] or [[]]
+        split = [row for row in filled if len(row) > 1]
         header = next((row for row in rows[:ROWS_ABOVE] if len(row) > 1), []) if mark else filled[0]
         if mark in (",", ";", "|") and len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
-            marks.append(f"{mark} ")
+            candidates.append(f"{mark} ")
             continue
-        kinds = set(map(name_kind, header)) - {None}
-        n_split = sum(len(row) > 1 for row in filled)
-        alike = max((n for width, n in Counter(map(len, filled)).items() if width > 1), default=0) / len(filled)
-        by_name = "text" in kinds or (is_csv and bool(mark and kinds))
-        by_name &= (2 * n_split >= len(filled) or all(map(name_kind, header))) and (is_csv or alike >= 0.9)
-        by_name &= 2 * len(filled) >= len(rows)  # else most are bad, as where R names one of two columns
-        ends = zip(*((row[0], row[-1]) for row in filled if len(row) > 1), strict=True)
-        by_label = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
+        # the share of rows that have the same number of columns
+        alike = max(Counter(map(len, split)).values(), default=0) / len(filled)
+        kinds = [*map(name_kind, header)]
+        are_known = "text" in kinds or (is_csv and bool(mark) and any(kinds))
+        # a few commas in texts split off no names, unless all of these are known
+        are_names = are_known and (2 * len(split) >= len(filled) or all(kinds)) and (is_csv or alike >= 0.9)
+        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as where R names one of two columns
+        ends = zip(*((row[0], row[-1]) for row in split), strict=True)
+        are_labels = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose a blank stands behind each comma
-        is_prose = (mark or "")[:1] in (",", ";") and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
-        by_lines = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
+        is_prose = mark and mark[0] in ",;" and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
+        is_even = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
         # below names, which have no blank behind what separates them, texts with separators without quotes
-        is_tight = is_csv and len(mark or "") == 1 and not re.search(r"[,;|\t] ", lines[0])
-        n_names = len(rows[0]) if rows and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0]) else 0
-        by_lines |= is_tight and n_names > 1 and sum(len(row) >= n_names for row in filled) >= 0.9 * len(filled)
-        if by_name or by_label or by_lines or only or mark is None:
-            found[mark] = (by_name or by_label, alike), rows
-    best = max(found, key=lambda mark: found[mark][0])
-    return best, found[best][1]
+        is_tight = is_csv and mark and len(mark) == 1 and not re.search(r"[,;|\t] ", first)
+        is_header = is_tight and len(rows[0]) > 1 and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0])
+        is_below = is_header and sum(len(row) >= len(rows[0]) for row in filled) >= 0.9 * len(filled)
+        is_known = (are_names and is_good) or are_labels
+        if is_known or is_even or is_below or only or mark is None:
+            splits.append(((is_known, alike), mark, rows))
+    _, separator, rows = max(splits, key=itemgetter(0))
+    return separator, rows
 
 
-def find_header(rows: list[Cells], named: str | None) -> tuple[int, list[str]] | None:
-    """Return how many rows the names of the columns end after, and the names; None if no row has them.
+def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
+    """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
+
+    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
+    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
 
     Args:
-        rows: the first rows.
-        named: the column that the user calls that of the texts, or None.
-
-    Raises:
-        LookupError: if the first row may be names or values.
+        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
+        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
+        format: csv, tsv or txt.
     """
-    if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[:ROWS_ABOVE]):
-        return None  # so a file without header has its columns numbered
-    n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
-    if not any(n_filled):
-        return 1, [*rows[0]]
-    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
-        n_filled[0] += bool(n_filled[0])  # an index has no name
-    # a row of another width says nothing: one text with many commas without quotes would be wider than all names
-    width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
-    most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
-    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # whatever commas without quotes make of the rows
-    first = 0 if is_named else next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
-    head, is_one_column = rows[first], max(n_filled) == 1
-    # the cells below each of the first row, where this does not stand again
-    below = [cells[1:] for cells in zip_longest(head, *(row for row in rows[first + 1 :] if row != head))]
-    is_number = [*map(are_numbers, below)]
-    is_label = [any(cells) and all(map(is_sentiment, filter(None, cells))) for cells in below]
-    is_once = [not cell or cell not in cells for cell, cells in zip(head, below)]
-    labels = [i for i, cell in enumerate(head) if is_sentiment(cell)]
-    if any(is_sentiment(cell) for i in labels for cell in below[i]) or (len(labels) == 1 and not is_number[labels[0]]):
-        return None  # labels, which columns are called only in pairs: what was good, and what was bad
-    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
-    named = named and named.lower()
-    for i, row in enumerate(rows[:ROWS_ABOVE]):
-        is_below_less = all(n < n_filled[i] for n in n_filled[:i]) and (i == first or 2 * n_filled[i] > most)
-        kinds = {name_kind(cell) for j, cell in enumerate(row) if i != first or is_once[j]}
-        # without a name that was given, None: a row of a workbook with an empty cell is more often names
-        if not is_below_less or not (known & kinds or named in [cell and cell.lower() for cell in row]):
+    if format != "csv" and separator in ("\t", None):
+        for number, line in enumerate(lines, start=1):
+            line = line.rstrip("\r\n")
+            yield number, line.split(separator) if separator else [line]
+        return
+    mark, number, lines, left = separator or _NO_SEPARATOR, 1, iter(lines), []  # left: what a bad row swallowed
+    while block := left or [*islice(lines, _LINES_AT_ONCE)]:
+        n_lines, n_read, rows, error = len(block), 0, [], None
+        behind = (block.append(line) or line for line in lines)  # which the last row may need
+        given = chain(islice(block, n_lines), behind)
+        reader = csv.reader(given, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
+        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+            limit = csv.field_size_limit(FIELD_LIMIT)
+            try:
+                for row in reader:
+                    end = reader.line_num
+                    if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
+                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
+                    elif separator is None and row:
+                        row = [mark.join(row)]
+                    rows.append((number + n_read, row))
+                    if (n_read := end) >= n_lines:
+                        break
+            except csv.Error as raised:
+                error = raised
+            finally:
+                csv.field_size_limit(limit)
+        yield from rows
+        number, left = number + n_read, []
+        if error is not None:
+            spoilt = block[n_read : reader.line_num]
+            n_spoilt = _count_spoilt(spoilt, separator)
+            upto = f", up to line {number + n_spoilt - 1}" if n_spoilt > 1 else ""
+            reason = "a bare CR" if "new-line" in str(error) else "a quote is not closed, or stands within quotes"
+            yield number, BadRow(path, number, "".join(spoilt[:n_spoilt]).rstrip("\r\n"), f"{reason}{upto}")
+            number, left = number + n_spoilt, block[n_read + n_spoilt :]
+
+
+def _count_spoilt(lines: list[str], separator: str | None) -> int:
+    """Return how many lines belong to a row with a quote too many: the first only, if each other one is surely a row.
+
+    It is where it has as many fields as the first, and the last one's quote begins a field.
+    """
+    first, *rest = lines
+    if separator is None or not rest:
+        return len(lines)
+    last = rest.pop().rstrip("\r\n") if '"' in rest[-1] else None
+    begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
+    n_fields = first.count(separator)
+    return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
+
+
+@dataclass
+class Head:
+    """What the first rows of a table show, for the others to be read by."""
+
+    format: str  # csv, tsv or txt, whatever the suffix says; of a workbook its own
+    separator: str | None = None  # as in `read_separated`
+    change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV; None where they are
+    names: list[str] = field(default_factory=list)
+    n_above: int = 0  # rows up to the names, these included
+    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a value for each column
+    may_end_empty: bool = False  # the last column
+    has_told: bool = False  # what is unusual about the rows, in the log
+
+    @cached_property
+    def is_number(self) -> list[bool]:
+        """Whether each column holds numbers, dates or links only."""
+        return [*map(are_numbers, zip(*self.whole, strict=True))]
+
+
+def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
+    """Yield the rows below the names. What a row lacks at its end are nulls; it is bad if the next line is the rest.
+
+    A row that ends before `text_at`, the place of the texts, is bad. In a labelled file lines of separators alone, as
+    spreadsheets leave behind, are no rows; a prediction has a row for each.
+    """
+    names, width = head.names, len(head.names)
+    # names that come again, also where files with byte-order marks were put together
+    no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
+    no_rows += [[""] * width] if head.format == "csv" and is_labelled else []
+    lines = map(head.change, lines) if head.change else lines
+    read = islice(read_separated(lines, path, head.separator, head.format), head.n_above, None)
+    fitted = (
+        (line, fields, fields)
+        if fields.__class__ is list and len(fields) == width and fields not in no_rows
+        else (line, None if fields in no_rows else _fit(fields, line, path, head, text_at), fields)
+        for line, fields in read
+    )
+    is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0  # spoilt by a quote that was left open
+    for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
+        if row is None:
+            n_no_rows += 1
             continue
-        second = rows[i + 1] if len(rows) > i + 1 else []
-        # cells that span two rows, and two columns
-        is_two = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
-        is_two |= "text" in {*map(name_kind, second)} - kinds
-        if is_two and all(map(name_kind, filter(None, second))):
-            return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
-        return i + 1, [*row]
-    numbers = [*map(str, range(len(head)))]  # as pandas calls columns that were given no names
-    if not is_one_column and (head == numbers or (head[1:] == numbers[:-1] and not head[0] and is_number[0])):
-        return first + 1, [*head]
-    is_value = [are_numbers([cell]) for cell in head]
-    n_words = 3 if is_one_column else 6  # are too many for a name
-    says_names = any(cell and not v and (n or w) for cell, v, n, w in zip(head, is_value, is_number, is_label))
-    says_values = any(is_value) or not all(is_once) or any(len((cell or "").split()) >= n_words for cell in head)
-    if says_names == says_values or head == ["0"]:
-        raise LookupError
-    return (first + 1, [*head]) if says_names else None
+        if row.__class__ is list and len(row) == width:
+            is_spoilt = False
+        elif row.__class__ is list:
+            rest = getattr(rest, "value", rest)
+            if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
+                row = BadRow(path, line, row, "the row goes on in the next line, without quotes")
+            elif is_spoilt:
+                row = BadRow(path, line, row, f"{len(row)} field(s) instead of {width}")
+            else:
+                row = row + [None] * (width - len(row))
+                n_short, first_short = n_short + 1, first_short or line
+        is_spoilt = is_spoilt or isinstance(fields, BadRow)
+        yield line, row
+    short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
+    for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
+        if n and not head.has_told:
+            logger.info("%s: %s %s", path, f"{n:,}", told)
+    head.has_told = True
 
 
-def is_sentiment(cell: str | None) -> bool:
-    """Whether a cell is a word for a sentiment."""
-    return (cell or "").strip().lower() in SENTIMENTS
-
-
-def are_numbers(values: Iterable[str | None]) -> bool:
-    """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
-    found = (value.strip() for value in values if value)
-    matches = (_NUMBER.fullmatch(value) for value in found if value)
-    return next(matches, None) is not None and all(matches)
-
-
-def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
-    """Return the places of the columns that are the texts by name or else by content, and of those that could be, the
-    best first.
-
-    Of several names it is the only one that at least half of the rows fill and that is no reply; by content the one
-    whose values are long and various, twice as much as those of any other, but for replies and titles.
-
-    Args:
-        columns: some values of each column.
-    """
-    weights, labels = {}, []
-    for i, values in enumerate(columns):
-        texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
-        n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
-        is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
-        if is_empty or (any(n_words) and not are_numbers(texts)):
-            weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
-        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
-            labels.append(i)
-    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
-    named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
-    for i in [i for i in named if name_kind(names[i][:-1]) == "text"]:
-        if are_numbers(str(value) for value in columns[i] if value is not None):
-            named.remove(i)  # `comments` that are numbers count them
-    known = [i for i in named if i in weights] or named
-    known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
-    if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
-        return [], could  # the texts are within
-    if known and len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
-        return [], could  # it is for remarks, which nobody made
-    if known:  # a post or an article is longer than the comments on it
-        filled = [i for i in known if not REPLY.search(names[i]) and 2 * sum(map(bool, columns[i])) >= len(columns[i])]
-        return filled if len(filled) == 1 else known, could
-    if len(names) == 1:
-        return could, could
-    if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
-        return [1 - labels[0]], could
-    ranked = [i for i in could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
-    ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
-    first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
-    return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could
+def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
+    """Return what a row has that is not as the names: fewer values, too, if they fit; None if it is no row."""
+    if isinstance(fields, BadRow):
+        return fields
+    n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)
+    if is_blank and (width == 1 or is_csv):
+        return [""] if width == 1 else None
+    # where the last column may be empty, a comma within a text would push its values aside
+    if n_fields > width and not any(fields[width:]) and not head.may_end_empty:
+        return fields[:width]
+    bad_row = BadRow(path, line, fields, "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}")
+    if is_blank or n_fields > width:
+        return bad_row
+    if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+        # the lines below, which are the rest of the text, would pass for rows
+        way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
+        raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
+    cells = fields[0].split(head.separator[0]) if is_csv and n_fields == 1 else []
+    if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
+        ends_row = is_sentiment(cells[-1]) or (head.is_number[-1:] == [True] and are_numbers(cells[-1:]))
+        if ends_row or text_at > 0:  # else it may be a text with commas
+            # as Excel writes a row that it has in one cell; the quotes within are doubled
+            inner = [row for _, row in read_separated(fields, path, head.separator, "csv")]
+            is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
+            if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], head.is_number) if n):
+                return inner[0]
+            return bad_row
+    if text_at >= n_fields or any(field.count('"') % 2 for field in fields):
+        return bad_row
+    fits = all(not is_number or are_numbers([field]) for field, is_number in zip(fields, head.is_number))
+    return fields if fits else bad_row

@@ -96,8 +96,9 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = {i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()}
+    some = {i for i, found in enumerate(plain) if found and name_kind(names[i]) not in ("text", "other")}
     # many numbers, as polarities from -1 to 1, are none
-    few = {i for i, found in enumerate(plain) if found and (len(found) <= _MOST_LABELS or not are_numbers(found))}
+    few = {i for i in some if len(plain[i]) <= _MOST_LABELS or not are_numbers(plain[i])}
     named = {i for i in few if name_kind(names[i]) == "label"}
     usual = {i for i in named if re.sub(r"[\W_]+", "", names[i]).lower() == "label"}
     own, both = {*range(n_own)}, named & by_content
@@ -108,8 +109,8 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     true = {i for i, name in enumerate(names) if name not in predicted and "pred" not in name.lower()}
     kinds = (  # the first that there is holds the labels
         {i for i in usual & own if names[i] == "label"},
-        *(some & own for some in (usual, both & true, named & true, by_content & true)),
-        *(some & true for some in (usual & both, both, set() if named - own else by_content, ratings)),
+        *(found & own for found in (usual, both & true, named & true, by_content & true)),
+        *(found & true for found in (usual & both, both, set() if named - own else by_content, ratings)),
     )
     taken = next(filter(None, kinds), set())
     others = {i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)}

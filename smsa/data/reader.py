@@ -1,7 +1,8 @@
 """Files of any size -> their columns, and chunks of rows: the one reader of training, evaluation, prediction and page.
 
 Every value goes on as it was. Text formats carry no types, so all their columns are strings here; a line of JSONL may
-stay whole. The bytes of each format are taken apart in `smsa.data.formats`. What was found is logged in one line.
+stay whole. What stands in which column is found in the first rows: a name that people give such a column decides, else
+what is in it; what has no sensible answer is asked. What was found is logged in one line.
 """
 
 import datetime
@@ -10,11 +11,11 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -22,34 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smsa.data.formats import (
-    INPUT_FORMATS,
-    REPLY,
-    SENTIMENTS,
-    SHEETS,
-    SURROGATE,
-    BadRow,
-    JsonRow,
-    Row,
-    are_numbers,
-    are_quoted,
-    find_contents,
-    find_encoding,
-    find_header,
-    find_layout,
-    find_separator,
-    find_text_columns,
-    flatten,
-    is_sentiment,
-    name_kind,
-    open_file,
-    open_pages,
-    read_json,
-    read_jsonl,
-    read_separated,
-    read_sheets,
-    unescape,
-)
+from smsa.data import formats
+from smsa.data.formats import REPLY, SENTIMENTS, SHEETS, BadRow, Cells, Head, Row, are_numbers, is_sentiment, name_kind
+from smsa.data.json_rows import JsonRow, find_texts, flatten, open_pages, read_json, read_jsonl
 from smsa.data.labels import are_sentiments, find_label_columns, plain_label
 from smsa.errors import UserError
 
@@ -61,6 +37,10 @@ _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)
 _LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
 _NESTED_SHOWN = 30  # of what stands within columns, in a message
 _ROWS_LOOKED_AT = 1000  # for what the columns hold
+_ROWS_WEIGHED = 200  # for how long and various the texts of a column are
+_ROWS_EMPTY = 10  # show that a column of texts by its name is none
+# A key of letters and digits is none; jalan2 is how people write jalan-jalan
+_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
 SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
     r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
@@ -131,23 +111,18 @@ class Source:
         self._text_asked = None if text_column is None else str(text_column)  # of a table of pandas, a number
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
-        suffix, self.compression = find_layout(path, INPUT_FORMATS, format)
-        self.encoding, self._end, self._separator, self._n_above, self._notes = "utf-8", "\n", None, 0, []
-        self._table, self._has_told, self._nested = None, False, {}
-        self._is_number, self._may_end_empty = [], False  # of each column, and of the last
-        self.candidates, self.meanings = [], {}
-        self.text_column = self.label_column = self.split_column = None
-        self._change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV
-        self._open = partial(open_file, path, self.compression)
+        suffix, self.compression = formats.find_layout(path, formats.INPUT_FORMATS, format)
+        self._open = partial(formats.open_file, path, self.compression)
         with self._open() as stream:
-            self.format = find_contents(stream, path, suffix)
-            if self.format not in ("parquet", *SHEETS):
-                self.encoding, self._end = find_encoding(stream)
+            self.format = formats.find_contents(stream, path, suffix)
+            self.is_typed = self.format in ("parquet", *SHEETS)
+            self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
+        self._notes = []  # of what was found, for the log
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
-        self.is_typed = self.format == "parquet" or self.format in SHEETS
         if sheet is not None and self.format not in SHEETS:
             self._notes.append(f"no workbook, so without sheet {sheet!r}")  # which another file may have
+        self.candidates, self._nested, self._table = [], {}, None
         if self.format in SHEETS:
             self._choose_sheet(sheet)
         else:
@@ -163,95 +138,86 @@ class Source:
         if self.format == "parquet":
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
-            head = next(self._tables(_ROWS_LOOKED_AT), self.schema.empty_table())
+            first = next(self._tables(_ROWS_LOOKED_AT, None), self.schema.empty_table())
             known = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-            return self.schema.names, [  # other types may hold what Python cannot, as dates beyond the year 9999
-                column.to_pylist() if any(is_kind(column.type) for is_kind in known) else [0] for column in head.columns
-            ]
-        if self.format == "json":
-            with self._open(self.encoding) as lines:  # an object a line, whatever the suffix says
-                first = [row for _, _, row in islice(read_jsonl(lines, self.path), 2)]
-            self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
-        with self._open(self.encoding, self._end) as lines:
-            if self.format in ("json", "jsonl"):
-                found = islice(self._objects(lines), _ROWS_LOOKED_AT)
-                rows = [row for _, _, row in found if isinstance(row, dict)]
-                names, within = list(dict.fromkeys(chain(*rows))), [*map(flatten, rows)]
-                self._nested = {
-                    path: [row.get(path) for row in within]
-                    for path in dict.fromkeys(chain(*within))
-                    if path not in names
-                }
-                return names, [[row.get(name) for row in rows] for name in names]
-            head = list(islice(lines, _ROWS_LOOKED_AT))
-        is_fasttext = "__label__" in "".join(head[:1]) and not _LABEL_FIELD.search(head[0])
-        if is_fasttext and all("__label__" in line or line.isspace() for line in head):
-            self._change, self._separator, self.format = partial(_FASTTEXT.sub, r"\2\t\1\3"), "\t", "tsv"
-            self._notes.append("fastText's labels")
-            columns = [[self._change(line).split("\t")[i] for line in head if not line.isspace()] for i in (0, -1)]
-            return [self._label_asked or SMSA_COLUMNS[1], self._text_asked or SMSA_COLUMNS[0]], columns
-        if self.format in ("tsv", "txt") and are_quoted(head, self.path):
+            # other types may hold what Python cannot, as dates beyond the year 9999
+            is_known = [any(is_kind(kind) for is_kind in known) for kind in first.schema.types]
+            return first.column_names, [first[i].to_pylist() if known else [0] for i, known in enumerate(is_known)]
+        if self.format in ("json", "jsonl"):
+            return self._look_at_objects()
+        with self._open(self.encoding, self._end) as content:
+            lines = [*islice(content, _ROWS_LOOKED_AT)]
+        is_fasttext = "__label__" in "".join(lines[:1]) and not _LABEL_FIELD.search(lines[0])
+        if is_fasttext and all("__label__" in line or line.isspace() for line in lines):
+            return self._look_at_fasttext(lines)
+        if lines and self.format in ("tsv", "txt") and formats.are_quoted(lines, self.path):
             self.format = "csv"
-        self._separator, rows = find_separator(head, self.path, self.format)
-        if self.format == "csv" and any('\\"' in line for line in head):
-            separator, unescaped = find_separator([*map(unescape, head)], self.path, self.format)
+        separator, rows = formats.find_separator(lines, self.path, self.format)
+        self._head = Head(self.format, separator)
+        if self.format == "csv" and any('\\"' in line for line in lines):
+            separator, unescaped = formats.find_separator([*map(formats.unescape, lines)], self.path, self.format)
             if unescaped.count([]) < rows.count([]):  # of bad rows, and blank lines
-                self._change, self._separator, rows = unescape, separator, unescaped
+                self._head, rows = Head(self.format, separator, formats.unescape), unescaped
                 self._notes.append("quotes with a backslash before them")
-        if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            self._notes.append(f"columns separated by {self._separator!r}")
+        if self._head.separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
+            self._notes.append(f"columns separated by {self._head.separator!r}")
         if self.encoding != "utf-8":
             self._notes.append(f"the encoding is {self.encoding}")
-        return self._name_columns(rows, all(line.startswith('"') for line in head[:2]))
+        return self._name_columns(rows, all(line.startswith('"') for line in lines[:2]))
+
+    def _look_at_objects(self) -> tuple[list[str], list[list]]:
+        if self.format == "json":  # an object a line, whatever the suffix says
+            with self._open(self.encoding) as content:
+                first = [row for _, _, row in islice(read_jsonl(content, self.path), 2)]
+            self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
+        with self._open(self.encoding, self._end) as content:
+            rows = [row for _, _, row in islice(self._objects(content), _ROWS_LOOKED_AT) if isinstance(row, dict)]
+        names, within = [*dict.fromkeys(chain(*rows))], [*map(flatten, rows)]
+        paths = [path for path in dict.fromkeys(chain(*within)) if path not in names]
+        self._nested = {path: [row.get(path) for row in within] for path in paths}
+        return names, [[row.get(name) for row in rows] for name in names]
+
+    def _look_at_fasttext(self, lines: list[str]) -> tuple[list[str], list[list]]:
+        change = partial(_FASTTEXT.sub, r"\2\t\1\3")
+        names = [self._label_asked or SMSA_COLUMNS[1], self._text_asked or SMSA_COLUMNS[0]]
+        self.format, self._head = "tsv", Head("tsv", "\t", change, names)
+        self._notes.append("fastText's labels")
+        rows = [change(line).split("\t") for line in lines if not line.isspace()]
+        return names, [[row[i] for row in rows] for i in (0, -1)]
 
     def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
-        """Return what the first rows say: names of columns and what stands in each; also which row is the first."""
-        widths = Counter(len(row) for row in rows if row)
+        """Return the names of the columns and what stands in each of the first rows; the head takes what they say."""
+        head, widths = self._head, Counter(len(row) for row in rows if row)
         if not widths:
-            return ([SMSA_COLUMNS[0]], [[]]) if self.format == "txt" else ([], [])
+            head.names = [SMSA_COLUMNS[0]] if self.format == "txt" else []
+            return head.names, [[] for _ in head.names]
         # a text a line, or text and label as in SmSA: what may be a header, or not, is none
         is_lines = self.format in ("txt", "tsv") and max(widths) <= (2 if self._label_asked else 1)
-        try:
-            header = find_header(rows, self._text_asked)
-        except LookupError as error:
-            first = next(row for row in rows if any(row))
-            if not is_lines:
-                named = shlex.quote(max(filter(None, first), key=len))
-                raise UserError(
-                    f"{self.path}: is the first line, {', '.join(map(repr, first[:10]))}, the names of the columns? If "
-                    f"so, name the one with the texts, for example --text_column {named}; if it is a row, number it: "
-                    "--text_column column_1 for the first column."
-                ) from error
-            header = None
-        if header is not None:
-            self._n_above, names = header
-            behind = [row for row in rows[self._n_above :] if any(row)]
-            wider = [row for row in behind if len(row) == len(names) + 1]
-            is_wider = (is_quoted or self._separator in ("\t", " ")) and len(wider) >= max(1, 0.9 * len(behind))
-            if is_wider and all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider):
+        header = find_header(rows, self._text_asked, None if is_lines else self.path)
+        head.n_above, names = header or (0, [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])])
+        below = rows[head.n_above :]
+        if header is None and (max(widths) > 1 or self.format == "csv"):
+            self._notes.append("no header")
+        if header is not None and (is_quoted or head.separator in ("\t", " ")):
+            filled = [row for row in below if any(row)]
+            wider = [row for row in filled if len(row) == len(names) + 1]
+            is_numbered = all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider)
+            if is_numbered and len(wider) >= 0.9 * len(filled):
                 names = ["", *names]  # R names no column of row numbers
-            if self._n_above > 1 or (max(widths) == 1 and self.format == "txt"):
-                self._notes.append(f"the names of the columns are in row {self._n_above}")
-        else:
-            names = [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])]
-            if max(widths) > 1 or self.format == "csv":
-                self._notes.append("no header")
-        body = rows[self._n_above :]
-        columns = [[row[i] for row in body if len(row) > i] for i in range(len(names))]
-        whole = [row for row in body if len(row) == len(names)]
-        self._is_number = [*map(are_numbers, zip(*whole, strict=True))]
-        self._may_end_empty = not all(row[-1] for row in whole)
+        if head.n_above > 1 or (header is not None and max(widths) == 1 and self.format == "txt"):
+            self._notes.append(f"the names of the columns are in row {head.n_above}")
+        head.names, head.whole = names, [row for row in below if len(row) == len(names)]
+        head.may_end_empty = not all(row[-1] for row in head.whole)
+        columns = [[row[i] for row in below if len(row) > i] for i in range(len(names))]
         if header is None:
             self._name_by_content(names, columns)
         return names, columns
 
     def _name_by_content(self, names: list[str], columns: list[list]) -> None:
         """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
-        asked = (self._text_asked, self._label_asked)
         texts, could = find_text_columns(names, columns)
-        texts = texts or could
-        n_labels = [sum(map(is_sentiment, values)) for values in columns]
-        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * n_labels[i]]
+        texts, asked = texts or could, (self._text_asked, self._label_asked)
+        labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * sum(map(is_sentiment, values))]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
             if len(labels) != 1:  # as in SmSA, if the texts do not stand out
@@ -285,8 +251,8 @@ class Source:
             texts, could = find_text_columns(called, held)
         texts, could = ([i for i in found if paths[i] != self.label_column] for found in (texts, could))
         self.candidates = [paths[i] for i in could]
-        usual, shown = (texts[::-1], [*could, 0][:1]) if self._text_asked is None else ([], [])
-        self.text_column = self._choose("--text_column", self._text_asked, usual, shown, paths)
+        usual, could = (texts, could or [0]) if self._text_asked is None else ([], [])
+        self.text_column = self._choose("--text_column", self._text_asked, usual, could, paths)
         if self.text_column == self.label_column:
             raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
         if self.is_typed and not is_text(self.schema.field(self.text_column).type):
@@ -307,11 +273,11 @@ class Source:
         if self._label_asked == "label":
             taken, meant = find_label_columns(called, held, len(self.names))
         # behind the columns of annotators, and beside predictions, stands what is true
-        label = self._choose("--label_column", self._label_asked, taken, meant[-1:], paths)
+        label = self._choose("--label_column", self._label_asked, taken[::-1], meant[::-1], paths)
         if label != self._label_asked:
             self._notes.append(f"the labels are in the column {label!r}")
         numbers = [*map(plain_label, held[paths.index(label)])]
-        for path, values in zip(paths, held):
+        for path, values in () if SENTIMENTS.keys() & {*numbers} else zip(paths, held):  # words mean themselves
             if not self.meanings and are_numbers(numbers) and are_sentiments(values):
                 pairs = {(number, plain_label(word)) for number, word in zip(numbers, values) if number}
                 if len(pairs) == len({*numbers} - {None}) == len({word for _, word in pairs if word}):
@@ -319,21 +285,21 @@ class Source:
                     self._notes.append(f"the labels mean what the column {path!r} says")
         return label
 
-    def _choose(self, option: str, asked: str | None, usual: list[int], shown: list[int], paths: list[str]) -> str:
+    def _choose(self, option: str, asked: str | None, usual: list[int], could: list[int], paths: list[str]) -> str:
         """Return the only usual column, else the only one of the name that is asked for, but for case and blanks.
 
-        Of several the last is shown as an example; of none, `shown`.
+        Of several usual ones the first is shown as an example, else the first that could be meant.
         """
-        plain = [re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths)]
+        plain, *names = (re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths))
         found = usual or [i for i, path in enumerate(paths) if path == asked]
-        found = found or [i for i, name in enumerate(plain[1:]) if asked and name == plain[0]]
+        found = found or [i for i, name in enumerate(names) if asked and name == plain][::-1]
         same = [path for path in paths if path in {paths[i] for i in found}]
         if len(same) == 1:
             return same[0]
         what = f"which column holds the {option[2:].removesuffix('_column')}s?"
         what = f"no column named {asked!r}." if asked and not found else what
         each = [name for name in self.names if plain_label(name) in SENTIMENTS]
-        example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*shown, *found][-1:])
+        example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*found, *could][:1])
         way_out = f"Choose with {option}{example}."
         if len({*same}) < len(same):
             what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give them names of their own in the file."
@@ -353,7 +319,7 @@ class Source:
     def _choose_sheet(self, asked: str | None) -> None:
         """Take the sheet that was asked for, else the only one whose texts can be found: by name, or by content."""
         with self._open() as stream:
-            sheets = read_sheets(stream, self.path)
+            sheets = formats.read_sheets(stream, self.path)
         if asked is not None and asked not in sheets:
             listed = ", ".join(map(repr, sheets))
             raise UserError(f"{self.path}: no sheet {asked!r}. Choose with --sheet. The sheets are: {listed}.")
@@ -363,7 +329,7 @@ class Source:
         for name in ranks if len(ranks) > 1 else ():
             try:
                 self._take_sheet(sheets[name])
-                is_named = self._n_above and name_kind(self.text_column) == "text"
+                is_named = self._head.n_above and name_kind(self.text_column) == "text"
                 ranks[name] = (0 if is_named else 1) if self.names else 3  # the last is empty
             except UserError as error:
                 ranks[name] = 1 if error.candidates else 2
@@ -380,11 +346,12 @@ class Source:
 
     def _take_sheet(self, cells: list[list]) -> None:
         """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
-        self._notes, self._n_above = [], 0
+        self._notes, self._head = [], Head(self.format)
         cells = [[_to_cell(value) for value in row] for row in cells]
         rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
-        body = [i for i in range(self._n_above, len(rows)) if any(rows[i]) and (len(names) == 1 or rows[i] != names)]
+        below = range(self._head.n_above, len(rows))
+        body = [i for i in below if any(rows[i]) and (len(names) == 1 or rows[i] != names)]
         columns = [[cells[i][j] for i in body] for j in range(len(names))]
         kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
         names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]
@@ -396,8 +363,8 @@ class Source:
     def chunks(self, n_rows: int = 10_000, first: int = 0) -> Iterator[Chunk]:
         """Yield all rows in order, `n_rows` at a time, counted from `first`; the last chunk may be shorter."""
         if self.is_typed:
-            start = first
-            for table in self._tables(n_rows):
+            start, wanted = first, [*filter(None, (self.text_column, self.label_column, self.split_column))]
+            for table in self._tables(n_rows, wanted if self.label_column else None):
                 numbers = first + np.arange(len(table))
                 lines = numbers - start + 1 if self._table is None else self._lines[numbers - start]
                 texts = table[self.text_column].cast(pa.string()).combine_chunks()
@@ -405,20 +372,22 @@ class Source:
                 first += len(table)
             return
         with self._open(self.encoding, self._end) as content:
-            found = self._json_rows(content) if self.format in ("jsonl", "json") else self._rows(content)
+            if self.format in ("jsonl", "json"):
+                found = self._json_rows(content)
+            else:
+                text_at = self.names.index(self.text_column) if self.names else 0
+                found = formats.fit_rows(content, self.path, self._head, text_at, self.label_column is not None)
             while rows := list(islice(found, n_rows)):
                 yield self._to_chunk(first, *zip(*rows, strict=True))
                 first += n_rows
 
-    def _tables(self, n_rows: int) -> Iterator[pa.Table]:
-        """Yield the rows of a workbook or of Parquet, `n_rows` at a time."""
+    def _tables(self, n_rows: int, columns: list[str] | None) -> Iterator[pa.Table]:
+        """Yield the rows of a workbook or of Parquet, `n_rows` at a time; of Parquet these columns, None for all."""
         if self._table is not None:
             yield from (self._table[i : i + n_rows] for i in range(0, len(self._table), n_rows))
             return
-        columns, batches = [*filter(None, (self.text_column, self.label_column, self.split_column))], []
-        columns = columns if self.label_column else None
         with self._open() as stream:
-            file, group = pq.ParquetFile(stream, pre_buffer=False), 0
+            file, group, batches = pq.ParquetFile(stream, pre_buffer=False), 0, []
             try:
                 for group in range(file.num_row_groups):
                     for batch in file.iter_batches(n_rows, [group], columns):
@@ -432,80 +401,10 @@ class Source:
             if batches:
                 yield pa.Table.from_batches(batches)
 
-    def _rows(self, content: TextIO) -> Iterator[Row]:
-        """Yield the rows. What a row lacks at its end are nulls, but it is bad if the next line is the rest of it."""
-        names, width = self.names, len(self.names)
-        # names that come again, also where files with byte-order marks were put together, are no row; nor is a line of
-        # separators, as spreadsheets leave behind, but a prediction has a row for it
-        no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
-        no_rows += [[""] * width] if self.format == "csv" and self.label_column is not None else []
-        lines = map(self._change, content) if self._change else content
-        read = islice(read_separated(lines, self.path, self._separator, self.format), self._n_above, None)
-        fitted = (
-            (line, fields, fields)
-            if fields.__class__ is list and len(fields) == width and fields not in no_rows
-            else (line, None if fields in no_rows else self._fit(line, fields), fields)
-            for line, fields in read
-        )
-        is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0
-        for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
-            if row is None:
-                n_no_rows += 1
-                continue
-            if row.__class__ is list and len(row) == width:
-                is_spoilt = False
-            elif row.__class__ is list:
-                rest = getattr(rest, "value", rest)
-                if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
-                    row = BadRow(self.path, line, row, "the row goes on in the next line, without quotes")
-                elif is_spoilt:  # by a quote that was left open
-                    row = BadRow(self.path, line, row, f"{len(row)} field(s) instead of {width}")
-                else:
-                    row, n_short, first_short = row + [None] * (width - len(row)), n_short + 1, first_short or line
-            is_spoilt |= isinstance(fields, BadRow)
-            yield line, row
-        short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
-        for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
-            if n and not self._has_told:
-                logger.info("%s: %s %s", self.path, f"{n:,}", told)
-        self._has_told = True
-
-    def _fit(self, line: int, fields: list | BadRow) -> list | BadRow | None:
-        """Return what a row has that is not as the header: fewer values, too, if they fit; None if it is no row."""
-        if isinstance(fields, BadRow):
-            return fields
-        n_fields, width, is_csv = len(fields), len(self.names), self.format == "csv"
-        if not any(fields) and (width == 1 or is_csv):
-            return [""] if width == 1 else None
-        # where the last column may be empty, a comma within a text would push its values aside
-        if n_fields > width and not any(fields[width:]) and not self._may_end_empty:
-            return fields[:width]
-        found = f"{n_fields} field(s) instead of {width}" if any(fields) else "a blank line"
-        bad_row = BadRow(self.path, line, fields, found)
-        if not is_csv and 0 < n_fields < width and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-            # the lines below, which are the rest of the text, would pass for rows
-            way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
-            raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
-        cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 < width else []
-        if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
-            if ends_row or self.text_column != self.names[0]:  # else it may be a text with commas
-                # as Excel writes a row that it has in one cell; the quotes within are doubled
-                inner = [row for _, row in read_separated(fields, self.path, self._separator, "csv")]
-                is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
-                if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
-                    return inner[0]
-                return bad_row
-        fits = any(fields) and not any(field.count('"') % 2 for field in fields)
-        fits &= all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
-        if fits and self.names.index(self.text_column) < n_fields < width:
-            return fields
-        return bad_row
-
     def _objects(self, content: TextIO, parse_float: type = float) -> Iterator[JsonRow]:
         """Return the rows of JSONL or JSON."""
-        read = read_json if self.format == "json" else read_jsonl
-        return open_pages(read(content, self.path, parse_float), self._text_asked, self._notes)
+        found = (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
+        return open_pages(found, partial(_find_own_texts, self._text_asked), self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
@@ -538,12 +437,9 @@ class Source:
         try:
             columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
         except UnicodeEncodeError:  # rare, so that only then each value is looked at
-            rows = [
-                BadRow(self.path, line, row, "not valid UTF-8")
-                if row.__class__ is list and any(map(SURROGATE.search, filter(None, row)))
-                else row
-                for line, row in zip(lines, rows, strict=True)
-            ]
+            for i, row in enumerate(rows := [*rows]):
+                if i not in bad and any(map(formats.SURROGATE.search, filter(None, row))):
+                    rows[i] = BadRow(self.path, lines[i], row, "not valid UTF-8")
             return self._to_chunk(start, lines, rows)
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
         # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
@@ -582,3 +478,132 @@ def _to_text(value: object) -> str | None:
     if isinstance(value, str | None):
         return value
     return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=float)
+
+
+def _find_own_texts(asked: str | None, objects: list[dict]) -> set[str]:
+    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
+
+    By content so that a document is none of the entities or replies within it.
+    """
+    names = [*dict.fromkeys(chain(*objects))]
+    columns = [[row.get(name) for row in objects] for name in names]
+    by_asked = [(flatten(row) | row).get(asked) for row in objects]
+    by_name = chain(*map(find_texts, objects))
+    by_content = chain(*(columns[i] for i in find_text_columns(names, columns)[0]))
+    texts = ({text for text in values if text and isinstance(text, str)} for values in (by_asked, by_name, by_content))
+    return next(filter(None, texts), set())
+
+
+def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tuple[int, list[str]] | None:
+    """Return how many rows the names of the columns end after, and the names; None if no row has them.
+
+    Args:
+        named: the column that the user calls that of the texts, or None.
+        path: the file, for a UserError if the first row may be names or values; None if that means values.
+    """
+    if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[: formats.ROWS_ABOVE]):
+        return None  # so a file without header has its columns numbered
+    n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
+    if not any(n_filled):
+        return 1, [*rows[0]]
+    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
+        n_filled[0] += bool(n_filled[0])  # an index has no name
+    # a row of another width says nothing: one text with many commas without quotes would be wider than all names
+    width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
+    most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
+    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # whatever commas without quotes make of the rows
+    first = 0 if is_named else next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
+    cells, is_one_column = rows[first], max(n_filled) == 1
+    # what stands below each cell of the first row, where this does not stand again
+    below = [column[1:] for column in zip_longest(cells, *(row for row in rows[first + 1 :] if row != cells))]
+    labels = [i for i, cell in enumerate(cells) if is_sentiment(cell)]
+    if any(is_sentiment(cell) for i in labels for cell in below[i]):
+        return None
+    if len(labels) == 1 and not are_numbers(below[labels[0]]):
+        return None  # columns are called so only in pairs: what was good, and what was bad
+    known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
+    named = named and named.lower()
+    for i, row in enumerate(rows[: formats.ROWS_ABOVE]):
+        # above names stand titles, which have less in them, and not so little is in names
+        if any(n >= n_filled[i] for n in n_filled[:i]) or (i != first and 2 * n_filled[i] <= most):
+            continue
+        kinds = {name_kind(cell) for j, cell in enumerate(row) if i != first or not cell or cell not in below[j]}
+        # without a name that was given, None: a row of a workbook with an empty cell is more often names
+        if not known & kinds and named not in [cell and cell.lower() for cell in row]:
+            continue
+        second = rows[i + 1] if len(rows) > i + 1 else []
+        # cells that span two rows, and two columns
+        is_merged = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
+        is_two = is_merged or "text" in {*map(name_kind, second)} - kinds
+        if is_two and all(map(name_kind, filter(None, second))):
+            return i + 2, [cell or above for cell, above in zip_longest(second, row, fillvalue="")]
+        return i + 1, [*row]
+    are_names = _are_names(cells, below, is_one_column)
+    if are_names is None and path is not None:
+        shown = next(row for row in rows if any(row))
+        named = shlex.quote(max(filter(None, shown), key=len))
+        raise UserError(
+            f"{path}: is the first line, {', '.join(map(repr, shown[:10]))}, the names of the columns? If so, name the "
+            f"one with the texts, for example --text_column {named}; if it is a row, number it: --text_column column_1 "
+            "for the first column."
+        )
+    return (first + 1, [*cells]) if are_names else None
+
+
+def _are_names(cells: Cells, below: list[Cells], is_one_column: bool) -> bool | None:
+    """Whether cells, of which none is a known name, are names of what stands below them; None if nothing tells."""
+    numbers = [*map(str, range(len(cells)))]  # as pandas calls columns that were given no names
+    is_index = not cells[0] and cells[1:] == numbers[:-1] and are_numbers(below[0])
+    if not is_one_column and (cells == numbers or is_index):
+        return True
+    is_value = [are_numbers([cell]) for cell in cells]
+    # a word above numbers, or above labels
+    are_unlike = any(
+        cell and not is_number and (are_numbers(held) or (any(held) and all(map(is_sentiment, filter(None, held)))))
+        for cell, is_number, held in zip(cells, is_value, below)
+    )
+    are_repeated = any(cell and cell in held for cell, held in zip(cells, below))
+    n_words = 3 if is_one_column else 6  # are too many for a name
+    are_values = any(is_value) or are_repeated or any(len((cell or "").split()) >= n_words for cell in cells)
+    return None if are_unlike == are_values or cells == ["0"] else are_unlike
+
+
+def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
+    """Return the places of the columns that are the texts by name or else by content, and of those that could be.
+
+    Of several names it is the only one that at least half of the rows fill and that is no reply; by content the one
+    whose values are long and various, twice as much as those of any other, but for replies and titles. The best stand
+    first. `columns` are some values of each.
+    """
+    weights, labels = {}, []  # of columns that have words; places of columns of labels
+    for i, values in enumerate(columns):
+        texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
+        n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
+        is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
+        if is_empty or any(n_words):
+            weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
+        if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
+            labels.append(i)
+    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
+    named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
+    for i in [i for i in named if name_kind(names[i][:-1]) == "text"]:
+        if are_numbers(str(value) for value in columns[i] if value is not None):
+            named.remove(i)  # `comments` that are numbers count them
+    if named:
+        known = [i for i in named if i in weights] or named
+        known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
+        if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
+            return [], could  # the texts are within
+        if len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
+            return [], could  # it is for remarks, which nobody made
+        # a post or an article is longer than the comments on it
+        filled = [i for i in known if not REPLY.search(names[i]) and 2 * sum(map(bool, columns[i])) >= len(columns[i])]
+        return filled if len(filled) == 1 else known, could
+    if len(names) == 1:
+        return could, could
+    if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
+        return [1 - labels[0]], could
+    ranked = [i for i in could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
+    ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
+    first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
+    return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could
