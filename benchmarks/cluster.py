@@ -2,10 +2,10 @@
 
 python benchmarks/cluster.py --rows 50000 200000
 
-Each contender runs in a process of its own, with all cores, on each number of rows. Rows/s once warm are of the rows
-that the largest number has more: so the start counts for nothing. `differ` counts cells of the largest output that are
-not those of one machine, keys and original columns included, but for the probabilities, whose largest difference
-stands beside.
+Each contender runs in a process of its own, with all cores, on each number of rows. Rows/s once warm are the difference
+between the last and the first number of rows, divided by that of their seconds: starting up is not counted. `differ`
+counts cells of the last output that differ from one machine's, keys and original columns included. Probabilities are
+not counted; a column of their own has their largest difference.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ENGINES = ("one machine", "ray", "spark")
 
 
 def write_rows(folder: Path, n_rows: int, kind: str) -> None:
-    """Write reviews of SmSA, each with its number so that all differ, one in twenty replaced by a hostile text."""
+    """Write SmSA's reviews, numbered so that all differ; a hostile text replaces one in twenty."""
     texts = load_splits(find_smsa(), LABELS)["train"]["text"]
     for start, stop in itertools.pairwise(np.linspace(0, n_rows, N_FILES + 1).astype(int)):
         keys = range(start, stop)
@@ -100,7 +100,7 @@ def measure(*words: object) -> tuple[float, int, int]:
                 sizes = [0, 0]
                 for i, process in [(0, driver), *((1, child) for child in driver.children(recursive=True))]:
                     with suppress(psutil.Error):
-                        sizes[i] += process.memory_full_info().uss  # what is shared, as Ray's store, is not its own
+                        sizes[i] += process.memory_full_info().uss  # not what is shared, such as Ray's store
                 peaks[:] = map(max, peaks, sizes)
 
         thread = threading.Thread(target=watch)
@@ -117,7 +117,7 @@ def measure(*words: object) -> tuple[float, int, int]:
 
 
 def read_rows(output: Path, kind: str) -> pd.DataFrame:
-    """Return the rows of all files of a folder, by their key."""
+    """Return the rows of all files of a folder, sorted by key."""
     files = [file for file in sorted(output.iterdir()) if not file.name.startswith(("_", ".")) and file.stat().st_size]
     if kind == "parquet":
         frames = [pq.read_table(file).to_pandas() for file in files]
@@ -133,7 +133,7 @@ def compare(rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[int, float]:
     """Return how many cells differ, and the largest difference of a probability."""
     if len(rows) != len(expected) or {*rows} != {*expected}:
         return max(rows.size, expected.size), float("nan")
-    rows = rows[[*expected]]  # Spark sorts the names of JSON
+    rows = rows[[*expected]]  # Spark sorts the keys of JSON
     probabilities = [name for name in rows if name == "score" or name.startswith("p_")]
     others = [name for name in rows if name not in probabilities]
     unequal = rows[others].fillna("").astype(str) != expected[others].fillna("").astype(str)

@@ -1,4 +1,4 @@
-"""The models that benchmarks run on, and what their matrix products would take alone."""
+"""The models that benchmarks run on, and how fast their matrix products alone would be."""
 
 import argparse
 import shlex
@@ -34,7 +34,7 @@ def make_model(shape: str, texts: list[str]) -> tuple[BertForSequenceClassificat
 
 
 def count_operations(model: torch.nn.Module, token_ids: list[list[int]]) -> float:
-    """Return the operations of all matrix products of the encoder, forward, per text and without padding."""
+    """Return the mean operations per text of the encoder's matrix products, forward and without padding."""
     width, depth = model.config.hidden_size, model.config.num_hidden_layers
     lengths = np.array([len(ids) for ids in token_ids])
     layers = {name: module for name, module in model.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
@@ -44,7 +44,7 @@ def count_operations(model: torch.nn.Module, token_ids: list[list[int]]) -> floa
 
 
 def is_emulated(precision: str, device: str) -> bool:
-    """Return whether this CPU has no unit for a precision: it computes bf16 by conversions then, far slower."""
+    """Return whether this CPU has no unit for a precision; it then emulates bf16, which is far slower."""
     capabilities = torch.cpu.get_capabilities()
     has_unit = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
     return device == "cpu" and precision == "bf16" and not has_unit
@@ -55,7 +55,7 @@ def measure_products(precision: str, device: str) -> float:
     a, b = (torch.randint(-9, 9, size, device=device).to(DTYPES[precision]) for size in ((2048, 768), (768, 3072)))
     multiply = torch._int_mm if precision == "int8" else torch.matmul
     result = multiply(a, b)  # reused, since new memory takes time
-    n_products, seconds = 200 if device == "cuda" else 1, []  # a GPU computes one faster than it is asked for
+    n_products, seconds = 200 if device == "cuda" else 1, []  # a GPU computes one faster than Python asks for it
     ended = time.perf_counter() + 1  # a shared CPU may be twice as fast for tenths of a second
     while len(seconds) < 25 or time.perf_counter() < ended:
         started = time.perf_counter()
@@ -86,7 +86,7 @@ def publish(args: argparse.Namespace, device: str, facts: str, skipped: list[str
     facts = f"transformers {transformers.__version__}; shape `{args.shape}`, {facts}. Medians of {args.repeats}."
     machine = f"{processor}, {hardware['n_threads']} threads, torch {torch.__version__}, {facts}"
     lines = [f"$ python {shlex.join(sys.argv)}", "", machine]
-    lines += [f"{name}: skipped, for this CPU has no unit for bf16." for name in skipped]
+    lines += [f"{name}: skipped, as this CPU has no unit for bf16." for name in skipped]
     lines += ["", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))]
     print("\n".join(lines))
     if args.output:

@@ -108,7 +108,7 @@ def predict_sorted(tokenizer, forward: Callable[[dict[str, np.ndarray]], np.ndar
 
 
 def load(name: str, precision: str, folder: Path, device: str) -> Callable[[Path, Path], None]:
-    """Return what labels a CSV: smsa's job over files, or a peer between two calls of pandas."""
+    """Return a function that labels a CSV: smsa's job over files, or a peer between two calls of pandas."""
     if name.startswith("smsa"):
         engine = {"precision": precision.replace("fp32", "no"), "backend": "torch" if "torch" in name else "auto"}
         classifier = SentimentClassifier.from_pretrained(str(folder), device=device, **engine)
@@ -146,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
         source = folder / "texts.csv"
         pd.DataFrame({"text": texts}).to_csv(source, index=False)
         names = [(name, kind) for name, kinds in CONTENDERS.items() for kind in kinds]
-        if device == "cuda":  # the others, and int8, run on CPUs
+        if device == "cuda":  # OpenVINO, ONNX Runtime and int8 run on CPUs
             names = [(name, kind) for name, kind in names if name[0] != "O" and kind != "int8"]
         skipped = [f"{name}, {kind}" for name, kind in names if models.is_emulated(kind, device)]
         names = [(name, kind) for name, kind in names if not models.is_emulated(kind, device)]

@@ -1,4 +1,4 @@
-"""Reading of tables as people have them: how many are read at first contact, and how fast each format is.
+"""Read tables as people have them: how many are read without an option, and how fast each format is.
 
 python benchmarks/reading.py
 
@@ -29,7 +29,7 @@ WORDS = (
     "lama barang rusak sampai mantap buruk hari ini macet lagi terima kasih semoga membantu sering keluar sendiri"
 ).split()
 MARKS = ["", "", ".", "!", ", ya", "; tapi", ' "katanya"', " 🙏", " – oke", " @admin", " https://t.co/abc"]
-# Columns of files that people have; the texts are in the one with `*`, and `?` stands for an empty name.
+# Columns of files that people have: `*` marks the texts, `?` is an empty name, and `~` is a space.
 SCHEMAS = [
     "reviewId userName userImage *content score thumbsUpCount reviewCreatedVersion at replyContent repliedAt",
     "conversation_id_str created_at favorite_count *full_text id_str image_url in_reply_to_screen_name lang location "
@@ -50,7 +50,7 @@ SCHEMAS = [
     "tweet_id username *tweet_content tweet_label",
 ]
 
-# Five comments as people have them beside other things, which `write_odd` writes.
+# Five comments and their labels; `write_odd` writes them among other columns.
 COMMENTS = [
     "aplikasinya bagus, cepat dan mudah dipakai",
     "sering keluar sendiri, tolong diperbaiki kak",
@@ -67,7 +67,7 @@ class Table:
 
     name: str  # of its file
     content: bytes
-    texts: list[str] | None  # None where a question is right: no reader can know
+    texts: list[str] | None  # None if no reader can know them, and asking is right
     damaged: set[str] = field(default_factory=set)  # texts whose rows may come as bad rows, or not at all
 
 
@@ -84,7 +84,7 @@ def make_rows(schema: str, draw: random.Random, n_rows: int = 30) -> tuple[list[
 
 
 def make_cell(name: str, text: str, i: int, draw: random.Random) -> str:
-    """Return what a column, called `name`, that is not the one of texts holds beside the text of row `i`."""
+    """Return a cell of the column `name`, not that of texts, beside the text of row `i`."""
     kinds = {
         "display|clean": lambda: text.lower().replace("!", ""),
         "label|sentiment": lambda: draw.choice(["positif", "negatif", "netral"]),
@@ -160,7 +160,7 @@ def make_table(name: str, names: list[str], rows: list[dict], text_name: str, dr
         lines = comma.rstrip("\n").split("\n")
         for i in draw.sample(range(1, len(lines)), 3):
             hurt.add(texts[i - 1])
-            if layout == "short":  # one field less at the end of the line, and never the text
+            if layout == "short":  # drop the last field, unless it is the text
                 lines[i] = lines[i].rpartition(",")[0] if names[-1] != text_name else lines[i]
             elif layout == "extra":
                 lines[i] += ",lagi"
@@ -301,9 +301,9 @@ def write_odd() -> Iterator[Table]:
 
 
 def read_table(table: Table, folder: Path) -> str:
-    """Return how a table is read without an option: `read`, `asked` with the question, or `wrong` with what is.
+    """Return how a table is read without an option: `read`, `asked` with the question, or `wrong` with the reason.
 
-    Where a question is right, it counts as read, and so does a bad row.
+    If asking is right, a question counts as `read`, and so does a bad row.
     """
     path = folder / table.name
     path.write_bytes(table.content)
@@ -339,11 +339,11 @@ def measure_speed(folder: Path, n_rows: int = 20_000) -> None:
 
 
 def main() -> None:
-    """Print both."""
+    """Print how many tables are read, and how fast each format is."""
     with TemporaryDirectory() as folder:
         found = {table.name: read_table(table, Path(folder)) for table in [*make_tables(), *write_odd()]}
         n_read = sum(outcome == "read" for outcome in found.values())
-        print(f"read at first contact: {n_read} of {len(found)} tables")
+        print(f"read without an option: {n_read} of {len(found)} tables")
         for name, outcome in found.items():
             if outcome != "read":
                 print(f"  {name}: {outcome}")

@@ -1,9 +1,9 @@
-"""Measure sentiment models where they were not trained: sets kept out of the mixture, short phrases, invariances.
+"""Evaluate sentiment models on texts unseen in training: sets excluded from the mixture, short phrases, invariances.
 
 python benchmarks/sentiment.py --models mini-sentiment e5-sentiment --labelled_dir DIR \\
     --held_out runs/mixture/calibration.csv
 
-The speeds are side by side, over the same texts in one run. docs/models.md has what it prints.
+Speeds are measured side by side, on the same texts in one run. docs/models.md has the output.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from smsa.training.metrics import score_label_ids
 
 PHRASES = Path(__file__).parent.parent / "tests" / "models" / "phrases.csv"
 SETS = {"IndoLEM": ["indolem-sentiment.csv"], "CASA": [f"casa-{split}.csv" for split in ("train", "valid", "test")]}
-# What may be done to any texts without another meaning.
+# Changes to any text that keep its meaning.
 CHANGES = {
     "a link": lambda texts: [f"{text} https://t.co/k7Yb2Qx" for text in texts],
     "a mention": lambda texts: [f"@sahabat_kita {text}" for text in texts],
@@ -38,7 +38,7 @@ CHANGES = {
 
 
 def read_polar(paths: list[Path]) -> tuple[list[str], np.ndarray]:
-    """Return the texts of which all columns that say positive or negative say the same, and their label ids."""
+    """Return the texts that their columns call positive or negative but not both, and their label ids."""
     rows = pd.concat([pd.read_csv(path, keep_default_na=False) for path in paths], ignore_index=True)
     is_positive, is_negative = (rows.drop(columns="text").eq(label).any(axis=1) for label in ("positive", "negative"))
     label_ids = np.where(is_positive, LABELS.index("positive"), LABELS.index("negative"))
@@ -66,7 +66,7 @@ def measure_held_out(classifier: SentimentClassifier, path: Path) -> dict[str, s
 
 
 def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
-    """Return all figures of one model, in per cent, by what they are of."""
+    """Return all figures of one model, in per cent, by their names."""
     classifier = SentimentClassifier.from_pretrained(name)
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
     sets = {"SmSA valid": (texts, np.array(label_ids))}
@@ -98,7 +98,7 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
 
 
 def main(models: list[str], labelled_dir: Path, held_out: Path) -> None:
-    """Print a table, a model a column."""
+    """Print a table with a column for each model."""
     columns = {name: measure(name, labelled_dir, held_out) for name in models}
     texts, _ = read_polar([labelled_dir / file for file in SETS["IndoLEM"]])
     classifiers = {name: SentimentClassifier.from_pretrained(name) for name in models}

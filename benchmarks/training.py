@@ -2,8 +2,8 @@
 
 python benchmarks/training.py --output runs/bench/training.md
 
-Every contender runs in a process of its own, from the same weights and rows. Rows/s are those of the steps of all
-epochs but the first, in which memory comes from the system; evaluation and checkpoints are not counted.
+Every contender runs in a process of its own, from the same weights and rows. Rows/s count only training steps, without
+evaluation and checkpoints, and not the first epoch, which also allocates memory.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CONTENDERS: dict[str, tuple[str, str, dict]] = {
 
 
 class Clock(TrainerCallback):
-    """Takes the seconds of the steps of each epoch."""
+    """Measure the seconds of the steps of each epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -99,7 +99,7 @@ def make_trainer(
 
 
 def run_contender(name: str, folder: Path, args: argparse.Namespace) -> dict:
-    """Train one contender in this process; return its epochs' seconds, precision, rate of products and memory."""
+    """Train one contender in this process; return seconds of each epoch, precision, speed of products and memory."""
     transformers.logging.set_verbosity_error()
     kind, precision, _ = CONTENDERS[name]
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model")

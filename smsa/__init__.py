@@ -1,4 +1,4 @@
-"""smsa: fine-tune an Indonesian encoder into a sentiment classifier, by the recipe of IndoNLU, and label texts with it.
+"""smsa: fine-tune an Indonesian encoder for sentiment with IndoNLU's recipe, and label texts with the classifier.
 
 Data flows one way: files -> rows -> tokens -> logits -> tables.
 """
@@ -24,7 +24,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: prediction must not wait for Trainer, nor Trainer for it."""
+    """Import a public name on first use: predicting need not wait for Trainer to load, nor training for the engine."""
     if name == "spark":
         return import_module("smsa.inference.spark")
     if name not in _HOME:

@@ -1,7 +1,7 @@
 """A page to try a model on: one text and why, or many texts at once.
 
 Gradio makes the page. Files are labelled by `predict_files`, as scripts/predict.py does, so the results are the same
-bytes. One text is never written to a disk; pasted lines, files and their results are, and are deleted soon.
+bytes. A single text is never written to disk. Pasted lines, files and their results are, and are deleted soon.
 """
 
 import html
@@ -23,16 +23,16 @@ from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import pair_outputs, predict_files
 
 MAX_CHARS = 5_000  # of one text
-KEPT_SECONDS = 600  # after which a file that was uploaded, and its result, are deleted
-ROWS_SHOWN = 8  # of the most confident and of the least confident
+KEPT_SECONDS = 600  # how long an uploaded file and its result are kept
+ROWS_SHOWN = 8  # most confident rows, and as many least confident ones
 
-# Words by name and language. The browser's language chooses; Gradio's settings, below the page, offer the others.
+# The page's texts by language and name. The browser's language chooses; Gradio's settings, below, offer the others.
 PAGE = {name: json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8")) for name in ("id", "en")}
 WORD = gr.I18n(**PAGE)
 
 
 def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
-    """Return the page, whose functions label with `classifier`, and files in a folder of their own in `folder`."""
+    """Return the page; it labels with `classifier`, and puts files of each request into a new folder in `folder`."""
     with gr.Blocks(title="smsa", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
         gr.Markdown(WORD("title"))
         with gr.Tab(WORD("one")):
@@ -65,10 +65,10 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
                 gr.Dataframe(label=WORD(name), visible=False, elem_id=name, **table) for name in ("certain", "doubtful")
             )
         gr.Markdown(WORD("footer"))
-        running: set[str] = set()  # sessions whose lines or file are labelled, until that is stopped
+        running: set[str] = set()  # sessions whose lines or file are being labelled, and not stopped
 
         def label_text(text: str, request: gr.Request) -> Iterator[tuple]:
-            """Label one text: what `answer` and `why` show, first without and then with the weights of its words."""
+            """Label one text; yield what `answer` and `why` show, first without and then with weights of words."""
             words = _words(request)
             if len(text) > MAX_CHARS:
                 raise _error(words["too_long"])
@@ -82,12 +82,12 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
         def label_many(
             lines: str, path: str | None, column: str | None, request: gr.Request, progress=gr.Progress(track_tqdm=True)
         ) -> Iterator[list]:
-            """Label lines or a file: what `download`, `counts`, `certain` and `doubtful` show."""
+            """Label lines or a file; yield what `download`, `counts`, `certain` and `doubtful` show."""
             words = _words(request)
             yield [gr.update(visible=False)] * 4
             running.add(request.session_hash)
 
-            def advance(n: int) -> None:  # after each chunk; Gradio itself cannot end a function
+            def advance(n: int) -> None:  # called after each chunk: Gradio cannot stop a function
                 if request.session_hash not in running:
                     raise _error(words["stopped"])
                 gr.Progress.update(progress, n)
@@ -95,7 +95,7 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
             progress.update = advance
             if not path and not lines.strip():
                 raise _error(words["nothing"])
-            # Gone when the result has been taken into Gradio's cache; there the upload may be deleted meanwhile.
+            # Deleted once Gradio has cached the result. The upload is copied, as Gradio may delete it meanwhile.
             with TemporaryDirectory(dir=folder) as job:
                 source = Path(job, Path(path).name if path else "texts.txt")
                 try:
@@ -122,32 +122,32 @@ def build_page(classifier: SentimentClassifier, folder: Path) -> gr.Blocks:
 
         private = {"api_visibility": "private"}  # programs may call /label only
         gr.on([ask.click, text.submit], label_text, text, [answer, why], api_name="label")
-        shown = [download, counts, certain, doubtful]  # hidden meanwhile, so that the progress needs another place
+        shown = [download, counts, certain, doubtful]  # hidden while labelling, so `file` shows the progress
         file.change(find_columns, file, column, **private)
         file.change(lambda: [gr.update(visible=False)] * 4, None, shown, **private)  # results of another file
         predict.click(label_many, [lines, file, column], shown, show_progress_on=file, **private)
         stop.click(end, queue=False, **private)
-        page.unload(end)  # closed or loaded anew: others would wait for what nobody will see
+        page.unload(end)  # closed or reloaded: others would wait for a result that nobody sees
     return page
 
 
 def _words(request: gr.Request) -> dict[str, str]:
-    """Return the words of the language that the browser asks for, as Gradio chooses those in the page."""
+    """Return the texts in the language that the browser asks for, which Gradio uses in the page, too."""
     return PAGE["id" if request.headers.get("accept-language", "").lower().startswith("id") else "en"]
 
 
 def _error(message: str) -> gr.Error:
-    """Return an error that the page shows until it is closed; Gradio would render HTML in it."""
+    """Return an error that the page shows until it is closed; it is escaped, as Gradio would render HTML."""
     return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
 
 
 def find_columns(path: str | None) -> dict:
-    """Offer the columns of a file that has been uploaded; what is wrong with it is told when it is labelled."""
+    """Offer the columns of an uploaded file; errors in it are reported when it is labelled."""
     try:
         source = Source(Path(path or ""))
         choices, found = source.candidates, source.text_column
     except (UserError, OSError) as error:
-        choices, found = getattr(error, "candidates", []), None  # those of a file whose columns do not tell
+        choices, found = getattr(error, "candidates", []), None  # if no column is clearly the texts
     return gr.update(visible=len(choices) > 1, choices=choices, value=found)
 
 
@@ -157,8 +157,8 @@ def label_file(
     """Label one file into a folder beside it.
 
     Returns:
-        The result, as scripts/predict.py writes it; the number of rows of each label; and `label`, `score` and `text`
-        of the most confident rows, and of the least confident, equal texts once.
+        The result, as scripts/predict.py writes it; the number of rows of each label; and two tables of `label`,
+        `score` and `text`, with the most and the least confident rows, equal texts once.
     """
     ((_, output),) = pair_outputs([source], f"{source.parent}/labelled/")
     (summary,) = predict_files(classifier, str(source), str(output), text_column=column)
@@ -167,21 +167,21 @@ def label_file(
     names, found = ["label", "score"], pd.DataFrame(columns=["label", "score", "text"])
     for chunk in Source(output, text_column=text_column, keep_lines=True).chunks():
         rows = chunk.table.to_pylist()
-        if chunk.table.column_names == ["line"]:  # of JSONL, whose rows may have different keys
+        if chunk.table.column_names == ["line"]:  # JSONL: its rows may have different keys
             rows = [json.loads(row["line"]) for row in rows]
         rows = pd.DataFrame(rows, columns=[f"{prefix}{name}" for name in names]).set_axis(names, axis=1)
         rows = rows.assign(text=chunk.texts.to_pylist())[rows["label"].replace("", None).notna()]
         found = pd.concat([found, rows.astype({"score": float})]).drop_duplicates("text")
         found = found.sort_values("score", ignore_index=True)
-        found = found.drop(found.index[ROWS_SHOWN:-ROWS_SHOWN])  # what is extreme in all chunks so far
+        found = found.drop(found.index[ROWS_SHOWN:-ROWS_SHOWN])  # keep the extremes of all chunks so far
     found["score"] = found["score"].map("{:.3f}".format)
     return output, summary["labels"], (found[::-1][:ROWS_SHOWN], found[:ROWS_SHOWN])
 
 
 def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
-    """Cut a text into words with their shade, 1 or -1 for the largest weight, and what is between them with None.
+    """Split a text into words, each with its shade, and the parts between words, with None.
 
-    Gradio paints what is below 0 purple and what is above it red, so shades are weights with their sign turned round.
+    The largest weight gets 1 or -1. Gradio paints negative shades purple and positive ones red, so signs are inverted.
     """
     largest = max(abs(word["weight"]) for word in words) or 1.0
     parts, position = [], 0
@@ -192,9 +192,9 @@ def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
 
 
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; its files lie in a temporary folder, which is gone then.
+    """Serve the page until Ctrl-C or SIGTERM; its files are in a temporary folder, which is then deleted.
 
-    Host 0.0.0.0 lets other machines in. Port 0 takes a free one from 7860 on; a port that is taken is an OSError.
+    Host 0.0.0.0 lets other machines in. Port 0 takes a free port from 7860 on; a port in use is an OSError.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix="smsa-demo-", suffix=f"-{port}") as folder:
@@ -203,7 +203,7 @@ def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 
         page = build_page(classifier, Path(folder, "jobs"))
         page.launch(
             server_name=host,
-            server_port=port or None,  # of Gradio, 0 is a port that is never served
+            server_port=port or None,  # Gradio never serves a page on port 0
             max_file_size="200mb",
             run_history=False,
             share=False,

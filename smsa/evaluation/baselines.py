@@ -1,4 +1,4 @@
-"""What an encoder is measured against: the most frequent label, counting words, TF-IDF with a linear model.
+"""Baselines to compare an encoder with: the most frequent label, counts of words, TF-IDF with a linear model.
 
 Each has `labels`, a `fit` to training texts and their label ids, and a `predict` from texts to probabilities of shape
 (n_texts, n_labels). They are saved as JSON and safetensors, never as a pickle.
@@ -22,7 +22,7 @@ DESCRIPTION, WEIGHTS = "baseline.json", "baseline.safetensors"
 
 @dataclass
 class Majority:
-    """Gives every text the label that most texts have; the probabilities are the shares of the labels in train."""
+    """Predict the most frequent label for every text; the probabilities are the shares of the labels in train."""
 
     labels: tuple[str, ...]
     shares: list[float]
@@ -36,21 +36,21 @@ class Majority:
         return np.tile(self.shares, (len(texts), 1))
 
 
-# Words that judge by themselves in reviews and on social media, with the spellings people use: 1 or -1.
+# Words that are positive (1) or negative (-1) alone, in reviews and on social media, with the spellings people use.
 _WORDS = Path(__file__).with_name("words")
 _VALUES = dict.fromkeys((_WORDS / "positive.txt").read_text("utf-8").split(), 1)
 _VALUES |= dict.fromkeys((_WORDS / "negative.txt").read_text("utf-8").split(), -1)
-_ENDINGS = ("", "nya", "lah", "kan", "an", "i")  # a word stands for its forms with these
+_ENDINGS = ("", "nya", "lah", "kan", "an", "i")  # a word also counts with one of these
 _NEGATIONS = frozenset("tidak tdk tak ga gak gk nggak ngga enggak engga bukan belum blm tanpa jangan kurang".split())
-_NEGATION_REACH = 2  # words after a negation whose value it turns round: "tidak terlalu enak"
+_NEGATION_REACH = 2  # a negation inverts this many words after it: "tidak terlalu enak"
 
 
 @dataclass
 class Keyword:
-    """Counts words of joy and of anger, as the tutorial's first solution does; the label with more of them wins.
+    """Count words of joy and of anger, as the tutorial's first solution does; predict the label with more of them.
 
-    A word within two words after a negation counts for the other side. Equal counts are neutral. The probability of a
-    label grows with its lead: a softmax over the counts, in which neutral stands half a word above a tie.
+    A word at most two words after a negation counts for the other label. Equal counts are neutral. Probabilities are a
+    softmax over the counts, where neutral counts half a word more than the smaller of the two.
     """
 
     labels: tuple[str, ...] = LABELS
@@ -68,7 +68,7 @@ class Keyword:
         return cls(labels)  # it learns nothing
 
     def count(self, text: str) -> tuple[int, int]:
-        """Return how many words speak for positive and for negative."""
+        """Return how many words are positive, and how many are negative."""
         words = re.findall(r"\w+(?:-\w+)?", text.lower())
         values, last_negation = [], -_NEGATION_REACH - 1
         for i, word in enumerate(words):
@@ -90,8 +90,8 @@ class Keyword:
 
 
 def _make_vectorizer(min_df: int = 2):
-    """Words in ones and twos, and runs of 2 to 5 characters within words, which bring in unseen spellings."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # seconds, which only this baseline takes
+    """Return a vectorizer of word 1- and 2-grams, and of 2- to 5-grams of characters, which cover new spellings."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds; only this baseline needs it
     from sklearn.pipeline import make_union
 
     kinds = ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5)})
@@ -125,7 +125,7 @@ class Tfidf:
         weights[model.classes_], bias[model.classes_] = found[:, :-1], found[:, -1]
         parts = [part for _, part in vectorizer.transformer_list]
         vocabularies, idfs = [part.get_feature_names_out().tolist() for part in parts], [part.idf_ for part in parts]
-        # safetensors writes the memory as it lies, whatever the order of the axes
+        # safetensors writes the memory as it is, and ignores the order of the axes
         return cls(labels, vocabularies, *idfs, np.ascontiguousarray(weights, np.float32), bias.astype(np.float32))
 
     def predict(self, texts: list[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What scripts/calibrate.py changes in the copy of a model folder, so that every client applies it."""
+"""Changes that scripts/calibrate.py makes to a copy of a model folder, so that every client applies the calibration."""
 
 import shlex
 from pathlib import Path
@@ -15,14 +15,14 @@ from smsa.models.loading import find_bundled, load_classifier
 
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:
-    """Return the folder of a model, here or bundled, that was not trained on the file, as far as its run.json tells."""
+    """Return the folder of a model, local or bundled; refuse it if its run.json has the file as train."""
     folder = Path(find_bundled(name))
     if not (folder / "model.safetensors").is_file():
-        raise UserError(f"only a model folder with a model.safetensors can be calibrated; {name} is none.")
+        raise UserError(f"only a model folder with a model.safetensors can be calibrated: {name} is not one.")
     if was_trained_on(name, data_path):
-        valid = folder / "predictions_valid.csv"  # where valid was split off, no other file has it
+        valid = folder / "predictions_valid.csv"  # if valid was split off, only this file has it
         options = f" --data {shlex.quote(str(valid))} --label_column gold" if valid.is_file() else ""
-        raise UserError(f"{folder} was trained on {data_path}, of which it is too sure: calibrate on valid{options}.")
+        raise UserError(f"{folder} was trained on {data_path}, on which it is too sure: calibrate on valid{options}.")
     return folder
 
 
@@ -35,11 +35,11 @@ def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
 
 
 def store_temperature(folder: str | Path, temperature: float, shift: torch.Tensor | None = None) -> None:
-    """Divide the logits of a model folder by a temperature: pipeline, exports and smsa all give what comes out.
+    """Divide the logits of a model folder by a temperature, for every client: pipeline, exports and smsa.
 
-    `shift`, of shape (n_labels,), is added then, in a layer that has a bias. Two tensors change, in the precision in
-    which they are stored. config.json keeps the product of the temperatures of all calls, as `smsa_temperature`.
-    A UserError as `last_layer`.
+    Then add `shift`, of shape (n_labels,), which needs a last layer with a bias. Only the weight and the bias of that
+    layer change; they keep their dtype. config.json keeps the product of the temperatures of all calls, as
+    `smsa_temperature`. Raise a UserError as `last_layer` does.
     """
     folder = Path(folder)
     model, _ = load_classifier(folder)

@@ -1,4 +1,4 @@
-"""Pictures of a report and of a run; on white, so that dark pages show them, too."""
+"""Pictures of a report and of a run, on a white background, so that they are readable on dark pages, too."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ def draw_report(report: dict, folder: Path, history: Path | None) -> list[str]:
 
 
 def _new_figure(width: float, height: float):
-    from matplotlib.figure import Figure  # only some have it
+    from matplotlib.figure import Figure  # matplotlib is optional
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
@@ -41,12 +41,12 @@ def _style(axes, grid: str = "both", **labels: object) -> None:
 
 
 def _mark(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th system; the seventh has the colour of the first, and another marker."""
+    """Return colour and marker of the k-th system; the seventh has the colour of the first, and another marker."""
     return {"color": COLORS[k % len(COLORS)], "marker": MARKERS[(k + k // len(COLORS)) % len(MARKERS)]}
 
 
 def draw_metrics(report: dict):
-    """Macro F1 and the F1 of each label that texts have, a dot and its interval for each system."""
+    """Draw macro F1 and the F1 of each label in the file: for each system, a dot and its interval."""
     labels, systems = [label for label, n in report["data"]["labels"].items() if n], report["systems"]
     figure = _new_figure(7, 1.2 + 0.2 * len(systems) + 0.32 * (len(labels) + 1) * (len(systems) + 0.8))
     axes = figure.subplots()
@@ -68,8 +68,8 @@ def draw_metrics(report: dict):
 
 
 def draw_confusion(report: dict):
-    """Counts, and shares of the gold label, for each system."""
-    from sklearn.metrics import ConfusionMatrixDisplay  # seconds
+    """Draw the confusion matrix of each system: counts, and shares of the gold label."""
+    from sklearn.metrics import ConfusionMatrixDisplay  # takes seconds to import
 
     labels, systems = [fill(label, 20) for label in report["data"]["labels"]], report["systems"]
     n_columns = min(len(systems), 3)
@@ -89,7 +89,7 @@ def draw_confusion(report: dict):
 
 
 def draw_reliability(report: dict):
-    """Accuracy by confidence, the area of a mark showing how many texts stand behind it; a line joins those of many."""
+    """Draw accuracy by confidence; the area of a mark shows its number of texts, and a line joins marks of many."""
     figure = _new_figure(5.2, 5.2 + 0.2 * len(report["systems"]))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="perfectly calibrated")
@@ -107,7 +107,7 @@ def draw_reliability(report: dict):
 
 
 def draw_history(history: pd.DataFrame):
-    """Loss, macro F1 and learning rate by epoch."""
+    """Draw loss, macro F1 and learning rate by epoch."""
     figure = _new_figure(11, 3.4)
     for axes, score in zip(figure.subplots(1, 3), ("loss", "f1", "learning_rate"), strict=True):
         columns = [column for column in history if column.endswith(score)]

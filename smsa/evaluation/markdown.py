@@ -1,4 +1,4 @@
-"""What the templates of reports and model cards call: numbers, and rows and texts that hold whatever values hold."""
+"""Functions for the templates of reports and model cards: they format numbers, and escape texts and cells."""
 
 import re
 import shlex
@@ -15,20 +15,20 @@ def cell(value: object) -> str:
 
 
 def row(*values: object) -> str:
-    """Return a row of a table, in which an iterable stands for several cells."""
+    """Return a row of a table; an iterable among the values gives several cells."""
     several = (value if isinstance(value, Iterable) and not isinstance(value, str) else [value] for value in values)
     return "|" + "".join(f" {text} |" if text else " |" for text in map(cell, chain.from_iterable(several)))
 
 
 def header(*titles: object) -> str:
-    """Return the two lines that begin a table, of titles as `row` takes them."""
+    """Return the two lines that begin a table; titles are given as to `row`."""
     line = row(*titles)
     n_columns = line.replace(r"\|", "").count("|") - 1
     return f"{line}\n{'|---' * n_columns}|"
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line that Markdown leaves alone."""
+    """Return a text as one line, with Markdown's characters escaped."""
     return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", " ".join(text.split()))
 
 

@@ -50,7 +50,7 @@ PERTURBATIONS = {"capitals": capitalise, "no space": remove_spaces, "elongated":
 def perturb(texts: list[str], names: tuple[str, ...] = tuple(PERTURBATIONS), seed: int = 0) -> list[str]:
     """Rewrite texts with some of `PERTURBATIONS`, in the order of `names`.
 
-    Each text has draws of its own, so that equal seeds give equal texts whatever stands before them.
+    Each text has its own random generator, so a seed gives a text the same result whatever precedes it.
     """
     randoms = [Random(f"{seed} {number}") for number in range(len(texts))]
     for name in names:

@@ -26,7 +26,7 @@ from smsa.runtime import describe_environment
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
-# The tutorial opens with these: who only counts words does not see that the second tells of a disappointment.
+# The tutorial opens with these: counting words does not show that the second tells of a disappointment.
 OPENING_SENTENCES = {
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!": "positive",
     "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.": "negative",
@@ -40,7 +40,7 @@ class LabelledFile:
     Attributes:
         labels: their names, in the order of their ids.
         rows: `text`, `label` (its id), `line`, and with a train file `seen`: whether train has the text, too.
-        rejects: rows that were left out.
+        rejects: bad rows, which are excluded.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class LabelledFile:
     def read(
         cls, path: str | Path, labels: tuple[str, ...], train_path: str | Path | None = None, **reading: object
     ) -> "LabelledFile":
-        """Read a file as `load_splits` does with the options `reading`, which also says what is refused."""
+        """Read a file with `load_splits` and its options `reading`; see there for what is refused."""
         rows = load_splits({"data": path}, labels, **reading)["data"].to_pandas()
         if train_path:
             rows["seen"] = rows["text"].isin(_read_texts(Path(train_path), **reading))
@@ -73,7 +73,7 @@ class LabelledFile:
         return confusion_matrix(self.gold[mask], predicted[mask], labels=range(len(self.labels)))
 
     def slices(self) -> dict[str, np.ndarray]:
-        """Return masks of shape (n_texts,) by length, by style and, where train is known, by whether train has it."""
+        """Return masks of shape (n_texts,) by length, by style and, with a train file, by whether it has the text."""
         n_words, is_plain = self.rows["text"].str.split().str.len(), self.rows["text"].map(is_smsa_style)
         masks = {
             "1 to 10 words": n_words <= 10,
@@ -90,8 +90,8 @@ class LabelledFile:
 def _read_texts(
     path: Path, text_column: str | None = None, label_column: str = "label", sheet: str | None = None, **_: object
 ) -> set[str]:
-    """Return the texts of a train file, whose columns and sheets may be called otherwise than those of the data."""
-    # a column of labels only tells the texts from it
+    """Return the texts of a train file; its columns and sheets may have other names than those of the data."""
+    # the label column is named only so that it is not taken for the texts
     named = {"text_column": text_column} if text_column else {"label_column": label_column}
     for options in (named | {"sheet": sheet}, named):
         with suppress(UserError):
@@ -103,11 +103,11 @@ def _read_texts(
 
 
 def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustness: bool = False) -> dict:
-    """Return the content of report.json: the file, each system, on perturbed texts if asked, and each pair compared.
+    """Return the content of report.json: the file, each system (also on perturbed texts, if asked), each comparison.
 
-    `seed` is that of the bootstrap and of the perturbations. A system without a label that texts have is a UserError.
+    `seed` is for the bootstrap and the perturbations. Raise a UserError if a system lacks a label that texts have.
     """
-    for system in systems:  # all before the first one predicts, which may take long
+    for system in systems:  # check all before the first one predicts, which may take long
         system.find_columns(data.labels, used=data.gold.tolist())
     predictions = [(system, system.predict(data.texts, data.labels)) for system in systems]
     comparisons = []
@@ -115,7 +115,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
         compared = statistics.compare(data.gold, of_a.argmax(-1), of_b.argmax(-1), len(data.labels), seed)
         sentence = statistics.describe_comparison(a.name, b.name, compared["differences"]["f1"], len(data.texts))
         comparisons.append({"a": a.name, "b": b.name, **compared, "sentence": sentence})
-    device = next((system.engine["device"] for system in systems if system.engine), "cpu")  # of all
+    device = next((system.engine["device"] for system in systems if system.engine), "cpu")  # all systems use the same
     return {
         "data": {
             "file": str(data.path),
@@ -138,7 +138,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
 def evaluate_system(
     system: System, data: LabelledFile, probabilities: np.ndarray, seed: int = 0, robustness: bool = False
 ) -> dict:
-    """Return what report.json says of a system; `probabilities`, (n_texts, n_labels), are its own for `data`."""
+    """Return a system's part of report.json; `probabilities`, (n_texts, n_labels), are its predictions for `data`."""
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
     confusion = data.count_confusion(predicted)
     scores = bootstrap(confusion, data.labels, seed)
@@ -170,7 +170,7 @@ def evaluate_system(
         "errors": errors[["file", "line", "gold", "predicted", "confidence", "text"]].to_dict("records"),
     }
     is_present = confusion.sum(-1) > 0
-    if not is_present.all():  # what the system would predict if it had to choose among these
+    if not is_present.all():  # predictions limited to the labels of the file
         among = bootstrap(data.count_confusion(np.where(is_present, probabilities, -1).argmax(-1)), seed=seed)
         evaluation["metrics_without_absent"] = {name: among[name] for name in METRICS}
     if system.engine:
@@ -185,7 +185,7 @@ def evaluate_system(
 
 
 def log_report(report: dict) -> None:
-    """Log a line for each system, and each comparison; in per cent."""
+    """Log one line for each system and for each comparison, in per cent."""
     titles = {"macro F1": "f1", "accuracy": "accuracy"}
     for system in report["systems"]:
         scores = {title: interval(system["metrics"][name]) for title, name in titles.items()}
@@ -204,7 +204,7 @@ def write_report(
 ) -> None:
     """Write report.json, report.md, rejects.jsonl and pictures in place of an earlier report: all of them or none.
 
-    `report` is what `evaluate` returns, and `history` the history.csv of a run, to be drawn, too.
+    `report` is what `evaluate` returns. `history` is the history.csv of a run, which is drawn, too.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def write_report(
         write_json(report, staging / REPORT)
         write_rejects(rejects, staging)
         replaced = {*figures.PICTURES} if (output_dir / RUN_RECORD).exists() else {*figures.PICTURES, REJECTS}
-        for name in replaced - {path.name for path in staging.iterdir()}:  # of an earlier report, not of the run
+        for name in replaced - {path.name for path in staging.iterdir()}:  # from an earlier report, not from the run
             (output_dir / name).unlink(missing_ok=True)
         publish(staging, output_dir, last=REPORT)
 

@@ -1,8 +1,8 @@
 """Metrics with their uncertainty: bootstrap intervals, paired comparison, calibration.
 
 Texts are resampled within each gold label, so that every resample has the label counts of the file (a stratified
-bootstrap). To the metrics only counts matter, so these are drawn, from a multinomial distribution for each gold label,
-which is the same as drawing texts and much faster.
+bootstrap). The metrics depend only on counts, so counts are drawn, from a multinomial distribution for each gold label.
+This is the same as drawing texts, and much faster.
 
 Throughout, `gold` are label ids of shape (n_texts,), `probabilities` have the shape (n_texts, n_labels), and a
 `confusion` of shape (..., n_labels, n_labels) has counts of texts by gold label (rows) and predicted label (columns).
@@ -23,11 +23,11 @@ N_RESAMPLES = 10_000
 LEVEL = 0.95
 N_BINS = 15  # Guo et al. 2017, section 3
 METRICS = tuple(REFERENCE_NAMES)
-score_present = partial(score_confusion, only_present=True)  # a file of two labels can be predicted perfectly
+score_present = partial(score_confusion, only_present=True)  # a file with two labels can reach 1.0
 
 
 def resample(counts: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draw as many texts of each gold label, with replacement: (n_labels, n_outcomes) -> (N_RESAMPLES, ...)."""
+    """Resample the texts of each gold label, with replacement: (n_labels, n_outcomes) -> (N_RESAMPLES, ...)."""
     n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
     shares = counts / np.maximum(n_texts, 1)
     drawn = np.random.default_rng(seed).multinomial(n_texts, shares[:, None], size=(len(counts), N_RESAMPLES))
@@ -41,10 +41,10 @@ def bounded(value: float, resampled: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap(confusion: np.ndarray, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, dict[str, float]]:
-    """Return each score of `score_confusion` with its 95 % interval as `bounded` has it.
+    """Return each score of `score_confusion` with its 95 % interval, as `bounded` does.
 
-    Where every text of a label was predicted alike, that label does not vary, so that the interval of a perfect result
-    has no width: then it says little about other texts.
+    If all texts of a label have the same prediction, that label does not vary in the resamples. So the interval of a
+    perfect result has no width, and says little about other texts.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
@@ -57,8 +57,8 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
     Returns:
         `differences`: A minus B in each of `METRICS`, with its 95 % interval by paired bootstrap; `mcnemar`:
-        `only_a_right` and `only_b_right`, the texts that only one system predicted as gold, and the `p_value` of
-        McNemar's exact test: how likely so uneven a split is if both err equally often.
+        `only_a_right` and `only_b_right`, the numbers of texts that only one system predicted as gold, and the
+        `p_value` of McNemar's exact test: how likely a split this uneven is if both err equally often.
 
     Source: McNemar 1947; paired bootstrap as in Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091
     """
@@ -79,7 +79,7 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
 
 def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> str:
-    """Return a sentence on who is ahead by `differences["f1"]` of `compare`, if these texts tell the two apart."""
+    """Say in a sentence which system is ahead, if these texts show it; `f1` is `differences["f1"]` of `compare`."""
     value, low, high = (100 * f1[end] for end in ("value", "low", "high"))  # in points
     is_told = low > 0 or high < 0
     verdict = f"{a if low > 0 else b} is ahead" if is_told else f"not told apart by these {n_texts:,} texts"
@@ -90,8 +90,9 @@ def measure_calibration(gold: np.ndarray, probabilities: np.ndarray) -> dict[str
     """Compare the confidence of a system with how often it is right.
 
     Returns:
-        `bins`, of equal width and closed above: of each that has texts `confidence` (mean probability of the predicted
-        label), `accuracy` and `n`; `expected_calibration_error`: the mean distance of the two, weighted by texts.
+        `bins` of equal width that include their upper end; each bin with texts has `confidence` (mean probability of
+        the predicted label), `accuracy` and `n`. `expected_calibration_error`: the mean of |confidence - accuracy|,
+        weighted by `n`.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, https://arxiv.org/abs/1706.04599, equation 3
     """
@@ -104,10 +105,10 @@ def measure_calibration(gold: np.ndarray, probabilities: np.ndarray) -> dict[str
 
 
 def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the temperature by which logits are divided to make gold labels most likely, between 0.05 and 20.
+    """Return the temperature between 0.05 and 20 that, dividing the logits, makes the gold labels most likely.
 
     Raises:
-        UserError: if the texts set no such temperature, as when all of them are predicted as gold.
+        UserError: if the texts determine none, for example if all of them are predicted as gold.
 
     Source: Guo et al. 2017, section 4.2
     """
@@ -121,7 +122,7 @@ def fit_temperature(gold: np.ndarray, probabilities: np.ndarray) -> float:
     share_right = np.mean(probabilities.argmax(-1) == gold)
     if share_right == 1 or np.abs(best.x - bounds).min() < 0.01:
         raise UserError(
-            f"{len(gold):,} texts of which {share_right:.0%} are predicted as gold set no "
-            "temperature between 0.05 and 20: calibrate on a larger file that the model was not trained on."
+            f"{len(gold):,} texts, of which {share_right:.0%} are predicted as gold, determine no temperature between "
+            "0.05 and 20: calibrate on a larger file that the model was not trained on."
         )
     return float(np.exp(best.x))

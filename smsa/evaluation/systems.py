@@ -26,7 +26,7 @@ class System:
     Attributes:
         name: what a report calls it.
         kind: `model`, or which baseline.
-        labels: what the evaluated file calls its labels, in the order of its own probabilities.
+        labels: its labels under the names of the evaluated file, in the order of its probabilities.
         label_texts: texts -> probabilities of shape (n_texts, n_labels), in that order.
         engine: device, backend and precision of a model, which move the last bits of its logits; None for a baseline.
     """
@@ -38,14 +38,14 @@ class System:
     engine: dict[str, str] | None = None
 
     def find_columns(self, labels: tuple[str, ...], used: Iterable[int] = ()) -> list[int]:
-        """Return the id in `labels` of each of its own, by name or meaning; a UserError if it lacks one of `used`."""
+        """Return the id in `labels` of each own label, by name or meaning; a UserError if one of `used` is missing."""
         meant, used = match_labels(labels), set(used)
         columns = [meant.get(label, meant.get(plain_label(label))) for label in self.labels]
         lacking, are_clear = used - set(columns), None not in columns and len(set(columns)) == len(columns)
         if are_clear and not lacking:
             return columns
         example = ",".join(f"{label}=..." for label in self.labels)
-        if are_clear and lacking < used:  # then it is enough to drop what is lacking
+        if are_clear and lacking < used:  # then dropping the missing labels is enough
             example = ",".join(f"{labels[i]}={DROP}" for i in lacking)
         raise UserError(
             f"{self.name} has the labels {', '.join(self.labels)}, the file is read with {', '.join(labels)}: they "
@@ -53,7 +53,7 @@ class System:
         )
 
     def predict(self, texts: list[str], labels: tuple[str, ...]) -> np.ndarray:
-        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for one it lacks."""
+        """Return probabilities of shape (n_texts, n_labels), columns in the order of `labels`; 0 for missing ones."""
         probabilities = np.zeros((len(texts), len(labels)))
         probabilities[:, self.find_columns(labels)] = self.label_texts(texts)
         return probabilities
@@ -64,7 +64,7 @@ def load_systems(
 ) -> list[System]:
     """Load models, as `SentimentClassifier.from_pretrained` does, and folders of baselines.
 
-    The last part of a path becomes the name, where that tells the systems apart.
+    The last part of a path becomes the name if all of them differ; otherwise it is the whole path.
 
     Raises:
         UserError: as `name_labels`.
@@ -82,7 +82,7 @@ def load_systems(
 
 
 def was_trained_on(model: str, path: str | Path) -> bool:
-    """Return whether the run.json of a model folder, here or bundled, names a file of this content as its train."""
+    """Return whether run.json in a model folder, local or bundled, names a train file with the content of `path`."""
     record = Path(find_bundled(model), RUN_RECORD)
     run = json.loads(record.read_bytes()) if record.is_file() else {}  # it may be another program's
     trained_on = run.get("data", {}).get("train", {}).get("sha256")
@@ -101,19 +101,19 @@ def wrap_classifier(name: str, classifier: SentimentClassifier, label_map: str |
 
 
 def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tuple[str, ...]:
-    """Return what the labels of the system called `name` are called in the file, in the system's order.
+    """Return the names that the file has for the labels of the system `name`, in the system's order.
 
     Args:
-        label_map: `LABEL_0=positive,LABEL_1=neutral,...`, which names all labels of the system; else it says what
-            labels of the file mean, and a system keeps its own.
+        label_map: `LABEL_0=positive,LABEL_1=neutral,...` renames the labels of the system if it names all of them.
+            Otherwise it maps labels of the file, and the system keeps its own.
 
     Raises:
-        UserError: if a label has a name that says nothing (LABEL_0), or two have one name.
+        UserError: if a name says nothing (LABEL_0), or two labels have the same name.
     """
     pairs = [pair.partition("=") for pair in (label_map or "").split(",")]
     names = {label.strip(): new.strip() for label, _, new in pairs}
     new_names = tuple(names.get(label, "") for label in labels)
-    of_a_file = rf"|{DROP}|[+-]?\d+|.*\|.*"  # of labels of the file: no name, drop, a number, or several of them
+    of_a_file = rf"|{DROP}|[+-]?\d+|.*\|.*"  # only labels of a file map to: nothing, drop, a number, several names
     named = labels if any(re.fullmatch(of_a_file, new) for new in new_names) else new_names
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
         example = ",".join(f"{label}=..." for label in labels)

@@ -1,7 +1,7 @@
-"""A table in Python, or a file -> a trained model, predictions, a report: each in one call, by the code of the scripts.
+"""Train, predict or evaluate with one call each, on a table in Python or a file, with the code of the scripts.
 
-A table is one of pandas, pyarrow, polars, DuckDB or datasets, a list of texts or of dictionaries, or the path of a file
-of any known format.
+A table is from pandas, pyarrow, polars, DuckDB or datasets, or it is a list of texts or of dictionaries, or the path of
+a file in any known format.
 """
 
 import json
@@ -29,12 +29,12 @@ from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
 Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
-# Of small models, where the default is IndoBERT's; recipes/mini.yaml and scratch.yaml, docs/models.md
+# For small models: the default is for IndoBERT. From recipes/mini.yaml, recipes/scratch.yaml and docs/models.md.
 _LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, CLASSIFIER: 1e-4}
 
 
 def _to_file(data: Table, folder: str) -> Path:
-    """Return the path of a table, which is written into a folder where it is none yet."""
+    """Return the path of a table; if it is not a file yet, write it to `folder`."""
     if isinstance(data, str | os.PathLike):
         return Path(data).expanduser()
     if isinstance(data, DatasetDict | IterableDatasetDict):
@@ -47,23 +47,23 @@ def _to_file(data: Table, folder: str) -> Path:
             _to_frame(data).to_parquet(path, index=False)
     except UnicodeEncodeError as error:
         mended = "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        raise UserError(f"{error.object!r} holds half a character: {mended} gives a text without.") from error
+        raise UserError(f"{error.object!r} holds half a character (a lone surrogate): {mended} replaces it.") from error
     return path
 
 
 def _to_frame(data: Table) -> pd.DataFrame:
-    """Return a table of any other kind in which each column is of one type."""
+    """Return a table of any other kind as a frame in which each column has one type."""
     if hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.DataFrame | pd.Series | pa.ChunkedArray):
-        data = pa.table(data)  # of polars, DuckDB or a reader, whose batches pandas would take for texts
+        data = pa.table(data)  # from polars, DuckDB or a reader: pandas would take its batches for texts
     if isinstance(data, pa.Table | pa.Array | pa.ChunkedArray):
-        data = data.to_pandas(integer_object_nulls=True)  # as floats, large numbers would be others
+        data = data.to_pandas(integer_object_nulls=True)  # as floats, large integers would change
     elif isinstance(data, Sequence):  # also a column of datasets
         data = {"text": [*data]} if all(isinstance(row, str | None) for row in data) else [*data]
     frame = pd.DataFrame(data, dtype=None if isinstance(data, pd.DataFrame) else object)
     for name, column in frame.loc[:, frame.dtypes == "object"].items():
         try:
-            is_typed = pa.array(column, from_pandas=True).type != pa.null()  # of nulls, and of no rows, nothing says so
-        except (pa.ArrowException, OverflowError):  # numbers and words are words, as in a file of Excel
+            is_typed = pa.array(column, from_pandas=True).type != pa.null()  # nulls, or no rows, have no type
+        except (pa.ArrowException, OverflowError):  # numbers among words become words, as from an Excel file
             is_typed = False
         if not is_typed:
             frame[name] = column.map(str, na_action="ignore").astype("string")
@@ -71,15 +71,15 @@ def _to_frame(data: Table) -> pd.DataFrame:
 
 
 def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[str] | None = None, **options) -> dict:
-    """Fine-tune a model on a table, off which valid is split, and save it.
+    """Fine-tune a model on a table and save it; valid is split off from the table.
 
     Args:
         data: texts and labels.
         output_dir: folder for the model.
         model: what to start from, as in `load_model`.
         labels: names of the labels, a list or comma-separated; None for those of the model, else SmSA's.
-        options: of `ReadingArguments` and of `SentimentTrainingArguments`; without `learning_rate`, it is one that
-            the model needs.
+        options: of `ReadingArguments` and of `SentimentTrainingArguments`; the default of `learning_rate` depends on
+            the model.
 
     Returns:
         The scores on valid, as `Trainer.evaluate` does.
@@ -107,14 +107,14 @@ def train(data: Table, output_dir: str, model: str = "mini", labels: Sequence[st
 
 
 def predict(data: Table, model: str | SentimentClassifier | None = None, **options: object) -> pd.DataFrame:
-    """Return a table with the columns that `predict_files` adds; one of pandas keeps its index, names and types.
+    """Return a table with the columns that `predict_files` adds; a pandas frame keeps its index, names and types.
 
-    Where `on_bad_row="skip"` leaves rows of a file out, the index has the number that each of the others has there.
+    If `on_bad_row="skip"` skips rows of a file, the index has the row numbers that the others have in the file.
 
     Args:
-        data: texts, and what else there is.
-        model: a loaded one, or the folder or name of one; None for e5-sentiment.
-        options: of `predict_files`, but for `format`.
+        data: texts, and any other columns.
+        model: a loaded classifier, or its folder or name; None for e5-sentiment.
+        options: of `predict_files`, except `format`.
     """
     if not isinstance(model, SentimentClassifier):
         model = partial(SentimentClassifier.from_pretrained, model)
@@ -133,11 +133,11 @@ def predict(data: Table, model: str | SentimentClassifier | None = None, **optio
 
 
 def evaluate(data: Table, model: str | SentimentClassifier = CLASSIFIER, **options: object) -> dict:
-    """Return what report.json says of a model on a table.
+    """Return the content of report.json for a model on a table.
 
     Args:
         data: texts and labels.
-        model: a loaded one, the folder or name of one, or the folder of a baseline.
+        model: a loaded classifier, its folder or name, or the folder of a baseline.
         options: of `ReadingArguments`.
     """
     reading = ReadingArguments(**options).reading()

@@ -4,7 +4,7 @@ from importlib import import_module
 
 
 def __getattr__(name: str) -> object:
-    """Import what other engines use when it is first asked for."""
+    """Import BatchPredictor on first use; other engines call it."""
     if name == "BatchPredictor":
         return import_module("smsa.inference.batches").BatchPredictor
     raise AttributeError(f"module 'smsa.inference' has no attribute {name!r}")

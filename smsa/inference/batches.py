@@ -1,4 +1,4 @@
-"""Batches of a table in, the same with labels out: what an engine of many machines calls in each of its workers."""
+"""Add labels to batches of a table: what a cluster engine (Ray or Spark) calls in each of its workers."""
 
 import logging
 import os
@@ -14,22 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 def locate(model: str | None) -> str | None:
-    """Return the name of a model as workers find it, which run in other folders."""
+    """Return a model's name as workers find it: they run in other folders, so a folder becomes an absolute path."""
     return os.path.abspath(model) if model and os.path.isdir(model) else model
 
 
 class BatchPredictor:
-    """Adds to batches of rows what predict.py adds to files; one for each worker, which loads the model once.
+    """Add the columns of scripts/predict.py to batches of rows. Each worker makes one, and so loads the model once.
 
-    A batch is a pyarrow table, a pandas frame or a dict of arrays, as of `datasets.map`, and so is what comes back.
-    Null and blank texts have null labels and probabilities; in a dict of arrays, None and NaN.
+    A batch is a pyarrow table, a pandas frame or a dict of arrays (as from `datasets.map`); the result has the same
+    type. Null and blank texts get null labels and probabilities; in a dict of arrays, None and NaN.
 
     Args:
         model, revision: as in `SentimentClassifier.from_pretrained`.
         text_column: name of the column of texts.
         labels_only, explain, prefix: as in `PredictionArguments`.
-        options: max_length and those of the engine. Give the cores of the worker as `num_threads`; if not given, all of
-            the machine are used.
+        options: fields of `EngineArguments`; set `num_threads` to the worker's cores, as None takes the machine's.
     """
 
     def __init__(
@@ -49,15 +48,15 @@ class BatchPredictor:
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
 
     def __call__(self, batch):
-        """Return the batch with the added columns behind its own.
+        """Return the batch with the added columns after its own.
 
         Raises:
-            UserError: if there is no such column, or what it holds is not texts.
+            UserError: if the batch lacks the column of texts, or that column holds something else.
         """
         names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
         if self._text_column not in names:
             listed = ", ".join(map(str, names))
-            raise UserError(f"no column {self._text_column!r}: give text_column. The columns are: {listed}.")
+            raise UserError(f"no column {self._text_column!r}. The columns are: {listed}. Give one as text_column.")
         texts = self._to_texts(batch[self._text_column])
         added = self._classifier.predict(texts)
         if self._explain:
@@ -74,24 +73,24 @@ class BatchPredictor:
 
     def _to_texts(self, column) -> pa.Array:
         try:
-            if isinstance(column, str):  # whose letters would be texts
-                raise TypeError("it is one text; give batches, datasets' map with batched=True")
-            # one by one, for pandas may hold them in several chunks
+            if isinstance(column, str):  # each letter would be taken for a text
+                raise TypeError("it is one text; give batches (datasets.map: batched=True)")
+            # value by value, since pandas may hold the column in several chunks
             values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else [*column]
             return pa.array(values, pa.string(), from_pandas=True)
         except (pa.ArrowException, UnicodeError, TypeError) as error:
-            what = f"the column {self._text_column!r} must hold texts of whole characters"
+            what = f"the column {self._text_column!r} must hold texts of valid Unicode"
             raise UserError(f"{what}: {error}.") from error
 
 
 def find_added(names: Sequence[str], model: str | None, revision: str | None = None, **options: object) -> pa.Schema:
-    """Return what a predictor adds to columns of these names: a driver knows it at once, as that a model is not there.
+    """Return the columns that a predictor adds; errors such as a missing model appear before any worker starts.
 
     Args:
-        names: of all columns, that of the texts with them.
-        model, revision, options: as in `BatchPredictor`, of which the engine is one that every driver has.
+        names: all column names, the column of texts included.
+        model, revision, options: as in `BatchPredictor`; device, backend and precision are set to what runs anywhere.
     """
-    logger.info("The model is tried here first, on the CPU; each worker then runs it as it was asked for.")
+    logger.info("Checking the model here first, on the CPU; each worker then runs it with the given options.")
     predictor = BatchPredictor(model, revision, **options | {"device": "cpu", "backend": "torch", "precision": "no"})
     nothing = pa.Table.from_arrays([pa.array([], pa.string())] * len(names), names)
     return pa.schema([*predictor(nothing).schema][len(names) :])

@@ -20,26 +20,26 @@ from smsa.errors import UserError
 from smsa.inference.engine import Engine
 from smsa.models.loading import label_names, load_classifier, require_padding
 
-_CHARS_A_TOKEN = 64  # a text is cut at so many times its tokens before it is tokenised, if that cannot be seen
-_NOTHING = r"^[\pZ\pC\s]*$"  # blanks, and what cannot be seen, as U+200B
-_NO_LIMIT = 10**6  # transformers states 10**30 where a tokenizer does not say how many tokens its model reads
+_CHARS_A_TOKEN = 64  # before tokenising, a text is cut to this many characters per token, if its tokens stay the same
+_NOTHING = r"^[\pZ\pC\s]*$"  # white space and invisible characters, such as U+200B
+_NO_LIMIT = 10**6  # transformers' model_max_length is 10**30 if the tokenizer does not state one
 
 
 class SentimentClassifier:
-    """A fine-tuned model that labels texts: one, a list, or a stream without end.
+    """A fine-tuned model that labels texts: one, a list, or an endless stream.
 
     Args:
-        model: a sequence classifier; the classifier takes it over, makes it fp32 and may change it.
+        model: a sequence classifier. It is converted to fp32 in place, and the engine may change it further.
         tokenizer: a fast tokenizer.
-        max_length: tokens of a text, special tokens included; longer texts are truncated and say so. None for the
-            tokenizer's `model_max_length`, which is the length of training in a model of smsa.
+        max_length: maximum tokens per text, special tokens included; longer texts are truncated and marked so. None
+            for the tokenizer's `model_max_length`; in a model of smsa, this is the length it was trained with.
         engine: options of `EngineArguments`: device, precision, backend, num_threads, batch_tokens.
 
     Attributes:
         labels: label names in the order of the model's ids.
-        engine: where and how it runs.
-        max_length: what is in effect.
-        sha256: of all that predictions depend on in the model: weights, configuration, tokenizer.
+        engine: the `Engine` that runs the model.
+        max_length: the maximum in effect.
+        sha256: hash of everything in the model that predictions depend on: weights, configuration, tokenizer.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class SentimentClassifier:
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"the model gives two labels the same name: {', '.join(self.labels)}.")
         if len(self.labels) < 2 or model.config.problem_type not in (None, "single_label_classification"):
-            raise UserError("the model gives a number, or several labels, for a text: smsa needs it to give one label.")
-        require_padding(model.float().cpu(), tokenizer)  # what was trained on a GPU, or saved in bf16, may come as that
+            raise UserError("the model predicts a number, or several labels, for a text; smsa needs one label for it.")
+        require_padding(model.float().cpu(), tokenizer)  # the model may come on a GPU or in bf16
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()
@@ -70,7 +70,7 @@ class SentimentClassifier:
         self.sha256 = digest.hexdigest()
         self.engine = Engine(model, **engine)
         self._truncates_end = tokenizer.truncation_side == "right"
-        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to set up
+        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, whose settings we change
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
 
@@ -106,33 +106,33 @@ class SentimentClassifier:
         """Label texts as they come, `engine.chunk_rows` at a time: memory does not grow with their number.
 
         Raises:
-            TypeError: for a whole table, whose columns' names are what it would give, for one text, whose letters are,
-                and for what is not a text.
+            TypeError: for a table, which would yield the names of its columns; for one text, which would yield its
+                letters; and for an item that is not a text.
         """
         is_table = isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names")
         if is_table or isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise TypeError(
                 f"a {type(texts).__name__} is not a list of texts: give any iterable of str, such as table['text']."
             )
-        # pandas writes large strings to Parquet, which pyarrow does not take for strings one by one
+        # pandas writes large_string columns to Parquet; pa.array() does not accept their scalars as strings
         texts = (text.as_py() for text in texts) if isinstance(texts, pa.Array | pa.ChunkedArray) else iter(texts)
         while chunk := list(islice(texts, self.engine.chunk_rows)):
             try:
                 column = pa.array(chunk, pa.string(), from_pandas=True)
             except (pa.ArrowException, UnicodeError) as error:
-                raise TypeError(f"a text must be a str of whole characters, or None: {error}.") from error
+                raise TypeError(f"a text must be a str of valid Unicode, or None: {error}.") from error
             yield from self.predict(column).to_pylist()
 
     def predict(self, texts: pa.Array) -> pa.Table:
-        """Label one chunk of texts, as `classify` does; probabilities depend on the chunk in the last bits."""
+        """Return what `classify` returns for one chunk of texts; the last bits of probabilities depend on the chunk."""
         return self.classify(*self.encode(texts))
 
     def encode(self, texts: pa.Array) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Tokenise one chunk of strings, equal ones once; null, blank and invisible ones are the empty text.
+        """Tokenise one chunk of strings, equal ones once; null, blank and invisible ones count as the empty text.
 
         Returns:
-            `(token_ids, truncated, index)`: ids of each different text's tokens, special tokens included; whether it
-            was truncated, (n_different,) of bool; and which of them each text is, (n_texts,).
+            `token_ids`: for each different text, its token ids, special tokens included; `truncated`: whether that text
+            was truncated, (n_different,) of bool; `index`: which of the different texts each text is, (n_texts,).
         """
         texts = pc.if_else(pc.match_substring_regex(texts, _NOTHING), "", texts).fill_null("")
         entries = texts.dictionary_encode()
@@ -140,12 +140,12 @@ class SentimentClassifier:
         limit = _CHARS_A_TOKEN * self.max_length if self._truncates_end else math.inf
         long = [i for i, text in enumerate(different) if len(text) > limit]
         heads = list(different)
-        for i in long:  # only as much is tokenised as decides the tokens that are kept, without a word that may be cut
+        for i in long:  # tokenise only the head, without its last word, which may be cut
             heads[i] = "".join(different[i][:limit].rsplit(maxsplit=1)[:-1])
         encodings = self._tokenizer.encode_batch_fast(heads)
         for i in long:
-            # Tokens do not cross white space, so a head that overflows has the tokens that the whole text would have
-            # (mini joins `nya` to the word before, which matters to the last word of a head only).
+            # Tokens do not cross white space, so a head with more than max_length tokens begins as the whole text does.
+            # (mini joins `nya` to the word before it; this can only change the last word of a head.)
             if not encodings[i].overflowing:
                 encodings[i] = self._tokenizer.encode(different[i])
         token_ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
@@ -156,8 +156,8 @@ class SentimentClassifier:
         """Run the model over what `encode` returns.
 
         Returns:
-            `label`, `score`, `p_<label>` for each label, `truncated` and `empty`. A text without any token of its own
-            is empty: it has no label, score or probabilities, which are null.
+            `label`, `score`, `p_<label>` for each label, `truncated` and `empty`. A text that has only special tokens
+            is empty: its label, score and probabilities are null.
 
         Raises:
             UserError: if a logit is not a finite number.
@@ -185,19 +185,19 @@ class SentimentClassifier:
 
         Args:
             text: the text.
-            label: for which label; None for the one that the text gets.
+            label: the label to explain; None for the predicted one.
 
         Returns:
-            `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the same of a text without words;
-            and `words`, in order: of each its `word`, `start` and `end` in the text, and `weight`. The weights sum up
-            to log_odds - no_words, within `smsa.inference.attribution.TOLERANCE`. What a long text has beyond
-            `max_length` tokens has no words here.
+            `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the log-odds for a text without
+            words; and `words` in the order of the text, each with `word`, `start` and `end` (positions in the text) and
+            `weight`. The weights add up to log_odds - no_words, within `smsa.inference.attribution.TOLERANCE`. Words
+            beyond `max_length` tokens are missing.
 
         Raises:
-            UserError: for a label that the model does not have, or a text that holds no token; without captum.
+            UserError: if the model has no such label, the text has no token, or captum is not installed.
         """
         require_captum()
-        from smsa.inference.attribution import weigh_words  # captum takes a second, and only some have it
+        from smsa.inference.attribution import weigh_words  # captum is optional and takes a second to import
 
         predicted = self(text)["label"]
         if predicted is None:
@@ -209,9 +209,9 @@ class SentimentClassifier:
         return {"label": label} | weigh_words(self.engine, text, encoding, self.labels.index(label))
 
     def add_words(self, texts: pa.Array, added: pa.Table) -> pa.Table:
-        """Add to what `predict` returns of texts the column `words`, null where there is no label.
+        """Add a column `words` to what `predict` has returned for `texts`; it is null where there is no label.
 
-        It has the word, start, end and weight of each word, as JSON, weights with four decimals.
+        A cell is a JSON list with [word, start, end, weight] for each word, weights rounded to four decimals.
         """
 
         @cache
@@ -226,6 +226,6 @@ class SentimentClassifier:
 
 
 def require_captum() -> None:
-    """Refuse to explain without captum, with the way out."""
+    """Raise a UserError if captum is not installed."""
     if importlib.util.find_spec("captum") is None:
         raise UserError("explanations need captum: pip install -e '.[explain]'.")

@@ -34,22 +34,22 @@ Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attenti
 BACKENDS = ("auto", "torch", "openvino")
 # The CPU's figures were measured with benchmarks/, the GPU's are large enough for an H100.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}  # tokens in a batch, pads included
-CHUNK_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that are sorted by length together, and predicted by one process
+CHUNK_ROWS = {"cpu": 2048, "cuda": 8192}  # texts that one process sorts by length and predicts together
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# torch's own kernels of attention: cuDNN's are compiled for each shape of batch, about 0.25 s each on an H200
+# torch's own attention kernels: cuDNN compiles one for each batch shape, about 0.25 s each on an H200
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
-_NOT_INT8 = re.compile("embeddings|pooler|classifier")  # what stays in fp32 under int8, as it costs no time
+_NOT_INT8 = re.compile("embeddings|pooler|classifier")  # layers that int8 leaves in fp32: they take no time
 _INT8_GROUP = 128  # activations that share a scale
-# A run uses all cores, so that one from another thread waits; so does a fork, which would copy the locks of its middle.
+# A run uses all cores, so other threads wait for it. A fork waits, too: it would copy locks that the run holds.
 _RUNNING = threading.RLock()
-_COMPILED = weakref.WeakSet()  # models of OpenVINO
-_openvino_pid = cache(os.getpid)  # of the process that first used it; a fork has this, too, but none of its threads
+_COMPILED = weakref.WeakSet()  # OpenVINO's compiled models
+_openvino_pid = cache(os.getpid)  # the process that first used OpenVINO; a fork keeps the number, but has no threads
 
 
 @dataclass
 class EngineArguments:
-    """Where and how a model labels texts; None leaves it to the machine. `max_length` is the classifier's."""
+    """Where and how a model runs; None chooses what suits the machine. `max_length` is for the classifier."""
 
     max_length: int | None = HfArg(
         default=None,
@@ -76,16 +76,16 @@ class EngineArguments:
 
 
 class Engine:
-    """Runs padded batches on one device, several side by side on a CPU; on a GPU the next is padded meanwhile.
+    """Run padded batches on one device. A CPU runs several at a time; for a GPU, the next is padded meanwhile.
 
     Args:
         model: a sequence classifier in fp32; the engine may change it.
         options: of `EngineArguments`.
 
     Attributes:
-        device, precision, backend, batch_tokens: what is in effect.
-        chunk_rows: texts that should be batched together.
-        forward: what runs one batch.
+        device, precision, backend, batch_tokens: the values in effect.
+        chunk_rows: how many texts should be batched together.
+        forward: the function that runs one batch.
 
     Raises:
         UserError: for an unknown name, or a backend and precision that do not go together.
@@ -99,13 +99,13 @@ class Engine:
         for name in ("num_threads", "batch_tokens"):
             if (value := getattr(args, name)) is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
-        # as Accelerate counts: a scheduler may let each process see one GPU only
+        # like Accelerate, modulo the visible GPUs: a scheduler may let each process see only one
         own_gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
         try:
             device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
             self.device = torch.device(own_gpu if device == "cuda" else device)
             torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:  # no such device; torch was built without it
+        except (RuntimeError, AssertionError) as error:  # there is no such device, or torch was built without it
             raise UserError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         has_openvino = kind == "cpu" and importlib.util.find_spec("openvino") is not None
@@ -113,13 +113,13 @@ class Engine:
         needs_openvino = args.precision == "int8" or self.backend == "openvino"
         if needs_openvino and (self.backend == "torch" or not has_openvino):
             raise UserError(
-                "the openvino backend, which int8 needs, comes with pip install -e '.[openvino]' and runs on the CPU: "
-                "give --device cpu, and no --backend torch."
+                "the openvino backend, which int8 needs, cannot be used: it runs only on the CPU, and has to be "
+                "installed. Run pip install -e '.[openvino]', give --device cpu, and no --backend torch."
             )
         if args.precision == "int8":
             self.precision, has = "int8", torch.cpu.get_capabilities()
             # Rows/s of IndoBERT's shape on two cores: 111.1 in int8, 35.7 in fp32 on a Xeon with VNNI; 10.4 and 12.1 on
-            # an EPYC with AVX2 only, where products of 8 bits have no instruction of their own.
+            # an EPYC with only AVX2, which has no instruction for 8-bit products.
             is_fast = any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
             if has.get("architecture") == "x86_64" and not is_fast:
                 logger.warning("This CPU is slower in int8 than in fp32: --precision no is faster, and exact.")
@@ -129,7 +129,7 @@ class Engine:
         self.n_streams = args.num_threads or share_of_cores() if kind == "cpu" else 2
         self.batch_tokens, self.chunk_rows = args.batch_tokens or BATCH_TOKENS[kind], CHUNK_ROWS[kind]
         self._pad_id = model.config.pad_token_id or 0
-        # the pool is kept, for a fork must not meet a thread that is ending; there `_compile` makes `forward` anew
+        # One pool for all runs: no fork may happen while a thread ends. In a fork, `_compile` makes a new `forward`.
         self._pid, self._pool, self._compile = os.getpid(), ThreadPoolExecutor(self.n_streams), None
         if self.backend == "openvino":
             try:
@@ -139,7 +139,7 @@ class Engine:
                 config = {
                     "NUM_STREAMS": str(self.n_streams),
                     "INFERENCE_NUM_THREADS": self.n_streams,
-                    "ENABLE_CPU_PINNING": False,  # else every process of a launch takes the same first cores
+                    "ENABLE_CPU_PINNING": False,  # otherwise all processes of a launch take the same cores
                     "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
                 }
                 self._compile = partial(compile_openvino, graph, config)
@@ -165,11 +165,11 @@ class Engine:
             token_ids: ids of each text's tokens, special tokens included.
 
         Raises:
-            UserError: if the memory of a GPU does not hold a batch.
+            UserError: if a batch does not fit in the GPU's memory.
         """
         lengths = np.array([len(ids) for ids in token_ids])
         rest, batches = np.argsort(-lengths, kind="stable"), []  # longest first, so that a batch has few pads
-        while rest.size:  # a text that is longer than a batch may be makes one of its own
+        while rest.size:  # a text longer than batch_tokens is a batch of its own
             n_texts = max(1, self.batch_tokens // lengths[rest[0]])
             batches.append(rest[:n_texts])
             rest = rest[n_texts:]
@@ -181,15 +181,15 @@ class Engine:
             return self.forward(input_ids, attention_mask.astype(np.int64))
 
         n_threads = torch.get_num_threads()
-        # The number of threads and the kernels of attention are settings of the whole process: restored at the end.
+        # The number of threads and the attention kernels are process-wide settings: both are restored at the end.
         with _RUNNING, sdpa_kernel(_ATTENTION):
-            if self._pid != os.getpid():  # a fork has no threads, neither the pool's nor OpenVINO's
+            if self._pid != os.getpid():  # a fork has no threads: neither the pool's nor OpenVINO's
                 self._pid, self._pool = os.getpid(), ThreadPoolExecutor(self.n_streams)
                 self.forward = self._compile() if self._compile else self.forward
             torch.set_num_threads(1)
             try:
                 outputs = list(self._pool.map(run_batch, batches))
-                # one wait for the GPU in a chunk, in a thread of the pool: a stream of the caller's would not wait
+                # wait for the GPU once per chunk, on a pool thread: the caller's CUDA stream would not wait for theirs
                 merged = self._pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise UserError(
@@ -203,7 +203,7 @@ class Engine:
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> Forward:
     model = model.to(device).eval()
-    for parameter in model.parameters():  # but no buffers: rotary frequencies are exact in fp32 only
+    for parameter in model.parameters():  # not the buffers: rotary frequencies are exact only in fp32
         parameter.data = parameter.data.to(_DTYPES[precision])
 
     @torch.inference_mode()
@@ -232,10 +232,10 @@ def to_openvino(model: PreTrainedModel):
     frontend = FrontEndManager().load_by_framework("pytorch")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module.loss_function = None  # tracing reads each attribute: transformers would warn of a loss it chose
+            module.loss_function = None  # tracing reads every attribute, and transformers would warn about the loss
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of branches that tracing fixes; tests compare other shapes with torch
-        decoder = TorchScriptPythonDecoder(  # must outlive the conversion; a check would trace a second time
+        warnings.simplefilter("ignore")  # that tracing fixes branches; tests compare other shapes with torch
+        decoder = TorchScriptPythonDecoder(  # must outlive the conversion; check_trace would trace a second time
             model.eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
         with torch.inference_mode():
@@ -250,17 +250,17 @@ def to_openvino(model: PreTrainedModel):
 
 
 def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
-    """Return what runs a graph, or a file that holds one, on the CPU, also from several threads at once.
+    """Return a function that runs a graph, or a file with one, on the CPU; several threads may call it at once.
 
-    OpenVINO 2026.4 gives the thread that compiles a signal stack of its own where the CPU has AMX, and takes the memory
-    back with the model: the next signal would then kill the process (SIGSEGV). So a thread that ends compiles.
+    On a CPU with AMX, OpenVINO 2026.4 gives the compiling thread a signal stack of its own, and frees this memory with
+    the model: the next signal would kill the process (SIGSEGV). So we compile on a thread that ends.
 
-    In bf16 with AMX it fuses a product that is multiplied by the activation of another, as in layers of Llama, Qwen and
-    Mistral, and shares them out among half of a stream's threads: with one thread the process dies of SIGFPE (openvino
-    #33300). ModernBERT's, whose two products are one, are no such case.
+    In bf16 with AMX, OpenVINO fuses gated layers (a product times the activation of another, as in Llama, Qwen and
+    Mistral) and divides the work among half of a stream's threads: with one thread, the process dies of SIGFPE
+    (openvino #33300). ModernBERT is not affected: it computes both products as one.
 
     Raises:
-        RuntimeError: if OpenVINO cannot run the graph, or would die of it.
+        RuntimeError: if OpenVINO cannot run the graph, or would crash.
     """
     import openvino
 
@@ -275,7 +275,7 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     _COMPILED.add(compiled)
     if os.getpid() != _openvino_pid():
         _never_free(compiled)
-    per_thread = threading.local()  # a request serves one thread; one for each batch would take a sixth of the speed
+    per_thread = threading.local()  # a request serves one thread; a new one per batch would cost a sixth of the speed
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
         if not hasattr(per_thread, "request"):
@@ -287,23 +287,23 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
 
 
 def _never_free(compiled: object) -> None:
-    """Let a fork keep a model: freeing one joins its threads, which only the parent has, and aborts."""
+    """Never free a model in a fork: freeing it joins threads that only the parent has, and aborts."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
 
 
 def _begin_fork() -> None:
-    """Unlock what was locked for the fork, and let torch use one thread; an engine compiles its model anew there."""
+    """Set up a fork: release the lock and let torch use one thread. The fork's engines compile their models again."""
     _RUNNING.release()
-    torch.set_num_threads(1)  # the others are the parent's: loading a model would wait for them, or die
+    torch.set_num_threads(1)  # only the parent has the others: loading a model would wait for them, or crash
     for compiled in _COMPILED:
         _never_free(compiled)
 
 
 def compress_weights(graph) -> None:
-    """Hold weights of linear layers as int8 with a scale a row; OpenVINO then quantises activations as they come.
+    """Store weights of linear layers as int8 with one scale per row; OpenVINO quantises activations at run time.
 
-    Symmetric: weight = int8 * scale, scale = max |weight| / 127 of an output's row. The graph says how many activations
-    share a scale, also when it has been saved.
+    Symmetric: weight = int8 * scale, where scale = max |weight| / 127 over the row of an output. The graph also stores
+    how many activations share a scale.
     """
     from openvino import opset13 as opset
 

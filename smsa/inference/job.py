@@ -1,9 +1,9 @@
-"""Files in, labelled files out: in shards that are whole or absent, so that nothing is lost or predicted twice.
+"""Files in, labelled files out. Each shard is complete or absent, so that no row is lost or predicted twice.
 
     OUTPUT.shards/job.json                   what is predicted, with which model, and how
     OUTPUT.shards/part-<first>-<last>.arrow  the rows of one chunk as the output has them, and counts of them
 
-A chunk is a run of rows by position, so it does not matter which rank predicts it, nor when.
+A chunk is a range of row numbers, so any rank can predict it at any time.
 """
 
 import glob
@@ -39,9 +39,9 @@ from smsa.runtime import on_main, rank, take_lock, world_size
 
 logger = logging.getLogger(__name__)
 
-_CHECKED_ROWS = 2048  # at once, when the inputs are checked
-EXPLAINED_ROWS = 32  # of a shard whose texts are explained, which takes some seconds
-BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # what stands beside an output
+_CHECKED_ROWS = 2048  # rows read at a time while the inputs are checked
+EXPLAINED_ROWS = 32  # rows of a shard with --explain, which takes some seconds
+BESIDE = (".shards", ".summary.json", ".rejects.jsonl")  # suffixes of what stands beside an output
 
 
 @dataclass
@@ -108,45 +108,45 @@ def predict_files(
 ) -> list[dict]:
     """Label files, globs or folders of files; `-` stands for stdin and stdout.
 
-    What was finished before is not predicted again. Every rank of a launch calls it, with equal arguments. Stdin is
-    read to its end first, and stdout is written when all is done.
+    Finished rows are not predicted again. Every rank of a launch calls this function with equal arguments. Stdin is
+    read to its end first, and stdout is written when everything is done.
 
     Args:
-        classifier: a loaded model, or what loads one, which is called when the inputs have been checked.
+        classifier: a loaded model, or a function that loads one; it is called after the inputs have been checked.
         input: see `find_inputs`.
-        output: a file, or a folder for a file each (see `pair_outputs`).
-        options: the others of `PredictionArguments`; those of models and engines are left to the caller.
+        output: a file, or a folder for one file per input (see `pair_outputs`).
+        options: the other fields of `PredictionArguments`; the caller applies those of the model and the engine.
 
     Returns:
-        Of each output, what `OUTPUT.summary.json` holds: `read`, `predicted`, `empty`, `rejected` (read is the sum of
-        the other three), `truncated`, `labels` (count of each), `seconds` and `rows_per_second` of this run, `bytes` of
-        the output, `job`.
+        For each output, the content of `OUTPUT.summary.json`: `read`, `predicted`, `empty`, `rejected` (read is the sum
+        of the other three), `truncated`, `labels` (count of each), `seconds` and `rows_per_second` of this run, `bytes`
+        of the output, `job`.
 
     Raises:
         BadRowsError: for rows that cannot be labelled, before anything is written, unless `on_bad_row` is `skip`.
         FileExistsError: if the output exists but is not what this job wrote.
-        UserError: if another run is at work, inputs or options do not fit together, or shards were made by another job.
+        UserError: if another run writes the output, inputs or options do not match, or the shards are of another job.
     """
     names = [os.path.expanduser(name) for name in ([input] if isinstance(input, (str, os.PathLike)) else input)]
     args = PredictionArguments(names, os.path.expanduser(output), **options)
     reads_stdin, writes_stdout = "-" in args.input, args.output == "-"
     if not args.input or not all(args.input) or not args.output:
-        raise UserError("name an input and an output: --input and --output are empty.")
+        raise UserError("--input or --output is empty: name an input and an output.")
     if args.engine != "local" or args.ray_address or any("://" in name for name in (*args.input, args.output)):
-        raise UserError("--ray_address, and URLs such as s3://, go with --engine ray of scripts/predict.py.")
+        raise UserError("--ray_address, and URLs such as s3://, need --engine ray of scripts/predict.py.")
     if reads_stdin and len(args.input) > 1:
-        raise UserError("--input - is stdin only; give no other file beside it.")
+        raise UserError("--input - reads stdin: give no other input beside it.")
     if (reads_stdin and sys.stdin is None) or (writes_stdout and sys.stdout is None):
-        raise UserError("stdin or stdout is closed, which - stands for: name a file.")
+        raise UserError("stdin or stdout is closed, so - cannot stand for it: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
-        raise UserError("several processes share files, not stdin or stdout: name an input and an output file.")
+        raise UserError("several processes cannot share stdin or stdout: name an input file and an output file.")
     if writes_stdout and args.on_bad_row == "skip":
         raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
         if reads_stdin:
             if args.input_format is None:
-                logger.info("stdin is read as plain lines, a text each; for CSV give --input_format csv")
+                logger.info("stdin is read as plain lines, one text per line; for CSV, give --input_format csv")
             files = [Path(folder, f"stdin.{args.input_format or 'txt'}")]
             with naming(files[0]), files[0].open("wb") as stream:
                 shutil.copyfileobj(sys.stdin.buffer, stream)
@@ -154,12 +154,12 @@ def predict_files(
             files = on_main(lambda: find_inputs(args.input, Path(output), args.input_format))
         pairs = on_main(lambda: pair_outputs(files, output, args.input_format, args.format))
         jobs = [_Job(paths, target, args) for paths, target in pairs]
-        for job in jobs:  # a bad row in the last file is told before the first is predicted, and the model loaded
+        for job in jobs:  # all before the model is loaded, so that a bad row in the last file is reported at once
             job.description = on_main(job.check)
         loaded = classifier if isinstance(classifier, SentimentClassifier) else classifier()
         summaries = [job.run(loaded) for job in jobs]
         if writes_stdout:
-            # by a stream of its own: what sys.stdout could not write, it would try once more at exit, with status 120
+            # on a stream of its own: sys.stdout would retry a failed write at exit, and exit with status 120
             with Path(output).open("rb") as stream, naming(Path("stdout")):
                 with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
                     shutil.copyfileobj(stream, stdout)
@@ -169,17 +169,17 @@ def predict_files(
 
 
 def find_inputs(names: Iterable[str], output: Path, input_format: str | None = None) -> list[Path]:
-    """Return the files that are meant by files, globs and folders, in the order given, each of these sorted by name.
+    """Return the files that names, globs and folders stand for, in the order given; each glob or folder is sorted.
 
-    Of a folder, the files with one of the known suffixes are taken, and the others are named in the log. A folder or
-    glob does not bring the output, nor what lies in it, nor what stands beside any output.
+    From a folder, files with a known suffix are taken; the log names the others. A folder or glob does not yield the
+    output, anything in it, or the files beside any output.
 
     Raises:
-        FileNotFoundError: for a name that brings no file.
+        FileNotFoundError: if a name yields no file.
         UserError: if a file is named twice.
     """
     files: list[Path] = []
-    target = Path(os.path.realpath(output))  # resolve() fails where a link leads to itself
+    target = Path(os.path.realpath(output))  # resolve() fails on a link to itself
     beside = {Path(f"{target}{suffix}") for suffix in ("", *BESIDE)}
     for name in names:
         path = Path(name)
@@ -192,14 +192,14 @@ def find_inputs(names: Iterable[str], output: Path, input_format: str | None = N
         for file in map(Path, filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))):
             place = file.resolve()
             if file.name.startswith("~$") or not beside.isdisjoint((place, *place.parents)):
-                continue  # Excel's, of a workbook that is open; or the output's
+                continue  # Excel's lock file of an open workbook, or part of the output
             is_input = file.name.lower().endswith(suffixes) and not file.name.endswith(BESIDE)
             (found if is_input else others).append(file)
         if others:
             logger.info("%s: not read, because of their suffixes: %s", path, ", ".join(map(str, others)))
         if not found:
             what = f"{name} does not exist, or has no file of a known format besides the output's"
-            raise FileNotFoundError(f"{what}; in Python put texts in a list; a pipe goes to stdin, and - in its place.")
+            raise FileNotFoundError(f"{what}; in Python put texts in a list; send a pipe to stdin, and give - for it.")
         files += found
     for file, n_named in Counter(file.resolve() for file in files).items():
         if n_named > 1:
@@ -212,15 +212,15 @@ def pair_outputs(
 ) -> list[tuple[list[Path], Path]]:
     """Return which files go into which output: all into one, or each into a file of its name if `output` is a folder.
 
-    `output` is a folder if it is one already, ends with a slash, or has no suffix. There a .txt becomes a .csv, as
-    lines hold no columns, a workbook an .xlsx, and JSON lines of it.
+    `output` is a folder if it is one already, ends with a slash, or has no suffix. In it, the output of a .txt is a
+    .csv (plain lines hold no columns), of a workbook an .xlsx, and of a .json a .jsonl.
 
     Raises:
-        UserError: if two files would go to the same name, or the output is an input, or something without a suffix.
+        UserError: if two files would get the same output, the output is an input, or a file without a suffix.
     """
     path = Path(output)
-    if path.exists() and not (path.is_dir() or path.suffix):  # /dev/stdout, too
-        raise UserError(f"{output} is there, and no folder, but has no suffix: name another, or - for stdout.")
+    if path.exists() and not (path.is_dir() or path.suffix):  # /dev/stdout is such a case
+        raise UserError(f"{output} exists, but is no folder and has no suffix: name another output, or - for stdout.")
     if path.is_dir() or not path.suffix or output.endswith(("/", os.sep)):
         pairs = []
         for file in files:
@@ -237,12 +237,12 @@ def pair_outputs(
         if (other := taken.setdefault(target, inputs[0])) != inputs[0]:
             raise UserError(f"{other} and {inputs[0]} would both go to {target}: predict them separately.")
         if Path(os.path.realpath(target)) in read:
-            raise UserError(f"{target} is an input and the output, too: choose another --output.")
+            raise UserError(f"{target} is both an input and the output: choose another --output.")
     return pairs
 
 
 class _Job:
-    """One output file in the making, of files with the same columns."""
+    """One output file, and the inputs with equal columns that it is made from."""
 
     def __init__(self, inputs: list[Path], output: Path, args: PredictionArguments):
         self.format, self.compression = find_layout(output, writers.OUTPUT_FORMATS, args.format)
@@ -254,8 +254,8 @@ class _Job:
             if is_submission:
                 raise UserError("--format submission has no column for --explain: choose one of them.")
         self.output, self.args = output, replace(args, labels_only=args.labels_only or is_submission)
-        self.description: dict = {}  # what shards must have in common to become one output; `check` and `_begin`
-        self.modified: list[int] = []  # when each input was changed last, in ns; on the main process
+        self.description: dict = {}  # what all shards of an output have in common; from `check` and `_begin`
+        self.modified: list[int] = []  # modification time of each input, in ns; only on the main process
         self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
         self.lock = FileLock(self.shards / "lock")
 
@@ -272,14 +272,14 @@ class _Job:
                 listed = [", ".join(f"{field.name}: {field.type}" for field in fields) for fields in (schema, original)]
                 raise UserError(
                     f"{source.path} has other columns than {first.path}, or of other types ({'; '.join(listed)}), so "
-                    "they cannot go into one file: make --output a folder, for a file each."
+                    "they cannot go into one file: make --output a folder, which gets a file for each."
                 )
         self.keep_lines = first.keep_lines
         self.original = pa.schema([("index", pa.int64())]) if is_submission else original
 
     def check(self) -> dict:
-        """Read all inputs, before anything is written, and return what shards must have in common, as plain values."""
-        limit = 255 - max(map(len, BESIDE))  # bytes of a name on most disks
+        """Read all inputs before anything is written; return what all shards have in common, as values for JSON."""
+        limit = 255 - max(map(len, BESIDE))  # most file systems allow 255 bytes in a name
         if len(os.fsencode(self.output.name)) > limit:
             raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
         if self.output.exists() and not self.summary_path.exists():
@@ -292,7 +292,7 @@ class _Job:
             bad_rows += [row for _, row in chunk.bad_rows][: BAD_ROWS_SHOWN - len(bad_rows)]
         is_all = n_bad == n_rows.total()
         if bad_rows and (is_all or self.args.on_bad_row == "strict"):
-            way_out = "No row is left." if is_all else "Correct them, or set them apart with --on_bad_row skip."
+            way_out = "No row is left." if is_all else "Correct them, or skip them with --on_bad_row skip."
             raise BadRowsError(bad_rows, f"{way_out} Nothing has been written.", n_bad)
         if self.format == "xlsx" and n_rows.total() > writers.WORKBOOK_ROWS:
             limit = f"a sheet holds {writers.WORKBOOK_ROWS:,} rows, not {n_rows.total():,}"
@@ -328,26 +328,26 @@ class _Job:
             chunks = writers.fit_chunks(self.sources, self.format, chunk_rows)
             unfinished = (chunk for _, chunk in chunks if chunk.first not in finished)
             share = islice(unfinished, rank(), None, world_size())
-            # Reading and tokenising, the model, and writing run side by side, each in a thread
+            # Reading with tokenising, the model, and writing run in parallel, each in its own thread
             encoded = _ahead((chunk, classifier.encode(chunk.texts)) for chunk in share)
             predicted = _ahead((chunk, classifier.classify(*tokens)) for chunk, tokens in encoded)
             with tqdm(total=n_rows, initial=n_finished, unit=" rows", desc=self.output.name, disable=rank() > 0) as bar:
                 for chunk, added in predicted:
                     self._write_shard(chunk, added)
-                    # the other ranks are about as far
+                    # the other ranks have done about as much
                     bar.update(min(chunk.n_read * world_size(), n_rows - bar.n))
             return on_main(lambda: self._finish(n_rows, n_finished, time.monotonic() - started))
         except OSError as error:
-            if error.errno is not None and self.shards.is_dir():  # none of our own, and after it was begun
-                logger.warning("What is finished is kept in %s, and the same command resumes from it.", self.shards)
+            if error.errno is not None and self.shards.is_dir():  # not an error of smsa's own, and shards exist
+                logger.warning("Finished shards are kept in %s: the same command resumes from them.", self.shards)
             raise
         finally:
             self.lock.release()
 
     def _begin(self, chunk_rows: int) -> tuple[list[str], pa.Schema, dict[int, int]] | None:
-        """Take the output, and return which columns of `classify` it gets, its own, and what is finished.
+        """Lock the output; return the names of the added columns in `classify`, the output's schema, what is finished.
 
-        That is the first row of each shard with how many it has; None stands for an output that is there already.
+        The last maps the first row of each finished shard to its number of rows. None: the output is complete already.
         """
         classifier, engine, nothing = self.classifier, self.classifier.engine, pa.array([], pa.string())
         added = classifier.classify(*classifier.encode(nothing))
@@ -358,8 +358,8 @@ class _Job:
         if self.format != "submission":
             prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
         new = [added.schema.field(name).with_name(f"{prefix}{name}") for name in names]
-        schema = pa.schema([*self.original, *new], self.original.metadata)  # of Parquet
-        writers.write_tables(BytesIO(), self.format, schema, [])  # the prefix may be of any characters
+        schema = pa.schema([*self.original, *new], self.original.metadata)  # the metadata of Parquet
+        writers.write_tables(BytesIO(), self.format, schema, [])  # refuses a prefix that the format cannot hold
         job = self.description = self.description | {
             "model": classifier.sha256,
             "labels": list(classifier.labels),
@@ -377,26 +377,26 @@ class _Job:
             shutil.rmtree(self.shards, ignore_errors=True)
             return None
         self.shards.mkdir(parents=True, exist_ok=True)
-        # processes that were killed may take a moment to be gone
+        # killed processes may need a moment to end
         take_lock(self.lock, 3, f"another run is writing {self.output}: wait for it, or stop it.")
         spans = [map(int, path.stem.split("-")[1:]) for path in self.shards.glob("part-*.arrow")]
         path = self.shards / "job.json"
-        if not spans:  # only from here on it must be whole
+        if not spans:  # without shards, the file may be half written: write it again
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
         before = json.loads(path.read_bytes())
         if changed := {key: (before.get(key), job[key]) for key in job if before.get(key) != job[key]}:
-            if "inputs" in changed:  # of which there may be thousands
+            if "inputs" in changed:  # maybe thousands: show the first that differs
                 changed["inputs"] = next((was, now) for was, now in zip_longest(*changed["inputs"]) if was != now)
             listed = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in changed.items())
             raise UserError(
-                f"{self.shards} holds finished shards of another job: {listed}. Run it as before to resume, choose "
-                "another --output, or remove that folder to start again."
+                f"{self.shards} holds finished shards of another job: {listed}. Run the earlier command to resume it, "
+                "choose another --output, or remove that folder to start again."
             )
         self.rejects_path.unlink(missing_ok=True)  # of an earlier job
         return names, schema, {first: last - first + 1 for first, last in spans}
 
     def _write_shard(self, chunk: Chunk, added: pa.Table) -> None:
-        """Write the rows of a chunk as the output has them; as metadata the bad ones, and what the summary counts."""
+        """Write the rows of a chunk as in the output; its metadata hold the bad rows and the counts for the summary."""
         if self.args.explain:
             added = self.classifier.add_words(chunk.texts, added)
         counts = {name: sum(added[name].to_pylist()) for name in ("empty", "truncated")}
@@ -413,10 +413,10 @@ class _Job:
         unfinished.replace(unfinished.with_suffix(".arrow"))
 
     def _finish(self, n_rows: int, n_finished: int, seconds: float) -> dict:
-        """Put the shards together, let the output appear, and return the summary."""
+        """Merge the shards, move the output into place, and return the summary."""
         for source, modified in zip(self.sources, self.modified, strict=True):
             if source.path.stat().st_mtime_ns != modified:
-                shutil.rmtree(self.shards, ignore_errors=True)  # which rows they hold cannot be told
+                shutil.rmtree(self.shards, ignore_errors=True)  # they may hold rows of both versions
                 raise UserError(f"{source.path} was changed while it was predicted: run the same command again.")
         paths = sorted(self.shards.glob("part-*.arrow"))
         spans = [tuple(map(int, path.stem.split("-")[1:])) for path in paths]
@@ -438,7 +438,7 @@ class _Job:
         shards = (pa.ipc.open_file(path.read_bytes()).read_all().replace_schema_metadata() for path in paths)
         with pa.output_stream(str(merged), compression=self.compression) as stream:
             if self.format in ("csv", "tsv") and self.sources[0].encoding in ("utf-8-sig", "utf-16"):
-                stream.write("\ufeff".encode())  # as it came
+                stream.write("\ufeff".encode())  # the inputs have a byte-order mark
             writers.write_tables(stream, self.format, self.schema, shards, self.keep_lines, self.args.escape_formulas)
         with merged.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -459,7 +459,7 @@ class _Job:
 
 
 def _ahead(items: Iterator[tuple]) -> Iterator[tuple]:
-    """Yield `items`, made in a thread of its own, at most two of them before they are asked for."""
+    """Yield `items`; a thread of its own makes them, at most two ahead."""
     pool = ThreadPoolExecutor(1)
     try:
         pending = deque(pool.submit(next, items, None) for _ in range(2))
@@ -467,4 +467,4 @@ def _ahead(items: Iterator[tuple]) -> Iterator[tuple]:
             pending.append(pool.submit(next, items, None))
             yield item
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the next ones
+        pool.shutdown(wait=False, cancel_futures=True)  # after an error, nobody needs the rest

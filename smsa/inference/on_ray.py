@@ -1,7 +1,7 @@
-"""Files in, a folder of labelled files out, on a Ray cluster: its scheduling and retries, our reader and writers.
+"""Files in, a folder of labelled files out, on a Ray cluster: Ray schedules and retries, smsa reads and writes.
 
-A task reads each file, row by row as on one machine; actors hold the model; tasks write. Each is done again where a
-process or a machine was lost, and writes to the same name, so that every row is there once.
+One task reads each file, as on one machine; actors hold the model; tasks write. If a process or machine is lost, its
+work is repeated and written to the same file, so that the output has every row once.
 """
 
 import logging
@@ -28,52 +28,52 @@ from smsa.inference.engine import CHUNK_ROWS, EngineArguments
 from smsa.inference.job import BESIDE, EXPLAINED_ROWS, PredictionArguments, find_inputs
 from smsa.runtime import world_size
 
-_FORMATS = ("parquet", "csv", "tsv", "jsonl")  # whose files may be parts of one output
-_TEXTS = "texts of smsa"  # the column between reading and writing that holds what is labelled
-_ROW_BYTES = 512  # a task labels about `CHUNK_ROWS` times so many bytes of rows
-_FILE_ROWS = 2**17  # in a file of the output, if there are so many
+_FORMATS = ("parquet", "csv", "tsv", "jsonl")  # formats of which several files can be one output
+_TEXTS = "texts of smsa"  # the texts to label, a column that exists only between reading and writing
+_ROW_BYTES = 512  # assumed per row: a task labels about `CHUNK_ROWS` times as many bytes
+_FILE_ROWS = 2**17  # least rows of an output file, if there are so many
 _ACTOR_THREADS = 4  # a chunk of short texts makes few batches: more threads would idle at its end
 
 
 def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> dict:
-    """Label files of any storage that fsspec knows, and return what was counted.
+    """Label files on any storage that fsspec knows, and return the counts.
 
     Args:
         args: inputs are files, globs and folders; the output is a folder that does not exist yet. Without an address,
             Ray is started on this machine.
-        engine_args: num_threads are the cores of an actor, which has a model of its own; on GPUs it has one of them.
+        engine_args: `num_threads` is the number of cores of an actor. Each has its own model and, on GPUs, its own GPU.
 
     Returns:
         `read`, `empty`, `labels` (count of each), `seconds`, `rows_per_second`.
 
     Raises:
-        UserError: for what this engine cannot do, a model that cannot be used, and bad rows; then the output may hold
-            a part of the rows.
+        UserError: for options that this engine lacks, a model that cannot be used, or bad rows; after bad rows, the
+            output may hold some of the rows.
     """
     if not args.input or not all([*args.input, args.output]):
-        raise UserError("name an input and an output: --input and --output are empty.")
+        raise UserError("--input or --output is empty: name an input and an output.")
     if "-" in [*args.input, args.output] or args.on_bad_row == "skip" or world_size() > 1:
-        raise UserError("--engine ray has no stdin, no stdout, no --on_bad_row skip, and no launcher: leave them out.")
+        raise UserError("--engine ray supports no stdin, stdout, --on_bad_row skip or launcher: leave them out.")
     files = _find_files(args)
     first = Source(files[0], args.input_format, text_column=args.text_column, sheet=args.sheet)
     if not first.names:
-        raise UserError(f"{first.path} is empty: leave it out, for the columns are those of the first file.")
+        raise UserError(f"{first.path} is empty, but the first file sets the columns: leave it out.")
     of_others = {"txt": "csv", "json": "jsonl", **dict.fromkeys(SHEETS, "csv")}
     kind = args.format or of_others.get(first.format, first.format)
     if kind not in _FORMATS:
-        raise UserError(f"--format {kind} is one file: --engine ray writes a folder of {', '.join(_FORMATS)}.")
+        raise UserError(f"--format {kind} makes one file; --engine ray writes a folder: give {', '.join(_FORMATS)}.")
     output = UPath(args.output).absolute()
     if output.exists():
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it first.")
     options = {"text_column": _TEXTS} | {name: getattr(args, name) for name in ("labels_only", "explain", "prefix")}
     new = find_added([*first.names, _TEXTS], args.model, args.model_revision, **options).names
-    prefix = new[0].removesuffix("label")  # the first of them
+    prefix = new[0].removesuffix("label")  # label is the first of the added columns
     all_names = pa.schema([(name, pa.string()) for name in [*first.names, *new]])
-    writers.write_tables(BytesIO(), kind, all_names, [])  # so that names that it cannot hold are told now
+    writers.write_tables(BytesIO(), kind, all_names, [])  # refuses names that the format cannot hold
 
     cluster = {"address": args.ray_address} if args.ray_address else {"address": "local", "include_dashboard": False}
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **cluster)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bars of a terminal stay
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # progress bars stay
     n_actors, resources, engine_args = _plan_actors(engine_args)
     chunk_rows = EXPLAINED_ROWS if args.explain else CHUNK_ROWS["cuda" if "num_gpus" in resources else "cpu"]
     DataContext.get_current().target_max_block_size = chunk_rows * _ROW_BYTES
@@ -91,7 +91,7 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
         fn_constructor_kwargs=options | asdict(engine_args),
         batch_size=chunk_rows,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(  # one batch is tokenised while the model has another; a machine may be lost
+        compute=ActorPoolStrategy(  # two calls: one tokenises while the other runs; min_size: machines may be lost
             min_size=1,
             initial_size=n_actors,
             max_size=n_actors,
@@ -111,7 +111,7 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
 
 
 def _plan_actors(engine_args: EngineArguments) -> tuple[int, dict[str, int], EngineArguments]:
-    """Return how many actors the cluster holds, what each of them takes of a machine, and how its engine runs."""
+    """Return the number of actors for the cluster, the resources of each, and the arguments of its engine."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if n_gpus and (engine_args.device or "cuda").startswith("cuda"):
@@ -124,7 +124,7 @@ def _plan_actors(engine_args: EngineArguments) -> tuple[int, dict[str, int], Eng
 
 
 def _find_files(args: PredictionArguments) -> list[Path]:
-    """Return the files that are meant, as `find_inputs` does; also those of other storage, whose names are URLs."""
+    """Return the input files as `find_inputs` does, and also files on other storage, which are named by URLs."""
     files = []
     for name in args.input:
         if "://" not in name:
@@ -132,7 +132,7 @@ def _find_files(args: PredictionArguments) -> list[Path]:
             continue
         try:
             storage, path = fsspec.url_to_fs(name)
-        except (ImportError, ValueError) as error:  # s3fs is not installed; nothing is called so
+        except (ImportError, ValueError) as error:  # s3fs is not installed, or the scheme is unknown
             raise UserError(f"{name}: {error}") from error
         found = storage.find(path, maxdepth=1) if storage.isdir(path) else sorted(storage.glob(path))
         any_suffix = "" if args.input_format else INPUT_SUFFIXES
@@ -151,13 +151,13 @@ def _find_files(args: PredictionArguments) -> list[Path]:
 def _read(
     batch: dict, args: PredictionArguments, kind: str, keep_lines: bool, first: Source, new: list[str], rows: int
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a file as the output can hold them, and what is to be labelled in one more column."""
+    """Yield the rows of a file in types that the output can hold, with the texts to label as one more column."""
     path = UPath(batch["file"][0])
     options = {"text_column": first.text_column, "sheet": args.sheet, "keep_lines": keep_lines}
     source = Source(path, args.input_format, **options)
     is_alike = source.keep_lines if keep_lines else source.schema.equals(first.schema)
     if source.names and not is_alike:
-        raise UserError(f"{path} has other columns than {first.path}, or of other types: label it by itself.")
+        raise UserError(f"{path} has other columns than {first.path}, or of other types: label it separately.")
     for _, chunk in writers.fit_chunks([source], kind, rows):
         if chunk.bad_rows:
             bad_rows = [row for _, row in chunk.bad_rows]
@@ -168,7 +168,7 @@ def _read(
 
 
 class _Sink(BlockBasedFileDatasink):
-    """Writes files as on one machine, and counts what stands in them."""
+    """Write files as on one machine, and count their labels."""
 
     def __init__(self, output: Path, kind: str, keep_lines: bool, escapes: bool, prefix: str):
         super().__init__(str(output), min_rows_per_file=_FILE_ROWS, file_format=kind)
@@ -192,12 +192,12 @@ class _Sink(BlockBasedFileDatasink):
 
 
 def _find_cause(error: BaseException) -> BaseException:
-    """Return the error of ours that Ray wraps, or else what it raised."""
+    """Return the error of smsa or the system that Ray has wrapped, or else Ray's own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError | OSError) and not isinstance(cause, ray.exceptions.RayError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    # of an actor that could not be made, Ray 2.60 keeps the traceback as text only
+    # if an actor could not be created, Ray 2.60 keeps the traceback only as text
     found = re.search(r"smsa\.errors\.UserError: (.*)", str(error), re.DOTALL)
     return UserError(found[1].strip()) if found else error

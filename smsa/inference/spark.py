@@ -24,11 +24,11 @@ def predict(
     prefix: str = "",
     **options: object,
 ) -> DataFrame:
-    """Return the rows of `df` with the columns that predict.py adds, when an action asks for them.
+    """Return `df` with the columns that scripts/predict.py adds; they are computed when an action needs them.
 
-    A worker process loads the model once, and takes as many cores as a task has (`spark.task.cpus`), and its GPU
-    (`spark.task.resource.gpu.amount`). smsa and the model must be there on every machine; the driver looks at the model
-    first.
+    A worker process loads the model once. It uses the cores of a task (`spark.task.cpus`) and the task's GPU
+    (`spark.task.resource.gpu.amount`). smsa and the model must be installed on every machine. The driver checks the
+    model first.
 
     Args:
         df, text_column: the rows, and their column of texts.
@@ -39,7 +39,7 @@ def predict(
     """
     if dict(df.dtypes).get(text_column) != "string":
         columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
-        raise UserError(f"no column {text_column!r} of strings: give text_column. The columns are: {columns}.")
+        raise UserError(f"no column {text_column!r} of strings. The columns are: {columns}. Give one as text_column.")
     options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
     added = from_arrow_schema(find_added(df.columns, model, revision, **options))
     add = partial(_add, locate(model), revision, tuple(options.items()))

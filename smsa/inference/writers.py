@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "xlsx", "parquet", "submission")
 WORKBOOK_ROWS = 2**20 - 1  # below the header
-LABEL_COLUMNS = ("label", "words")  # what stays of the added columns where only labels are wanted
-_GROUP_BYTES = 2**24  # in memory, of a row group of Parquet
-_PLAIN = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)  # stay in any format
-_TAKEN_PREFIX = "smsa_"  # of the added columns, where an input has one of their names already
+LABEL_COLUMNS = ("label", "words")  # the added columns that --labels_only keeps
+_GROUP_BYTES = 2**24  # size of a Parquet row group in memory
+_PLAIN = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)  # any format keeps them
+_TAKEN_PREFIX = "smsa_"  # for the added columns, if an input has one of their names already
 
-# What a spreadsheet may run when a cell starts with it (OWASP, "CSV Injection"), apostrophes before it included.
+# How cells begin that a spreadsheet may run (OWASP, "CSV Injection"), with any apostrophes before.
 _FORMULA = r"^('*[=+\-@\t\r\n＝＋－＠])"
 _NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?$"
 
 
 def to_plain(table: pa.Table, output_format: str) -> pa.Table:
-    """Turn what a text format cannot hold into text, column by column; docs/prediction.md says how."""
+    """Convert columns that a text format cannot hold to text; docs/prediction.md says how."""
     if output_format in ("parquet", "submission"):
         return table
     columns = [_to_plain_column(column, output_format) for column in table.columns]
@@ -44,7 +44,7 @@ def to_plain(table: pa.Table, output_format: str) -> pa.Table:
 
 
 def fit_chunks(sources: Iterable[Source], output_format: str, n_rows: int) -> Iterator[tuple[Source, Chunk]]:
-    """Yield all rows as the output can hold them, counted over all files; what it cannot hold is refused."""
+    """Yield all rows, numbered over all files, in types that the output can hold; refuse texts that it cannot."""
     first = 0
     for source in sources:
         for chunk in source.chunks(n_rows, first):
@@ -74,12 +74,12 @@ def _require_fit(chunk: Chunk, path: Path, output_format: str) -> None:
 def _to_plain_column(column: pa.ChunkedArray, output_format: str) -> pa.ChunkedArray | pa.Array:
     kind = column.type
     if pa.types.is_floating(kind) and output_format == "xlsx":
-        return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell of it knows no NaN
+        return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))  # a cell cannot hold NaN
     is_plain = any(is_kind(kind) for is_kind in _PLAIN)
     is_date = pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
     if is_plain or {"jsonl": pa.types.is_nested(kind), "xlsx": is_date}.get(output_format):
         return column
-    if not pa.types.is_nested(kind) and "binary" not in str(kind):  # of a fixed size, large, or in a dictionary, too
+    if not pa.types.is_nested(kind) and "binary" not in str(kind):  # also large or fixed-size, or in a dictionary
         with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return column.cast(pa.string())
     values = map(_to_json_value, column.to_pylist())
@@ -91,7 +91,7 @@ def _to_json(value: object) -> str:
 
 
 def _to_json_value(value: object) -> object:
-    """Return what JSON holds of a row, list or struct: null for NaN, bytes as base64, dates and the like as text."""
+    """Return a value that JSON can hold: null for NaN, base64 for bytes, text for dates and other types."""
     if isinstance(value, dict):
         return {str(name): _to_json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -104,12 +104,12 @@ def _to_json_value(value: object) -> object:
 
 
 def find_prefix(added: Iterable[str], columns: Iterable[str], prefix: str = "", where: str = "") -> str:
-    """Return what the names of the added columns begin with, so that no column has one of them, in any case."""
+    """Return a prefix for the added columns, so that none has the name of another column, ignoring case."""
     added, taken = list(added), {str(name).lower() for name in columns}
     while there := [name for name in (f"{prefix}{name}" for name in added) if name.lower() in taken]:
         prefix = f"{_TAKEN_PREFIX}{prefix}"
         what = f"{where}the input has a column {', '.join(there)} already"
-        logger.info("%s, so that the added names begin with %s", what, prefix)
+        logger.info("%s, so the added names begin with %s", what, prefix)
     return prefix
 
 
@@ -121,21 +121,21 @@ def write_tables(
     keep_lines: bool = False,
     escapes: bool = False,
 ) -> None:
-    """Write tables of one schema below each other, as a file of one of `OUTPUT_FORMATS`.
+    """Write tables of one schema one after the other, as a file in one of `OUTPUT_FORMATS`.
 
     Args:
-        keep_lines: whether the first column is lines of JSONL, to each of which the others are added.
-        escapes: whether names and texts of CSV and TSV are escaped, see `escape_formulas`.
+        keep_lines: whether the first column holds lines of JSONL, to which the other columns are added.
+        escapes: whether to escape names and texts in CSV and TSV, see `escape_formulas`.
 
     Raises:
-        UserError: for names of columns that the format cannot hold.
+        UserError: for column names that the format cannot hold.
     """
     names = schema.names
     if output_format in ("jsonl", "parquet", "xlsx") and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"two columns are named {twice!r}, which {output_format} cannot hold; write .csv.")
     if output_format == "tsv" and any(set(name) & set("\t\r\n") for name in names):
-        raise UserError("the name of a column holds a tab or a line break, which TSV cannot; write .csv.")
+        raise UserError("the name of a column holds a tab or a line break, which TSV cannot hold; write .csv.")
     if escapes and output_format in ("csv", "tsv"):
         schema, tables = _escape_table(schema.empty_table()).schema, map(_escape_table, tables)
     if output_format == "xlsx":
@@ -168,7 +168,7 @@ def write_tables(
 
 
 def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield small tables as larger ones: each becomes a row group, and who reads Parquet waits for every one."""
+    """Merge small tables into larger ones: each becomes a row group, and many row groups are slow to read."""
     gathered, n_bytes = [], 0
     for table in tables:
         gathered.append(table)
@@ -181,7 +181,7 @@ def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write the one sheet of a workbook: a text stays one, nothing is run as a formula or becomes a link."""
+    """Write a workbook of one sheet; a text stays a text, and becomes no formula, number or link."""
     options = {f"strings_to_{kind}": False for kind in ("formulas", "numbers", "urls")}
     options |= {"constant_memory": True, "default_date_format": "yyyy-mm-dd hh:mm:ss"}
     with xlsxwriter.Workbook(stream, options) as book:
@@ -199,8 +199,8 @@ def _write_workbook(stream: BinaryIO, schema: pa.Schema, tables: Iterable[pa.Tab
 def escape_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Put an apostrophe before cells that a spreadsheet would run.
 
-    These are cells that begin with = + - @, their full-width forms, TAB, CR or LF, numbers like -5 excepted, and those
-    that begin with apostrophes before one of these. So `restore_formulas` is exact.
+    Such cells begin with = + - @, their full-width forms, TAB, CR or LF; numbers such as -5 are excepted. If a cell has
+    apostrophes before such a beginning, it gets one more, so that `restore_formulas` is exact.
     """
     escaped = pc.replace_substring_regex(column, _FORMULA, r"'\1")
     return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, escaped)
@@ -213,5 +213,5 @@ def _escape_table(table: pa.Table) -> pa.Table:
 
 
 def restore_formulas(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Undo `escape_formulas`: take one apostrophe away where it stands before such a beginning."""
+    """Undo `escape_formulas`: remove one apostrophe from cells that have any before such a beginning."""
     return pc.replace_substring_regex(column, "^'" + _FORMULA.removeprefix("^"), r"\1")

@@ -1,1 +1,1 @@
-"""Models: loading, those that are bundled, and a small one from nothing."""
+"""Models: loading, the bundled ones, and a small one without pre-training."""

@@ -1,7 +1,7 @@
-"""Model and tokenizer from the Hub, a folder or the package: no code of theirs runs, and nothing stays unfilled unseen.
+"""Load a model and its tokenizer from the Hub, a folder or the package, without running code from there.
 
-`load_model` starts a fine-tuning, `load_encoder` a pre-training, and `load_classifier` takes a finished classifier.
-All three hold weights in fp32, and raise UserError or OSError with the way out.
+`load_model` is for fine-tuning, `load_encoder` for pre-training, and `load_classifier` for a finished classifier. All
+load weights in fp32, log or refuse those that the checkpoint lacks, and raise UserError or OSError with the way out.
 """
 
 import json
@@ -50,16 +50,16 @@ def load_model(
     revision: str | None = None,
     train_texts: Iterable[str] | None = None,
 ) -> _Loaded:
-    """Load an encoder with a head for `labels`, and its tokenizer; seed first, for the head starts at random.
+    """Load an encoder with a head for `labels`, and its tokenizer. Seed first: a new head starts at random.
 
-    A head is taken over only from a classifier with exactly these labels in this order. `model_max_length` of the
-    tokenizer is what the encoder can read, whatever length it was fine-tuned with before.
+    A trained head is kept only if it has exactly these labels in this order. The tokenizer's `model_max_length` is the
+    longest input of the encoder, whatever length it was fine-tuned with before.
 
     Args:
         model_name_or_path: a name on the Hub, a folder, `mini` (see `find_bundled`) or `scratch` (see `build_scratch`).
         labels: label names in the order of their ids.
         revision: branch, tag or commit on the Hub.
-        train_texts: what `scratch` learns its vocabulary from; any other model takes none.
+        train_texts: the texts from which `scratch` learns its vocabulary; any other model ignores them.
 
     Raises:
         UserError: if the checkpoint leaves a weight of the encoder unfilled or cannot be read, if the model wants to
@@ -74,36 +74,36 @@ def load_model(
     name, config = _load_config(model_name_or_path, revision)
     labels_before, trained_labels = label_names(config.id2label), _trained_labels(config)
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
-    for change in ("smsa_temperature", "smsa_normalised"):  # since a training that is not this one
+    for change in ("smsa_temperature", "smsa_normalised"):  # from an earlier training
         vars(config).pop(change, None)
     model, random_weights = _load_weights(name, config, revision)
     if trained_labels != labels:
-        # Also what the checkpoint has for a head, such as the layer that ModernBERT's classifier shares with its masked
-        # language model: trained for the logits of thousands of tokens, its outputs are far too large for three labels.
+        # Re-initialise the whole head, also weights in the checkpoint. ModernBERT's classifier shares a layer with its
+        # masked language model: trained for logits of thousands of tokens, its outputs are far too large for 3 labels.
         state = model.state_dict()
         foreign = {weight for weight in state if not weight.startswith(f"{model.base_model_prefix}.")} - random_weights
         fresh = type(model)(config).state_dict() if foreign else {}
         for weight in foreign:
             state[weight].copy_(fresh[weight])
-        if trained_labels or not random_weights:  # else what starts at random has been logged
-            logger.info("The head starts at random, for its labels were %s, in this order.", ",".join(labels_before))
+        if trained_labels or not random_weights:  # otherwise it has been logged
+            logger.info("The head starts at random: its labels were %s, in this order.", ",".join(labels_before))
     tokenizer = _load_tokenizer(name, model, revision)
     require_padding(model, tokenizer)
     return model, tokenizer
 
 
 def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model whose answer to a text changes with the pads behind it, which texts in batches have.
+    """Refuse a model whose logits for a text change with the padding after it, which a batch needs.
 
     Raises:
-        UserError: saying why it does not fit.
+        UserError: with the reason.
     """
     kind = type(model).__name__
     if tokenizer.padding_side == "left":
         raise UserError(f"{kind} needs its padding on the left, which smsa does not do.")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {kind} has no pad token: save it with one, such as its eos_token, first.")
-    model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
+    model.config.pad_token_id = tokenizer.pad_token_id  # decoders find the last token with it
     ids = torch.tensor([tokenizer.encode("a")], device=model.device)
     mask, pads = torch.ones_like(ids), (0, 4)
     padded = functional.pad(ids, pads, value=tokenizer.pad_token_id)
@@ -111,17 +111,17 @@ def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         alone = model.eval()(input_ids=ids, attention_mask=mask).logits
         behind = model(input_ids=padded, attention_mask=functional.pad(mask, pads)).logits
     if (alone - behind).abs().max() > 1e-3 * alone.abs().max():
-        raise UserError(f"{kind} reads the padding of a text as a part of it, which smsa needs it not to do.")
+        raise UserError(f"{kind} gives other logits if a text is padded; smsa needs a model that ignores padding.")
 
 
 def load_classifier(model_name_or_path: str | Path | None = None, revision: str | None = None) -> _Loaded:
-    """Load a trained classifier and its tokenizer, whose `model_max_length` is the length that it was trained with.
+    """Load a trained classifier and its tokenizer; `model_max_length` is the length that it was trained with.
 
-    Where none is named, it is e5-sentiment, and a warning says so.
+    If no model is named, load e5-sentiment and log a warning.
 
     Raises:
-        UserError, OSError: as `load_model`; and if a weight of the head is missing, or if the model gives one number,
-            or several labels, for a text.
+        UserError, OSError: as `load_model`; also if a weight of the head is missing, or the model predicts a number or
+            several labels for a text.
     """
     if model_name_or_path is None:
         model_name_or_path = CLASSIFIER
@@ -140,16 +140,16 @@ def load_classifier(model_name_or_path: str | Path | None = None, revision: str 
 
 
 def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loaded:
-    """Load a masked language model to pre-train further, as `load_model` does; here only a missing head is random."""
+    """Load a masked language model for further pre-training, as `load_model` does; only a missing head is random."""
     name, config = _load_config(model_name_or_path, revision)
     model, _ = _load_weights(name, config, revision, AutoModelForMaskedLM)
     return model, _load_tokenizer(name, model, revision)
 
 
 def find_bundled(name: str | Path) -> str:
-    """Return the folder of a bundled model; any other name comes back unchanged.
+    """Return the folder of a bundled model; return any other name unchanged.
 
-    `./mini` is a folder of the user's, and so is every Path.
+    `./mini` and every Path mean a folder of the user.
     """
     return str(FOLDER / name if name in BUNDLED else name)
 
@@ -175,20 +175,20 @@ def label_names(id2label: dict[int, str]) -> tuple[str, ...]:
 
 
 def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
-    """Return the labels of a classifier; None for an encoder, a regression, and such as LABEL_0."""
+    """Return the labels of a classifier; None for an encoder, a regression, and names such as LABEL_0."""
     labels = label_names(config.id2label)
     return None if len(labels) < 2 or any(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
 
 
 def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
-    """Return the name on the Hub or the folder of a model, and its configuration; or say why, and what there is."""
+    """Return a model's name on the Hub or its folder, and its configuration; an error says what to give instead."""
     name = find_bundled(model_name_or_path)
     if revision and Path(name).is_dir():
-        raise UserError(f"{name} is a folder: revision {revision!r} goes with a name on the Hub.")
-    try:  # a cache is for what generates a text; OpenVINO has no word for it
+        raise UserError(f"{name} is a folder, but revision {revision!r} needs a name on the Hub: leave it out.")
+    try:  # use_cache is for generating text, and OpenVINO cannot convert it
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, use_cache=False)
     except (OSError, AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
-        if isinstance(error.__context__, ImportError):  # of what a proxy needs
+        if isinstance(error.__context__, ImportError):  # a package for proxies is missing
             raise error.__context__ from None
         if Path(name, "adapter_config.json").is_file():
             raise UserError(f"{name} is a LoRA adapter: merge it into its base model first.") from error
@@ -208,7 +208,7 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         method = quantized.get("quant_method", "quantization_config in config.json")
         raise UserError(f"{name} has quantised weights ({method}): give the model that it was made from.")
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise UserError(f"{name} is of a kind, {config.model_type}, that transformers has no text classifier for.")
+        raise UserError(f"{name} is a {config.model_type} model: transformers has no text classifier of this type.")
     return name, config
 
 
@@ -216,7 +216,7 @@ def _load_weights(
     name: str, config: PretrainedConfig, revision: str | None, kind: type = AutoModelForSequenceClassification
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model in fp32; return it with the names of the weights that the checkpoint left at random."""
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a bot of the Hub to convert a .bin
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks a Hub bot to convert a .bin
     try:
         model, report = kind.from_pretrained(
             name,
@@ -225,18 +225,18 @@ def _load_weights(
             dtype=torch.float32,
             weights_only=True,  # torch's restricted unpickler
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # in the head; refused below in the encoder
+            ignore_mismatched_sizes=True,  # accepted in the head, refused below in the encoder
             output_loading_info=True,
         )
-    except pickle.UnpicklingError as error:  # its text recommends to read the file all the same
+    except pickle.UnpicklingError as error:  # its message suggests loading the file all the same
         raise UserError(
-            f"{name}: pytorch_model.bin was refused: it is not a file of weights, or a pickle of more than tensors, "
-            "which can run code when it is read. Ask its author for model.safetensors."
+            f"{name}: pytorch_model.bin was refused: it is no file of weights, or it holds more than tensors, which "
+            "can run code when it is loaded. Ask its author for model.safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
-            f"{name}: its weights, model.safetensors or pytorch_model.bin, are not there, not readable or damaged: "
-            f"a Git LFS pointer or a download cut short, which the same command tries again: {error.__cause__ or error}"
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are missing, unreadable or damaged. For a "
+            f"Git LFS pointer, run git lfs pull; a download the same command tries again: {error.__cause__ or error}"
         ) from error
 
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
@@ -249,30 +249,30 @@ def _load_weights(
     prefix = f"{model.base_model_prefix}."
     encoder = {weight for weight in model.state_dict() if weight.startswith(prefix)}
     pooler = {weight for weight in encoder if weight.startswith(f"{prefix}pooler.")}
-    if pooler <= missing:  # as in those of masked language models; one that has half a pooler is damaged
+    if pooler <= missing:  # masked language models have none; half a pooler means a damaged file
         encoder -= pooler
     if unfilled := sorted(random_weights & encoder):
         raise UserError(
-            f"{name}: the checkpoint does not fill its encoder, so a model made from it would be partly random. Not in "
-            f"it, or of another size: {', '.join(unfilled[:10])}. Is it complete, and does config.json belong to it?"
+            f"{name}: the checkpoint lacks weights of the encoder, so the model would be partly random. Missing, or of "
+            f"another size: {', '.join(unfilled[:10])}. Check that it is complete, and that config.json belongs to it."
         )
     if unused := sorted(report["unexpected_keys"]):
-        logger.warning("%s: not used (heads of pre-training never are): %s", name, ", ".join(unused[:10]))
+        logger.warning("%s: weights not used (normal for pre-training heads): %s", name, ", ".join(unused[:10]))
     return model, random_weights
 
 
 def _load_tokenizer(
     name: str, model: PreTrainedModel, revision: str | None, keeps_max_length: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model; its `model_max_length` is what the encoder reads, or what it states if less."""
+    """Load a tokenizer; `model_max_length` is the encoder's limit, or the stated one if `keeps_max_length` and less."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
-        # where its files are missing, transformers 5 makes one up that has special tokens only
+        # if its files are missing, transformers 5 makes a tokenizer that has only special tokens
         if len(tokenizer) == len(tokenizer.all_special_tokens):
             raise ValueError("it has no tokens")
     except ValueError as error:
-        reason = f"is tokenizer.json there, or the vocabulary? ({error})"
-        if "tiktoken" in str(error):  # the guess of transformers, which needs more to read a file of SentencePiece
+        reason = f"check that tokenizer.json or the vocabulary is there ({error})"
+        if "tiktoken" in str(error):  # transformers says this if it lacks the packages to read SentencePiece
             reason = "to read its vocabulary, pip install sentencepiece protobuf."
         raise UserError(f"{name} lacks its tokenizer: {reason}") from error
     if not tokenizer.is_fast:
@@ -296,7 +296,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     tokenizer.save_pretrained(folder)
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_bytes())
-    if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a tokenizer.json as it is
+    if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a plain tokenizer.json
         write_json(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
 
 
@@ -304,11 +304,11 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
     """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
 
     Raises:
-        UserError: if it has no such embeddings, as OPT's stand deeper; not so many layers; or layers that share their
-            weights, as ALBERT's.
+        UserError: if the encoder has no embeddings at its top (OPT has them deeper), fewer layers, or layers that share
+            their weights (ALBERT).
     """
     kind, encoder, depth = type(model).__name__, model.base_model, getattr(model.config, "num_hidden_layers", 0)
-    if embeddings:  # decoders have no part of all of them
+    if embeddings:  # decoders have no module of this name
         parts = [m for name, m in encoder.named_children() if name == "embeddings" or isinstance(m, nn.Embedding)]
         if not parts:
             raise UserError(f"--freeze_embeddings: {kind} has no embeddings that can be told apart.")

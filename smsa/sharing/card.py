@@ -15,21 +15,21 @@ from smsa.files import RUN_RECORD, publish, write_json
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-# With this line a card is written anew when the model changes or gets another name; without it, it is its owner's.
+# smsa writes a card with this line again when the model or its name changes. A card without it is its owner's.
 OURS = "<!-- Written by smsa, which keeps it up to date. Take this line away and it is yours. -->"
 _SCORES = {"accuracy": "Accuracy", "f1": "Macro F1", "recall": "Macro recall", "precision": "Macro precision"}
-_SPLITS = {"valid": "validation", "test": "test"}  # ours and the Hub's
+_SPLITS = {"valid": "validation", "test": "test"}  # our name -> the Hub's
 
 
 def describe_base(model_name_or_path: str) -> dict[str, str | None]:
     """Return what a card says of the base model.
 
     Returns:
-        `kind`: `scratch`, `bundled`, `folder` or `hub`; `name`: that on the Hub, or of the folder without its
-        path; `license`: what the base model's own card states, smsa's for `scratch`, None where no card states one
-        or none can be fetched, which is logged.
+        `kind`: `scratch`, `bundled`, `folder` or `hub`; `name`: on the Hub, or of the folder without its path;
+        `license`: as in the base model's own card, for `scratch` that of smsa; None, with a logged line, if no card
+        states one or the card cannot be fetched.
     """
-    from smsa.models.loading import BUNDLED, find_bundled  # seconds, which pushing a folder does not need
+    from smsa.models.loading import BUNDLED, find_bundled  # takes seconds to import; pushing a folder needs none of it
 
     if model_name_or_path == "scratch":
         return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
@@ -38,21 +38,21 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
         kind, name = ("bundled", name) if name in BUNDLED else ("folder", folder.resolve().name)
     try:
         card = ModelCard.load(name, ignore_metadata_errors=True).content if kind == "hub" else _read_card(folder)
-    except (OSError, HTTPError, ValueError, yaml.YAMLError) as error:  # no card, no network, or one of another kind
+    except (OSError, HTTPError, ValueError, yaml.YAMLError) as error:  # no card, no network, or unknown metadata
         card = ""
-        logger.info("The card of %s cannot be read, so that the model's own will state no licence: %r", name, error)
+        logger.info("The card of %s cannot be read, so the new model's card will state no licence: %r", name, error)
     return {"kind": kind, "name": name, "license": _stated_licence(card)}
 
 
 def is_renewable(folder: str | Path) -> bool:
-    """Return whether `render_card` may replace a folder's card: smsa wrote it here, and its owner left it so."""
+    """Return whether `render_card` may replace a folder's card: smsa wrote it here, and nobody has taken it over."""
     return OURS in _read_card(folder) and (Path(folder) / RUN_RECORD).is_file()
 
 
 def publish_run(staging: Path, output_dir: Path, record: dict) -> None:
-    """Move what a run leaves to its folder, with the card, unless the one there has been taken over, and run.json last.
+    """Move the files of a run to its folder, run.json last; write the card unless its owner has taken it over.
 
-    `record` is what run.json says, but for `outputs`: the names of all files.
+    `record` is the content of run.json except `outputs`, the names of all files, which is added here.
     """
     before = _read_card(output_dir)
     record["outputs"] = sorted([CARD, *(path.name for path in staging.iterdir())])
@@ -63,7 +63,7 @@ def publish_run(staging: Path, output_dir: Path, record: dict) -> None:
 
 
 def _read_card(folder: str | Path) -> str:
-    """Return the card of a model folder as it stands there; nothing if there is none."""
+    """Return the card of a model folder, or an empty text if there is none."""
     path = Path(folder) / CARD
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -72,9 +72,9 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
     """Render the card of a finished run, from its metrics.json, run.json and the model's own files.
 
     Args:
-        folder: what scripts/finetune.py or scripts/pretrain.py has left.
-        name: what loads the model: its name on the Hub, or the path of its folder.
-        before: the card that it replaces, whose licence stays; that in `folder` if None.
+        folder: a folder that scripts/finetune.py or scripts/pretrain.py has finished.
+        name: the name that loads the model: on the Hub, or the path of its folder.
+        before: the card to replace, whose licence is kept; None for the card in `folder`.
 
     Returns:
         Markdown, after metadata in the Hub's format, model-index included.
@@ -84,7 +84,7 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
     metrics, run = (json.loads((folder / file).read_bytes()) for file in ("metrics.json", RUN_RECORD))
     base = run["base_model"]
     if "held_out" in metrics:
-        from transformers import AutoConfig  # which knows the names that architectures have for depth and width
+        from transformers import AutoConfig  # it knows each architecture's names for depth and width
 
         template, values = "sharing/encoder_card.md.jinja", {"config": AutoConfig.from_pretrained(folder)}
         metadata = {"pipeline_tag": "fill-mask", "tags": ["indonesian", "smsa"]}
@@ -99,18 +99,18 @@ def render_card(folder: str | Path, name: str, before: str | None = None) -> str
         "model_name": Path(name).name,
     }
     values |= {"metrics": metrics, "run": run, "base": base, "name": name, "title": Path(name).name, "ours": OURS}
-    values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of the machine
+    values["settings"] = run["settings"] | {"model_name_or_path": base["name"]}  # no path of this machine
     return TEMPLATES.get_template(template).render(card_data=ModelCardData(**metadata).to_yaml(), **values)
 
 
 def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, dict]:
-    """Return what the card of a classifier says beside the files themselves, and its metadata."""
+    """Return the values for the template of a classifier's card, and the card's metadata."""
     data, labels, base = run["data"], run["labels"], run["base_model"]
     splits = [split for split in _SPLITS if split in metrics]
-    last = metrics[splits[-1]]  # of two splits, the one by which the epoch was not chosen
+    last = metrics[splits[-1]]  # test if there is one: the epoch was chosen on valid
     names = {split: f"SmSA {split}" if data[split]["is_smsa"] else Path(data[split]["file"]).name for split in data}
     train, valid = data["train"], data["valid"]
-    if valid["sha256"] == train["sha256"] and valid["n_texts"] < train["n_texts"]:  # a tenth, which was split off
+    if valid["sha256"] == train["sha256"] and valid["n_texts"] < train["n_texts"]:  # split off from train
         names["valid"] += ", held out of training"
     smsa = {"dataset_type": "indonlp/indonlu", "dataset_name": "SmSA (IndoNLU)", "dataset_config": "smsa"}
     results = [
@@ -126,7 +126,7 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
         for split in splits
         for score, title in _SCORES.items()
     ]
-    # A model that learned from its owner's texts only is under the licence that the owner gives it.
+    # The owner chooses the licence of a model that was trained only on the owner's texts.
     is_owners = base["kind"] == "scratch" and not data["train"]["is_smsa"]
     return {
         "splits": splits,
@@ -147,8 +147,8 @@ def _describe_classifier(folder: Path, metrics: dict, run: dict) -> tuple[dict, 
 
 
 def _stated_licence(card: str) -> str | None:
-    """Return the licence in the metadata of a card; None where it states none, or cannot be read."""
-    if not card.lstrip().startswith("---"):  # no metadata, of which the Hub's client would warn
+    """Return the licence in the metadata of a card; None if there is none, or the metadata cannot be read."""
+    if not card.lstrip().startswith("---"):  # no metadata: the Hub's client would warn
         return None
     try:
         stated = ModelCard(card, ignore_metadata_errors=True).data.license

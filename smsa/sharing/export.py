@@ -30,8 +30,8 @@ from smsa.models.loading import load_classifier, save_tokenizer
 from smsa.runtime import describe_versions
 
 EXPORT_RECORD = "export.json"
-TARGETS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # and what each needs
-# The usual places: of transformers.js and of optimum.
+TARGETS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}  # and the packages that each needs
+# Where transformers.js and optimum look for the files.
 ONNX, ONNX_INT8, OPENVINO = "onnx/model.onnx", "onnx/model_quantized.onnx", "openvino_model.xml"
 LARGEST_DIFFERENCE = 1e-4  # of a probability, in fp32
 LARGEST_LOSS = 0.01  # of macro F1, in int8
@@ -47,24 +47,24 @@ def export_model(
     revision: str | None = None,
     **reading: object,
 ) -> dict:
-    """Export a model, and compare it with the original on labelled texts; and write it only if fp32 agrees.
+    """Export a model and compare it with the original on labelled texts; write it only if its fp32 file agrees.
 
     Args:
         model_name_or_path, revision: as in `load_classifier`.
         output_dir: new or empty.
         target: `onnx` or `openvino`.
-        int8: weights in 8 bits, for ONNX also those of the embeddings, in a file of their own beside that in fp32.
-        data: labelled file to compare on; SmSA's valid, as `find_smsa` finds it, if None.
+        int8: store weights in 8 bits. For ONNX, this includes the embeddings, in a second file beside the fp32 one.
+        data: labelled file to compare on; None for SmSA's valid, as `find_smsa` finds it.
         reading: options of `LabelledFile.read`; label_map also as in `name_labels`.
 
     Returns:
-        What export.json holds: `target`, `data` (`file`, `sha256`, `n_texts`), `original` and, for each model file by
-        its name, `bytes`, `rows_per_second` (of the model alone), `f1` (macro, as in a report), and but for the
-        original `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`; `versions`.
+        The content of export.json: `target`, `data` (`file`, `sha256`, `n_texts`), `versions`, `original`, and each
+        model file by its name. The last two have `bytes`, `rows_per_second` (of the model only) and `f1` (macro); files
+        also have `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`.
 
     Raises:
-        UserError: for a library that is not installed, data with other labels, or an export in fp32 that does not agree
-            with the original; and as `load_classifier`.
+        UserError: if a library is not installed, the data have other labels, or the fp32 export does not agree with the
+            original; also as `load_classifier`.
     """
     missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]
     if missing:
@@ -79,7 +79,7 @@ def export_model(
     token_ids, _, index = classifier.encode(pa.array(labelled.texts))
 
     def measure(n_bytes: int) -> tuple[dict, np.ndarray]:
-        classifier.engine.run(token_ids[:1])  # the first call sets things up
+        classifier.engine.run(token_ids[:1])  # the first call is slower
         started = time.perf_counter()
         probabilities = softmax(classifier.engine.run(token_ids).astype(float), axis=-1)[index]
         seconds = time.perf_counter() - started
@@ -100,7 +100,7 @@ def export_model(
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{type(model).__name__} cannot be exported to {target}: {reason}") from error
         for name, forward in forwards.items():
-            classifier.engine.forward = forward  # of what `measure` runs
+            classifier.engine.forward = forward  # `measure` runs it
             files = (staging / name).parent.glob(f"{Path(name).stem}.*")  # weights may have a file of their own
             measured, probabilities = measure(sum(path.stat().st_size for path in files))
             measured["largest_difference"] = float(np.abs(probabilities - expected).max())
@@ -127,21 +127,21 @@ def describe(record: dict) -> str:
 
 
 def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, Forward]:
-    """Write an ONNX file in fp32, and one in int8 if asked; return what computes by each, by its name."""
+    """Write an ONNX file in fp32, and one in int8 if asked; return the forward function of each file, by its name."""
     import onnxruntime
 
     path = folder / ONNX
     path.parent.mkdir()
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in _INPUTS}
     axes = dict.fromkeys(_INPUTS, {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC})
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model.eval(), kwargs=example, input_names=list(_INPUTS), output_names=["logits"],
             dynamo=True, dynamic_shapes=axes, verbose=False,
         )  # fmt: skip
-        del program.model.graph.outputs[1:]  # an encoder with a decoder gives hidden states, too
+        del program.model.graph.outputs[1:]  # encoder-decoder models return hidden states, too
         program.save(path)
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -166,7 +166,7 @@ def _write_onnx(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, F
 
 
 def _write_openvino(model: PreTrainedModel, folder: Path, int8: bool) -> dict[str, Forward]:
-    """Write openvino_model.xml and .bin; return what computes by them, by the name of the former."""
+    """Write openvino_model.xml and .bin; return their forward function, by the name of the .xml."""
     import openvino
 
     graph = to_openvino(model)

@@ -1,6 +1,6 @@
-"""A finished model folder -> one commit on the Hugging Face Hub; nothing is uploaded but what is named here.
+"""A finished model folder -> one commit on the Hugging Face Hub; only the files named here are uploaded.
 
-The token is the Hub client's own: that of `hf auth login`, or HF_TOKEN. It is never an option, and never written.
+The Hub's client takes the token from `hf auth login` or HF_TOKEN. smsa has no option for it, and never writes it.
 """
 
 import shlex
@@ -43,7 +43,7 @@ def require_access(repo_id: str, private: bool = False) -> str:
         private: make a new repository private, and refuse one that is not.
 
     Raises:
-        UserError: with the way out, for a name or a token with which `push` could not commit to it.
+        UserError: if `push` could not commit with this name or token; the message has the way out.
     """
     api = HfApi()
     with _explaining(repo_id):
@@ -51,7 +51,7 @@ def require_access(repo_id: str, private: bool = False) -> str:
         api.auth_check(repo_id, write=True)
         is_public = private and not api.model_info(repo_id).private
     if is_public:
-        raise UserError(f"{repo_id} is there already, and public: change that in its settings, or keep it public.")
+        raise UserError(f"{repo_id} is there already, and public: make it private in its settings, or keep it public.")
     return repo_id
 
 
@@ -65,20 +65,20 @@ def push(
 ) -> str:
     """Put those files of a finished model folder that match `UPLOADED` on the Hub as one commit.
 
-    A model card that smsa wrote is uploaded as that of `repo_id`. Nothing on this machine changes.
+    A model card that smsa wrote is rendered for `repo_id`. Nothing on this machine changes.
 
     Args:
         repo_id, private: as in `require_access`.
         revision: branch to commit to, created if there is none; main if not given.
-        tag: name for the commit; neither goes with `pull_request`.
-        pull_request: propose the commit to a repository that is there, which takes no right to write.
+        tag: name for the commit; `pull_request` takes neither a tag nor a revision.
+        pull_request: propose the commit to a repository that exists; this needs no right to write.
 
     Returns:
         The address of the commit, or of the pull request; of the newest commit if nothing has changed.
 
     Raises:
         FileNotFoundError: as `list_uploads`.
-        UserError: if the Hub refuses or cannot be reached; for a tag or a revision of a pull request.
+        UserError: if the Hub refuses or cannot be reached, or a pull request has a tag or a revision.
     """
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")
@@ -115,7 +115,7 @@ def _explaining(repo_id: str, way_out: str = "") -> Iterator[None]:
         reason = f"{repo_id} on the Hub: {' '.join(str(error).split()).rstrip('.') or repr(error)}."
         if status in (401, 403):
             reason = (
-                f"The Hub refuses the token for {repo_id} ({status}): there must be one that is valid and may write "
-                "there. Run `hf auth login`, or set HF_TOKEN."
+                f"The Hub refuses the token for {repo_id} ({status}): it must be valid and have the right to "
+                "write there. Run `hf auth login`, or set HF_TOKEN."
             )
         raise UserError(reason + way_out) from error

@@ -86,5 +86,5 @@ def test_temperature_is_found_again_and_refused_of_certain_and_of_useless_models
         temperature = statistics.fit_temperature(gold, softmax(logits * sharpness, axis=-1))
         assert temperature == pytest.approx(sharpness, rel=0.06)
     for gold, share in (([0, 1, 2, 0], "100%"), ([1, 2, 0, 1], "0%")):
-        with pytest.raises(UserError, match=f"4 texts of which {share} are predicted as gold set no temperature"):
+        with pytest.raises(UserError, match=f"4 texts, of which {share} are predicted as gold, determine no"):
             statistics.fit_temperature(np.array(gold), np.eye(3)[[0, 1, 2, 0]] * 0.7 + 0.1)

@@ -90,8 +90,8 @@ def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, toke
     (pd.DataFrame({"text": ["enak"]}), "a DataFrame is not a list of texts: give any iterable of str, such as table"),
     (Dataset.from_dict({"text": ["enak"]}), "a Dataset is not"), ({"text": ["enak"]}, "a dict is not"),
     ("enak", "a str is not"), (5, "a int is not"),
-    (["enak", 5], "must be a str of whole characters, or None: .*int"),
-    (["enak", "\ud83d"], "must be a str of whole characters, or None: .*surrogates"),
+    (["enak", 5], "must be a str of valid Unicode, or None: .*int"),
+    (["enak", "\ud83d"], "must be a str of valid Unicode, or None: .*surrogates"),
 ])  # fmt: skip
 def test_what_is_no_text_is_refused(classifier, texts, message):
     with pytest.raises(TypeError, match=message):
@@ -99,7 +99,7 @@ def test_what_is_no_text_is_refused(classifier, texts, message):
 
 
 @pytest.mark.parametrize("labels, kind, message", [
-    (("x", "y", "x"), None, "two labels the same name"), ("xyz", "multi_label_classification", "to give one label"),
+    (("x", "y", "x"), None, "two labels the same name"), ("xyz", "multi_label_classification", "one label for it"),
 ])  # fmt: skip
 def test_a_model_that_gives_no_one_label_of_a_name_of_its_own_is_refused(tokenizer, labels, kind, message):
     model = make_model(labels)
@@ -197,7 +197,7 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     ({"precision": "fp8"}, "'fp8' is not one of"),
     ({"precision": "int8", "backend": "torch"}, "openvino backend, which int8 needs, .* no --backend torch"),
     ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
-    ({"backend": "openvino", "device": "meta"}, "runs on the CPU"),
+    ({"backend": "openvino", "device": "meta"}, "runs only on the CPU"),
     ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
 ])  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):

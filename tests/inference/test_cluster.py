@@ -160,10 +160,10 @@ def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, 
 def test_a_batch_without_texts_says_which_columns_it_has(folder):
     predictor = BatchPredictor(str(folder / "model"), text_column="teks", **vars(FP32))
     for batch, message in (
-        ({"text": np.array(["enak"])}, "no column 'teks': give text_column. The columns are: text"),
+        ({"text": np.array(["enak"])}, "no column 'teks'. The columns are: text. Give one as text_column"),
         (pd.DataFrame({0: [1], "text": ["enak"]}), "The columns are: 0, text"),
-        (pa.table({"teks": [1]}), "'teks' must hold texts of whole characters: .*int"),
-        ({"teks": np.array(["\ud800"], dtype=object)}, "'teks' must hold texts of whole characters: .*surrogates"),
+        (pa.table({"teks": [1]}), "'teks' must hold texts of valid Unicode: .*int"),
+        ({"teks": np.array(["\ud800"], dtype=object)}, "'teks' must hold texts of valid Unicode: .*surrogates"),
         ({"teks": "enak"}, "it is one text; .*batched=True"),
     ):
         with pytest.raises(UserError, match=message):
@@ -207,7 +207,7 @@ def test_spark_takes_strings_only_and_a_worker_the_cores_of_its_task_where_none_
     from smsa.inference import spark as module
 
     columns = SimpleNamespace(dtypes=[("key", "bigint"), ("text", "string")])
-    with pytest.raises(UserError, match="no column 'key' of strings.*The columns are: key: bigint, text: string"):
+    with pytest.raises(UserError, match="no column 'key' of strings. The columns are: key: bigint, text: string. Give"):
         module.predict(columns, "key")
     task = SimpleNamespace(cpus=lambda: 3, resources=lambda: {"gpu": SimpleNamespace(addresses=["1"])})
     monkeypatch.setattr(module.TaskContext, "get", lambda: task)

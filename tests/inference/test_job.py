@@ -166,26 +166,26 @@ def tree(tmp_path):
 @pytest.mark.parametrize("names, output, options, message", [
     (["a.csv"], "out.pdf", {}, "out.pdf: the suffix must be one of .csv"),
     (["a.csv"], "out.csv.zip", {}, "what is written can be compressed with .gz or .zst behind the suffix, not .zip"),
-    (["-", "a.csv"], "out.csv", {}, "--input - is stdin only"),
+    (["-", "a.csv"], "out.csv", {}, "--input - reads stdin: give no other input"),
     (["nothing.csv"], "out.csv", {}, "nothing.csv does not exist"),
     (["in"], "in", {}, "in does not exist, or has no file of a known format besides the output's"),
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),
-    (["pipe.csv"], "out.csv", {}, "a pipe goes to stdin"),
+    (["pipe.csv"], "out.csv", {}, "send a pipe to stdin"),
     (["a.csv"], f"{'é' * 120}.csv", {}, "its name has more than 241 bytes: name a shorter file"),
-    (["a.csv"], "bare", {}, "bare is there, and no folder, but has no suffix: .*or - for stdout"),
-    (["a.csv"], "in/../a.csv", {}, "a.csv is an input and the output, too"),
+    (["a.csv"], "bare", {}, "bare exists, but is no folder and has no suffix: .*or - for stdout"),
+    (["a.csv"], "in/../a.csv", {}, "a.csv is both an input and the output"),
     (["a.csv"], "", {}, "name an input and an output"),
-    (["s3://bucket/*.csv"], "out.csv", {}, "URLs such as s3://, go with --engine ray"),
-    (["a.csv"], "s3://bucket/out.csv", {}, "URLs such as s3://, go with --engine ray"),
-    (["a.csv"], "out.csv", {"engine": "ray"}, "go with --engine ray"),
-    (["a.csv"], "out.csv", {"ray_address": "auto"}, "go with --engine ray"),
+    (["s3://bucket/*.csv"], "out.csv", {}, "URLs such as s3://, need --engine ray"),
+    (["a.csv"], "s3://bucket/out.csv", {}, "URLs such as s3://, need --engine ray"),
+    (["a.csv"], "out.csv", {"engine": "ray"}, "need --engine ray"),
+    (["a.csv"], "out.csv", {"ray_address": "auto"}, "need --engine ray"),
     (["a.csv"], "-", {"on_bad_row": "skip"}, "--on_bad_row skip .*name an output file"),
     (["a.csv"], "out.csv", {"on_bad_row": "Skip"}, "'Skip' is not one of strict, skip"),
     (["bad.csv"], "out.csv", {"on_bad_row": "skip"}, "No row is left. Nothing has been written."),
     (["in2"], "out", {}, r"30 bad row\(s\). .*\n.*torn.csv:22: 1 field.*\n(.*\n){19}  ... and 10 more$"),
     (["a.csv"], "out.csv", {"format": "submission", "explain": True}, "has no column for --explain"),
-    (["tab.csv"], "out.tsv", {}, "holds a tab or a line break, which TSV cannot"),
+    (["tab.csv"], "out.tsv", {}, "holds a tab or a line break, which TSV cannot hold"),
     (["long.csv"], "out.xlsx", {}, "long.csv:2: 'text' holds more than 32,767 characters"),
     (["c.csv", "c.parquet"], "out.parquet", {},
      r"of other types \(id: int64, text: string; id: string, text: string\)"),
@@ -380,7 +380,7 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
     content, stat = path.read_bytes(), path.stat()
 
     def refuse(message, classifier=classifier, **options):
-        way_out = "Run it as before to resume, choose another --output, or remove that folder"
+        way_out = "Run the earlier command to resume it, choose another --output, or remove that folder"
         reason = f"out.csv.shards holds finished shards of another job: .*{message}.*{way_out}"
         with pytest.raises(UserError, match=re.compile(reason, re.DOTALL)):
             predict(classifier, path, target, **options)

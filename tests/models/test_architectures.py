@@ -157,7 +157,7 @@ def test_a_model_is_exported_or_said_not_to_be(trained, kind, target, refused, t
 @pytest.mark.parametrize("kind, options, reason", [
     ("xlnet", {"padding_side": "left"}, "needs its padding on the left"),
     ("gpt2", {"pad_token": None}, "has no pad token"),
-    ("fnet", {}, "reads the padding of a text"), ("convbert", {}, "reads the padding of a text"),
+    ("fnet", {}, "other logits if a text is padded"), ("convbert", {}, "other logits if a text is padded"),
 ])  # fmt: skip
 def test_a_model_that_batches_would_change_is_refused_before_training(kind, options, reason, tmp_path):
     with pytest.raises(UserError, match=reason):

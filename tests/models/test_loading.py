@@ -96,10 +96,10 @@ def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others_and_the
         assert tuple(model.config.id2label.values()) == other
         assert model.classifier.weight.shape == (len(other), 32)
         assert not torch.isin(model.classifier.weight, head).any()
-    assert caplog.text.count("head starts at random, for its labels were negatif,netral,positif, in this order") == 3
+    assert caplog.text.count("head starts at random: its labels were negatif,netral,positif, in this order") == 3
     update_json(Path(folder, "config.json"), id2label={i: f"LABEL_{i}" for i in range(3)})  # which says no meaning
     assert not torch.isin(load_model(folder)[0].classifier.weight, head).any()
-    assert "head starts at random, for its labels were LABEL_0,LABEL_1,LABEL_2, in this order" in caplog.text
+    assert "head starts at random: its labels were LABEL_0,LABEL_1,LABEL_2, in this order" in caplog.text
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
@@ -116,7 +116,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save_old, tmp_path,
     ({"auto_map": {"AutoConfig": "evil.Config"}}, "wants to run code of its own"),
     ({"model_type": "newer"}, "transformers knows, .*`newer`"), ({"id2label": ["a", "b"]}, "transformers knows, "),
     ({"hidden_size": "large"}, "transformers knows, "), ({"id2label": {"a": "b"}}, "transformers knows, "),
-    ({"model_type": "vit"}, "is of a kind, vit, that transformers has no text classifier for"),
+    ({"model_type": "vit"}, "is a vit model: transformers has no text classifier of this type"),
 ])  # fmt: skip
 def test_a_configuration_that_is_of_no_text_classifier_is_refused(folder, changes, reason):
     path = Path(folder, "config.json")
@@ -141,8 +141,8 @@ def test_what_a_folder_lacks_is_named(folder):
     with pytest.raises(OSError, match="No model .*-typo.*\n.*there are e5-sentiment, .* to train from, mini"):
         load_model(f"{folder}-typo")
     for name, reason in (
-        ("tokenizer.json", "lacks its tokenizer: is tokenizer.json there"),
-        ("model.safetensors", "its weights, model.safetensors or pytorch_model.bin, are not there"),
+        ("tokenizer.json", "lacks its tokenizer: check that tokenizer.json or the vocabulary is there"),
+        ("model.safetensors", "its weights, model.safetensors or pytorch_model.bin, are missing"),
         ("config.json", "No model .* a folder with a config.json"),
     ):
         Path(folder, name).unlink()
