@@ -27,7 +27,7 @@ torch.set_num_threads(1)  # tiny models: faster, and the same sums on every mach
 
 
 def refuse_network(self, address, connect=socket.socket.connect):
-    """Connect to this machine only: a test that reaches for the network fails at once."""
+    """Refuse connections to other machines, so that a test that reaches for the network fails at once."""
     if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
         raise OSError(f"a test reached for the network: {address}")
     return connect(self, address)
@@ -89,7 +89,7 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
-# The longest files come first: xdist hands out whole files in order, and no worker should wait for a long one at last.
+# The longest files come first: xdist hands out whole files in order, and no worker should wait for one in the end.
 LONGEST = ("readme", "recipes", "architectures", "kills", "hosts", "predict", "platforms", "page", "tutorial", "export")
 
 

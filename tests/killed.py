@@ -3,8 +3,8 @@
 python tests/killed.py SCRIPT OPTION ...
 
 SMSA_KILL="RANK POINT:N" kills that rank, or `any`, at the N-th point (default: the first) that the pattern POINT
-matches, for example `0 os.rename .*part-.*:3`. Points have the names of Python's audit events. SMSA_RECORD names a
-file that lists the points. SMSA_SLOW adds so many seconds to each chunk of texts.
+matches, for example `0 os.rename .*part-.*:3`. Points are Python's audit events and those of `watch_training`.
+SMSA_RECORD names a file that lists the points. SMSA_SLOW adds so many seconds to each chunk of texts.
 """
 
 import itertools

@@ -184,7 +184,7 @@ def find_files(
     If there is no validation file, `valid` is None, and `load_splits` splits it off train.
 
     Raises:
-        UserError: if `valid_file` comes without `train_file`, or if the data are named twice.
+        UserError: if `valid_file` comes without `train_file`, or if two sources of data are named.
         FileNotFoundError: as `find_smsa`.
     """
     if valid_file and not train_file:

@@ -77,7 +77,7 @@ SENTIMENTS = {  # the words of labels
     **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
-REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # columns that reply to the texts
+REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # names of columns of replies
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
 _SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line that tells Excel the separator
 # Only writers of CSV leave these: a first line whose fields are all quoted, and a field with doubled quotes
@@ -450,8 +450,8 @@ class Head:
 def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
     """Yield the rows below the names. Fields missing at the end are null, unless the next line has them: a bad row.
 
-    A row that ends before `text_at`, the index of the texts, is bad. In a labelled file, lines with only separators,
-    which spreadsheets leave behind, are skipped; a prediction has a row for each.
+    A row that ends before `text_at`, the index of the column of texts, is bad. In a labelled file, lines with only
+    separators, which spreadsheets leave behind, are skipped; a prediction has a row for each.
     """
     names, width = head.names, len(head.names)
     # repeated headers, also from files that were concatenated with their byte-order marks

@@ -86,7 +86,7 @@ def _find_rows(found: object, path: Path) -> list:
     is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
     if is_index:  # rows by the index of pandas, or by the keys of a database
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        shared = {*columns[0]}.intersection(*columns)  # none in {"data": {"comments": []}, "meta": {"n": 0}}
+        shared = {*columns[0]}.intersection(*columns)  # empty for {"data": {"comments": []}, "meta": {"n": 0}}
         is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
     arrays = [] if is_index and len(held) > 1 else find_arrays(held, dict)
     if len(arrays) > 1:
@@ -150,7 +150,7 @@ def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[s
         if not isinstance(page, dict):
             yield line, written, page
         elif arrays := find_arrays(page, dict):
-            # known keys, as rows may lack their text; an empty page may still have other arrays, such as its users
+            # known keys, as rows may lack their text; an empty page may still have other arrays, such as one of users
             held = [rows for key, rows in arrays if key in keys or any(map(find_texts, rows))]
             yield from ((line, None, row) for row in chain(*held))
         elif {*find_texts(page)} - own:

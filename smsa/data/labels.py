@@ -22,14 +22,14 @@ EXAMPLES = (
 _AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say nothing more
 _TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])", re.IGNORECASE)
 _LONGEST = 40  # characters; a longer value is taken as it is
-# What may surround a label's word. A number behind a colon is not: it may be a probability. neg_1 may be a name.
+# What may surround a label's word: no number behind a colon (perhaps a probability), no neg_1 (perhaps a name)
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
 _MOST_RATINGS = 10  # different values; a column with more holds counts
 _MOST_LABELS = 20  # different values in a file; more are hardly labels
 # Adverbs of degree: the word behind them still names the sentiment
 _DEGREES = re.compile(r"(?:(?:sangat|amat|cukup|agak|cenderung|very|strongly|extremely|somewhat|slightly) )+(\w+)")
 DROP = "drop"  # in a label map: exclude these rows
-# What numbers usually mean. Messages propose it, but nothing assumes it: in SmSA, 0 is positive
+# What numbers usually mean. Messages propose it, but no code assumes it: in SmSA, 0 is positive
 _USUAL = (
     {"0": "negative", "1": "positive"},
     {"-1": "negative", "0": "neutral", "1": "positive"},
@@ -62,9 +62,9 @@ def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
 def plain_label(value: object) -> str | None:
     """Return a label of a file in its plain form, or None if the value is no label.
 
-    The plain form lacks case, blanks, quotes and brackets around it, a full stop, and the .0 of a whole number. If
-    exactly one word names a sentiment, it is that word alone: `positive` for `Positive Sentiment`, `positif` for
-    `1 (positif)`. An empty value, blanks, and values other than text and numbers are no label.
+    Drop case, blanks, quotes and brackets around the label, a full stop, and the .0 of a whole number. If its only
+    telling word names a sentiment, return this word: `positive` for `Positive Sentiment`, `positif` for `1 (positif)`.
+    An empty value, blanks, and values other than text and numbers are no label.
     """
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
@@ -196,6 +196,6 @@ def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others
         )
     proposed = propose_map(values, labels, DROP if are_others else "...")
     option = shlex.quote(f"--label_map={given}{proposed}")
-    if not are_others:  # those have known labels, which --labels would not name
+    if not are_others:  # their labels are known, and --labels would lack them
         option += f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
     return f"{found} Look at these examples, and say what the labels mean ({DROP} excludes rows): {option}."

@@ -16,12 +16,12 @@ _ELONGATED = r"(\p{L})\1+(?=\1)"
 _SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
 # Invisible characters: soft hyphens, direction marks, byte-order marks, and joiners except U+200D, which emoji need.
 _UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
-# Removed are these, all but the last of repeated letters or signs, and spaces before punctuation or the clitic -nya.
+# Removed: these, all but the last of repeated letters or signs, and spaces before punctuation or the clitic -nya.
 _REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
 
 
 def write_plainly() -> list[normalizers.Normalizer]:
-    """Return normalisers for lower-case text that remove differences of typing and sharing, such as links."""
+    """Return normalisers for lower-case text, so that it has the same tokens however it was typed or shared."""
     steps = {_SILENT: " ", _REPEATED: "", r"\s+": " "}
     return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
 
@@ -41,7 +41,7 @@ def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.N
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Return a copy of `tokenizer` with one more normaliser, the last: it shortens elongated letters ("enaaak").
+    """Return a copy of `tokenizer` whose last normaliser writes elongated letters once ("enaaak" as "enak").
 
     Raises:
         UserError: if `tokenizer` has this normaliser already.

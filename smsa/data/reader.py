@@ -39,7 +39,7 @@ _NESTED_SHOWN = 30  # nested columns that a message lists
 _ROWS_LOOKED_AT = 1000  # first rows, which show what the columns hold
 _ROWS_WEIGHED = 200  # texts of a column, which show how long and varied they are
 _ROWS_EMPTY = 10  # so many empty cells show that a column named for texts holds none
-# Words are in the group: no links, mentions or keys with digits; but jalan2, which people write for jalan-jalan
+# Group 1 is a word: no link, mention or key with digits; but of jalan2, which means jalan-jalan, it is jalan
 _WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
 SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
@@ -59,13 +59,13 @@ def is_text(kind: pa.DataType) -> bool:
 class Chunk:
     """Consecutive rows of one file; the bad ones stand apart."""
 
-    first: int  # number of its first row; `Source.chunks` is told the number to count from
+    first: int  # number of its first row, counted from the `first` of `Source.chunks`
     n_read: int  # rows, bad ones included
     numbers: np.ndarray  # (n_good,): number of each good row
     lines: np.ndarray  # (n_good,): line where each starts, from 1; for Parquet the number of the row, from 1
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
-    bad_rows: list[tuple[int, BadRow]]  # each with its number
+    bad_rows: list[tuple[int, BadRow]]  # each with its row number
 
 
 class Source:
@@ -75,7 +75,7 @@ class Source:
         path: the file.
         format: one of `INPUT_FORMATS`; None to find it by the suffix.
         text_column: name of the column of texts; None to find it by its name or its values.
-        label_column: name of the column of labels, None if the file has none; `label` also finds other usual names.
+        label_column: name of the column of labels; None for an unlabelled file; `label` also finds other usual names.
             A row of JSON must have this key and that of the texts, and may lack any other.
         keep_lines: whether rows of JSONL or JSON stay whole lines; `line` is then the only column.
         sheet: of a workbook; None for the only one with texts.
@@ -254,7 +254,7 @@ class Source:
         usual, could = (texts, could or [0]) if self._text_asked is None else ([], [])
         self.text_column = self._choose("--text_column", self._text_asked, usual, could, paths)
         if self.text_column == self.label_column:
-            raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}: name another.")
+            raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}: name two columns.")
         if self.is_typed and not is_text(self.schema.field(self.text_column).type):
             raise self._refuse(f"the column {self.text_column!r} does not hold text. Name another with --text_column.")
         if self._label_asked is not None:
@@ -569,7 +569,7 @@ def _are_names(cells: Cells, below: list[Cells], is_one_column: bool) -> bool | 
 
 
 def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
-    """Return the indices of the columns of texts, by name, else by content; and of all that could be, best first.
+    """Return the indices of the columns of texts, by name, else by content; and of all that could be; best first.
 
     Of several names, it is the only one that is no reply and that at least half of the rows fill. By content, it is the
     one whose values are at least twice as long and varied as those of any other; replies and titles do not count.
