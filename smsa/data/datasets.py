@@ -136,9 +136,9 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
         raise FileNotFoundError(
             "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
             f"folder), the cache {cache}, and {url}, which failed: {error}\n"
-            "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
+            "What to do: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
             "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
-            "The sample that comes with the project needs no network: --data_dir data/sample. "
+            "The bundled sample needs no network: --data_dir data/sample. "
             "eval.py, calibrate.py and export.py take one file: --data data/sample/valid_preprocess.tsv."
         ) from error
 
@@ -168,7 +168,7 @@ def find_dataset(name: str) -> dict[str, Path | None]:
             pq.write_table(found[there].with_format("arrow")[:], unfinished)
             unfinished.replace(files[split])
     if files["train"] is None:
-        raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
+        raise UserError(f"--dataset_name {name} has no split train, only {', '.join(found)}: save rows to a file for --train_file.")
     return files
 
 
@@ -211,7 +211,7 @@ def read_rows(
     label_map: str | None = None,
     sheet: str | None = None,
 ) -> tuple[list[str], list[int], list[int], list[BadRow]]:
-    """Read one labelled file of any of `INPUT_FORMATS`.
+    """Read one labelled file in any of `INPUT_FORMATS`.
 
     Args:
         path: the file.

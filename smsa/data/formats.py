@@ -72,7 +72,7 @@ _OTHER = frozenset(  # known so that a line of such words is recognised as a hea
     "versi product produk source thumb up reply replied usia umur gender email alamat address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
-SENTIMENTS = {  # the words of labels
+SENTIMENTS = {  # words for labels
     **dict.fromkeys(("positive", "positif", "pos"), "positive"),
     **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),

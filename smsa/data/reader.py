@@ -45,7 +45,7 @@ SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
     r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
 )
-IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a column of yes and no
+IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a yes/no column
 _NOT_MEANT = re.compile(f"{REPLY.pattern}|predict", re.IGNORECASE)
 
 
@@ -117,7 +117,7 @@ class Source:
             self.format = formats.find_contents(stream, path, suffix)
             self.is_typed = self.format in ("parquet", *SHEETS)
             self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
-        self._notes = []  # of what was found, for the log
+        self._notes = []  # on what was found, for the log
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, not a workbook")
         if sheet is not None and self.format not in SHEETS:
@@ -134,7 +134,7 @@ class Source:
             logger.info("%s: %s", path, "; ".join([*self._notes, f"the texts are in the column {self.text_column!r}"]))
 
     def _look(self) -> tuple[list[str], list[list]]:
-        """Return the columns of a file and what stands in the first rows of each."""
+        """Return the names of the columns of a file and the first values of each."""
         if self.format == "parquet":
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
