@@ -168,7 +168,7 @@ def find_dataset(name: str) -> dict[str, Path | None]:
             pq.write_table(found[there].with_format("arrow")[:], unfinished)
             unfinished.replace(files[split])
     if files["train"] is None:
-        raise UserError(f"--dataset_name {name} has no split train, only {', '.join(found)}: save rows to a file for --train_file.")
+        raise UserError(f"--dataset_name {name} has no split train, only {', '.join(found)}: use --train_file instead.")
     return files
 
 
