@@ -21,13 +21,13 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from smsa.data.datasets import find_smsa  # noqa: E402
 from smsa.data.labels import label_maps  # noqa: E402
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by `make test &`: what tests start would ignore it, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under `make test &`; child processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models: faster, and the same sums on every machine
 
 
 def refuse_network(self, address, connect=socket.socket.connect):
-    """Let code that reaches for the network in a test fail at once, and by name."""
+    """Refuse connections to other machines, so that a test that reaches for the network fails at once."""
     if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
         raise OSError(f"a test reached for the network: {address}")
     return connect(self, address)
@@ -36,7 +36,7 @@ def refuse_network(self, address, connect=socket.socket.connect):
 ROOT = Path(__file__).parent.parent
 SAMPLE_DIR = ROOT / "data" / "sample"
 WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal rusak lambat kecewa dan sekali".split()
-# Of a network that is not there, as httpx refuses them: SOCKS without its package, an address in brackets.
+# Proxies that do not exist, in forms that httpx refuses: SOCKS without its package, an address in brackets.
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "localhost,[::1]"}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *".,!?"]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -64,7 +64,7 @@ def run_here(script: str, *words) -> tuple[int, str]:
     capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
         patch.setattr(sys, "argv", [script, *map(str, words)])
-        patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would stay so
+        patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would also change later tests
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as stopped:
@@ -79,7 +79,7 @@ def clone(tmp_path_factory):
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # the clone's files are younger
+    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # or make would build it again
     return folder
 
 
@@ -89,7 +89,7 @@ def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
     return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
-# The longest files, which xdist hands out whole and in order, come first, so that no worker waits for one in the end.
+# The longest files come first: xdist hands out whole files in order, and no worker should wait for one in the end.
 LONGEST = ("readme", "recipes", "architectures", "kills", "hosts", "predict", "platforms", "page", "tutorial", "export")
 
 
@@ -97,12 +97,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (*LONGEST, item.path.stem[5:]).index(item.path.stem[5:]))
     for item in items:
         slow = item.get_closest_marker("slow")
-        if slow is None or slow.args:  # who takes longer hangs
+        if slow is None or slow.args:  # a test that takes longer hangs
             item.add_marker(pytest.mark.timeout(*(slow.args if slow else (180,))))
 
 
 def pytest_configure(config):
-    """Keep all but the tests that need a GPU on the CPU, for which they are written; and all from the network."""
+    """Keep all tests off the network, and all but those that need a GPU on the CPU, for which they are written."""
     socket.socket.connect = refuse_network
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -110,8 +110,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    """Each test starts as a plain `python` process of one thread, whatever started pytest or came before it."""
-    torch.set_num_threads(1)  # arguments of a launch take all cores
+    """Start each test as a plain `python` process of one thread, whatever started pytest or ran before it."""
+    torch.set_num_threads(1)  # an earlier test may have parsed training arguments, which set all cores
     for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -132,7 +132,7 @@ def make_model(labels=("positive", "neutral", "negative"), dropout: float = 0.0,
 
 
 def save_tiny(folder: Path, model=None, **options) -> Path:
-    """Save a model, else the random one with these options, and the tokenizer; return their folder."""
+    """Save a model, None for a random one with these options, and the tokenizer; return their folder."""
     (model or make_model(**options)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
@@ -169,7 +169,7 @@ def smsa_dir(tmp_path):
 
 @pytest.fixture(scope="session")
 def real_files():
-    """Train and valid of the real SmSA where SMSA_DATA_DIR names it, else of the sample that the project ships."""
+    """Train and valid of the real SmSA where SMSA_DATA_DIR names it, else of the bundled sample."""
     return find_smsa(os.environ.get("SMSA_DATA_DIR") or SAMPLE_DIR)
 
 

@@ -18,7 +18,7 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "MASTER_
 
 
 def begin(log: Path, environment: dict[str, str], target: Callable, args: tuple) -> None:
-    gc.freeze()  # what was imported: each collection would go through it
+    gc.freeze()  # or each collection would go through all imported objects
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1), os.dup2(stream, 2)
     os.environ.update(environment)
@@ -46,9 +46,9 @@ class Forks:
         return forks
 
     def run(self, target: Callable, *args: object, seconds: float | None = None, **options) -> list[int]:
-        """Return the exit status of each rank, of one that was killed the negative signal; the log begins anew.
+        """Run forks with an empty log; return the exit status of each rank, the negative signal if it was killed.
 
-        Soon after one has failed the others are asked to end, as by a launcher; after `seconds` all are killed.
+        Soon after one has failed, the others are terminated, as a launcher does. After `seconds` all are killed.
         """
         self.log.write_text("")
         forks, until = self.start(target, *args, **options), time.monotonic() + (seconds or 600)

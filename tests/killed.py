@@ -1,10 +1,10 @@
-"""A script as it is, in a process that is killed at a touch of what it writes: a fork of a test, or a program.
+"""Run a script unchanged, in a fork of a test or from a shell, and kill its process when it touches its output.
 
 python tests/killed.py SCRIPT OPTION ...
 
-SMSA_KILL="RANK POINT:N" kills that rank, or `any`, at the N-th point, or the first, that the pattern matches, as in
-`0 os.rename .*part-.*:3`, by the names of Python's audit events; SMSA_RECORD names a file for the points; SMSA_SLOW
-lets each chunk of texts take so many seconds.
+SMSA_KILL="RANK POINT:N" kills that rank, or `any`, at the N-th point (default: the first) that the pattern POINT
+matches, for example `0 os.rename .*part-.*:3`. Points are Python's audit events and those of `watch_training`.
+SMSA_RECORD names a file that lists the points. SMSA_SLOW adds so many seconds to each chunk of texts.
 """
 
 import itertools
@@ -22,7 +22,7 @@ EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtr
 
 
 def watch_training(at: Callable[[str], None]) -> None:
-    """Call `at` also with what was written, when it was, and when the best model was loaded."""
+    """Call `at` also after a file was written, and after the best model was loaded."""
     import torch
     import transformers.modeling_utils
 
@@ -42,7 +42,7 @@ def watch_training(at: Callable[[str], None]) -> None:
 
 
 def shorten_chunks() -> None:
-    """Let a prediction have chunks of eight rows."""
+    """Make predictions read chunks of eight rows, and wait SMSA_SLOW seconds at each."""
     from smsa.inference import engine
     from smsa.inference.classifier import SentimentClassifier
 
@@ -52,7 +52,7 @@ def shorten_chunks() -> None:
 
 
 def run_script(script: str, *options: str) -> None:
-    """Run a script with these options; its points are touches of files that begin with its output, without digits."""
+    """Run a script with these options. Its points are events on paths that begin with its output, with # for digits."""
     rank, _, kill = os.environ.get("SMSA_KILL", "").partition(" ")
     pattern, _, n = kill.partition(":")
     record, met = os.environ.get("SMSA_RECORD", os.devnull), itertools.count(1)

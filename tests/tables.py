@@ -12,8 +12,8 @@ from smsa import SentimentClassifier
 
 HOSTILE = [
     "enak dan murah sekali !", "kotor " * 300, "emoji 🙂👨‍👩‍👧", "مرحبا بالعالم",
-    "", "   ", "NA", "null", "\\N", "1e400",  # what others take for nothing, or for a number
-    "-5", "=1+1", "'=1+1", "+62 812", "@user",  # or run
+    "", "   ", "NA", "null", "\\N", "1e400",  # what other readers take for nothing, or for a number
+    "-5", "=1+1", "'=1+1", "+62 812", "@user",  # or run as a formula
     'kata "enak", katanya', '"', "dua\nbaris", "cr\rdi dalam", "crlf\r\ndi dalam", "tab\tdi dalam",
     "nul\0di dalam", "\ufeffbom", "\u2028pemisah\x85",
 ]  # fmt: skip
@@ -29,7 +29,7 @@ def make_classifier(model, tokenizer, chunk_rows: int = 8, **options) -> Sentime
 
 
 def write_file(path, rows: list[dict]) -> None:
-    """Write rows of strings or None by libraries that are not the one under test."""
+    """Write rows of strings or None with libraries that are not the one under test."""
     name, keys = path.name.removesuffix(".gz").removesuffix(".zst"), list(rows[0])
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in keys])), path)
@@ -52,7 +52,7 @@ def write_file(path, rows: list[dict]) -> None:
 
 
 def write_workbook(path, sheets: dict[str, list[list]]) -> None:
-    """Write cells into the sheets of an .xlsx, by a library that is not the one under test."""
+    """Write cells into the sheets of an .xlsx, with a library that is not the one under test."""
     book = openpyxl.Workbook()
     book.remove(book.active)
     for name, rows in sheets.items():
@@ -61,7 +61,7 @@ def write_workbook(path, sheets: dict[str, list[list]]) -> None:
             for j, value in enumerate(row, start=1):
                 cell = sheet.cell(i, j, value)
                 if isinstance(value, str):
-                    cell.data_type = "s"  # and no formula
+                    cell.data_type = "s"  # not a formula
     book.save(path)
 
 

@@ -76,7 +76,7 @@ def test_an_unknown_precision_of_the_launcher_is_refused(monkeypatch):
 def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    monkeypatch.setattr(runtime.joblib, "cpu_count", lambda: 8)  # which knows the quota of a container
+    monkeypatch.setattr(runtime.joblib, "cpu_count", lambda: 8)  # it respects a container's quota
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runtime.set_cpu_threads()  # plain python: torch's own choice
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
@@ -95,7 +95,7 @@ def test_freed_memory_is_kept_where_a_script_asks_for_it_and_tasks_that_srun_has
         "import resource, torch; from smsa.runtime import set_up_process\n"
         "for set_up in (int, set_up_process):\n"
         "    set_up()\n"
-        "    for _ in range(4):\n"  # until the blocks lie: where they do not fit the first gaps, it takes two rounds
+        "    for _ in range(4):\n"  # until freed blocks are reused, which may take two rounds
         "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "        for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"

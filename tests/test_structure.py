@@ -1,4 +1,4 @@
-"""Imports in smsa/ point down: each room imports only those below it and the root. What setup.cfg names is there."""
+"""Imports in smsa/ point down: a room imports only rooms below it and the root. setup.cfg matches the files."""
 
 import configparser
 import re
@@ -22,14 +22,14 @@ ROOMS_BELOW = {
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
-# Also within functions; of what ruff has formatted, where each line imports from one module.
+# Matches imports within functions, too. ruff has formatted the files, so each line imports from one module.
 IMPORT = re.compile(r"^\s*(?:from|import) (smsa|scripts|benchmarks|tests|\.)(?:\.| import )?(\w*)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path):
     room, *_ = (*path.parent.relative_to(PACKAGE).parts, "")
-    below = ROOMS_BELOW[room] | {room}  # of a room that is known
+    below = ROOMS_BELOW[room] | {room}  # a KeyError means that a new room is missing above
     for package, module in IMPORT.findall(path.read_text(encoding="utf-8")):
         is_root = (PACKAGE / f"{module}.py").is_file()
         assert package == "smsa" and module and (module in below or is_root)

@@ -1,1 +1,1 @@
-"""Files -> rows -> tokens: labels, one reader of every format, datasets, a normaliser."""
+"""Files -> rows -> tokens: labels, one reader for all formats, datasets, a normaliser."""

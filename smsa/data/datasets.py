@@ -1,4 +1,4 @@
-"""Labelled files -> rows -> `datasets.DatasetDict` -> tokens -> batches. Strict: a bad row stops all, by its line."""
+"""Labelled files -> rows -> `datasets.DatasetDict` -> tokens -> batches. By default a bad row stops the run."""
 
 import json
 import logging
@@ -30,8 +30,8 @@ from smsa.errors import UserError
 logger = logging.getLogger(__name__)
 
 REJECTS = "rejects.jsonl"
-VALID_SHARE, VALID_SEED = 0.1, 42  # of a training file without one of validation
-_UNKNOWN = -1  # the id of a label without meaning
+VALID_SHARE, VALID_SEED = 0.1, 42  # used if a training file comes without a validation file
+_UNKNOWN = -1  # the label id of an unknown label
 SPLITS = ("train", "valid", "test")
 SMSA_URL = (
     "https://raw.githubusercontent.com/IndoNLP/indonlu/ce728f6926a36174b9923dfe49d6a6839b6e9bb7"
@@ -66,7 +66,7 @@ class ReadingArguments:
     )
 
     def reading(self) -> dict[str, str | list[BadRow] | None]:
-        """Return the options of `load_splits`; an `on_bad_row` of another name is a UserError."""
+        """Return the options for `load_splits`; raise a UserError if `on_bad_row` is neither strict nor skip."""
         if self.on_bad_row not in ("strict", "skip"):
             raise UserError(f"on_bad_row {self.on_bad_row!r} is not one of strict, skip.")
         options = {name: getattr(self, name) for name in ("text_column", "label_column", "label_map", "sheet")}
@@ -99,15 +99,15 @@ class DataArguments(ReadingArguments):
     )
 
     def find_files(self) -> dict[str, Path | None]:
-        """Return the file of each split, as the function of this name does."""
+        """Return the file of each split; see the function `find_files`."""
         return find_files(self.data_dir, self.train_file, self.valid_file, self.test_file, self.dataset_name)
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
-    """Return the labelled files of SmSA by split; `test` only where it is there.
+    """Return SmSA's labelled files by split; `test` only if that file exists.
 
-    Looks in `data_dir`, else in $SMSA_DATA_DIR, else in ./data/smsa, else downloads from IndoNLU at a pinned commit,
-    checked by sha256, into the user's cache. A folder that was named is used or refused, never passed over.
+    Use `data_dir`, else $SMSA_DATA_DIR, else ./data/smsa, else download IndoNLU's files at a pinned commit into the
+    user's cache and check their sha256. A folder that was named is never skipped: if it lacks files, that is an error.
 
     Raises:
         FileNotFoundError: if a file is missing or cannot be downloaded; says where it looked and what to do.
@@ -121,30 +121,30 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
             source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"
             raise FileNotFoundError(
                 f"{files[min(missing)]} does not exist ({folder} comes from {source}). SmSA's files are named "
-                "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv; for files of other names use "
-                "--train_file and --valid_file, in eval.py, calibrate.py and export.py --data."
+                "train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv. For files with other names, give "
+                "--train_file and --valid_file; in eval.py, calibrate.py and export.py, give --data."
             )
         return found
     cache, files = pooch.os_cache("smsa"), {}
-    pooch.get_logger().setLevel(logging.WARNING)  # it has a progress bar
+    pooch.get_logger().setLevel(logging.WARNING)  # the progress bar already shows the download
     try:
         for split, sha256 in SMSA_SHA256.items():
             url = f"{SMSA_URL}{split}_preprocess.tsv"
             files[split] = Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
         return files
-    except (OSError, ValueError) as error:  # no network; another sha256
+    except (OSError, ValueError) as error:  # no network, or the sha256 differs
         raise FileNotFoundError(
             "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
             f"folder), the cache {cache}, and {url}, which failed: {error}\n"
-            "Way out: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
+            "What to do: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
             "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
-            "The sample that comes with the project needs no network: --data_dir data/sample. "
+            "The bundled sample needs no network: --data_dir data/sample. "
             "eval.py, calibrate.py and export.py take one file: --data data/sample/valid_preprocess.tsv."
         ) from error
 
 
 def find_dataset(name: str) -> dict[str, Path | None]:
-    """Return the splits of a data set of the Hub, or of a folder, as files in the user's cache.
+    """Write the splits of a data set (its name on the Hub, or a folder) into the user's cache; return the files.
 
     Raises:
         UserError: if it has no split called train, or cannot be loaded.
@@ -153,7 +153,7 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     try:
         found = load_from_disk(name) if is_saved else load_dataset(name)
     except (ValueError, RuntimeError, DatasetGenerationError) as error:
-        # more than one configuration; no data that it can read, as CSV with semicolons, which our reader can
+        # several configurations, or a file that only our reader can read, such as CSV with semicolons
         why = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise UserError(f"--dataset_name {name}: {why}. Or name files: --train_file, --valid_file.") from error
     found = {"train": found} if isinstance(found, Dataset) else found
@@ -168,7 +168,7 @@ def find_dataset(name: str) -> dict[str, Path | None]:
             pq.write_table(found[there].with_format("arrow")[:], unfinished)
             unfinished.replace(files[split])
     if files["train"] is None:
-        raise UserError(f"--dataset_name {name} has no split train, but {', '.join(found)}.")
+        raise UserError(f"--dataset_name {name} has no split train, only {', '.join(found)}: use --train_file instead.")
     return files
 
 
@@ -181,20 +181,20 @@ def find_files(
 ) -> dict[str, Path | None]:
     """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
 
-    Without `valid_file` that of valid is None: `load_splits` splits it off train.
+    If there is no validation file, `valid` is None, and `load_splits` splits it off train.
 
     Raises:
-        UserError: if valid is named without train, or a folder beside them.
+        UserError: if `valid_file` comes without `train_file`, or if two sources of data are named.
         FileNotFoundError: as `find_smsa`.
     """
     if valid_file and not train_file:
-        raise UserError("--valid_file goes with --train_file, off which a tenth is split as valid if it is alone.")
+        raise UserError("--valid_file needs --train_file. If only --train_file is given, a tenth of it becomes valid.")
     if dataset_name and (data_dir or train_file or valid_file):
         raise UserError("--dataset_name names all data: leave --data_dir, --train_file and --valid_file out.")
     if train_file and data_dir:
         raise UserError(
-            "--data_dir (here or in the recipe) names SmSA, --train_file your own data: give one of both. "
-            "recipes/mini.yaml and indonlu.yaml name no data."
+            "--data_dir (here or in the recipe) and --train_file are both given, and each names data: give only one. "
+            "recipes/mini.yaml and recipes/indonlu.yaml name no data."
         )
     if train_file:
         files = {"train": Path(train_file), "valid": Path(valid_file) if valid_file else None}
@@ -211,28 +211,28 @@ def read_rows(
     label_map: str | None = None,
     sheet: str | None = None,
 ) -> tuple[list[str], list[int], list[int], list[BadRow]]:
-    """Read one labelled file of any of `INPUT_FORMATS`.
+    """Read one labelled file in any of `INPUT_FORMATS`.
 
     Args:
         path: the file.
         labels: the label names, in the order of their ids.
-        text_column, label_column, sheet: as in `Source`, which finds them where they are not named.
+        text_column, label_column, sheet: as in `Source`, which finds columns that are not named.
         label_map: what other labels mean; see `match_labels`.
 
     Returns:
-        Texts exactly as written, the label id and the line of each, and the rows that were refused instead of these;
-        rows whose label is dropped are in neither. "NA", "null", quotes in a .tsv and "#" are ordinary text.
+        The texts exactly as written, the label id and the line of each, and the bad rows. Rows whose label is dropped
+        are in none of these. "NA", "null", quotes in a .tsv and "#" are ordinary text.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: as `Source`; or if the labels are a model's predictions.
+        UserError: as `Source`; or if a column shows that the file holds rows of several splits.
     """
     path = Path(path)
     source = Source(path, text_column=text_column, label_column=label_column, sheet=sheet)
     meant = match_labels(labels, label_map)
     features = json.loads((source.schema.metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features", {})
     feature = features.get(source.label_column)
-    names = feature.get("names") if isinstance(feature, dict) else None  # of a ClassLabel, where -1 is no label
+    names = feature.get("names") if isinstance(feature, dict) else None  # a ClassLabel has names; its -1 means no label
     meanings = {"-1": None, **{str(i): name for i, name in enumerate(names)}} if names else source.meanings
     texts, ids, lines, bad_rows, in_split = [], [], [], [], set()
     for chunk in source.chunks():
@@ -241,7 +241,7 @@ def read_rows(
         gold = chunk.table[source.label_column].to_pylist() if source.names else []
         for line, text, label in zip(chunk.lines.tolist(), chunk.texts.to_pylist(), gold, strict=True):
             plain = plain_label(label)
-            if plain not in meant:  # a label map, and labels that are numbers, come first
+            if plain not in meant:  # the label map, and --labels that are numbers, win over the file's own names
                 plain = plain_label(meanings.get(plain, plain))
             label_id = meant.get(label if isinstance(label, str) and label in meant else plain, _UNKNOWN)
             if text is None or not text.strip():
@@ -259,11 +259,11 @@ def read_rows(
     said = {value: plain for value in in_split if (plain := plain_label(value))}
     words, is_flag = [*map(SPLIT.fullmatch, said.values())], IS_SPLIT.fullmatch(source.split_column or "")
     kinds = {bool(word[1]) for word in words} if all(words) else {*said.values()} if is_flag else ()
-    if len(kinds) > 1:  # a model would learn what tests it
+    if len(kinds) > 1:  # the model would be trained on its test rows
         listed = ", ".join(sorted(map(str, said)))
         raise UserError(
-            f"{path}: the column {source.split_column!r} says {listed}: give the rows of each as a file or table of "
-            "its own; to take all rows alike, remove the column."
+            f"{path}: the column {source.split_column!r} says {listed}: save the rows of each split as a file or table "
+            "of its own. To use all rows together, remove the column."
         )
     return texts, ids, lines, sorted(bad_rows, key=attrgetter("line"))
 
@@ -277,23 +277,23 @@ def load_splits(
     """Read and check labelled files into a dataset with `text`, `label` (a ClassLabel) and `line` per split.
 
     Args:
-        files: a path for each split, for instance what `find_smsa()` returns; None for a valid that is split off train.
+        files: a path for each split, for instance what `find_smsa()` returns; None for `valid` splits it off train.
         labels: label names in the order of their ids.
-        rejects: takes the bad rows, which are left out; None lets them stop the run.
+        rejects: a list that collects the bad rows, which are then excluded; if None, a bad row stops the run.
         reading: text_column, label_column, label_map, sheet, as in `read_rows`.
 
     Returns:
         Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
 
     Raises:
-        BadRowsError: for any bad row, over all files together, unless `rejects` takes them.
-        UserError: if a split has no rows or one single label throughout.
+        BadRowsError: if there are bad rows, in all files together, and `rejects` is None or no other rows are left.
+        UserError: if a split has no rows, or only one label.
         FileNotFoundError: if a file is missing.
     """
     splits = DatasetDict()
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(labels)), "line": Value("int64")})
     read = {split: read_rows(path, labels, **reading) for split, path in files.items() if path is not None}
-    given = f"{reading['label_map']}," if reading.get("label_map") else ""  # of two, the command line takes the last
+    given = f"{reading['label_map']}," if reading.get("label_map") else ""  # proposals repeat it; the last option wins
     bad_rows = [row for *_, bad in read.values() for row in bad]
     are_left = all(texts for texts, *_ in read.values())
     if bad_rows and (rejects is None or not are_left):
@@ -302,7 +302,7 @@ def load_splits(
         rejects += bad_rows
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
-        logger.warning("%s rows are left out: %s", f"{len(bad_rows):,}", listed)
+        logger.warning("%s bad rows are excluded: %s", f"{len(bad_rows):,}", listed)
     if "valid" in files and files["valid"] is None and read["train"][0]:
         read["train"], read["valid"] = _split_off(*read["train"][:3], labels, files["train"], given)
     in_train = set(read["train"][0]) if "train" in read else set()
@@ -311,21 +311,21 @@ def load_splits(
         if len(counts) < 2:
             found = f"{len(texts):,} row(s), all labelled {labels[label_ids[0]]!r}" if texts else "no rows"
             raise UserError(
-                f"{path} has {found}: a score on it would mean nothing. Give a file of two labels or more; of "
-                "IndoNLU's test_preprocess_masked_label.tsv the real labels are in test_preprocess.tsv."
+                f"{path} has {found}: metrics on it would mean nothing. Give a file with at least two labels. The "
+                "real labels of IndoNLU's test_preprocess_masked_label.tsv are in test_preprocess.tsv."
             )
         names = [repr(label) if label.isdecimal() else label for label in labels]
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
         n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        if n_unsure := len({*zip(texts, label_ids)}) - len({*texts}):  # as where each annotator has a row
+        if n_unsure := len({*zip(texts, label_ids)}) - len({*texts}):  # for example, with one row per annotator
             note += f"; {n_unsure:,} of its texts have several labels"
         logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
-            logger.warning("train has no %s text: no text will be labelled so. --labels can leave it out.", absent)
+            logger.warning("train has no %s text: the model cannot learn it. --labels can leave it out.", absent)
         elif absent and split != "data":
-            logger.warning("%s has no %s text: the macro scores of training count it as 0.", path, absent)
+            logger.warning("%s has no %s text: during training, the macro metrics count it as 0.", path, absent)
         splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     return splits
 
@@ -333,26 +333,26 @@ def load_splits(
 def _split_off(
     texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
 ) -> tuple[tuple, tuple]:
-    """Return rows for train, and a share of each label for valid, which the seed alone draws; no text is in both."""
-    label_of = dict(zip(reversed(texts), reversed(ids)))  # the first one of a text that comes several times
+    """Return rows for train, and for valid a share of each label, drawn with a fixed seed; no text is in both."""
+    label_of = dict(zip(reversed(texts), reversed(ids)))  # of a repeated text, the first label counts
     first = list(dict.fromkeys(texts))
     counts = Counter(label_of.values())
     rare = [labels[i] for i, n in counts.items() if n < 2]
     if rare:
         raise UserError(
-            f"{path}: valid cannot be split off, as {', '.join(rare)} has a single text. Give --valid_file, or leave "
-            f"it out with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
+            f"{path}: valid cannot be split off: there is only one text labelled {', '.join(rare)}. Give --valid_file, "
+            f"or exclude the text with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
         )
     n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [label_of[text] for text in first]
     drawn = {*train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)[1]}
     split = [[i for i, text in enumerate(texts) if (text in drawn) == is_valid] for is_valid in (False, True)]
-    note = "valid: %s rows split off %s, as many of each label by share (seed %d)"
+    note = "valid: %s rows split off %s, stratified by label (seed %d)"
     logger.info(note, len(split[1]), path, VALID_SEED)
     return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
 
 
 def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
-    """Write the rows that were left out, if any, into a file of the folder."""
+    """Write the excluded rows, if any, to rejects.jsonl in the folder."""
     rows = [{"file": str(r.path), "line": r.line, "value": r.value, "reason": r.reason} for r in rejects or ()]
     if rows:
         lines = "".join(f"{json.dumps(row, default=str)}\n" for row in rows)
@@ -362,7 +362,7 @@ def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
 def _refuse(
     bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str
 ) -> BadRowsError:
-    """Return the error that says what may be done, by what is wrong, and shows a row of each unknown label."""
+    """Return the error that says what to do about each kind of bad row, and shows one row of each unknown label."""
     unknown = [row for row in bad_rows if row.label is not None]
     examples = {row.label: row for row in reversed(unknown)}
     shown = [row for row in bad_rows if examples.get(row.label, row) is row]
@@ -370,7 +370,7 @@ def _refuse(
     if unknown:
         ways.append(describe_unknown(unknown, labels, are_left, given))
     if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
-        ways.append("Correct the rows, or leave them out with --on_bad_row skip.")
+        ways.append("Correct the rows, or exclude them with --on_bad_row skip.")
     way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"
     return BadRowsError(shown, way_out, len(bad_rows))
 
@@ -379,18 +379,18 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     """Add the tokens of each row: special tokens included, truncated to `max_length`, [SEP] kept, not padded.
 
     Raises:
-        UserError: if the tokenizer's encoder cannot read `max_length` tokens, or these leave no room for text.
+        UserError: if the tokenizer's encoder cannot read `max_length` tokens, or if these leave no room for text.
     """
     n_special = tokenizer.num_special_tokens_to_add()
     if max_length <= n_special:
-        raise UserError(f"--max_length is {max_length}; {n_special} tokens are special, so give more.")
+        raise UserError(f"--max_length is {max_length}; {n_special} tokens are for special tokens, so give more.")
     if max_length > tokenizer.model_max_length:
         raise UserError(f"--max_length is {max_length}, but this encoder reads at most {tokenizer.model_max_length}.")
     encoded = splits.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True, desc="Tokenising"
     )
     if n_long := sum(int((count_tokens(split) == max_length).sum()) for split in encoded.values()):
-        logger.info("%s texts have %d tokens or more; more are not read (--max_length)", f"{n_long:,}", max_length)
+        logger.info("%s texts have %d tokens or more; longer ones are cut (--max_length)", f"{n_long:,}", max_length)
     return encoded
 
 
@@ -401,19 +401,19 @@ def count_tokens(dataset: Dataset) -> np.ndarray:
 
 
 def sort_by_length(dataset: Dataset) -> Dataset:
-    """Return the rows, longest first, ties in their order: batches of one length need half the padding."""
+    """Return the rows, longest first (ties keep their order): batches of similar lengths need half the padding."""
     return dataset.select(np.argsort(-count_tokens(dataset), stable=True))
 
 
 class PaddingCollator(DataCollatorWithPadding):
-    """DataCollatorWithPadding in a tenth of its time, which a GPU would wait for at each step.
+    """Pad like DataCollatorWithPadding in a tenth of its time, so that the GPU does not wait at each step.
 
-    Where `pad_to_multiple_of` would lead beyond what the encoder reads, it stops there. What it does not know, like
-    other columns or pads on the left, it leaves to its parent.
+    `pad_to_multiple_of` does not pad beyond the longest input of the encoder. Features with other columns, and padding
+    on the left, are left to the parent class.
     """
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Return `labels`, shape (batch,), and what the tokenizer gave of each text, (batch, length); all int64."""
+        """Return `labels`, shape (batch,), and the tokenizer's outputs, padded to (batch, length); all int64."""
         tokenizer, multiple = self.tokenizer, self.pad_to_multiple_of or 1
         pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
         is_known = {"label", "attention_mask"} <= features[0].keys() <= {"label", *pads}

@@ -1,7 +1,7 @@
-"""Bytes of a file -> its rows, one by one, each with its line: how it is written, CSV and its like, workbooks.
+"""Bytes of a file -> its rows, one by one, each with its line: compression, encodings, CSV and TSV, workbooks.
 
-What is wrong with a row stays with that row: a `BadRow` comes in its place. In this order: what is wrong, opening a
-file, what a name and a cell say, finding what separates fields, reading rows, and fitting them to the first ones.
+A row that cannot be read does not stop the others: a `BadRow` takes its place. The order in this file: bad rows,
+opening files, the meaning of names and cells, finding the separator, reading rows, and fitting them to the header.
 """
 
 import codecs
@@ -39,52 +39,52 @@ INPUT_SUFFIXES = (
 )
 BAD_ROWS_SHOWN = 20
 VALUE_SHOWN = 60  # characters of a bad value in a message
-WHOLE_BYTES = 2**27  # of Excel and of JSON that is no JSONL, which are read as a whole; Excel's, unpacked, 8 times that
+WHOLE_BYTES = 2**27  # limit of workbooks and .json, which are read as a whole; unpacked, a workbook may be 8 times that
 FIELD_LIMIT = 2**24  # characters in a field of CSV; a quote left open would otherwise read the whole file into one
 _FIELD_LIMIT_LOCK = threading.Lock()
-_LINES_AT_ONCE = 512  # of CSV, under the lock
-_NO_SEPARATOR = "\x1f"  # stands for one in a file of one column, whose commas are text
-# What files of other formats begin with, and the suffix that they need
+_LINES_AT_ONCE = 512  # lines of CSV that are read under the lock
+_NO_SEPARATOR = "\x1f"  # for the csv module, in a file of one column, whose commas are text
+# The first bytes of binary formats, and the suffix that such a file needs
 _SIGNATURES = {b"PK\x03\x04": ".xlsx or .zip", b"\xd0\xcf\x11\xe0": ".xls", b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst"}
-# What reading a damaged file raises, or (the last) a .zip that has a password, or is packed in another way
+# Errors from damaged files; RuntimeError comes from a .zip with a password or an unknown compression
 _UNREADABLE = (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, RuntimeError)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, as its mark begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# Bytes of UTF-8; and those that Windows-1252 does not have, or hardly, for they are what is left of broken UTF-8.
+# Signs of UTF-8, even if broken: two of its bytes in a row, or one that Windows-1252 lacks or hardly ever uses.
 _NOT_WINDOWS = re.compile(rb"[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d\xc2\xc3\xd0\xde\xf0\xfe\xff]")
 # Words in the names of columns, English and Indonesian, lower case, without the s of a plural.
 _TEXT = frozenset(
     "text teks sentence kalimat content isi konten body review ulasan comment komentar komen tweet cuitan message "
     "pesan snippet caption feedback opini pendapat tanggapan testimoni keluhan kritik".split()
 )
-_RAW = frozenset(  # may stand beside those: full_text, Ulasan Pengguna, Kritik dan Saran
+_RAW = frozenset(  # may stand beside a word of _TEXT: full_text, Ulasan Pengguna, Kritik dan Saran
     "full original raw asli laporan aduan pengaduan pengguna pelanggan netizen saran kesan".split()
 )
 _LABEL = frozenset("label sentiment sentimen polarity polaritas kelas class target".split())
 _RATING = frozenset("rating score skor bintang star nilai".split())
-_OTHER = frozenset(  # so that a line of them is known to name columns
+_OTHER = frozenset(  # known so that a line of such words is recognised as a header
     "id no nomor index unnamed nama name user username author penulis pengguna date datetime tanggal tgl time waktu "
     "timestamp stempel cap created at like count url link lang location lokasi title judul kategori category version "
     "versi product produk source thumb up reply replied usia umur gender email alamat address".split()
 )
 _KNOWN = _TEXT | _RAW | _LABEL | _RATING | _OTHER
-SENTIMENTS = {  # the words of labels
+SENTIMENTS = {  # words for labels
     **dict.fromkeys(("positive", "positif", "pos"), "positive"),
     **dict.fromkeys(("neutral", "netral", "neu", "neut", "net"), "neutral"),
     **dict.fromkeys(("negative", "negatif", "neg"), "negative"),
 }
-REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # what answers the texts
+REPLY = re.compile("repl(y|ie[ds])|balasan|tanggapan|developer|owner", re.IGNORECASE)  # names of columns of replies
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d%?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T][\d:.+Z]*)?|https?://\S+")
-_SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line for Excel
-# A first line whose fields are all quoted, and a field whose quotes are doubled: what only a writer of CSV leaves
+_SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a first line that tells Excel the separator
+# Only writers of CSV leave these: a first line whose fields are all quoted, and a field with doubled quotes
 _QUOTED_NAMES = re.compile(r'"[^"]*"([\t ;,|])"[^"]*"(?:\1"[^"]*")*\s*')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*\w""(?:[^"\t]|"")*"(?=\t|\s*$)')
-_TORN = re.compile(r'^[^"]+[^"\d]"$')  # 6" is no torn field, but one of inches
-SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not of the encoding, or half a character of JSON
+_TORN = re.compile(r'^[^"]+[^"\d]"$')  # the end of a field that spans lines; 6" means inches
+SURROGATE = re.compile("[\ud800-\udfff]")  # an invalid byte of the encoding, or half a character of JSON
 _ESCAPED = re.compile(r'\\(["\\]|\r?\n)')
 ROWS_ABOVE = 10  # title rows that a header may have above it
 
@@ -96,7 +96,7 @@ Row = tuple[int, "list | BadRow"]  # the line where it starts, from 1, and its f
 class BadRow:
     """A row that cannot be trusted: where it stands, what was found there and why it was refused.
 
-    `label` is a label without meaning, as it would be mapped, and `text` its text; None where that is not the reason.
+    `label` is an unknown label, as a label map would name it, and `text` the row's text; None if the reason is another.
     """
 
     path: Path
@@ -124,12 +124,12 @@ class BadRowsError(UserError):
 
 
 def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tuple[str, str | None]:
-    """Return the format of a file, `named` or else by its suffixes, and what it is compressed with, or None.
+    """Return the format of a file (`named`, else by its suffixes) and its compression, or None.
 
-    Case does not matter; in a .zip the suffix of the only such file in it tells.
+    Case does not matter. For a .zip, the suffix of the only file of a known format in it decides.
 
     Raises:
-        UserError: if the format is none of `formats`, or one that is compressed inside is compressed once more.
+        UserError: if the format is not one of `formats`, or does not go with the compression.
     """
     *_, before, last = ("", "", *(suffix.lower() for suffix in path.suffixes))
     compression = COMPRESSIONS.get(last)
@@ -142,16 +142,16 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tupl
         way_out = "or name the format with --format, for example --format csv."
         if formats is INPUT_FORMATS:
             way_out = (
-                "rename a file that is in one of these (predict.py takes its name, too, for example --input_format "
-                "csv), unpack an archive, and save any other as .csv with what wrote it."
+                "rename a file that is in one of these formats (or give predict.py the format, for example "
+                "--input_format csv), unpack an archive, and save any other file as .csv with its own program."
             )
         raise UserError(
-            f"{path}: the suffix must be one of {known}, the text formats also with .gz or .zst behind it; {way_out}"
+            f"{path}: the suffix must be one of {known}, or of a text format followed by .gz or .zst; {way_out}"
         )
     if compression == "zip" and formats is not INPUT_FORMATS:
-        raise UserError(f"{path}: what is written can be compressed with .gz or .zst behind the suffix, not .zip.")
+        raise UserError(f"{path}: output cannot be compressed with .zip: put .gz or .zst behind the suffix.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):
-        raise UserError(f"{path}: .{found} is compressed inside; remove {last}.")
+        raise UserError(f"{path}: .{found} is compressed already; remove {last}.")
     return found, compression
 
 
@@ -165,7 +165,7 @@ def _find_member(path: Path) -> str:
     known = [name for name in names if name.lower().endswith(INPUT_SUFFIXES[1:])]
     if len(known) != 1:
         listed = ", ".join(names[:10]) or "nothing"
-        raise UserError(f"{path} must hold one file of a known format, and holds {listed}: unpack it, and name a file.")
+        raise UserError(f"{path} holds {listed}; it must hold one file of a known format: unpack it, and name a file.")
     return known[0]
 
 
@@ -173,10 +173,10 @@ def _find_member(path: Path) -> str:
 def open_file(
     path: Path, compression: str | None, encoding: str | None = None, end: str = "\n"
 ) -> Iterator[io.BufferedReader | io.TextIOWrapper]:
-    """Open a file, decompressed; what goes wrong with it, also while it is read, names it.
+    """Open a file, decompressed; an error, also one while it is read, becomes a UserError that names the file.
 
-    With an encoding it is text, whose lines have their ends: str.splitlines would also break texts at U+2028, U+0085
-    and a bare CR. Bytes that are not of the encoding become lone surrogates.
+    With an encoding, yield text whose lines keep their ends. str.splitlines would also break texts at U+2028, U+0085
+    and a bare CR. Bytes that are invalid in the encoding become lone surrogates.
     """
     try:
         with ExitStack() as stack:
@@ -195,36 +195,36 @@ def open_file(
 
 
 def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
-    """Return the format that a file is in, whatever its suffix: JSON, or text in place of a workbook; refuse others."""
+    """Return the real format of a file: `format`, JSON, or CSV if a workbook is only text; refuse all others."""
     head = stream.peek()[:200]
     suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
-    plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # of UTF-16, too
+    plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # so that UTF-16 matches, too
     pages = rb"<" if format in SHEETS else rb"<(!doctype html|html[\s>]|\?xml version)"
     if re.match(rb"(?i)\s*" + pages + rb"|%PDF-\d|version https://git-lfs\.github", plain):
-        kinds = "a web page, XML, a PDF or a pointer of Git LFS (git lfs pull), and no table"
-        raise UserError(f"{path} is {kinds}: save it as .xlsx or .csv with what opens it.")
+        kinds = "a web page, XML, a PDF or a pointer of Git LFS (git lfs pull), not a table"
+        raise UserError(f"{path} is {kinds}: open it, and save it as .xlsx or .csv.")
     if format in SHEETS:
         is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
         return "csv" if is_text and suffix is None else format
     if format != "parquet" and suffix is not None:
-        raise UserError(f"{path} is no text: give its name the suffix {suffix}, as it is a workbook or an archive.")
+        raise UserError(f"{path} is a workbook or an archive, not text: give its name the suffix {suffix}.")
     begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
     return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
 
 
 def find_encoding(stream: BinaryIO) -> tuple[str, str]:
-    """Return the encoding of text and what ends its lines: LF, as in CRLF, or CR where there is no LF.
+    """Return the encoding of text and its line end: LF (also for CRLF), or CR if there is no LF.
 
-    A byte-order mark tells the encoding, or the zeros of UTF-16; else it is UTF-8, or Windows-1252 where nothing is
-    UTF-8. A file is read as far as that needs: to its first line that is not ASCII, to its end where all such lines
-    look like Windows-1252. A UTF-8 file with a few broken lines stays one, so that these are bad rows.
+    A byte-order mark or the zeros of UTF-16 show the encoding; else it is UTF-8, or Windows-1252 if there are other
+    bytes than ASCII and none show UTF-8. The file is read until some show UTF-8, or to its end. A UTF-8 file with a few
+    broken lines is still UTF-8, so that those lines are bad rows.
     """
     block = stream.read(1 << 20)
     found = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if block.startswith(mark)), None)
     for i, encoding in enumerate(("utf-16-be", "utf-16-le")):
         if found is None and block[i:1000:2].count(0) > len(block[:1000]) / 4:
             found = encoding
-    start = block.decode(found or "utf-8", errors="ignore")  # a byte of UTF-16 may be that of a line end by chance
+    start = block.decode(found or "utf-8", errors="ignore")  # decoded, as a byte of UTF-16 may look like a line end
     end = "\r" if "\r" in start and "\n" not in start else "\n"
     if found:
         return found, end
@@ -240,12 +240,12 @@ def find_encoding(stream: BinaryIO) -> tuple[str, str]:
 
 
 def read_whole(stream: BinaryIO, path: Path) -> bytes:
-    """Return all bytes of a file that cannot be read in parts; more than `WHOLE_BYTES` are a UserError."""
+    """Return all bytes of a file that cannot be read in parts; raise a UserError if there are over `WHOLE_BYTES`."""
     content = stream.read(WHOLE_BYTES + 1)
     if len(content) > WHOLE_BYTES:
         raise UserError(
-            f"{path} is larger than {WHOLE_BYTES:,} bytes, and its format is read as a whole: save it as CSV or JSONL, "
-            "which may be of any size."
+            f"{path} is larger than {WHOLE_BYTES:,} bytes, the most for a format that is read as a whole: save it as "
+            "CSV or JSONL, which may have any size."
         )
     return content
 
@@ -259,7 +259,7 @@ def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
         if zipfile.is_zipfile(content):
             size = sum(member.file_size for member in zipfile.ZipFile(content).infolist())
             if size > 8 * WHOLE_BYTES:
-                raise UserError(f"{path} has {size:,} bytes unpacked; {8 * WHOLE_BYTES:,} are read: save it as CSV.")
+                raise UserError(f"{path} has {size:,} bytes unpacked, more than {8 * WHOLE_BYTES:,}: save it as CSV.")
         content.seek(0)
         book = CalamineWorkbook.from_filelike(content)
         return {
@@ -272,7 +272,7 @@ def read_sheets(stream: BinaryIO, path: Path) -> dict[str, list[list]]:
 
 
 def name_kind(name: str | None) -> str | None:
-    """Return what a column of this name holds, `text`, `label`, `rating` or `other`, None for a name that is not known.
+    """Return what a column of this name holds, `text`, `label`, `rating` or `other`; None for an unknown name.
 
     Case, blanks and underscores mean nothing: full_text, Full Text and fullText are one name.
     """
@@ -285,22 +285,22 @@ def name_kind(name: str | None) -> str | None:
 
 
 def is_sentiment(cell: str | None) -> bool:
-    """Whether a cell is a word for a sentiment."""
+    """Return whether a cell is a word for a sentiment."""
     return (cell or "").strip().lower() in SENTIMENTS
 
 
 def are_numbers(values: Iterable[str | None]) -> bool:
-    """Whether there are values, and all of them that have anything in them are numbers, dates or links."""
+    """Return whether some values are not empty, and all of these are numbers, dates or links."""
     found = (value.strip() for value in values if value)
     matches = (_NUMBER.fullmatch(value) for value in found if value)
     return next(matches, None) is not None and all(matches)
 
 
 def are_quoted(lines: list[str], path: Path) -> bool:
-    """Whether the quotes in these lines of .tsv or .txt are those of CSV, as R, pandas and Excel write, and no text.
+    """Return whether quotes in these lines of .tsv or .txt are CSV's, as R, pandas and Excel write, and not text.
 
-    All names are quoted, or, below the name of a column of texts, quotes are doubled and none stands by itself, or just
-    the fields that have commas are quoted.
+    They are if all names are quoted. If one names a column of texts, they also are if the lines are valid CSV, and
+    quotes are doubled in some field or exactly the fields with commas are quoted.
     """
     if _QUOTED_NAMES.fullmatch(lines[0]):
         return all(line.startswith('"') for line in lines[1:2])
@@ -315,18 +315,18 @@ def are_quoted(lines: list[str], path: Path) -> bool:
 
 
 def unescape(line: str) -> str:
-    """Return a line of CSV whose quotes are doubled where a backslash stands before them, as MySQL and R write them.
+    """Double the quotes that follow a backslash, as MySQL and R write them, in a line of CSV.
 
-    A backslash that stands before another, or before the end of a line, is taken away, too; others are text.
+    A backslash before another one, or before the line end, is removed, too; any other is text.
     """
     return _ESCAPED.sub(lambda found: '""' if found[1] == '"' else found[1], line) if "\\" in line else line
 
 
 def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | None, list[Cells]]:
-    """Return what separates the columns of these lines, None for lines of one column, and their fields.
+    """Return the separator of the columns (None for one column) and the fields of each line.
 
-    It is what splits nearly all lines alike, or splits off a name or labels that are known. Lines of .txt, and of .tsv
-    without a TAB, have columns only if TABs, labels or a known name of texts say so.
+    A separator splits nearly all lines into equally many fields, or it splits off known names or labels. Lines of .txt,
+    and of .tsv without a TAB, have several columns only if TABs, labels or a known name of texts show it.
     """
     is_csv, first = format == "csv", "".join(lines[:1])
     marks = [mark for mark in (",", ";", "\t", "|") if any(mark in line for line in lines)]
@@ -346,15 +346,15 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         alike = max(Counter(map(len, split)).values(), default=0) / len(filled)
         kinds = [*map(name_kind, header)]
         are_known = "text" in kinds or (is_csv and bool(mark) and any(kinds))
-        # a few commas in texts split off no names, unless all of these are known
+        # a few commas in texts make no header, unless all names in it are known
         are_names = are_known and (2 * len(split) >= len(filled) or all(kinds)) and (is_csv or alike >= 0.9)
-        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as where R names one of two columns
+        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as if R names only one of two columns
         ends = zip(*((row[0], row[-1]) for row in split), strict=True)
         are_labels = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
-        # in prose a blank stands behind each comma
+        # in prose, a blank follows each comma
         is_prose = mark and mark[0] in ",;" and not any(re.search(rf"{mark[0]}\S", line) for line in lines)
         is_even = alike >= 0.9 and not is_prose and (is_csv or mark == "\t")
-        # below names, which have no blank behind what separates them, texts with separators without quotes
+        # names without blanks behind the separators, above texts that contain separators but no quotes
         is_tight = is_csv and mark and len(mark) == 1 and not re.search(r"[,;|\t] ", first)
         is_header = is_tight and len(rows[0]) > 1 and all(re.fullmatch(r"\S+( \S+){0,4}", cell) for cell in rows[0])
         is_below = is_header and sum(len(row) >= len(rows[0]) for row in filled) >= 0.9 * len(filled)
@@ -368,12 +368,12 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
 def read_separated(lines: Iterable[str], path: Path, separator: str | None, format: str) -> Iterator[Row]:
     """Yield the rows. In CSV a quoted field may span lines, and a blank line has no fields.
 
-    Where TABs, or nothing, separate another format, quotes are ordinary text. In CSV a quote that stands where none may
-    makes its row bad. Where it swallowed other lines, these are rows again if they are no doubt rows.
+    In other formats, if TABs or nothing separate columns, quotes are ordinary text. In CSV a misplaced quote makes its
+    row bad. If that row swallowed other lines, they are read again if they clearly are rows.
 
     Args:
-        lines: with their ends, which are LF or CRLF; a bare CR that is not within the quotes of CSV makes its row bad.
-        separator: between fields, with a blank behind it where the blank is part of it; None for a file of one column.
+        lines: with their ends, LF or CRLF; in CSV, a bare CR outside quotes makes its row bad.
+        separator: a character, or a character and a blank; None for a file of one column.
         format: csv, tsv or txt.
     """
     if format != "csv" and separator in ("\t", None):
@@ -381,19 +381,19 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
             line = line.rstrip("\r\n")
             yield number, line.split(separator) if separator else [line]
         return
-    mark, number, lines, left = separator or _NO_SEPARATOR, 1, iter(lines), []  # left: what a bad row swallowed
+    mark, number, lines, left = separator or _NO_SEPARATOR, 1, iter(lines), []  # left: to be read again
     while block := left or [*islice(lines, _LINES_AT_ONCE)]:
         n_lines, n_read, rows, error = len(block), 0, [], None
-        behind = (block.append(line) or line for line in lines)  # which the last row may need
+        behind = (block.append(line) or line for line in lines)  # lines that the last row may need
         given = chain(islice(block, n_lines), behind)
         reader = csv.reader(given, delimiter=mark[0], skipinitialspace=len(mark) > 1, strict=True)
-        with _FIELD_LIMIT_LOCK:  # the limit is the process's, and its default refuses texts over 128 KiB
+        with _FIELD_LIMIT_LOCK:  # the limit holds for the whole process, and its default refuses texts over 128 KiB
             limit = csv.field_size_limit(FIELD_LIMIT)
             try:
                 for row in reader:
                     end = reader.line_num
                     if end == n_read + 1 and block[n_read].count('"') % 2 and any(map(_TORN.search, row)):
-                        row = BadRow(path, number + n_read, row, "a quote ends a field that none begins")
+                        row = BadRow(path, number + n_read, row, "a quote ends a field that begins without one")
                     elif separator is None and row:
                         row = [mark.join(row)]
                     rows.append((number + n_read, row))
@@ -415,9 +415,9 @@ def read_separated(lines: Iterable[str], path: Path, separator: str | None, form
 
 
 def _count_spoilt(lines: list[str], separator: str | None) -> int:
-    """Return how many lines belong to a row with a quote too many: the first only, if each other one is surely a row.
+    """Return how many lines belong to a row with a quote too many: one if the others clearly are rows, else all.
 
-    It is where it has as many fields as the first, and the last one's quote begins a field.
+    They are if each has as many fields as the first, and the quote in the last one begins a field.
     """
     first, *rest = lines
     if separator is None or not rest:
@@ -430,31 +430,31 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
 
 @dataclass
 class Head:
-    """What the first rows of a table show, for the others to be read by."""
+    """What the first rows of a table show about how to read the others."""
 
-    format: str  # csv, tsv or txt, whatever the suffix says; of a workbook its own
+    format: str  # csv, tsv or txt, by the contents; of a workbook its format
     separator: str | None = None  # as in `read_separated`
-    change: Callable[[str], str] | None = None  # what makes lines those of CSV or TSV; None where they are
+    change: Callable[[str], str] | None = None  # makes a line one of CSV or TSV; None if it is one already
     names: list[str] = field(default_factory=list)
-    n_above: int = 0  # rows up to the names, these included
+    n_above: int = 0  # rows up to and including the names
     whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a value for each column
-    may_end_empty: bool = False  # the last column
-    has_told: bool = False  # what is unusual about the rows, in the log
+    may_end_empty: bool = False  # whether the last column may be empty
+    has_told: bool = False  # whether the log says what is unusual about the rows
 
     @cached_property
     def is_number(self) -> list[bool]:
-        """Whether each column holds numbers, dates or links only."""
+        """Return for each column whether it holds only numbers, dates or links."""
         return [*map(are_numbers, zip(*self.whole, strict=True))]
 
 
 def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
-    """Yield the rows below the names. What a row lacks at its end are nulls; it is bad if the next line is the rest.
+    """Yield the rows below the names. Fields missing at the end are null, unless the next line has them: a bad row.
 
-    A row that ends before `text_at`, the place of the texts, is bad. In a labelled file lines of separators alone, as
-    spreadsheets leave behind, are no rows; a prediction has a row for each.
+    A row that ends before `text_at`, the index of the column of texts, is bad. In a labelled file, lines with only
+    separators, which spreadsheets leave behind, are skipped; a prediction has a row for each.
     """
     names, width = head.names, len(head.names)
-    # names that come again, also where files with byte-order marks were put together
+    # repeated headers, also from files that were concatenated with their byte-order marks
     no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
     no_rows += [[""] * width] if head.format == "csv" and is_labelled else []
     lines = map(head.change, lines) if head.change else lines
@@ -483,35 +483,35 @@ def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labe
                 n_short, first_short = n_short + 1, first_short or line
         is_spoilt = is_spoilt or isinstance(fields, BadRow)
         yield line, row
-    short = f"rows lack fields at their end, which are nulls, the first in line {first_short}"
-    for n, told in ((n_short, short), (n_no_rows, "lines that are blank, or name the columns again, are no rows")):
+    short = f"rows lack fields at their end and get nulls, the first one in line {first_short}"
+    for n, told in ((n_short, short), (n_no_rows, "lines that are blank or repeat the header are skipped")):
         if n and not head.has_told:
             logger.info("%s: %s %s", path, f"{n:,}", told)
     head.has_told = True
 
 
 def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
-    """Return what a row has that is not as the names: fewer values, too, if they fit; None if it is no row."""
+    """Return the fields of a row that does not match the names, which may be fewer, else a BadRow; None for no row."""
     if isinstance(fields, BadRow):
         return fields
     n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)
     if is_blank and (width == 1 or is_csv):
         return [""] if width == 1 else None
-    # where the last column may be empty, a comma within a text would push its values aside
+    # if the last column may be empty, these may come from a comma within a text
     if n_fields > width and not any(fields[width:]) and not head.may_end_empty:
         return fields[:width]
     bad_row = BadRow(path, line, fields, "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}")
     if is_blank or n_fields > width:
         return bad_row
     if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-        # the lines below, which are the rest of the text, would pass for rows
-        way_out = "Quotes are ordinary text here: give the file the suffix .csv, where TABs may separate columns."
+        # the rest of the text, in the next lines, would be taken for rows
+        way_out = "Quotes are ordinary text here. Give the file the suffix .csv; TABs may separate columns there, too."
         raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
     cells = fields[0].split(head.separator[0]) if is_csv and n_fields == 1 else []
     if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
         ends_row = is_sentiment(cells[-1]) or (head.is_number[-1:] == [True] and are_numbers(cells[-1:]))
         if ends_row or text_at > 0:  # else it may be a text with commas
-            # as Excel writes a row that it has in one cell; the quotes within are doubled
+            # if Excel has a row in one cell, it quotes the whole row and doubles the quotes within
             inner = [row for _, row in read_separated(fields, path, head.separator, "csv")]
             is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
             if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], head.is_number) if n):

@@ -1,4 +1,4 @@
-"""JSON -> its rows, one by one, each with its line: objects a line, arrays, pages of an API, what pandas writes."""
+"""JSON -> its rows, one by one, each with its line: JSONL, arrays, pages of an API, the layouts of pandas."""
 
 import io
 import json
@@ -11,32 +11,32 @@ from pathlib import Path
 from smsa.data.formats import REPLY, BadRow, name_kind, read_whole
 from smsa.errors import UserError
 
-_PAGES_WEIGHED = 20  # for whether these hold the rows, as each may have hundreds
-_CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # NaN is how Python writes a value that is missing
+_PAGES_WEIGHED = 20  # first objects, which show whether objects are pages; each may hold hundreds of rows
+_CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # NaN becomes None: Python writes missing values so
 
-# The line where a row starts, what is written there, if it is an object, on one line, and the value
+# The line where a row starts; its JSON on one line, or None if the row is not written as one object; and its value
 JsonRow = tuple[int, str | None, object]
 
 
 def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
-    """Yield the row of each line that is not blank; `parse_float` makes numbers that are not whole of their digits."""
+    """Yield the row of each line that is not blank; `parse_float` converts numbers that are not integers."""
     decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r\n, ")  # a comma behind, as between the rows of an array
+        line = line.rstrip("\r\n, ")  # also a comma, as between the rows of an array
         if not line or line.isspace():
             continue
         try:
             row = decoder.decode(line)
-        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or nesting too deep, to read
+        except (ValueError, RecursionError) as error:  # not JSON, too long a number, or nested too deeply
             row = BadRow(path, number, line, f"not valid JSON ({error})")
         yield number, line, row
 
 
 def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = float) -> Iterator[JsonRow]:
-    """Yield each row in a file of JSON: an array, objects one after the other, or one that pandas or an API wrote.
+    """Yield each row in a file of JSON: of an array, of consecutive objects, or of one object by pandas or an API.
 
-    The rows of one object are counted, as they have no line; see `_find_rows`. Strings are texts. A file without rows,
-    or that is no JSON, is refused.
+    Rows within one object have a number in place of their line; see `_find_rows`. A string is a row with only a text.
+    A file that has no rows, or is not JSON, is refused.
     """
     text = read_whole(stream.buffer, path).decode(stream.encoding, stream.errors)
     decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_CONSTANTS.get)
@@ -46,7 +46,7 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = floa
     if is_alone:
         found = ((n, None, row) for n, row in enumerate(_find_rows(first[0][2], path), start=1))
     for line, place, row in found if is_alone else chain(first, values):
-        if isinstance(row, dict):  # a line break in a string is escaped
+        if isinstance(row, dict):  # these line breaks are not within strings, where JSON escapes them
             yield line, place and re.sub(r"[\r\n]", " ", text[place]), row
         elif isinstance(row, str) and not is_alone:
             yield line, None, {"text": row}
@@ -61,7 +61,7 @@ def read_json(stream: io.TextIOWrapper, path: Path, parse_float: Callable = floa
 
 
 def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int, slice, object]]:
-    """Yield what is in an array of JSON, or stands one after the other: its line, its place in the text, and it."""
+    """Yield each value of a JSON array, or of consecutive values: its line, its slice of the text, and the value."""
     skip = re.compile(r"[\s,]*").match
     start = skip(text, 0).end()
     is_array = text.startswith("[", start)
@@ -80,18 +80,18 @@ def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int
 
 
 def _find_rows(found: object, path: Path) -> list:
-    """Return the rows of an object: of the only array within it, or as pandas writes them, in each `orient`."""
+    """Return the rows of an object: those of its only array, or those that pandas writes with any `orient`."""
     held = found if isinstance(found, dict) else {}
     columns = [dict(enumerate(cells)) if isinstance(cells, list) else cells for cells in held.values()]
     is_index = bool(held) and all(isinstance(row, dict) for row in held.values())
-    if is_index:  # or as a data base has them, by keys of its own
+    if is_index:  # rows by the index of pandas, or by the keys of a database
         is_numbered = all(map(str.isdecimal, held)) and not all(map(str.isdecimal, columns[0]))
-        shared = {*columns[0]}.intersection(*columns)  # not of {"data": {"comments": []}, "meta": {"n": 0}}
+        shared = {*columns[0]}.intersection(*columns)  # empty for {"data": {"comments": []}, "meta": {"n": 0}}
         is_index = is_numbered or (any(map(name_kind, shared)) and not any(map(name_kind, held)))
     arrays = [] if is_index and len(held) > 1 else find_arrays(held, dict)
     if len(arrays) > 1:
         listed = ", ".join(key for key, _ in arrays)
-        raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file.")
+        raise UserError(f"{path} holds several arrays, {listed}: save the one with the texts as a file of its own.")
     if arrays:
         return arrays[0][1]
     if isinstance(held.get("columns"), list) and isinstance(held.get("data"), list):
@@ -101,14 +101,14 @@ def _find_rows(found: object, path: Path) -> list:
     if columns and all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
         return [{name: cells[key] for name, cells in zip(held, columns, strict=True)} for key in columns[0]]
     if len(arrays := find_arrays(held, list)) != 1:
-        raise UserError(f"{path} holds no array of objects, nor columns with the same rows each.")
+        raise UserError(f"{path} holds no array of objects, nor columns with the same rows each: save it as JSONL.")
     return arrays[0][1]
 
 
 def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
-    """Return the outermost arrays within an object whose first value is of a kind: only those with texts, if any is.
+    """Return the outermost arrays in an object whose first value is a `kind`; only those with texts, if any has some.
 
-    What stands within an object that has a text of its own, such as the replies to it, is a part of that row.
+    An object with a text of its own is a row, and what it contains, such as replies, belongs to that row.
     """
     level = [found]
     while level:
@@ -121,7 +121,7 @@ def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
 
 
 def find_texts(row: object) -> list[str]:
-    """Return the texts of an object by their names, also those of the objects in it, but not those in its arrays."""
+    """Return the values whose keys are names of texts, also in nested objects other than replies, but not in arrays."""
     found = []
     for key, value in row.items() if isinstance(row, dict) else ():
         if isinstance(value, dict):
@@ -132,10 +132,10 @@ def find_texts(row: object) -> list[str]:
 
 
 def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[str]) -> Iterator[JsonRow]:
-    """Yield the rows in the arrays of objects that are pages, as an API gives them, or tables; other objects are rows.
+    """Yield the rows of pages, which are objects with arrays of rows, as APIs return them; other objects are rows.
 
-    A page has no text of its own beside its arrays, or, as in `"message": "success"`, the same as all others. What was
-    found is noted.
+    A page has no text of its own beside its arrays, or the same one as all other pages, as in `"message": "success"`.
+    `notes` takes what was found.
     """
     first = [*islice(found, _PAGES_WEIGHED)]
     pages = [page for _, _, page in first if isinstance(page, dict)]
@@ -144,13 +144,13 @@ def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[s
     if len(own) > (len(first) > 1) or not any(len(rows) > 1 for _, rows in arrays):
         yield from chain(first, found)
         return
-    notes.append("the rows are in the arrays of objects, of which the rest is left out")
+    notes.append("the rows are in arrays within objects; all else in these objects is ignored")
     keys = {key for key, _ in arrays}
     for line, written, page in chain(first, found):
         if not isinstance(page, dict):
             yield line, written, page
         elif arrays := find_arrays(page, dict):
-            # rows may lack their text; an empty page may have other arrays, such as that of the users
+            # known keys, as rows may lack their text; an empty page may still have other arrays, such as one of users
             held = [rows for key, rows in arrays if key in keys or any(map(find_texts, rows))]
             yield from ((line, None, row) for row in chain(*held))
         elif {*find_texts(page)} - own:
@@ -158,7 +158,7 @@ def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[s
 
 
 def flatten(row: dict) -> dict[str, object]:
-    """Return what stands within the objects of a row, by `data.text` and the like; a list of one is what is in it."""
+    """Return the nested values of a row by their paths, such as `data.text`; a list of one value is that value."""
     found: dict[str, object] = {}
 
     def walk(value: object, *path: str) -> None:

@@ -1,4 +1,4 @@
-"""The sentiment labels of SmSA and their order: the one place that knows it; and what the labels of a file mean.
+"""The sentiment labels of SmSA and their order, which stands only here; and what the labels of a file mean.
 
 IndoNLU's order is part of the interface. Other loaders of SmSA use other orders, so match labels by name, never by id.
 """
@@ -13,23 +13,23 @@ from smsa.data.formats import SENTIMENTS, BadRow, are_numbers, name_kind
 from smsa.errors import UserError
 
 LABELS: tuple[str, ...] = ("positive", "neutral", "negative")
-# The tutorial tries these before and after training; to a person they are positive, neutral and negative, as `LABELS`.
+# The tutorial predicts these before and after training. Their true labels are those of `LABELS`, in the same order.
 EXAMPLES = (
     "Bahagia hatiku melihat pernikahan putri sulungku yang cantik jelita",
     "Budi pergi ke pondok indah mall membeli cakwe",
     "Dasar anak sialan!! Kurang ajar!!",
 )
-_AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say no more
+_AROUND = {"sentiment", "sentimen", "label", "class", "kelas", "polarity", "polaritas"}  # words that say nothing more
 _TRUE = re.compile(r"(?<![^\W_])(gold|true|actual|aktual|asli|manual)(?![^\W_])", re.IGNORECASE)
-_LONGEST = 40  # of what is looked at as a label
-# What may stand around its word without denying it; a number behind a colon may be a share, or no; neg_1 is a name
+_LONGEST = 40  # characters; a longer value is taken as it is
+# What may surround a label's word: no number behind a colon (perhaps a probability), no neg_1 (perhaps a name)
 _HARMLESS = re.compile(r"(?!.*(:\s*|_)\d)[\w\s()\[\]{}.,:;/\"'#|+-]+")
-_MOST_RATINGS = 10  # different ones; more are a count
-_MOST_LABELS = 20  # of a file, that a message lists as an option; more are hardly labels
-# Words that make another more or less, so that it still says what is meant
+_MOST_RATINGS = 10  # different values; a column with more holds counts
+_MOST_LABELS = 20  # different values in a file; more are hardly labels
+# Adverbs of degree: the word behind them still names the sentiment
 _DEGREES = re.compile(r"(?:(?:sangat|amat|cukup|agak|cenderung|very|strongly|extremely|somewhat|slightly) )+(\w+)")
-DROP = "drop"  # in a label map: leave these rows out
-# What numbers usually mean, as a proposal only: SmSA's own ids would be 0=positive
+DROP = "drop"  # in a label map: exclude these rows
+# What numbers usually mean. Messages propose it, but no code assumes it: in SmSA, 0 is positive
 _USUAL = (
     {"0": "negative", "1": "positive"},
     {"-1": "negative", "0": "neutral", "1": "positive"},
@@ -60,12 +60,11 @@ def label_maps(labels: tuple[str, ...] = LABELS) -> dict[str, dict]:
 
 
 def plain_label(value: object) -> str | None:
-    """Return a label of a file without what means nothing.
+    """Return a label of a file in its plain form, or None if the value is no label.
 
-    That is case, blanks, quotes and brackets around it, a full stop, the .0 of a whole number; and what stands beside a
-    single word for a sentiment in `Positive Sentiment`, `1 (positif)` and the like.
-
-    None is for no label: nothing, blanks, or a value that no label can be.
+    Drop case, blanks, quotes and brackets around the label, a full stop, and the .0 of a whole number. If its only
+    telling word names a sentiment, return this word: `positive` for `Positive Sentiment`, `positif` for `1 (positif)`.
+    An empty value, blanks, and values other than text and numbers are no label.
     """
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
@@ -81,23 +80,23 @@ def plain_label(value: object) -> str | None:
 
 
 def are_sentiments(values: Iterable[object]) -> bool:
-    """Whether there are labels, and all of them are words for sentiments."""
+    """Return whether there are labels and all of them name sentiments."""
     found = {plain_label(value) for value in values} - {None}
     return bool(found) and found <= SENTIMENTS.keys()
 
 
 def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own: int) -> tuple[list[int], list[int]]:
-    """Return the places of columns of labels: those that are taken if there is one only, and those that may be meant.
+    """Return the indices of columns of labels: those to use, if there is only one, and all that the user may mean.
 
-    A name tells, `label` before all, else labels for sentiments in it, also of the columns within rows of JSON, which
-    stand behind the `n_own` others; else the name of a rating, whose numbers need a meaning all the same. What is
-    called a prediction, or has probabilities beside it, is no true label where others are; what is called a true label
-    leaves open whether others are.
+    A column of labels is known by its name, `label` first, or by values that name sentiments; failing both, by the name
+    of a rating, whose numbers need a label map. Columns within rows of JSON follow the `n_own` others. Predictions (by
+    name, or with probabilities beside them) are not used if there are other labels. Columns named as true labels
+    (gold, asli) are returned beside the column that was found, so that the user is asked.
     """
     plain = [{plain_label(value) for value in values} - {None} for values in columns]
     by_content = {i for i, found in enumerate(plain) if found and found <= SENTIMENTS.keys()}
     some = {i for i, found in enumerate(plain) if found and name_kind(names[i]) not in ("text", "other")}
-    # many numbers, as polarities from -1 to 1, are none
+    # a column of many different numbers, such as polarities from -1 to 1, holds no labels
     few = {i for i in some if len(plain[i]) <= _MOST_LABELS or not are_numbers(plain[i])}
     named = {i for i in few if name_kind(names[i]) == "label"}
     usual = {i for i in named if re.sub(r"[\W_]+", "", names[i]).lower() == "label"}
@@ -107,7 +106,7 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     prefixes = {name.removesuffix("label") for name in names if name.endswith("label")}
     predicted = {f"{prefix}label" for prefix in prefixes if any(name.startswith(f"{prefix}p_") for name in names)}
     true = {i for i, name in enumerate(names) if name not in predicted and "pred" not in name.lower()}
-    kinds = (  # the first that there is holds the labels
+    kinds = (  # the first one that is not empty holds the labels
         {i for i in usual & own if names[i] == "label"},
         *(found & own for found in (usual, both & true, named & true, by_content & true)),
         *(found & true for found in (usual & both, both, set() if named - own else by_content, ratings)),
@@ -116,24 +115,24 @@ def find_label_columns(names: list[str], columns: list[Sequence[object]], n_own:
     others = {i for i in by_content if _TRUE.search(names[i]) and name_kind(_TRUE.sub("", names[i])) in ("label", None)}
     if not taken <= true:
         others |= true.intersection(chain(*kinds))
-    # as emotions, in a column that is not known for anything else
+    # other labels, such as emotions: repeated values in a column whose name says nothing
     repeated = {i for i in few if name_kind(names[i]) is None and 1 < len(plain[i]) < 0.7 * len(columns[i])}
     return [*sorted(taken), *sorted(others - taken)], sorted(named | by_content | ratings or repeated)
 
 
 def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[str, int | None]:
-    """Return what plain labels of a file mean: an id, or None for rows to leave out.
+    """Return the label id of each plain label that a file may have, or None for rows to exclude.
 
     Args:
         labels: names in the order of their ids.
-        label_map: `-1=negative,0=neutral,1=positive`, of which several may mean one, or the other way round,
-            `positive=4|5,negative=1|2,drop=3`; only these values have a meaning then, and the labels themselves. A
-            label that is dropped is so whatever the file calls it.
+        label_map: `-1=negative,0=neutral,1=positive`, where several values may mean the same label; or the other way
+            round, `positive=4|5,negative=1|2,drop=3`. Then only these values and the labels have a meaning. A label
+            that is dropped is dropped under all its names.
 
     Raises:
-        UserError: for a pair that is neither, or a value with two meanings.
+        UserError: if a pair has neither form, or a value has two meanings.
     """
-    # labels that differ by case only are taken as they are
+    # labels that differ only in case must match exactly
     plain = plain_label if len({*map(plain_label, labels)}) == len(labels) else str.strip
     exact = {plain(label): i for i, label in enumerate(labels)}
     meant = {SENTIMENTS[label]: i for label, i in exact.items() if label in SENTIMENTS}
@@ -158,7 +157,7 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
 
 
 def _to_number(label: str) -> str:
-    """Return the stars of a rating, as in `bintang 4`, `4 stars`, `4/5` and ★★★★☆, and 1 for +1; others as they are."""
+    """Return the number in a rating such as `bintang 4`, `4 stars`, `4/5` and ★★★★☆, or in +1; others as they are."""
     if "★" in label or "⭐" in label:
         return str(label.count("★") + label.count("⭐"))
     found = re.fullmatch(r"(?:\w*[^\W\d]\s|\+)?(\d)(?:\s?/\s?5)?(?:\s[^\W\d]+)?", label)
@@ -166,7 +165,7 @@ def _to_number(label: str) -> str:
 
 
 def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -> str:
-    """Return a label map that gives each of these plain labels its usual meaning, and `other` to what has none."""
+    """Return a label map that gives each of these plain labels its usual meaning, and `other` to the rest."""
     numbers = {value: _to_number(value) for value in values}
     usual = next((meant for meant in _USUAL if meant.keys() >= {*numbers.values()} and len(values) > 1), {})
     ids = match_labels(labels)
@@ -176,12 +175,12 @@ def propose_map(values: list[str], labels: tuple[str, ...], other: str = DROP) -
 
 
 def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others: bool, given: str) -> str:
-    """Return what to do about labels of a file that have no meaning: options to paste, with counts and examples.
+    """Return what to do about the unknown labels of a file: options to paste, with counts and examples.
 
     Args:
-        rows: those with such a label.
+        rows: those with an unknown label.
         are_others: whether the file has other rows, so that something is left if all of these are dropped.
-        given: what the label map says already, with a comma behind it.
+        given: the pairs of the label map that was given, with a comma behind them, or an empty string.
     """
     counts = Counter(row.label for row in rows)
     examples = {row.label: row.text[:40] for row in reversed(rows)}
@@ -192,11 +191,11 @@ def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others
     found = f"The labels are {', '.join(labels)}; the file has others: {listed}."
     if len(values) > _MOST_LABELS or any(re.search("[,=|]", value) for value in values):
         return (
-            f"{found} More than {_MOST_LABELS}, or one with a comma, = or |, cannot be named in an option: name the "
-            "column of labels with --label_column, or rename them in the file."
+            f"{found} An option takes at most {_MOST_LABELS} labels, none with a comma, = or |: name the "
+            "column of labels with --label_column, or rename the labels in the file."
         )
     proposed = propose_map(values, labels, DROP if are_others else "...")
     option = shlex.quote(f"--label_map={given}{proposed}")
-    if not are_others:  # which would have no place among the labels of the file as they are
+    if not are_others:  # their labels are known, and --labels would lack them
         option += f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
-    return f"{found} Say what they mean, after a look at these examples ({DROP} leaves rows out): {option}."
+    return f"{found} Look at these examples, and say what the labels mean ({DROP} excludes rows): {option}."

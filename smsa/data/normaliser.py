@@ -7,27 +7,27 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from smsa.errors import UserError
 
-# All but the last of three or more equal letters: no Indonesian word has three. Digits and dots stay; the price is paid
-# by Roman numerals (III) and www.
+# Matches all but the last of three or more equal letters, as no Indonesian word has three. Digits and dots stay; but
+# Roman numerals (III) and www are shortened, too.
 _ELONGATED = r"(\p{L})\1+(?=\1)"
 
-# What tells not praise from blame: links, or what data sets leave of one; mentions; hashtags, but not the word of one
-# that begins a text; exclamation marks; what is left of an emoji that an encoding lost ("??"), or that another follows.
+# Parts that carry no sentiment: links, or what data sets leave of one; mentions; hashtags (of one that begins a text,
+# only the #); exclamation marks; what a lossy encoding leaves of an emoji ("??", U+FFFD); variation selectors of emoji.
 _SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
-# All but the last of some equal letters or signs, and the space before punctuation and a clitic, as SmSA writes them;
-# and what nobody sees: soft hyphens, marks of direction, byte-order marks, joiners but the one of emoji.
+# Invisible characters: soft hyphens, direction marks, byte-order marks, and joiners except U+200D, which emoji need.
 _UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+# Removed: these, all but the last of repeated letters or signs, and spaces before punctuation or the clitic -nya.
 _REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
 
 
 def write_plainly() -> list[normalizers.Normalizer]:
-    """Return the normalisers, for lower case, after which a text has the same tokens however it was typed or shared."""
+    """Return normalisers for lower-case text, so that it has the same tokens however it was typed or shared."""
     steps = {_SILENT: " ", _REPEATED: "", r"\s+": " "}
     return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
 
 
 def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.Normalizer) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that has this normaliser and is `tokenizer` in all else."""
+    """Return a copy of `tokenizer` with this normaliser in place of its own."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.normalizer = normaliser
     return PreTrainedTokenizerFast(
@@ -41,10 +41,10 @@ def set_normaliser(tokenizer: PreTrainedTokenizerBase, normaliser: normalizers.N
 
 
 def add_normaliser(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """Return `tokenizer` with elongated letters written once ("enaaak" as "enak"), after all that it did before.
+    """Return a copy of `tokenizer` whose last normaliser writes elongated letters once ("enaaak" as "enak").
 
     Raises:
-        UserError: if it does so already.
+        UserError: if `tokenizer` has this normaliser already.
     """
     backend = tokenizer.backend_tokenizer
     if json.dumps(_ELONGATED).strip('"') in json.dumps(json.loads(backend.to_str())["normalizer"]):

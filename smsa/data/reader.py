@@ -1,8 +1,8 @@
-"""Files of any size -> their columns, and chunks of rows: the one reader of training, evaluation, prediction and page.
+"""Files of any size -> their columns, and chunks of rows: the one reader for training, evaluation, prediction and demo.
 
-Every value goes on as it was. Text formats carry no types, so all their columns are strings here; a line of JSONL may
-stay whole. What stands in which column is found in the first rows: a name that people give such a column decides, else
-what is in it; what has no sensible answer is asked. What was found is logged in one line.
+Values are not changed. Text formats carry no types, so all their columns are strings here; a line of JSONL may stay
+whole. The first rows show which column holds the texts, and which the labels: a usual name decides, else the values.
+If these leave it open, a UserError asks the user. What was found is logged in one line.
 """
 
 import datetime
@@ -31,26 +31,26 @@ from smsa.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SMSA_COLUMNS = ("text", "gold")  # of a file without header
-# A line with at most one label of fastText, which stands before or behind the text; one with several is no row
+SMSA_COLUMNS = ("text", "gold")  # the names in a file without header
+# A line with at most one label of fastText, before or behind the text. A line with several does not match: a bad row
 _FASTTEXT = re.compile(r"^(?!.*__label__.*__label__)(?:(.*\S)??\s*__label__(\S+)[ \t,]*)?(.*)")
-_LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # of CSV, or of three columns
-_NESTED_SHOWN = 30  # of what stands within columns, in a message
-_ROWS_LOOKED_AT = 1000  # for what the columns hold
-_ROWS_WEIGHED = 200  # for how long and various the texts of a column are
-_ROWS_EMPTY = 10  # show that a column of texts by its name is none
-# A key of letters and digits is none; jalan2 is how people write jalan-jalan
+_LABEL_FIELD = re.compile(r"[,;|]\"?__label__|__label__[^\s,;|]+[,;|]|\t[^\t]*\t")  # CSV, or three columns
+_NESTED_SHOWN = 30  # nested columns that a message lists
+_ROWS_LOOKED_AT = 1000  # first rows, which show what the columns hold
+_ROWS_WEIGHED = 200  # texts of a column, which show how long and varied they are
+_ROWS_EMPTY = 10  # so many empty cells show that a column named for texts holds none
+# Group 1 is a word: no link, mention or key with digits; but of jalan2, which means jalan-jalan, it is jalan
 _WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
 SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
     r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
 )
-IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a column of yes and no
+IS_SPLIT = re.compile(r"is_?(?:train|valid|test)(?:ing)?", re.IGNORECASE)  # the name of a yes/no column
 _NOT_MEANT = re.compile(f"{REPLY.pattern}|predict", re.IGNORECASE)
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings."""
+    """Return whether a column of this type holds strings."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
@@ -59,13 +59,13 @@ def is_text(kind: pa.DataType) -> bool:
 class Chunk:
     """Consecutive rows of one file; the bad ones stand apart."""
 
-    first: int  # number of its first row; rows are counted from what `Source.chunks` was given
+    first: int  # number of its first row, counted from the `first` of `Source.chunks`
     n_read: int  # rows, bad ones included
     numbers: np.ndarray  # (n_good,): number of each good row
-    lines: np.ndarray  # (n_good,): line where it starts, from 1; of Parquet the number of the row, from 1
+    lines: np.ndarray  # (n_good,): line where each starts, from 1; for Parquet the number of the row, from 1
     texts: pa.Array  # (n_good,) of strings; null where there is none
     table: pa.Table  # (n_good, n_columns): the original columns, or whole lines of JSONL
-    bad_rows: list[tuple[int, BadRow]]  # with the number of the row
+    bad_rows: list[tuple[int, BadRow]]  # each with its row number
 
 
 class Source:
@@ -73,19 +73,19 @@ class Source:
 
     Args:
         path: the file.
-        format: one of `INPUT_FORMATS`; None for that of the suffix.
-        text_column: name of the column of texts; None to find it by its name or by what it holds.
-        label_column: name of the column of labels, of a labelled file; `label` also finds one of another usual name. A
-            row of JSON may lack any other key.
-        keep_lines: whether a row of JSONL or JSON stays a line, not taken apart; it then has the one column `line`.
+        format: one of `INPUT_FORMATS`; None to find it by the suffix.
+        text_column: name of the column of texts; None to find it by its name or its values.
+        label_column: name of the column of labels; None for an unlabelled file; `label` also finds other usual names.
+            A row of JSON must have this key and that of the texts, and may lack any other.
+        keep_lines: whether rows of JSONL or JSON stay whole lines; `line` is then the only column.
         sheet: of a workbook; None for the only one with texts.
 
     Attributes:
         format, compression: how the file is written.
-        names: the columns; where lines are kept, also those that only later rows turn out to have when they are read.
-        text_column, label_column: those that were named or found; None for a file without anything in it.
-        meanings: of numbers that are labels, as a column of words beside them says.
-        split_column: of a labelled file, the one that says train, test and the like; None if there is none.
+        names: the columns; with `keep_lines`, reading later rows adds the columns that only these have.
+        text_column, label_column: those that were named or found; None for an empty file.
+        meanings: what labels that are numbers mean, by a column of words beside them.
+        split_column: the column of a labelled file that says train, test and the like; None if there is none.
         candidates: the columns that could hold texts.
         schema: the original columns with their types.
         is_typed: whether columns may be other than strings.
@@ -93,8 +93,8 @@ class Source:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: if there is no such column, or several to choose from, its `candidates`; if the file is not what its
-            suffix says.
+        UserError: if there is no such column, or if there are several, which are then its `candidates`; if the contents
+            do not match the suffix.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Source:
         sheet: str | None = None,
     ):
         self.path, self._label_asked = path, label_column
-        self._text_asked = None if text_column is None else str(text_column)  # of a table of pandas, a number
+        self._text_asked = None if text_column is None else str(text_column)  # a table of pandas may use numbers
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist, or is a folder.")
         suffix, self.compression = formats.find_layout(path, formats.INPUT_FORMATS, format)
@@ -117,11 +117,11 @@ class Source:
             self.format = formats.find_contents(stream, path, suffix)
             self.is_typed = self.format in ("parquet", *SHEETS)
             self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
-        self._notes = []  # of what was found, for the log
+        self._notes = []  # on what was found, for the log
         if self.format != suffix:
-            self._notes.append("JSON" if self.format == "json" else "text, and no workbook")
+            self._notes.append("JSON" if self.format == "json" else "text, not a workbook")
         if sheet is not None and self.format not in SHEETS:
-            self._notes.append(f"no workbook, so without sheet {sheet!r}")  # which another file may have
+            self._notes.append(f"not a workbook, so ignoring sheet {sheet!r}")  # another file may have it
         self.candidates, self._nested, self._table = [], {}, None
         if self.format in SHEETS:
             self._choose_sheet(sheet)
@@ -134,13 +134,13 @@ class Source:
             logger.info("%s: %s", path, "; ".join([*self._notes, f"the texts are in the column {self.text_column!r}"]))
 
     def _look(self) -> tuple[list[str], list[list]]:
-        """Return the columns of a file and what stands in the first rows of each."""
+        """Return the names of the columns of a file and the first values of each."""
         if self.format == "parquet":
             with self._open() as stream:
                 self.schema = pq.read_schema(stream)
             first = next(self._tables(_ROWS_LOOKED_AT, None), self.schema.empty_table())
             known = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-            # other types may hold what Python cannot, as dates beyond the year 9999
+            # values of other types may not exist in Python, such as dates beyond the year 9999
             is_known = [any(is_kind(kind) for is_kind in known) for kind in first.schema.types]
             return first.column_names, [first[i].to_pylist() if known else [0] for i, known in enumerate(is_known)]
         if self.format in ("json", "jsonl"):
@@ -156,9 +156,9 @@ class Source:
         self._head = Head(self.format, separator)
         if self.format == "csv" and any('\\"' in line for line in lines):
             separator, unescaped = formats.find_separator([*map(formats.unescape, lines)], self.path, self.format)
-            if unescaped.count([]) < rows.count([]):  # of bad rows, and blank lines
+            if unescaped.count([]) < rows.count([]):  # fewer bad rows and blank lines
                 self._head, rows = Head(self.format, separator, formats.unescape), unescaped
-                self._notes.append("quotes with a backslash before them")
+                self._notes.append("quotes are escaped with a backslash")
         if self._head.separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
             self._notes.append(f"columns separated by {self._head.separator!r}")
         if self.encoding != "utf-8":
@@ -166,7 +166,7 @@ class Source:
         return self._name_columns(rows, all(line.startswith('"') for line in lines[:2]))
 
     def _look_at_objects(self) -> tuple[list[str], list[list]]:
-        if self.format == "json":  # an object a line, whatever the suffix says
+        if self.format == "json":  # it may be JSONL all the same: one object a line
             with self._open(self.encoding) as content:
                 first = [row for _, _, row in islice(read_jsonl(content, self.path), 2)]
             self.format = "jsonl" if len(first) == 2 and all(isinstance(row, dict) for row in first) else "json"
@@ -186,12 +186,12 @@ class Source:
         return names, [[row[i] for row in rows] for i in (0, -1)]
 
     def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
-        """Return the names of the columns and what stands in each of the first rows; the head takes what they say."""
+        """Return the names of the columns and the first values of each; fill the head with what they show."""
         head, widths = self._head, Counter(len(row) for row in rows if row)
         if not widths:
             head.names = [SMSA_COLUMNS[0]] if self.format == "txt" else []
             return head.names, [[] for _ in head.names]
-        # a text a line, or text and label as in SmSA: what may be a header, or not, is none
+        # one text a line, or text and label as in SmSA: a first line that may be a header or a row is a row
         is_lines = self.format in ("txt", "tsv") and max(widths) <= (2 if self._label_asked else 1)
         header = find_header(rows, self._text_asked, None if is_lines else self.path)
         head.n_above, names = header or (0, [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])])
@@ -203,7 +203,7 @@ class Source:
             wider = [row for row in filled if len(row) == len(names) + 1]
             is_numbered = all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider)
             if is_numbered and len(wider) >= 0.9 * len(filled):
-                names = ["", *names]  # R names no column of row numbers
+                names = ["", *names]  # R gives no name to the column of row numbers
         if head.n_above > 1 or (header is not None and max(widths) == 1 and self.format == "txt"):
             self._notes.append(f"the names of the columns are in row {head.n_above}")
         head.names, head.whole = names, [row for row in below if len(row) == len(names)]
@@ -214,13 +214,13 @@ class Source:
         return names, columns
 
     def _name_by_content(self, names: list[str], columns: list[list]) -> None:
-        """Call the columns of a file without header `text` and `gold`, where they are known, else by number."""
+        """Name the columns of texts and labels in a file without header, if they can be told; others keep a number."""
         texts, could = find_text_columns(names, columns)
         texts, asked = texts or could, (self._text_asked, self._label_asked)
         labels = [i for i, values in enumerate(columns) if 0 < len(values) <= 2 * sum(map(is_sentiment, values))]
         others = [i for i in could if i not in labels]
         if len(names) == 2 and (labels or self._label_asked or self._text_asked == SMSA_COLUMNS[0]):
-            if len(labels) != 1:  # as in SmSA, if the texts do not stand out
+            if len(labels) != 1:  # as in SmSA, unless the texts are clear
                 labels = [1 - texts[0] if len(texts) == 1 else 1]
             texts = [1 - labels[0]]
         elif len(labels) == len(others) == 1:
@@ -230,19 +230,19 @@ class Source:
                 names[found[0]] = name or usual
 
     def _set_columns(self, names: list[str], columns: list[list]) -> None:
-        """Take the columns, and find those of texts, of labels and of splits, also within rows of JSON."""
+        """Set the columns, and find those of texts, labels and splits, also nested ones in rows of JSON."""
         self.names = names
         if not self.is_typed:
             try:
                 self.schema = pa.schema([(name, pa.string()) for name in names])
             except UnicodeEncodeError as error:
                 raise UserError(f"{self.path}:1: the names of the columns are not valid UTF-8: {names}.") from error
-        # of this sheet alone: another one was looked at before
+        # reset: another sheet may have been looked at before
         self.meanings, self.text_column, self.split_column, self.label_column = {}, None, None, self._label_asked
         if not names:
             return
         paths, held = [*names, *self._nested], [*columns, *self._nested.values()]
-        # what stands within is called by its own name, if it is no answer and no prediction
+        # a nested column goes by the last part of its path, unless it holds replies or predictions
         called = [*names, *(path if _NOT_MEANT.search(path) else path.rpartition(".")[2] for path in self._nested)]
         if self._label_asked is not None:
             self.label_column = self._find_labels(paths, called, held)
@@ -254,7 +254,7 @@ class Source:
         usual, could = (texts, could or [0]) if self._text_asked is None else ([], [])
         self.text_column = self._choose("--text_column", self._text_asked, usual, could, paths)
         if self.text_column == self.label_column:
-            raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}.")
+            raise UserError(f"{self.path}: texts and labels cannot both be in {self.label_column!r}: name two columns.")
         if self.is_typed and not is_text(self.schema.field(self.text_column).type):
             raise self._refuse(f"the column {self.text_column!r} does not hold text. Name another with --text_column.")
         if self._label_asked is not None:
@@ -268,11 +268,11 @@ class Source:
             self.schema = pa.schema([(name, pa.string()) for name in self.names])
 
     def _find_labels(self, paths: list[str], called: list[str], held: list[list]) -> str:
-        """Return the column of labels, see `find_label_columns`; note what numbers in it mean, if another one says."""
+        """Return the column of labels, see `find_label_columns`; set what its numbers mean if another says so."""
         taken, meant = [], []
         if self._label_asked == "label":
             taken, meant = find_label_columns(called, held, len(self.names))
-        # behind the columns of annotators, and beside predictions, stands what is true
+        # true labels stand behind those of annotators and predictions, so the last is the example
         label = self._choose("--label_column", self._label_asked, taken[::-1], meant[::-1], paths)
         if label != self._label_asked:
             self._notes.append(f"the labels are in the column {label!r}")
@@ -286,9 +286,9 @@ class Source:
         return label
 
     def _choose(self, option: str, asked: str | None, usual: list[int], could: list[int], paths: list[str]) -> str:
-        """Return the only usual column, else the only one of the name that is asked for, but for case and blanks.
+        """Return the only usual column, else the only one with the name that is asked for, ignoring case and blanks.
 
-        Of several usual ones the first is shown as an example, else the first that could be meant.
+        Otherwise raise a UserError. Its example is the first usual column, else the first that could be meant.
         """
         plain, *names = (re.sub(r"[\W_]+", "", name).lower() for name in (asked or "", *paths))
         found = usual or [i for i, path in enumerate(paths) if path == asked]
@@ -302,11 +302,11 @@ class Source:
         example = "".join(f", for example {option} {shlex.quote(paths[i])}" for i in [*found, *could][:1])
         way_out = f"Choose with {option}{example}."
         if len({*same}) < len(same):
-            what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give them names of their own in the file."
-        elif option == "--label_column" and len(each) > 1:  # whose zeros would be taken for the other labels
+            what, way_out = f"{len(same)} columns named {same[0]!r}.", "Give each a name of its own in the file."
+        elif option == "--label_column" and len(each) > 1:  # a 0 in one would count as another label
             way_out = f"{', '.join(map(repr, each))} are labels: add a column that says which one a row has."
         elif usual and asked in same:
-            way_out += f" To take {asked!r}, give the others other names."
+            way_out += f" To use {asked!r}, rename the others in the file."
         raise self._refuse(what, way_out, () if asked else self.candidates)
 
     def _refuse(self, found: str, way_out: str = "", candidates: Sequence[str] = ()) -> UserError:
@@ -330,7 +330,7 @@ class Source:
             try:
                 self._take_sheet(sheets[name])
                 is_named = self._head.n_above and name_kind(self.text_column) == "text"
-                ranks[name] = (0 if is_named else 1) if self.names else 3  # the last is empty
+                ranks[name] = (0 if is_named else 1) if self.names else 3  # 3: the sheet is empty
             except UserError as error:
                 ranks[name] = 1 if error.candidates else 2
         best = [name for name, rank in ranks.items() if rank == min(ranks.values())]
@@ -357,7 +357,7 @@ class Source:
         names, columns = [names[j] or f"column_{j + 1}" for j in kept], [columns[j] for j in kept]
         self._table = pa.Table.from_arrays([*map(_to_array, columns)], names=names)
         self._lines, self.schema = np.array(body, dtype=np.int64) + 1, self._table.schema
-        # of a column of strings, what looks like a number is no text, as in CSV
+        # with typed cells, so that numbers in a column of strings count as no text, as in CSV
         self._set_columns(names, [values[:_ROWS_LOOKED_AT] for values in columns])
 
     def chunks(self, n_rows: int = 10_000, first: int = 0) -> Iterator[Chunk]:
@@ -382,7 +382,7 @@ class Source:
                 first += n_rows
 
     def _tables(self, n_rows: int, columns: list[str] | None) -> Iterator[pa.Table]:
-        """Yield the rows of a workbook or of Parquet, `n_rows` at a time; of Parquet these columns, None for all."""
+        """Yield the rows of a workbook or of Parquet, `n_rows` at a time; `columns` of Parquet, None for all."""
         if self._table is not None:
             yield from (self._table[i : i + n_rows] for i in range(0, len(self._table), n_rows))
             return
@@ -407,7 +407,7 @@ class Source:
         return open_pages(found, partial(_find_own_texts, self._text_asked), self._notes)
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
-        """Yield the rows of JSONL or JSON, one by one; where lines are kept, the values are the line and the text."""
+        """Yield the rows of JSONL or JSON, one by one; with `keep_lines` the values are the line and the text."""
         wanted = [name for name in (self.text_column, self.label_column) if name is not None]
         known, is_nested = {*self.names}, any(name in self._nested for name in self.names)
         for line, written, found in self._objects(content, float if self.keep_lines else Decimal):
@@ -424,7 +424,7 @@ class Source:
             elif not wanted or not isinstance(row[self.text_column], str | None):
                 yield line, BadRow(self.path, line, found, "the text is not a string")
             elif more:
-                reason = f"keys that none of the first rows has ({', '.join(more)}), which .jsonl as output keeps"
+                reason = f"keys that none of the first rows has ({', '.join(more)}); only .jsonl as output keeps them"
                 yield line, BadRow(self.path, line, found, reason)
             elif self.keep_lines:
                 yield line, [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
@@ -436,13 +436,13 @@ class Source:
         found = [row for row in rows if row.__class__ is list] if bad else rows
         try:
             columns = [pa.array(column, pa.string()) for column in zip(*found, strict=True)]
-        except UnicodeEncodeError:  # rare, so that only then each value is looked at
+        except UnicodeEncodeError:  # rare, so each value is looked at only here
             for i, row in enumerate(rows := [*rows]):
                 if i not in bad and any(map(formats.SURROGATE.search, filter(None, row))):
                     rows[i] = BadRow(self.path, lines[i], row, "not valid UTF-8")
             return self._to_chunk(start, lines, rows)
         columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
-        # behind a line that is kept stands its text; a file whose rows are all bad may have no columns
+        # with `keep_lines`, the text follows the line; a file whose rows are all bad may have no columns
         text_at = -1 if self.keep_lines or not self.names else self.names.index(self.text_column)
         good = np.delete(np.arange(len(rows)), [*bad])
         return Chunk(
@@ -481,9 +481,9 @@ def _to_text(value: object) -> str | None:
 
 
 def _find_own_texts(asked: str | None, objects: list[dict]) -> set[str]:
-    """Return the texts that objects have beside their arrays: in the column that is asked for, else by name or content.
+    """Return the texts that objects have beside their arrays: in the column asked for, else by name, else by content.
 
-    By content so that a document is none of the entities or replies within it.
+    Without the content, a document would be taken for a page of the entities or replies within it.
     """
     names = [*dict.fromkeys(chain(*objects))]
     columns = [[row.get(name) for row in objects] for name in names]
@@ -495,44 +495,44 @@ def _find_own_texts(asked: str | None, objects: list[dict]) -> set[str]:
 
 
 def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tuple[int, list[str]] | None:
-    """Return how many rows the names of the columns end after, and the names; None if no row has them.
+    """Return the number of rows up to and including the header, and the column names; None without a header.
 
     Args:
-        named: the column that the user calls that of the texts, or None.
-        path: the file, for a UserError if the first row may be names or values; None if that means values.
+        named: the column of texts that the user named, or None.
+        path: the file; a UserError names it if the first row may be names or values. None takes such a row as values.
     """
     if re.fullmatch(r"column_\d+", named or "") and not any(named in row for row in rows[: formats.ROWS_ABOVE]):
-        return None  # so a file without header has its columns numbered
+        return None  # such names are for files without header
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
     if not any(n_filled):
         return 1, [*rows[0]]
     if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
-        n_filled[0] += bool(n_filled[0])  # an index has no name
-    # a row of another width says nothing: one text with many commas without quotes would be wider than all names
+        n_filled[0] += bool(n_filled[0])  # an index has no name: count it as one
+    # only rows of the usual width count: a text with many commas, not quoted, would be wider than the header
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
-    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # whatever commas without quotes make of the rows
+    is_named = len(rows[0]) > 1 and all(map(name_kind, rows[0]))  # even if commas without quotes widen the rows
     first = 0 if is_named else next(i for i, n in enumerate(n_filled) if n and 2 * n > most)
     cells, is_one_column = rows[first], max(n_filled) == 1
-    # what stands below each cell of the first row, where this does not stand again
+    # the cells below each cell of the first row, without repetitions of this row
     below = [column[1:] for column in zip_longest(cells, *(row for row in rows[first + 1 :] if row != cells))]
     labels = [i for i, cell in enumerate(cells) if is_sentiment(cell)]
     if any(is_sentiment(cell) for i in labels for cell in below[i]):
         return None
     if len(labels) == 1 and not are_numbers(below[labels[0]]):
-        return None  # columns are called so only in pairs: what was good, and what was bad
+        return None  # a label: columns have such names only in pairs, as for praise and criticism
     known = {"text"} if is_one_column else {"text", "label", "rating", "other"}
     named = named and named.lower()
     for i, row in enumerate(rows[: formats.ROWS_ABOVE]):
-        # above names stand titles, which have less in them, and not so little is in names
+        # titles stand above names and fill fewer cells; names fill more than half of the cells
         if any(n >= n_filled[i] for n in n_filled[:i]) or (i != first and 2 * n_filled[i] <= most):
             continue
         kinds = {name_kind(cell) for j, cell in enumerate(row) if i != first or not cell or cell not in below[j]}
-        # without a name that was given, None: a row of a workbook with an empty cell is more often names
+        # None, for no name given, matches an empty cell of a workbook: such a row is more often names
         if not known & kinds and named not in [cell and cell.lower() for cell in row]:
             continue
         second = rows[i + 1] if len(rows) > i + 1 else []
-        # cells that span two rows, and two columns
+        # the header has cells that span two rows, and cells that span two columns
         is_merged = {*zip_longest(map(bool, row), map(bool, second))} >= {(True, False), (False, True)}
         is_two = is_merged or "text" in {*map(name_kind, second)} - kinds
         if is_two and all(map(name_kind, filter(None, second))):
@@ -544,15 +544,15 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
         named = shlex.quote(max(filter(None, shown), key=len))
         raise UserError(
             f"{path}: is the first line, {', '.join(map(repr, shown[:10]))}, the names of the columns? If so, name the "
-            f"one with the texts, for example --text_column {named}; if it is a row, number it: --text_column column_1 "
-            "for the first column."
+            f"one with the texts, for example --text_column {named}. If it is a row, give a number, for example "
+            "--text_column column_1 for the first column."
         )
     return (first + 1, [*cells]) if are_names else None
 
 
 def _are_names(cells: Cells, below: list[Cells], is_one_column: bool) -> bool | None:
-    """Whether cells, of which none is a known name, are names of what stands below them; None if nothing tells."""
-    numbers = [*map(str, range(len(cells)))]  # as pandas calls columns that were given no names
+    """Return whether cells, none of them a known name, name the columns below them; None if that is unclear."""
+    numbers = [*map(str, range(len(cells)))]  # pandas' default names of columns
     is_index = not cells[0] and cells[1:] == numbers[:-1] and are_numbers(below[0])
     if not is_one_column and (cells == numbers or is_index):
         return True
@@ -563,19 +563,19 @@ def _are_names(cells: Cells, below: list[Cells], is_one_column: bool) -> bool | 
         for cell, is_number, held in zip(cells, is_value, below)
     )
     are_repeated = any(cell and cell in held for cell, held in zip(cells, below))
-    n_words = 3 if is_one_column else 6  # are too many for a name
+    n_words = 3 if is_one_column else 6  # this many are too many for a name
     are_values = any(is_value) or are_repeated or any(len((cell or "").split()) >= n_words for cell in cells)
     return None if are_unlike == are_values or cells == ["0"] else are_unlike
 
 
 def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
-    """Return the places of the columns that are the texts by name or else by content, and of those that could be.
+    """Return the indices of the columns of texts, by name, else by content; and of all that could be; best first.
 
-    Of several names it is the only one that at least half of the rows fill and that is no reply; by content the one
-    whose values are long and various, twice as much as those of any other, but for replies and titles. The best stand
-    first. `columns` are some values of each.
+    Of several names, it is the only one that is no reply and that at least half of the rows fill. By content, it is the
+    one whose values are at least twice as long and varied as those of any other; replies and titles do not count.
+    `columns` holds the first values of each.
     """
-    weights, labels = {}, []  # of columns that have words; places of columns of labels
+    weights, labels = {}, []  # weights of columns with words; indices of columns of labels
     for i, values in enumerate(columns):
         texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
         n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
@@ -584,19 +584,19 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
         if name_kind(names[i]) == "label" or (texts and all(map(is_sentiment, texts))):
             labels.append(i)
-    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # those that ask for one show the best
+    could = sorted(weights, key=lambda i: (i in labels, -weights[i]))  # messages show the best one
     named = [i for i, name in enumerate(names) if name_kind(name) == "text"]
     for i in [i for i in named if name_kind(names[i][:-1]) == "text"]:
         if are_numbers(str(value) for value in columns[i] if value is not None):
             named.remove(i)  # `comments` that are numbers count them
     if named:
         known = [i for i in named if i in weights] or named
-        known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # copies are one
+        known = [i for k, i in enumerate(known) if all(columns[i] != columns[j] for j in known[:k])]  # skip copies
         if any(isinstance(value, dict | list) for i in known if i not in weights for value in columns[i]):
-            return [], could  # the texts are within
+            return [], could  # the texts are nested in it
         if len(columns[known[0]]) >= _ROWS_EMPTY and not any(any(columns[i]) for i in known):
-            return [], could  # it is for remarks, which nobody made
-        # a post or an article is longer than the comments on it
+            return [], could  # it is for remarks, and nobody made one
+        # not by length: a post or an article is longer than the comments on it
         filled = [i for i in known if not REPLY.search(names[i]) and 2 * sum(map(bool, columns[i])) >= len(columns[i])]
         return filled if len(filled) == 1 else known, could
     if len(names) == 1:
@@ -604,6 +604,6 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
     if len(names) == 2 and len(labels) == 1 and 1 - labels[0] in weights:
         return [1 - labels[0]], could
     ranked = [i for i in could if not REPLY.search(names[i]) and name_kind(names[i]) != "other"]
-    ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # replies to titles are texts
+    ranked = ranked if any(weights[i] >= 3.0 for i in ranked) else could  # beside titles only, replies are texts
     first, second, *_ = [*(weights[i] for i in ranked if i not in labels), 0.0, 0.0]
     return [i for i in ranked if weights[i] == first >= max(3.0, 2 * second)], could

@@ -48,7 +48,7 @@ def test_all_bad_rows_of_all_files_are_counted_and_twenty_or_one_of_a_label_are_
     with pytest.raises(BadRowsError) as raised:
         load_splits({"test": tmp_path / "test.tsv"})
     message = str(raised.value)
-    assert message.startswith("25 bad row(s). Correct the rows, or leave them out with --on_bad_row skip.\n")
+    assert message.startswith("25 bad row(s). Correct the rows, or exclude them with --on_bad_row skip.\n")
     assert message.count("the text is empty") == 20 and message.endswith("... and 5 more")
 
 
@@ -157,7 +157,7 @@ def test_bad_rows_are_left_out_where_they_are_asked_for_and_not_if_all_are_bad(t
     rejects = []
     splits = load_splits({"train": tmp_path / "a.csv"}, rejects=rejects)
     assert splits["train"]["line"][:] == [2, 5] and [row.line for row in rejects] == [3, 4, 6]
-    assert "3 rows are left out: 1 the text is empty, 1 no label, 1 the label is not one of" in caplog.text
+    assert "3 bad rows are excluded: 1 the text is empty, 1 no label, 1 the label is not one of" in caplog.text
     (tmp_path / "a.csv").write_text("text,label\n,negatif\nx,\n")
     for rejects in ([], None):  # then --on_bad_row skip is no way out
         with pytest.raises(BadRowsError, match=r"2 bad row\(s\). No row is left: are --text_column"):
@@ -170,8 +170,8 @@ def test_a_label_that_no_text_has_is_pointed_out(tmp_path, caplog):
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2", "3"))
     assert "train: 3 texts (1 '1', 2 '2', 0 '3') from" in caplog.text
     assert "a.tsv; 3 of its texts also stand in train; 1 of its texts have several labels" in caplog.text
-    assert "train has no 3 text: no text will be labelled so. --labels can leave it out." in caplog.text
-    assert "a.tsv has no 3 text: the macro scores of training count it as 0." in caplog.text
+    assert "train has no 3 text: the model cannot learn it. --labels can leave it out." in caplog.text
+    assert "a.tsv has no 3 text: during training, the macro metrics count it as 0." in caplog.text
     caplog.clear()
     load_splits({"train": tmp_path / "a.tsv", "valid": tmp_path / "a.tsv"}, ("1", "2"))
     assert " text: " not in caplog.text and "has no" not in caplog.text
@@ -242,10 +242,10 @@ def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_
 
 
 def test_train_and_valid_files_go_together(smsa_dir):
-    with pytest.raises(UserError, match="--valid_file goes with --train_file, off which a tenth is split"):
+    with pytest.raises(UserError, match="--valid_file needs --train_file. If only .* a tenth of it becomes valid"):
         find_files(valid_file="a.tsv")
     assert find_files(train_file="a.tsv") == {"train": Path("a.tsv"), "valid": None}
-    with pytest.raises(UserError, match="give one of both"):
+    with pytest.raises(UserError, match="are both given, .* give only one"):
         find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
     assert find_files(train_file="a.tsv", valid_file="b.csv").keys() == {"train", "valid"}
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
@@ -266,7 +266,7 @@ def test_valid_is_split_off_a_training_file_by_label_and_always_alike(tmp_path, 
     assert twice["valid"]["text"][:8] == found[0]["valid"]["text"][:] and len(twice["valid"]) == 16
     assert not {*twice["valid"]["text"]} & {*twice["train"]["text"]}
     (tmp_path / "c.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match="c.csv has no rows: a score on it"):
+    with pytest.raises(UserError, match="c.csv has no rows: metrics on it"):
         load_splits({"train": tmp_path / "c.csv", "valid": None})
 
 

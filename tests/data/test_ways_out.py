@@ -160,7 +160,7 @@ def test_a_file_of_several_splits_is_refused_wherever_the_second_begins(tmp_path
         getattr(frame[:n_rows], {"xlsx": "to_excel"}.get(suffix, f"to_{suffix}"))(tmp_path / f"a.{suffix}", index=False)
         if n_rows:
             assert len(read_rows(tmp_path / f"a.{suffix}")[0]) == n_rows
-    with pytest.raises(UserError, match="a.*: the column 'Jenis' says Latih, uji: give the rows of each"):
+    with pytest.raises(UserError, match="a.*: the column 'Jenis' says Latih, uji: save the rows of each split"):
         read_rows(tmp_path / f"a.{suffix}")
 
 

@@ -165,7 +165,7 @@ def tree(tmp_path):
 
 @pytest.mark.parametrize("names, output, options, message", [
     (["a.csv"], "out.pdf", {}, "out.pdf: the suffix must be one of .csv"),
-    (["a.csv"], "out.csv.zip", {}, "what is written can be compressed with .gz or .zst behind the suffix, not .zip"),
+    (["a.csv"], "out.csv.zip", {}, "output cannot be compressed with .zip: put .gz or .zst behind the suffix"),
     (["-", "a.csv"], "out.csv", {}, "--input - reads stdin: give no other input"),
     (["nothing.csv"], "out.csv", {}, "nothing.csv does not exist"),
     (["in"], "in", {}, "in does not exist, or has no file of a known format besides the output's"),
