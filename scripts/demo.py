@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # Gradio requests only its own page, to see whether it is up: a proxy would fail
+        del os.environ[name]  # the only request is Gradio's for its own page, which no proxy can serve
     from smsa.demo.page import serve
 
     try:

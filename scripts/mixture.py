@@ -87,7 +87,7 @@ def select(path: Path, source: dict, random: Random) -> Rows:
 
 
 def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
-    """Return distinct phrases of a grammar, as many for each label; see data/mixture/phrases.yaml."""
+    """Return distinct phrases of a grammar, equally many for each label; see data/mixture/phrases.yaml."""
     grammar = yaml.safe_load(path.read_text(encoding="utf-8"))
     phrases: dict[str, str] = {}
     for number, label in enumerate(LABELS, 1):

@@ -90,7 +90,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
             raise UserError(f"{rest.recipe!r} belongs to no option: a recipe comes first, and commas separate labels.")
         return tuple(objects)
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
-        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # a shell ate quotes
+        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # shells remove quotes
         parser.exit(2, f"{parser.prog}: error: {found}{error}\n")
 
 
@@ -140,8 +140,8 @@ def set_up_logging() -> None:
 _LOST = "; another rank has ended: its line, if any, says why. The same command resumes; training needs --resume auto."
 _FAULTS = (  # errors that are not bugs: type, words that the message has, and a way out to add to it
     ((UserError, OSError), "", ""),
-    (ImportError, "install", ""),  # of what an option or a proxy needs
-    (RuntimeError, "to be installed", ""),  # what a name in report_to needs
+    (ImportError, "install", ""),  # a missing library that an option or a proxy needs
+    (RuntimeError, "to be installed", ""),  # a missing library that report_to needs
     (ValueError, "is not supported, only", ""),  # an unknown name in report_to
     (RuntimeError, "working C++ compiler", ": install g++, or leave --torch_compile out."),
     (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again

@@ -89,7 +89,7 @@ def read_texts(path: Path, **reading: str | None) -> list[str]:
         UserError: as `Source`; if there is no text, or a damaged one.
     """
     texts, bad_rows = [], []
-    for chunk in Source(path, keep_lines=True, **reading).chunks():  # where later rows may have other keys
+    for chunk in Source(path, keep_lines=True, **reading).chunks():  # keep_lines: later rows may have other keys
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
         bad_rows += [row for _, row in chunk.bad_rows]
         hurt = [(line, text) for line, text in zip(chunk.lines.tolist(), found, strict=True) if "\0" in text]

@@ -150,7 +150,7 @@ class RunArguments(TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         if self.greater_is_better and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # their default suits a loss
+            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # by default they minimise
         self.lr_scheduler_type = EPOCH_STEP if schedule == EPOCH_STEP else self.lr_scheduler_type
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS
@@ -160,7 +160,7 @@ class RunArguments(TrainingArguments):
         for name, value in _FIXED.items():
             if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
                 raise UserError(
-                    f"{name} must stay {value}: leave it out. Another value would train on a text twice or never, make "
+                    f"{name} must stay {value}: leave it out. Another value would use a text twice or never, make "
                     "--resume auto inexact, override --precision, or push an unfinished model."
                 )
         if self.world_size != world_size():

@@ -55,7 +55,7 @@ class RunGuard(TrainerCallback):
             step, *losses = state.stateful_callbacks[UNLOGGED]
             self.trainer._globalstep_last_logged = step
             self.trainer._tr_loss.fill_(losses[args.process_index])
-            self.trainer._total_loss_scalar -= losses[args.process_index]  # lost before this call, so not in its mean
+            self.trainer._total_loss_scalar -= losses[args.process_index]  # not part of this call's mean
         if args.world_size > 1 and state.global_step == 0:
             # Trainer's single seed would give all ranks the same dropout masks; a checkpoint has each rank's state
             torch.manual_seed(args.seed + 1_000_000 * args.process_index)
@@ -148,7 +148,7 @@ class EpochStepLR(StepLR):
 
 
 class EpochProgress(ProgressCallback):
-    """Score training while it runs, print the reference's lines, and change what changes at each epoch.
+    """Score training while it runs, print the reference's lines, and tell schedule and samplers the epoch.
 
     Loss and confusion matrix of the current epoch are summed from the logits that training computes anyway. The sums
     stay on the device, so that counting makes no GPU wait. A checkpoint within an epoch keeps each rank's sums, which a
@@ -163,7 +163,7 @@ class EpochProgress(ProgressCallback):
         # the summed loss, then the confusion matrix row by row (rows are gold labels)
         self.totals = torch.zeros(1 + n_labels**2, dtype=dtype, device=device)
         if trainer.args.disable_tqdm:
-            self.on_prediction_step = lambda *args, **kwargs: None  # it would draw a bar of its own
+            self.on_prediction_step = lambda *args, **kwargs: None  # else it draws a bar of its own
         self.started = self.shown = 0.0  # when the epoch began or was resumed; when the bar was updated
 
     def on_train_begin(self, args, state, control, **kwargs):

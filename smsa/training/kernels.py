@@ -12,7 +12,7 @@ from transformers.masking_utils import eager_mask
 
 # Their classifiers read only the first token, and their layers have the same parts.
 FIRST_TOKEN_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
-_PLAIN_ATTENTION = (*FIRST_TOKEN_CLASSIFIERS, "albert", "distilbert", "modernbert")  # no grouped or capped ones
+_PLAIN_ATTENTION = (*FIRST_TOKEN_CLASSIFIERS, "albert", "distilbert", "modernbert")  # no grouped heads or capped scores
 _STEPS = 2**16  # quick_dropout rounds its probability to 1/65536
 
 

@@ -42,7 +42,7 @@ IGNORED = -100  # a label id that torch's cross entropy and Trainer's count of l
 class ResumableTrainer(Trainer):
     """Trainer whose run, however it ended and was resumed, has the result of an uninterrupted run.
 
-    On CPUs it is equal to the bit, for up to two processes with as many threads: see tests/training/test_kills.py.
+    On CPUs both are equal to the bit, with the same threads and up to two processes: tests/training/test_kills.py.
 
     Args:
         *args, **kwargs: passed to Trainer.
@@ -51,8 +51,8 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, settings: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        # Trainer then counts the labels of the whole step for compute_loss to divide by, and does not scale the loss.
-        # It would multiply the plain mean of a BERT by batches and processes (transformers #47688).
+        # With this, Trainer counts the labels of the whole step, for compute_loss to divide by, and does not scale the
+        # loss. Otherwise it multiplies the plain mean of a BERT by batches and processes (transformers #47688).
         self.model_accepts_loss_kwargs = True
         self.settings = settings or {}
         self.given_optimizer = self.optimizer, self.optimizer_cls_and_kwargs  # None if `args` name it
@@ -154,8 +154,8 @@ class ResumableTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the batches of one step, and how many labels they have over all ranks.
 
-        Accelerate fills the last step of an epoch with rows from the epoch's start, so that all ranks have as many. The
-        labels of these repeated rows become -100: no loss, count or training score includes them.
+        Accelerate fills the last step of an epoch with rows from the epoch's start, so that all ranks get equally many.
+        The labels of these repeated rows become -100: no loss, count or training score includes them.
         """
         batches, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_ranks, is_last = self.args.world_size, self.accelerator.gradient_state.end_of_dataloader
@@ -205,7 +205,7 @@ class ResumableTrainer(Trainer):
         self.state.stateful_callbacks[UNLOGGED] = [self._globalstep_last_logged, *losses]
         self.optimizer.eval()  # with an EMA, every checkpoint has the average, even without an evaluation
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
-            raise UserError(f"The weights are not finite after step {step}: nothing was saved. Lower --learning_rate.")
+            raise UserError(f"The weights are not finite after step {step}, so not saved. Lower --learning_rate.")
         with staged(output_dir) if self.args.should_save else nullcontext(), naming(target):
             self.accelerator.wait_for_everyone()
             self.args.output_dir = str(output_dir / STAGING)
@@ -252,7 +252,7 @@ def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: tuple[str, .
     """
     if spec == "balanced":
         counts = np.bincount(label_ids, minlength=len(labels))
-        n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # smoothing also uses labels without a text: 1
+        n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # a label without texts gets 1, for smoothing
         weights = np.divide(n_texts, n_found * counts, out=np.ones(len(labels)), where=counts > 0)
         return torch.tensor(weights, dtype=torch.float32)
     with suppress(ValueError):
@@ -298,7 +298,7 @@ class SentimentTrainer(ResumableTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         labels = self.labels = label_names(self.model.config.id2label)
         known = {*MACRO_SCORES, *(f"{score}_{label}" for score in ("f1", "recall", "precision") for label in labels)}
-        is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # several: with prefixes
+        is_ours = self.compute_metrics is None and not isinstance(eval_dataset, dict)  # a dict adds prefixes
         if is_ours and args.metric_for_best_model not in known:
             raise UserError(f"metric_for_best_model {args.metric_for_best_model!r} is not one of {sorted(known)}.")
         self.compute_metrics = self.compute_metrics or partial(compute_metrics, labels=labels)
