@@ -30,7 +30,7 @@ _RANGES = (  # what is accepted, in words and as a check; the options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
     ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
      "decay_steps early_stopping_patience dataloader_num_workers"),
-    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # what numpy takes
+    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # numpy's limits
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
     ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # Trainer takes 0 as 1

@@ -173,8 +173,8 @@ def set_up_process() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: none
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never trim
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mmap
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 

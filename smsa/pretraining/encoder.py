@@ -24,7 +24,7 @@ FINE_TUNING_DROPOUT = 0.2  # 0.1 was as good for an earlier encoder
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
     """Learn the vocabulary of a new encoder; equal texts give equal vocabularies.
 
-    Its normaliser lower-cases and writes plainly, so that a text has the same tokens however it was typed or shared.
+    Its normaliser lower-cases and applies `write_plainly`: a text has the same tokens however it was typed or shared.
     """
     normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), *write_plainly()])
     vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], VOCAB_SIZE)
@@ -40,7 +40,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
         layer_types=["full_attention"] * SHAPE["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
-        norm_bias=True,  # without biases a few numbers of each hidden state grow huge in their place: docs/models.md
+        norm_bias=True,  # without biases, a few values of each hidden state grow huge: docs/models.md
         mlp_bias=True,
         attention_bias=True,
         pad_token_id=tokenizer.pad_token_id,

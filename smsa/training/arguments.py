@@ -102,7 +102,7 @@ class RunArguments(TrainingArguments):
     disable_tqdm: bool = False  # Trainer's default follows the verbosity of transformers, which scripts lower
     log_level_replica: str = "error"  # Trainer's default logs warnings on all ranks but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
-    ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
+    ddp_find_unused_parameters: bool = False  # every trained parameter takes part in each step
 
     def __post_init__(self) -> None:
         require_ranges(self)
