@@ -312,7 +312,7 @@ class SentimentTrainer(ResumableTrainer):
         elif args.debug or (args.bf16 and args.device.type == "cpu"):
             # on a CPU with dropout, torch's attention multiplies in fp32; --debug cannot read its boolean mask
             self.model.set_attn_implementation("eager")
-        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # in a notebook, its own
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)  # or a notebook's
         self.progress = EpochProgress(self)
         self.add_callback(self.progress)
 
