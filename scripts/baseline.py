@@ -20,7 +20,7 @@ logger = logging.getLogger("smsa.baseline")
 
 
 def main(args: BaselineArguments, data_args: DataArguments) -> dict:
-    """Fit it to train, save it, and leave its report on valid beside it; return the content of report.json."""
+    """Fit the baseline to train, save it with its report on valid, and return the content of report.json."""
     output = Path(args.output)
     require_empty(output, "choose another --output")
     if data_args.test_file:

@@ -30,14 +30,14 @@ from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import compute_metrics, predict_examples
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json", "history.csv")
-PEOPLES = ("smsa", "prdect-id.csv")  # sources of the mixture whose labels people gave
+PEOPLES = ("smsa", "prdect-id.csv")  # sources of the mixture that people labelled
 NEUTRAL = np.array([label == "neutral" for label in LABELS], dtype=float)
 MAX_ERROR = 0.03
 STATED = "---\nlicense: cc-by-sa-4.0\n---\n"  # the strictest of the licences of the texts: docs/mini-sources.md
 
 
 def main(name: str, run: Path, mixture: Path) -> None:
-    """Write a run into the package; what stood there stays until what replaces it is whole."""
+    """Write a run into the package; the previous model stays until the new one is whole."""
     sources = Path(__file__).parents[1] / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
         copy_rounded(run, folder)
@@ -54,37 +54,37 @@ def main(name: str, run: Path, mixture: Path) -> None:
 
 
 def copy_rounded(run: Path, folder: Path) -> None:
-    """Copy what a finished run has left, its matrices rounded to 8 bits, all else to fp16.
+    """Copy the files of a finished run, with large matrices rounded to 8 bits and all other weights to fp16.
 
-    config.json still says float32, so that every client computes in fp32. Of float8_e4m3fn, transformers reads the
-    values as they are, for it needs no scale: weights, mostly below 0.5, are rounded by 3 % on average.
+    config.json still says float32, so that every client computes in fp32. transformers reads float8_e4m3fn without a
+    scale. Weights are mostly below 0.5, and rounding changes them by 3 % on average.
     """
     weights = load_file(run / "model.safetensors")
-    for key, value in weights.items():  # a head stays in fp16, for a temperature divides it
+    for key, value in weights.items():  # the head stays in fp16, since a temperature divides it
         is_large = value.ndim == 2 and value.numel() > 10_000
         weights[key] = value.to(torch.float8_e4m3fn if is_large else torch.float16)
     record = json.loads((run / "run.json").read_bytes())
     for file in FILES:
         shutil.copy(run / file, folder / file)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    del record["arguments"]  # of this machine; `settings` has all that matters
+    del record["arguments"]  # specific to this machine; `settings` has all that matters
     for data in record["data"].values():
         data |= {"file": Path(data["file"]).name} if "file" in data else {}
     write_json(record, folder / "run.json")
 
 
 def calibrate(folder: Path, held_out: Path) -> None:
-    """Divide the logits by a temperature, and move that of neutral.
+    """Divide the logits by a temperature, and shift the logit of neutral.
 
-    A language model calls more texts neutral than people do: neutral moves to where the labels of SmSA's valid and of
-    what was held out of `PEOPLES` are the most likely. What users have is less like the training than these texts are,
-    so the temperature is the highest at which the calibration error on valid is at most `MAX_ERROR`, in fp32 and in
-    bf16. metrics.json then says what the rounded weights score on valid in fp32, and predict for the examples.
+    A language model calls more texts neutral than people do. The shift makes people's labels, in SmSA's valid and in
+    the texts held out of `PEOPLES`, most likely. Texts of users differ more from the training data than these do, so
+    the temperature is the highest at which the calibration error on valid is at most `MAX_ERROR`, in fp32 and in bf16.
+    metrics.json then has the scores on valid and the predictions for the examples, by the rounded weights in fp32.
     """
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
     others = pd.read_csv(held_out, keep_default_na=False).query("source in @PEOPLES")
     gold = np.array(label_ids + [LABELS.index(label) for label in others["label"]])
-    valid = slice(len(texts))  # the first of them
+    valid = slice(len(texts))  # the first texts are those of valid
     raw = []  # in fp32 and in bf16, each of shape (n_texts, n_labels)
     for precision in ("no", "bf16"):
         (system,) = load_systems([str(folder)], device="cpu", precision=precision)

@@ -27,7 +27,7 @@ logger = logging.getLogger("smsa.calibrate")
 
 
 def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> None:
-    """Fit a temperature, write the calibrated model, and log how both do."""
+    """Fit a temperature, write the calibrated model, and log a report on both."""
     source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
     require_empty(output, "choose another --output")

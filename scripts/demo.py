@@ -21,13 +21,13 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # Gradio asks by HTTP whether the page is there, and needs nothing else of the network
+        del os.environ[name]  # the only request is Gradio's for its own page, which no proxy can serve
     from smsa.demo.page import serve
 
     try:
-        with redirect_stdout(sys.stderr):  # in a log file, the address is not held back there
+        with redirect_stdout(sys.stderr):  # unbuffered, so a log file shows the address at once
             serve(classifier, args.host, args.port)
-    except (OSError, OverflowError) as error:  # Gradio's words name options that this script has not
+    except (OSError, OverflowError) as error:  # Gradio's message names options that this script lacks
         cause, way_out = str(error).split(". ")[0], "choose another --port (0 takes a free one) or --host"
         raise UserError(f"no page at {args.host}:{args.port} ({cause}): {way_out}.") from error
 

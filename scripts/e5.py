@@ -21,7 +21,7 @@ from smsa.pretraining.e5 import build_e5
 def main(
     wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
 ) -> None:
-    """Write a model folder that scripts/finetune.py takes, with e5.json, which says what it was made from."""
+    """Write a model folder that scripts/finetune.py takes, and e5.json, which lists what it was made from."""
     require_empty(output, "choose another --output")
     seen = [text for path in texts for text in read_texts(path)]
     others = yaml.safe_load(spellings.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ logger = logging.getLogger("smsa.eval")
 def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> None:
     """Evaluate, write the report, and log the metrics."""
     systems = load_systems(args.compare or [args.model], args.model_revision, data_args.label_map, **vars(engine_args))
-    labels = max((system.labels for system in systems), key=len)  # those of two labels lack one of three
+    labels = max((system.labels for system in systems), key=len)  # a system of two labels lacks one of the three
     data = LabelledFile.read(data_args.data, labels, args.train_file, **data_args.reading())
     for name in args.compare or [args.model]:
         if was_trained_on(name, data.path):

@@ -18,7 +18,7 @@ def main(reading: ReadingArguments, args: argparse.Namespace) -> None:
     """Export the model and print the comparison.
 
     Raises:
-        SystemExit: with status 3 where the export is there and loses more than a point of macro F1.
+        SystemExit: with status 3 if the export was written, but loses more than a point of macro F1.
     """
     output = args.output or f"{os.path.normpath(args.model)}-{args.to}{'-int8' * args.int8}"
     record = export_model(args.model, output, args.to, args.int8, args.data, args.revision, **reading.reading())

@@ -32,7 +32,7 @@ logger = logging.getLogger("smsa.finetune")
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
-    """Run the recipe, once for each seed, and push the model where that is asked for; every rank calls it."""
+    """Run the recipe, once for each seed, and push the model if asked to; every rank calls it."""
     set_up_process()
     hub_id, private = training_args.hub_model_id, training_args.hub_private_repo
     if training_args.pushes_to_hub:
@@ -52,19 +52,19 @@ def main(model_args: ModelArguments, data_args: DataArguments, training_args: Se
 
 
 def finetune(model_args: ModelArguments, data_args: DataArguments, training_args: SentimentTrainingArguments) -> None:
-    """Train one model, or what is left of its run, and leave it with all that README.md lists in its output folder."""
+    """Train one model, or resume its run, and write all files that README.md lists into its output folder."""
     arguments, output_dir = (model_args, data_args, training_args), Path(training_args.output_dir)
     name, revision = model_args.model_name_or_path, model_args.model_revision
 
     # Data: files -> rows
-    with training_args.main_process_first(local=False, desc="finding the data"):  # a download is shared
+    with training_args.main_process_first(local=False, desc="finding the data"):  # all ranks share one download
         files = data_args.find_files()
     labels = choose_labels(data_args.labels, name, revision)
     reading = data_args.reading()
     splits = load_splits(files, labels, **reading)
     data = {}
     for split, path in files.items():
-        path = path or files["train"]  # of which valid is a part
+        path = path or files["train"]  # None: valid was split off train
         sha256 = hash_file(path)
         is_smsa = sha256 == SMSA_SHA256[split]
         data[split] = {"file": str(path), "sha256": sha256, "n_texts": len(splits[split]), "is_smsa": is_smsa}
@@ -88,7 +88,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         model=model,
         args=training_args,
         train_dataset=splits["train"],
-        eval_dataset=sort_by_length(splits["valid"]),  # each epoch; predictions below are in the order of the file
+        eval_dataset=sort_by_length(splits["valid"]),  # for each epoch; predictions below keep the file's order
         processing_class=tokenizer,
         settings=settings,
     )
@@ -116,7 +116,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
         record = describe_run(trainer, arguments)
         record |= {"labels": labels, "base_model": describe_base(name), "data": data}
         publish_run(staging, output_dir, record)
-    # the newest checkpoint stays, from which the run can be lengthened, and the best one
+    # keep the newest checkpoint, from which the run can be lengthened, and the best one
     rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     for split, output in outputs.items():
         gold, predicted = output.label_ids, output.predictions.argmax(-1)

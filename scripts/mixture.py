@@ -2,8 +2,8 @@
 
 python scripts/mixture.py data/mixture/recipe.yaml --labelled_dir DIR --output runs/mixture
 
-The recipe names each source, its licence and what of it is taken; a text that shares eight words in a row with one that
-the models are evaluated on, or is equal to it, is excluded.
+The recipe names each source, its licence and the rows to take. A text is excluded if it equals a text that the models
+are evaluated on, or shares eight words in a row with one.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Rows = list[tuple[str, str]]  # text and label
 
 
 def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
-    """Write train.csv, calibration.csv and mixture.json, which says what is in them, into a new folder."""
+    """Write train.csv, calibration.csv and mixture.json, which describes both, into a new folder."""
     require_empty(output, "choose another --output")
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
@@ -77,7 +77,7 @@ def select(path: Path, source: dict, random: Random) -> Rows:
         rows = [(text, LABELS[i]) for text, i in zip(texts, label_ids, strict=True)]
         return rows if path.suffix == ".csv" else list(dict(rows).items())  # SmSA has some texts twice
     texts = read_texts(path)
-    if "labels" in source:  # of texts that are known by their hash: data/mixture/annotation.md
+    if "labels" in source:  # a file of hashes of texts, and labels: data/mixture/annotation.md
         labels = dict(csv.reader((ROOT / source["labels"]).open(encoding="utf-8"), delimiter="\t"))
         keys = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in texts}
         return [(re.sub(r"xxx\w+?xxx", "1", text), labels[key]) for key, text in keys.items() if key in labels]
@@ -87,7 +87,7 @@ def select(path: Path, source: dict, random: Random) -> Rows:
 
 
 def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
-    """Return different phrases of a grammar, as many of each label, see data/mixture/phrases.yaml."""
+    """Return distinct phrases of a grammar, equally many for each label; see data/mixture/phrases.yaml."""
     grammar = yaml.safe_load(path.read_text(encoding="utf-8"))
     phrases: dict[str, str] = {}
     for number, label in enumerate(LABELS, 1):
@@ -100,7 +100,7 @@ def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
 
 
 def mistype(text: str, random: Random) -> str:
-    """Drop a vowel within a word, or double its last letter, in one word of twenty each."""
+    """Drop vowels within one word in twenty, and double the last letter of another one in twenty."""
     words = text.split(" ")
     for i, word in enumerate(words):
         draw = random.random()

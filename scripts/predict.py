@@ -23,7 +23,7 @@ logger = logging.getLogger("smsa.predict")
 
 
 def main(args: PredictionArguments, engine_args: EngineArguments) -> None:
-    """Label all, and log a line for each output; every rank of a launch calls it."""
+    """Label all texts, and log a line for each output; every rank of a launch calls it."""
     if args.engine == "ray":
         try:
             from smsa.inference.on_ray import predict_on_ray
@@ -45,20 +45,20 @@ def report(summary: dict) -> None:
 
 
 def interrupt(signum: int, frame: object) -> None:
-    """Answer SIGTERM as Ctrl-C, so that what stdin brought does not stay in the folder for temporary files."""
+    """Treat SIGTERM like Ctrl-C, so that the copy of stdin in the folder for temporary files is removed."""
     raise KeyboardInterrupt(signum)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
-    end_with_launcher("SIGKILL")  # shards are whole or absent
+    end_with_launcher("SIGKILL")  # safe at any time: shards are whole or absent
     args, engine_args = parse(PredictionArguments, EngineArguments, description=__doc__.split("\n")[0])
     with exit_on_error():
         try:
             main(args, engine_args)
         except KeyboardInterrupt as asked:
-            way_out = "what was finished of an output file is kept, and the same command resumes from it"
+            way_out = "the finished part of an output file is kept, and the same command resumes from it"
             if args.engine == "ray":
-                way_out = "the output has a part of the rows: remove it before the next run"
+                way_out = "the output has only some of the rows: remove it before the next run"
             logger.error("Stopped; %s.", way_out)
-            os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # whatever chunk is being computed
+            os._exit(128 + (asked.args[0] if asked.args else signal.SIGINT))  # do not wait for the current chunk

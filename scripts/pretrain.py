@@ -35,7 +35,7 @@ HISTORY = {
 
 
 def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
-    """Pre-train, or resume, leave an encoder, and push it where that is asked for; every rank of a launch calls it."""
+    """Pre-train or resume, write an encoder, and push it if asked to; every rank of a launch calls it."""
     set_up_process()
     hub_id, private = training_args.hub_model_id, training_args.hub_private_repo
     if training_args.pushes_to_hub:
@@ -47,13 +47,13 @@ def main(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_
 
 
 def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, training_args: PretrainingArguments) -> None:
-    """Train one encoder, or what is left of its run, and leave it in its output folder."""
+    """Train one encoder, or resume its run, and write it into its output folder."""
     arguments, output_dir = (encoder_args, corpus_args, training_args), Path(training_args.output_dir)
     name, held_out, seed = encoder_args.model_name_or_path, corpus_args.held_out, training_args.seed
 
     # Texts
     options = {name: getattr(corpus_args, name) for name in ("corpus_dir", "data_dir", "text_column", "sheet")}
-    with training_args.main_process_first(local=False, desc="finding the texts"):  # a download is shared
+    with training_args.main_process_first(local=False, desc="finding the texts"):  # all ranks share one download
         sources = read_sources(corpus_args.sources, **options)
         excluded = read_sources(corpus_args.decontaminate or (), to_exclude=True, **options)
     if excluded:
@@ -102,7 +102,7 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
             for source in sources
         }
         publish_run(staging, output_dir, record)
-    # the newest checkpoint stays, from which the run can be lengthened, and the best one, where one is asked for
+    # keep the newest checkpoint, from which the run can be lengthened, and the best one if asked to
     rotate_checkpoints(str(output_dir), 1, trainer.state.best_model_checkpoint)
     logger.info("Held out: loss %.4f, masked accuracy %.4f", scores["loss"], scores["masked_accuracy"])
     logger.info("The encoder is in %s, whose README.md has the command that fine-tunes it.", output_dir)

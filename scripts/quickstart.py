@@ -23,7 +23,7 @@ EVERYDAY = (
 
 
 def main(run: Path) -> None:
-    """Print scores on the sample's test file, answers to sentences, also of the bundled model, and how to go on."""
+    """Print scores on the sample's test file, predictions, also of the bundled model, and the next commands."""
     metrics = json.loads((run / "metrics.json").read_bytes())
     test = metrics["test"]
     n_texts = sum(count for name, count in test.items() if name.startswith("n_"))
@@ -51,5 +51,5 @@ def main(run: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="Output folder of scripts/finetune.py.")
-    disable_progress_bar()  # of loading, amid the answers
+    disable_progress_bar()  # else a bar of loading appears amid the predictions
     main(parser.parse_args().run)

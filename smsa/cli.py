@@ -1,7 +1,7 @@
-"""Words of a command line, and a YAML recipe before them -> dataclasses; errors of the user -> one line and a status.
+"""Parse a YAML recipe and the command line into dataclasses; turn errors of the user into one line and a status.
 
-A recipe is read as options that stand in front of the command line, so that both take the same names, types and checks,
-and the command line wins.
+A recipe is read as options in front of those of the command line. So both have the same names, types and checks, and
+the command line wins.
 """
 
 import difflib
@@ -26,22 +26,22 @@ from transformers import HfArgumentParser
 from smsa.errors import UserError
 from smsa.runtime import rank
 
-_RANGES = (  # what is accepted, in words and in a check; for which options
+_RANGES = (  # what is accepted, in words and as a check; the options
     ("more than 0", lambda value: 0 < value < math.inf, "learning_rate lr_gamma adam_epsilon num_train_epochs"),
     ("at least 0", lambda value: 0 <= value < math.inf, "max_grad_norm rdrop_alpha weight_decay warmup_steps "
      "decay_steps early_stopping_patience dataloader_num_workers"),
-    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # what numpy takes
+    ("at least 0 and below 2**32", lambda value: 0 <= value < 2**32, "seed data_seed"),  # numpy's limits
     ("at least 1", lambda value: 1 <= value < math.inf, "per_device_train_batch_size per_device_eval_batch_size "
      "gradient_accumulation_steps lr_step_size evaluate_every num_threads"),
-    ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # of 0 Trainer makes 1
-    ("at least 8", lambda value: value >= 8, "max_length"),  # tokens, of a row of pre-training
+    ("at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1, "max_steps"),  # Trainer takes 0 as 1
+    ("at least 8", lambda value: value >= 8, "max_length"),  # tokens in a row of pre-training
     ("at least 0 and below 1", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay label_smoothing_factor"),
     ("more than 0 and below 1", lambda value: 0 < value < 1, "mlm_probability held_out"),
 )  # fmt: skip
 
 
 def require_ranges(arguments: object) -> None:
-    """Refuse numbers that mean nothing, NaN with them; None is not given.
+    """Refuse numbers out of range, and NaN; None means not given.
 
     Raises:
         UserError: naming the option, its value and what is accepted.
@@ -65,7 +65,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         Instances of the dataclasses, in the order of `kinds`.
 
     Raises:
-        SystemExit: with status 2 and a message for an unknown or malformed option or recipe, which names the nearest
+        SystemExit: with status 2 for an unknown or malformed option or recipe, and a message that gives the nearest
             valid name; with status 0 for --help.
     """
     usage = "%(prog)s [RECIPE.yaml] [--option VALUE ...]"
@@ -81,25 +81,25 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
                 raise UserError(f"--{name} is given twice; write --{name} A B.")
         if argv and not argv[0].startswith("-"):
             argv = _recipe_words(Path(argv[0]), options, lists) + argv[1:]
-        # as a shell does, but not behind a = or in a recipe
+        # expand ~ also after a = and in a recipe, where a shell does not
         argv = [re.sub(r"^(--\w+=)?~(?=/)", lambda found: f"{found[1] or ''}{Path.home()}", word) for word in argv]
         *objects, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
         for word in unknown:
             raise UserError(f"{word.split('=')[0]} is not an option{_nearest(word, options)}")
         if rest.recipe:
-            raise UserError(f"{rest.recipe!r} belongs to no option; recipes stand first, labels have commas between.")
+            raise UserError(f"{rest.recipe!r} belongs to no option: a recipe comes first, and commas separate labels.")
         return tuple(objects)
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
-        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # a shell takes quotes
+        found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # shells remove quotes
         parser.exit(2, f"{parser.prog}: error: {found}{error}\n")
 
 
 def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
-    """Return the words of a command line that say what a recipe says."""
+    """Return a recipe as the words of a command line."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        raise UserError(f"{path} is no recipe, a .yaml file that is there. Options begin with --.")
-    with path.open("rb") as stream:  # of UTF-8 or, as PowerShell writes them, UTF-16
-        # as nodes, which know their lines, and whose values are strings: YAML would make a boolean of `precision: no`
+        raise UserError(f"{path} is not a recipe: give a .yaml file that exists. Options begin with --.")
+    with path.open("rb") as stream:  # bytes, of UTF-8 or (from PowerShell) UTF-16
+        # nodes know their lines and keep values as strings: YAML would make a boolean of `precision: no`
         recipe = yaml.compose(stream, Loader=yaml.BaseLoader)
     if recipe is not None and not isinstance(recipe, yaml.MappingNode):
         raise UserError(f"{path}: a recipe is a list of 'option: value' lines, found a {recipe.id}.")
@@ -108,11 +108,11 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
         name, line = key.value, key.start_mark.line + 1
         if name not in known:
             raise UserError(f"{path}, line {line}: {name!r} is not an option{_nearest(str(name), known)}")
-        if lines.setdefault(name, line) != line:  # of two, YAML takes the last
-            raise UserError(f"{path}, line {line}: {name} stands in line {lines[name]}, too: keep one.")
+        if lines.setdefault(name, line) != line:  # YAML silently takes the last of two
+            raise UserError(f"{path}, line {line}: {name} is also in line {lines[name]}: keep one.")
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
-            raise UserError(f"{path}, line {line}: {name} is neither values nor JSON such as '{{\"min_lr\": 1e-6}}'.")
+            raise UserError(f"{path}, line {line}: {name} must be values, or JSON such as '{{\"min_lr\": 1e-6}}'.")
         values = [item.value for item in items]
         if values not in ([""], ["null"], ["~"]):
             words += [f"--{name}", *values] if name in lists else [f"--{name}={','.join(values)}"]
@@ -120,7 +120,7 @@ def _recipe_words(path: Path, known: list[str], lists: set[str]) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """Return the options called so for short (`lr`, `epochs`, `batch_size`), or else the one written most alike."""
+    """Return words on the options that `name` abbreviates (`lr`, `epochs`, `batch_size`), or on the most similar."""
     name = name.lstrip("-").split("=")[0].replace("-", "_")
     by_initials = [option for option in known if name == "".join(word[0] for word in option.split("_"))]
     by_words = [option for option in known if f"_{name}" in f"_{option}"]
@@ -129,7 +129,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def set_up_logging() -> None:
-    """Let the main process log what it does, the other ranks and the libraries only what has failed."""
+    """Log progress on the main process; from other ranks and from libraries, log only what failed."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("smsa").setLevel(logging.ERROR if rank() else logging.INFO)
     transformers.logging.set_verbosity_error()
@@ -137,16 +137,16 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()
 
 
-_LOST = "; another rank is gone: its line, if any, says why. The same command resumes, a training with --resume auto."
-_FAULTS = (  # what is no bug: its kind, words in it where the kind does not tell, and the way out that it does not name
+_LOST = "; another rank has ended: its line, if any, says why. The same command resumes; training needs --resume auto."
+_FAULTS = (  # errors that are not bugs: type, words that the message has, and a way out to add to it
     ((UserError, OSError), "", ""),
-    (ImportError, "install", ""),  # what an option or a proxy needs
-    (RuntimeError, "to be installed", ""),  # by a name in report_to
-    (ValueError, "is not supported, only", ""),  # an unknown one
+    (ImportError, "install", ""),  # a missing library that an option or a proxy needs
+    (RuntimeError, "to be installed", ""),  # a missing library that report_to needs
+    (ValueError, "is not supported, only", ""),  # an unknown name in report_to
     (RuntimeError, "working C++ compiler", ": install g++, or leave --torch_compile out."),
     (HTTPError, "", " (from the Hub). The same command tries again."),  # a download was cut again and again
-    (torch.OutOfMemoryError, "", " A lower --per_device_train_batch_size with as much more "
-     "--gradient_accumulation_steps is the same recipe."),
+    (torch.OutOfMemoryError, "", " Divide --per_device_train_batch_size and multiply "
+     "--gradient_accumulation_steps by the same number: the recipe stays as it is."),
     (dist.DistError, "", _LOST),
     (RuntimeError, "gloo", _LOST),
 )  # fmt: skip
@@ -154,24 +154,24 @@ _FAULTS = (  # what is no bug: its kind, words in it where the kind does not tel
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Log what a script does; end it with status 1 and one line where the user, a file, a disk or the network fails.
+    """Set up logging; end a script with status 1 and one line on an error of the user, a file, a disk or the network.
 
-    A bug shows its traceback, as does a broken pipe that is not stdout. At the end the ranks of a launch part, without
-    which torch may abort at exit.
+    A bug shows its traceback, and so does a broken pipe other than stdout. At the end the process group is destroyed,
+    since torch may abort at exit otherwise.
 
     Raises:
-        SystemExit: in place of what `_FAULTS` lists, and of Ctrl-C.
+        SystemExit: in place of the errors in `_FAULTS`, and of Ctrl-C.
     """
     set_up_logging()
     try:
         yield
     except KeyboardInterrupt as error:
-        raise SystemExit(130) from error  # as of a shell
+        raise SystemExit(130) from error  # as from a shell
     except BrokenPipeError:
         try:
-            print(flush=True)  # fails where nobody reads stdout any more, as behind `| head`
+            print(flush=True)  # fails if nobody reads stdout any more, as in `| head`
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python closes stdout at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
             raise SystemExit(0) from error
         raise
     except Exception as error:
@@ -181,5 +181,5 @@ def exit_on_error() -> Iterator[None]:
                 raise SystemExit(f"error{f' (rank {rank()})' if rank() else ''}: {reason}") from error
         raise
     if dist.is_initialized():
-        gc.collect()  # a model wrapped for several ranks holds the group
+        gc.collect()  # a DDP model would keep the group alive
         dist.destroy_process_group()

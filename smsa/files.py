@@ -1,4 +1,4 @@
-"""A file or a folder is whole or absent: written beside its place, then renamed."""
+"""Write files and folders that are whole or absent: beside their place first, then renamed."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 
 from smsa.errors import UserError
 
-STAGING = ".staging"  # what is being written; no pattern of checkpoints or outputs matches it
-LOCK = "run.lock"  # a run is at work here
-RUN_RECORD = "run.json"  # written last: with it, a run is finished
+STAGING = ".staging"  # files being written; no pattern for checkpoints or outputs matches it
+LOCK = "run.lock"  # present while a run uses the folder
+RUN_RECORD = "run.json"  # written last: it marks a finished run
 
 
 def hash_file(path: Path) -> str:
@@ -24,7 +24,7 @@ def hash_file(path: Path) -> str:
 
 
 def write_json(values: object, path: str | Path) -> None:
-    """Write plain values as indented UTF-8 JSON: a file that is there with all of its bytes, or not at all."""
+    """Write plain values as indented UTF-8 JSON; the file is whole or absent."""
     unfinished = Path(f"{path}.tmp")
     with naming(Path(path)):
         try:
@@ -41,11 +41,11 @@ def update_json(path: Path, **changes: object) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of writing name the path, which the system does not where the disk is full.
+    """Add the path to write errors; the system does not name it when the disk is full.
 
     Raises:
-        OSError: in place of the one without a name.
-        UserError: in place of what torch and safetensors raise where a file cannot be written.
+        OSError: with the path, in place of one without.
+        UserError: in place of what torch and safetensors raise if they cannot write a file.
     """
     try:
         yield
@@ -55,16 +55,16 @@ def naming(path: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         if not isinstance(error, SafetensorError) and "inline_container" not in reason:  # torch's writer
             raise
-        raise UserError(f"{path} could not be written, perhaps for want of space: {reason}") from error
+        raise UserError(f"{path} could not be written, perhaps because the disk is full: {reason}") from error
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Lend a new, empty folder inside `folder`; it is gone at the end, for after a failure it may fill the disk."""
+    """Make an empty folder inside `folder`, and remove it at the end: after a failure it may fill the disk."""
     staging = folder / STAGING
     with naming(staging):
-        shutil.rmtree(staging, ignore_errors=True)  # what a killed process was writing
-        staging.mkdir()  # and not its parents: a folder that is gone is no place to write to
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
+        staging.mkdir()  # not its parents: fail if `folder` is gone
     try:
         yield staging
     finally:
@@ -72,30 +72,30 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the mode of any new file; safetensors lets only its owner read one."""
+    """Give a file the usual mode of new files; safetensors lets only the owner read its files."""
     umask = os.umask(0)
     os.umask(umask)
-    with suppress(OSError):  # the disk may have no modes, as those of clouds and of Windows
+    with suppress(OSError):  # some disks have no modes, as on clouds and Windows
         path.chmod(0o666 & ~umask)
 
 
 def publish(staging: Path, folder: Path, last: str) -> None:
-    """Move what has been written from `staging` to `folder`, synced; the file called `last` says that all is there."""
+    """Sync the files in `staging` and move them to `folder`; the file `last` follows, and shows that all are there."""
     for path in staging.rglob("*"):
         if path.is_file():
             make_readable(path)
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
-    (folder / last).unlink(missing_ok=True)  # from here on, what stood there before is no longer whole
+    (folder / last).unlink(missing_ok=True)  # from here on, the folder's earlier content is incomplete
     for path in sorted(staging.iterdir(), key=lambda path: path.name == last):
         os.replace(path, folder / path.name)
 
 
 def require_empty(folder: str | Path, way_out: str, ours: tuple[str, ...] = (STAGING,)) -> None:
-    """Refuse an output folder that holds anything but `ours`, which a run leaves that was killed at its start.
+    """Refuse an output folder that holds anything but `ours`, the files of a run that was killed at its start.
 
     Raises:
-        UserError: with the way out.
+        UserError: with `way_out`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

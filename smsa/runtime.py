@@ -1,4 +1,4 @@
-"""What this process runs on: its rank, what ranks do together and runs one by one, precision, cores, hardware."""
+"""What this process runs on: rank, work shared between ranks, locks, precision, CPU threads, hardware."""
 
 import ctypes
 import logging
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenizers scikit-learn numpy".split())
-_OF_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}  # what accelerate launch or torchrun sets
+_OF_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}  # accelerate launch or torchrun sets one of them
 _T = TypeVar("_T")
 
-# Asked anew each time: a notebook's launcher sets them in forks of a process that has imported all this.
+# RANK and WORLD_SIZE are read at each call: a notebook launcher sets them in forks, after the import of smsa.
 
 
 def rank() -> int:
@@ -46,20 +46,20 @@ def world_size() -> int:
 
 
 def end_with_launcher(name: str) -> None:
-    """Let the kernel send a signal to this process when its launcher has ended, which passes none on; Linux only."""
+    """Let the kernel signal this process when its launcher ends, as the launcher passes no signal on; Linux only."""
     if _OF_LAUNCHERS & os.environ.keys() and sys.platform == "linux":
         signum, pr_set_pdeathsig = getattr(signal, name), 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signum)
-        # it had ended before: its child is then that of process 1, unless that is the launcher
+        # if the launcher has already ended, the parent is process 1; but process 1 may be the launcher itself
         launcher = rb"launch|torchrun|torch\.distributed"
         if os.getppid() == 1 and not re.search(launcher, Path("/proc/1/cmdline").read_bytes()):
             os.kill(os.getpid(), signum)
 
 
 def best_precision(device_type: str, training: bool = True) -> str:
-    """Return the fastest precision that keeps the labels: `bf16`, `fp16`, or `no` (fp32).
+    """Return the fastest precision that does not change labels: `bf16`, `fp16`, or `no` (fp32).
 
-    On a GPU, inference takes fp16, for its three more bits of mantissa matter to probabilities, and training bf16, for
+    On a GPU, inference takes fp16, whose three more bits of mantissa matter to probabilities; training takes bf16 for
     its range. A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4
     times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate; other CPUs emulate bf16 at a tenth of it.
     """
@@ -76,8 +76,8 @@ def best_precision(device_type: str, training: bool = True) -> str:
 def resolve_precision(requested: str, device_type: str, training: bool = True) -> str:
     """Return the precision that is in effect, and log it: `no` (fp32), `fp16` or `bf16`.
 
-    `auto` is what the launcher was asked for, else `best_precision`. fp16 on a CPU is `no`: Accelerate would train in
-    fp32 there without a word.
+    `auto` follows the launcher if it was asked for a precision, else `best_precision`. fp16 on a CPU becomes `no`:
+    Accelerate would silently train in fp32 there.
 
     Raises:
         UserError: for a precision that is not one of `PRECISIONS`, from the option or the launcher (`fp8`).
@@ -85,8 +85,8 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
     source, asked = "--precision", requested
     if requested == "auto":
         source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION")
-        # It exports `no` also where it was asked for nothing (accelerate 1.15), and `accelerate config` writes `no` for
-        # who skips the question: `no` is a wish only on the command line of the launcher, which is the parent process.
+        # accelerate 1.15 exports `no` even if no precision was asked for, and `accelerate config` writes `no` if the
+        # question is skipped. So `no` counts only on the command line of the launcher, which is the parent process.
         if asked == "no":
             words = ""
             with suppress(psutil.Error):
@@ -111,7 +111,7 @@ def share_of_cores() -> int:
 
 
 def set_cpu_threads(n_threads: int | None = None) -> None:
-    """Set torch's CPU threads for this process; None leaves them to torch, or takes an equal share if it was launched.
+    """Set torch's CPU threads for this process; None leaves them to torch, or in a launch takes an equal share.
 
     `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1, which would leave all cores but one idle; any other
     value is the user's.
@@ -123,10 +123,10 @@ def set_cpu_threads(n_threads: int | None = None) -> None:
 
 
 def on_main(task: Callable[[], _T]) -> _T:
-    """Return the result of `task`, which the main process runs when every rank has come here, while the others wait.
+    """Run `task` on the main process once every rank calls this, while the others wait; return its result on all.
 
-    Where it fails, the main process raises; the launcher then ends the others. Where no Trainer has let the ranks find
-    each other, they do so by gloo, for they share no tensors, and one may wait for the share of another for 30 days.
+    If `task` fails, the main process raises, and the launcher ends the others. If no Trainer has set up communication
+    between ranks, this does, with gloo, as no tensors are exchanged. A rank may then wait for another for 30 days.
     """
     options = {"cpu": True, "timeout": timedelta(days=30)} if world_size() > 1 else {}
     PartialState(**options).wait_for_everyone()
@@ -134,16 +134,16 @@ def on_main(task: Callable[[], _T]) -> _T:
 
 
 def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
-    """Take a lock within so many seconds.
+    """Take a lock within `timeout` seconds.
 
     Raises:
-        UserError: saying `in_use`, if another process has it.
-        OSError: if the disk has no locks.
+        UserError: with the message `in_use`, if another process has the lock.
+        OSError: if the disk does not support locks.
     """
     try:
         lock.acquire(timeout=timeout)
-    except (Timeout, FileNotFoundError) as error:  # of a job that has just ended, the folder with the lock is gone
-        # a disk without flock has a file instead, which stays where a run was killed: other machines cannot tell
+    except (Timeout, FileNotFoundError) as error:  # a job that has just ended removed the lock's folder
+        # on a disk without flock, filelock makes a file, which a killed run leaves: other machines cannot tell
         way_out = f" If it was killed, remove {lock.lock_file}." if isinstance(lock, SoftFileLock) else ""
         raise UserError(in_use + way_out) from error
     except OSError as error:
@@ -152,7 +152,7 @@ def take_lock(lock: FileLock, timeout: float, in_use: str) -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Return whether `flag` is set on any rank; all must ask together, and no GPU waits for it."""
+    """Return whether `flag` is set on any rank; all ranks call it together, and no GPU waits for it."""
     if not dist.is_initialized():
         return flag
     flags = torch.tensor([flag], dtype=torch.int32)
@@ -167,18 +167,18 @@ def _cpu_group() -> dist.ProcessGroup | None:
 
 
 def set_up_process() -> None:
-    """Set up a process of ours for training: it keeps the memory that it frees, and attention is not compiled.
+    """Set up this process for training: keep memory that is freed, and do not compile attention.
 
-    For scripts, since both hold for the whole process. glibc returns each large block to the system and has it cleared
-    again for the next step: 4 to 10 % of a step of IndoBERT's shape in bf16 on two cores of an AMD EPYC. On a GPU,
-    cuDNN compiles attention for each shape of batch, about 0.25 s each on an H200, and texts come in many shapes.
+    Only scripts call it, since it affects the whole process. By default glibc returns each large block to the system,
+    which clears it again for the next step: 4 to 10 % of a step of IndoBERT's shape in bf16 on two cores of an AMD
+    EPYC. On a GPU, cuDNN compiles attention for each batch shape, about 0.25 s each on an H200, and shapes are many.
     """
     if world_size() == 1 < int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)):
-        logger.warning("srun started several tasks, and each trains alone: docs/scaling.md has what joins them.")
+        logger.warning("srun started several tasks, and each trains alone: docs/scaling.md says how to join them.")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: none
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD of malloc.h: never trim
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mmap
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 

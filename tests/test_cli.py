@@ -51,16 +51,16 @@ BAD_COMMANDS = {
     "initials": ("", ["--lr", "1"], "--lr is not an option; the nearest is learning_rate or "),
     "unknown key": ("lr_gama: 1", [], "recipe.yaml, line 1: 'lr_gama' is not an option; the nearest is lr_gamma"),
     "not a mapping": ("- a\n- b", [], "a recipe is a list of 'option: value' lines, found a sequence"),
-    "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed stands in line 1, too"),
+    "a key twice": ("seed: 1\n# more\nseed: 2", [], "recipe.yaml, line 3: seed is also in line 1: keep one"),
     "not YAML": ("a: [", [], 'recipe.yaml", line 1, column 5'),
     "not a number": ("", ["--learning_rate", "nan"], "learning_rate is nan; it must be more than 0"),
-    "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels is neither values nor JSON such as '{"),
-    "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation"),
+    "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels must be values, or JSON such as '{"),
+    "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation to choose by: lower it"),
     "too large a seed": ("", ["--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and below 2**32"),
     "quotes that a shell took": ("", ["--accelerator_config", "{a:1}"], "{a:1} is not JSON: "),
-    "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option; recipes stand first, labels have commas"),
+    "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option: a recipe comes first, and commas sep"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
-    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is no recipe, a .yaml file that is there"),
+    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is not a recipe: give a .yaml file"),
 }
 
 
@@ -80,8 +80,8 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (RuntimeError("wandb has to be installed"), "error: wandb has to be installed"),
     (ValueError("tensorbord is not supported, only wandb"), "error: tensorbord is not supported, only wandb"),
     (RuntimeError("working C++ compiler\n"), "error: working C++ compiler: install g++, or leave --torch_compile out."),
-    (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank is gone: its line, if any, says why. The same "
-     "command resumes, a training with --resume auto."),
+    (RuntimeError("[gloo] closed"), "error: [gloo] closed; another rank has ended: its line, if any, says why. The "
+     "same command resumes; training needs --resume auto."),
     (BrokenPipeError(32, "of another pipe than stdout"), None), (ValueError("could not broadcast"), None),
     (RuntimeError("mat1 and mat2"), None), (KeyboardInterrupt(), 130),
 ])  # fmt: skip

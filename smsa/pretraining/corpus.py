@@ -40,7 +40,7 @@ def read_sources(
     to_exclude: bool = False,
     **reading: str | None,
 ) -> list[CorpusSource]:
-    """Read `FILE` or `FILE=WEIGHT`, `FOLDER/*`, or `smsa`; `$NAME` in a file's name is a variable of the environment.
+    """Read `FILE` or `FILE=WEIGHT`, `FOLDER/*`, or `smsa`; `$NAME` in a file's name is an environment variable.
 
     Args:
         corpus_dir: folder of relative names; None stands for $SMSA_CORPUS_DIR, else the working directory.
@@ -66,30 +66,30 @@ def read_sources(
         else:
             path = Path(corpus_dir or os.environ.get("SMSA_CORPUS_DIR", "."), os.path.expandvars(name))
             found = [] if path.is_file() else filter(os.path.isfile, sorted(glob.glob(str(path))))
-            # a shell expands only what is in the working directory
+            # a shell expands patterns only relative to the working directory
             files = {str(Path(name).with_name(Path(file).name)): Path(file) for file in found} or {name: path}
         for origin, path in files.items():
             if origin in {source.name for source in sources}:
                 raise UserError(f"--sources names {origin} twice; give it a weight instead: {origin}=2.")
             if not path.is_file():
-                way_out = "--corpus_dir (or $SMSA_CORPUS_DIR) names the folder, and a $NAME in it must be exported"
-                raise FileNotFoundError(f"{path} is no file; {way_out}. The files of a folder are FOLDER/*.")
+                way_out = "name its folder with --corpus_dir or $SMSA_CORPUS_DIR; a $NAME must be exported"
+                raise FileNotFoundError(f"{path} is not a file: {way_out}; FOLDER/* reads the files of a folder.")
             texts = read_texts(path, **({} if name == "smsa" else reading))
             sources.append(CorpusSource(origin, value, hash_file(path), texts))
     return sources
 
 
 def read_texts(path: Path, **reading: str | None) -> list[str]:
-    """Return the texts of a file of any known format, without empty ones and the white space around them.
+    """Return the texts of a file of any known format, without surrounding white space and empty texts.
 
     Args:
         reading: text_column, sheet, as in `Source`.
 
     Raises:
-        UserError: as `Source`; for no texts, or damaged ones.
+        UserError: as `Source`; if there is no text, or a damaged one.
     """
     texts, bad_rows = [], []
-    for chunk in Source(path, keep_lines=True, **reading).chunks():  # where later rows may have other keys
+    for chunk in Source(path, keep_lines=True, **reading).chunks():  # keep_lines: later rows may have other keys
         found = [(text or "").strip() for text in chunk.texts.to_pylist()]
         bad_rows += [row for _, row in chunk.bad_rows]
         hurt = [(line, text) for line, text in zip(chunk.lines.tolist(), found, strict=True) if "\0" in text]
@@ -113,29 +113,29 @@ def decontaminate(sources: list[CorpusSource], evaluation_texts: list[str]) -> N
 
 
 def find_overlaps(evaluation_texts: Iterable[str]) -> Callable[[str], bool]:
-    """Return what tells whether a text shares eight words in a row with one of these.
+    """Return a function that tells whether a text shares eight words in a row with an evaluation text.
 
-    Case, punctuation and the space before `nya` do not count. A shorter text overlaps with one that is equal to it.
+    Case, punctuation and the space before `nya` do not count. A shorter text overlaps only with an equal one.
     """
     known = {ngram for text in evaluation_texts for ngram in _ngrams(text)}
     return lambda text: not known.isdisjoint(_ngrams(text))
 
 
 def _ngrams(text: str) -> Iterator[tuple[str, ...]]:
-    """Return all runs of eight words of a text, or the whole of a shorter one; lower-cased, `nya` attached."""
+    """Return all runs of eight words of a text, or all words of a shorter one; lower-cased, `nya` joined."""
     words = re.findall(r"\w+", re.sub(r"(?<=\w) +nya\b", "nya", text.lower()))
     return (tuple(words[i : i + NGRAM_SIZE]) for i in range(max(1, len(words) - NGRAM_SIZE + 1)))
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a text is held out for evaluation; equal texts are treated alike, whatever source they stand in."""
+    """Return whether a text is held out for evaluation; equal texts are treated alike, in all sources."""
     return crc32(text.encode()) < share * 2**32
 
 
 def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
     """Return the indices of the texts that an epoch sees: each `floor(weight)` times, and a random part once more.
 
-    The part is the same in every epoch, so that under a weight below 1 the other texts are never seen.
+    The part is the same in every epoch: with a weight below 1, the other texts are never seen.
     """
     whole, part = divmod(weight, 1)
     extra = np.random.default_rng(seed).permutation(n_texts)[: round(part * n_texts)]
@@ -157,10 +157,10 @@ def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, 
 def encode_sources(
     sources: list[CorpusSource], tokenizer: PreTrainedTokenizerBase, max_length: int, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenise and pack the texts to train on, each as often as its source weighs, and those that are held out."""
+    """Tokenise and pack the training texts, each as often as its source's weight says, and the held-out texts."""
     special_ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     if None in (*special_ids, tokenizer.mask_token_id):
-        raise UserError("the tokenizer has no cls, sep or mask token, without which no rows can be made or masked.")
+        raise UserError("the tokenizer lacks a cls, sep or mask token: choose another --model_name_or_path.")
     if max_length > tokenizer.model_max_length:
         raise UserError(f"--max_length is {max_length}, but this encoder reads {tokenizer.model_max_length} tokens.")
 
@@ -180,6 +180,6 @@ def encode_sources(
     found += f"held out: {len(held_out_sequences):,} texts, {len(held_out_rows):,} rows"
     if not (len(rows) and len(held_out_rows)):
         way_out = f"give more texts, each on its own line, a lower --max_length or another --held_out than {held_out}"
-        raise UserError(f"{found}. Each must have a row: {way_out}.")
+        raise UserError(f"{found}. Both need at least one row: {way_out}.")
     logger.info(found)
     return rows, held_out_rows

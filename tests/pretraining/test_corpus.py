@@ -59,7 +59,7 @@ REFUSED = {
     "b.txt": r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL",
     "none.txt": "--corpus_dir",
     "$NOWHERE/a.txt": "must be exported",
-    ".": r"is no file.* FOLDER/\*",
+    ".": r"is not a file: .* FOLDER/\*",
 }
 
 

@@ -83,7 +83,7 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     sha256 = hashlib.sha256((SAMPLE_DIR / "train_preprocess.tsv").read_bytes()).hexdigest()
     assert record["data"]["train"]["sha256"] == sha256 and record["data"]["train"]["n_texts"] == 274
 
-    with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume it by"):
+    with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume with"):
         call(*options)
     caplog.set_level("INFO", "smsa")
     call(*options, "--resume", "auto")

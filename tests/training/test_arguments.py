@@ -55,26 +55,26 @@ def test_the_precision_asked_for_is_the_one_that_the_trainer_gets(tmp_path, monk
 
 
 REFUSED = [
-    ({"fp16": True, "precision": "no"}, "precision is no, but fp16 given"),
-    ({"fp16": True, "bf16": True}, "precision is auto, but fp16 and bf16 given"),
+    ({"fp16": True, "precision": "no"}, "--precision no contradicts fp16: give only"),
+    ({"fp16": True, "bf16": True}, "--precision auto contradicts fp16 and bf16"),
     ({"hub_token": "hf_secret"}, "written to disk"),
     ({"push_to_hub": True}, "go together"),
-    ({"push_to_hub": True, "hub_model_id": "me/x", "seeds": [1, 2]}, "--seeds leaves several models"),
-    ({"seeds": [1, 1]}, "give each once"),
-    ({"seeds": [1, 2**32]}, "from 0 on and below"),
+    ({"push_to_hub": True, "hub_model_id": "me/x", "seeds": [1, 2]}, "--seeds trains several models"),
+    ({"seeds": [1, 1]}, "--seeds 1 1: give each seed once"),
+    ({"seeds": [1, 2**32]}, r"each seed once, from 0 to 2\*\*32 - 1"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
     ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter must stay False"),  # it would hide a loss of NaN
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
     ({"train_sampling_strategy": "batch_rebalance"}, "twice: choose another"),
-    ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay goes with AdamW: leave --optim out"),
+    ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay needs AdamW: leave --optim out"),
     ({"warmup_steps": 9}, "give another --lr_scheduler_type"),
-    ({"evaluate_every": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "goes with --eval_strategy epoch"),
+    ({"evaluate_every": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "needs --eval_strategy epoch"),
     ({"max_grad_norm": float("inf")}, "must be at least 0"),
     ({"max_steps": 0}, "must be at least 1, or -1"),
-    ({"logging_steps": 9}, "goes with --logging_strategy steps"),
-    ({"resume_from_checkpoint": "runs/a/checkpoint-9"}, "must stay None.* --resume auto resumes"),
+    ({"logging_steps": 9}, "needs --logging_strategy steps"),
+    ({"resume_from_checkpoint": "runs/a/checkpoint-9"}, "must stay None.* --resume auto inexact"),
     ({"fsdp": True}, "each process must hold the whole model"),
-    ({"ACCELERATE_USE_FSDP": "true"}, "FSDP: each process must hold the whole model"),  # set by the launcher
+    ({"ACCELERATE_USE_FSDP": "true"}, "FSDP cannot be used: each process must hold"),  # set by the launcher
 ]
 
 

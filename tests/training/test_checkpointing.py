@@ -82,7 +82,7 @@ def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_
     for settings in (SETTINGS, longer):
         assert start(tmp_path, settings) == (tmp_path / "checkpoint-10", False)
     assert "Changed within the run: num_train_epochs was 3, is 5" in caplog.text
-    assert "last bits of the result may differ from those of an undisturbed run: n_threads was 2, is 4." in caplog.text
+    assert "last bits of the result may differ from an uninterrupted run's: n_threads was 2, is 4." in caplog.text
     changed = longer | {"learning_rate": 2e-3, "metric_for_best_model": "loss", "sha256 of train": "b"}
     said = "learning_rate was 0.001, is 0.002; metric_for_best_model was None, is loss; sha256 of train was a, is b"
     with pytest.raises(UserError, match=f"made with other settings: {said}. Give them as before"):
@@ -105,7 +105,7 @@ def test_an_output_folder_is_empty_or_resumed_and_left_without_traces(tmp_path, 
         assert (folder / "run.lock").exists() and not (folder / STAGING).exists()
         (folder / "model.safetensors").touch()
     assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
-    refuse(folder, "not empty .model.safetensors.: resume it by --resume auto")
+    refuse(folder, "not empty .model.safetensors.: resume with --resume auto")
     with sole_run(folder, resume=True), pytest.raises(UserError, match=r"not empty \(model.safetensors, run.lock\)"):
         require_empty(folder, "choose another --output")  # as a calibration asks
     with FileLock(folder / "run.lock"):

@@ -54,8 +54,8 @@ def finetune(folder: Path, fault: str, options: list[str]) -> None:
 
 
 FAULTS = {  # of the second: other data; no shared disk; it cannot write, in the run of the first seed
-    "data": "(rank 1): The ranks do not do the same. On the main process, sha256 of train was ",
-    "disk": "run is not there for every rank: it must be on a disk that all machines share",
+    "data": "(rank 1): The ranks have different settings. On the main process, sha256 of train was ",
+    "disk": "Not every rank can see run: choose a folder on a disk that all machines share",
     "write": "(rank 1): [Errno 2] No such file or directory: ",
 }
 

@@ -97,7 +97,7 @@ def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
         for process in processes:
             text, _ = process.communicate(timeout=150)  # and not for half an hour
             assert process.returncode != 0
-            assert "another rank is gone: " in text and " resumes, a training with --resume auto." in text
+            assert "another rank has ended: " in text and " resumes; training needs --resume auto." in text
     finally:
         ip("-n", switch, "link", "set", "port2", "up")
     assert not (output / "run.json").exists()

@@ -184,7 +184,7 @@ def test_one_of_two_processes_killed_at_points(tiny, forks, tmp_path):
             assert forks.is_killed(tiny, tmp_path / "run", n_ranks=2, SMSA_KILL=point)
             text = forks.log.read_text()
         # at the last point the other rank has done its part already
-        assert ("another rank is gone" in text or "run.json" in point) and 'finetune.py", line' not in text
+        assert ("another rank has ended" in text or "run.json" in point) and 'finetune.py", line' not in text
     status, text = Launch(tiny, tmp_path / "run", DOUBLE).end()
     assert status == 0, text[-3000:]
     assert result(tmp_path / "run") == expected

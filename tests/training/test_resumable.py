@@ -170,9 +170,9 @@ def test_a_trainer_can_train_twice_and_the_second_run_leaves_only_its_own_checkp
     assert torch.equal(starts[0], best)
     assert trainer.rates[:STEPS_AN_EPOCH] == trainer.rates[2 * STEPS_AN_EPOCH :]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
-    assert "checkpoint-10 is of an earlier training in this folder, and is removed" in caplog.text
+    assert "checkpoint-10 is from an earlier training in this folder, and is removed" in caplog.text
     trainer.settings = {"seed": 7}
-    with pytest.raises(UserError, match="checkpoint-5 is of another run, and would be lost"):
+    with pytest.raises(UserError, match="checkpoint-5 is from another run, and would be deleted"):
         trainer.train()
 
 
@@ -212,10 +212,10 @@ def test_a_pickle_in_a_checkpoint_never_runs(finished, tmp_path, name):
 def test_a_checkpoint_of_more_processes_or_of_a_model_alone_is_refused(finished, tmp_path):
     path = finished / "checkpoint-25" / "manifest.json"
     path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(UserError, match="was made by 2 processes, these are 1"):
+    with pytest.raises(UserError, match="needs 2 processes, as before, but 1 were launched"):
         train(finished, resume=True)
     train(tmp_path, num_train_epochs=1, save_only_model=True)
-    with pytest.raises(UserError, match="is of --save_only_model: start anew in"):
+    with pytest.raises(UserError, match="was saved with --save_only_model: start anew in"):
         train(tmp_path, resume=True)
 
 

@@ -281,7 +281,7 @@ def test_a_second_training_starts_with_an_optimizer_of_the_class_that_was_given(
         trainer.train()
         assert {state["step"].item() for state in trainer.optimizer.state_dict()["state"].values()} == {1}
     args.ema_decay = 0.9
-    with pytest.raises(UserError, match="ema_decay goes with AdamW: give no optimiser of your own"):
+    with pytest.raises(UserError, match="ema_decay needs AdamW: give no optimiser of your own"):
         SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
 
 
