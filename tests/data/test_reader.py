@@ -49,6 +49,7 @@ KINDS = {
                             '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
     "JSONL, a row behind pages": ("a.jsonl", '{"n": 1, "r": [{"text": "a"}, {"text": "b"}]}\n' * 20 + '{"text": "c"}\n',
                                   "text", "ab" * 20 + "c"),
+    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
     "JSON, rows within": ("a.json", '{"range": "A1:B3", "values": [["no", "isi"], ["1", "a"]]}', "isi", ["a"]),
     "JSON, NaN": ("a.json", '[{"text": "a"}, {"text": NaN, "n": Infinity}]', "text", ["a", None]),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
@@ -168,6 +169,7 @@ ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
     # what numbers mean in one sheet they do not mean in another
     ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
     ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
+    ({"B": ALIKE["B"], "A": [*ALIKE["A"], ["b"]]}, None, None, "which of the sheets 'B', 'A' holds .* --sheet A"),
     (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
     ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, None, "is the first line, 'antre', 'Solo', the"),
 ])  # fmt: skip

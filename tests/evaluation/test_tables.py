@@ -76,7 +76,7 @@ def test_cells_of_numbers_and_words_are_words_and_names_stand_once(classifier):
         smsa.predict(frame.set_axis(["ulasan", "ulasan"], axis=1), classifier)
 
 
-def test_a_frame_is_evaluated(classifier):
+def test_a_frame_is_evaluated(classifier, monkeypatch):
     frame = pd.DataFrame({"komentar": ["enak sekali", "kotor sekali", ""], "Bintang": [5, 1, 1]})
     options = {"label_column": "Bintang", "label_map": "5=positive,1=negative"}
     with pytest.raises(UserError, match="--on_bad_row skip"):
@@ -84,6 +84,10 @@ def test_a_frame_is_evaluated(classifier):
     of_name, of_classifier = (smsa.evaluate(frame, m, **options, on_bad_row="skip") for m in (FAST, classifier))
     assert of_name["data"]["labels"] == {"positive": 1, "neutral": 0, "negative": 1}
     assert of_classifier["systems"][0]["metrics"] == of_name["systems"][0]["metrics"]
+    monkeypatch.setattr(classifier, "labels", ("LABEL_0", "LABEL_1", "LABEL_2"))
+    frame["Bintang"], label_map = ["positif", "negatif", ""], "LABEL_0=positive,LABEL_1=neutral,LABEL_2=negative"
+    options = {"label_column": "Bintang", "label_map": label_map, "on_bad_row": "skip"}
+    assert smsa.evaluate(frame, classifier, **options)["data"]["labels"] == of_name["data"]["labels"]
 
 
 def test_what_only_the_script_can_do_is_refused_before_training(tmp_path):
