@@ -95,7 +95,7 @@ class DataArguments(ReadingArguments):
     labels: str | None = HfArg(
         default=None,
         help="Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
-        "If not given: those of the fine-tuned model, else positive,neutral,negative.",
+        "If not given: those of a model that is fine-tuned already, else positive,neutral,negative.",
     )
 
     def find_files(self) -> dict[str, Path | None]:
@@ -286,7 +286,7 @@ def load_splits(
         Rows in the order of the files. Texts of valid and test that also stand in train are counted in the log.
 
     Raises:
-        BadRowsError: if there are bad rows, in all files together, and `rejects` is None or no other rows are left.
+        BadRowsError: if there are bad rows, in all files together, and `rejects` is None or a file has no other rows.
         UserError: if a split has no rows, or only one label.
         FileNotFoundError: if a file is missing.
     """
@@ -408,7 +408,7 @@ def sort_by_length(dataset: Dataset) -> Dataset:
 class PaddingCollator(DataCollatorWithPadding):
     """Pad like DataCollatorWithPadding in a tenth of its time, so that the GPU does not wait at each step.
 
-    `pad_to_multiple_of` does not pad beyond the longest input of the encoder. Features with other columns, and padding
+    `pad_to_multiple_of` never pads beyond the maximum length of the encoder. Features with other columns, and padding
     on the left, are left to the parent class.
     """
 

@@ -348,7 +348,7 @@ def find_separator(lines: list[str], path: Path, format: str) -> tuple[str | Non
         are_known = "text" in kinds or (is_csv and bool(mark) and any(kinds))
         # a few commas in texts make no header, unless all names in it are known
         are_names = are_known and (2 * len(split) >= len(filled) or all(kinds)) and (is_csv or alike >= 0.9)
-        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as if R names only one of two columns
+        is_good = 2 * len(filled) >= len(rows)  # else most rows are bad, as when R names only one of two columns
         ends = zip(*((row[0], row[-1]) for row in split), strict=True)
         are_labels = any(2 * sum(map(is_sentiment, cells)) > len(filled) for cells in ends)
         # in prose, a blank follows each comma
@@ -437,7 +437,7 @@ class Head:
     change: Callable[[str], str] | None = None  # makes a line one of CSV or TSV; None if it is one already
     names: list[str] = field(default_factory=list)
     n_above: int = 0  # rows up to and including the names
-    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a value for each column
+    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a field for each column
     may_end_empty: bool = False  # whether the last column may be empty
     has_told: bool = False  # whether the log says what is unusual about the rows
 
@@ -491,7 +491,7 @@ def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labe
 
 
 def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
-    """Return the fields of a row that does not match the names, which may be fewer, else a BadRow; None for no row."""
+    """Return the fields, perhaps too few, of a row that does not match the names, or a BadRow; None for no row."""
     if isinstance(fields, BadRow):
         return fields
     n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)

@@ -126,8 +126,8 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     Args:
         labels: names in the order of their ids.
         label_map: `-1=negative,0=neutral,1=positive`, where several values may mean the same label; or the other way
-            round, `positive=4|5,negative=1|2,drop=3`. Then only these values and the labels have a meaning. A label
-            that is dropped is dropped under all its names.
+            round, `positive=4|5,negative=1|2,drop=3`. Other values mean what they mean without a map. A label that is
+            dropped is dropped under all its names.
 
     Raises:
         UserError: if a pair has neither form, or a value has two meanings.
@@ -196,6 +196,6 @@ def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others
         )
     proposed = propose_map(values, labels, DROP if are_others else "...")
     option = shlex.quote(f"--label_map={given}{proposed}")
-    if not are_others:  # their labels are known, and --labels would lack them
+    if not are_others:  # else the other rows' labels are known, and --labels would lack them
         option += f"; or, in finetune.py, train on them as they are: {shlex.quote('--labels=' + ','.join(values))}"
     return f"{found} Look at these examples, and say what the labels mean ({DROP} excludes rows): {option}."

@@ -16,7 +16,7 @@ _ELONGATED = r"(\p{L})\1+(?=\1)"
 _SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
 # Invisible characters: soft hyphens, direction marks, byte-order marks, and joiners except U+200D, which emoji need.
 _UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
-# Removed: these, all but the last of repeated letters or signs, and spaces before punctuation or the clitic -nya.
+# Removed: these, all but the last of elongated letters or repeated signs, and spaces before punctuation or clitic nya.
 _REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
 
 

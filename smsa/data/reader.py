@@ -83,7 +83,7 @@ class Source:
     Attributes:
         format, compression: how the file is written.
         names: the columns; with `keep_lines`, reading later rows adds the columns that only these have.
-        text_column, label_column: those that were named or found; None for an empty file.
+        text_column, label_column: those that were named or found; an empty file has no text_column.
         meanings: what labels that are numbers mean, by a column of words beside them.
         split_column: the column of a labelled file that says train, test and the like; None if there is none.
         candidates: the columns that could hold texts.
@@ -569,7 +569,7 @@ def _are_names(cells: Cells, below: list[Cells], is_one_column: bool) -> bool | 
 
 
 def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tuple[list[int], list[int]]:
-    """Return the indices of the columns of texts, by name, else by content; and of all that could be; best first.
+    """Return the indices of the columns of texts, by name, else by content; and of all that could be, best first.
 
     Of several names, it is the only one that is no reply and that at least half of the rows fill. By content, it is the
     one whose values are at least twice as long and varied as those of any other; replies and titles do not count.

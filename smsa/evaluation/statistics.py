@@ -79,7 +79,7 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
 
 def describe_comparison(a: str, b: str, f1: dict[str, float], n_texts: int) -> str:
-    """Say in a sentence which system is ahead, if these texts show it; `f1` is `differences["f1"]` of `compare`."""
+    """Return a sentence on which system is ahead, if these texts show it; `f1` is `differences["f1"]` of `compare`."""
     value, low, high = (100 * f1[end] for end in ("value", "low", "high"))  # in points
     is_told = low > 0 or high < 0
     verdict = f"{a if low > 0 else b} is ahead" if is_told else f"not told apart by these {n_texts:,} texts"

@@ -113,7 +113,7 @@ def name_labels(name: str, labels: tuple[str, ...], label_map: str | None) -> tu
     pairs = [pair.partition("=") for pair in (label_map or "").split(",")]
     names = {label.strip(): new.strip() for label, _, new in pairs}
     new_names = tuple(names.get(label, "") for label in labels)
-    of_a_file = rf"|{DROP}|[+-]?\d+|.*\|.*"  # only labels of a file map to: nothing, drop, a number, several names
+    of_a_file = rf"|{DROP}|[+-]?\d+|.*\|.*"  # no name, drop, a number, several names: the map is for the file's labels
     named = labels if any(re.fullmatch(of_a_file, new) for new in new_names) else new_names
     if any(re.fullmatch(r"LABEL_\d+", label) for label in named) or len(set(named)) < len(named):
         example = ",".join(f"{label}=..." for label in labels)

@@ -53,8 +53,8 @@ class EngineArguments:
 
     max_length: int | None = HfArg(
         default=None,
-        help="Tokens per text, special tokens included; longer texts are truncated. At most, and if "
-        "not given: the length that the model was trained with, which its tokenizer states.",
+        help="Tokens per text, special tokens included; longer texts are truncated. The default, and the "
+        "maximum, is the length that the model was trained with, which its tokenizer states.",
     )
     device: str | None = HfArg(
         default=None,

@@ -61,7 +61,7 @@ def predict_on_ray(args: PredictionArguments, engine_args: EngineArguments) -> d
     of_others = {"txt": "csv", "json": "jsonl", **dict.fromkeys(SHEETS, "csv")}
     kind = args.format or of_others.get(first.format, first.format)
     if kind not in _FORMATS:
-        raise UserError(f"--format {kind} makes one file; --engine ray writes a folder: give {', '.join(_FORMATS)}.")
+        raise UserError(f"--format {kind} makes one file, --engine ray a folder: choose one of {', '.join(_FORMATS)}.")
     output = UPath(args.output).absolute()
     if output.exists():
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it first.")

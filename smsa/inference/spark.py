@@ -27,8 +27,7 @@ def predict(
     """Return `df` with the columns that scripts/predict.py adds; they are computed when an action needs them.
 
     A worker process loads the model once. It uses the cores of a task (`spark.task.cpus`) and the task's GPU
-    (`spark.task.resource.gpu.amount`). smsa and the model must be installed on every machine. The driver checks the
-    model first.
+    (`spark.task.resource.gpu.amount`). Every machine must have smsa and the model. The driver checks the model first.
 
     Args:
         df, text_column: the rows, and their column of texts.

@@ -26,8 +26,8 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
 
     Returns:
         `kind`: `scratch`, `bundled`, `folder` or `hub`; `name`: on the Hub, or of the folder without its path;
-        `license`: as in the base model's own card, for `scratch` that of smsa; None, with a logged line, if no card
-        states one or the card cannot be fetched.
+        `license`: as in the base model's own card, for `scratch` that of smsa; None if no card states one, or if the
+        card cannot be read, which is logged.
     """
     from smsa.models.loading import BUNDLED, find_bundled  # takes seconds to import; pushing a folder needs none of it
 
