@@ -60,7 +60,7 @@ def copy_rounded(run: Path, folder: Path) -> None:
     scale. Weights are mostly below 0.5, and rounding changes them by 3 % on average.
     """
     weights = load_file(run / "model.safetensors")
-    for key, value in weights.items():  # the head stays in fp16, since a temperature divides it
+    for key, value in weights.items():  # the last layer stays in fp16, since a temperature divides it
         is_large = value.ndim == 2 and value.numel() > 10_000
         weights[key] = value.to(torch.float8_e4m3fn if is_large else torch.float16)
     record = json.loads((run / "run.json").read_bytes())

@@ -21,11 +21,11 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # the only request is Gradio's for its own page, which no proxy can serve
+        del os.environ[name]  # Gradio requests its own page, which a proxy may not reach, and nothing else
     from smsa.demo.page import serve
 
     try:
-        with redirect_stdout(sys.stderr):  # unbuffered, so a log file shows the address at once
+        with redirect_stdout(sys.stderr):  # line-buffered, so a log file shows the address at once
             serve(classifier, args.host, args.port)
     except (OSError, OverflowError) as error:  # Gradio's message names options that this script lacks
         cause, way_out = str(error).split(". ")[0], "choose another --port (0 takes a free one) or --host"

@@ -26,7 +26,7 @@ def main(reading: ReadingArguments, args: argparse.Namespace) -> None:
     for name, found in record.items():
         if "f1_loss" in found and found["f1_loss"] > LARGEST_LOSS:
             print(f"warning: {name} loses {100 * found['f1_loss']:.1f} points of macro F1.")
-            raise SystemExit(3)  # docs/training.md
+            raise SystemExit(3)  # docs/sharing.md
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 LIBRARIES = tuple("smsa torch transformers accelerate datasets evaluate tokenizers scikit-learn numpy".split())
-_OF_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}  # accelerate launch or torchrun sets one of them
+_OF_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}  # accelerate launch and torchrun set at least one
 _T = TypeVar("_T")
 
 # RANK and WORLD_SIZE are read at each call: a notebook launcher sets them in forks, after the import of smsa.

@@ -74,7 +74,7 @@ def load_model(
     name, config = _load_config(model_name_or_path, revision)
     labels_before, trained_labels = label_names(config.id2label), _trained_labels(config)
     config.update(label_maps(labels) | {"problem_type": "single_label_classification"})
-    for change in ("smsa_temperature", "smsa_normalised"):  # from an earlier training
+    for change in ("smsa_temperature", "smsa_normalised"):  # set by scripts/calibrate.py after an earlier training
         vars(config).pop(change, None)
     model, random_weights = _load_weights(name, config, revision)
     if trained_labels != labels:
@@ -235,8 +235,8 @@ def _load_weights(
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
-            f"{name}: its weights, model.safetensors or pytorch_model.bin, are missing, unreadable or damaged. For a "
-            f"Git LFS pointer, run git lfs pull; a download the same command tries again: {error.__cause__ or error}"
+            f"{name}: its weights, model.safetensors or pytorch_model.bin, are missing, unreadable or damaged. If a "
+            f"download failed, try again; for a Git LFS pointer, git lfs pull. The cause: {error.__cause__ or error}"
         ) from error
 
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}

@@ -80,7 +80,7 @@ def read_sources(
 
 
 def read_texts(path: Path, **reading: str | None) -> list[str]:
-    """Return the texts of a file of any known format, without surrounding white space and empty texts.
+    """Return the texts of a file of any known format, stripped of white space and without empty ones.
 
     Args:
         reading: text_column, sheet, as in `Source`.

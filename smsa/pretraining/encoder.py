@@ -58,7 +58,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> ModernBertForMaskedLM:
 
 
 def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str]) -> int:
-    """Add words that the tokenizer splits into several tokens to the vocabulary; return how many were added.
+    """Add to the vocabulary the words that the tokenizer splits or does not know; return their number.
 
     The new token's input and output embeddings are means over the tokens that the word was split into in the middle of
     a text, without unknown tokens.

@@ -251,7 +251,7 @@ class SentimentTrainingArguments(RunArguments):
         if self.ema_decay and self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise UserError("--ema_decay needs AdamW: leave --optim out.")
         if self.seeds is not None and self.pushes_to_hub:
-            raise UserError("--seeds trains several models: leave --push_to_hub out, push one with scripts/push.py.")
+            raise UserError("--seeds trains several models: use scripts/push.py, not --push_to_hub and --hub_model_id.")
 
 
 # Options that do not change the result of a run, and files, of which the sha256 is recorded.
