@@ -341,7 +341,7 @@ def _split_off(
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off: there is only one text labelled {', '.join(rare)}. Give --valid_file, "
-            f"or exclude the text with {shlex.quote(f'--label_map={given}{rare[0]}={DROP}')}."
+            f"or exclude it with {shlex.quote(f'--label_map={given}' + ','.join(f'{label}={DROP}' for label in rare))}."
         )
     n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [label_of[text] for text in first]
     drawn = {*train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)[1]}

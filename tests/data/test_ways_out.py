@@ -38,7 +38,7 @@ NUMBERS = "teks,label\n" + twenty("a#,1\nb#,0\nc#,-1\n")
 BINARY = "teks,label\n" + twenty("a#,1\nb#,0\n")
 WORDS = "teks,label,kelas\n" + twenty("a#,sangat puas,positif\nb#,marah,negatif\n")
 MEANT = "--label_map=marah=...,sangat puas=...|'--label_map=marah=negative,sangat puas=positive'"
-FOUR, VALID = "--labels positive,neutral,negative,marah", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
+FIVE, VALID = "--labels positive,neutral,negative,marah,lega", f"--valid_file |{SAMPLE_DIR}/valid_preprocess.tsv"
 PREDICTED = "text,label,gold\n" + twenty("a#,x,positif\nb#,x,negatif\n")
 IDS = "teks,label,kelas\n" + "".join(f"{i},{i}x,{('positif', 'negatif')[i % 2]}\n" for i in range(50))
 
@@ -88,7 +88,8 @@ REFUSALS = {
                                  ["--label_map=1=positive,0=negative,-1=drop"]),
     "one text in other words": (train, "a.csv", BINARY + "x,Netral\n", "--label_map 1=positive,0=negative",
                                 ["--label_map=1=positive,0=negative,neutral=drop"]),
-    "one text of a label": (train, "a.csv", LABELLED + "x,marah\n", FOUR, ["--label_map=marah=drop", VALID]),
+    "one text of a label": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE,
+                            ["--label_map=lega=drop,marah=drop", VALID]),
     "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
     "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
