@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -44,7 +44,6 @@ _INT8_GROUP = 128  # activations that share a scale
 # A run uses all cores, so other threads wait for it. A fork waits, too: it would copy locks that the run holds.
 _RUNNING = threading.RLock()
 _COMPILED = weakref.WeakSet()  # OpenVINO's compiled models
-_openvino_pid = cache(os.getpid)  # the process that first used OpenVINO; a fork keeps the number, but has no threads
 
 
 @dataclass
@@ -273,8 +272,6 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     with _RUNNING, ThreadPoolExecutor(1) as thread:
         compiled = thread.submit(openvino.Core().compile_model, graph, "CPU", config).result()
     _COMPILED.add(compiled)
-    if os.getpid() != _openvino_pid():
-        _never_free(compiled)
     per_thread = threading.local()  # a request serves one thread; a new one per batch would cost a sixth of the speed
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> torch.Tensor:
@@ -286,17 +283,12 @@ def compile_openvino(graph: object, config: dict[str, object]) -> Forward:
     return forward
 
 
-def _never_free(compiled: object) -> None:
-    """Never free a model in a fork: freeing it joins threads that only the parent has, and aborts."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
-
-
 def _begin_fork() -> None:
     """Set up a fork: release the lock and let torch use one thread. The fork's engines compile their models again."""
     _RUNNING.release()
     torch.set_num_threads(1)  # only the parent has the others: loading a model would wait for them, or crash
-    for compiled in _COMPILED:
-        _never_free(compiled)
+    for compiled in _COMPILED:  # never freed: that would join threads that only the parent has, and abort
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
 
 
 def compress_weights(graph) -> None:
