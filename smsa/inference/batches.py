@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 
@@ -44,8 +45,14 @@ class BatchPredictor:
     ):
         if explain:
             require_captum()
+        given = {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
+        self._make = partial(BatchPredictor, locate(model), revision, **given, **options)
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
+
+    def __reduce__(self):
+        """Let a worker load the model; its hash keeps `datasets.map` from taking results of another for cached ones."""
+        return self._make, (), {"sha256": self._classifier.sha256}
 
     def __call__(self, batch):
         """Return the batch with the added columns after its own.

@@ -101,7 +101,7 @@ class Engine:
         # like Accelerate, modulo the visible GPUs: a scheduler may let each process see only one
         own_gpu = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
         try:
-            device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device is None else args.device
             self.device = torch.device(own_gpu if device == "cuda" else device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:  # there is no such device, or torch was built without it
@@ -144,7 +144,8 @@ class Engine:
                 self._compile = partial(compile_openvino, graph, config)
                 self.forward = self._compile()
             except RuntimeError as error:
-                problem = f"OpenVINO cannot run {type(model).__name__} ({str(error).strip().splitlines()[0]})"
+                reason = " ".join(re.sub("(?m)^Exception from .*", "", str(error)).split())  # without its C++ files
+                problem = f"OpenVINO cannot run {type(model).__name__} ({reason})"
                 if args.backend == "openvino" or args.precision == "int8":
                     raise UserError(f"{problem}: give --backend torch, which has no int8.") from error
                 logger.warning("%s: torch runs it.", problem)

@@ -133,7 +133,7 @@ def predict_files(
     if not args.input or not all(args.input) or not args.output:
         raise UserError("--input or --output is empty: name an input and an output.")
     if args.engine != "local" or args.ray_address or any("://" in name for name in (*args.input, args.output)):
-        raise UserError("--ray_address, and URLs such as s3://, need --engine ray of scripts/predict.py.")
+        raise UserError("Ray, --ray_address and URLs such as s3:// need scripts/predict.py with --engine ray.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - reads stdin: give no other input beside it.")
     if (reads_stdin and sys.stdin is None) or (writes_stdout and sys.stdout is None):
@@ -383,7 +383,7 @@ class _Job:
         path = self.shards / "job.json"
         if not spans:  # without shards, the file may be half written: write it again
             path.write_text(json.dumps(job, indent=2, ensure_ascii=False), encoding="utf-8")
-        before = json.loads(path.read_bytes())
+        before = {"inputs": []} | json.loads(path.read_bytes())
         if changed := {key: (before.get(key), job[key]) for key in job if before.get(key) != job[key]}:
             if "inputs" in changed:  # maybe thousands: show the first that differs
                 changed["inputs"] = next((was, now) for was, now in zip_longest(*changed["inputs"]) if was != now)

@@ -47,7 +47,7 @@ def export_model(
     revision: str | None = None,
     **reading: object,
 ) -> dict:
-    """Export a model and compare it with the original on labelled texts; write it only if its fp32 file agrees.
+    """Export a model and compare it with the original on labelled texts; a file in fp32 that differs is not written.
 
     Args:
         model_name_or_path, revision: as in `load_classifier`.
@@ -63,7 +63,7 @@ def export_model(
         also have `largest_difference` (of a probability), `agreement` (share of equal labels) and `f1_loss`.
 
     Raises:
-        UserError: if a library is not installed, the data have other labels, or the fp32 export does not agree with the
+        UserError: if a library is not installed, the data have other labels, or a file in fp32 differs from the
             original; also as `load_classifier`.
     """
     missing = [library for library in TARGETS[target] if importlib.util.find_spec(library) is None]

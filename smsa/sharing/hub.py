@@ -51,7 +51,8 @@ def require_access(repo_id: str, private: bool = False) -> str:
         api.auth_check(repo_id, write=True)
         is_public = private and not api.model_info(repo_id).private
     if is_public:
-        raise UserError(f"{repo_id} is there already, and public: make it private in its settings, or keep it public.")
+        way_out = "make it private in its settings, or leave --private or --hub_private_repo out"
+        raise UserError(f"{repo_id} is there already, and public: {way_out}.")
     return repo_id
 
 

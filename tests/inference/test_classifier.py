@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertFor
 from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
+from smsa.inference import engine as engine_module
 from smsa.inference.engine import Engine
 from smsa.models.loading import load_classifier
 
@@ -160,13 +161,22 @@ class OneSizeOnly(BertForSequenceClassification):
         return output
 
 
-def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_asked_for(tiny_model, caplog):
+def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_asked_for(
+    tiny_model, caplog, monkeypatch
+):
     tiny_model.__class__ = OneSizeOnly
     assert Engine(tiny_model).backend == "torch"
     assert "OpenVINO cannot run OneSizeOnly" in caplog.text and "torch runs it" in caplog.text
     for options in ({"backend": "openvino"}, {"precision": "int8"}):
         with pytest.raises(UserError, match="OpenVINO cannot run OneSizeOnly .*give --backend torch"):
             Engine(tiny_model, **options)
+    monkeypatch.setattr(engine_module, "compile_openvino", raise_as_openvino)
+    with pytest.raises(UserError, match=r"OpenVINO cannot run BertFor\w+ \(no such stream: 2\): give"):
+        Engine(make_model(), backend="openvino")
+
+
+def raise_as_openvino(*_):
+    raise RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such stream:\n 2\n\n")
 
 
 def test_gated_layers_in_bf16_which_kill_openvino_are_run_by_torch(caplog):
@@ -198,7 +208,7 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
     ({"precision": "int8", "backend": "torch"}, "openvino backend, which int8 needs, .* no --backend torch"),
     ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
     ({"backend": "openvino", "device": "meta"}, "runs only on the CPU"),
-    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ({"device": 0}, "device 0 cannot be used here"),
 ])  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
     with pytest.raises(UserError, match=message):

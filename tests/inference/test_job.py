@@ -176,10 +176,10 @@ def tree(tmp_path):
     (["a.csv"], "bare", {}, "bare exists, but is no folder and has no suffix: .*or - for stdout"),
     (["a.csv"], "in/../a.csv", {}, "a.csv is both an input and the output"),
     (["a.csv"], "", {}, "name an input and an output"),
-    (["s3://bucket/*.csv"], "out.csv", {}, "URLs such as s3://, need --engine ray"),
-    (["a.csv"], "s3://bucket/out.csv", {}, "URLs such as s3://, need --engine ray"),
-    (["a.csv"], "out.csv", {"engine": "ray"}, "need --engine ray"),
-    (["a.csv"], "out.csv", {"ray_address": "auto"}, "need --engine ray"),
+    (["s3://bucket/*.csv"], "out.csv", {}, "need scripts/predict.py with --engine ray"),
+    (["a.csv"], "s3://bucket/out.csv", {}, "need scripts/predict.py with --engine ray"),
+    (["a.csv"], "out.csv", {"engine": "ray"}, "need scripts/predict.py with --engine ray"),
+    (["a.csv"], "out.csv", {"ray_address": "auto"}, "need scripts/predict.py with --engine ray"),
     (["a.csv"], "-", {"on_bad_row": "skip"}, "--on_bad_row skip .*name an output file"),
     (["a.csv"], "out.csv", {"on_bad_row": "Skip"}, "'Skip' is not one of strict, skip"),
     (["bad.csv"], "out.csv", {"on_bad_row": "skip"}, "No row is left. Nothing has been written."),
@@ -396,6 +396,11 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     refuse("inputs was")
     path.write_bytes(content)
+    job = stopped / "out.csv.shards" / "job.json"
+    description = job.read_text()
+    job.write_text(description.replace('"inputs"', '"files"'))
+    refuse("inputs was None, is {'file': 'in.csv'")
+    job.write_text(description)
     assert predict(make_classifier(make_model(), tokenizer), path, target)["read"] == 30
 
 
