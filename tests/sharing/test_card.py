@@ -3,11 +3,11 @@
 import json
 import re
 
-import numpy as np
 import pytest
+from conftest import ROOT
 from huggingface_hub import ModelCard
 
-from smsa.data.labels import EXAMPLES, LABELS
+from smsa.data.labels import LABELS
 from smsa.files import write_json
 from smsa.sharing.card import CARD, describe_base, render_card
 
@@ -63,41 +63,22 @@ def check_card(card: str, metrics: dict, run: dict) -> None:
     assert found <= TYPED | {*map(str, known)}
 
 
-def make_scores(random: np.random.Generator) -> dict:
-    """Scores of a split that are all different, so that no figure can stand in for another."""
-    names = [*SCORES, *(f"{score}_{label}" for score in SCORES[1:] for label in LABELS)]
-    scores = {name: float(random.random()) for name in names}
-    return scores | {f"n_{label}": int(random.integers(10, 9999)) for label in LABELS}
-
-
 @pytest.fixture
 def folder(tmp_path):
-    """What a run leaves for its card."""
-    folder = tmp_path / "finished"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    examples = []
-    for text in EXAMPLES:
-        shares = {f"p_{label}": share for label, share in zip(LABELS, random.dirichlet(np.ones(3)).tolist())}
-        best = max(shares, key=shares.get)
-        examples.append({"text": text, "label": best.removeprefix("p_"), "score": shares[best], **shares})
-    metrics = {"epoch": 7, "train": {"loss": 0.123}, "examples": examples}
-    metrics |= {"valid": make_scores(random), "test": make_scores(random)}
+    """What a run leaves for its card: the records of mini-sentiment, as if on other files and with a test split."""
+    metrics, run = read(ROOT / "smsa" / "bundled" / "mini-sentiment")
+    metrics["test"] = metrics["train"]
     data = {split: {"file": f"/home/me/secret/{split}.csv", "sha256": split * 8, "is_smsa": False, "n_texts": n_texts}
             for split, n_texts in (("train", 11_000), ("valid", 1260), ("test", 500))}  # fmt: skip
-    run = {
-        "labels": list(LABELS), "data": data, "seed": 12, "world_size": 2, "n_parameters": 124_443_651,
-        "base_model": {"kind": "hub", "name": "indobenchmark/indobert-base-p1", "license": "mit"},
-        "model_commit": "c0ffee", "precision_in_effect": "bf16", "train_runtime_seconds": 3 * 60 + 47.4,
-        "hardware": {"gpus": [], "cpu": "A Processor", "n_threads": 6},
-        "settings": {"model_name_or_path": "/home/me/secret/base", "learning_rate": 1e-5, "labels": None,
-                     "max_length": 128, "load_best_model_at_end": True, "optim": "adamw_torch",
-                     "lr_scheduler_type": "cosine"},
-        "versions": {"python": "3.11.7", "torch": "2.13.0", "smsa": None},
-    }  # fmt: skip
-    write_json(metrics, folder / "metrics.json")
-    write_json(run, folder / "run.json")
-    write_json({}, folder / "config.json")
+    run |= {"data": data, "seed": 12, "world_size": 2, "train_runtime_seconds": 3 * 60 + 47.4, "model_commit": "c0ffee"}
+    run["base_model"] = {"kind": "hub", "name": "indobenchmark/indobert-base-p1", "license": "mit"}
+    run["hardware"] |= {"cpu": "A Processor", "n_threads": 6}
+    for name in ("origins", "temperature"):
+        del run[name]
+    folder = tmp_path / "finished"
+    folder.mkdir()
+    for name, content in (("metrics.json", metrics), ("run.json", run), ("config.json", {})):
+        write_json(content, folder / name)
     return folder
 
 
