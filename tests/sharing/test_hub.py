@@ -97,18 +97,12 @@ def test_branches_tags_and_pull_requests(hub, folder):
     assert repository.refs == {"main": 3, "v2": 1, "first": 1, "refs/pr/1": 2}
 
 
-REFUSED = {
-    "no token": ("", "me/model", None, r"\(401\).* Run `hf auth login`, or set HF_TOKEN"),
-    "a refused token": ("hf_wrong", "me/model", None, r"refuses the token for me/model \(401\)"),
-    "another's namespace": (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
-    "no right to write": (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
-    "no name": (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
-    "a commit that fails": (TOKEN, "me/model", ("POST", "/commit/", 409), "me/model on the Hub: .* This sends .*: "
-                            "python scripts/push.py .*run me/model$"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("token, name, fault, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("token, name, fault, message", [
+    ("hf_wrong", "me/model", None, r"the token for me/model \(401\).* Run `hf auth login`, or set HF_TOKEN"),
+    (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
+    (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
+    (TOKEN, "me/a/b", None, "me/a/b on the Hub: Repo id must be"),
+])  # fmt: skip
 def test_what_the_hub_refuses_is_an_error_that_says_the_way_out(hub, folder, monkeypatch, token, name, fault, message):
     hub.faults += [fault] if fault else []
     monkeypatch.setenv("HF_TOKEN", token)
