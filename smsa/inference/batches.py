@@ -61,9 +61,10 @@ class BatchPredictor:
             UserError: if the batch lacks the column of texts, or that column holds something else.
         """
         names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
-        if self._text_column not in names:
+        if names.count(self._text_column) != 1:
             listed = ", ".join(map(str, names))
-            raise UserError(f"no column {self._text_column!r}. The columns are: {listed}. Give one as text_column.")
+            found = f"no column {self._text_column!r}, or more than one"
+            raise UserError(f"{found}. The columns are: {listed}. Give one as text_column.")
         texts = self._to_texts(batch[self._text_column])
         added = self._classifier.predict(texts)
         if self._explain:

@@ -161,7 +161,8 @@ def test_a_batch_comes_back_as_its_kind_with_the_columns_of_one_machine(folder, 
 def test_a_batch_without_texts_says_which_columns_it_has(folder):
     predictor = BatchPredictor(str(folder / "model"), text_column="teks", **vars(FP32))
     for batch, message in (
-        ({"text": np.array(["enak"])}, "no column 'teks'. The columns are: text. Give one as text_column"),
+        ({"text": np.array(["enak"])}, "no column 'teks', .*. The columns are: text. Give one as text_column"),
+        (pd.DataFrame([["enak", "kotor"]], columns=["teks", "teks"]), "or more than one. The columns are: teks, teks"),
         (pd.DataFrame({0: [1], "text": ["enak"]}), "The columns are: 0, text"),
         (pa.table({"teks": [1]}), "'teks' must hold texts of valid Unicode: .*int"),
         ({"teks": np.array(["\ud800"], dtype=object)}, "'teks' must hold texts of valid Unicode: .*surrogates"),
