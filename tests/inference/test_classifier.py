@@ -6,6 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -170,13 +171,10 @@ def test_what_openvino_cannot_run_is_run_by_torch_or_refused_where_openvino_was_
     for options in ({"backend": "openvino"}, {"precision": "int8"}):
         with pytest.raises(UserError, match="OpenVINO cannot run OneSizeOnly .*give --backend torch"):
             Engine(tiny_model, **options)
-    monkeypatch.setattr(engine_module, "compile_openvino", raise_as_openvino)
+    error = RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such stream:\n 2\n\n")
+    monkeypatch.setattr(engine_module, "compile_openvino", Mock(side_effect=error))
     with pytest.raises(UserError, match=r"OpenVINO cannot run BertFor\w+ \(no such stream: 2\): give"):
         Engine(make_model(), backend="openvino")
-
-
-def raise_as_openvino(*_):
-    raise RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such stream:\n 2\n\n")
 
 
 def test_gated_layers_in_bf16_which_kill_openvino_are_run_by_torch(caplog):
@@ -216,9 +214,7 @@ def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
 
 
 def test_a_full_memory_says_what_to_do(tiny_model, tokenizer, monkeypatch):
-    def fail(*_):
-        raise torch.OutOfMemoryError
-
+    fail = Mock(side_effect=torch.OutOfMemoryError)
     for options, message in (({}, "1,024 .* --batch_tokens 256"), ({"batch_tokens": 16}, "16 .* --batch_tokens 4")):
         classifier = make_classifier(copy.deepcopy(tiny_model), tokenizer, **options)
         watch(monkeypatch, classifier.engine, fail)
