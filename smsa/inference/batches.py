@@ -46,7 +46,7 @@ class BatchPredictor:
         if explain:
             require_captum()
         given = {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
-        self._make = partial(BatchPredictor, locate(model), revision, **given, **options)
+        self._make = partial(type(self), locate(model), revision, **given, **options)
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)
         self._text_column, self._labels_only, self._explain, self._prefix = text_column, labels_only, explain, prefix
 

@@ -167,7 +167,6 @@ def tree(tmp_path):
     (["a.csv"], "out.pdf", {}, "out.pdf: the suffix must be one of .csv"),
     (["a.csv"], "out.csv.zip", {}, "output cannot be compressed with .zip: put .gz or .zst behind the suffix"),
     (["-", "a.csv"], "out.csv", {}, "--input - reads stdin: give no other input"),
-    (["nothing.csv"], "out.csv", {}, "nothing.csv does not exist"),
     (["in"], "in", {}, "in does not exist, or has no file of a known format besides the output's"),
     (["link.csv", "a.csv"], "out.csv", {}, "is named twice"),
     (["a.csv", "in/a.csv"], "out", {}, "a.csv and in/a.csv would both go to .*: predict them separately"),

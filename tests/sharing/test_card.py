@@ -108,7 +108,7 @@ def test_every_figure_is_the_one_that_was_measured(folder):
 def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_texts_is_a_limit(folder):
     metrics, run = read(folder)
     card = render_card(folder, "me/model")
-    assert "Purwarianti" not in card and "`train.csv`, 11,000 texts, sha256" in card
+    assert "Purwarianti" not in card and "held out of" not in card and "`train.csv`, 11,000 texts, sha256" in card
     assert ModelCard(card).data.datasets is None and "No text that it was evaluated on" not in card
     for part in run["data"].values():
         part["is_smsa"] = True
@@ -120,7 +120,8 @@ def test_smsa_is_cited_and_other_data_is_named_by_its_file_and_a_label_without_t
     check_card(card, metrics, run)
     assert "Purwarianti" in card and "train.csv" not in card and "| valid.csv, held out of training | 1,260 |" in card
     assert ModelCard(card).data.datasets == ["indonlp/indonlu"]
-    assert {result.dataset_type for result in ModelCard(card).data.eval_results} == {"indonlp/indonlu", "own"}
+    types = {result.dataset_split: result.dataset_type for result in ModelCard(card).data.eval_results}
+    assert types == {"validation": "own", "test": "indonlp/indonlu"}
     assert "No text that it was evaluated on is `neutral`; the macro scores" in card
     assert "`neutral` is the label that it predicts worst" not in card and "neutral 0,0" not in card
 
