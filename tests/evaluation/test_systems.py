@@ -56,3 +56,5 @@ def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(tm
     assert [system.name for system in systems] == ["keyword/", "a/keyword"]
     assert systems[0].predict(["kotor dan mahal"], ("buruk", "baik", "netral"))[0].argmax() == 0
     assert load_systems(["keyword/", "mini-sentiment"])[0].name == "keyword"
+    with pytest.raises(UserError, match="keyword is a baseline: leave --model_revision out"):
+        load_systems(["keyword"], "main")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,13 +94,22 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
     one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
     assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
     assert one["confusion"] == other["confusion"]
-    assert json.loads((output / "config.json").read_text())["smsa_temperature"] > 1
+    assert read_temperature(output) > 1
 
 
-def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
+def read_temperature(folder) -> float:
+    return json.loads((folder / "config.json").read_text())["smsa_temperature"]
+
+
+def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_with_it(model, tmp_path):
     before, output = AutoTokenizer.from_pretrained(model, truncation_side="left"), tmp_path / "normalised"
     before.save_pretrained(model)
-    assert calibrate(model, output, "--normalise_elongated")[0] == 0
+    plain, elongated = tmp_path / "plain.tsv", tmp_path / "elongated.tsv"  # no name of a label has a k
+    plain.write_text(re.sub("k+", "k", VALID.read_text()))
+    elongated.write_text(plain.read_text().replace("k", "kkkk"))
+    assert calibrate(model, tmp_path / "of plain", data=plain)[0] == 0
+    assert calibrate(model, output, "--normalise_elongated", data=elongated)[0] == 0
+    assert read_temperature(output) == pytest.approx(read_temperature(tmp_path / "of plain"), rel=1e-6)
     after = AutoTokenizer.from_pretrained(output)
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
         assert getattr(after, name) == getattr(before, name), name  # all else stays
@@ -117,9 +127,8 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     output = tmp_path / "mine"
     assert calibrate("mini-sentiment", output)[0] == 0
     card, classifier = (output / "README.md").read_text(), load(output)
-    temperature = json.loads((output / "config.json").read_text())["smsa_temperature"]
-    temperature /= json.loads((output / "run.json").read_text())["temperature"]  # before its scores were measured
-    assert f"temperature of {temperature:.3f}" in card
+    before_scores = json.loads((output / "run.json").read_text())["temperature"]
+    assert f"temperature of {read_temperature(output) / before_scores:.3f}" in card
     for example in json.loads((output / "metrics.json").read_text())["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
