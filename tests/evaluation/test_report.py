@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
-from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
+from smsa.evaluation.perturbations import is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
 from smsa.evaluation.systems import System
 from smsa.training.metrics import score_label_ids
@@ -96,15 +96,6 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
     options = {"text_column": "ulasan", "sheet": "Data"}
     for train in ("data.xlsx", "train.xlsx", "train.csv"):
         assert LabelledFile.read(tmp_path / "data.xlsx", LABELS, tmp_path / train, **options).rows["seen"].all()
-
-
-def test_robustness_is_macro_f1_on_perturbed_texts(data):
-    shouting = System("x", "x", LABELS, lambda texts: np.eye(3)[[2 * text[0].islower() for text in texts]])
-    (evaluated,) = evaluate([shouting], data, robustness=True)["systems"]
-    assert list(evaluated["robustness"]) == ["as it is", *PERTURBATIONS, "all of them"]
-    for predicted, names in (([0, 2, 2, 2, 2, 2], ("as it is", "no space")), ([0] * 6, ("capitals", "all of them"))):
-        f1 = f1_score(GOLD, predicted, average="macro", zero_division=0)
-        assert [evaluated["robustness"][name] for name in names] == pytest.approx([f1, f1])
 
 
 def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):

@@ -22,7 +22,6 @@ from smsa.pretraining.corpus import (
     pack,
     read_sources,
     read_texts,
-    repeat,
 )
 
 CLS, SEP = 2, 3
@@ -58,8 +57,6 @@ REFUSED = {
     "empty.txt": "has no text",
     "b.txt": r"b\.txt:3: .*UTF-8(.|\n)*b\.txt:4: the text holds a NUL",
     "none.txt": "--corpus_dir",
-    "$NOWHERE/a.txt": "must be exported",
-    ".": r"is not a file: .* FOLDER/\*",
 }
 
 
@@ -72,14 +69,6 @@ def test_sources_that_make_no_sense_are_refused(corpus, specs, reason):
 def test_later_rows_of_json_may_have_other_keys(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 1_200 + '{"text": "b", "geo": null}\n')
     assert read_texts(tmp_path / "a.jsonl") == ["a"] * 1_200 + ["b"]
-
-
-@settings(deadline=None)
-@given(st.integers(1, 50), st.floats(0.05, 4))
-def test_weights_count_how_often_a_text_is_seen(n_texts, weight):
-    counts = np.bincount(repeat(n_texts, weight, seed=1), minlength=n_texts)
-    assert counts.sum() == int(weight) * n_texts + round(weight % 1 * n_texts)
-    assert set(counts) <= {int(weight), int(weight) + 1}
 
 
 @settings(deadline=None)
@@ -108,13 +97,14 @@ def test_no_held_out_text_is_trained_on_and_all_others_as_often_as_they_weigh():
     words = [f"w{i}" for i in range(300)]  # each a text and a token
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
-    sources = [CorpusSource("a.txt", 2, "", words), CorpusSource("b.txt", 1, "", words[:50])]
+    sources = [CorpusSource("a.txt", 2.5, "", words), CorpusSource("b.txt", 1, "", words[:50])]
     rows, held_out_rows = encode_sources(sources, tokenizer, 4, 0.2, seed=1)
     held_out = {tokenizer.convert_tokens_to_ids(word) for word in words if is_held_out(word, 0.2)}
     assert len(held_out) > 40 and held_out == set(held_out_rows.ravel()) - {CLS, SEP}
     counts = np.bincount(rows.ravel(), minlength=len(vocabulary))[5:]
-    expected = [0 if i + 5 in held_out else 3 if i < 50 else 2 for i in range(300)]
-    assert np.abs(counts - expected).sum() <= 2  # the last tokens do not fill a row
+    expected = np.array([0 if i + 5 in held_out else 3 if i < 50 else 2 for i in range(300)])
+    more = (counts - expected)[expected > 0]  # of half the texts; the last tokens do not fill a row
+    assert set(more) <= {0, 1} and abs(more.sum() - len(more) / 2) <= 3 and not counts[expected == 0].any()
     for share, found in ((1e-9, "held out: 0 texts, 0 rows"), (1 - 1e-9, "An epoch: 0 texts, 0 rows")):
         with pytest.raises(UserError, match=f"{found}.* more texts"):
             encode_sources(sources, tokenizer, 4, share, seed=1)
