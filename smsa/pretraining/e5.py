@@ -104,12 +104,11 @@ def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sp
     A model with frozen embeddings reads all spellings of a word alike.
 
     Raises:
-        ValueError: for a spelling that is given twice, or is a token already.
+        ValueError: for a spelling that is given twice.
     """
     words = [(spelling, word) for word, others in spellings.items() for spelling in (word, *others)]
-    known = [spelling for spelling, _ in words if spelling in tokenizer.get_vocab()]
-    if known or len(dict(words)) < len(words):
-        raise ValueError(f"A spelling is given twice, or is a token already: {known}.")
+    if len(dict(words)) < len(words):
+        raise ValueError("A spelling is given twice.")
     add_tokens(model, tokenizer, {s: tokenizer(word, add_special_tokens=False)["input_ids"] for s, word in words})
 
 
