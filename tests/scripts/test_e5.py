@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from smsa.pretraining.e5 import SPECIAL, add_spellings, build_tokenizer, choose_tokens, read_e5
+from scripts.e5 import SPECIAL, add_spellings, build_tokenizer, choose_tokens, read_e5
 
 TOKENS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁enak", -5.0), ("▁", -3.0), ("sekali", -6.0),
           ("▁sekali", -5.5), ("e", -9.0), ("😍", -8.0), ("▁Straße", -7.0), ("<mask>", 0.0)]  # fmt: skip
