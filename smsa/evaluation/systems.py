@@ -90,7 +90,7 @@ def was_trained_on(model: str, path: str | Path) -> bool:
         trained_on = json.loads(record.read_bytes())["data"]["train"]["sha256"]
     except ValueError as error:
         raise UserError(f"{record} is damaged ({error}): mend or remove it.") from error
-    except (OSError, LookupError, TypeError):  # there is none, or it is another program's
+    except (FileNotFoundError, NotADirectoryError, LookupError, TypeError):  # there is none, or another program's
         return False
     return hash_file(Path(path)) == trained_on
 
