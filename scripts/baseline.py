@@ -34,7 +34,7 @@ def main(args: BaselineArguments, data_args: DataArguments) -> dict:
 
     rows["seen"] = rows["text"].isin(train["text"][:])
     data = LabelledFile(files["valid"] or files["train"], labels, rows, tuple(reading["rejects"] or ()))
-    report = evaluate([System(args.kind, args.kind, labels, baseline.predict)], data)
+    report = evaluate([System(args.kind, args.kind, baseline.labels, baseline.predict)], data)
     write_report(report, output, rejects=data.rejects)
     with staged(output) as staging:
         save_baseline(baseline, staging)

@@ -6,10 +6,12 @@ Each has `labels`, a `fit` to training texts and their label ids, and a `predict
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
@@ -56,16 +58,9 @@ class Keyword:
     labels: tuple[str, ...] = LABELS
     kind = "keyword"
 
-    def __post_init__(self) -> None:
-        if set(self.labels) != set(LABELS):
-            raise UserError(
-                f"the keyword baseline knows {', '.join(LABELS)}, not {', '.join(self.labels)}: leave --labels out, or "
-                "choose another --kind."
-            )
-
     @classmethod
     def fit(cls, texts: list[str], label_ids: list[int], labels: tuple[str, ...] = LABELS) -> "Keyword":
-        return cls(labels)  # it learns nothing
+        return cls()  # it learns nothing, and knows no other labels
 
     def count(self, text: str) -> tuple[int, int]:
         """Return how many words are positive, and how many are negative."""
@@ -115,8 +110,13 @@ class Tfidf:
         """Train on texts and their label ids; a label without a text gets the probability 0."""
         from sklearn.linear_model import LogisticRegression
 
-        vectorizer = _make_vectorizer(2 if len(texts) >= 100 else 1)  # a few texts may have no word in common
-        features = vectorizer.fit_transform(texts)
+        for min_df in (2, 1) if len(texts) >= 100 else (1,):  # a few texts, or names alone, may share no word
+            vectorizer = _make_vectorizer(min_df)
+            with suppress(ValueError):
+                features = vectorizer.fit_transform(texts)
+                break
+        else:
+            raise UserError("no text has a word of two letters, of which --kind tfidf learns: choose another --kind.")
         model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000).fit(features, label_ids)
         found = np.column_stack([model.coef_, model.intercept_])
         if len(found) == 1:  # scikit-learn keeps one row for two labels
@@ -148,7 +148,11 @@ def save_baseline(baseline: Keyword | Tfidf | Majority, folder: Path) -> None:
 
 
 def load_baseline(folder: str | Path) -> Keyword | Tfidf | Majority:
-    """Load what `save_baseline` has left in a folder."""
-    values, weights = json.loads(Path(folder, DESCRIPTION).read_bytes()), Path(folder, WEIGHTS)
-    values |= (load_file(weights) if weights.exists() else {}) | {"labels": tuple(values["labels"])}
-    return BASELINES[values.pop("kind")](**values)
+    """Load what `save_baseline` has left in a folder; a UserError if it is damaged."""
+    weights = Path(folder, WEIGHTS)
+    try:
+        values = json.loads(Path(folder, DESCRIPTION).read_bytes())
+        values |= (load_file(weights) if weights.exists() else {}) | {"labels": tuple(values["labels"])}
+        return BASELINES[values.pop("kind")](**values)
+    except (ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise UserError(f"the baseline in {folder} is damaged ({error}): make it anew with baseline.py.") from error

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def evaluate_system(
     """Return a system's part of report.json; `probabilities`, (n_texts, n_labels), are its predictions for `data`."""
     names, predicted = np.array(data.labels), probabilities.argmax(-1)
     confusion = data.count_confusion(predicted)
-    scores = bootstrap(confusion, data.labels, seed)
+    scores = bootstrap(confusion, partial(score_present, labels=data.labels), seed)
     slices = {}
     for title, mask in data.slices().items():
         part = data.count_confusion(predicted, mask)

@@ -8,6 +8,7 @@ Throughout, `gold` are label ids of shape (n_texts,), `probabilities` have the s
 `confusion` of shape (..., n_labels, n_labels) has counts of texts by gold label (rows) and predicted label (columns).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -22,34 +23,42 @@ from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 N_BINS = 15  # Guo et al. 2017, section 3
+MAX_COUNTS = 10_000_000  # drawn at once, which take 80 MB: the counts of a comparison grow with n_labels**3
 METRICS = tuple(REFERENCE_NAMES)
+Score = Callable[[np.ndarray], dict[str, np.ndarray]]
 score_present = partial(score_confusion, only_present=True)  # a file with two labels can reach 1.0
 
 
-def resample(counts: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Resample the texts of each gold label, with replacement: (n_labels, n_outcomes) -> (N_RESAMPLES, ...)."""
-    n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
-    shares = counts / np.maximum(n_texts, 1)
-    drawn = np.random.default_rng(seed).multinomial(n_texts, shares[:, None], size=(len(counts), N_RESAMPLES))
-    return drawn.swapaxes(0, 1)
+def bootstrap(counts: np.ndarray, score: Score = score_present, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Return each score of the texts with its 95 % percentile interval: `value`, `low`, `high`.
 
-
-def bounded(value: float, resampled: np.ndarray) -> dict[str, float]:
-    """Return a value with the ends of its percentile interval: `value`, `low`, `high`."""
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"value": float(value), "low": float(low), "high": float(high)}
-
-
-def bootstrap(confusion: np.ndarray, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, dict[str, float]]:
-    """Return each score of `score_confusion` with its 95 % interval, as `bounded` does.
-
-    If all texts of a label have the same prediction, that label does not vary in the resamples. So the interval of a
+    If all texts of a label have the same outcome, that label does not vary in the resamples. So the interval of a
     perfect result has no width, and says little about other texts.
+
+    Args:
+        counts: texts by gold label and outcome, of shape (n_labels, n_outcomes); a confusion matrix, for example.
+        score: scores of counts of shape (..., n_labels, n_outcomes), by name.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
-    resampled = score_present(resample(confusion, seed), labels)
-    return {name: bounded(value, resampled[name]) for name, value in score_present(confusion, labels).items()}
+    resampled = resample(counts, score, seed)
+    intervals = {}
+    for name, value in score(counts).items():
+        low, high = np.quantile(resampled[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        intervals[name] = {"value": value.item(), "low": low, "high": high}
+    return intervals
+
+
+def resample(counts: np.ndarray, score: Score, seed: int = 0) -> pd.DataFrame:
+    """Return the scores, as `bootstrap` takes them, of N_RESAMPLES resamples: the texts of each label are redrawn."""
+    n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
+    shares, generator, tables = counts / np.maximum(n_texts, 1), np.random.default_rng(seed), []
+    n_at_once = max(1, MAX_COUNTS // counts.size)
+    for start in range(0, N_RESAMPLES, n_at_once):
+        size = (len(counts), min(n_at_once, N_RESAMPLES - start))
+        drawn = generator.multinomial(n_texts, shares[:, None], size)  # (n_labels, n_resamples, n_outcomes)
+        tables.append(pd.DataFrame(score(drawn.swapaxes(0, 1))))
+    return pd.concat(tables)
 
 
 def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed: int = 0) -> dict[str, dict]:
@@ -62,18 +71,17 @@ def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed:
 
     Source: McNemar 1947; paired bootstrap as in Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091
     """
-    outcomes = np.bincount((gold * n_labels + a) * n_labels + b, minlength=n_labels**3).reshape(n_labels, -1)
 
     def subtract(counts: np.ndarray) -> dict[str, np.ndarray]:
         pairs = counts.reshape(-1, n_labels, n_labels, n_labels)  # by gold label, and by what A and B predicted
         scores_a, scores_b = score_present(pairs.sum(-1)), score_present(pairs.sum(-2))
         return {name: scores_a[name] - scores_b[name] for name in METRICS}
 
-    differences, resampled = subtract(outcomes), subtract(resample(outcomes, seed))
+    outcomes = np.bincount((gold * n_labels + a) * n_labels + b, minlength=n_labels**3).reshape(n_labels, -1)
     only_a, only_b = int(((a == gold) & (b != gold)).sum()), int(((b == gold) & (a != gold)).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return {
-        "differences": {name: bounded(differences[name].item(), resampled[name]) for name in METRICS},
+        "differences": bootstrap(outcomes, subtract, seed),
         "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
     }
 

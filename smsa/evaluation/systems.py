@@ -67,12 +67,14 @@ def load_systems(
     The last part of a path becomes the name if all of them differ; otherwise it is the whole path.
 
     Raises:
-        UserError: as `name_labels`.
+        UserError: as `name_labels` and `load_baseline`; if a baseline is given with a revision.
     """
     short = [os.path.basename(os.path.normpath(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if Path(find_bundled(path), DESCRIPTION).is_file():
+            if revision:
+                raise UserError(f"{path} is a baseline: leave --model_revision out, which is for a model on the Hub.")
             baseline = load_baseline(path)
             systems.append(System(name, baseline.kind, name_labels(name, baseline.labels, label_map), baseline.predict))
         else:
@@ -84,9 +86,13 @@ def load_systems(
 def was_trained_on(model: str, path: str | Path) -> bool:
     """Return whether run.json in a model folder, local or bundled, names a train file with the content of `path`."""
     record = Path(find_bundled(model), RUN_RECORD)
-    run = json.loads(record.read_bytes()) if record.is_file() else {}  # it may be another program's
-    trained_on = run.get("data", {}).get("train", {}).get("sha256")
-    return trained_on is not None and hash_file(Path(path)) == trained_on
+    try:
+        trained_on = json.loads(record.read_bytes())["data"]["train"]["sha256"]
+    except ValueError as error:
+        raise UserError(f"{record} is damaged ({error}): mend or remove it.") from error
+    except (FileNotFoundError, NotADirectoryError, LookupError, TypeError):  # there is none, or another program's
+        return False
+    return hash_file(Path(path)) == trained_on
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier, label_map: str | None = None) -> System:

@@ -49,8 +49,6 @@ def test_keyword_counts_words_turns_them_round_after_a_negation_and_gives_the_la
         assert predicted == ["positive", "neutral", "negative", "neutral"]
     surer = Keyword().predict(["enak", "enak murah", "enak murah ramah"])[:, 0]
     assert (np.diff(surer) > 0).all()
-    with pytest.raises(UserError, match="knows positive, neutral, negative, not a, b: leave --labels out"):
-        Keyword(("a", "b"))
 
 
 @pytest.mark.parametrize("labels, used", [(LABELS, [0, 1, 2]), (LABELS[:2], [0, 1]), (LABELS, [0, 2])])
@@ -62,4 +60,20 @@ def test_tfidf_is_the_model_of_scikit_learn_and_0_for_a_label_without_texts(samp
     expected = np.zeros((len(valid), len(labels)))
     expected[:, used] = model.predict_proba(valid)
     assert load_baseline(tmp_path).predict(valid) == pytest.approx(expected, abs=1e-5)
-    assert Tfidf.fit(["enak", "buruk"], [0, 1]).predict(["enak", "buruk"]).argmax(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("n_texts", [2, 200])
+def test_tfidf_learns_from_texts_that_share_no_word_but_not_from_texts_without_words(n_texts):
+    texts, label_ids = [f"kata{i}" for i in range(n_texts)], [i % 2 for i in range(n_texts)]
+    assert Tfidf.fit(texts, label_ids).predict(texts).argmax(-1).tolist() == label_ids
+    with pytest.raises(UserError, match="no text has a word"):
+        Tfidf.fit(["👍"] * n_texts, label_ids)
+
+
+@pytest.mark.parametrize("name", ["baseline.json", "baseline.safetensors"])
+def test_a_damaged_baseline_is_named(tmp_path, sample, name):
+    save_baseline(Tfidf.fit(*sample["train"]), tmp_path)
+    for content in (b"{}", b""):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"the baseline in {tmp_path} is damaged"):
+            load_baseline(tmp_path)

@@ -53,8 +53,12 @@ def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(tm
     for name in (tmp_path, "me/on-the-hub"):
         with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
             calibration.find_model_folder(str(name), VALID)
-    (folder / "run.json").write_text('{"data": {"name": "of another program"}}')
-    assert calibration.find_model_folder(str(folder), VALID) == folder
+    for of_another_program in ('{"data": {"name": "a"}}', '{"data": [1]}', "[]"):
+        (folder / "run.json").write_text(of_another_program)
+        assert calibration.find_model_folder(str(folder), VALID) == folder
+    (folder / "run.json").write_text('{"data":')
+    with pytest.raises(UserError, match="run.json is damaged"):
+        calibration.find_model_folder(str(folder), VALID)
     trained_on = {"train": {"sha256": hashlib.sha256(VALID.read_bytes()).hexdigest()}}
     (folder / "run.json").write_text(json.dumps({"data": trained_on}))
     (folder / "predictions_valid.csv").touch()

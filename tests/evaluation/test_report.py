@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
-from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style
+from smsa.evaluation.perturbations import is_smsa_style
 from smsa.evaluation.report import LabelledFile, evaluate, evaluate_system, render_report, write_report
 from smsa.evaluation.systems import System
 from smsa.training.metrics import score_label_ids
@@ -98,31 +98,19 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
         assert LabelledFile.read(tmp_path / "data.xlsx", LABELS, tmp_path / train, **options).rows["seen"].all()
 
 
-def test_robustness_is_macro_f1_on_perturbed_texts(data):
-    shouting = System("x", "x", LABELS, lambda texts: np.eye(3)[[2 * text[0].islower() for text in texts]])
-    (evaluated,) = evaluate([shouting], data, robustness=True)["systems"]
-    assert list(evaluated["robustness"]) == ["as it is", *PERTURBATIONS, "all of them"]
-    for predicted, names in (([0, 2, 2, 2, 2, 2], ("as it is", "no space")), ([0] * 6, ("capitals", "all of them"))):
-        f1 = f1_score(GOLD, predicted, average="macro", zero_division=0)
-        assert [evaluated["robustness"][name] for name in names] == pytest.approx([f1, f1])
-
-
 def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):
-    names = ["s0", "s1", "s2", "indobert-base-p1 of five folds, the first"]
+    names = ["s0", "s1", "s2", "s3"]
     report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=names[k]) for k in range(4)], data, seed=2)
     pairs = [(pair["a"], pair["b"]) for pair in report["comparisons"]]
     assert pairs == [*combinations(names, 2)]
     expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), np.roll(PREDICTED, 1), 3, seed=2)
     assert expected.items() <= report["comparisons"][0].items()
     system = report["systems"][0]
-    panels = figures.draw_confusion(report).axes
-    assert [axes.get_title() for axes in panels] == [*names[:3], "indobert-base-p1 of five\nfolds, the first"]
-    shown = [text.get_text().replace("\n", " ") for text in panels[0].texts]
+    shown = [text.get_text().replace("\n", " ") for text in figures.draw_confusion(report).axes[0].texts]
     assert shown == ["1 50%", "1 50%", "0 0%", "0 0%", "1 100%", "0 0%", "2 67%", "0 0%", "1 33%"]
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
-    assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
     history = {"epoch": [1.0], "valid_loss": [np.inf], "valid_f1": [0.0], "learning_rate": [0.0]}
     assert [axes.get_ylim()[0] for axes in figures.draw_history(pd.DataFrame(history)).axes] == [0, 0, 0]
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()

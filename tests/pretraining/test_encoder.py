@@ -6,12 +6,11 @@ from test_pretraining import make_masked_lm
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from smsa.models.loading import load_encoder
 from smsa.pretraining.encoder import add_words, build_tokenizer
 
 
 @pytest.mark.parametrize("model_type, n_spare", [("bert", 9), ("modernbert", 0)])  # rows to spare, as indobert's
-def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp_path, model_type, n_spare):
+def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(model_type, n_spare):
     tokenizer = build_tokenizer(["enak gaco", "warung cor"] * 5)
     model, _ = make_masked_lm(model_type, tokenizer)
     n_known = len(tokenizer)
@@ -30,13 +29,8 @@ def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(tmp
     assert tokenizer.encode("gacorlah", add_special_tokens=False)[0] != new_id  # only a word of its own
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.config.vocab_size == n_known + max(n_spare, 2)
-
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again, loaded_tokenizer = load_encoder(str(tmp_path))
-    assert loaded_tokenizer("enak gacor gaco👍")["input_ids"] == tokenizer("enak gacor gaco👍")["input_ids"]
-    outputs = again.get_output_embeddings()
-    for after, rows in zip((again.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
+    outputs = model.get_output_embeddings()
+    for after, rows in zip((model.get_input_embeddings().weight, outputs.weight, outputs.bias), before, strict=True):
         assert torch.equal(after[:n_known], rows[:n_known])
         assert torch.equal(after[new_id], rows[token_ids].mean(0))
         assert torch.equal(after[emoji_id], rows[tokenizer.unk_token_id])

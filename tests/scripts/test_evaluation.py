@@ -1,9 +1,8 @@
 """scripts/eval.py, baseline.py and calibrate.py on the sample and a tiny model."""
 
-import importlib.metadata
 import json
+import re
 
-import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DIR, contents, make_model, run_here, save_tiny
@@ -11,9 +10,8 @@ from PIL import Image
 from transformers import AutoTokenizer, pipeline
 
 import smsa
-from smsa.data.labels import LABELS
 from smsa.evaluation.calibration import last_layer
-from smsa.evaluation.report import LabelledFile
+from smsa.evaluation.perturbations import PERTURBATIONS
 from smsa.files import hash_file
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
@@ -55,21 +53,19 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert status == 1 and "is not empty (baseline.json, " in text and "choose another --output" in text
     words = ["--robustness", "--train_file", VALID, "--seed", "5"]
     report = evaluate(tmp_path / "report", "--compare", tmp_path / "keyword", tmp_path / "majority", model, *words)
-    keyword, majority, evaluated = report["systems"]
+    keyword, majority, _ = report["systems"]
     assert [system["name"] for system in report["systems"]] == ["keyword", "majority", "model"]
     assert len(report["comparisons"]) == 3 and report["data"]["n_texts"] == 66
     assert report["intervals"]["seed"] == 5 and keyword["slices"]["also in train"]["n"] == 66
-    assert keyword["robustness"]["elongated"] != keyword["robustness"]["as it is"] == keyword["metrics"]["f1"]["value"]
+    robustness = keyword["robustness"]  # capitals do not matter to counts of words
+    assert list(robustness) == ["as it is", *PERTURBATIONS, "all of them"]
+    assert robustness["as it is"] == robustness["capitals"] == keyword["metrics"]["f1"]["value"]
+    assert robustness["capitals"] > robustness["elongated"] > robustness["all of them"]
     own = json.loads((tmp_path / "majority" / "report.json").read_bytes())
     assert own["systems"][0]["confusion"] == majority["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
     assert f"{model} was trained on {VALID}: it is worse" in caplog.text
-
-    data = LabelledFile.read(VALID, LABELS)
-    right = [row["label"] == LABELS[i] for row, i in zip(load(model)(data.texts), data.gold, strict=True)]
-    assert evaluated["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
-    assert report["environment"]["torch"] == importlib.metadata.version("torch")
 
 
 @pytest.mark.parametrize("options, reason", [
@@ -93,13 +89,22 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
     one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
     assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
     assert one["confusion"] == other["confusion"]
-    assert json.loads((output / "config.json").read_text())["smsa_temperature"] > 1
+    assert read_temperature(output) > 1
 
 
-def test_calibrate_can_put_the_normaliser_where_every_client_finds_it(model, tmp_path):
+def read_temperature(folder) -> float:
+    return json.loads((folder / "config.json").read_text())["smsa_temperature"]
+
+
+def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_with_it(model, tmp_path):
     before, output = AutoTokenizer.from_pretrained(model, truncation_side="left"), tmp_path / "normalised"
     before.save_pretrained(model)
-    assert calibrate(model, output, "--normalise_elongated")[0] == 0
+    plain, elongated = tmp_path / "plain.tsv", tmp_path / "elongated.tsv"  # no name of a label has a k
+    plain.write_text(re.sub("k+", "k", VALID.read_text()))
+    elongated.write_text(plain.read_text().replace("k", "kkkk"))
+    assert calibrate(model, tmp_path / "of plain", data=plain)[0] == 0
+    assert calibrate(model, output, "--normalise_elongated", data=elongated)[0] == 0
+    assert read_temperature(output) == pytest.approx(read_temperature(tmp_path / "of plain"), rel=1e-6)
     after = AutoTokenizer.from_pretrained(output)
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
         assert getattr(after, name) == getattr(before, name), name  # all else stays
@@ -117,9 +122,8 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     output = tmp_path / "mine"
     assert calibrate("mini-sentiment", output)[0] == 0
     card, classifier = (output / "README.md").read_text(), load(output)
-    temperature = json.loads((output / "config.json").read_text())["smsa_temperature"]
-    temperature /= json.loads((output / "run.json").read_text())["temperature"]  # before its scores were measured
-    assert f"temperature of {temperature:.3f}" in card
+    before_scores = json.loads((output / "run.json").read_text())["temperature"]
+    assert f"temperature of {read_temperature(output) / before_scores:.3f}" in card
     for example in json.loads((output / "metrics.json").read_text())["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
@@ -128,6 +132,7 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
 def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
     evaluate(tmp_path / "report", "--model", "mini-sentiment")
     picture = Image.open(tmp_path / "report" / "history.png").convert("RGB")
-    assert picture.width > 1000 and picture.getpixel((0, 0)) == (255, 255, 255)
-    n_blue = sum(np.abs(np.asarray(picture).astype(int) - (0x00, 0x72, 0xB2)).sum(-1).ravel() < 30)  # of train
-    assert n_blue > 10 and "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
+    assert picture.width > 1000 and {(255, 255, 255), (0x00, 0x72, 0xB2)} <= {
+        color for _, color in picture.getcolors(10**6)
+    }
+    assert "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
