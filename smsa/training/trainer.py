@@ -238,13 +238,13 @@ class ResumableTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
-def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: tuple[str, ...]) -> torch.Tensor:
+def resolve_class_weights(spec: str, label_ids: list[int], labels: tuple[str, ...]) -> torch.Tensor:
     """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:
         spec: `balanced` (n_texts / (n_labels * count), over the labels that texts have, so that the mean weight of a
             text is 1), or one number per label, comma-separated.
-        label_ids: gold label ids of the training texts, shape (n_texts,).
+        label_ids: gold label ids of the training texts.
         labels: label names, in the order of their ids.
 
     Raises:
@@ -322,7 +322,8 @@ class SentimentTrainer(ResumableTrainer):
         """Set the label weights of the training loss; called before each training, as a search changes them."""
         self.class_weights, spec = None, self.args.class_weights
         if self.train_dataset is not None and spec != "none":
-            label_ids = self.train_dataset.with_format("numpy")["label"][:]
+            rows = self.train_dataset  # or a torch Dataset of one's own
+            label_ids = rows["label"][:] if isinstance(rows, Dataset) else [row["label"] for row in rows]
             weights = resolve_class_weights(spec, label_ids, self.labels)
             self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 
