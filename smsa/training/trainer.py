@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather
 from datasets import Dataset
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
@@ -251,10 +252,9 @@ def resolve_class_weights(spec: str, label_ids: list[int], labels: tuple[str, ..
         UserError: for another spec, or a number that is not positive.
     """
     if spec == "balanced":
-        counts = np.bincount(label_ids, minlength=len(labels))
-        n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # a label without texts gets 1, for smoothing
-        weights = np.divide(n_texts, n_found * counts, out=np.ones(len(labels)), where=counts > 0)
-        return torch.tensor(weights, dtype=torch.float32)
+        found, weights = np.unique(label_ids), torch.ones(len(labels))  # 1 for a label without texts, for smoothing
+        weights[found] = torch.from_numpy(compute_class_weight("balanced", classes=found, y=label_ids)).float()
+        return weights
     with suppress(ValueError):
         weights = torch.tensor([float(weight) for weight in spec.split(",")])
         if len(weights) == len(labels) and (weights.isfinite() & (weights > 0)).all():
