@@ -322,8 +322,9 @@ class SentimentTrainer(ResumableTrainer):
         """Set the label weights of the training loss; called before each training, as a search changes them."""
         self.class_weights, spec = None, self.args.class_weights
         if self.train_dataset is not None and spec != "none":
-            rows = self.train_dataset  # or a torch Dataset of one's own
-            label_ids = rows["label"][:] if isinstance(rows, Dataset) else [row["label"] for row in rows]
+            rows = self.train_dataset  # or a torch Dataset of one's own, whose rows may be tensors
+            name = "label" if "label" in rows[0] else "labels"
+            label_ids = rows[name][:] if isinstance(rows, Dataset) else [int(row[name]) for row in rows]
             weights = resolve_class_weights(spec, label_ids, self.labels)
             self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 

@@ -142,9 +142,10 @@ def test_class_weights_by_hand(tmp_path):
     assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 1, 6 / 6])
     trainer = make(tmp_path, class_weights="balanced")
     expected = trainer.class_weights
-    trainer.train_dataset = [dict(row) for row in trainer.train_dataset]  # as a torch Dataset of one's own
-    trainer.weigh_labels()
-    assert torch.equal(trainer.class_weights, expected)
+    for name in ("label", "labels"):  # of a torch Dataset of one's own
+        trainer.train_dataset = [{name: torch.tensor(label_id)} for label_id in make_rows(16)["label"]]
+        trainer.weigh_labels()
+        assert torch.equal(trainer.class_weights, expected)
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
         with pytest.raises(ValueError, match="or a positive number for each of positive, neutral, negative, in"):
             make(tmp_path, class_weights=spec)
