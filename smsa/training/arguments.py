@@ -109,7 +109,6 @@ class RunArguments(TrainingArguments):
         flags = [name for name in ("fp16", "bf16") if getattr(self, name)]  # alternatives to `precision`
         sharding = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
         sharding += ["DeepSpeed or FSDP"] if self.deepspeed or self.fsdp else []
-        self.output_dir = str(self.output_dir)  # it may be a Path
         wrong = {
             "hub_token would be written to disk: run `hf auth login`, or set HF_TOKEN.": self.hub_token,
             "--push_to_hub and --hub_model_id NAME go together.": self.push_to_hub != (self.hub_model_id is not None),

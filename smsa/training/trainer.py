@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather
 from datasets import Dataset
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
@@ -238,23 +239,22 @@ class ResumableTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
-def resolve_class_weights(spec: str, label_ids: np.ndarray, labels: tuple[str, ...]) -> torch.Tensor:
+def resolve_class_weights(spec: str, label_ids: list[int], labels: tuple[str, ...]) -> torch.Tensor:
     """Return the weight of each label in the training loss, shape (n_labels,).
 
     Args:
         spec: `balanced` (n_texts / (n_labels * count), over the labels that texts have, so that the mean weight of a
             text is 1), or one number per label, comma-separated.
-        label_ids: gold label ids of the training texts, shape (n_texts,).
+        label_ids: gold label ids of the training texts.
         labels: label names, in the order of their ids.
 
     Raises:
         UserError: for another spec, or a number that is not positive.
     """
     if spec == "balanced":
-        counts = np.bincount(label_ids, minlength=len(labels))
-        n_texts, n_found = len(label_ids), np.count_nonzero(counts)  # a label without texts gets 1, for smoothing
-        weights = np.divide(n_texts, n_found * counts, out=np.ones(len(labels)), where=counts > 0)
-        return torch.tensor(weights, dtype=torch.float32)
+        found, weights = np.unique(label_ids), torch.ones(len(labels))  # 1 for a label without texts, for smoothing
+        weights[found] = torch.from_numpy(compute_class_weight("balanced", classes=found, y=label_ids)).float()
+        return weights
     with suppress(ValueError):
         weights = torch.tensor([float(weight) for weight in spec.split(",")])
         if len(weights) == len(labels) and (weights.isfinite() & (weights > 0)).all():
@@ -322,7 +322,9 @@ class SentimentTrainer(ResumableTrainer):
         """Set the label weights of the training loss; called before each training, as a search changes them."""
         self.class_weights, spec = None, self.args.class_weights
         if self.train_dataset is not None and spec != "none":
-            label_ids = self.train_dataset.with_format("numpy")["label"][:]
+            rows = self.train_dataset  # or a torch Dataset of one's own, whose rows may be tensors
+            name = "label" if "label" in rows[0] else "labels"
+            label_ids = rows[name][:] if isinstance(rows, Dataset) else [int(row[name]) for row in rows]
             weights = resolve_class_weights(spec, label_ids, self.labels)
             self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 

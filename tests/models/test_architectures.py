@@ -18,8 +18,7 @@ from smsa.sharing.export import export_model
 
 TEXTS, GOLD = [text for text, _ in TINY_ROWS], [LABELS.index(label) for _, label in TINY_ROWS]
 ENCODER_SHAPE = SHAPE | {"max_position_embeddings": 66, "pad_token_id": 0}
-XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "pad_index": 0}
-BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+BART = {"decoder_layers": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 BART |= {"eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 3, "forced_eos_token_id": 3}
 MLM, BOTH = "AutoModelForMaskedLM", "AutoModelForPreTraining"
 CAUSAL, SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
@@ -31,14 +30,14 @@ ARCHITECTURES = {
     "xlm-roberta": (MLM, {}),
     "camembert": (MLM, {}),
     "albert": (BOTH, {"embedding_size": 16}),
-    "distilbert": (MLM, {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}),
+    "distilbert": (MLM, {"hidden_dim": 64}),
     "electra": (BOTH, {"embedding_size": 16}),
     "deberta": (MLM, {}),
     "deberta-v2": (MLM, {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
     "modernbert": (MLM, {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}),
     "mpnet": (MLM, {}),
-    "xlm": ("XLMWithLMHeadModel", XLM),
-    "flaubert": ("FlaubertWithLMHeadModel", XLM),
+    "xlm": ("XLMWithLMHeadModel", {"pad_index": 0}),
+    "flaubert": ("FlaubertWithLMHeadModel", {"pad_index": 0}),
     "funnel": (BOTH, {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1]}),
     "luke": (MLM, {"entity_vocab_size": 9, "entity_emb_size": 8}),
     "rembert": (MLM, {"input_embedding_size": 16, "output_embedding_size": 16}),
@@ -46,12 +45,11 @@ ARCHITECTURES = {
     "big_bird": (MLM, {"attention_type": "original_full"}),
     "longformer": (MLM, {"attention_window": 8, "max_position_embeddings": 130}),
     "squeezebert": (MLM, {"embedding_size": 32}),
-    "gpt2": (CAUSAL, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 66}),
+    "gpt2": (CAUSAL, {}),
     "llama": (CAUSAL, {}),
     "qwen3": (CAUSAL, {"head_dim": 16, "num_key_value_heads": 2, "pad_token_id": None}),
-    "t5": (SEQ2SEQ, {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
-                     "eos_token_id": 3, "decoder_start_token_id": 0}),
-    "bart": (SEQ2SEQ, {**BART, "encoder_attention_heads": 2, "decoder_attention_heads": 2}),
+    "t5": (SEQ2SEQ, {"d_kv": 16, "d_ff": 64, "num_decoder_layers": 2, "eos_token_id": 3, "decoder_start_token_id": 0}),
+    "bart": (SEQ2SEQ, BART),
 }  # fmt: skip
 REFUSED = {
     "xlnet": ("XLNetLMHeadModel", {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}),

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -53,17 +52,16 @@ def network():
 def launch(hosts, *words, port=29500) -> list[subprocess.Popen]:
     """Start a script on each host, as docs/scaling.md says."""
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))
+    # bars would fill a pipe that nobody reads
+    environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "TQDM_DISABLE": "1"}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = []
     for rank, host in enumerate(hosts):
-        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+        command = ["ip", "netns", "exec", host, "accelerate", "launch", "--machine_rank", rank]
         command += ["--config_file", "configs/accelerate/multi_node.yaml", "--rdzv_conf", "timeout=60"]
-        command += ["--num_machines", len(hosts), "--num_processes", len(hosts), "--machine_rank", rank]
+        command += ["--num_machines", len(hosts), "--num_processes", len(hosts)]
         command += ["--main_process_ip", ADDRESS(1), "--main_process_port", port, *words]
-        # bars would fill a pipe that nobody reads
-        environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "TQDM_DISABLE": "1"}
-        command = ["ip", "netns", "exec", host, *map(str, command)]
-        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **piped))
+        processes.append(subprocess.Popen([str(word) for word in command], **options))
     return processes
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -99,15 +100,14 @@ def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
     needed |= {f"os.rename /.staging/{name}" for name in ("checkpoint-#", "model.safetensors", "run.json")}
     assert needed | {"shutil.rmtree /checkpoint-#"} <= set(points)
 
-    output_dir, n_kills, n_finished = tmp_path / "run", 0, 0
+    output_dir, n_kills = tmp_path / "run", 0
     for point in points:
-        if forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}"):
-            n_kills += 1
-            continue
-        assert result(output_dir) == expected  # the run was past this point: it ended, and another one begins
-        n_finished += 1
-        output_dir = tmp_path / f"run{n_finished}"
-        n_kills += forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
+        is_killed = forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
+        if not is_killed:  # the run was past this point: it has ended, and another one begins
+            assert result(output_dir) == expected
+            shutil.rmtree(output_dir)
+            is_killed = forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
+        n_kills += is_killed
     assert not forks.is_killed(tiny, output_dir)
     assert result(output_dir) == expected
     assert n_kills >= 30 and n_kills >= len(points) - 3, f"{n_kills} kills at {len(points)} points"
@@ -125,25 +125,22 @@ class Launch:
         )  # fmt: skip
 
     def processes(self) -> list[psutil.Process]:
-        """Return those that are there now."""
+        """Return those that are there now; the command line of none has the token."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it may end just now
-                found += [process] if process.environ().items() >= self.mark.items() else []
+                if process.environ().items() >= self.mark.items():
+                    assert "canary" not in " ".join(process.cmdline())
+                    found.append(process)
         return found
 
-    def wait_for(self, is_there, seconds: float = 120) -> None:
-        """Wait until `is_there()`; the command line of no process has the token."""
+    def wait_for(self, is_there, n_processes: int = 2, seconds: float = 120) -> None:
+        """Wait until `is_there()`, while so many processes are at work."""
         deadline = time.monotonic() + seconds
-        while not is_there():
+        while not is_there() or len(self.processes()) < n_processes:
             if self.launcher.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"it did not come: {self.end()[1][-3000:]}")
             time.sleep(0.02)
-        words = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                words += process.cmdline()
-        assert "--resume" in words and not any("canary" in word for word in words)
 
     def kill(self) -> None:
         """SIGKILL to all of them."""
@@ -205,7 +202,7 @@ def test_killed_at_random_times_two_processes_and_their_launcher(forks, in_peace
     moments, output_dir = random.Random(1), tmp_path / "run"
     for n_checkpoints in (1, 2):
         run = Launch(LONG, output_dir, DOUBLE)
-        run.wait_for(lambda: len(run.processes()) >= 3 and len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints)
+        run.wait_for(lambda: len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints, n_processes=3)
         time.sleep(moments.uniform(0, 0.8))
         assert len(run.processes()) >= 3 and not (output_dir / "run.json").exists()
         run.kill()
