@@ -89,7 +89,7 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
         if rest.recipe:
             raise UserError(f"{rest.recipe!r} belongs to no option: a recipe comes first, and commas separate labels.")
         return tuple(objects)
-    except (TypeError, ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:
         found = f"{error.doc} is not JSON: " if isinstance(error, json.JSONDecodeError) else ""  # shells remove quotes
         parser.exit(2, f"{parser.prog}: error: {found}{error}\n")
 

@@ -60,10 +60,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Make an empty folder inside `folder`, and remove it at the end, and `folder` if it is empty then.
-
-    After a failure, the files in it may fill the disk.
-    """
+    """Make an empty folder inside `folder`, and remove it at the end: after a failure it may fill the disk."""
     staging = folder / STAGING
     with naming(staging):
         shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
@@ -72,8 +69,6 @@ def staged(folder: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):  # it holds something, as after a success
-            folder.rmdir()
 
 
 def make_readable(path: Path) -> None:

@@ -57,7 +57,6 @@ BAD_COMMANDS = {
     "a table in a list": ("labels:\n- a: b", [], "recipe.yaml, line 1: labels must be values, or JSON such as '{"),
     "never evaluates": ("evaluate_every: 11", [], "evaluate_every 11 leaves no evaluation to choose by: lower it"),
     "too large a seed": ("", ["--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and below 2**32"),
-    "unknown key in JSON": ("", ["--accelerator_config", '{"evn_batches": true}'], "keyword argument 'evn_batches'"),
     "quotes that a shell took": ("", ["--accelerator_config", "{a:1}"], "{a:1} is not JSON: "),
     "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option: a recipe comes first, and commas sep"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),

@@ -1,5 +1,9 @@
-"""What is learned from the training texts only: a vocabulary, equal for equal texts."""
+"""What is learned from the training texts only: a vocabulary, equal for equal texts, and nothing else."""
 
+import torch
+from transformers import AutoTokenizer, set_seed
+
+from smsa.models.loading import load_model
 from smsa.models.scratch import train_vocabulary
 
 
@@ -13,3 +17,15 @@ def test_the_vocabulary_is_lower_case_within_its_size_and_spells_every_frequent_
     assert {"enak", "sekali"} <= set(vocabulary)
     assert not any(token.lower() != token for token in vocabulary if not token.startswith("["))
     assert sorted(vocabulary, key=vocabulary.get)[:3] == ["[PAD]", "[UNK]", "[CLS]"]
+
+
+def test_scratch_is_equal_for_equal_seeds_and_its_tokenizer_reloads(tmp_path):
+    weights = []
+    for seed in (3, 3, 4):
+        set_seed(seed)
+        model, tokenizer = load_model("scratch", train_texts=["makanan nya enak", "pelayanan nya lambat"] * 5)
+        weights.append(model.get_input_embeddings().weight)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    tokenizer.save_pretrained(tmp_path)
+    text = "Makanan enak, lambat 👍"
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]

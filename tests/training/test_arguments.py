@@ -63,11 +63,13 @@ REFUSED = [
     ({"seeds": [1, 1]}, "--seeds 1 1: give each seed once"),
     ({"seeds": [1, 2**32]}, r"each seed once, from 0 to 2\*\*32 - 1"),
     ({"dataloader_drop_last": True}, "dataloader_drop_last must stay False"),
+    ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter must stay False"),  # it would hide a loss of NaN
     ({"accelerator_config": {"even_batches": False}}, "even_batches must stay True"),
     ({"train_sampling_strategy": "batch_rebalance"}, "twice: choose another"),
     ({"ema_decay": 0.9, "optim": "sgd"}, "ema_decay needs AdamW: leave --optim out"),
     ({"warmup_steps": 9}, "give another --lr_scheduler_type"),
     ({"evaluate_every": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "needs --eval_strategy epoch"),
+    ({"max_grad_norm": float("inf")}, "must be at least 0"),
     ({"max_steps": 0}, "must be at least 1, or -1"),
     ({"logging_steps": 9}, "needs --logging_strategy steps"),
     ({"resume_from_checkpoint": "runs/a/checkpoint-9"}, "must stay None.* --resume auto inexact"),

@@ -245,6 +245,14 @@ def test_a_loss_and_metrics_of_ones_own_are_taken(tmp_path, tiny_model, tokenize
     assert "{'loss': '16'" in capfd.readouterr().out  # for want of scores of the epoch
 
 
+def test_of_several_sets_to_evaluate_on_one_is_chosen_by(tmp_path):
+    sets = {"a": make_rows(7), "b": make_rows(20)}
+    args = SentimentTrainingArguments(str(tmp_path), num_train_epochs=2, metric_for_best_model="b_loss", use_cpu=True)
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), sets, processing_class=make_tokenizer())
+    trainer.train()
+    assert trainer.state.best_metric == min(log_of(trainer, "eval_b_loss")) and len(log_of(trainer, "eval_a_f1")) == 2
+
+
 CHANGES = [{"ema_decay": 0.5, "learning_rate": 1e-2}, {"ema_decay": 0.0, "class_weights": "none"}]
 
 
@@ -261,6 +269,18 @@ def test_each_trial_of_a_search_has_a_model_of_its_own_and_goes_by_the_arguments
     first.model = None  # as a search leaves it after a trial
     first.train()
     assert torch.equal(flatten(first.model), flatten(expected.model))
+
+
+def test_a_second_training_starts_with_an_optimizer_of_the_class_that_was_given(tmp_path):
+    args = SentimentTrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=1, precision="no")
+    parts = {"processing_class": make_tokenizer(), "optimizer_cls_and_kwargs": (torch.optim.Adam, {"lr": 1e-3})}
+    trainer = SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
+    for _ in range(2):
+        trainer.train()
+        assert {state["step"].item() for state in trainer.optimizer.state_dict()["state"].values()} == {1}
+    args.ema_decay = 0.9
+    with pytest.raises(UserError, match="ema_decay needs AdamW: give no optimiser of your own"):
+        SentimentTrainer(make_model(), args, make_rows(16), make_rows(7), **parts)
 
 
 OTHER_WAYS = [{"gradient_checkpointing": True}, {"remove_unused_columns": False}, {"debug": "underflow_overflow"}]
