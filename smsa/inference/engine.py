@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
 import weakref
@@ -28,6 +29,10 @@ from smsa.errors import UserError
 from smsa.runtime import PRECISIONS, resolve_precision, share_of_cores
 
 logger = logging.getLogger(__name__)
+
+# On import, OpenVINO reports to Intel over the network. Where processes are spawned or come from a server (macOS,
+# Python 3.14), the one that reports would run the user's script a second time. Without this package, nothing reports.
+sys.modules.setdefault("openvino_telemetry", None)
 
 Forward = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # input ids, attention mask -> logits (batch, n_labels)
 
@@ -226,7 +231,6 @@ def to_openvino(model: PreTrainedModel):
     from openvino.frontend import FrontEndManager, OpConversionFailure
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # openvino.convert_model does the same, and also reports to Intel over the network.
     ids = torch.arange(16).view(2, 8), torch.arange(39).view(3, 13)
     example, other = ({"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} for input_ids in ids)
     frontend = FrontEndManager().load_by_framework("pytorch")

@@ -48,6 +48,7 @@ class Masking(DataCollatorForLanguageModeling, TrainerCallback):
         for row, is_special in zip(rows, special, strict=True):
             self.generator = torch.Generator().manual_seed(crc32(row.numpy().tobytes(), epoch))  # a seed of 32 bits
             masked.append(self.torch_mask_tokens(row.clone()[None], special_tokens_mask=is_special[None]))
+        self.generator = None  # torch 2.13 cannot send one to a worker that is not forked (macOS, Python 3.14)
         input_ids, labels = (torch.cat(parts) for parts in zip(*masked, strict=True))
         return {"input_ids": input_ids, "labels": labels}
 

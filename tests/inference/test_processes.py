@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run
 
 from smsa import SentimentClassifier
 
@@ -103,6 +103,22 @@ def test_workers_of_gunicorn_answer_from_a_classifier_that_was_preloaded(backend
     assert status == 0 and "SIG" not in log.read_text().replace("SIGTERM", "")
     here = SentimentClassifier.from_pretrained("mini-sentiment", backend=backend, num_threads=2)
     assert [*answers.values()] == [here(TEXTS)] * 2
+
+
+@pytest.mark.parametrize("backend", [OPENVINO])
+def test_a_script_without_main_runs_once_and_reports_nothing(backend, tmp_path):
+    """OpenVINO reports its import from a process, which on macOS and with Python 3.14 would run the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import multiprocessing
+multiprocessing.set_start_method("spawn", force=True)
+print("begins", flush=True)
+import smsa
+print(smsa.SentimentClassifier.from_pretrained("mini-sentiment", backend="{backend}")("enak")["label"])
+""")
+    status, printed = run(sys.executable, script, HOME=str(tmp_path), CI="", PYTHONPATH=str(ROOT))
+    assert status == 0 and printed.count("begins") == 1 and "positive" in printed
+    assert [*tmp_path.iterdir()] == [script]  # no number of this user, with which OpenVINO reports
 
 
 def test_a_classifier_that_is_sent_to_a_worker_says_what_to_send(classifier):

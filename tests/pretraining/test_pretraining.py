@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SHAPE, contents, make_tokenizer, run
+from forks import SERVER
 from huggingface_hub import ModelCard
 from torch.nn import functional
+from torch.utils.data import DataLoader
 from trainers import ask_at, flatten, log_of
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
@@ -60,6 +62,15 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
 
     is_masked = first["labels"] != IGNORED
     assert not is_masked[:, [0, 7]].any() and 0.27 < is_masked[:, 8:].float().mean() < 0.33  # no special token
+
+
+def test_a_worker_that_is_not_forked_masks_as_this_process(tmp_path):
+    """The collator is sent to it, as on macOS and with Python 3.14."""
+    trainer = make(tmp_path)
+    examples = [trainer.train_dataset[i] for i in range(8)]
+    loader = DataLoader(examples, 8, num_workers=1, collate_fn=trainer.data_collator, multiprocessing_context=SERVER)
+    (found,), expected = loader, trainer.data_collator(examples)
+    assert all(torch.equal(found[name], expected[name]) for name in ("input_ids", "labels"))
 
 
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "camembert", "distilbert", "albert"])
