@@ -417,17 +417,19 @@ class Source:
             row = flatten(found) | found if is_nested else found
             more = found.keys() - known if self.label_column is None else ()
             missing = [name for name in wanted if name not in row]
+            # what is within a null, such as caption.text, is null, too
+            missing = [name for name in missing if not any(name.startswith(f"{p}.") for p in row if row[p] is None)]
             if more and self.keep_lines:
                 self.names, known, more = [*self.names, *more], known | more, ()
             if missing:
                 yield line, BadRow(self.path, line, found, f"no {missing[0]!r}")
-            elif not wanted or not isinstance(row[self.text_column], str | None):
+            elif not wanted or not isinstance(row.get(self.text_column), str | None):
                 yield line, BadRow(self.path, line, found, "the text is not a string")
             elif more:
                 reason = f"keys that none of the first rows has ({', '.join(more)}); only .jsonl as output keeps them"
                 yield line, BadRow(self.path, line, found, reason)
             elif self.keep_lines:
-                yield line, [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
+                yield line, [written or json.dumps(found, ensure_ascii=False), row.get(self.text_column)]
             else:
                 yield line, [_to_text(row.get(name)) for name in self.names]
 
@@ -506,8 +508,10 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
     if not any(n_filled):
         return 1, [*rows[0]]
-    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
-        n_filled[0] += bool(n_filled[0])  # an index has no name: count it as one
+    for end in (0, -1):
+        below = [row[end] for row in rows[1:] if row]
+        if rows[0] and not rows[0][end] and (are_numbers(below) or are_sentiments(below)):
+            n_filled[0] += bool(n_filled[0])  # an index, or a column at the end, has no name: count it as one
     # only rows of the usual width count: a text with many commas, not quoted, would be wider than the header
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
@@ -578,7 +582,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
     weights, labels = {}, []  # weights of columns with words; indices of columns of labels
     for i, values in enumerate(columns):
         texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
-        n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
+        n_words = [0 if are_numbers([text]) else sum(map(bool, _WORD.findall(text))) for text in texts]
         is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
         if is_empty or any(n_words):
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0

@@ -74,6 +74,8 @@ KINDS = {
     "suggestions": ("a.csv", "Nama,Kritik dan Saran\nSiti Aminah binti Ali,mahal\n", "Kritik dan Saran", ["mahal"]),
     "a name above texts, one with a comma": ("a.csv", "isi\nPesan, ya\na\nb\nc\n", "isi", ["Pesan, ya", *"abc"]),
     "texts with commas": ("a.csv", "wah, barang bagus\nya, cepat\n", "text", ["wah, barang bagus", "ya, cepat"]),
+    "a last name that is empty": ("a.csv", "text,\nenak,1\nkotor,2\n", "text", ["enak", "kotor"]),
+    "captions, some null": ("a.jsonl", '{"caption": {"text": "a"}}\n{"caption": null}\n', "caption.text", ["a", None]),
     "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"]),
     "a text within quotes": ("a.csv", 'text,asal\nenak,Solo\n"merah,biru"\n', "text", ["enak", "merah,biru"]),
     "a text and its reply": ("a.csv", "id,Isi Laporan,Tanggapan\n1,mati,segera kami cek\n", "Isi Laporan", ["mati"]),
