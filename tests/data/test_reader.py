@@ -37,25 +37,27 @@ KINDS = {
     "numbers for names": ("a.csv", "0,1\nenak sekali ya,1\nkotor dan bau,0\n", "0", TWO),
     "semicolons in texts": ("a.csv", "enak sekali ya; murah\n" * 9, "text", ["enak sekali ya; murah"] * 9),
     "a word that joins names": ("a.csv", "dan,1520\nyang,14\n", "text", ["dan", "yang"]),
-    "JSON, values": ("a.json", '[["enak sekali ya", 1]]', "column_1", ["enak sekali ya"]),
-    "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}]}}', "isi", ["a"]),
+    "JSON, values": ("a.json", '[["enak sekali ya", "a"], ["kotor dan bau", 2]]', "column_1", TWO),
+    "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}, {"isi": "y"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
-    "JSON, pages": ("a.json", '[{"message": "ok", "d": {"x": [{"isi": "a"}, {"isi": "b"}]}}, {"message": "ok", "d": '
-                    '{"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", ["a", "b", "c"]),
+    "JSON, pages": ("a.json", '[{"message": "ok", "balasan": {"isi": "x"}, "d": {"x": [{"isi": "a"}, {"isi": "b"}]}},'
+                    '{"message": "ok", "d": {"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", "abc"),
     "JSON, what is within texts": ("a.json", '[{"artikel": "a b c d", "e": [{"text": "b"}, {"text": "c"}]}, {"artikel":'
                                    '"e f g h", "e": []}]', "artikel", ["a b c d", "e f g h"]),
-    "JSON, an empty page": ("a.json", '[{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]},'
-                            '{"data": [], "users": [{"name": "B"}]}]', "text", ["a", "b"]),
+    "JSON, an empty page": ("a.json", '[{"message": "ok", "data": [{"text": "a"}, {"text": "b"}], "u": [{"n": "A"}]},'
+                            '{"message": "ok", "data": [], "u": [{"n": "B"}]}]', "text", "ab"),
+    "JSON, pages without texts": ("a.json", '[{"data": [{"text": "a"}, {"text": "b"}]}, {"data": [{"text": null}]},'
+                                  '{"more": [{"text": "c"}]}]', "text", ["a", "b", None, "c"]),
     "JSONL, a row behind pages": ("a.jsonl", '{"n": 1, "r": [{"text": "a"}, {"text": "b"}]}\n' * 20 + '{"text": "c"}\n',
                                   "text", "ab" * 20 + "c"),
-    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"name": "A"}]}', "text", "ab"),
+    "JSONL, a page": ("a.jsonl", '{"data": [{"text": "a"}, {"text": "b"}], "users": [{"comments": 5}]}', "text", "ab"),
     "JSON, rows within": ("a.json", '{"range": "A1:B3", "values": [["no", "isi"], ["1", "a"]]}', "isi", ["a"]),
     "JSON, NaN": ("a.json", '[{"text": "a"}, {"text": NaN, "n": Infinity}]', "text", ["a", None]),
     "JSON, objects": ("a.json", '{\n"isi": "a"\n}\n{\n"isi": "b"\n}\n', "isi", ["a", "b"]),
     "lines with commas": ("a.jsonl", '{"isi": "a"},\n{"isi": "b"}, \n', "isi", ["a", "b"]),
     "JSON by keys, lists": ("a.json", KEYED, "tweets.isi", ["a", "b"]),
-    "JSON of an API, comments": ("a.json", '{"data": {"n": 1, "comments": [{"isi": "a"}]}}', "isi", ["a"]),
+    "JSON of an API, comments": ("a.json", '{"data": {"n": "1", "comments": [{"isi": "a"}]}}', "isi", ["a"]),
     "an index and one column": ("a.csv", ",text\n0,enak\n1,kotor\n", "text", ["enak", "kotor"]),
     "a title": ("a.csv", "judul,x,n\nharga sewa toko naik lagi,a,1\n", "judul", ["harga sewa toko naik lagi"]),
     "copies": ("a.csv", "content,rawContent,n\nenak,enak,1\n", "content", ["enak"]),
