@@ -149,18 +149,18 @@ def test_what_stands_within_hides_nothing(tmp_path, row, text_column, label_colu
 
 def test_cells_of_a_workbook_keep_their_types_and_empty_rows_and_columns_are_none(tmp_path):
     day = datetime.date(2025, 1, 5)
-    rows = [["No", "Ulasan", "Nilai", "Tanggal", ""], [1, "=1+1", 4.5, day, None], [2, "5", 3, day, "x"], [None] * 5]
+    rows = [["No", "Ulasan", "Nilai", "Kota", "Tanggal", ""], [1, "=1+1", 4.5, None, day], [2, "5", 3, None, day, "x"]]
     sheets = {
         "Ringkasan": [["Kategori", "Jumlah"], ["Total", 2]],
-        "Data": [["Laporan", None], [], *rows, rows[0], [3, 7, 1, day, None]],
+        "Data": [["Laporan", None], [], *rows, [], rows[0], [3, 7, 1, None, day]],
     }
     write_workbook(tmp_path / "a.xlsx", sheets)
     (chunk,) = Source(tmp_path / "a.xlsx").chunks(9)
     assert chunk.texts.to_pylist() == ["=1+1", "5", "7"] and chunk.lines.tolist() == [4, 5, 8]
     assert chunk.table.drop_columns("Ulasan").to_pylist() == [
-        {"No": 1, "Nilai": 4.5, "Tanggal": day, "column_5": None},
-        {"No": 2, "Nilai": 3.0, "Tanggal": day, "column_5": "x"},
-        {"No": 3, "Nilai": 1.0, "Tanggal": day, "column_5": None},
+        {"No": 1, "Nilai": 4.5, "Kota": None, "Tanggal": day, "column_6": None},
+        {"No": 2, "Nilai": 3.0, "Kota": None, "Tanggal": day, "column_6": "x"},
+        {"No": 3, "Nilai": 1.0, "Kota": None, "Tanggal": day, "column_6": None},
     ]
 
 
@@ -175,11 +175,13 @@ ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
     # what numbers mean in one sheet they do not mean in another
     ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
     ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
+    ({"A": [["isi", "teks"], ["a b", "c d"]], "B": [["m", "n"], [1, 2]]}, None, None, "which column holds the texts"),
     ({"B": ALIKE["B"], "A": [*ALIKE["A"], ["b"]]}, None, None, "which of the sheets 'B', 'A' holds .* --sheet A"),
     (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
     ({"A": [["antre", "Solo"], ["ramah", "Kudus"]], "B": []}, None, None, "is the first line, 'antre', 'Solo', the"),
 ])  # fmt: skip
-def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, column, message):
+def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, caplog, sheets, sheet, column, message):
+    caplog.set_level("INFO", "smsa")
     write_workbook(tmp_path / "a.xlsx", sheets)
     labels = "label" if "ulasan" == column else None
     if message:
@@ -188,6 +190,7 @@ def test_the_sheet_with_texts_is_found_or_asked_for(tmp_path, sheets, sheet, col
     else:
         source = Source(tmp_path / "a.xlsx", label_column=labels)
         assert (source.text_column, source.meanings) == (column, {})
+        assert ("a.xlsx: sheet 'B'; " in caplog.text) == (len(sheets) > 1)
 
 
 def test_a_column_is_named_in_any_case_and_a_sheet_beside_what_is_no_workbook(tmp_path):
