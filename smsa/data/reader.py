@@ -76,7 +76,7 @@ class Source:
         format: one of `INPUT_FORMATS`; None to find it by the suffix.
         text_column: name of the column of texts; None to find it by its name or its values.
         label_column: name of the column of labels; None for an unlabelled file; `label` also finds other usual names.
-            A row of JSON must have this key and that of the texts, and may lack any other.
+            A row of JSON must have this key and that of the texts, perhaps within a null, and may lack any other.
         keep_lines: whether rows of JSONL or JSON stay whole lines; `line` is then the only column.
         sheet: of a workbook; None for the only one with texts.
 
@@ -508,10 +508,14 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
     if not any(n_filled):
         return 1, [*rows[0]]
+    are_known = any(map(name_kind, rows[0]))
     for end in (0, -1):
-        below = [row[end] for row in rows[1:] if row]
-        if rows[0] and not rows[0][end] and (are_numbers(below) or are_sentiments(below)):
-            n_filled[0] += bool(n_filled[0])  # an index, or a column at the end, has no name: count it as one
+        held = [row[end] for row in rows[1:] if row]
+        is_nameless = rows[0] and not rows[0][end] and (are_known or end == 0)
+        if is_nameless and (are_numbers(held) or (are_known and are_sentiments(held))):
+            n_filled[0] += bool(
+                n_filled[0]
+            )  # an index, or the column behind a known name, has no name: count it as one
     # only rows of the usual width count: a text with many commas, not quoted, would be wider than the header
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
