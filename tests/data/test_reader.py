@@ -72,6 +72,7 @@ KINDS = {
     "files put together": ("a.csv", "\ufeffid,text\n1,enak\n\ufeffid,text\n2,kotor\n", "text", ["enak", "kotor"]),
     "suggestions": ("a.csv", "Nama,Kritik dan Saran\nSiti Aminah binti Ali,mahal\n", "Kritik dan Saran", ["mahal"]),
     "a name above texts, one with a comma": ("a.csv", "isi\nPesan, ya\na\nb\nc\n", "isi", ["Pesan, ya", *"abc"]),
+    "a title above a last name that is empty": ("a.csv", "Ulasan,,\nno,ulasan,\n1,enak,5\n", "ulasan", ["enak"]),
     "a last name that is empty": ("a.csv", "text,\nenak,1\nkotor,2\n", "text", ["enak", "kotor"]),
     "captions, some null": ("a.jsonl", '{"caption": {"text": "a"}}\n{"caption": null}\n', "caption.text", ["a", None]),
     "comments of signs": ("a.csv", "id,comments\n1,👍\n2,!!\n", "comments", ["👍", "!!"]),
