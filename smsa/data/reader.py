@@ -39,8 +39,8 @@ _NESTED_SHOWN = 30  # nested columns that a message lists
 _ROWS_LOOKED_AT = 1000  # first rows, which show what the columns hold
 _ROWS_WEIGHED = 200  # texts of a column, which show how long and varied they are
 _ROWS_EMPTY = 10  # so many empty cells show that a column named for texts holds none
-# Group 1 is a word: no link, mention or key with digits; but of jalan2, which means jalan-jalan, it is jalan
-_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
+# Group 1 is a word: no link, mention, key with digits or Z of a time; but of jalan2, that is jalan-jalan, it is jalan
+_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*(?: Z\b)?|([^\W\d_]+)")
 SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
     r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
@@ -584,7 +584,7 @@ def find_text_columns(names: list[str], columns: list[Sequence[object]]) -> tupl
     weights, labels = {}, []  # weights of columns with words; indices of columns of labels
     for i, values in enumerate(columns):
         texts = [*islice((value for value in values if isinstance(value, str) and value.strip()), _ROWS_WEIGHED)]
-        n_words = [0 if are_numbers([text]) else sum(map(bool, _WORD.findall(text))) for text in texts]
+        n_words = [sum(map(bool, _WORD.findall(text))) for text in texts]
         is_empty = not texts and all(value is None or isinstance(value, str) for value in values)
         if is_empty or any(n_words):
             weights[i] = sum(n_words) * len({*texts}) / len(texts) ** 2 if texts else 0.0
