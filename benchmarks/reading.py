@@ -107,10 +107,10 @@ def write_separated(names: list[str], rows: list[dict], mark: str, quoting: int 
 
 def write_workbook(sheets: dict[str, list[list]]) -> bytes:
     """Return a workbook of these sheets."""
-    written = io.BytesIO()
-    with pd.ExcelWriter(written, engine="xlsxwriter") as book:
+    written, options = io.BytesIO(), {"strings_to_formulas": False, "strings_to_urls": False}
+    with pd.ExcelWriter(written, engine="xlsxwriter", engine_kwargs={"options": options}) as book:
         for name, cells in sheets.items():
-            width = max(map(len, cells))
+            width = max(map(len, cells), default=0)
             padded = [[*row, *[None] * (width - len(row))] for row in cells]
             pd.DataFrame(padded).to_excel(book, sheet_name=name, index=False, header=False)
     return written.getvalue()

@@ -77,8 +77,9 @@ def parse(*kinds: type, argv: list[str] | None = None, description: str | None =
     argv = sys.argv[1:] if argv is None else argv
     try:
         for name in lists:
-            if sum(word.split("=")[0] == f"--{name}" for word in argv) > 1:
-                raise UserError(f"--{name} is given twice; write --{name} A B.")
+            given = [" ".join(argv[i : i + 2]) for i, word in enumerate(argv) if word.split("=")[0] == f"--{name}"]
+            if len(given) > 1 or any(re.fullmatch(r"--\w+[ =]\d+(,\d+)+", words) for words in given):
+                raise UserError(f"--{name} takes its values with blanks between them, once: --{name} A B.")
         if argv and not argv[0].startswith("-"):
             argv = _recipe_words(Path(argv[0]), options, lists) + argv[1:]
         # expand ~ also after a = and in a recipe, where a shell does not

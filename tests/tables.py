@@ -4,10 +4,10 @@ import csv
 import io
 import json
 
-import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import reading
 from smsa import SentimentClassifier
 
 HOSTILE = [
@@ -53,16 +53,7 @@ def write_file(path, rows: list[dict]) -> None:
 
 def write_workbook(path, sheets: dict[str, list[list]]) -> None:
     """Write cells into the sheets of an .xlsx, with a library that is not the one under test."""
-    book = openpyxl.Workbook()
-    book.remove(book.active)
-    for name, rows in sheets.items():
-        sheet = book.create_sheet(name)
-        for i, row in enumerate(rows, start=1):
-            for j, value in enumerate(row, start=1):
-                cell = sheet.cell(i, j, value)
-                if isinstance(value, str):
-                    cell.data_type = "s"  # not a formula
-    book.save(path)
+    path.write_bytes(reading.write_workbook(sheets))
 
 
 def read_file(path) -> list[dict]:

@@ -59,7 +59,8 @@ BAD_COMMANDS = {
     "too large a seed": ("", ["--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and below 2**32"),
     "quotes that a shell took": ("", ["--accelerator_config", "{a:1}"], "{a:1} is not JSON: "),
     "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option: a recipe comes first, and commas sep"),
-    "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds is given twice; write --seeds A B"),
+    "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds takes its values with blanks between them, once"),
+    "a list with commas": ("", ["--seeds", "1,2"], "with blanks between them, once: --seeds A B."),
     "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is not a recipe: give a .yaml file"),
 }
 

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 REJECTS = "rejects.jsonl"
 VALID_SHARE, VALID_SEED = 0.1, 42  # used if a training file comes without a validation file
 _UNKNOWN = -1  # the label id of an unknown label
-SPLITS = ("train", "valid", "test")
 SMSA_URL = (
     "https://raw.githubusercontent.com/IndoNLP/indonlu/ce728f6926a36174b9923dfe49d6a6839b6e9bb7"
     "/dataset/smsa_doc-sentiment-prosa/"
@@ -115,7 +114,7 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
     named = data_dir or os.environ.get("SMSA_DATA_DIR")
     folder = Path(named or "data/smsa")
     if named or folder.is_dir():
-        files = {split: folder / f"{split}_preprocess.tsv" for split in SPLITS}
+        files = {split: folder / f"{split}_preprocess.tsv" for split in SMSA_SHA256}
         found = {split: path for split, path in files.items() if path.is_file()}
         if missing := {"train", "valid"} - found.keys():
             source = "--data_dir" if data_dir else "SMSA_DATA_DIR" if named else "the default folder"

@@ -39,8 +39,8 @@ _NESTED_SHOWN = 30  # nested columns that a message lists
 _ROWS_LOOKED_AT = 1000  # first rows, which show what the columns hold
 _ROWS_WEIGHED = 200  # texts of a column, which show how long and varied they are
 _ROWS_EMPTY = 10  # so many empty cells show that a column named for texts holds none
-# Group 1 is a word: no link, mention or key with digits; but of jalan2, which means jalan-jalan, it is jalan
-_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*|([^\W\d_]+)")
+# Group 1 is a word: no link, mention, key with digits or Z of a time; but of jalan2, that is jalan-jalan, it is jalan
+_WORD = re.compile(r"https?://\S+|@\w+|(?![^\W\d_]+2(?![\w-]))[\w-]{0,20}\d[\w-]*(?: Z\b)?|([^\W\d_]+)")
 SPLIT = re.compile(
     r"(?!(?:data|set)$)(?:data[ _])?(train(?:ing)?|latih|pelatihan)?"
     r"(?:val(?:id(?:ation|asi)?)?|dev|eval|test(?:ing)?|uji|pengujian)?(?:[ _]?(?:data|set))?"
@@ -76,7 +76,7 @@ class Source:
         format: one of `INPUT_FORMATS`; None to find it by the suffix.
         text_column: name of the column of texts; None to find it by its name or its values.
         label_column: name of the column of labels; None for an unlabelled file; `label` also finds other usual names.
-            A row of JSON must have this key and that of the texts, and may lack any other.
+            A row of JSON must have this key and that of the texts, perhaps within a null, and may lack any other.
         keep_lines: whether rows of JSONL or JSON stay whole lines; `line` is then the only column.
         sheet: of a workbook; None for the only one with texts.
 
@@ -417,17 +417,19 @@ class Source:
             row = flatten(found) | found if is_nested else found
             more = found.keys() - known if self.label_column is None else ()
             missing = [name for name in wanted if name not in row]
+            # what is within a null, such as caption.text, is null, too
+            missing = [name for name in missing if not any(name.startswith(f"{p}.") for p in row if row[p] is None)]
             if more and self.keep_lines:
                 self.names, known, more = [*self.names, *more], known | more, ()
             if missing:
                 yield line, BadRow(self.path, line, found, f"no {missing[0]!r}")
-            elif not wanted or not isinstance(row[self.text_column], str | None):
+            elif not wanted or not isinstance(row.get(self.text_column), str | None):
                 yield line, BadRow(self.path, line, found, "the text is not a string")
             elif more:
                 reason = f"keys that none of the first rows has ({', '.join(more)}); only .jsonl as output keeps them"
                 yield line, BadRow(self.path, line, found, reason)
             elif self.keep_lines:
-                yield line, [written or json.dumps(found, ensure_ascii=False), row[self.text_column]]
+                yield line, [written or json.dumps(found, ensure_ascii=False), row.get(self.text_column)]
             else:
                 yield line, [_to_text(row.get(name)) for name in self.names]
 
@@ -506,8 +508,12 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
     n_filled = [sum(bool(cell and cell.strip()) for cell in row) for row in rows]
     if not any(n_filled):
         return 1, [*rows[0]]
-    if rows[0] and not rows[0][0] and are_numbers(row[0] for row in rows[1:] if row):
-        n_filled[0] += bool(n_filled[0])  # an index has no name: count it as one
+    is_known = n_filled[0] == len(rows[0]) - 1 and "text" in map(name_kind, rows[0])
+    for end in (0, -1):
+        held = [row[end] for row in rows[1:] if row]
+        is_nameless = rows[0] and not rows[0][end] and (is_known or end == 0)
+        if is_nameless and (are_numbers(held) or (is_known and are_sentiments(held))):
+            n_filled[0] += bool(n_filled[0])  # an index, or one column beside that of texts, has no name: count it
     # only rows of the usual width count: a text with many commas, not quoted, would be wider than the header
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
     most = max(n for n, row in zip(n_filled, rows, strict=True) if len(row) == width)
