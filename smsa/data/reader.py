@@ -509,10 +509,9 @@ def find_header(rows: list[Cells], named: str | None, path: Path | None) -> tupl
     if not any(n_filled):
         return 1, [*rows[0]]
     is_known = n_filled[0] == len(rows[0]) - 1 and "text" in map(name_kind, rows[0])
-    for end in (0, -1):
+    for end in (0, -1) if is_known else (0,):
         held = [row[end] for row in rows[1:] if row]
-        is_nameless = rows[0] and not rows[0][end] and (is_known or end == 0)
-        if is_nameless and (are_numbers(held) or (is_known and are_sentiments(held))):
+        if rows[0] and not rows[0][end] and (are_numbers(held) or (is_known and are_sentiments(held))):
             n_filled[0] += bool(n_filled[0])  # an index, or one column beside that of texts, has no name: count it
     # only rows of the usual width count: a text with many commas, not quoted, would be wider than the header
     width = Counter(len(row) for row, n in zip(rows, n_filled, strict=True) if n).most_common(1)[0][0]
