@@ -341,7 +341,7 @@ class _Job:
             if error.errno is not None and self.shards.is_dir():  # not an error of smsa's own, and shards exist
                 logger.warning("Finished shards are kept in %s: the same command resumes from them.", self.shards)
                 # the system does not name a file if the disk is full
-                raise OSError(error.errno, error.strerror, error.filename or str(self.output)) from error
+                error.filename = error.filename or str(self.output)
             raise
         finally:
             self.lock.release()
