@@ -62,9 +62,8 @@ class BatchPredictor:
         """
         names = batch.column_names if isinstance(batch, pa.Table) else [*batch]
         if names.count(self._text_column) != 1:
-            listed = ", ".join(map(str, names))
-            found = f"no column {self._text_column!r}, or more than one"
-            raise UserError(f"{found}. The columns are: {listed}. Give one as text_column.")
+            found = f"no column {self._text_column!r}, or more than one. The columns are: {', '.join(map(str, names))}"
+            raise UserError(f"{found}. Give one as text_column.")
         texts = self._to_texts(batch[self._text_column])
         added = self._classifier.predict(texts)
         if self._explain:
