@@ -99,18 +99,21 @@ def test_slices_are_by_length_by_style_and_by_what_train_has(tmp_path):
 
 
 def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_the_report(data):
-    names = ["s0", "s1", "s2", "s3"]
+    names = ["s0", "s1", "s2", "indobert-base-p1 of five folds, the first"]
     report = evaluate([make_system(np.roll(PROBABILITIES, k, axis=0), name=names[k]) for k in range(4)], data, seed=2)
     pairs = [(pair["a"], pair["b"]) for pair in report["comparisons"]]
     assert pairs == [*combinations(names, 2)]
     expected = statistics.compare(np.array(GOLD), np.array(PREDICTED), np.roll(PREDICTED, 1), 3, seed=2)
     assert expected.items() <= report["comparisons"][0].items()
     system = report["systems"][0]
-    shown = [text.get_text().replace("\n", " ") for text in figures.draw_confusion(report).axes[0].texts]
+    panels = figures.draw_confusion(report).axes
+    assert [axes.get_title() for axes in panels] == [*names[:3], "indobert-base-p1 of five\nfolds, the first"]
+    shown = [text.get_text().replace("\n", " ") for text in panels[0].texts]
     assert shown == ["1 50%", "1 50%", "0 0%", "0 0%", "1 100%", "0 0%", "2 67%", "0 0%", "1 33%"]
     (axes,) = figures.draw_metrics(report).axes
     f1 = [system["metrics"]["f1"], *(metrics["f1"] for metrics in system["labels"].values())]
     assert [text.get_text() for text in axes.texts[:4]] == [f"{100 * score['value']:.1f}" for score in f1]
+    assert len({tuple(figures._mark(k).values()) for k in range(12)}) == 12
     history = {"epoch": [1.0], "valid_loss": [np.inf], "valid_f1": [0.0], "learning_rate": [0.0]}
     assert [axes.get_ylim()[0] for axes in figures.draw_history(pd.DataFrame(history)).axes] == [0, 0, 0]
     marks = figures.draw_reliability(report).axes[0].collections[0].get_offsets().tolist()
