@@ -201,12 +201,16 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
         make_classifier(tiny_model, tokenizer)("enak")
 
 
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device 0")
+
+
 @pytest.mark.parametrize("options, message", [
     ({"precision": "fp8"}, "'fp8' is not one of"),
     ({"precision": "int8", "backend": "torch"}, "openvino backend, which int8 needs, .* no --backend torch"),
     ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
     ({"backend": "openvino", "device": "meta"}, "runs only on the CPU"),
-    ({"device": 0}, "device 0 cannot be used here"),
+    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    pytest.param({"device": 0}, "device 0 cannot be used here", marks=without_gpu),
 ])  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
     with pytest.raises(UserError, match=message):
