@@ -13,6 +13,7 @@ import smsa
 from smsa.evaluation.calibration import last_layer
 from smsa.evaluation.perturbations import PERTURBATIONS
 from smsa.files import hash_file
+from smsa.runtime import describe_environment
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 TORCH = ("--backend", "torch", "--precision", "no")
@@ -46,8 +47,8 @@ def model(tmp_path):
 
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog):
     (model / "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
-    for kind in ("keyword", "majority"):
-        words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind]
+    for kind, labels in (("keyword", "Negatif,Netral,Positif"), ("majority", "positive,neutral,negative")):
+        words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind, "--labels", labels]
         assert run_here("scripts/baseline.py", *words)[0] == 0
     status, text = run_here("scripts/baseline.py", *words)
     assert status == 1 and "is not empty (baseline.json, " in text and "choose another --output" in text
@@ -61,11 +62,15 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert list(robustness) == ["as it is", *PERTURBATIONS, "all of them"]
     assert robustness["as it is"] == robustness["capitals"] == keyword["metrics"]["f1"]["value"]
     assert robustness["capitals"] > robustness["elongated"] > robustness["all of them"]
-    own = json.loads((tmp_path / "majority" / "report.json").read_bytes())
-    assert own["systems"][0]["confusion"] == majority["confusion"]
+    own, other = (
+        json.loads((tmp_path / kind / "report.json").read_bytes())["systems"][0]["confusion"]
+        for kind in ("majority", "keyword")
+    )
+    assert own == majority["confusion"] and [row[::-1] for row in other[::-1]] == keyword["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
     assert f"{model} was trained on {VALID}: it is worse" in caplog.text
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
+    assert report["environment"] == describe_environment("cpu")
 
 
 @pytest.mark.parametrize("options, reason", [
@@ -132,7 +137,6 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
 def test_the_report_of_a_run_has_a_picture_of_its_history(tmp_path):
     evaluate(tmp_path / "report", "--model", "mini-sentiment")
     picture = Image.open(tmp_path / "report" / "history.png").convert("RGB")
-    assert picture.width > 1000 and {(255, 255, 255), (0x00, 0x72, 0xB2)} <= {
-        color for _, color in picture.getcolors(10**6)
-    }
+    colors = {color for _, color in picture.getcolors(10**6)}
+    assert picture.width > 1000 and {(255, 255, 255), (0x00, 0x72, 0xB2)} <= colors  # blue is of train
     assert "![history](history.png)" in (tmp_path / "report" / "report.md").read_text()
