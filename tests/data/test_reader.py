@@ -266,6 +266,7 @@ BAD = {
     "names that are labels.csv": (b"text,positif,negatif\na,1,0\nb,,b,1,0\nc,0,1\n", "ac", [3], "5 field(s)"),
     "R.txt": (b'"text" "n"\n' + b'"1" "a" "x"\n' * 9 + b'"2" "b" "b" "x"\n', "a" * 9, [11], "4 field(s)"),
     "torn.csv": (b'text,n\na,1\nb\nb b",2\nc,6\n', ["a", "c"], [3, 4], "the row goes on in the next line"),
+    "torn apart.csv": (b"No,Ulasan,Label\n1,a,pos\n2,b\nb,neg\n3,c,neg\n", "ac", [3, 4], "the row goes on"),
     "spoilt.csv": (b'id,text,n\n1,"a b\nc d,1\n2,e\n3,"f",3\n4,h,2\n', "fh", [2, 3, 4], "a quote is not closed"),
     "answers.csv": ("n,Jawaban\n" + "".join(f"{i},sangat bagus dan murah {i}{', a' * (i % 3 + 1)}\n" for i in range(9))
                     + "9,enak\n", ["enak"], [*range(2, 11)], "3 field(s) instead of 2"),
