@@ -51,8 +51,7 @@ def require_access(repo_id: str, private: bool = False) -> str:
         api.auth_check(repo_id, write=True)
         is_public = private and not api.model_info(repo_id).private
     if is_public:
-        way_out = "make it private in its settings, or leave --private or --hub_private_repo out"
-        raise UserError(f"{repo_id} is there already, and public: {way_out}.")
+        raise UserError(f"{repo_id} is public: make it private there, or leave --private or --hub_private_repo out.")
     return repo_id
 
 

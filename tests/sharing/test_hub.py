@@ -85,7 +85,7 @@ def test_branches_tags_and_pull_requests(hub, folder):
     with pytest.raises(UserError, match="leave --tag and --revision out"):
         push(folder, "team/model", pull_request=True, tag="second")
     hub.faults.clear()
-    with pytest.raises(UserError, match="team/model is there already, and public: .* leave --private .* out"):
+    with pytest.raises(UserError, match="team/model is public: .* leave --private .* out"):
         push(folder, "team/model", private=True)
     with pytest.raises(UserError, match=r"already\. The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
