@@ -62,6 +62,7 @@ def test_masks_are_drawn_anew_each_epoch_and_again_for_the_same_one(tokenizer):
 
     is_masked = first["labels"] != IGNORED
     assert not is_masked[:, [0, 7]].any() and 0.27 < is_masked[:, 8:].float().mean() < 0.33  # no special token
+    assert 0.75 < (first["input_ids"][is_masked] == tokenizer.mask_token_id).float().mean() < 0.85
 
 
 def test_a_worker_that_is_not_forked_masks_as_this_process(tmp_path):
