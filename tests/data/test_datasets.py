@@ -25,9 +25,12 @@ GOOD = ["enak\tpositive", "biasa\tneutral", "buruk\tnegative"]
     (".tsv", b" \xc2\xa0 \tpositive", "the text is empty"),
     (".tsv", b"en\0ak\tpositive", "NUL"),
     (".jsonl", b'{"text": null, "label": "positive"}', "the text is missing"),
+    (".jsonl", b'{"text": "enak", "label": 0}', "found '0'"),
     (".jsonl", b'{"text": "enak", "label": true}', "found 'true'"),
     (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     (".jsonl", b"[" * 100_000, "not valid JSON"),
+    (".jsonl", b'{"text": "enak"}', "no 'label'"),
+    (".jsonl", b'{"text": "a\\u0000", "label": "positive"}', "NUL"),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     path = tmp_path / f"damaged{suffix}"
@@ -120,6 +123,7 @@ def test_numbers_mean_what_a_column_of_words_says_unless_they_are_given_a_meanin
 
 
 LABEL_COLUMNS = {
+    "by what it holds": ("teks,x,hasil\na,b,Positif\nc,d,negatif\n", "hasil"),
     "a prediction is none": ("teks,prediksi,manual\na,negatif,positif\nc,positif,negatif\n", "manual"),
     "an empty one of the usual name": ("teks,label,sentimen\na,,positif\nc,,negatif\n", "sentimen"),
     "of this very name": ("teks,Label,label\na,1,positif\nc,0,negatif\n", "label"),
@@ -127,6 +131,7 @@ LABEL_COLUMNS = {
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),
     "many words": ("teks,kelas,rating\n" + "".join(f"a,niat {i},{i % 5}\n" for i in range(30)), "kelas"),
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
+    "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", "column 'orang 2'"),
     "our prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", "column m_label"),
     "one for each label": ("teks,Positif,negatif\na,1,0\nb,0,1\n", "'Positif', 'negatif' are labels: add a column"),
     "a prediction alone": ("teks,rating,pred\na,1,negatif\nb,5,positif\n", "--label_column pred."),
@@ -208,6 +213,8 @@ def test_named_folder_wins_over_the_environment_and_that_over_the_default(tmp_pa
     for folder, source in ((None, "SMSA_DATA_DIR"), (tmp_path, "--data_dir")):  # an error, and no download
         with pytest.raises(FileNotFoundError, match=f"comes from {source}"):
             find_smsa(folder)
+    with pytest.raises(FileNotFoundError, match="sample does not exist, or is a folder."):
+        read_rows(SAMPLE_DIR)
 
 
 def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_path, monkeypatch):
