@@ -98,6 +98,7 @@ def test_branches_tags_and_pull_requests(hub, folder):
 
 
 @pytest.mark.parametrize("token, name, fault, message", [
+    ("", "me/model", None, r"\(401\).* Run `hf auth login`, or set HF_TOKEN"),
     ("hf_wrong", "me/model", None, r"the token for me/model \(401\).* Run `hf auth login`, or set HF_TOKEN"),
     (TOKEN, "you/model", None, r"refuses the token for you/model \(403\)"),
     (TOKEN, "me/model", ("GET", "auth-check", 403), r"the token for me/model \(403\)"),
