@@ -393,8 +393,10 @@ def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_l
     return encoded
 
 
-def count_tokens(dataset: Dataset) -> np.ndarray:
-    """Return the length of each row's `input_ids`, shape (n_rows,)."""
+def count_tokens(dataset: Sequence[dict]) -> np.ndarray:
+    """Return the length of each row's `input_ids`, shape (n_rows,); the rows may also be a torch Dataset."""
+    if not isinstance(dataset, Dataset):
+        return np.array([len(row["input_ids"]) for row in dataset], dtype=np.int64)
     batches = dataset.select_columns("input_ids").iter(10_000)  # all of them at once would take gigabytes
     return np.array([len(token_ids) for batch in batches for token_ids in batch["input_ids"]], dtype=np.int64)
 

@@ -92,6 +92,8 @@ def test_length_groups_hold_each_text_once_in_another_order_each_epoch_without_d
     trainer = make(tmp_path, n_train=37, train_sampling_strategy="group_by_length", data_seed=0)
     sampler = trainer.get_train_dataloader().batch_sampler.sampler
     assert (type(sampler), len(sampler), sampler.step_size, sampler.seed) == (LengthGroupedSampler, 37, 8, 0)
+    trainer.train_dataset = [dict(row) for row in trainer.train_dataset]  # as a torch Dataset of one's own
+    assert trainer._get_train_sampler().lengths.tolist() == sampler.lengths.tolist()
     for n in (0, 7, 8, 9):
         assert sorted(LengthGroupedSampler([5] * n, step_size=8, seed=0)) == list(range(n))
     lengths = torch.randint(5, 90, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
