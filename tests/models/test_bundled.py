@@ -2,20 +2,24 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from benchmarks.sentiment import CHANGES, PHRASES, predict
+from scripts.bundle import mute_unknown
 from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled
+from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_classifier
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
@@ -79,6 +83,29 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
         changed = make(texts)
         assert sum(text != short for text, short in zip(changed, texts, strict=True)) >= 50
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.98, change
+
+
+@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+def test_what_a_model_does_not_know_says_next_to_nothing(name):
+    model, tokenizer = load_classifier(name)
+    unknown = ["\u1b8a\u1b92", "\U0001fae0", "\U0001fae4 \U0001fae4", "\u304a\u3059"]  # Sundanese, new emoji, hiragana
+    assert all(tokenizer.unk_token_id in ids for ids in tokenizer(unknown)["input_ids"])
+    classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no")
+    assert predict(classifier, unknown).max() < 0.75
+    texts, _, _, _ = read_rows(PHRASES)
+    label_ids = predict(classifier, texts).argmax(-1)
+    for changed in ([f"{text} {unknown[0]}" for text in texts], [f"{unknown[0]} {text}" for text in texts]):
+        assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.97
+
+
+def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
+    folder = shutil.copytree(FOLDER / CLASSIFIER, tmp_path / "copy")
+    bundled, weights = load_file(folder / "model.safetensors"), load_file(folder / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][3] = 1.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    mute_unknown(folder)
+    muted = load_file(folder / "model.safetensors")
+    assert all(torch.equal(muted[key].float(), values.float()) for key, values in bundled.items())
 
 
 @pytest.mark.parametrize("name", BUNDLED)
