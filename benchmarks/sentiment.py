@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import mode
 
 from smsa import SentimentClassifier
 from smsa.data.datasets import find_smsa, read_rows
@@ -37,6 +38,13 @@ CHANGES = {
     "CAPITALS": lambda texts: [text.upper() for text in texts],
     "elongated": lambda texts: perturb(texts, ("elongated",)),
     "slang": lambda texts: perturb(texts, ("slang",)),
+}
+
+# Where a text has one of these, another one should not change its label.
+SWAPS = {
+    "name": ("kak {}, {}", "Agus Asep Ayu Bambang Dewi Fitri Hendra Jessica Muhammad Nyoman Putri Siti Togar".split()),
+    "place": ("{1} di {0}", "Ambon Bandung Bekasi Denpasar Jakarta Malang Medan Pontianak Surabaya Yogyakarta".split()),
+    "number": ("{1} nomor {0}", "1 2 3 7 10 12 17 25 50 99 100 123 2024".split()),
 }
 
 
@@ -103,6 +111,10 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
     for change, apply in CHANGES.items():
         share = (model(apply(texts)).argmax(-1) == label_ids).mean()
         measured[f"same label with {change}"] = f"{100 * share:.1f}"
+    for kind, (form, words) in SWAPS.items():
+        found = np.array([model([form.format(word, text) for text in texts]).argmax(-1) for word in words])
+        share = np.mean(found == mode(found).mode)  # (n_words, n_texts) against (n_texts,)
+        measured[f"usual label with any {kind}"] = f"{100 * share:.1f}"
     return measured
 
 

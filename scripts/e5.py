@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from smsa.cli import exit_on_error
@@ -32,6 +32,8 @@ from smsa.pretraining.encoder import add_tokens
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _BLOCK = 32  # weights that share a scale
+# Emoji that the vocabulary has -> those that it lacks and that, by their names in Unicode, say the same.
+_EMOJI = {"🎉": "🥳", "❤": "🤍🤎🩷🩵🫶🫰", "😡": "🤬🖕", "👎": "🤮🤢💩", "👌": "🆗", "😟": "😧", "😷": "🤒🤕🤧"}
 # In the names of transformers -> in those of the file, one after the other.
 _NAMES = {
     "embeddings.word_embeddings.weight": "emb.word",
@@ -139,7 +141,9 @@ def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tupl
 def build_tokenizer(tokens: list[tuple[str, float]]) -> Tokenizer:
     """Return XLM-R's tokenizer for (token, score) pairs, `SPECIAL` first; it normalises to plain text."""
     tokenizer = Tokenizer(models.Unigram(tokens, unk_id=SPECIAL.index("<unk>")))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *write_plainly()])
+    emoji = [normalizers.Replace(Regex(f"[{others}]"), known) for known, others in _EMOJI.items()]
+    steps = [normalizers.NFKC(), normalizers.Lowercase(), *emoji, *write_plainly()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     special = [(token, SPECIAL.index(token)) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
