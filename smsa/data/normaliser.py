@@ -12,8 +12,12 @@ from smsa.errors import UserError
 _ELONGATED = r"(\p{L})\1+(?=\1)"
 
 # Parts that carry no sentiment: links, or what data sets leave of one; mentions; hashtags (of one that begins a text,
-# only the #); exclamation marks; what a lossy encoding leaves of an emoji ("??", U+FFFD); variation selectors of emoji.
-_SILENT = "https?\\S*|www\\.\\S+|(?<!\\w)(rt +)?@\\w+:?|(?<=\\S) +#\\w+|#|!+|\\?{2,}|\ufffd|\ufe0f"
+# only the #); exclamation marks; what a lossy encoding leaves of an emoji ("??", U+FFFD); variation selectors of emoji;
+# tags and entities of HTML, as in comments from YouTube's API.
+_TAGS = r"</?(?:a|b|br|div|em|h\d|hr|i|img|li|ol|p|span|strong|u|ul)(?: [^<>]*=[^<>]*| ?/?)>"
+_ENTITIES = r"&(?:[a-z]{2,6}|#x?[\da-f]{1,6});"
+_SOCIAL = r"https?\S*|www\.\S+|(?<!\w)(rt +)?@\w+:?|(?<=\S) +#\w+|#|!+|\?{2,}"
+_SILENT = f"{_TAGS}|{_ENTITIES}|{_SOCIAL}|\ufffd|\ufe0f"
 # Invisible characters: soft hyphens, direction marks, byte-order marks, and joiners except U+200D, which emoji need.
 _UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
 # Removed: these, all but the last of elongated letters or repeated signs, and spaces before punctuation or clitic nya.
@@ -22,7 +26,7 @@ _REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?
 
 def write_plainly() -> list[normalizers.Normalizer]:
     """Return normalisers for lower-case text, so that it has the same tokens however it was typed or shared."""
-    steps = {_SILENT: " ", _REPEATED: "", r"\s+": " "}
+    steps = {"&lt;": "<", _SILENT: " ", _REPEATED: "", r"\s+": " "}  # the first, since <3 is a heart
     return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
 
 
