@@ -32,7 +32,7 @@ CHANGES = {
     "a link": lambda texts: [f"{text} https://t.co/k7Yb2Qx" for text in texts],
     "a mention": lambda texts: [f"@sahabat_kita {text}" for text in texts],
     "hashtags": lambda texts: [f"{text} #infokota #2024" for text in texts],
-    "HTML": lambda texts: [f"<b>{text}</b><br>&quot;" for text in texts],
+    "HTML": lambda texts: [f'<a href="https://t.co/a">http://t.co/a</a><br>{text}&quot;' for text in texts],
     "RT": lambda texts: [f"RT @akun: {text}" for text in texts],
     "a lost emoji": lambda texts: [f"{text} ??" for text in texts],
     "!!!": lambda texts: [f"{text.rstrip('?!. ')}{'?' if text.endswith('?') else ''}!!!" for text in texts],

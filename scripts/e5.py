@@ -32,8 +32,8 @@ from smsa.pretraining.encoder import add_tokens
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _BLOCK = 32  # weights that share a scale
-# Emoji that the vocabulary has -> those that it lacks and that, by their names in Unicode, say the same.
-_EMOJI = {"🎉": "🥳", "❤": "🤍🤎🩷🩵🫶🫰", "😡": "🤬🖕", "👎": "🤮🤢💩", "👌": "🆗", "😟": "😧", "😷": "🤒🤕🤧"}
+# Emoji that the vocabulary has -> those that it lacks and that say much the same.
+_EMOJI = {"🎉": "🥳", "❤": "🤍🤎🩷🩵🫶🫰", "😡": "🤬🖕", "👎": "🤮🤢💩"}
 # In the names of transformers -> in those of the file, one after the other.
 _NAMES = {
     "embeddings.word_embeddings.weight": "emb.word",

@@ -14,19 +14,19 @@ _ELONGATED = r"(\p{L})\1+(?=\1)"
 # Parts that carry no sentiment: links, or what data sets leave of one; mentions; hashtags (of one that begins a text,
 # only the #); exclamation marks; what a lossy encoding leaves of an emoji ("??", U+FFFD); variation selectors of emoji;
 # tags and entities of HTML, as in comments from YouTube's API.
-_TAGS = r"</?(?:a|b|br|div|em|h\d|hr|i|img|li|ol|p|span|strong|u|ul)(?: [^<>]*=[^<>]*| ?/?)>"
-_ENTITIES = r"&(?:[a-z]{2,6}|#x?[\da-f]{1,6});"
-_SOCIAL = r"https?\S*|www\.\S+|(?<!\w)(rt +)?@\w+:?|(?<=\S) +#\w+|#|!+|\?{2,}"
+_TAGS = r"</?(?:a|b|br|div|em|h\d|hr|i|img|li|ol|p|span|strong|u|ul)(?:\s+[a-z][\w-]*=[^<>]*|\s*/?)>"
+_ENTITIES = r"&(?:amp|quot|gt|nbsp|hellip|[lr][ds]quo|[mn]dash|#x?[\da-f]{1,6});"
+_SOCIAL = r"https?[^\s<]*|www\.[^\s<]+|(?<!\w)(rt +)?@\w+:?|(?<=\S) +#\w+|#|!+|\?{2,}"
 _SILENT = f"{_TAGS}|{_ENTITIES}|{_SOCIAL}|\ufffd|\ufe0f"
 # Invisible characters: soft hyphens, direction marks, byte-order marks, and joiners except U+200D, which emoji need.
 _UNSEEN = r"[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
 # Removed: these, all but the last of elongated letters or repeated signs, and spaces before punctuation or clitic nya.
-_REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
+_REPEATED = rf"{_UNSEEN}|{_ELONGATED}|([^\p{{L}}\p{{N}}\s])\2*(?=\2)|(?<!\s)\s+(?=[.,!?])|(?<=\p{{L}}) +(?=nya\b)"
 
 
 def write_plainly() -> list[normalizers.Normalizer]:
     """Return normalisers for lower-case text, so that it has the same tokens however it was typed or shared."""
-    steps = {"&lt;": "<", _SILENT: " ", _REPEATED: "", r"\s+": " "}  # the first, since <3 is a heart
+    steps = {"&lt;": "<", "&(apos|#0?39|#x27);": "'", _SILENT: " ", _REPEATED: "", r"\s+": " "}  # <3 is a heart
     return [*(normalizers.Replace(Regex(pattern), new) for pattern, new in steps.items()), normalizers.Strip()]
 
 

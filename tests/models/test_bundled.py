@@ -15,9 +15,11 @@ from transformers import pipeline
 
 from benchmarks.sentiment import CHANGES, PHRASES, predict
 from scripts.bundle import mute_unknown
+from scripts.e5 import SPECIAL, build_tokenizer
 from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
+from smsa.data.normaliser import write_plainly
 from smsa.evaluation.perturbations import perturb
 from smsa.models.loading import BUNDLED, CLASSIFIER, ENCODER, FAST, FOLDER, find_bundled, load_classifier
 from smsa.sharing.card import render_card
@@ -85,6 +87,14 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.98, change
 
 
+@pytest.mark.parametrize("name", BUNDLED)
+def test_their_tokenizers_have_the_normalisers_of_the_code(name):
+    steps = read(name, "tokenizer.json")["normalizer"]["normalizers"]
+    made = build_tokenizer([(token, 0.0) for token in SPECIAL]).normalizer  # e5's
+    expected = json.loads(made.__getstate__())["normalizers"]
+    assert steps == expected if name == CLASSIFIER else steps[1:] == expected[-len(write_plainly()) :]
+
+
 @pytest.mark.parametrize("name", [FAST, CLASSIFIER])
 def test_what_a_model_does_not_know_says_next_to_nothing(name):
     model, tokenizer = load_classifier(name)
@@ -101,7 +111,7 @@ def test_what_a_model_does_not_know_says_next_to_nothing(name):
 def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
     folder = shutil.copytree(FOLDER / CLASSIFIER, tmp_path / "copy")
     bundled, weights = load_file(folder / "model.safetensors"), load_file(folder / "model.safetensors")
-    weights["bert.embeddings.word_embeddings.weight"][3] = 1.0
+    weights["bert.embeddings.word_embeddings.weight"][SPECIAL.index("<unk>")] = 1.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     mute_unknown(folder)
     muted = load_file(folder / "model.safetensors")

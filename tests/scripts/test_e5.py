@@ -46,7 +46,7 @@ def test_spellings_of_a_word_have_one_embedding_however_they_were_typed_or_share
     tokens = [pair for pair in TOKENS[4:10] if pair[0] != "sekali"]
     backend = build_tokenizer([*((token, 0.0) for token in SPECIAL), *tokens])
     assert backend.encode("#ENAAAAK sekali").tokens == ["<s>", "▁enak", "▁sekali", "</s>"]
-    assert backend.normalizer.normalize_str("🤮🤮 🥳 😍") == "👎 🎉 😍"  # the vocabulary lacks the first two
+    assert backend.normalizer.normalize_str("🤮🤢 🥳🫰🖕 😍") == "👎 🎉❤😡 😍"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     n_before = len(tokenizer)
     model = BertModel(BertConfig(vocab_size=n_before, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
