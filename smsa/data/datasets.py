@@ -124,17 +124,15 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
                 "--train_file and --valid_file; in eval.py, calibrate.py and export.py, give --data."
             )
         return found
-    cache, files = pooch.os_cache("smsa"), {}
+    hashes = {f"{split}_preprocess.tsv": f"sha256:{sha256}" for split, sha256 in SMSA_SHA256.items()}
+    cache = pooch.create(pooch.os_cache("smsa"), SMSA_URL, registry=hashes)
     pooch.get_logger().setLevel(logging.WARNING)  # the progress bar already shows the download
     try:
-        for split, sha256 in SMSA_SHA256.items():
-            url = f"{SMSA_URL}{split}_preprocess.tsv"
-            files[split] = Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
-        return files
+        return {split: Path(cache.fetch(name, progressbar=True)) for split, name in zip(SMSA_SHA256, hashes)}
     except (OSError, ValueError) as error:  # no network, or the sha256 differs
         raise FileNotFoundError(
             "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
-            f"folder), the cache {cache}, and {url}, which failed: {error}\n"
+            f"folder), the cache {cache.path}, and {SMSA_URL}, which failed: {error}\n"
             "What to do: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
             "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
             "The bundled sample needs no network: --data_dir data/sample. "
