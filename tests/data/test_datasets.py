@@ -131,6 +131,8 @@ LABEL_COLUMNS = {
     "a polarity": ("teks,polarity,Analysis\n" + "".join(f"a,0.{i},positif\n" for i in range(30)), "Analysis"),
     "many words": ("teks,kelas,rating\n" + "".join(f"a,niat {i},{i % 5}\n" for i in range(30)), "kelas"),
     "a rating": ("teks,n,Rating\na,x,5\nb,y,1\n", "Rating"),
+    "within a row": ('[{"text": "bagus", "rating": 5, "v": {"sentiment": "positif"}}]', "v.sentiment"),
+    "beside one within": ('[{"text": "bagus", "sentimen": "positif", "user": {"class": "A"}}]', "sentimen"),
     "two that hold labels": ("teks,orang 1,orang 2\na,positif,negatif\nb,negatif,positif\n", "column 'orang 2'"),
     "our prediction": ("teks,m_label,m_p_positive,m_p_negative\na,positive,1,0\nb,negative,0,1\n", "column m_label"),
     "one for each label": ("teks,Positif,negatif\na,1,0\nb,0,1\n", "'Positif', 'negatif' are labels: add a column"),

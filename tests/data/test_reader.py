@@ -41,6 +41,9 @@ KINDS = {
     "JSON, a row": ("a.json", '{"data": {"isi": "a", "balasan": [{"isi": "x"}, {"isi": "y"}]}}', "isi", ["a"]),
     "JSON, replies within": ("a.json", '[{"s": {"text": "a"}, "r": [{"s": {"text": "x"}}]}, {"s": {"text": "b"}},'
                              '{"s": {"text": "c"}}]', "s.text", ["a", "b", "c"]),
+    "JSON, a reply": ("a.jsonl", '{"ulasanku": "barang bagus dan cepat", "reply": {"text": "terima kasih"}}',
+                      "ulasanku", ["barang bagus dan cepat"]),
+    "JSON, a dotted key": ("a.jsonl", '{"data": {"full.text": "barang bagus", "text": "enak"}}', "data.text", ["enak"]),
     "JSON, pages": ("a.json", '[{"message": "ok", "balasan": {"isi": "x"}, "d": {"x": [{"isi": "a"}, {"isi": "b"}]}},'
                     '{"message": "ok", "d": {"x": [{"isi": "c"}]}}, {"message": "ok", "d": {"x": []}}]', "isi", "abc"),
     "JSON, what is within texts": ("a.json", '[{"artikel": "a b c d", "e": [{"text": "b"}, {"text": "c"}]}, {"artikel":'
@@ -134,19 +137,6 @@ def test_texts_and_labels_within_rows_of_json_are_found(tmp_path):
     assert source.label_column == "annotations.result.value.choices"
     assert chunk.table[source.label_column].to_pylist() == ["Positif", "negatif"]
     assert [row.reason for _, row in chunk.bad_rows] == [f"no {source.label_column!r}"]
-
-
-@pytest.mark.parametrize("row, text_column, label_column", [
-    ({"ulasanku": "barang bagus sekali dan cepat", "reply": {"text": "terima kasih"}}, "ulasanku", None),
-    ({"text": "bagus", "rating": 5, "annotation": {"sentiment": "positif"}}, "text", "annotation.sentiment"),
-    ({"text": "bagus", "sentimen": "positif", "user": {"class": "A"}}, "text", "sentimen"),
-    ({"data": {"full.text": "barang bagus", "text": "enak"}, "label": "positif"}, "data.text", "label"),
-])  # fmt: skip
-def test_what_stands_within_hides_nothing(tmp_path, row, text_column, label_column):
-    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n")
-    assert Source(tmp_path / "a.jsonl").text_column == text_column
-    if label_column:
-        assert Source(tmp_path / "a.jsonl", label_column="label").label_column == label_column
 
 
 def test_cells_of_a_workbook_keep_their_types_and_empty_rows_and_columns_are_none(tmp_path):
