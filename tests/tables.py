@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,21 +35,18 @@ def write_file(path, rows: list[dict]) -> None:
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in keys])), path)
         return
-    text = io.StringIO(newline="")
     if name.endswith(".csv"):
-        writer = csv.DictWriter(text, keys, quoting=csv.QUOTE_ALL)
-        writer.writeheader()
-        writer.writerows(rows)
+        text = pd.DataFrame(rows).to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     elif name.endswith(".tsv"):
-        text.writelines("\t".join(fields) + "\n" for fields in [keys, *([row[key] for key in keys] for row in rows)])
+        text = "".join("\t".join(fields) + "\n" for fields in [keys, *([row[key] for key in keys] for row in rows)])
     elif name.endswith(".jsonl"):
-        text.writelines(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
     elif name.endswith(".json"):
-        json.dump(rows, text, ensure_ascii=False, indent=2)
-    elif name.endswith(".txt"):
-        text.writelines(row["text"] + "\n" for row in rows)
+        text = json.dumps(rows, ensure_ascii=False, indent=2)
+    else:
+        text = "".join(row["text"] + "\n" for row in rows)
     with pa.output_stream(str(path)) as stream:  # compressed as the suffix says
-        stream.write(text.getvalue().encode())
+        stream.write(text.encode())
 
 
 def write_workbook(path, sheets: dict[str, list[list]]) -> None:
