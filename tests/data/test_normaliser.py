@@ -45,14 +45,10 @@ def test_tokenizers_without_a_normaliser_of_their_own_get_one_and_no_second(kind
         add_normaliser(normalised)
 
 
-def test_what_nobody_sees_changes_no_token():
+def test_html_and_what_nobody_sees_are_left_out_but_not_what_only_looks_like_it():
     plainly, unseen = normalizers.Sequence(write_plainly()), "\u200b\u00ad\ufeff\u200e\u2060"
-    assert plainly.normalize_str(f"{unseen}enak se{unseen}kali{unseen}") == "enak sekali"
-
-
-def test_html_is_left_out_but_not_what_only_looks_like_it():
-    plainly = normalizers.Sequence(write_plainly())
-    for html, text in (
+    for written, text in (
+        (f"{unseen}enak se{unseen}kali{unseen}", "enak sekali"),
         ("<b>enak</b> sekali<br><br/>&quot;itu&quot; &amp; tempe??", "enak sekali itu tempe"),
         ('<a href="https://youtu.be/a?t=1&amp;b=2">1:00</a> jum&#39;at<br\n>i &lt;3 u', "1:00 jum'at i <3 u"),
         ("a<b dan b>c & d; x <3 <bagus> r&b; <i = 3>", "a<b dan b>c & d; x <3 <bagus> r&b; <i = 3>"),
@@ -60,4 +56,4 @@ def test_html_is_left_out_but_not_what_only_looks_like_it():
         ("<a " + "=" * 10**5, "<a ="),  # a pattern that retried would panic, or take minutes
         ("a" + " " * 10**5 + "b", "a b"),
     ):
-        assert plainly.normalize_str(html) == text
+        assert plainly.normalize_str(written) == text
