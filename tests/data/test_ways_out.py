@@ -1,6 +1,5 @@
 """An option that a refusal names works when it is pasted, in the words of the message."""
 
-import logging
 import shlex
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import pytest
 from conftest import SAMPLE_DIR
 from tables import write_workbook
 
-from scripts import baseline
 from smsa.cli import parse
 from smsa.data.datasets import DataArguments, load_splits, read_rows
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
-from smsa.evaluation.arguments import BaselineArguments
 from smsa.inference import writers
 from smsa.inference.job import PredictionArguments, predict_files
 
@@ -183,11 +180,3 @@ def test_columns_that_part_what_is_trained_on_are_known_and_no_others(tmp_path, 
             read_rows(tmp_path / "a.csv")
     else:
         assert len(read_rows(tmp_path / "a.csv")[0]) == content.count("netral")
-
-
-def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):
-    (tmp_path / "a.csv").write_text(LABELLED)
-    argv = ["--kind", "majority", "--train_file", str(tmp_path / "a.csv"), "--output", str(tmp_path / "out")]
-    with caplog.at_level(logging.INFO, "smsa"):
-        report = baseline.main(*parse(BaselineArguments, DataArguments, argv=argv))
-    assert report["data"]["n_texts"] == 4 and "valid: 4 rows split off" in caplog.text

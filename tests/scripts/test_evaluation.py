@@ -47,6 +47,9 @@ def model(tmp_path):
 
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog):
     (model / "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
+    words = ["--kind", "majority", "--train_file", VALID, "--output", tmp_path / "alone"]  # valid is split off it
+    assert run_here("scripts/baseline.py", *words)[0] == 0
+    assert json.loads((tmp_path / "alone" / "report.json").read_bytes())["data"]["n_texts"] == 7
     for kind, labels in (("keyword", "Negatif,Netral,Positif"), ("majority", "positive,neutral,negative")):
         words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind, "--labels", labels]
         assert run_here("scripts/baseline.py", *words)[0] == 0
