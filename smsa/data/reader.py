@@ -443,19 +443,14 @@ class Source:
                 if i not in bad and any(map(formats.SURROGATE.search, filter(None, row))):
                     rows[i] = BadRow(self.path, lines[i], row, "not valid UTF-8")
             return self._to_chunk(start, lines, rows)
-        columns = columns or [pa.array([], pa.string())] * (len(self.schema) + self.keep_lines)
+        width = len(self.schema)
+        columns = columns or [pa.array([], pa.string())] * (width + 1)  # if all rows are bad
         # with `keep_lines`, the text follows the line; a file whose rows are all bad may have no columns
-        text_at = -1 if self.keep_lines or not self.names else self.names.index(self.text_column)
+        text_at = self.names.index(self.text_column) if self.names and not self.keep_lines else -1
         good = np.delete(np.arange(len(rows)), [*bad])
-        return Chunk(
-            first=start,
-            n_read=len(rows),
-            numbers=start + good,
-            lines=np.array(lines)[good],
-            texts=columns[text_at] if columns else pa.array([], pa.string()),
-            table=pa.Table.from_arrays(columns[: len(self.schema)], schema=self.schema),
-            bad_rows=[(start + i, row) for i, row in bad.items()],
-        )
+        table = pa.Table.from_arrays(columns[:width], schema=self.schema)
+        bad_rows = [(start + i, row) for i, row in bad.items()]
+        return Chunk(start, len(rows), start + good, np.array(lines)[good], columns[text_at], table, bad_rows)
 
 
 def _to_cell(value: object) -> object:
@@ -468,9 +463,7 @@ def _to_cell(value: object) -> object:
 def _to_array(cells: list) -> pa.Array:
     """Return a column of a workbook: of numbers, booleans or dates where all cells are such, else of text."""
     kinds = {type(cell) for cell in cells if cell is not None}
-    if kinds and kinds <= {int, float}:
-        return pa.array(cells, pa.float64() if float in kinds else pa.int64())
-    if len(kinds) == 1 and kinds <= {bool, datetime.date, datetime.datetime}:
+    if kinds in ({int, float}, {int}, {float}, {bool}, {datetime.date}, {datetime.datetime}):
         return pa.array(cells)
     return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
 
