@@ -58,21 +58,19 @@ def train(argv: list[str], classifier=None) -> None:
 REFUSALS = {
     "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
     "a post and its comments": (predict, "a.csv", POSTS, "", ["--text_column content", "--text_column |komentar"]),
-    "texts within": (predict, "a.jsonl", '{"type": "F", "v": {"at": 1, "s_p": "a b"}}\n' * 2, "",
-                     ["--text_column v.s_p"]),
+    "within": (predict, "a.jsonl", '{"type": "F", "v": {"at": 1, "s_p": "a b"}}\n' * 2, "", ["--text_column v.s_p"]),
     "remarks that nobody made": (train, "a.csv", REMARKED, "", ["--text_column kal"]),
     "texts within lists": (predict, "a.json", LISTS, "", ["--text_column product"]),
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
-    "fastText's labels in a column": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "",
-                                      ["--text_column column_1"]),
+    "fastText in CSV": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "", ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column isi"]),
     "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column B"]),
     "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column target"]),
-    "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
+    "no text": (predict, "a.xlsx", {"S": [["x", "text"], ["a", 1]]}, "", ["--text_column |x"]),
     "a sheet and a column": (predict, "a.xlsx", TALKS, "", ["--sheet 'Jan 1'", "--text_column |isi"]),
     "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
@@ -85,29 +83,17 @@ REFUSALS = {
                                  ["--label_map=1=positive,0=negative,-1=drop"]),
     "one text in other words": (train, "a.csv", BINARY + "x,Netral\n", "--label_map 1=positive,0=negative",
                                 ["--label_map=1=positive,0=negative,neutral=drop"]),
-    "one text of a label": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE,
-                            ["--label_map=lega=drop,marah=drop", VALID]),
+    "rare labels": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE, ["--label_map=lega=drop,marah=drop", VALID]),
     "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
     "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
-    "labels that are not true": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "",
-                                 ["--label_column label_asli"]),
+    "untrue labels": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "", ["--label_column label_asli"]),
     "labels of a prediction": (train, "a.csv", PREDICTED.replace("gold\n", "kelas,p_a\n").replace("f\n", "f,1\n"), "",
                                ["--label_column kelas"]),
     "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
     "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
     "no SmSA": (train, None, None, "", [f"--data_dir data/sample|{SAMPLE_DIR}"]),
 }  # fmt: skip
-
-
-def write(path: Path, content: str | dict) -> None:
-    """Write a file of the format of its suffix."""
-    if path.suffix == ".xlsx":
-        write_workbook(path, content)
-    elif path.suffix == ".parquet":
-        pd.DataFrame(content).to_parquet(path)
-    else:
-        path.write_text(content)
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -119,6 +105,7 @@ def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, 
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.chdir(tmp_path)
     else:
+        write = write_workbook if file.endswith(".xlsx") else Path.write_text
         write(tmp_path / file, content)
         argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
     more = shlex.split(more)
