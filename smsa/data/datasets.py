@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pooch
 import pyarrow.parquet as pq
 import torch
@@ -300,52 +301,49 @@ def load_splits(
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s bad rows are excluded: %s", f"{len(bad_rows):,}", listed)
+    tables = {split: pd.DataFrame(dict(zip(features, columns))) for split, columns in read.items()}
     if "valid" in files and files["valid"] is None and read["train"][0]:
-        read["train"], read["valid"] = _split_off(*read["train"][:3], labels, files["train"], given)
-    in_train = set(read["train"][0]) if "train" in read else set()
-    for split, (texts, label_ids, lines, _) in read.items():
-        counts, path = Counter(label_ids), files[split] or files["train"]
+        tables["train"], tables["valid"] = _split_off(tables["train"], labels, files["train"], given)
+    in_train = tables["train"]["text"] if "train" in tables else ()
+    for split, rows in tables.items():
+        counts, path = Counter(rows["label"]), files[split] or files["train"]
         if len(counts) < 2:
-            found = f"{len(texts):,} row(s), all labelled {labels[label_ids[0]]!r}" if texts else "no rows"
+            found = f"{len(rows):,} row(s), all labelled {labels[min(counts)]!r}" if counts else "no rows"
             raise UserError(
                 f"{path} has {found}: metrics on it would mean nothing. Give a file with at least two labels. The "
                 "real labels of IndoNLU's test_preprocess_masked_label.tsv are in test_preprocess.tsv."
             )
         names = [repr(label) if label.isdecimal() else label for label in labels]
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
-        n_seen = sum(text in in_train for text in texts) if split != "train" else 0
+        n_seen = rows["text"].isin(in_train).sum() if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        if n_unsure := len({*zip(texts, label_ids)}) - len({*texts}):  # for example, with one row per annotator
+        if n_unsure := len(rows[["text", "label"]].drop_duplicates()) - rows["text"].nunique():  # of several annotators
             note += f"; {n_unsure:,} of its texts have several labels"
-        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
+        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
             logger.warning("train has no %s text: the model cannot learn it. --labels can leave it out.", absent)
         elif absent and split != "data":
             logger.warning("%s has no %s text: during training, the macro metrics count it as 0.", path, absent)
-        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
+        splits[split] = Dataset.from_pandas(rows, features=features, preserve_index=False)
     return splits
 
 
-def _split_off(
-    texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
-) -> tuple[tuple, tuple]:
+def _split_off(rows: pd.DataFrame, labels: tuple[str, ...], path: Path, given: str) -> list[pd.DataFrame]:
     """Return rows for train, and for valid a share of each label, drawn with a fixed seed; no text is in both."""
-    label_of = dict(zip(reversed(texts), reversed(ids)))  # of a repeated text, the first label counts
-    first = list(dict.fromkeys(texts))
-    counts = Counter(label_of.values())
+    first = rows.drop_duplicates("text")  # of a repeated text, the first label counts
+    counts = Counter(first["label"])
     rare = [labels[i] for i, n in counts.items() if n < 2]
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off: there is only one text labelled {', '.join(rare)}. Give --valid_file, "
             f"or exclude it with {shlex.quote(f'--label_map={given}' + ','.join(f'{label}={DROP}' for label in rare))}."
         )
-    n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [label_of[text] for text in first]
-    drawn = {*train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)[1]}
-    split = [[i for i, text in enumerate(texts) if (text in drawn) == is_valid] for is_valid in (False, True)]
-    note = "valid: %s rows split off %s, stratified by label (seed %d)"
-    logger.info(note, len(split[1]), path, VALID_SEED)
-    return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
+    n_valid, seed = max(len(counts), round(VALID_SHARE * len(first))), VALID_SEED
+    drawn = train_test_split(first["text"], test_size=n_valid, stratify=first["label"], random_state=seed)[1]
+    is_valid = rows["text"].isin(drawn)
+    logger.info("valid: %d rows split off %s, stratified by label (seed %d)", is_valid.sum(), path, seed)
+    return [rows[~is_valid], rows[is_valid]]
 
 
 def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:

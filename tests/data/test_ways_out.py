@@ -83,7 +83,7 @@ REFUSALS = {
                                  ["--label_map=1=positive,0=negative,-1=drop"]),
     "one text in other words": (train, "a.csv", BINARY + "x,Netral\n", "--label_map 1=positive,0=negative",
                                 ["--label_map=1=positive,0=negative,neutral=drop"]),
-    "rare labels": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE, ["--label_map=lega=drop,marah=drop", VALID]),
+    "rare labels": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE, ["--label_map=marah=drop,lega=drop", VALID]),
     "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
     "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
