@@ -105,12 +105,12 @@ def _find_rows(found: object, path: Path) -> list:
     return arrays[0][1]
 
 
-def find_arrays(found: dict, kind: type) -> list[tuple[str, list]]:
+def find_arrays(found: object, kind: type) -> list[tuple[str, list]]:
     """Return the outermost arrays in an object whose first value is a `kind`; only those with texts, if any has some.
 
     An object with a text of its own is a row, and what it contains, such as replies, belongs to that row.
     """
-    level = [found]
+    level = [found] if isinstance(found, dict) else []
     while level:
         arrays = [(key, rows) for part in level for key, rows in part.items() if isinstance(rows, list) and rows]
         if arrays := [(key, rows) for key, rows in arrays if isinstance(rows[0], kind)]:
@@ -147,13 +147,11 @@ def open_pages(found: Iterator[JsonRow], find_own_texts: Callable, notes: list[s
     notes.append("the rows are in arrays within objects; all else in these objects is ignored")
     keys = {key for key, _ in arrays}
     for line, written, page in chain(first, found):
-        if not isinstance(page, dict):
-            yield line, written, page
-        elif arrays := find_arrays(page, dict):
+        if arrays := find_arrays(page, dict):
             # known keys, as rows may lack their text; an empty page may still have other arrays, such as one of users
             held = [rows for key, rows in arrays if key in keys or any(map(find_texts, rows))]
             yield from ((line, None, row) for row in chain(*held))
-        elif {*find_texts(page)} - own:
+        elif not isinstance(page, dict) or {*find_texts(page)} - own:
             yield line, written, page
 
 

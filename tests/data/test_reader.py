@@ -286,6 +286,7 @@ BAD = {
     "first a number.jsonl": (b'{"text":1,"id":"x"}\n{"id":"1","text":"a"}\n', "a", [1], "the text is not a string"),
     "first another.jsonl": (b'[]\n{"id":"x"}\n{"id":"1","text":"a"}\n', "a", [1, 2], "not an object"),
     "some no objects.json": (b'{"data": [{"text": "a"}, "x", {"text": "c"}]}', "ac", [2], "not an object"),
+    "among pages.jsonl": (b'{"r":[{"text":"a"},{"text":"c"}]}\n7\n', "ac", [2], "not an object"),
     "all.jsonl": (b"[]\n1\n{}\n", [], [1, 2, 3], "not"),
     "within.jsonl": (b'{"a":{"text":"a"}}\n{"a":{"text":{"b":"x"}}}\n', "a", [2], "no 'a.text'"),
     "ft.txt": (b"__label__x a\n__label__x __label__y b\n__label__y c\n", "ac", [2], "1 field(s) instead of 2"),
