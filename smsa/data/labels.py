@@ -141,9 +141,8 @@ def match_labels(labels: tuple[str, ...], label_map: str | None = None) -> dict[
     named: dict[str, int | None] = {}
     for pair in label_map.split(",") if label_map else ():
         sides = [[plain(value) for value in side.split("|")] for side in pair.split("=")]
-        known = next(
-            filter(None, ([s for s in sides if len(s) == 1 and s[0] in names] for names in ({DROP}, exact, ids))), []
-        )
+        single = [side for side in sides if len(side) == 1]
+        known = next(filter(None, ([s for s in single if s[0] in names] for names in ({DROP}, exact, ids))), [])
         is_clear = len(sides) == 2 and len({side[0] for side in known}) == 1
         target = ids.get(known[0][0]) if is_clear else None
         values = chain(*(side for side in sides if side not in known))
@@ -184,9 +183,8 @@ def describe_unknown(rows: Sequence[BadRow], labels: tuple[str, ...], are_others
     """
     counts = Counter(row.label for row in rows)
     examples = {row.label: row.text[:40] for row in reversed(rows)}
-    values = sorted(
-        counts, key=lambda value: (0, int(value), "") if re.fullmatch(r"-?\d{1,9}", value) else (1, 0, value)
-    )
+    numbers = sorted((value for value in counts if re.fullmatch(r"-?\d{1,9}", value)), key=int)
+    values = [*numbers, *sorted(counts.keys() - {*numbers})]
     listed = "; ".join(f"{value} ({counts[value]:,}) {examples[value]!r}" for value in values[:10])
     found = f"The labels are {', '.join(labels)}; the file has others: {listed}."
     if len(values) > _MOST_LABELS or any(re.search("[,=|]", value) for value in values):
