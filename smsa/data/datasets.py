@@ -49,9 +49,7 @@ class ReadingArguments:
     """How labelled files are read."""
 
     text_column: str | None = HfArg(default=None, help="Column of texts; found by name or content if not given.")
-    label_column: str = HfArg(
-        default="label", help="Column of labels; label also finds other usual names, such as sentimen."
-    )
+    label_column: str = HfArg(default="label", help="Column of labels; label also finds usual names such as sentimen.")
     label_map: str | None = HfArg(
         default=None,
         help="What the file's labels mean: -1=negative,0=neutral,1=positive,9=drop; drop excludes rows. positif, "
@@ -89,9 +87,7 @@ class DataArguments(ReadingArguments):
     )
     valid_file: str | None = HfArg(default=None, help="Your own validation file.")
     test_file: str | None = HfArg(default=None, help="Your own labelled test file.")
-    dataset_name: str | None = HfArg(
-        default=None, help="Data set of the Hub instead of files, or a local folder of one."
-    )
+    dataset_name: str | None = HfArg(default=None, help="Data set of the Hub instead of files, or a folder of one.")
     labels: str | None = HfArg(
         default=None,
         help="Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
@@ -354,20 +350,16 @@ def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
         (folder / REJECTS).write_text(lines, encoding="utf-8")
 
 
-def _refuse(
-    bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str
-) -> BadRowsError:
+def _refuse(rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str) -> BadRowsError:
     """Return the error that says what to do about each kind of bad row, and shows one row of each unknown label."""
-    unknown = [row for row in bad_rows if row.label is not None]
+    unknown = [row for row in rows if row.label is not None]
     examples = {row.label: row for row in reversed(unknown)}
-    shown = [row for row in bad_rows if examples.get(row.label, row) is row]
-    ways = []
-    if unknown:
-        ways.append(describe_unknown(unknown, labels, are_left, given))
-    if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
+    shown = [row for row in rows if examples.get(row.label, row) is row]
+    ways = [describe_unknown(unknown, labels, are_left, given)] if unknown else []
+    if may_skip and len(unknown) < len(rows) and (are_left or unknown):
         ways.append("Correct the rows, or exclude them with --on_bad_row skip.")
     way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"
-    return BadRowsError(shown, way_out, len(bad_rows))
+    return BadRowsError(shown, way_out, len(rows))
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

@@ -145,9 +145,7 @@ def find_layout(path: Path, formats: tuple[str, ...], named: str | None) -> tupl
                 "rename a file that is in one of these formats (or give predict.py the format, for example "
                 "--input_format csv), unpack an archive, and save any other file as .csv with its own program."
             )
-        raise UserError(
-            f"{path}: the suffix must be one of {known}, or of a text format followed by .gz or .zst; {way_out}"
-        )
+        raise UserError(f"{path}: the suffix must be one of {known}, or of a text format with .gz or .zst; {way_out}")
     if compression == "zip" and formats is not INPUT_FORMATS:
         raise UserError(f"{path}: output cannot be compressed with .zip: put .gz or .zst behind the suffix.")
     if found in ("parquet", *SHEETS) and compression in ("gzip", "zstd"):

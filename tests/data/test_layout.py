@@ -93,9 +93,7 @@ def test_cells_of_a_workbook_come_back(tmp_path_factory, rows, n_above, in_secon
     byte=st.sampled_from(b'"",;\xff\t|{:'),
     suffix=st.sampled_from([".csv", ".tsv", ".jsonl"]),
 )
-def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_its_other_cells(
-    tmp_path_factory, rows, at, byte, suffix
-):
+def test_a_damaged_table_has_bad_rows_or_a_named_error_and_keeps_other_cells(tmp_path_factory, rows, at, byte, suffix):
     """One byte more below the header: rows of other lines come back as they were. A line break makes two short rows."""
     if suffix == ".tsv":
         rows = [tuple(re.sub(r"[\t\r\n]", " ", cell) for cell in row) for row in rows]
