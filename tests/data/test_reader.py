@@ -166,7 +166,7 @@ ALIKE = {"A": [["isi"], ["a"]], "B": [["isi"], ["a"]]}
     ({"A": [["Tulis curhat", None, "A"], ["antre lama sekali ya", 1, "b"]]}, None, "Tulis curhat", None),
     # what numbers mean in one sheet they do not mean in another
     ({"A": MEANT, "B": [["ulasan", "label"], ["buruk", 0], ["mantap", 1]]}, None, "ulasan", None),
-    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "which of the sheets 'A', 'B' holds"),
+    ({"A": QUESTIONS, "B": [["arti"], ["puas sekali ya"]]}, None, None, "sheets 'A', 'B' holds.* and --text_column if"),
     ({"A": [["isi", "teks"], ["a b", "c d"]], "B": [["m", "n"], [1, 2]]}, None, None, "which column holds the texts"),
     ({"B": ALIKE["B"], "A": [*ALIKE["A"], ["b"]]}, None, None, "which of the sheets 'B', 'A' holds .* --sheet A"),
     (ALIKE, "a", None, "no sheet 'a'. Choose with --sheet.* are: 'A', 'B'"),
