@@ -6,7 +6,7 @@ import pytest
 from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from smsa.data.normaliser import add_normaliser, write_plainly
@@ -27,16 +27,14 @@ def test_runs_of_three_letters_or_more_become_one_and_nothing_else_changes(text)
     assert NORMALISED(text) == PLAIN(shorten(text))
 
 
-@pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram"])
-def test_tokenizers_without_a_normaliser_of_their_own_get_one_and_no_second(kind):
-    texts = ["enak murah bagus", "tempat nya bagus , murah !"] * 9
-    if kind == "Unigram":  # as XLM-R's
-        backend, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>")
-        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    else:  # as RoBERTa's
-        backend, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer(vocab_size=300)
-        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    backend.train_from_iterator(texts, trainer)
+@pytest.mark.parametrize("model, trainer, splitter", [
+    (models.Unigram(), trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>"), pre_tokenizers.Metaspace()),
+    (models.BPE(), trainers.BpeTrainer(vocab_size=300), pre_tokenizers.ByteLevel()),
+], ids=["XLM-R", "RoBERTa"])  # fmt: skip
+def test_tokenizers_without_a_normaliser_of_their_own_get_one_and_no_second(model, trainer, splitter):
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = splitter
+    backend.train_from_iterator(["enak murah bagus", "tempat nya bagus , murah !"] * 9, trainer)
     plain = PreTrainedTokenizerFast(tokenizer_object=backend)
     normalised = add_normaliser(plain)
     assert normalised.tokenize("enaaaaak dan muraaah") == plain.tokenize("enak dan murah")
