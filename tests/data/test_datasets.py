@@ -230,6 +230,9 @@ def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_
     server.server_close()
     assert files.keys() == hashes.keys()
     assert find_smsa() == files  # from the cache: the server is gone
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    with pytest.raises(FileNotFoundError, match="empty.*refused(?s:.*)--data_dir data/sample"):
+        find_smsa()
 
 
 def test_train_and_valid_files_go_together(smsa_dir):

@@ -92,24 +92,18 @@ REFUSALS = {
                                ["--label_column kelas"]),
     "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
     "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
-    "no SmSA": (train, None, None, "", [f"--data_dir data/sample|{SAMPLE_DIR}"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, monkeypatch, classifier):
+def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, classifier):
     do, file, content, more, ways_out = REFUSALS[name]
     argv = ["--output", str(tmp_path / "out.jsonl")] if do is predict else []
-    if file is None:
-        monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.chdir(tmp_path)
-    else:
-        write = write_workbook if file.endswith(".xlsx") else Path.write_text
-        write(tmp_path / file, content)
-        argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
+    argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
+    write = write_workbook if file.endswith(".xlsx") else Path.write_text
+    write(tmp_path / file, content)
     more = shlex.split(more)
-    with pytest.raises((UserError, FileNotFoundError)) as raised:
+    with pytest.raises(UserError) as raised:
         do([*argv, *more], classifier)
     for way_out in ways_out:
         named, _, value = way_out.partition("|")
