@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 
 from smsa.errors import UserError
 from smsa.evaluation.systems import was_trained_on
@@ -26,24 +25,19 @@ def find_model_folder(name: str, data_path: str | Path) -> Path:
     return folder
 
 
-def last_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Return the name of the layer whose outputs are the logits, and the layer; a UserError if there is none."""
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or linear[-1][1].out_features != model.config.num_labels:
-        raise UserError(f"{type(model).__name__} does not end with a linear layer, so it cannot be calibrated.")
-    return linear[-1]
-
-
 def store_temperature(folder: str | Path, temperature: float, shift: torch.Tensor | None = None) -> None:
     """Divide the logits of a model folder by a temperature, for every client: pipeline, exports and smsa.
 
     Then add `shift`, of shape (n_labels,), which needs a last layer with a bias. Only the weight and the bias of that
     layer change; they keep their dtype. config.json keeps the product of the temperatures of all calls, as
-    `smsa_temperature`. Raise a UserError as `last_layer` does.
+    `smsa_temperature`. Raise a UserError if no linear layer gives the logits.
     """
     folder = Path(folder)
     model, _ = load_classifier(folder)
-    name, layer = last_layer(model)
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != model.config.num_labels:
+        raise UserError(f"{type(model).__name__} does not end with a linear layer, so it cannot be calibrated.")
+    name, layer = linear[-1]
     temperature_before = getattr(model.config, "smsa_temperature", 1.0)
     tensors = load_file(folder / "model.safetensors")
     for part in layer.state_dict():

@@ -23,18 +23,6 @@ UPLOADED = (
 )
 
 
-def list_uploads(folder: str | Path) -> list[Path]:
-    """Return the files of a model folder that are uploaded, by name.
-
-    Raises:
-        FileNotFoundError: if it has no config.json or no safetensors.
-    """
-    found = sorted(path for pattern in UPLOADED for path in Path(folder).glob(pattern) if path.is_file())
-    if not {"config.json", ".safetensors"} <= {text for path in found for text in (path.name, path.suffix)}:
-        raise FileNotFoundError(f"{folder} is no finished model: it lacks config.json or model.safetensors.")
-    return found
-
-
 def require_access(repo_id: str, private: bool = False) -> str:
     """Return the name of a repository with its namespace; create it if there is none.
 
@@ -77,12 +65,15 @@ def push(
         The address of the commit, or of the pull request; of the newest commit if nothing has changed.
 
     Raises:
-        FileNotFoundError: as `list_uploads`.
+        FileNotFoundError: if the folder has no config.json or no safetensors.
         UserError: if the Hub refuses or cannot be reached, or a pull request has a tag or a revision.
     """
     if pull_request and (tag or revision):
         raise UserError("a pull request proposes a commit to the main branch: leave --tag and --revision out.")
-    contents: dict[str, Path | bytes] = {path.name: path for path in list_uploads(folder)}
+    found = sorted(path for pattern in UPLOADED for path in Path(folder).glob(pattern) if path.is_file())
+    if not {"config.json", ".safetensors"} <= {text for path in found for text in (path.name, path.suffix)}:
+        raise FileNotFoundError(f"{folder} is no finished model: it lacks config.json or model.safetensors.")
+    contents: dict[str, Path | bytes] = {path.name: path for path in found}
     if not pull_request:
         repo_id = require_access(repo_id, private)
     if is_renewable(folder):

@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import AutoTokenizer, pipeline
 
 import smsa
-from smsa.evaluation.calibration import last_layer
 from smsa.evaluation.perturbations import PERTURBATIONS
 from smsa.files import hash_file
 from smsa.runtime import describe_environment
@@ -39,9 +38,8 @@ def load(folder) -> smsa.SentimentClassifier:
 def model(tmp_path):
     """A model that is far too sure of itself."""
     model = make_model()
-    _, layer = last_layer(model)
-    layer.weight.data *= 40
-    layer.bias.data = torch.tensor([0.3, -0.1, 0.05])
+    model.classifier.weight.data *= 40
+    model.classifier.bias.data = torch.tensor([0.3, -0.1, 0.05])
     return save_tiny(tmp_path / "model", model)
 
 

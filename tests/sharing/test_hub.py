@@ -16,7 +16,7 @@ from test_card import check_card
 from smsa import SentimentClassifier
 from smsa.errors import UserError
 from smsa.sharing.card import render_card
-from smsa.sharing.hub import list_uploads, push
+from smsa.sharing.hub import push
 
 CARD = "---\nlanguage: id\n---\n\n# A model\n"
 UPLOADED = {
@@ -132,7 +132,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(FileNotFoundError, match="is no finished model: it lacks config.json or model.safetensors"):
-        list_uploads(tmp_path)
+        push(tmp_path, "me/model")
 
 
 @pytest.mark.slow
