@@ -113,13 +113,11 @@ def calibrate(folder: Path, held_out: Path) -> None:
     def mean_loss(shift: float, temperature: float) -> float:
         return -to_logits(shift, temperature)[0, np.arange(len(gold)), gold].mean()
 
-    def measure_error(logits: np.ndarray) -> float:
-        return measure_calibration(gold[valid], np.exp(logits))["expected_calibration_error"]
-
     for temperature in np.arange(5, 0.5, -0.01).round(2).tolist():
         shift = float(minimize_scalar(mean_loss, args=(temperature,)).x)
         logits = to_logits(shift, temperature)[:, valid]
-        if max(map(measure_error, logits)) <= MAX_ERROR:
+        measured = [measure_calibration(gold[valid], probabilities) for probabilities in np.exp(logits)]
+        if max(found["expected_calibration_error"] for found in measured) <= MAX_ERROR:
             break
     else:
         raise UserError(f"no temperature brings the calibration error on SmSA's valid to {MAX_ERROR:.0%}.")

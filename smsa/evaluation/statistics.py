@@ -32,8 +32,8 @@ score_present = partial(score_confusion, only_present=True)  # a file with two l
 def bootstrap(counts: np.ndarray, score: Score = score_present, seed: int = 0) -> dict[str, dict[str, float]]:
     """Return each score of the texts with its 95 % percentile interval: `value`, `low`, `high`.
 
-    If all texts of a label have the same outcome, that label does not vary in the resamples. So the interval of a
-    perfect result has no width, and says little about other texts.
+    The texts of each label are redrawn N_RESAMPLES times. If all of them have the same outcome, that label does not
+    vary. So the interval of a perfect result has no width, and says little about other texts.
 
     Args:
         counts: texts by gold label and outcome, of shape (n_labels, n_outcomes); a confusion matrix, for example.
@@ -41,16 +41,6 @@ def bootstrap(counts: np.ndarray, score: Score = score_present, seed: int = 0) -
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
-    resampled = resample(counts, score, seed)
-    intervals = {}
-    for name, value in score(counts).items():
-        low, high = np.quantile(resampled[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-        intervals[name] = {"value": value.item(), "low": low, "high": high}
-    return intervals
-
-
-def resample(counts: np.ndarray, score: Score, seed: int = 0) -> pd.DataFrame:
-    """Return the scores, as `bootstrap` takes them, of N_RESAMPLES resamples: the texts of each label are redrawn."""
     n_texts = counts.sum(-1, keepdims=True)  # (n_labels, 1)
     shares, generator, tables = counts / np.maximum(n_texts, 1), np.random.default_rng(seed), []
     n_at_once = max(1, MAX_COUNTS // counts.size)
@@ -58,7 +48,11 @@ def resample(counts: np.ndarray, score: Score, seed: int = 0) -> pd.DataFrame:
         size = (len(counts), min(n_at_once, N_RESAMPLES - start))
         drawn = generator.multinomial(n_texts, shares[:, None], size)  # (n_labels, n_resamples, n_outcomes)
         tables.append(pd.DataFrame(score(drawn.swapaxes(0, 1))))
-    return pd.concat(tables)
+    resampled, intervals = pd.concat(tables), {}
+    for name, value in score(counts).items():
+        low, high = np.quantile(resampled[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        intervals[name] = {"value": value.item(), "low": low, "high": high}
+    return intervals
 
 
 def compare(gold: np.ndarray, a: np.ndarray, b: np.ndarray, n_labels: int, seed: int = 0) -> dict[str, dict]:
