@@ -79,15 +79,12 @@ class _Handler(BaseHTTPRequestHandler):
         match parts:
             case "api", "repos", "create":
                 asked = json.loads(self.body)
-                owner = asked.get("organization") or OWNERS[0]
+                owner = asked["organization"] or OWNERS[0]
                 name = f"{owner}/{asked['name']}"
                 if owner not in OWNERS:
-                    return self.answer(
-                        {"error": "You don't have the rights to create a model under this namespace"}, 403
-                    )
+                    return self.answer({"error": "You don't have the rights to create a model there"}, 403)
                 status = 409 if name in repositories else 200
-                is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
-                repositories.setdefault(name, Repository(is_private))
+                repositories.setdefault(name, Repository(asked.get("visibility") == "private"))
                 self.answer({"url": f"{url}/{name}"}, status)
             case ("api", "validate-yaml") | ("api", "models", _, _, "auth-check", "write"):
                 self.answer({"errors": [], "warnings": []})
