@@ -49,7 +49,7 @@ def exported(bert, data, tmp_path_factory):
     @cache
     def export_once(target, int8):
         out = tmp_path_factory.mktemp("out") / target
-        return out, export_model(str(bert), out, target, int8, data)
+        return out, export_model(str(bert), out, target, data, int8)
 
     return export_once
 
