@@ -124,9 +124,8 @@ def calibrate(folder: Path, held_out: Path) -> None:
     store_temperature(folder, temperature, torch.tensor(shift * NEUTRAL))
     update_json(folder / "run.json", temperature=temperature, shift_of_neutral=shift)
     scores = compute_metrics(EvalPrediction(logits[0], gold[valid]))
-    stated = json.loads((folder / "metrics.json").read_bytes())["valid"]
     examples = predict_examples(*load_classifier(str(folder)), EXAMPLES)
-    update_json(folder / "metrics.json", valid={name: scores[name] for name in stated}, examples=examples)
+    update_json(folder / "metrics.json", valid=scores, examples=examples)
 
 
 if __name__ == "__main__":

@@ -213,10 +213,3 @@ def small_disk(tmp_path):
 def contents(folder: Path) -> dict[str, bytes]:
     """Return what is in each file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def fill(folder):
-    """Leave no byte free on the disk of a folder."""
-    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(1 << 12))

@@ -10,7 +10,7 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, fill, run, save_tiny
+from conftest import SAMPLE_DIR, run, save_tiny
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
@@ -110,9 +110,9 @@ def assert_same_outputs(folder, other) -> None:
 def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, collect = small_disk / "run", finetune.collect_metrics
+    run, collect, fill = small_disk / "run", finetune.collect_metrics, ["dd", "if=/dev/zero", f"of={small_disk}/filler"]
     with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
-        patch.setattr(finetune, "collect_metrics", lambda *args: fill(small_disk) or collect(*args))
+        patch.setattr(finetune, "collect_metrics", lambda *args: subprocess.run(fill) and collect(*args))
         call(*tiny, "--output_dir", run)
     (small_disk / "filler").unlink()
     assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
