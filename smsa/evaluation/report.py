@@ -124,12 +124,7 @@ def evaluate(systems: list[System], data: LabelledFile, seed: int = 0, robustnes
             "n_texts": len(data.texts),
             "labels": {label: int((data.gold == i).sum()) for i, label in enumerate(data.labels)},
         },
-        "intervals": {
-            "level": statistics.LEVEL,
-            "method": "stratified percentile bootstrap",
-            "resamples": statistics.N_RESAMPLES,
-            "seed": seed,
-        },
+        "intervals": statistics.METHOD | {"seed": seed},
         "systems": [evaluate_system(system, data, found, seed, robustness) for system, found in predictions],
         "comparisons": comparisons,
         "environment": describe_environment(device),

@@ -22,6 +22,7 @@ from smsa.training.metrics import REFERENCE_NAMES, score_confusion
 
 N_RESAMPLES = 10_000
 LEVEL = 0.95
+METHOD = {"level": LEVEL, "method": "stratified percentile bootstrap", "resamples": N_RESAMPLES}
 N_BINS = 15  # Guo et al. 2017, section 3
 MAX_COUNTS = 10_000_000  # drawn at once, which take 80 MB: the counts of a comparison grow with n_labels**3
 METRICS = tuple(REFERENCE_NAMES)
