@@ -10,8 +10,7 @@ from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import DataArguments, load_splits
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
-from smsa.evaluation.arguments import BaselineArguments
-from smsa.evaluation.baselines import BASELINES, DESCRIPTION, save_baseline
+from smsa.evaluation.baselines import BASELINES, DESCRIPTION, BaselineArguments, save_baseline
 from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
 from smsa.evaluation.systems import System
 from smsa.files import publish, require_empty, staged

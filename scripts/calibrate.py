@@ -12,9 +12,8 @@ from smsa.cli import exit_on_error, parse
 from smsa.data.datasets import write_rejects
 from smsa.data.labels import EXAMPLES
 from smsa.data.normaliser import add_normaliser
-from smsa.evaluation import calibration
-from smsa.evaluation.arguments import CalibrationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, log_report
+from smsa.evaluation.calibration import CalibrationArguments, find_model_folder, store_temperature
+from smsa.evaluation.report import LabelledFile, LabelledFileArguments, evaluate, log_report
 from smsa.evaluation.statistics import fit_temperature
 from smsa.evaluation.systems import load_systems
 from smsa.files import publish, require_empty, staged, update_json
@@ -28,7 +27,7 @@ logger = logging.getLogger("smsa.calibrate")
 
 def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_args: EngineArguments) -> None:
     """Fit a temperature, write the calibrated model, and log a report on both."""
-    source, output = calibration.find_model_folder(args.model, data_args.data), Path(args.output)
+    source, output = find_model_folder(args.model, data_args.data), Path(args.output)
     options = {"label_map": data_args.label_map, **vars(engine_args)}
     require_empty(output, "choose another --output")
     (system,) = load_systems([args.model], **options)
@@ -44,7 +43,7 @@ def main(args: CalibrationArguments, data_args: LabelledFileArguments, engine_ar
             update_json(staging / "config.json", smsa_normalised=True)
             (uncalibrated,) = load_systems([str(staging)], **options)
         temperature = fit_temperature(data.gold, uncalibrated.predict(data.texts, data.labels))
-        calibration.store_temperature(staging, temperature)
+        store_temperature(staging, temperature)
         (calibrated,) = load_systems([str(staging)], **options)
         report = evaluate([system, replace(calibrated, name=f"{system.name} (calibrated)")], data)
         if is_renewable(staging):

@@ -8,9 +8,8 @@ import logging
 from pathlib import Path
 
 from smsa.cli import exit_on_error, parse
-from smsa.evaluation.arguments import EvaluationArguments, LabelledFileArguments
-from smsa.evaluation.report import LabelledFile, evaluate, log_report, write_report
-from smsa.evaluation.systems import load_systems, was_trained_on
+from smsa.evaluation.report import LabelledFile, LabelledFileArguments, evaluate, log_report, write_report
+from smsa.evaluation.systems import EvaluationArguments, load_systems, was_trained_on
 from smsa.inference.engine import EngineArguments
 from smsa.models.loading import find_bundled
 

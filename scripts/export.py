@@ -10,7 +10,7 @@ import os
 from transformers import HfArgumentParser
 
 from smsa.cli import exit_on_error
-from smsa.evaluation.arguments import LabelledFileArguments
+from smsa.evaluation.report import LabelledFileArguments
 from smsa.sharing.export import LARGEST_LOSS, TARGETS, describe, export_model
 
 

@@ -9,11 +9,13 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
+from transformers.hf_argparser import HfArg
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
@@ -136,6 +138,16 @@ class Tfidf:
 
 
 BASELINES = {baseline.kind: baseline for baseline in (Keyword, Tfidf, Majority)}
+
+
+@dataclass
+class BaselineArguments:
+    """Which baseline, and where it goes."""
+
+    kind: Literal[*BASELINES] = HfArg(
+        help="keyword: words of joy and anger; tfidf: logistic regression; majority: the most frequent label."
+    )
+    output: str = HfArg(help="Folder for the baseline and its report; new or empty.")
 
 
 def save_baseline(baseline: Keyword | Tfidf | Majority, folder: Path) -> None:

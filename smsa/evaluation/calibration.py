@@ -1,16 +1,27 @@
 """Changes that scripts/calibrate.py makes to a copy of a model folder, so that every client applies the calibration."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.hf_argparser import HfArg
 
 from smsa.errors import UserError
 from smsa.evaluation.systems import was_trained_on
 from smsa.files import update_json
 from smsa.models.loading import find_bundled, load_classifier
+
+
+@dataclass
+class CalibrationArguments:
+    """Which model to calibrate, and where the calibrated one goes."""
+
+    model: str = HfArg(help="Folder of a fine-tuned model, or a bundled one; it is not changed.")
+    output: str = HfArg(help="Folder for the calibrated model; new or empty.")
+    normalise_elongated: bool = HfArg(default=False, help="Also let the tokenizer read enaaak as enak.")
 
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:

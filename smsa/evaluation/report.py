@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
+from transformers.hf_argparser import HfArg
 
-from smsa.data.datasets import REJECTS, load_splits, write_rejects
+from smsa.data.datasets import REJECTS, ReadingArguments, find_smsa, load_splits, write_rejects
 from smsa.data.formats import BadRow
 from smsa.data.reader import Source
 from smsa.errors import UserError
@@ -32,6 +33,19 @@ OPENING_SENTENCES = {
     "Kita pergi ke Bali untuk berlibur. Sungguh menakjubkan!": "positive",
     "Tetanggaku memenangkan undian berhadiah! Tapi sayangnya aku belum beruntung.": "negative",
 }
+
+
+@dataclass(kw_only=True)
+class LabelledFileArguments(ReadingArguments):
+    """Which labelled file, and how it is to be read."""
+
+    data: str | None = HfArg(
+        default=None,
+        help="Labelled file: a table in any format that scripts/predict.py reads; if not given, SmSA's valid.",
+    )
+
+    def __post_init__(self) -> None:
+        self.data = self.data or str(find_smsa()["valid"])
 
 
 @dataclass(frozen=True)

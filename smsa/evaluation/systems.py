@@ -10,13 +10,37 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from transformers.hf_argparser import HfArg
 
+from smsa.cli import require_ranges
 from smsa.data.labels import DROP, match_labels, plain_label
 from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
 from smsa.inference.classifier import SentimentClassifier
 from smsa.models.loading import find_bundled
+
+
+@dataclass
+class EvaluationArguments:
+    """Which systems to evaluate, and how."""
+
+    output: str = HfArg(help="Folder for the report and its pictures; replaces an earlier report.")
+    model: str | None = HfArg(default=None, help="Model folder, name on the Hub, or folder of a baseline.")
+    compare: list[str] | None = HfArg(default=None, help="Two or more systems, instead of --model.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model on the Hub.")
+    train_file: str | None = HfArg(default=None, help="Their training file, to score seen texts apart.")
+    robustness: bool = HfArg(default=False, help="Also evaluate the texts as people write them; six times as slow.")
+    seed: int = HfArg(default=0, help="Seed of the bootstrap and of the perturbations.")
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        if (self.model is None) == (self.compare is None):
+            raise UserError("give --model for one system, or --compare for several.")
+        if self.compare is not None and (len(self.compare) < 2 or self.model_revision):
+            raise UserError("--compare takes two systems or more, and no --model_revision.")
+        if Path(self.output).is_file():
+            raise UserError(f"--output {self.output} is a file: name a folder for the report.")
 
 
 @dataclass(frozen=True)
