@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 
 from smsa.errors import UserError
-from smsa.inference.classifier import SentimentClassifier, require_captum
+from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,6 @@ class BatchPredictor:
         prefix: str = "",
         **options: object,
     ):
-        if explain:
-            require_captum()
         given = {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
         self._make = partial(type(self), locate(model), revision, **given, **options)
         self._classifier = SentimentClassifier.from_pretrained(model, revision, **options)

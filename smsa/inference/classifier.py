@@ -1,7 +1,6 @@
 """Texts in, labels with probabilities out: the model, its tokenizer and an engine behind one call."""
 
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from smsa.errors import UserError
+from smsa.inference.attribution import weigh_words
 from smsa.inference.engine import Engine
 from smsa.models.loading import label_names, load_classifier, require_padding
 
@@ -190,15 +190,11 @@ class SentimentClassifier:
         Returns:
             `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the log-odds for a text without
             words; and `words` in the order of the text, each with `word`, `start` and `end` (positions in the text) and
-            `weight`. The weights add up to log_odds - no_words, within `smsa.inference.attribution.TOLERANCE`. Words
-            beyond `max_length` tokens are missing.
+            `weight`. The weights add up to log_odds - no_words. Words beyond `max_length` tokens are missing.
 
         Raises:
-            UserError: if the model has no such label, the text has no token, or captum is not installed.
+            UserError: if the model has no such label, or the text has no token.
         """
-        require_captum()
-        from smsa.inference.attribution import weigh_words  # captum is optional and takes a second to import
-
         predicted = self(text)["label"]
         if predicted is None:
             raise UserError("the text is empty: there is no word to explain.")
@@ -223,9 +219,3 @@ class SentimentClassifier:
         pairs = zip(texts.to_pylist(), added["label"].to_pylist(), strict=True)
         words = [label and explain(text, label) for text, label in pairs]
         return added.append_column("words", pa.array(words, pa.string()))
-
-
-def require_captum() -> None:
-    """Raise a UserError if captum is not installed."""
-    if importlib.util.find_spec("captum") is None:
-        raise UserError("explanations need captum: pip install -e '.[explain]'.")

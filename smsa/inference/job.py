@@ -34,7 +34,7 @@ from smsa.data.formats import BAD_ROWS_SHOWN, INPUT_FORMATS, INPUT_SUFFIXES, SHE
 from smsa.data.reader import Chunk, Source
 from smsa.errors import UserError
 from smsa.files import naming
-from smsa.inference.classifier import SentimentClassifier, require_captum
+from smsa.inference.classifier import SentimentClassifier
 from smsa.runtime import on_main, rank, take_lock, world_size
 
 logger = logging.getLogger(__name__)
@@ -249,10 +249,8 @@ class _Job:
         is_submission = self.format == "submission"
         if args.on_bad_row not in ("strict", "skip"):
             raise UserError(f"on_bad_row {args.on_bad_row!r} is not one of strict, skip.")
-        if args.explain:
-            require_captum()
-            if is_submission:
-                raise UserError("--format submission has no column for --explain: choose one of them.")
+        if args.explain and is_submission:
+            raise UserError("--format submission has no column for --explain: choose one of them.")
         self.output, self.args = output, replace(args, labels_only=args.labels_only or is_submission)
         self.description: dict = {}  # what all shards of an output have in common; from `check` and `_begin`
         self.modified: list[int] = []  # modification time of each input, in ns; only on the main process

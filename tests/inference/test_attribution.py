@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
-from smsa.inference.attribution import TOLERANCE, weigh_words
+from smsa.inference.attribution import weigh_words
 from smsa.models.loading import CLASSIFIER
 
 
@@ -24,7 +24,7 @@ def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
     assert explained["label"] == label or (label is None and explained["label"] == answer["label"])
     assert explained["log_odds"] == pytest.approx(logit(answer[f"p_{explained['label']}"]), abs=1e-4)
     total = sum(word["weight"] for word in explained["words"])
-    assert explained["no_words"] + total == pytest.approx(explained["log_odds"], abs=TOLERANCE)
+    assert explained["no_words"] + total == pytest.approx(explained["log_odds"], abs=1e-9)
     words = [word["word"] for word in explained["words"]]
     assert words == ["Enak", "dan", "MURAH", "sekali", ",", "tidak", "kotor", "!"]
     assert all(text[word["start"] : word["end"]] == word["word"] for word in explained["words"])
@@ -90,7 +90,7 @@ def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
         explained = classifier.explain(text)
         words = explained["words"]
         total = sum(word["weight"] for word in words)
-        assert abs(explained["log_odds"] - explained["no_words"] - total) <= TOLERANCE
+        assert explained["no_words"] + total == pytest.approx(explained["log_odds"], abs=1e-9)
         heaviest = sorted(words, key=lambda word: -word["weight"])[:3]
         of_heaviest, of_any = classifier([without(text, heaviest), without(text, draw.sample(words, 3))])
         n_told += of_heaviest["p_positive"] < of_any["p_positive"]
