@@ -100,16 +100,6 @@ def test_what_is_no_text_is_refused(classifier, texts, message):
         list(classifier.stream(texts))
 
 
-@pytest.mark.parametrize("labels, kind, message", [
-    (("x", "y", "x"), None, "two labels the same name"), ("xyz", "multi_label_classification", "one label for it"),
-])  # fmt: skip
-def test_a_model_that_gives_no_one_label_of_a_name_of_its_own_is_refused(tokenizer, labels, kind, message):
-    model = make_model(labels)
-    model.config.problem_type = kind
-    with pytest.raises(UserError, match=message):
-        make_classifier(model, tokenizer)
-
-
 @pytest.mark.parametrize("stated, asked, in_effect", [(8, None, 8), (8, 20, 8), (64, 20, 20), (10**30, None, 512)])
 def test_texts_are_truncated_where_training_truncated_them(tokenizer, stated, asked, in_effect):
     """The tokenizer states the length of training as its `model_max_length`; 10**30 stands for none."""
@@ -117,8 +107,6 @@ def test_texts_are_truncated_where_training_truncated_them(tokenizer, stated, as
     classifier = make_classifier(make_model(), tokenizer, max_length=asked)
     token_ids, *_ = classifier.encode(pa.array(["enak " * 600]))
     assert classifier.max_length == in_effect == len(token_ids[0])
-    with pytest.raises(UserError, match="max_length is 2; it must be more than the 2 special tokens"):
-        make_classifier(make_model(), tokenizer, max_length=2)
 
 
 def test_a_long_text_is_cut_to_the_same_tokens_as_if_all_of_it_were_read():
@@ -204,17 +192,22 @@ def test_logits_that_are_not_finite_stop_everything(tiny_model, tokenizer):
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device 0")
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"precision": "fp8"}, "'fp8' is not one of"),
-    ({"precision": "int8", "backend": "torch"}, "openvino backend, which int8 needs, .* no --backend torch"),
-    ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
-    ({"backend": "openvino", "device": "meta"}, "runs only on the CPU"),
-    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-    pytest.param({"device": 0}, "device 0 cannot be used here", marks=without_gpu),
+@pytest.mark.parametrize("labels, kind, options, message", [
+    ("xyx", None, {}, "two labels the same name"),
+    ("xyz", "multi_label_classification", {}, "the model predicts a number, or several labels, for a text"),
+    ("xyz", None, {"max_length": 2}, "max_length is 2; it must be more than the 2 special tokens"),
+    ("xyz", None, {"precision": "fp8"}, "'fp8' is not one of"),
+    ("xyz", None, {"precision": "int8"}, "openvino backend, which int8 needs, .* no --backend torch"),
+    ("xyz", None, {"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+    ("xyz", None, {"backend": "openvino", "device": "meta"}, "runs only on the CPU"),
+    ("xyz", None, {"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    pytest.param("xyz", None, {"device": 0}, "device 0 cannot be used here", marks=without_gpu),
 ])  # fmt: skip
-def test_an_engine_that_cannot_be_is_refused(tiny_model, options, message):
+def test_a_model_or_an_option_that_cannot_be_used_is_refused(tokenizer, labels, kind, options, message):
+    model = make_model(labels)
+    model.config.problem_type = kind
     with pytest.raises(UserError, match=message):
-        Engine(tiny_model, **options)
+        make_classifier(model, tokenizer, **options)  # on torch, if nothing else is asked for
 
 
 def test_a_full_memory_says_what_to_do(tiny_model, tokenizer, monkeypatch):
