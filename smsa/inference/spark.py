@@ -18,10 +18,6 @@ def predict(
     text_column: str = "text",
     model: str | None = None,
     revision: str | None = None,
-    *,
-    labels_only: bool = False,
-    explain: bool = False,
-    prefix: str = "",
     **options: object,
 ) -> DataFrame:
     """Return `df` with the columns that scripts/predict.py adds; they are computed when an action needs them.
@@ -31,7 +27,7 @@ def predict(
 
     Args:
         df, text_column: the rows, and their column of texts.
-        model, revision, labels_only, explain, prefix, options: as in `BatchPredictor`.
+        model, revision, options: of `BatchPredictor`.
 
     Raises:
         UserError: at once, for a model or option that cannot be used, or a column that holds no texts.
@@ -39,7 +35,7 @@ def predict(
     if dict(df.dtypes).get(text_column) != "string":
         columns = ", ".join(f"{name}: {kind}" for name, kind in df.dtypes)
         raise UserError(f"no column {text_column!r} of strings. The columns are: {columns}. Give one as text_column.")
-    options |= {"text_column": text_column, "labels_only": labels_only, "explain": explain, "prefix": prefix}
+    options["text_column"] = text_column
     added = from_arrow_schema(find_added(df.columns, model, revision, **options))
     add = partial(_add, locate(model), revision, tuple(options.items()))
     return df.mapInArrow(add, StructType([*df.schema, *added]))
