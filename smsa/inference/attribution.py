@@ -21,7 +21,7 @@ EVALUATIONS = 2000  # about the most inputs that the model runs for one text: lo
 def weigh_words(engine: Engine, text: str, encoding: Encoding, label_id: int) -> dict:
     """Return `log_odds`, `no_words` and `words`, as `SentimentClassifier.explain` does; the text must have a token."""
     ids = np.array(encoding.ids, dtype=np.int64)
-    numbers = [number for number in dict.fromkeys(encoding.word_ids) if number is not None]
+    numbers = sorted({*encoding.word_ids} - {None})
     # (n_words, n_tokens): whether a token belongs to a word
     has_token = np.array([[of_word == number for of_word in encoding.word_ids] for number in numbers])
     is_special = ~has_token.any(0)
@@ -41,9 +41,8 @@ def weigh_words(engine: Engine, text: str, encoding: Encoding, label_id: int) ->
     log_odds = (logits[:, label_id] - others)[index].reshape(len(orders), n_words + 1)
     weights = np.take_along_axis(np.diff(log_odds), positions, axis=-1).mean(0).tolist()
     words = []
-    for tokens, weight in zip(has_token, weights, strict=True):
-        offsets = [encoding.offsets[i] for i in np.flatnonzero(tokens)]
-        start, end = min(start for start, _ in offsets), max(end for _, end in offsets)
+    for number, weight in zip(numbers, weights, strict=True):
+        start, end = encoding.word_to_chars(number)
         start = end - len(text[start:end].lstrip())  # byte-level tokenizers include the space before a word
         words.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
     return {"log_odds": float(log_odds[0, -1]), "no_words": float(log_odds[0, 0]), "words": words}

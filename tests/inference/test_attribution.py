@@ -41,12 +41,12 @@ def test_weights_are_shapley_values():
         values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
         return np.array([[value, 0.0] for value in values], dtype=np.float32)
 
-    offsets = [(0, 0), (0, 1), (2, 3), (4, 5), (6, 7), (0, 0)]
-    encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], word_ids=[None, 0, 1, 2, 3, None], offsets=offsets)
+    words = {"word_ids": [None, 0, 1, 2, 3, None], "word_to_chars": lambda number: (2 * number, 2 * number + 1)}
+    encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], **words)
     found = weigh_words(SimpleNamespace(run=run), "a b c d", encoding, 0)
     assert (found["log_odds"], found["no_words"]) == (4.0, 0.0)
     assert len(n_texts) == 1  # each run waits for other threads
-    assert [(word["start"], word["end"]) for word in found["words"]] == offsets[1:-1]
+    assert [word["word"] for word in found["words"]] == ["a", "b", "c", "d"]
     # An order and its reverse share the last exactly
     assert [word["weight"] for word in found["words"]] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
 
