@@ -136,12 +136,12 @@ def predict_files(
         raise UserError("Ray, --ray_address and URLs such as s3:// need scripts/predict.py with --engine ray.")
     if reads_stdin and len(args.input) > 1:
         raise UserError("--input - reads stdin: give no other input beside it.")
+    if writes_stdout and args.on_bad_row == "skip":
+        raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
     if (reads_stdin and sys.stdin is None) or (writes_stdout and sys.stdout is None):
         raise UserError("stdin or stdout is closed, so - cannot stand for it: name a file.")
     if (reads_stdin or writes_stdout) and world_size() > 1:
         raise UserError("several processes cannot share stdin or stdout: name an input file and an output file.")
-    if writes_stdout and args.on_bad_row == "skip":
-        raise UserError("--on_bad_row skip writes the bad rows beside the output: name an output file.")
     with TemporaryDirectory(prefix="smsa-") as folder:
         output = str(Path(folder, f"stdout.{args.format or 'jsonl'}")) if writes_stdout else args.output
         if reads_stdin:

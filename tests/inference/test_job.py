@@ -179,6 +179,8 @@ def tree(tmp_path):
     (["a.csv"], "s3://bucket/out.csv", {}, "need scripts/predict.py with --engine ray"),
     (["a.csv"], "out.csv", {"engine": "ray"}, "need scripts/predict.py with --engine ray"),
     (["a.csv"], "out.csv", {"ray_address": "auto"}, "need scripts/predict.py with --engine ray"),
+    (["-"], "out.csv", {}, "stdin or stdout is closed"),
+    (["a.csv"], "-", {}, "stdin or stdout is closed"),
     (["a.csv"], "-", {"on_bad_row": "skip"}, "--on_bad_row skip .*name an output file"),
     (["a.csv"], "out.csv", {"on_bad_row": "Skip"}, "'Skip' is not one of strict, skip"),
     (["bad.csv"], "out.csv", {"on_bad_row": "skip"}, "No row is left. Nothing has been written."),
@@ -193,19 +195,12 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     classifier, tree, monkeypatch, names, output, options, message
 ):
     monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, "stdin" if "-" in names else "stdout", None)  # as Python has a closed one
     before, loaded = sorted(tree.rglob("*")), []
     with pytest.raises((UserError, OSError), match=message):
         predict_files(lambda: loaded.append(names) or classifier, names, output, **options)
     assert sorted(tree.rglob("*")) == before
     assert loaded in ([], [["tab.csv"]])  # whose own names could do, if those of the model were not added
-
-
-@pytest.mark.parametrize("names, closed", [(("-", "out.csv"), "stdin"), (("a.csv", "-"), "stdout")])
-def test_a_closed_stdin_or_stdout_is_said_to_be(classifier, tree, monkeypatch, names, closed):
-    monkeypatch.chdir(tree)
-    monkeypatch.setattr(sys, closed, None)  # as Python has it then
-    with pytest.raises(UserError, match="stdin or stdout is closed"):
-        predict_files(classifier, *names)
 
 
 def test_a_folder_or_glob_finds_nothing_that_belongs_to_the_output_or_lies_in_it(tree):
