@@ -90,15 +90,11 @@ def test_branches_tags_and_pull_requests(hub, folder):
     with pytest.raises(UserError, match=r"already\. The commit itself is made: http"):  # it stays with its commit
         push(folder, "team/model", tag="first")
     hub.faults.append(("POST", "/commit/", 409))
+    with pytest.raises(UserError, match="This sends .*: python scripts/push.py .* --revision=v2 --tag=a$"):
+        push(folder, "team/model", revision="v2", tag="a")
     with pytest.raises(UserError, match="This sends .*: python scripts/push.py .* --pull_request$"):
         push(folder, "team/model", pull_request=True)
     assert repository.refs == {"main": 3, "v2": 1, "first": 1, "refs/pr/1": 2}
-    with pytest.raises(UserError, match="This sends .* --private --revision=v2 --tag=a$") as raised:
-        push(folder, "team/other", private=True, revision="v2", tag="a")
-    hub.faults.clear()
-    assert run_here(*re.search("scripts/push.py .*", str(raised.value))[0].split())[0] == 0
-    other = hub.repositories["team/other"]
-    assert other.private and other.refs == {"main": 0, "v2": 1, "a": 1}
 
 
 @pytest.mark.parametrize("token, name, fault, message", [
@@ -177,14 +173,12 @@ def finetune(address: str, words: list[str]) -> None:
 @pytest.mark.slow
 def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_path):
     words = ["launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/finetune.py", *options]
-    words += ["--hub_private_repo", "--hub_revision", "ready"]
     status, text = run("accelerate", *words, **at(hub, tmp_path / "home"))
     assert status == 0, text
     run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
-    assert repository.private and repository.refs == {"main": 0, "ready": 1}
     assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
     assert f"{hub.url}/me/model/commit/" in text
-    files = repository.files("ready")
+    files = repository.files()
     for name in set(repository.committed[0]) - {"README.md"}:
         assert files[name] == (run_folder / name).read_bytes(), name
     card = files["README.md"].decode()
@@ -196,9 +190,20 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
 
 
 @pytest.mark.slow
-def test_a_refused_token_stops_a_run_at_its_start(hub, options, tmp_path):
+def test_a_refused_token_stops_a_run_at_its_start_and_a_failed_upload_leaves_the_model(hub, options, tmp_path):
     forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home", "hf_wrong"))
     assert forks.run(finetune, hub.url, options, n_ranks=2) == [1, 1]  # both end by themselves
     text = forks.log.read_text()
     assert text.count("error: The Hub refuses the token for me/model (401)") == 1 and "hf_wrong" not in text, text
     assert not (tmp_path / "run").exists() and not hub.repositories
+    hub.faults.append(("POST", "/commit/", 403))
+    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
+    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
+    text = forks.log.read_text()
+    assert "error: The Hub refuses the token for me/model (403)" in text
+    (again,) = re.findall(r"python (scripts/push.py .*)", text)
+    assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision=ready"
+    assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
+    hub.faults.clear()
+    status, text = run_here(*again.split())
+    assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text
