@@ -45,6 +45,8 @@ CHANGES = {
 SWAPS = {
     "name": ("kak {}, {}", "Agus Asep Ayu Bambang Dewi Fitri Hendra Jessica Muhammad Nyoman Putri Siti Togar".split()),
     "place": ("{1} di {0}", "Ambon Bandung Bekasi Denpasar Jakarta Malang Medan Pontianak Surabaya Yogyakarta".split()),
+    "rarer name": ("kak {}, {}", "Bella Gibran Ketut Lastri Marsudi Rahel Sukirman Tasya Togar Ucok".split()),
+    "rarer place": ("{1} di {0}", "Bangkinang Enrekang Mamuju Muntilan Sengkang Tolitoli Waingapu Wamena".split()),
     "number": ("{1} nomor {0}", "1 2 3 7 10 12 17 25 50 99 100 123 2024".split()),
 }
 

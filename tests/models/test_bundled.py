@@ -11,10 +11,11 @@ import yaml
 from conftest import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers.normalizers import Sequence
 from transformers import pipeline
 
 from benchmarks.sentiment import CHANGES, PHRASES, predict
-from scripts.bundle import mute_unknown
+from scripts.bundle import mute, read_alike
 from scripts.e5 import SPECIAL, build_tokenizer
 from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
@@ -89,10 +90,26 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_their_tokenizers_have_the_normalisers_of_the_code(name):
-    steps = read(name, "tokenizer.json")["normalizer"]["normalizers"]
+    found = read(name, "tokenizer.json")["normalizer"]["normalizers"]
     made = build_tokenizer([(token, 0.0) for token in SPECIAL]).normalizer  # e5's
-    expected = json.loads(made.__getstate__())["normalizers"]
-    assert steps == expected if name == CLASSIFIER else steps[1:] == expected[-len(write_plainly()) :]
+    steps = [made] if name == CLASSIFIER else write_plainly()  # mini's first step is BERT's own
+    steps = Sequence(steps if name == ENCODER else [*steps, *read_alike()])
+    assert found[name != CLASSIFIER :] == json.loads(steps.__getstate__())["normalizers"]
+
+
+@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+@pytest.mark.parametrize("text, alike, unlike", [
+    ("enak di Jakarta", ["enak di MALANG !!", "Enak  di ambon", "ENAK DI yogyakartaaaa"], "enak di jakartanya"),
+    ("kata Budi, kurang", ["kata Siti, kurang", "kata Agus, kurang"], "kata Rembulan, kurang"),
+    ("bayar 50000 rusak", ["bayar 12 rusak", "bayar 1.500.000,00 rusak", "bayar 2024 rusak"], "bayar 2 rusak"),
+    ("nilai 10/10", [], "nilai 9/10"),
+    ("rating 4.5", [], "rating 1,5"),
+])  # fmt: skip
+def test_another_place_name_or_long_number_is_the_same_text_but_a_rating_is_another(name, text, alike, unlike):
+    _, tokenizer = load_classifier(name)
+    ids = tokenizer([text, *alike, unlike])["input_ids"]
+    assert all(other == ids[0] for other in ids[:-1]) and ids[-1] != ids[0]
+    assert tokenizer.unk_token_id not in ids[0]
 
 
 @pytest.mark.parametrize("name", [FAST, CLASSIFIER])
@@ -108,12 +125,15 @@ def test_what_a_model_does_not_know_says_next_to_nothing(name):
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.97
 
 
-def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
-    folder = shutil.copytree(FOLDER / CLASSIFIER, tmp_path / "copy")
+@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+def test_bundling_mutes_as_it_did_for_what_is_bundled(name, tmp_path):
+    folder = shutil.copytree(FOLDER / name, tmp_path / "copy")
     bundled, weights = load_file(folder / "model.safetensors"), load_file(folder / "model.safetensors")
-    weights["bert.embeddings.word_embeddings.weight"][SPECIAL.index("<unk>")] = 1.0
+    (key,) = [key for key in weights if "embeddings.weight" in key and len(weights[key]) > 10_000]
+    _, tokenizer = load_classifier(name)
+    weights[key][tokenizer.convert_tokens_to_ids([tokenizer.unk_token, *tokenizer.tokenize("siti")])] = 1.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    mute_unknown(folder)
+    mute(folder)
     muted = load_file(folder / "model.safetensors")
     assert all(torch.equal(muted[key].float(), values.float()) for key, values in bundled.items())
 
