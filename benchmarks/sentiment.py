@@ -41,7 +41,7 @@ CHANGES = {
     "slang": lambda texts: perturb(texts, ("slang",)),
 }
 
-# Where a text has one of these, another one should not change its label.
+# Where a text has one of these, another one should not change its label, and better, nor should the first.
 SWAPS = {
     "name": ("kak {}, {}", "Agus Asep Ayu Bambang Dewi Fitri Hendra Jessica Muhammad Nyoman Putri Siti Togar".split()),
     "place": ("{1} di {0}", "Ambon Bandung Bekasi Denpasar Jakarta Malang Medan Pontianak Surabaya Yogyakarta".split()),
@@ -118,6 +118,7 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
         found = np.array([model([form.format(word, text) for text in texts]).argmax(-1) for word in words])
         share = np.mean(found == mode(found).mode)  # (n_words, n_texts) against (n_texts,)
         measured[f"usual label with any {kind}"] = f"{100 * share:.1f}"
+        measured[f"same label with a {kind}"] = f"{100 * np.mean(found == label_ids):.1f}"
     return measured
 
 
