@@ -100,24 +100,32 @@ def mute_unknown(folder: Path) -> None:
 def read_alike(folder: Path) -> None:
     """Let the tokenizer read all places of `NAMES` as one of them, all given names as one, and most numbers as one.
 
-    Otherwise another place changed the label of up to one phrase in six. Of those that were tried, solo, agus and 99
-    change the fewest labels. Single digits, with decimals or without, and 10 stay, as they may be ratings.
+    Otherwise another place changed the label of up to one phrase in six. Of the places, names and numbers that were
+    tried, solo, agus and 99 change the fewest labels. Numbers that may be ratings stay: of a single digit (with up to
+    two decimals), 10, 100, and those before or behind a slash or before a per cent sign.
     """
     _, tokenizer = load_classifier(str(folder))
-    steps = [tokenizer.backend_tokenizer.normalizer, *make_readers()]
+    steps = [tokenizer.backend_tokenizer.normalizer, *make_normalisers()]
     save_tokenizer(set_normaliser(tokenizer, normalizers.Sequence(steps)), folder)
 
 
-def make_readers() -> list[normalizers.Normalizer]:
+def make_normalisers() -> list[normalizers.Normalizer]:
     """Return the normalisers of `read_alike`, for lower-case text."""
-    patterns = {"99": r"(?<!\d)(?<!\d[.,])(?!10(?![.,]?\d))(?:\d{1,3}(?:[.,]\d{3})+|\d{2,})(?:[.,]\d+)*"}
     groups = yaml.safe_load(NAMES.read_text("utf-8"))
-    for one, kind in (("solo", "places"), ("agus", "names")):
-        # by first letter: a plain list of alternatives takes six times as long
-        letters = groupby(sorted(groups[kind].split()), itemgetter(0))
-        grouped = (f"{letter}(?:{'|'.join(name[1:] for name in same)})" for letter, same in letters)
-        patterns[one] = rf"\b(?:{'|'.join(grouped)})\b"
-    return [normalizers.Replace(Regex(pattern), one) for one, pattern in patterns.items()]
+
+    def find(group: str) -> str:  # by first letter, as a plain list of alternatives takes six times as long
+        letters = groupby(sorted(groups[group].split()), itemgetter(0))
+        names = (f"{letter}(?:{'|'.join(name[1:] for name in names)})" for letter, names in letters)
+        return rf"\b(?:{'|'.join(names)})\b"
+
+    number = r"(?>(?:\d{1,3}(?:[.,]\d{3})+|\d{2,})(?:[.,]\d+)*)"
+    steps = {
+        rf"(?<![\d/])(?<!\d[.,])(?!100?(?![.,]?\d)){number}(?! ?[/%])": "99",
+        find("places"): "solo",
+        rf"(?<=\bdi |\bke |\bdari |\bkota ){find('behind_a_preposition')}": "solo",
+        find("names"): "agus",
+    }
+    return [normalizers.Replace(Regex(pattern), stand_in) for pattern, stand_in in steps.items()]
 
 
 def calibrate(folder: Path, held_out: Path) -> None:
