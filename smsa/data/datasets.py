@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import pooch
 import pyarrow.parquet as pq
 import torch
@@ -49,7 +48,9 @@ class ReadingArguments:
     """How labelled files are read."""
 
     text_column: str | None = HfArg(default=None, help="Column of texts; found by name or content if not given.")
-    label_column: str = HfArg(default="label", help="Column of labels; label also finds usual names such as sentimen.")
+    label_column: str = HfArg(
+        default="label", help="Column of labels; label also finds other usual names, such as sentimen."
+    )
     label_map: str | None = HfArg(
         default=None,
         help="What the file's labels mean: -1=negative,0=neutral,1=positive,9=drop; drop excludes rows. positif, "
@@ -87,7 +88,9 @@ class DataArguments(ReadingArguments):
     )
     valid_file: str | None = HfArg(default=None, help="Your own validation file.")
     test_file: str | None = HfArg(default=None, help="Your own labelled test file.")
-    dataset_name: str | None = HfArg(default=None, help="Data set of the Hub instead of files, or a folder of one.")
+    dataset_name: str | None = HfArg(
+        default=None, help="Data set of the Hub instead of files, or a local folder of one."
+    )
     labels: str | None = HfArg(
         default=None,
         help="Label names, comma-separated, in the order of their ids, for example negatif,netral,positif. "
@@ -121,15 +124,17 @@ def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
                 "--train_file and --valid_file; in eval.py, calibrate.py and export.py, give --data."
             )
         return found
-    hashes = {f"{split}_preprocess.tsv": f"sha256:{sha256}" for split, sha256 in SMSA_SHA256.items()}
-    cache = pooch.create(pooch.os_cache("smsa"), SMSA_URL, registry=hashes)
+    cache, files = pooch.os_cache("smsa"), {}
     pooch.get_logger().setLevel(logging.WARNING)  # the progress bar already shows the download
     try:
-        return {split: Path(cache.fetch(name, progressbar=True)) for split, name in zip(SMSA_SHA256, hashes)}
+        for split, sha256 in SMSA_SHA256.items():
+            url = f"{SMSA_URL}{split}_preprocess.tsv"
+            files[split] = Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
+        return files
     except (OSError, ValueError) as error:  # no network, or the sha256 differs
         raise FileNotFoundError(
             "SmSA was not found. Looked in: --data_dir (not given), SMSA_DATA_DIR (not set), ./data/smsa (no such "
-            f"folder), the cache {cache.path}, and {SMSA_URL}, which failed: {error}\n"
+            f"folder), the cache {cache}, and {url}, which failed: {error}\n"
             "What to do: put train_preprocess.tsv, valid_preprocess.tsv and test_preprocess.tsv (IndoNLU, "
             "dataset/smsa_doc-sentiment-prosa) into ./data/smsa, or name their folder with --data_dir. "
             "The bundled sample needs no network: --data_dir data/sample. "
@@ -297,49 +302,52 @@ def load_splits(
         reasons = Counter(row.reason for row in bad_rows).most_common()
         listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons)
         logger.warning("%s bad rows are excluded: %s", f"{len(bad_rows):,}", listed)
-    tables = {split: pd.DataFrame(dict(zip(features, columns))) for split, columns in read.items()}
     if "valid" in files and files["valid"] is None and read["train"][0]:
-        tables["train"], tables["valid"] = _split_off(tables["train"], labels, files["train"], given)
-    in_train = tables["train"]["text"] if "train" in tables else ()
-    for split, rows in tables.items():
-        counts, path = Counter(rows["label"]), files[split] or files["train"]
+        read["train"], read["valid"] = _split_off(*read["train"][:3], labels, files["train"], given)
+    in_train = set(read["train"][0]) if "train" in read else set()
+    for split, (texts, label_ids, lines, _) in read.items():
+        counts, path = Counter(label_ids), files[split] or files["train"]
         if len(counts) < 2:
-            found = f"{len(rows):,} row(s), all labelled {labels[min(counts)]!r}" if counts else "no rows"
+            found = f"{len(texts):,} row(s), all labelled {labels[label_ids[0]]!r}" if texts else "no rows"
             raise UserError(
                 f"{path} has {found}: metrics on it would mean nothing. Give a file with at least two labels. The "
                 "real labels of IndoNLU's test_preprocess_masked_label.tsv are in test_preprocess.tsv."
             )
         names = [repr(label) if label.isdecimal() else label for label in labels]
         listed = ", ".join(f"{counts[i]:,} {name}" for i, name in enumerate(names))
-        n_seen = rows["text"].isin(in_train).sum() if split != "train" else 0
+        n_seen = sum(text in in_train for text in texts) if split != "train" else 0
         note = f"; {n_seen:,} of its texts also stand in train" if n_seen else ""
-        if n_unsure := len(rows[["text", "label"]].drop_duplicates()) - rows["text"].nunique():  # of several annotators
+        if n_unsure := len({*zip(texts, label_ids)}) - len({*texts}):  # for example, with one row per annotator
             note += f"; {n_unsure:,} of its texts have several labels"
-        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(rows):,}", listed, path, note)
+        logger.info("%s: %s texts (%s) from %s%s", split, f"{len(texts):,}", listed, path, note)
         absent = " and no ".join(label for i, label in enumerate(labels) if not counts[i])
         if absent and split == "train":
             logger.warning("train has no %s text: the model cannot learn it. --labels can leave it out.", absent)
         elif absent and split != "data":
             logger.warning("%s has no %s text: during training, the macro metrics count it as 0.", path, absent)
-        splits[split] = Dataset.from_pandas(rows, features=features, preserve_index=False)
+        splits[split] = Dataset.from_dict({"text": texts, "label": label_ids, "line": lines}, features=features)
     return splits
 
 
-def _split_off(rows: pd.DataFrame, labels: tuple[str, ...], path: Path, given: str) -> list[pd.DataFrame]:
+def _split_off(
+    texts: list[str], ids: list[int], lines: list[int], labels: tuple[str, ...], path: Path, given: str
+) -> tuple[tuple, tuple]:
     """Return rows for train, and for valid a share of each label, drawn with a fixed seed; no text is in both."""
-    first = rows.drop_duplicates("text")  # of a repeated text, the first label counts
-    counts = Counter(first["label"])
+    label_of = dict(zip(reversed(texts), reversed(ids)))  # of a repeated text, the first label counts
+    first = list(dict.fromkeys(texts))
+    counts = Counter(label_of.values())
     rare = [labels[i] for i, n in counts.items() if n < 2]
     if rare:
         raise UserError(
             f"{path}: valid cannot be split off: there is only one text labelled {', '.join(rare)}. Give --valid_file, "
             f"or exclude it with {shlex.quote(f'--label_map={given}' + ','.join(f'{label}={DROP}' for label in rare))}."
         )
-    n_valid, seed = max(len(counts), round(VALID_SHARE * len(first))), VALID_SEED
-    drawn = train_test_split(first["text"], test_size=n_valid, stratify=first["label"], random_state=seed)[1]
-    is_valid = rows["text"].isin(drawn)
-    logger.info("valid: %d rows split off %s, stratified by label (seed %d)", is_valid.sum(), path, seed)
-    return [rows[~is_valid], rows[is_valid]]
+    n_valid, of_first = max(len(counts), round(VALID_SHARE * len(first))), [label_of[text] for text in first]
+    drawn = {*train_test_split(first, test_size=n_valid, stratify=of_first, random_state=VALID_SEED)[1]}
+    split = [[i for i, text in enumerate(texts) if (text in drawn) == is_valid] for is_valid in (False, True)]
+    note = "valid: %s rows split off %s, stratified by label (seed %d)"
+    logger.info(note, len(split[1]), path, VALID_SEED)
+    return tuple(([texts[i] for i in s], [ids[i] for i in s], [lines[i] for i in s], []) for s in split)
 
 
 def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
@@ -350,16 +358,20 @@ def write_rejects(rejects: Sequence[BadRow] | None, folder: Path) -> None:
         (folder / REJECTS).write_text(lines, encoding="utf-8")
 
 
-def _refuse(rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str) -> BadRowsError:
+def _refuse(
+    bad_rows: list[BadRow], labels: tuple[str, ...], are_left: bool, may_skip: bool, given: str
+) -> BadRowsError:
     """Return the error that says what to do about each kind of bad row, and shows one row of each unknown label."""
-    unknown = [row for row in rows if row.label is not None]
+    unknown = [row for row in bad_rows if row.label is not None]
     examples = {row.label: row for row in reversed(unknown)}
-    shown = [row for row in rows if examples.get(row.label, row) is row]
-    ways = [describe_unknown(unknown, labels, are_left, given)] if unknown else []
-    if may_skip and len(unknown) < len(rows) and (are_left or unknown):
+    shown = [row for row in bad_rows if examples.get(row.label, row) is row]
+    ways = []
+    if unknown:
+        ways.append(describe_unknown(unknown, labels, are_left, given))
+    if may_skip and len(unknown) < len(bad_rows) and (are_left or unknown):
         ways.append("Correct the rows, or exclude them with --on_bad_row skip.")
     way_out = " ".join(ways) or "No row is left: are --text_column and --label_column right?"
-    return BadRowsError(shown, way_out, len(rows))
+    return BadRowsError(shown, way_out, len(bad_rows))
 
 
 def encode_splits(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> DatasetDict:

@@ -444,13 +444,19 @@ class Source:
                     rows[i] = BadRow(self.path, lines[i], row, "not valid UTF-8")
             return self._to_chunk(start, lines, rows)
         width = len(self.schema)
-        columns = columns or [pa.array([], pa.string())] * (width + 1)  # if all rows are bad
+        columns = columns or [pa.array([], pa.string())] * (width + 1)
         # with `keep_lines`, the text follows the line; a file whose rows are all bad may have no columns
         text_at = self.names.index(self.text_column) if self.names and not self.keep_lines else -1
         good = np.delete(np.arange(len(rows)), [*bad])
-        table = pa.Table.from_arrays(columns[:width], schema=self.schema)
-        bad_rows = [(start + i, row) for i, row in bad.items()]
-        return Chunk(start, len(rows), start + good, np.array(lines)[good], columns[text_at], table, bad_rows)
+        return Chunk(
+            first=start,
+            n_read=len(rows),
+            numbers=start + good,
+            lines=np.array(lines)[good],
+            texts=columns[text_at],
+            table=pa.Table.from_arrays(columns[:width], schema=self.schema),
+            bad_rows=[(start + i, row) for i, row in bad.items()],
+        )
 
 
 def _to_cell(value: object) -> object:

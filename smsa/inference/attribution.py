@@ -34,7 +34,7 @@ def weigh_words(engine: Engine, text: str, encoding: Encoding, label_id: int) ->
     positions = np.argsort(orders)  # (n_orders, n_words): when each word is added
     # (n_orders, n_words + 1, n_words): whether a word is present after 0, 1, ... all words of an order were added
     present = positions[:, None] < np.arange(n_words + 1)[:, None]
-    # each input once, as rounding would give it another value, and all in one run, as each waits for other threads'
+    # each input once, as rounding would give it another value; all in one run, as a run waits for other threads' runs
     inputs, index = np.unique(present.reshape(-1, n_words), axis=0, return_inverse=True)
     logits = engine.run([ids[has_token[kept].any(0) | is_special] for kept in inputs]).astype(np.float64)
     others = logsumexp(np.delete(logits, label_id, axis=-1), axis=-1)
@@ -44,5 +44,9 @@ def weigh_words(engine: Engine, text: str, encoding: Encoding, label_id: int) ->
     for number, weight in zip(numbers, weights, strict=True):
         start, end = encoding.word_to_chars(number)
         start = end - len(text[start:end].lstrip())  # byte-level tokenizers include the space before a word
+        # of a word that a normaliser replaced as a whole, such as a place, tokenizers knows the last letter only
+        least = words[-1]["end"] if words else 0
+        while start > least and (text[start - 1].isalnum() or text[start - 1] in ".,"):
+            start -= 1
         words.append({"word": text[start:end], "start": start, "end": end, "weight": weight})
     return {"log_odds": float(log_odds[0, -1]), "no_words": float(log_odds[0, 0]), "words": words}

@@ -27,7 +27,7 @@ def predict(
 
     Args:
         df, text_column: the rows, and their column of texts.
-        model, revision, options: of `BatchPredictor`.
+        model, revision, options: as in `BatchPredictor`, such as labels_only, explain and prefix.
 
     Raises:
         UserError: at once, for a model or option that cannot be used, or a column that holds no texts.

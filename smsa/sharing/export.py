@@ -18,7 +18,7 @@ import torch
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from smsa.data.datasets import write_rejects
+from smsa.data.datasets import find_smsa, write_rejects
 from smsa.errors import UserError
 from smsa.evaluation.report import LabelledFile
 from smsa.evaluation.statistics import score_present
@@ -42,8 +42,8 @@ def export_model(
     model_name_or_path: str,
     output_dir: str | Path,
     target: str,
-    data: str | Path,
     int8: bool = False,
+    data: str | Path | None = None,
     revision: str | None = None,
     **reading: object,
 ) -> dict:
@@ -53,8 +53,8 @@ def export_model(
         model_name_or_path, revision: as in `load_classifier`.
         output_dir: new or empty.
         target: `onnx` or `openvino`.
-        data: labelled file to compare on.
         int8: store weights in 8 bits. For ONNX, this includes the embeddings, in a second file beside the fp32 one.
+        data: labelled file to compare on; None for SmSA's valid, as `find_smsa` finds it.
         reading: options of `LabelledFile.read`; label_map also as in `name_labels`.
 
     Returns:
@@ -73,6 +73,7 @@ def export_model(
     require_empty(output_dir, "choose another --output")
     model, tokenizer = load_classifier(model_name_or_path, revision)
     classifier = SentimentClassifier(model, tokenizer, device="cpu", precision="no", backend="torch")
+    data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
     labelled = LabelledFile.read(data, labels, **reading)
     token_ids, _, index = classifier.encode(pa.array(labelled.texts))
@@ -86,7 +87,7 @@ def export_model(
         return {"bytes": n_bytes, "rows_per_second": len(index) / seconds, "f1": f1}, probabilities
 
     original, expected = measure(sum(weights.nbytes for weights in model.state_dict().values()))
-    described = {"file": labelled.path.name, "sha256": hash_file(labelled.path), "n_texts": len(index)}
+    described = {"file": data.name, "sha256": hash_file(data), "n_texts": len(index)}
     record = {"target": target, "data": described, "original": original}
     write = {"onnx": _write_onnx, "openvino": _write_openvino}[target]
     output_dir.mkdir(parents=True, exist_ok=True)

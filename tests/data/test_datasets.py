@@ -239,6 +239,8 @@ def test_train_and_valid_files_go_together(smsa_dir):
     with pytest.raises(UserError, match="--valid_file needs --train_file. If only .* a tenth of it becomes valid"):
         find_files(valid_file="a.tsv")
     assert find_files(train_file="a.tsv") == {"train": Path("a.tsv"), "valid": None}
+    with pytest.raises(UserError, match="are both given, .* give only one"):
+        find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
     assert find_files(train_file="a.tsv", valid_file="b.csv") == {"train": Path("a.tsv"), "valid": Path("b.csv")}
     assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
 

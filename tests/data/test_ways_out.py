@@ -1,5 +1,6 @@
 """An option that a refusal names works when it is pasted, in the words of the message."""
 
+import logging
 import shlex
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from conftest import SAMPLE_DIR
 from tables import write_workbook
 
+from scripts import baseline
 from smsa.cli import parse
 from smsa.data.datasets import DataArguments, load_splits, read_rows
 from smsa.data.labels import LABELS, parse_labels
 from smsa.errors import UserError
+from smsa.evaluation.baselines import BaselineArguments
 from smsa.inference import writers
 from smsa.inference.job import PredictionArguments, predict_files
 
@@ -25,7 +28,7 @@ LABELLED = "teks,label\n" + "".join(f"teks {i},{('positif', 'negatif', 'netral')
 TWO = "teks,pesan,label\n" + twenty("a#b c,c d,positif\nb#c d,d e,negatif\n")
 ANNOTATED = "teks,kelas,target\n" + twenty("a#,positif,positif\nb#,positif,negatif\n")
 HEADLESS = "bagus sekali\njelek\n"
-TALKS = {"Jan 1": [["isi"], ["a b"]], "B": [["isi"], ["a b"]]}
+TALKS = {"Jan 1": [["isi", "teks"], ["a b", "c d"]], "B": [["isi", "teks"], ["a b", "c d"]]}
 QUESTIONS = "Apa baiknya?,Apa buruknya?,n\nenak sih,jauh ya,1\n"
 POSTS = "content,komentar\n" + "".join(f"Presiden hari ini membuka jalan tol ke {i},bagus\n" for i in range(9))
 WITHIN = "".join(f'{{"text": "a{i}", "v": {{"lab": {i % 2}}}}}\n' for i in range(40))
@@ -58,21 +61,23 @@ def train(argv: list[str], classifier=None) -> None:
 REFUSALS = {
     "which column, with labels": (train, "a.csv", TWO, "", ["--text_column teks"]),
     "a post and its comments": (predict, "a.csv", POSTS, "", ["--text_column content", "--text_column |komentar"]),
-    "within": (predict, "a.jsonl", '{"type": "F", "v": {"at": 1, "s_p": "a b"}}\n' * 2, "", ["--text_column v.s_p"]),
+    "texts within": (predict, "a.jsonl", '{"type": "F", "v": {"at": 1, "s_p": "a b"}}\n' * 2, "",
+                     ["--text_column v.s_p"]),
     "remarks that nobody made": (train, "a.csv", REMARKED, "", ["--text_column kal"]),
     "texts within lists": (predict, "a.json", LISTS, "", ["--text_column product"]),
     "labels within": (train, "a.jsonl", WITHIN, "--label_map=0=negative,1=positive", ["--label_column |v.lab"]),
     "no name of texts": (predict, "a.csv", "id,judul\n1,x\n", "", ["--text_column judul"]),
-    "fastText in CSV": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "", ["--text_column column_1"]),
+    "fastText's labels in a column": (predict, "a.csv", '"a, b",__label__pos\nc,__label__neg\n', "",
+                                      ["--text_column column_1"]),
     "two questions": (predict, "a.csv", QUESTIONS, "", ["--text_column 'Apa baiknya?'"]),
     "a header or a row": (predict, "a.csv", HEADLESS, "", ["--text_column 'bagus sekali'", "--text_column column_1"]),
     "no such column": (predict, "a.csv", LABELLED, "--text_column Komentar", ["--text_column |teks"]),
     "alike but for case": (predict, "a.csv", "Isi,isi\na b,b c\n", "--text_column ISI", ["--text_column isi"]),
     "no column called so": (train, "a.csv", ANNOTATED.replace("kelas,target", "A,B"), "", ["--label_column B"]),
     "two columns of labels": (train, "a.csv", ANNOTATED, "", ["--label_column target"]),
-    "no text": (predict, "a.xlsx", {"S": [["x", "text"], ["a", 1]]}, "", ["--text_column |x"]),
-    "two sheets": (predict, "a.xlsx", TALKS, "", ["--sheet 'Jan 1'"]),
-    "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z", ["--sheet |B"]),
+    "no text": (predict, "a.parquet", {"x": ["a"], "text": [1]}, "", ["--text_column |x"]),
+    "a sheet and a column": (predict, "a.xlsx", TALKS, "", ["--sheet 'Jan 1'", "--text_column |isi"]),
+    "no such sheet": (predict, "a.xlsx", TALKS, "--sheet Z --text_column isi", ["--sheet |B"]),
     "numbers": (train, "a.csv", NUMBERS, "", ["--label_map=-1=negative,0=neutral,1=positive", "--labels=-1,0,1"]),
     "words": (train, "a.csv", WORDS, "", [MEANT, "'--labels=marah,sangat puas'"]),
     "two words beside known ones": (train, "a.csv", LABELLED + "x,senang\ny,marah\nz,marah\n", "",
@@ -83,34 +88,54 @@ REFUSALS = {
                                  ["--label_map=1=positive,0=negative,-1=drop"]),
     "one text in other words": (train, "a.csv", BINARY + "x,Netral\n", "--label_map 1=positive,0=negative",
                                 ["--label_map=1=positive,0=negative,neutral=drop"]),
-    "rare labels": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE, ["--label_map=marah=drop,lega=drop", VALID]),
+    "one text of a label": (train, "a.csv", LABELLED + "x,marah\ny,lega\n", FIVE,
+                            ["--label_map=lega=drop,marah=drop", VALID]),
     "an empty text": (train, "a.csv", LABELLED + ",positif\n", "", ["--on_bad_row skip"]),
     "a bad row": (predict, "a.csv", LABELLED + "x,y,z\n", "", ["--on_bad_row skip"]),
     "predictions": (train, "a.csv", PREDICTED, "", ["--label_column gold"]),
-    "untrue labels": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "", ["--label_column label_asli"]),
+    "labels that are not true": (train, "a.csv", PREDICTED.replace("gold", "label_asli"), "",
+                                 ["--label_column label_asli"]),
     "labels of a prediction": (train, "a.csv", PREDICTED.replace("gold\n", "kelas,p_a\n").replace("f\n", "f,1\n"), "",
                                ["--label_column kelas"]),
     "an unknown suffix": (predict, "a.dat", LABELLED, "", ["--input_format csv"]),
     "two sources": (train, "a.csv", LABELLED, f"--data_dir {SAMPLE_DIR}", ["-"]),
+    "no SmSA": (train, None, None, "", [f"--data_dir data/sample|{SAMPLE_DIR}"]),
 }  # fmt: skip
 
 
+def write(path: Path, content: str | dict) -> None:
+    """Write a file of the format of its suffix."""
+    if path.suffix == ".xlsx":
+        write_workbook(path, content)
+    elif path.suffix == ".parquet":
+        pd.DataFrame(content).to_parquet(path)
+    else:
+        path.write_text(content)
+
+
 @pytest.mark.parametrize("name", REFUSALS)
-def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, classifier):
+def test_an_option_that_a_refusal_names_works_when_it_is_pasted(name, tmp_path, monkeypatch, classifier):
     do, file, content, more, ways_out = REFUSALS[name]
     argv = ["--output", str(tmp_path / "out.jsonl")] if do is predict else []
-    argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
-    write = write_workbook if file.endswith(".xlsx") else Path.write_text
-    write(tmp_path / file, content)
+    if file is None:
+        monkeypatch.delenv("SMSA_DATA_DIR", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+    else:
+        write(tmp_path / file, content)
+        argv += ["--input" if do is predict else "--train_file", str(tmp_path / file)]
     more = shlex.split(more)
-    with pytest.raises(UserError) as raised:
+    with pytest.raises((UserError, FileNotFoundError)) as raised:
         do([*argv, *more], classifier)
     for way_out in ways_out:
         named, _, value = way_out.partition("|")
         assert (more[0] if named == "-" else named.strip()) in str(raised.value)
         pasted = shlex.split(value if value.startswith("'") else f"{named.split()[0]} {value}" if value else named)
         (tmp_path / "out.jsonl").unlink(missing_ok=True)
-        do([*argv, *([] if named == "-" else [*more, *pasted])], classifier)
+        if name == "a sheet and a column" and way_out == ways_out[0]:  # which leads to the next question
+            more = pasted
+        else:
+            do([*argv, *([] if named == "-" else [*more, *pasted])], classifier)
 
 
 @pytest.mark.parametrize("content, output, message, other", [
@@ -158,3 +183,11 @@ def test_columns_that_part_what_is_trained_on_are_known_and_no_others(tmp_path, 
             read_rows(tmp_path / "a.csv")
     else:
         assert len(read_rows(tmp_path / "a.csv")[0]) == content.count("netral")
+
+
+def test_a_baseline_is_fitted_to_a_training_file_alone_with_valid_split_off_it(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text(LABELLED)
+    argv = ["--kind", "majority", "--train_file", str(tmp_path / "a.csv"), "--output", str(tmp_path / "out")]
+    with caplog.at_level(logging.INFO, "smsa"):
+        report = baseline.main(*parse(BaselineArguments, DataArguments, argv=argv))
+    assert report["data"]["n_texts"] == 4 and "valid: 4 rows split off" in caplog.text

@@ -14,7 +14,7 @@ from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference.attribution import weigh_words
-from smsa.models.loading import CLASSIFIER
+from smsa.models.loading import CLASSIFIER, FAST
 
 
 @pytest.mark.parametrize("label", [None, "negative"])
@@ -29,6 +29,16 @@ def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
     assert words == ["Enak", "dan", "MURAH", "sekali", ",", "tidak", "kotor", "!"]
     assert all(text[word["start"] : word["end"]] == word["word"] for word in explained["words"])
     assert classifier.explain(text, label) == explained  # the orders are the same each time
+
+
+@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+def test_a_word_that_the_tokenizer_reads_as_another_is_shown_as_it_stands(name):
+    explained = SentimentClassifier.from_pretrained(name, device="cpu").explain(
+        "Jakarta ramai: 15.000 rusak, kata Siti"
+    )
+    assert [word["word"].strip(":,") for word in explained["words"] if word["word"] not in ":,"] == [
+        "Jakarta", "ramai", "15.000", "rusak", "kata", "Siti",
+    ]  # fmt: skip
 
 
 def test_weights_are_shapley_values():

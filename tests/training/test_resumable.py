@@ -74,7 +74,6 @@ def run_in_peace(tmp_path_factory) -> tuple[Path, dict]:
     found = seen(train(folder))
     assert (found["stopped"], found["best"][0], found["best"][2]) == (25, 15, 15)  # it did stop early
     assert found["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
-    assert len({path.stat().st_mode for path in (folder / "checkpoint-25").iterdir()}) == 1  # that of any new file
     return folder, found
 
 
@@ -190,19 +189,6 @@ def test_any_damage_to_the_newest_checkpoint_is_named_and_the_older_one_used(und
             assert f"checkpoint-25/{name} " in caplog.text and "is now damaged-checkpoint-25" in caplog.text
             assert (case / "damaged-checkpoint-25").is_dir() and not (case / "checkpoint-25").exists()
     assert seen(train(case, resume=True)) == undisturbed
-
-
-def test_checkpoints_whose_best_one_is_damaged_are_not_used_but_kept(finished):
-    weights = finished / "checkpoint-15" / "model.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-1] + b"?")
-    before = contents(finished)
-    for _ in range(2):  # and it stays so: a run never starts from nothing by itself
-        with pytest.raises(UserError, match="holds no checkpoint that is whole .checkpoint-15"):
-            find_newest(finished)
-        assert contents(finished) == before
-    weights.write_bytes(content)  # put back
-    assert find_newest(finished) == finished / "checkpoint-25"
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
