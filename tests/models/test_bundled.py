@@ -101,7 +101,9 @@ def test_their_tokenizers_have_the_normalisers_of_the_code(name):
 @pytest.mark.parametrize("text, alike, unlike", [
     ("enak di Jakarta", ["enak di MALANG !!", "Enak  di ambon", "ENAK DI yogyakartaaaa"], "enak di jakartanya"),
     ("sungguh malang", [], "sungguh bandung"),
-    ("kata Siti, kurang", ["kata RINA, kurang", "kata Agus, kurang"], "kata dewi, kurang"),
+    ("nasi dari Malang enak", ["nasi dari Bogor enak"], "nasi dari malangnya enak"),
+    ("kak Indah, jelek", ["kak Bagus, jelek", "kak Siti, jelek"], "indah, jelek"),
+    ("kata Siti, kurang", ["kata RINA, kurang", "kata Agus, kurang"], "kata indah, kurang"),
     ("bayar 50000 rusak", ["bayar 12 rusak", "bayar 1.500.000,00 rusak", "bayar 2024 rusak"], "bayar 2 rusak"),
     ("nilai 10", [], "nilai 12"),
     ("nilai 100", [], "nilai 101"),
