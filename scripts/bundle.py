@@ -112,13 +112,19 @@ def read_alike(folder: Path) -> None:
 def make_normalisers() -> list[normalizers.Normalizer]:
     """Return the normalisers of `read_alike`, for lower-case text."""
     number = r"(?>(?:\d{1,3}(?:[.,]\d{3})+(?!\d)|\d{2,})(?:[.,]\d+)*)"
-    steps = {rf"(?<![\d/])(?<!\d[.,])(?!100?(?:[.,]0)?(?![.,]?\d)){number}(?! ?[/%])": "2008"}
-    behind = {"place_words": "di ke dari kota", "name_words": "kak mbak mas bang teh om tante bu ibu pak bapak si"}
-    for group, names in yaml.safe_load(NAMES.read_text("utf-8")).items():
-        before = "|".join(rf"\b{word} " for word in behind.get(group, "").split())
-        letters = groupby(sorted(names.split()), itemgetter(0))  # a plain list of alternatives takes six times as long
-        grouped = "|".join(f"{letter}(?:{'|'.join(name[1:] for name in same)})" for letter, same in letters)
-        steps[rf"(?<={before})\b(?:{grouped})\b"] = "bandung" if group.startswith("place") else "joko"
+    steps = {rf"(?=\d)(?<![\d/])(?<!\d[.,])(?!100?(?:[.,]0)?(?![.,]?\d)){number}(?! ?[/%])": "2008"}
+    groups = yaml.safe_load(NAMES.read_text("utf-8"))
+
+    def find(group: str) -> str:  # by first letter, as a plain list of alternatives takes six times as long
+        letters = groupby(sorted(groups[group].split()), itemgetter(0))
+        return "|".join(f"{letter}(?:{'|'.join(name[1:] for name in names)})" for letter, names in letters)
+
+    for kind, stand_in, words_before in (
+        ("place", "bandung", "di ke dari kota"),
+        ("name", "joko", "kak mbak mas bang teh om tante bu ibu pak bapak si"),
+    ):
+        before = "|".join(rf"\b{word} " for word in words_before.split())
+        steps[rf"\b(?:{find(f'{kind}s')}|(?<={before})(?:{find(f'{kind}_words')}))\b"] = stand_in
     return [normalizers.Replace(Regex(pattern), stand_in) for pattern, stand_in in steps.items()]
 
 
