@@ -111,7 +111,7 @@ def read_alike(folder: Path) -> None:
 
 def make_normalisers() -> list[normalizers.Normalizer]:
     """Return the normalisers of `read_alike`, for lower-case text."""
-    number = r"(?>(?:\d{1,3}(?:[.,]\d{3})+(?!\d)|\d{2,})(?:[.,]\d+)*)"
+    number = r"(?:\d{1,3}(?:[.,]\d{3})+(?!\d)|\d{2,})(?:[.,]\d+)*(?!\d|[.,]\d)"  # no atomic group: JavaScript has none
     steps = {rf"(?=\d)(?<![\d/])(?<!\d[.,])(?!100?(?:[.,]0)?(?![.,]?\d)){number}(?! ?[/%])": "2008"}
     groups = yaml.safe_load(NAMES.read_text("utf-8"))
 

@@ -109,6 +109,8 @@ def test_their_tokenizers_have_the_normalisers_of_the_code(name):
     ("nilai 100", [], "nilai 101"),
     ("nilai 85/90", [], "nilai 15/90"),
     ("diskon 70%", [], "diskon 700%"),
+    ("diskon 12,5%", [], "diskon 13,5%"),
+    ("pi 3.14159", [], "pi 3.14160"),
     ("rating 4.5", [], "rating 1.5"),
 ])  # fmt: skip
 def test_another_place_name_or_number_is_the_same_text_but_a_word_or_a_rating_is_another(name, text, alike, unlike):
