@@ -15,7 +15,7 @@ from tokenizers.normalizers import Sequence
 from transformers import pipeline
 
 from benchmarks.sentiment import CHANGES, PHRASES, predict
-from scripts.bundle import make_normalisers, mute_unknown
+from scripts.bundle import make_normalisers, mute_unknown, read_alike
 from scripts.e5 import SPECIAL, build_tokenizer
 from smsa import SentimentClassifier
 from smsa.data.datasets import read_rows
@@ -131,6 +131,16 @@ def test_what_a_model_does_not_know_says_next_to_nothing(name):
     label_ids = predict(classifier, texts).argmax(-1)
     for changed in ([f"{text} {unknown[0]}" for text in texts], [f"{unknown[0]} {text}" for text in texts]):
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.97
+
+
+@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+def test_bundling_lets_a_tokenizer_read_alike_as_the_bundled_one_does(name, tmp_path):
+    folder = shutil.copytree(FOLDER / name, tmp_path / "copy")
+    bundled = read(name, "tokenizer.json")
+    before = bundled["normalizer"] | {"normalizers": bundled["normalizer"]["normalizers"][: -len(make_normalisers())]}
+    (folder / "tokenizer.json").write_text(json.dumps(bundled | {"normalizer": before}), encoding="utf-8")
+    read_alike(folder)
+    assert json.loads((folder / "tokenizer.json").read_bytes()) == bundled
 
 
 def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
