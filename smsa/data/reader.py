@@ -277,8 +277,8 @@ class Source:
         if label != self._label_asked:
             self._notes.append(f"the labels are in the column {label!r}")
         numbers = [*map(plain_label, held[paths.index(label)])]
-        for path, values in zip(paths, held) if are_numbers(numbers) else ():  # words mean themselves
-            if not self.meanings and are_sentiments(values):
+        for path, values in () if SENTIMENTS.keys() & {*numbers} else zip(paths, held):  # words mean themselves
+            if not self.meanings and are_numbers(numbers) and are_sentiments(values):
                 pairs = {(number, plain_label(word)) for number, word in zip(numbers, values) if number}
                 if len(pairs) == len({*numbers} - {None}) == len({word for _, word in pairs if word}):
                     self.meanings = dict(pairs)
