@@ -3,13 +3,14 @@
 python benchmarks/sentiment.py --models mini-sentiment e5-sentiment mini-sentiment+e5-sentiment --labelled_dir DIR \\
     --held_out runs/mixture/calibration.csv
 
-A + between names takes the mean of their probabilities. Speeds are measured side by side, on the same texts in one run.
+Speeds are measured side by side, on the same texts in one run.
 docs/models.md has the output.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,9 @@ def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
     return np.array([[0.3, 0.4, 0.3] if one["empty"] else [one[f"p_{label}"] for label in LABELS] for one in found])
 
 
-def load(names: str) -> Predict:
-    """Return what predicts as `predict` does: a model, or several with + between their names, whose mean it takes."""
-    classifiers = [SentimentClassifier.from_pretrained(name) for name in names.split("+")]
-    return lambda texts: np.mean([predict(classifier, texts) for classifier in classifiers], axis=0)
+def load(name: str) -> Predict:
+    """Return what predicts as `predict` does, with the model of this name."""
+    return partial(predict, SentimentClassifier.from_pretrained(name))
 
 
 def measure_held_out(model: Predict, path: Path) -> dict[str, str]:

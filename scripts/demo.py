@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--model", help="Fine-tuned model: a folder, or a name on the Hub; default: e5-sentiment.")
+    parser.add_argument("--model", help="Fine-tuned model, as in predict.py; default: the bundled ones.")
     parser.add_argument("--revision", help="Branch, tag or commit of the model on the Hub.")
     parser.add_argument("--host", default="127.0.0.1", help="Address; 0.0.0.0 lets others in. (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="Port; 0 takes a free one. (default: %(default)s)")

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from smsa import SentimentClassifier
 from smsa.data.labels import LABELS
-from smsa.models.loading import CLASSIFIER
+from smsa.models.loading import DEFAULT
 
 EVERYDAY = (
     "Kurirnya cepat, packing rapi, makasih kak",
@@ -37,8 +37,8 @@ def main(run: Path) -> None:
     for predicted, label in zip(metrics["examples"], LABELS, strict=True):
         verdict = "right" if predicted["label"] == label else f"WRONG, a person says {label}"
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {verdict:29}  {predicted['text']}")
-    print(f"\nIt learned from 274 sentences only. {CLASSIFIER}, which is bundled and learned from many more, says:\n")
-    for text, predicted in zip(EVERYDAY, SentimentClassifier.from_pretrained(CLASSIFIER)(EVERYDAY), strict=True):
+    print("\nIt learned from 274 sentences only. The bundled models, which learned from many more, say together:\n")
+    for text, predicted in zip(EVERYDAY, SentimentClassifier.from_pretrained(DEFAULT)(EVERYDAY), strict=True):
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {text}")
     print(
         "\nLabel a file with it, or train the small encoder on the 11,000 sentences of SmSA, which are downloaded:\n\n"

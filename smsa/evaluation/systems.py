@@ -18,7 +18,7 @@ from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import find_bundled
+from smsa.models.loading import find_bundled, name_members
 
 
 @dataclass
@@ -93,7 +93,7 @@ def load_systems(
     Raises:
         UserError: as `name_labels` and `load_baseline`; if a baseline is given with a revision.
     """
-    short = [os.path.basename(os.path.normpath(path)) for path in paths]
+    short = ["+".join(os.path.basename(os.path.normpath(name)) for name in name_members(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if Path(find_bundled(path), DESCRIPTION).is_file():
@@ -109,14 +109,16 @@ def load_systems(
 
 def was_trained_on(model: str, path: str | Path) -> bool:
     """Return whether run.json in a model folder, local or bundled, names a train file with the content of `path`."""
-    record = Path(find_bundled(model), RUN_RECORD)
-    try:
-        trained_on = json.loads(record.read_bytes())["data"]["train"]["sha256"]
-    except ValueError as error:
-        raise UserError(f"{record} is damaged ({error}): mend or remove it.") from error
-    except (FileNotFoundError, NotADirectoryError, LookupError, TypeError):  # there is none, or another program's
-        return False
-    return hash_file(Path(path)) == trained_on
+    trained_on = []
+    for name in name_members(model):
+        record = Path(find_bundled(name), RUN_RECORD)
+        try:
+            trained_on.append(json.loads(record.read_bytes())["data"]["train"]["sha256"])
+        except ValueError as error:
+            raise UserError(f"{record} is damaged ({error}): mend or remove it.") from error
+        except (FileNotFoundError, NotADirectoryError, LookupError, TypeError):  # there is none, or another program's
+            continue
+    return bool(trained_on) and hash_file(Path(path)) in trained_on
 
 
 def wrap_classifier(name: str, classifier: SentimentClassifier, label_map: str | None = None) -> System:

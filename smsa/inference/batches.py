@@ -10,13 +10,16 @@ import pyarrow as pa
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
+from smsa.models.loading import BUNDLED, name_members
 
 logger = logging.getLogger(__name__)
 
 
 def locate(model: str | None) -> str | None:
     """Return a model's name as workers find it: they run in other folders, so a folder becomes an absolute path."""
-    return os.path.abspath(model) if model and os.path.isdir(model) else model
+    names = name_members(model) if model else []
+    is_folder = [name not in BUNDLED and os.path.isdir(name) for name in names]
+    return "+".join(os.path.abspath(n) if known else str(n) for n, known in zip(names, is_folder, strict=True)) or None
 
 
 class BatchPredictor:

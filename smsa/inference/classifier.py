@@ -1,10 +1,9 @@
-"""Texts in, labels with probabilities out: the model, its tokenizer and an engine behind one call."""
+"""Texts in, labels with probabilities out: one or more models, their tokenizers and engines behind one call."""
 
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from smsa.errors import UserError
 from smsa.inference.attribution import weigh_words
 from smsa.inference.engine import Engine
-from smsa.models.loading import label_names, load_classifier, require_padding
+from smsa.models.loading import label_names, load_classifier, name_members, require_padding
 
 _CHARS_A_TOKEN = 64  # before tokenising, a text is cut to this many characters per token, if its tokens stay the same
 _NOTHING = r"^[\pZ\pC\s]*$"  # white space and invisible characters, such as U+200B
@@ -78,14 +77,18 @@ class SentimentClassifier:
     def from_pretrained(
         cls, model_name_or_path: str | None = None, revision: str | None = None, **options: object
     ) -> "SentimentClassifier":
-        """Load a model folder, or a model of the Hub; with no name, e5-sentiment, which comes with smsa.
+        """Load a model folder or a model of the Hub; several, joined by +, become a `SentimentEnsemble`.
 
         Args:
-            model_name_or_path, revision: as in `load_classifier`, which also says what is refused.
+            model_name_or_path: None for the bundled classifiers together, with a warning.
+            revision: as in `load_classifier`, which also says what is refused.
             options: max_length and those of the engine, as in the class.
+
+        Raises:
+            UserError: also if several models have different labels.
         """
-        name = model_name_or_path and os.path.expanduser(model_name_or_path)
-        return cls(*load_classifier(name, revision), **options)
+        members = [cls(*load_classifier(name, revision), **options) for name in name_members(model_name_or_path)]
+        return SentimentEnsemble(members) if len(members) > 1 else members[0]
 
     def __reduce__(self):
         raise TypeError("a classifier cannot be pickled: send a worker the name of the model, and load it there.")
@@ -127,12 +130,13 @@ class SentimentClassifier:
         """Return what `classify` returns for one chunk of texts; the last bits of probabilities depend on the chunk."""
         return self.classify(*self.encode(texts))
 
-    def encode(self, texts: pa.Array) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    def encode(self, texts: pa.Array) -> tuple[Sequence, np.ndarray, np.ndarray, np.ndarray]:
         """Tokenise one chunk of strings, equal ones once; null, blank and invisible ones count as the empty text.
 
         Returns:
-            `token_ids`: for each different text, its token ids, special tokens included; `truncated`: whether that text
-            was truncated, (n_different,) of bool; `index`: which of the different texts each text is, (n_texts,).
+            `tokens`: for each different text, its token ids, special tokens included; `truncated`: whether that text
+            was truncated, and `empty`: whether it has only special tokens, (n_different,) of bool; `index`: which of
+            the different texts each text is, (n_texts,).
         """
         texts = pc.if_else(pc.match_substring_regex(texts, _NOTHING), "", texts).fill_null("")
         entries = texts.dictionary_encode()
@@ -148,29 +152,37 @@ class SentimentClassifier:
             # (mini joins `nya` to the word before it; this can only change the last word of a head.)
             if not encodings[i].overflowing:
                 encodings[i] = self._tokenizer.encode(different[i])
-        token_ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        tokens = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         truncated = [len(encoding) == self.max_length and bool(encoding.overflowing) for encoding in encodings]
-        return token_ids, np.array(truncated, dtype=bool), entries.indices.to_numpy()
+        empty = [len(ids) <= self._n_special for ids in tokens]
+        return tokens, np.array(truncated, dtype=bool), np.array(empty, dtype=bool), entries.indices.to_numpy()
 
-    def classify(self, token_ids: list[np.ndarray], truncated: np.ndarray, index: np.ndarray) -> pa.Table:
-        """Run the model over what `encode` returns.
-
-        Returns:
-            `label`, `score`, `p_<label>` for each label, `truncated` and `empty`. A text that has only special tokens
-            is empty: its label, score and probabilities are null.
+    def compute_probabilities(self, tokens: Sequence) -> np.ndarray:
+        """Return the probabilities of labels, (n_different, n_labels), for tokens as `encode` returns them.
 
         Raises:
             UserError: if a logit is not a finite number.
         """
-        empty = np.array([len(ids) <= self._n_special for ids in token_ids], dtype=bool)
-        probabilities = np.zeros((len(token_ids), len(self.labels)))
+        logits = self.engine.run(tokens)
+        if not np.isfinite(logits).all():
+            precision = self.engine.precision
+            way_out = "check its weights" if precision == "no" else "give --precision no, or check its weights"
+            raise UserError(f"the model gave logits that are not finite in precision {precision}: {way_out}.")
+        return softmax(logits.astype(np.float64), axis=-1)
+
+    def classify(self, tokens: Sequence, truncated: np.ndarray, empty: np.ndarray, index: np.ndarray) -> pa.Table:
+        """Run the model over what `encode` returns.
+
+        Returns:
+            `label`, `score`, `p_<label>` for each label, `truncated` and `empty`. The label, score and probabilities of
+            an empty text are null.
+
+        Raises:
+            UserError: as `compute_probabilities`.
+        """
+        probabilities = np.zeros((len(tokens), len(self.labels)))
         if not empty.all():
-            logits = self.engine.run([ids for ids, is_empty in zip(token_ids, empty, strict=True) if not is_empty])
-            if not np.isfinite(logits).all():
-                precision = self.engine.precision
-                way_out = "check its weights" if precision == "no" else "give --precision no, or check its weights"
-                raise UserError(f"the model gave logits that are not finite in precision {precision}: {way_out}.")
-            probabilities[~empty] = softmax(logits.astype(np.float64), axis=-1)
+            probabilities[~empty] = self.compute_probabilities([tokens[i] for i in np.flatnonzero(~empty)])
         label_ids = pa.array(probabilities.argmax(-1), mask=empty)
         columns = {
             "label": pa.DictionaryArray.from_arrays(label_ids, list(self.labels)).cast(pa.string()),
@@ -179,6 +191,19 @@ class SentimentClassifier:
         for label, of_label in zip(self.labels, probabilities.T, strict=True):
             columns[f"p_{label}"] = pa.array(of_label, mask=empty)
         return pa.table(columns | {"truncated": truncated, "empty": empty}).take(index)
+
+    def find_words(self, text: str) -> list[tuple[int, int]]:
+        """Return start and end of each word that the model reads, punctuation included, in the order of the text."""
+        encoding, words = self._tokenizer.encode(text), []
+        for number in sorted({*encoding.word_ids} - {None}):
+            start, end = encoding.word_to_chars(number)
+            start = end - len(text[start:end].lstrip())  # byte-level tokenizers include the space before a word
+            # of a word that a normaliser replaced as a whole, such as a place, tokenizers knows the last letter only
+            least = words[-1][1] if words else 0
+            while start > least and (text[start - 1].isalnum() or text[start - 1] in ".,"):
+                start -= 1
+            words.append((start, end))
+        return words
 
     def explain(self, text: str, label: str | None = None) -> dict:
         """Return which words of a text pushed it towards a label, and which away from it.
@@ -201,8 +226,14 @@ class SentimentClassifier:
         label = predicted if label is None else label
         if label not in self.labels:
             raise UserError(f"label {label!r} is not one of {', '.join(self.labels)}.")
-        encoding = self._tokenizer.encode(text)
-        return {"label": label} | weigh_words(self.engine, text, encoding, self.labels.index(label))
+
+        def compute_log_odds(texts: list[str]) -> np.ndarray:  # of the label, (n_texts,)
+            tokens, _, _, index = self.encode(pa.array(texts))
+            probabilities, label_id = self.compute_probabilities(tokens)[index], self.labels.index(label)
+            # not 1 - p, which may be 0
+            return np.log(probabilities[:, label_id]) - np.log(np.delete(probabilities, label_id, axis=-1).sum(-1))
+
+        return {"label": label} | weigh_words(compute_log_odds, text, self.find_words(text))
 
     def add_words(self, texts: pa.Array, added: pa.Table) -> pa.Table:
         """Add a column `words` to what `predict` has returned for `texts`; it is null where there is no label.
@@ -219,3 +250,40 @@ class SentimentClassifier:
         pairs = zip(texts.to_pylist(), added["label"].to_pylist(), strict=True)
         words = [label and explain(text, label) for text, label in pairs]
         return added.append_column("words", pa.array(words, pa.string()))
+
+
+class SentimentEnsemble(SentimentClassifier):
+    """Several classifiers as one: a probability is the mean of theirs, and a text that one finds empty is empty.
+
+    Args:
+        members: classifiers whose labels are the same, in the same order.
+
+    Attributes:
+        members: the same.
+        labels, engine: of the first member.
+        max_length: the least of theirs.
+        sha256: hash of theirs.
+    """
+
+    def __init__(self, members: Sequence[SentimentClassifier]):
+        self.members, self.labels, self.engine = members, members[0].labels, members[0].engine
+        for member in members:
+            if member.labels != self.labels:
+                both = f"{', '.join(self.labels)} and {', '.join(member.labels)}"
+                raise UserError(f"models that are joined need the same labels in the same order; these have {both}.")
+        self.max_length = min(member.max_length for member in members)
+        self.sha256 = hashlib.sha256("".join(member.sha256 for member in members).encode()).hexdigest()
+
+    def encode(self, texts: pa.Array) -> tuple[Sequence, np.ndarray, np.ndarray, np.ndarray]:
+        """Tokenise as each member does; the tokens of a text are a tuple of theirs."""
+        tokens, truncated, empty, (index, *_) = zip(*(member.encode(texts) for member in self.members), strict=True)
+        return [*zip(*tokens, strict=True)], np.any(truncated, axis=0), np.any(empty, axis=0), index
+
+    def compute_probabilities(self, tokens: Sequence) -> np.ndarray:
+        """Return the mean of the members' probabilities, as in `SentimentClassifier`."""
+        each = zip(self.members, zip(*tokens, strict=True), strict=True)
+        return np.mean([member.compute_probabilities(own) for member, own in each], axis=0)
+
+    def find_words(self, text: str) -> list[tuple[int, int]]:
+        """Return the words of the first member."""
+        return self.members[0].find_words(text)

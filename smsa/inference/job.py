@@ -58,7 +58,8 @@ class PredictionArguments:
     )
     model: str | None = HfArg(
         default=None,
-        help="Fine-tuned model: a folder, or a name on the Hub. If not given: e5-sentiment, which is bundled.",
+        help="Fine-tuned model: a folder, or a name on the Hub; or several, joined by +, whose probabilities are "
+        "averaged. If not given: mini-sentiment+e5-sentiment, which are bundled.",
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model on the Hub, if not main.")
     text_column: str | None = HfArg(default=None, help="Column of texts; found by name or content if not given.")

@@ -37,9 +37,10 @@ from smsa.models.scratch import build_scratch
 logger = logging.getLogger(__name__)
 
 # What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier that was made from it
-# (recipes/mini.yaml and informal.yaml), and a better one (recipes/e5.yaml and e5_rdrop.yaml), the default.
+# (recipes/mini.yaml and informal.yaml), and a larger one (recipes/e5.yaml and e5_rdrop.yaml).
 FOLDER = Path(__file__).parent.parent / "bundled"
-BUNDLED = ENCODER, FAST, CLASSIFIER = ("mini", "mini-sentiment", "e5-sentiment")
+BUNDLED = ENCODER, FAST, LARGE = ("mini", "mini-sentiment", "e5-sentiment")
+DEFAULT = f"{FAST}+{LARGE}"  # the mean of both: docs/models.md
 
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -114,21 +115,13 @@ def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         raise UserError(f"{kind} gives other logits if a text is padded; smsa needs a model that ignores padding.")
 
 
-def load_classifier(model_name_or_path: str | Path | None = None, revision: str | None = None) -> _Loaded:
+def load_classifier(model_name_or_path: str | Path, revision: str | None = None) -> _Loaded:
     """Load a trained classifier and its tokenizer; `model_max_length` is the length that it was trained with.
-
-    If no model is named, load e5-sentiment and log a warning.
 
     Raises:
         UserError, OSError: as `load_model`; also if a weight of the head is missing, or the model predicts a number or
             several labels for a text.
     """
-    if model_name_or_path is None:
-        model_name_or_path = CLASSIFIER
-        logger.warning(
-            f"No model was named: this is {CLASSIFIER}, the better of those that come with smsa; {FAST} is several "
-            "times as fast. docs/models.md says how good they are, and where they fail."
-        )
     name, config = _load_config(model_name_or_path, revision)
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
         raise UserError(f"{name} does not choose one label among several: {config.problem_type or 'a single output'}.")
@@ -152,6 +145,20 @@ def find_bundled(name: str | Path) -> str:
     `./mini` and every Path mean a folder of the user.
     """
     return str(FOLDER / name if name in BUNDLED else name)
+
+
+def name_members(model_name_or_path: str | Path | None) -> list[str | Path]:
+    """Return the names and folders that + joins; with no name, those of `DEFAULT`, and log a warning."""
+    if model_name_or_path is None:
+        model_name_or_path = DEFAULT
+        logger.warning(
+            f"No model was named: this is {DEFAULT}, the mean of both classifiers that come with smsa; {FAST} alone is "
+            "several times as fast. docs/models.md says how good they are, and where they fail."
+        )
+    if isinstance(model_name_or_path, Path):
+        return [model_name_or_path.expanduser()]
+    whole = os.path.expanduser(model_name_or_path)
+    return [whole] if os.path.exists(whole) else [*map(os.path.expanduser, whole.split("+"))]
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:
@@ -193,12 +200,14 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
         if Path(name, "adapter_config.json").is_file():
             raise UserError(f"{name} is a LoRA adapter: merge it into its base model first.") from error
         if Path(name, "seeds.json").is_file():
-            raise UserError(f"{name} has a model for each seed: give one of its folders seed-...") from error
+            raise UserError(
+                f"{name} has a model for each seed: give a folder seed-... in it, or several with +."
+            ) from error
         raise (OSError if isinstance(error, OSError) else UserError)(
             f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
             f"the Hub: {str(error).splitlines()[0]}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
-            f"the Hub there are {CLASSIFIER}, {FAST} and, to train from, {ENCODER}."
+            f"the Hub there are {LARGE}, {FAST} and, to train from, {ENCODER}."
         ) from error
     if Path(name, "export.json").is_file():
         raise UserError(f"{name} is an export, for other runtimes: give the model that it was made from.")

@@ -76,7 +76,7 @@ def export_model(
     data = Path(data or find_smsa()["valid"])
     labels = name_labels(str(model_name_or_path), classifier.labels, reading.get("label_map"))
     labelled = LabelledFile.read(data, labels, **reading)
-    token_ids, _, index = classifier.encode(pa.array(labelled.texts))
+    token_ids, _, _, index = classifier.encode(pa.array(labelled.texts))
 
     def measure(n_bytes: int) -> tuple[dict, np.ndarray]:
         classifier.engine.run(token_ids[:1])  # the first call is slower

@@ -2,10 +2,10 @@
 
 import json
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import make_model
 from scipy.special import logit
 from tables import make_classifier
 from tokenizers.pre_tokenizers import ByteLevel
@@ -14,11 +14,14 @@ from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference.attribution import weigh_words
-from smsa.models.loading import CLASSIFIER, FAST
+from smsa.inference.classifier import SentimentEnsemble
+from smsa.models.loading import FAST, LARGE
 
 
-@pytest.mark.parametrize("label", [None, "negative"])
-def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
+@pytest.mark.parametrize("label, n_models", [(None, 1), ("negative", 1), (None, 2)])
+def test_weights_add_up_and_words_are_parts_of_the_text(classifier, tokenizer, label, n_models):
+    if n_models == 2:
+        classifier = SentimentEnsemble([classifier, make_classifier(make_model(seed=1), tokenizer)])
     text = "Enak dan MURAH sekali, tidak kotor!"
     explained, answer = classifier.explain(text, label), classifier(text)
     assert explained["label"] == label or (label is None and explained["label"] == answer["label"])
@@ -31,7 +34,7 @@ def test_weights_add_up_and_words_are_parts_of_the_text(classifier, label):
     assert classifier.explain(text, label) == explained  # the orders are the same each time
 
 
-@pytest.mark.parametrize("name", [FAST, CLASSIFIER])
+@pytest.mark.parametrize("name", [FAST, LARGE])
 def test_a_word_that_the_tokenizer_reads_as_another_is_shown_as_it_stands(name):
     explained = SentimentClassifier.from_pretrained(name, device="cpu").explain(
         "Jakarta ramai: 15.000 rusak, kata Siti"
@@ -43,19 +46,17 @@ def test_a_word_that_the_tokenizer_reads_as_another_is_shown_as_it_stands(name):
 
 def test_weights_are_shapley_values():
     """One word alone has all that it moves; two that only work together have half each; others nothing."""
+    seen = []
 
-    n_texts = []
+    def compute_log_odds(texts):  # 3 with a, and 1 with b as well as c
+        seen.append(texts)
+        return np.array([3.0 * ("a" in text) + 1.0 * ("b" in text and "c" in text) for text in texts])
 
-    def run(token_ids):  # log-odds are 3 with the token 7, 1 with 8 as well as 9, in sum
-        n_texts.append(len(token_ids))
-        values = [3.0 * (7 in ids) + 1.0 * (8 in ids and 9 in ids) for ids in token_ids]
-        return np.array([[value, 0.0] for value in values], dtype=np.float32)
-
-    words = {"word_ids": [None, 0, 1, 2, 3, None], "word_to_chars": lambda number: (2 * number, 2 * number + 1)}
-    encoding = SimpleNamespace(ids=[1, 7, 8, 9, 5, 2], **words)
-    found = weigh_words(SimpleNamespace(run=run), "a b c d", encoding, 0)
+    found = weigh_words(compute_log_odds, "a b, c-d", [(0, 1), (2, 3), (5, 6), (7, 8)])
     assert (found["log_odds"], found["no_words"]) == (4.0, 0.0)
-    assert len(n_texts) == 1  # each run waits for other threads
+    assert len(seen) == 1  # each run waits for other threads
+    # words stay apart, and what stands between two of them stays with both
+    assert {"", "a b, c-d", " b, c-d", " d"} <= {*seen[0]} and {"a c-d", "a b d"} & {*seen[0]}
     assert [word["word"] for word in found["words"]] == ["a", "b", "c", "d"]
     # An order and its reverse share the last exactly
     assert [word["weight"] for word in found["words"]] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
@@ -82,7 +83,7 @@ def test_a_long_text_is_explained_as_far_as_it_was_read_and_an_empty_one_not(tin
 def test_weights_of_real_texts_add_up_and_the_heaviest_words_tell(smsa_files):
     """200 texts of valid that are found to be positive: without their three heaviest words they are less so, and more
     clearly than without any three. The 195 shortest, for the time grows with the square, and the five longest."""
-    classifier = SentimentClassifier.from_pretrained(CLASSIFIER, device="cpu")
+    classifier = SentimentClassifier.from_pretrained(LARGE, device="cpu")
     splits = load_splits({"valid": smsa_files["valid"]})["valid"]
     texts = [row["text"] for row in splits if row["label"] == 0 and len(row["text"].split()) >= 8]
     texts = [text for text, answer in zip(texts, classifier(texts), strict=True) if answer["label"] == "positive"]

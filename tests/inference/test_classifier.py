@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from conftest import SHAPE, make_model
+from conftest import SHAPE, make_model, save_tiny
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from smsa import SentimentClassifier
 from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference import engine as engine_module
+from smsa.inference.batches import locate
 from smsa.inference.engine import Engine
 from smsa.models.loading import load_classifier
 
@@ -88,6 +89,26 @@ def test_a_text_gives_one_answer_and_a_list_as_many(classifier, tiny_model, toke
         assert classifier(column) == classifier(HOSTILE)
 
 
+def test_joined_models_give_the_mean_of_their_probabilities(tmp_path, monkeypatch):
+    options = {"device": "cpu", "backend": "torch", "precision": "no"}
+    folders = [str(save_tiny(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
+    *alone, joined = (SentimentClassifier.from_pretrained(name, **options) for name in (*folders, "+".join(folders)))
+    expected = np.mean([probabilities(classifier, HOSTILE) for classifier in alone], axis=0)
+    assert probabilities(joined, HOSTILE) == pytest.approx(expected, nan_ok=True) and len({*expected[0].round(3)}) == 3
+    for text, mean, answer in zip(HOSTILE, expected, joined(HOSTILE), strict=True):
+        assert answer["label"] == (None if np.isnan(mean[0]) else joined.labels[mean.argmax()]), text
+        assert all(answer[name] == alone[0](text)[name] for name in ("truncated", "empty"))
+    assert len({joined.sha256, *(classifier.sha256 for classifier in alone)}) == 3
+    monkeypatch.chdir(tmp_path)  # workers run in another folder; mini is bundled, whatever lies here
+    (tmp_path / "mini").mkdir()
+    assert locate("a+b") == "+".join(folders) and locate("mini") == "mini" and locate(None) is None
+    save_tiny(tmp_path / "a+b")  # a folder of this name
+    assert SentimentClassifier.from_pretrained("a+b", **options).sha256 == alone[0].sha256
+    save_tiny(tmp_path / "two", labels=("positive", "negative"))
+    with pytest.raises(UserError, match="same labels in the same order; these have positive, neutral, negative and po"):
+        SentimentClassifier.from_pretrained("a+two", **options)
+
+
 @pytest.mark.parametrize("texts, message", [
     (pd.DataFrame({"text": ["enak"]}), "a DataFrame is not a list of texts: give any iterable of str, such as table"),
     (Dataset.from_dict({"text": ["enak"]}), "a Dataset is not"), ({"text": ["enak"]}, "a dict is not"),
@@ -116,7 +137,7 @@ def test_a_long_text_is_cut_to_the_same_tokens_as_if_all_of_it_were_read():
     texts = ["enak " * 14, "enak " * 15, "enak dan murah , " * 1000, "a" * 5000 + " enak", " " * 5000 + "enak"]
     texts += ["🙂" * 5000 + " kotor" * 10]
     texts += ["enak " * 13 + " " * (64 * 16 - n_spaces - 65) + "menyenangkan" for n_spaces in range(3, 14)]
-    token_ids, truncated, _ = classifier.encode(pa.array(texts))
+    token_ids, truncated, *_ = classifier.encode(pa.array(texts))
     assert [ids.tolist() for ids in token_ids] == tokenizer(texts, truncation=True, max_length=16)["input_ids"]
     assert truncated.tolist() == [len(ids) > 16 for ids in tokenizer(texts)["input_ids"]]
     assert truncated[:2].tolist() == [False, True]
@@ -137,6 +158,7 @@ def test_a_stream_is_read_chunk_by_chunk_equal_texts_once_and_settings_of_the_pr
     seen, texts = [], iter(["enak", "kotor"] * 1_000)
     watch(monkeypatch, classifier.engine, lambda ids, mask: seen.append((len(ids), settings())))
     torch.set_num_threads(2)
+    torch.backends.cuda.enable_cudnn_sdp(True)  # a script that an earlier test ran may have turned it off
     answers = classifier.stream(texts)
     assert next(answers)["empty"] is False
     assert length_hint(texts) == 1_992 and seen == [(2, (False, 1))] and settings() == (True, 2)
