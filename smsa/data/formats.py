@@ -192,9 +192,16 @@ def open_file(
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
-    """Return the real format of a file: `format`, JSON, or CSV if a workbook is only text; refuse all others."""
-    head = stream.peek()[:200]
+def find_contents(stream: BinaryIO, path: Path, format: str) -> tuple[str, str, str | None]:
+    """Return the real format of a file, the encoding of its text and its line end; refuse other kinds.
+
+    The format is `format`, JSON, or CSV if a workbook is only text. The line end is LF (also for CRLF), or CR if there
+    is no LF. A byte-order mark or the zeros of UTF-16 show the encoding; else it is UTF-8, or Windows-1252 if there are
+    other bytes than ASCII and none show UTF-8. The file is read until some show UTF-8, or to its end. A UTF-8 file with
+    a few broken lines is still UTF-8, so that those lines are bad rows.
+    """
+    block = stream.read(1 << 20)
+    head = block[:200]
     suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
     plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # so that UTF-16 matches, too
     pages = rb"<" if format in SHEETS else rb"<(!doctype html|html[\s>]|\?xml version)"
@@ -203,38 +210,27 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
         raise UserError(f"{path} is {kinds}: open it, and save it as .xlsx or .csv.")
     if format in SHEETS:
         is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
-        return "csv" if is_text and suffix is None else format
-    if format != "parquet" and suffix is not None:
+        format = "csv" if is_text and suffix is None else format
+    elif format != "parquet" and suffix is not None:
         raise UserError(f"{path} is a workbook or an archive, not text: give its name the suffix {suffix}.")
-    begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
-    return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
+    elif format != "parquet":
+        begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
+        format = "json" if re.match(rb"\s*(?:" + begins + rb")", plain) else format
+    if format in ("parquet", *SHEETS):
+        return format, "utf-8", None
 
-
-def find_encoding(stream: BinaryIO) -> tuple[str, str]:
-    """Return the encoding of text and its line end: LF (also for CRLF), or CR if there is no LF.
-
-    A byte-order mark or the zeros of UTF-16 show the encoding; else it is UTF-8, or Windows-1252 if there are other
-    bytes than ASCII and none show UTF-8. The file is read until some show UTF-8, or to its end. A UTF-8 file with a few
-    broken lines is still UTF-8, so that those lines are bad rows.
-    """
-    block = stream.read(1 << 20)
     found = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if block.startswith(mark)), None)
     for i, encoding in enumerate(("utf-16-be", "utf-16-le")):
         if found is None and block[i:1000:2].count(0) > len(block[:1000]) / 4:
             found = encoding
     start = block.decode(found or "utf-8", errors="ignore")  # decoded, as a byte of UTF-16 may look like a line end
     end = "\r" if "\r" in start and "\n" not in start else "\n"
-    if found:
-        return found, end
-    found = "utf-8"
-    while block:
+    while block and found in (None, "cp1252"):
         block += stream.readline(1 << 20)
         if not block.isascii():
-            if _NOT_WINDOWS.search(block):
-                return "utf-8", end
-            found = "cp1252"
+            found = "utf-8" if _NOT_WINDOWS.search(block) else "cp1252"
         block = stream.read(1 << 20)
-    return found, end
+    return format, found or "utf-8", end
 
 
 def read_whole(stream: BinaryIO, path: Path) -> bytes:

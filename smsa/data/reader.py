@@ -114,9 +114,8 @@ class Source:
         suffix, self.compression = formats.find_layout(path, formats.INPUT_FORMATS, format)
         self._open = partial(formats.open_file, path, self.compression)
         with self._open() as stream:
-            self.format = formats.find_contents(stream, path, suffix)
-            self.is_typed = self.format in ("parquet", *SHEETS)
-            self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
+            self.format, self.encoding, self._end = formats.find_contents(stream, path, suffix)
+        self.is_typed = self.format in ("parquet", *SHEETS)
         self._notes = []  # on what was found, for the log
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, not a workbook")
