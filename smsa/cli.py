@@ -129,15 +129,6 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; the nearest is {' or '.join(matches)}. --help lists them all." if matches else ". --help lists them all."
 
 
-def set_up_logging() -> None:
-    """Log progress on the main process; from other ranks and from libraries, log only what failed."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("smsa").setLevel(logging.ERROR if rank() else logging.INFO)
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
-    transformers.logging.disable_progress_bar()
-
-
 _LOST = "; another rank has ended: its line, if any, says why. The same command resumes; training needs --resume auto."
 _FAULTS = (  # errors that are not bugs: type, words that the message has, and a way out to add to it
     ((UserError, OSError), "", ""),
@@ -157,13 +148,18 @@ _FAULTS = (  # errors that are not bugs: type, words that the message has, and a
 def exit_on_error() -> Iterator[None]:
     """Set up logging; end a script with status 1 and one line on an error of the user, a file, a disk or the network.
 
-    A bug shows its traceback, and so does a broken pipe other than stdout. At the end the process group is destroyed,
-    since torch may abort at exit otherwise.
+    Progress is logged on the main process; of other ranks and of libraries, only what failed. A bug shows its
+    traceback, and so does a broken pipe other than stdout. At the end the process group is destroyed, since torch may
+    abort at exit otherwise.
 
     Raises:
         SystemExit: in place of the errors in `_FAULTS`, and of Ctrl-C.
     """
-    set_up_logging()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("smsa").setLevel(logging.ERROR if rank() else logging.INFO)
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+    transformers.logging.disable_progress_bar()
     try:
         yield
     except KeyboardInterrupt as error:

@@ -56,32 +56,20 @@ def end_with_launcher(name: str) -> None:
             os.kill(os.getpid(), signum)
 
 
-def best_precision(device_type: str, training: bool = True) -> str:
-    """Return the fastest precision that does not change labels: `bf16`, `fp16`, or `no` (fp32).
-
-    On a GPU, inference takes fp16, whose three more bits of mantissa matter to probabilities; training takes bf16 for
-    its range. A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4
-    times on an EPYC of 2024). Intel's avx512_bf16 alone has half the rate; other CPUs emulate bf16 at a tenth of it.
-    """
-    if device_type == "cuda":
-        if training and torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16"
-        return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "no"  # (7, 0): first with tensor cores
-    has = torch.cpu.get_capabilities()
-    is_amd = str(has.get("cpu_name", "")).startswith("AMD")
-    is_fast = has.get("amx_tile") or (has.get("avx512_bf16") and is_amd)
-    return "bf16" if device_type == "cpu" and is_fast else "no"
-
-
 def resolve_precision(requested: str, device_type: str, training: bool = True) -> str:
     """Return the precision that is in effect, and log it: `no` (fp32), `fp16` or `bf16`.
 
-    `auto` follows the launcher if it was asked for a precision, else `best_precision`. fp16 on a CPU becomes `no`:
-    Accelerate would silently train in fp32 there.
+    `auto` follows the launcher if it was asked for a precision, else it is the fastest that does not change labels: on
+    a GPU, inference takes fp16, whose three more bits of mantissa matter to probabilities; training takes bf16 for its
+    range. fp16 on a CPU becomes `no`: Accelerate would silently train in fp32 there.
 
     Raises:
         UserError: for a precision that is not one of `PRECISIONS`, from the option or the launcher (`fp8`).
     """
+    # A CPU is fast in bf16 with AMX (3 times the matrix products of fp32 on a Xeon) or AMD's avx512_bf16 (4 times on an
+    # EPYC of 2024). Intel's avx512_bf16 alone has half the rate; other CPUs emulate bf16 at a tenth of it.
+    has = torch.cpu.get_capabilities()
+    is_fast = has.get("amx_tile") or (has.get("avx512_bf16") and str(has.get("cpu_name", "")).startswith("AMD"))
     source, asked = "--precision", requested
     if requested == "auto":
         source, asked = "the launcher", os.environ.get("ACCELERATE_MIXED_PRECISION")
@@ -92,15 +80,19 @@ def resolve_precision(requested: str, device_type: str, training: bool = True) -
             with suppress(psutil.Error):
                 words = " ".join(psutil.Process(os.getppid()).cmdline()).replace("=", " ").replace("-", "_")
             asked = "no" if "__mixed_precision no" in words else None
-        if asked is None:
-            source, asked = "the device", best_precision(device_type, training)
+        if asked is None and device_type == "cuda":
+            has_bf16 = training and torch.cuda.is_bf16_supported(including_emulation=False)
+            has_fp16 = torch.cuda.get_device_capability() >= (7, 0)  # the first with tensor cores
+            source, asked = "the device", "bf16" if has_bf16 else "fp16" if has_fp16 else "no"
+        elif asked is None:
+            source, asked = "the device", "bf16" if device_type == "cpu" and is_fast else "no"
     if asked not in PRECISIONS:
         raise UserError(f"precision {asked!r} (from {source}) is not one of {', '.join(PRECISIONS)}.")
     in_effect = "no" if asked == "fp16" and device_type == "cpu" else asked
     shown = "fp32" if in_effect == "no" else in_effect
     reason = " (fp16 is for GPUs)" if in_effect != asked else ""
     logger.info("Precision: %s asks for %s; in effect on %s: %s%s", source, asked, device_type, shown, reason)
-    if in_effect == "bf16" and device_type == "cpu" and best_precision("cpu") != "bf16":
+    if in_effect == "bf16" and device_type == "cpu" and not is_fast:
         logger.warning("This CPU is slower in bf16 than in fp32: --precision no is faster.")
     return in_effect
 

@@ -64,7 +64,8 @@ def run_here(script: str, *words) -> tuple[int, str]:
     capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
         patch.setattr(sys, "argv", [script, *map(str, words)])
-        patch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would also change later tests
+        patch.setattr("smsa.cli.logging", mock.MagicMock())  # what is set up would also change later tests
+        patch.setattr("smsa.cli.transformers", mock.MagicMock())
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as stopped:

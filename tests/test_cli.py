@@ -1,6 +1,7 @@
 """A recipe and a command line -> options; errors -> one line and an exit status."""
 
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import ROOT, run
@@ -87,7 +88,8 @@ def test_a_bad_command_ends_with_status_2_and_says_why(tmp_path, capsys, monkeyp
     (RuntimeError("mat1 and mat2"), None), (KeyboardInterrupt(), 130),
 ])  # fmt: skip
 def test_an_error_of_the_user_is_one_line_and_a_bug_is_raised_as_it_is(monkeypatch, error, told):
-    monkeypatch.setattr("smsa.cli.set_up_logging", lambda: None)  # it would also change later tests
+    monkeypatch.setattr("smsa.cli.logging", MagicMock())  # what is set up would also change later tests
+    monkeypatch.setattr("smsa.cli.transformers", MagicMock())
     with pytest.raises(SystemExit if told else type(error)) as stopped, exit_on_error():
         raise error
     assert not told or stopped.value.code == told

@@ -47,7 +47,10 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 
 @pytest.mark.slow
 def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself():
-    code = "import smsa.runtime as r; r.best_precision = lambda *_: 'bf16'; print(r.resolve_precision('auto', 'cpu'))"
+    code = (
+        "import torch, smsa.runtime; torch.cpu.get_capabilities = lambda: {'amx_tile': True}; "
+        "print(smsa.runtime.resolve_precision('auto', 'cpu'))"
+    )
     for options, in_effect in (("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")):
         launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), "--no_python"]
         assert run(*launch, sys.executable, "-c", code) == (0, f"{in_effect}\n")

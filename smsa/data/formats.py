@@ -1,7 +1,7 @@
 """Bytes of a file -> its rows, one by one, each with its line: compression, encodings, CSV and TSV, workbooks.
 
 A row that cannot be read does not stop the others: a `BadRow` takes its place. The order in this file: bad rows,
-opening files, the meaning of names and cells, finding the separator, reading rows, and fitting them to the header.
+opening files, the meaning of names and cells, finding the separator, and reading rows.
 """
 
 import codecs
@@ -13,11 +13,10 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, islice, pairwise
+from dataclasses import dataclass
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -192,9 +191,16 @@ def open_file(
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
-    """Return the real format of a file: `format`, JSON, or CSV if a workbook is only text; refuse all others."""
-    head = stream.peek()[:200]
+def find_contents(stream: BinaryIO, path: Path, format: str) -> tuple[str, str, str | None]:
+    """Return the real format of a file, the encoding of its text and its line end; refuse other kinds.
+
+    The format is `format`, JSON, or CSV if a workbook is only text. The line end is LF (also for CRLF), or CR if there
+    is no LF. A byte-order mark or the zeros of UTF-16 show the encoding; else it is UTF-8, or Windows-1252 if there are
+    other bytes than ASCII and none show UTF-8. The file is read until some show UTF-8, or to its end. A UTF-8 file with
+    a few broken lines is still UTF-8, so that those lines are bad rows.
+    """
+    block = stream.read(1 << 20)
+    head = block[:200]
     suffix = next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
     plain = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)|\0", b"", head)  # so that UTF-16 matches, too
     pages = rb"<" if format in SHEETS else rb"<(!doctype html|html[\s>]|\?xml version)"
@@ -203,38 +209,27 @@ def find_contents(stream: io.BufferedReader, path: Path, format: str) -> str:
         raise UserError(f"{path} is {kinds}: open it, and save it as .xlsx or .csv.")
     if format in SHEETS:
         is_text = head and not head.startswith(b"PK") and (b"\0" not in head or head.startswith(codecs.BOM_UTF16_LE))
-        return "csv" if is_text and suffix is None else format
-    if format != "parquet" and suffix is not None:
+        format = "csv" if is_text and suffix is None else format
+    elif format != "parquet" and suffix is not None:
         raise UserError(f"{path} is a workbook or an archive, not text: give its name the suffix {suffix}.")
-    begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
-    return "json" if format != "parquet" and re.match(rb"\s*(?:" + begins + rb")", plain) else format
+    elif format != "parquet":
+        begins = rb"\[\s*\{" if format == "jsonl" else rb'\{\s*"|\[\s*\{'
+        format = "json" if re.match(rb"\s*(?:" + begins + rb")", plain) else format
+    if format in ("parquet", *SHEETS):
+        return format, "utf-8", None
 
-
-def find_encoding(stream: BinaryIO) -> tuple[str, str]:
-    """Return the encoding of text and its line end: LF (also for CRLF), or CR if there is no LF.
-
-    A byte-order mark or the zeros of UTF-16 show the encoding; else it is UTF-8, or Windows-1252 if there are other
-    bytes than ASCII and none show UTF-8. The file is read until some show UTF-8, or to its end. A UTF-8 file with a few
-    broken lines is still UTF-8, so that those lines are bad rows.
-    """
-    block = stream.read(1 << 20)
     found = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if block.startswith(mark)), None)
     for i, encoding in enumerate(("utf-16-be", "utf-16-le")):
         if found is None and block[i:1000:2].count(0) > len(block[:1000]) / 4:
             found = encoding
     start = block.decode(found or "utf-8", errors="ignore")  # decoded, as a byte of UTF-16 may look like a line end
     end = "\r" if "\r" in start and "\n" not in start else "\n"
-    if found:
-        return found, end
-    found = "utf-8"
-    while block:
+    while block and found in (None, "cp1252"):
         block += stream.readline(1 << 20)
         if not block.isascii():
-            if _NOT_WINDOWS.search(block):
-                return "utf-8", end
-            found = "cp1252"
+            found = "utf-8" if _NOT_WINDOWS.search(block) else "cp1252"
         block = stream.read(1 << 20)
-    return found, end
+    return format, found or "utf-8", end
 
 
 def read_whole(stream: BinaryIO, path: Path) -> bytes:
@@ -424,98 +419,3 @@ def _count_spoilt(lines: list[str], separator: str | None) -> int:
     begins = last is None or last.startswith('"') or last[: last.index('"')].endswith(separator)
     n_fields = first.count(separator)
     return 1 if begins and n_fields and all(line.count(separator) == n_fields for line in rest) else len(lines)
-
-
-@dataclass
-class Head:
-    """What the first rows of a table show about how to read the others."""
-
-    format: str  # csv, tsv or txt, by the contents; of a workbook its format
-    separator: str | None = None  # as in `read_separated`
-    change: Callable[[str], str] | None = None  # makes a line one of CSV or TSV; None if it is one already
-    names: list[str] = field(default_factory=list)
-    n_above: int = 0  # rows up to and including the names
-    whole: list[Cells] = field(default_factory=list)  # those of the first rows that have a field for each column
-    may_end_empty: bool = False  # whether the last column may be empty
-    has_told: bool = False  # whether the log says what is unusual about the rows
-
-    @cached_property
-    def is_number(self) -> list[bool]:
-        """Return for each column whether it holds only numbers, dates or links."""
-        return [*map(are_numbers, zip(*self.whole, strict=True))]
-
-
-def fit_rows(lines: Iterable[str], path: Path, head: Head, text_at: int, is_labelled: bool) -> Iterator[Row]:
-    """Yield the rows below the names. Fields missing at the end are null, unless the next line has them: a bad row.
-
-    A row that ends before `text_at`, the index of the column of texts, is bad. In a labelled file, lines with only
-    separators, which spreadsheets leave behind, are skipped; a prediction has a row for each.
-    """
-    names, width = head.names, len(head.names)
-    # repeated headers, also from files that were concatenated with their byte-order marks
-    no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
-    no_rows += [[""] * width] if head.format == "csv" and is_labelled else []
-    lines = map(head.change, lines) if head.change else lines
-    read = islice(read_separated(lines, path, head.separator, head.format), head.n_above, None)
-    fitted = (
-        (line, fields, fields)
-        if fields.__class__ is list and len(fields) == width and fields not in no_rows
-        else (line, None if fields in no_rows else _fit(fields, line, path, head, text_at), fields)
-        for line, fields in read
-    )
-    is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0  # spoilt by a quote that was left open
-    for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
-        if row is None:
-            n_no_rows += 1
-            continue
-        if row.__class__ is list and len(row) == width:
-            is_spoilt = False
-        elif row.__class__ is list:
-            rest = getattr(rest, "value", rest)
-            if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
-                row = BadRow(path, line, row, "the row goes on in the next line, without quotes")
-            elif is_spoilt:
-                row = BadRow(path, line, row, f"{len(row)} field(s) instead of {width}")
-            else:
-                row = row + [None] * (width - len(row))
-                n_short, first_short = n_short + 1, first_short or line
-        is_spoilt = is_spoilt or isinstance(fields, BadRow)
-        yield line, row
-    short = f"rows lack fields at their end and get nulls, the first one in line {first_short}"
-    for n, told in ((n_short, short), (n_no_rows, "lines that are blank or repeat the header are skipped")):
-        if n and not head.has_told:
-            logger.info("%s: %s %s", path, f"{n:,}", told)
-    head.has_told = True
-
-
-def _fit(fields: list | BadRow, line: int, path: Path, head: Head, text_at: int) -> list | BadRow | None:
-    """Return the fields, perhaps too few, of a row that does not match the names, or a BadRow; None for no row."""
-    if isinstance(fields, BadRow):
-        return fields
-    n_fields, width, is_csv, is_blank = len(fields), len(head.names), head.format == "csv", not any(fields)
-    if is_blank and (width == 1 or is_csv):
-        return [""] if width == 1 else None
-    # if the last column may be empty, these may come from a comma within a text
-    if n_fields > width and not any(fields[width:]) and not head.may_end_empty:
-        return fields[:width]
-    bad_row = BadRow(path, line, fields, "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}")
-    if is_blank or n_fields > width:
-        return bad_row
-    if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
-        # the rest of the text, in the next lines, would be taken for rows
-        way_out = "Quotes are ordinary text here. Give the file the suffix .csv; TABs may separate columns there, too."
-        raise UserError(f"{bad_row}, a quote that is not closed. {way_out}")
-    cells = fields[0].split(head.separator[0]) if is_csv and n_fields == 1 else []
-    if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
-        ends_row = is_sentiment(cells[-1]) or (head.is_number[-1:] == [True] and are_numbers(cells[-1:]))
-        if ends_row or text_at > 0:  # else it may be a text with commas
-            # if Excel has a row in one cell, it quotes the whole row and doubles the quotes within
-            inner = [row for _, row in read_separated(fields, path, head.separator, "csv")]
-            is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
-            if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], head.is_number) if n):
-                return inner[0]
-            return bad_row
-    if text_at >= n_fields or any(field.count('"') % 2 for field in fields):
-        return bad_row
-    fits = all(not is_number or are_numbers([field]) for field, is_number in zip(fields, head.is_number))
-    return fields if fits else bad_row

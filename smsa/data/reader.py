@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
-from itertools import chain, islice, zip_longest
+from functools import cached_property, partial
+from itertools import chain, islice, pairwise, zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smsa.data import formats
-from smsa.data.formats import REPLY, SENTIMENTS, SHEETS, BadRow, Cells, Head, Row, are_numbers, is_sentiment, name_kind
+from smsa.data.formats import REPLY, SENTIMENTS, SHEETS, BadRow, Cells, Row, are_numbers, is_sentiment, name_kind
 from smsa.data.json_rows import JsonRow, find_texts, flatten, open_pages, read_json, read_jsonl
 from smsa.data.labels import are_sentiments, find_label_columns, plain_label
 from smsa.errors import UserError
@@ -114,15 +114,18 @@ class Source:
         suffix, self.compression = formats.find_layout(path, formats.INPUT_FORMATS, format)
         self._open = partial(formats.open_file, path, self.compression)
         with self._open() as stream:
-            self.format = formats.find_contents(stream, path, suffix)
-            self.is_typed = self.format in ("parquet", *SHEETS)
-            self.encoding, self._end = ("utf-8", None) if self.is_typed else formats.find_encoding(stream)
+            self.format, self.encoding, self._end = formats.find_contents(stream, path, suffix)
+        self.is_typed = self.format in ("parquet", *SHEETS)
         self._notes = []  # on what was found, for the log
         if self.format != suffix:
             self._notes.append("JSON" if self.format == "json" else "text, not a workbook")
         if sheet is not None and self.format not in SHEETS:
             self._notes.append(f"not a workbook, so ignoring sheet {sheet!r}")  # another file may have it
         self.candidates, self._nested, self._table = [], {}, None
+        # how to read the rows of a table: what separates columns, what makes a line one of CSV or TSV, rows up to and
+        # including the names, the first rows that have all columns, whether the last column may be empty
+        self._separator, self._change, self._n_above, self._whole, self._may_end_empty = None, None, 0, [], False
+        self._has_told = False  # whether the log says what is unusual about the rows
         if self.format in SHEETS:
             self._choose_sheet(sheet)
         else:
@@ -152,15 +155,14 @@ class Source:
             return self._look_at_fasttext(lines)
         if lines and self.format in ("tsv", "txt") and formats.are_quoted(lines, self.path):
             self.format = "csv"
-        separator, rows = formats.find_separator(lines, self.path, self.format)
-        self._head = Head(self.format, separator)
+        self._separator, rows = formats.find_separator(lines, self.path, self.format)
         if self.format == "csv" and any('\\"' in line for line in lines):
             separator, unescaped = formats.find_separator([*map(formats.unescape, lines)], self.path, self.format)
             if unescaped.count([]) < rows.count([]):  # fewer bad rows and blank lines
-                self._head, rows = Head(self.format, separator, formats.unescape), unescaped
+                self._separator, self._change, rows = separator, formats.unescape, unescaped
                 self._notes.append("quotes are escaped with a backslash")
-        if self._head.separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
-            self._notes.append(f"columns separated by {self._head.separator!r}")
+        if self._separator not in (None, {"csv": ",", "tsv": "\t"}.get(self.format)):
+            self._notes.append(f"columns separated by {self._separator!r}")
         if self.encoding != "utf-8":
             self._notes.append(f"the encoding is {self.encoding}")
         return self._name_columns(rows, all(line.startswith('"') for line in lines[:2]))
@@ -180,34 +182,34 @@ class Source:
     def _look_at_fasttext(self, lines: list[str]) -> tuple[list[str], list[list]]:
         change = partial(_FASTTEXT.sub, r"\2\t\1\3")
         names = [self._label_asked or SMSA_COLUMNS[1], self._text_asked or SMSA_COLUMNS[0]]
-        self.format, self._head = "tsv", Head("tsv", "\t", change, names)
+        self.format, self._separator, self._change = "tsv", "\t", change
         self._notes.append("fastText's labels")
         rows = [change(line).split("\t") for line in lines if not line.isspace()]
         return names, [[row[i] for row in rows] for i in (0, -1)]
 
     def _name_columns(self, rows: list[list], is_quoted: bool = False) -> tuple[list[str], list[list]]:
-        """Return the names of the columns and the first values of each; fill the head with what they show."""
-        head, widths = self._head, Counter(len(row) for row in rows if row)
+        """Return the names of the columns and the first values of each; note what they show about all rows."""
+        widths = Counter(len(row) for row in rows if row)
         if not widths:
-            head.names = [SMSA_COLUMNS[0]] if self.format == "txt" else []
-            return head.names, [[] for _ in head.names]
+            names = [SMSA_COLUMNS[0]] if self.format == "txt" else []
+            return names, [[] for _ in names]
         # one text a line, or text and label as in SmSA: a first line that may be a header or a row is a row
         is_lines = self.format in ("txt", "tsv") and max(widths) <= (2 if self._label_asked else 1)
         header = find_header(rows, self._text_asked, None if is_lines else self.path)
-        head.n_above, names = header or (0, [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])])
-        below = rows[head.n_above :]
+        self._n_above, names = header or (0, [f"column_{i + 1}" for i in range(widths.most_common(1)[0][0])])
+        below = rows[self._n_above :]
         if header is None and (max(widths) > 1 or self.format == "csv"):
             self._notes.append("no header")
-        if header is not None and (is_quoted or head.separator in ("\t", " ")):
+        if header is not None and (is_quoted or self._separator in ("\t", " ")):
             filled = [row for row in below if any(row)]
             wider = [row for row in filled if len(row) == len(names) + 1]
             is_numbered = all(row[0].isdecimal() for row in wider) and any(row[-1] for row in wider)
             if is_numbered and len(wider) >= 0.9 * len(filled):
                 names = ["", *names]  # R gives no name to the column of row numbers
-        if head.n_above > 1 or (header is not None and max(widths) == 1 and self.format == "txt"):
-            self._notes.append(f"the names of the columns are in row {head.n_above}")
-        head.names, head.whole = names, [row for row in below if len(row) == len(names)]
-        head.may_end_empty = not all(row[-1] for row in head.whole)
+        if self._n_above > 1 or (header is not None and max(widths) == 1 and self.format == "txt"):
+            self._notes.append(f"the names of the columns are in row {self._n_above}")
+        self._whole = [row for row in below if len(row) == len(names)]
+        self._may_end_empty = not all(row[-1] for row in self._whole)
         columns = [[row[i] for row in below if len(row) > i] for i in range(len(names))]
         if header is None:
             self._name_by_content(names, columns)
@@ -329,7 +331,7 @@ class Source:
         for name in ranks if len(ranks) > 1 else ():
             try:
                 self._take_sheet(sheets[name])
-                is_named = self._head.n_above and name_kind(self.text_column) == "text"
+                is_named = self._n_above and name_kind(self.text_column) == "text"
                 ranks[name] = (0 if is_named else 1) if self.names else 3  # 3: the sheet is empty
             except UserError as error:
                 ranks[name] = 1 if error.candidates else 2
@@ -346,11 +348,11 @@ class Source:
 
     def _take_sheet(self, cells: list[list]) -> None:
         """Take the rows of a sheet, without those above its header, and without blank rows and columns."""
-        self._notes, self._head = [], Head(self.format)
+        self._notes, self._n_above = [], 0
         cells = [[_to_cell(value) for value in row] for row in cells]
         rows = [[None if value is None else str(value) for value in row] for row in cells]
         names, _ = self._name_columns(rows[:_ROWS_LOOKED_AT])
-        below = range(self._head.n_above, len(rows))
+        below = range(self._n_above, len(rows))
         body = [i for i in below if any(rows[i]) and (len(names) == 1 or rows[i] != names)]
         columns = [[cells[i][j] for i in body] for j in range(len(names))]
         kept = [j for j, name in enumerate(names) if name or any(cell is not None for cell in columns[j])]
@@ -372,11 +374,7 @@ class Source:
                 first += len(table)
             return
         with self._open(self.encoding, self._end) as content:
-            if self.format in ("jsonl", "json"):
-                found = self._json_rows(content)
-            else:
-                text_at = self.names.index(self.text_column) if self.names else 0
-                found = formats.fit_rows(content, self.path, self._head, text_at, self.label_column is not None)
+            found = (self._json_rows if self.format in ("jsonl", "json") else self._table_rows)(content)
             while rows := list(islice(found, n_rows)):
                 yield self._to_chunk(first, *zip(*rows, strict=True))
                 first += n_rows
@@ -405,6 +403,88 @@ class Source:
         """Return the rows of JSONL or JSON."""
         found = (read_json if self.format == "json" else read_jsonl)(content, self.path, parse_float)
         return open_pages(found, partial(_find_own_texts, self._text_asked), self._notes)
+
+    def _table_rows(self, content: TextIO) -> Iterator[Row]:
+        """Yield the rows of CSV, TSV or plain lines below the names.
+
+        Fields missing at the end are null, unless the next line has them: a bad row. A row that ends before the column
+        of texts is bad. In a labelled file, lines with only separators, which spreadsheets leave behind, are skipped; a
+        prediction has a row for each.
+        """
+        names, width = self.names, len(self.names)
+        # repeated headers, also from files that were concatenated with their byte-order marks
+        no_rows = [names, [f"\ufeff{names[0]}", *names[1:]]] if width > 1 else []
+        no_rows += [[""] * width] if self.format == "csv" and self.label_column is not None else []
+        lines = map(self._change, content) if self._change else content
+        read = islice(formats.read_separated(lines, self.path, self._separator, self.format), self._n_above, None)
+        fitted = (
+            (line, fields, fields)
+            if fields.__class__ is list and len(fields) == width and fields not in no_rows
+            else (line, None if fields in no_rows else self._fit(fields, line), fields)
+            for line, fields in read
+        )
+        is_spoilt, n_no_rows, n_short, first_short = False, 0, 0, 0  # spoilt by a quote that was left open
+        for (line, row, fields), (_, following, rest) in pairwise(chain(fitted, [(0, None, None)])):
+            if row is None:
+                n_no_rows += 1
+                continue
+            if row.__class__ is list and len(row) == width:
+                is_spoilt = False
+            elif row.__class__ is list:
+                rest = getattr(rest, "value", rest)
+                if isinstance(following, BadRow) and isinstance(rest, list) and len(row) + len(rest) == width + 1:
+                    row = BadRow(self.path, line, row, "the row goes on in the next line, without quotes")
+                elif is_spoilt:
+                    row = BadRow(self.path, line, row, f"{len(row)} field(s) instead of {width}")
+                else:
+                    row = row + [None] * (width - len(row))
+                    n_short, first_short = n_short + 1, first_short or line
+            is_spoilt = is_spoilt or isinstance(fields, BadRow)
+            yield line, row
+        short = f"rows lack fields at their end and get nulls, the first one in line {first_short}"
+        for n, told in ((n_short, short), (n_no_rows, "lines that are blank or repeat the header are skipped")):
+            if n and not self._has_told:
+                logger.info("%s: %s %s", self.path, f"{n:,}", told)
+        self._has_told = True
+
+    def _fit(self, fields: list | BadRow, line: int) -> list | BadRow | None:
+        """Return the fields, perhaps too few, of a row that does not match the names, or a BadRow; None for no row."""
+        if isinstance(fields, BadRow):
+            return fields
+        n_fields, width, is_csv, is_blank = len(fields), len(self.names), self.format == "csv", not any(fields)
+        if is_blank and (width == 1 or is_csv):
+            return [""] if width == 1 else None
+        # if the last column may be empty, these may come from a comma within a text
+        if n_fields > width and not any(fields[width:]) and not self._may_end_empty:
+            return fields[:width]
+        reason = "a blank line" if is_blank else f"{n_fields} field(s) instead of {width}"
+        bad_row = BadRow(self.path, line, fields, reason)
+        if is_blank or n_fields > width:
+            return bad_row
+        if not is_csv and fields[-1].startswith('"') and fields[-1].count('"') % 2:
+            # the rest of the text, in the next lines, would be taken for rows
+            way_out = "Give the file the suffix .csv; TABs may separate columns there, too."
+            raise UserError(f"{bad_row}, a quote that is not closed. Quotes are ordinary text here. {way_out}")
+        text_at = self.names.index(self.text_column)
+        cells = fields[0].split(self._separator[0]) if is_csv and n_fields == 1 else []
+        if len(cells) >= width and not all(cell.startswith(" ") for cell in cells[1:]):
+            ends_row = is_sentiment(cells[-1]) or (self._is_number[-1:] == [True] and are_numbers(cells[-1:]))
+            if ends_row or text_at > 0:  # else it may be a text with commas
+                # if Excel has a row in one cell, it quotes the whole row and doubles the quotes within
+                inner = [row for _, row in formats.read_separated(fields, self.path, self._separator, "csv")]
+                is_row = len(inner) == 1 and isinstance(inner[0], list) and len(inner[0]) == width
+                if is_row and all(are_numbers([cell or "0"]) for cell, n in zip(inner[0], self._is_number) if n):
+                    return inner[0]
+                return bad_row
+        if text_at >= n_fields or any(field.count('"') % 2 for field in fields):
+            return bad_row
+        fits = all(not is_number or are_numbers([field]) for field, is_number in zip(fields, self._is_number))
+        return fields if fits else bad_row
+
+    @cached_property
+    def _is_number(self) -> list[bool]:
+        """Return for each column of a table whether it holds only numbers, dates or links."""
+        return [*map(are_numbers, zip(*self._whole, strict=True))]
 
     def _json_rows(self, content: TextIO) -> Iterator[Row]:
         """Yield the rows of JSONL or JSON, one by one; with `keep_lines` the values are the line and the text."""

@@ -173,19 +173,8 @@ class Engine:
             UserError: if a batch does not fit in the GPU's memory.
         """
         lengths = np.array([len(ids) for ids in token_ids])
-        rest, batches = np.argsort(-lengths, kind="stable"), []  # longest first, so that a batch has few pads
-        while rest.size:  # a text longer than batch_tokens is a batch of its own
-            n_texts = max(1, self.batch_tokens // lengths[rest[0]])
-            batches.append(rest[:n_texts])
-            rest = rest[n_texts:]
-
-        def run_batch(batch: np.ndarray) -> torch.Tensor:
-            attention_mask = np.arange(lengths[batch].max()) < lengths[batch][:, None]  # (n_texts, n_tokens of longest)
-            input_ids = np.full(attention_mask.shape, self._pad_id, dtype=np.int64)
-            input_ids[attention_mask] = np.concatenate([token_ids[i] for i in batch])
-            return self.forward(input_ids, attention_mask.astype(np.int64))
-
-        n_threads = torch.get_num_threads()
+        rest = order = np.argsort(-lengths, kind="stable")  # longest first, so that a batch has few pads
+        n_threads, outputs = torch.get_num_threads(), []
         # The number of threads and the attention kernels are process-wide settings: both are restored at the end.
         with _RUNNING, sdpa_kernel(_ATTENTION):
             if self._pid != os.getpid():  # a fork has no threads: neither the pool's nor OpenVINO's
@@ -193,17 +182,25 @@ class Engine:
                 self.forward = self._compile() if self._compile else self.forward
             torch.set_num_threads(1)
             try:
-                outputs = list(self._pool.map(run_batch, batches))
+                while rest.size:  # a text longer than batch_tokens is a batch of its own
+                    batch, rest = np.split(rest, [max(1, self.batch_tokens // lengths[rest[0]])])
+                    attention_mask = np.arange(lengths[batch[0]]) < lengths[batch][:, None]  # (n_texts, n_tokens)
+                    input_ids = np.full(attention_mask.shape, self._pad_id, dtype=np.int64)
+                    input_ids[attention_mask] = np.concatenate([token_ids[i] for i in batch])
+                    outputs.append(self._pool.submit(self.forward, input_ids, attention_mask.astype(np.int64)))
+                logits = [output.result() for output in outputs]
                 # wait for the GPU once per chunk, on a pool thread: the caller's CUDA stream would not wait for theirs
-                merged = self._pool.submit(lambda: torch.cat(outputs).float().cpu().numpy()).result()
+                merged = self._pool.submit(lambda: torch.cat(logits).float().cpu().numpy()).result()
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{self.device} has too little free memory for a batch of {self.batch_tokens:,} tokens: give "
                     f"fewer, for instance --batch_tokens {max(1, self.batch_tokens // 4)}."
                 ) from error
             finally:
+                for output in outputs:
+                    output.cancel()  # after an error, nobody needs the rest
                 torch.set_num_threads(n_threads)
-        return merged[np.argsort(np.concatenate(batches))]
+        return merged[np.argsort(order)]
 
 
 def _torch_forward(model: PreTrainedModel, device: torch.device, precision: str) -> Forward:

@@ -8,7 +8,7 @@ from conftest import ROOT, run_in
 from test_readme import BLOCKS
 
 from smsa.data.labels import LABELS
-from smsa.runtime import best_precision
+from smsa.runtime import resolve_precision
 
 
 @pytest.mark.slow(2700)
@@ -16,7 +16,7 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     of_smsa = [code for needs, _, code in BLOCKS if needs == "smsa"]
     assert "recipes/mini.yaml" in of_smsa[0] and "recipes/scratch.yaml" in of_smsa[1]
     bars, epochs = {"mini": 0.88, "scratch": 0.85}, {}
-    if best_precision("cpu") != "bf16":  # two cores would take over 90 minutes for all tests
+    if resolve_precision("auto", "cpu") != "bf16":  # two cores would take over 90 minutes for all tests
         bars, epochs = {"mini": 0.86, "scratch": 0.81}, {"mini": 1, "scratch": 2}
     for code in of_smsa:
         for name, n_epochs in epochs.items():
