@@ -11,7 +11,7 @@ from smsa.cli import exit_on_error, parse
 from smsa.evaluation.report import LabelledFile, LabelledFileArguments, evaluate, log_report, write_report
 from smsa.evaluation.systems import EvaluationArguments, load_systems, was_trained_on
 from smsa.inference.engine import EngineArguments
-from smsa.models.loading import find_bundled
+from smsa.models.loading import BUNDLED
 
 logger = logging.getLogger("smsa.eval")
 
@@ -25,7 +25,7 @@ def main(args: EvaluationArguments, data_args: LabelledFileArguments, engine_arg
         if was_trained_on(name, data.path):
             logger.warning("%s was trained on %s: it is worse on texts that it has not seen.", name, data.path)
     report = evaluate(systems, data, args.seed, args.robustness)
-    history = Path(find_bundled(args.model), "history.csv") if args.model else None
+    history = Path(BUNDLED.get(args.model, args.model), "history.csv") if args.model else None
     write_report(report, args.output, history if history and history.is_file() else None, data.rejects)
 
     log_report(report)

@@ -12,7 +12,7 @@ from transformers.hf_argparser import HfArg
 from smsa.errors import UserError
 from smsa.evaluation.systems import was_trained_on
 from smsa.files import update_json
-from smsa.models.loading import find_bundled, load_classifier
+from smsa.models.loading import BUNDLED, load_classifier
 
 
 @dataclass
@@ -26,7 +26,7 @@ class CalibrationArguments:
 
 def find_model_folder(name: str, data_path: str | Path) -> Path:
     """Return the folder of a model, local or bundled; refuse it if its run.json has the file as train."""
-    folder = Path(find_bundled(name))
+    folder = Path(BUNDLED.get(name, name))
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"only a model folder with a model.safetensors can be calibrated: {name} is not one.")
     if was_trained_on(name, data_path):

@@ -18,7 +18,7 @@ from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import find_bundled, name_members
+from smsa.models.loading import BUNDLED, name_members
 
 
 @dataclass
@@ -96,7 +96,7 @@ def load_systems(
     short = ["+".join(os.path.basename(os.path.normpath(name)) for name in name_members(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
-        if Path(find_bundled(path), DESCRIPTION).is_file():
+        if Path(BUNDLED.get(path, path), DESCRIPTION).is_file():
             if revision:
                 raise UserError(f"{path} is a baseline: leave --model_revision out, which is for a model on the Hub.")
             baseline = load_baseline(path)
@@ -111,7 +111,7 @@ def was_trained_on(model: str, path: str | Path) -> bool:
     """Return whether run.json in a model folder, local or bundled, names a train file with the content of `path`."""
     trained_on = []
     for name in name_members(model):
-        record = Path(find_bundled(name), RUN_RECORD)
+        record = Path(BUNDLED.get(name, name), RUN_RECORD)
         try:
             trained_on.append(json.loads(record.read_bytes())["data"]["train"]["sha256"])
         except ValueError as error:

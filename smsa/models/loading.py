@@ -37,9 +37,11 @@ from smsa.models.scratch import build_scratch
 logger = logging.getLogger(__name__)
 
 # What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier that was made from it
-# (recipes/mini.yaml and informal.yaml), and a larger one (recipes/e5.yaml and e5_rdrop.yaml).
+# (recipes/mini.yaml and informal.yaml), and a larger one (recipes/e5.yaml and e5_rdrop.yaml). BUNDLED has their folders
+# by their names; "./mini" and every Path mean a folder of the user.
 FOLDER = Path(__file__).parent.parent / "bundled"
-BUNDLED = ENCODER, FAST, LARGE = ("mini", "mini-sentiment", "e5-sentiment")
+ENCODER, FAST, LARGE = "mini", "mini-sentiment", "e5-sentiment"
+BUNDLED = {name: str(FOLDER / name) for name in (ENCODER, FAST, LARGE)}
 DEFAULT = f"{FAST}+{LARGE}"  # the mean of both: docs/models.md
 
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -57,7 +59,7 @@ def load_model(
     longest input of the encoder, whatever length it was fine-tuned with before.
 
     Args:
-        model_name_or_path: a name on the Hub, a folder, `mini` (see `find_bundled`) or `scratch` (see `build_scratch`).
+        model_name_or_path: a name on the Hub, a folder, one of `BUNDLED` or `scratch` (see `build_scratch`).
         labels: label names in the order of their ids.
         revision: branch, tag or commit on the Hub.
         train_texts: the texts from which `scratch` learns its vocabulary; any other model ignores them.
@@ -139,14 +141,6 @@ def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loade
     return model, _load_tokenizer(name, model, revision)
 
 
-def find_bundled(name: str | Path) -> str:
-    """Return the folder of a bundled model; return any other name unchanged.
-
-    `./mini` and every Path mean a folder of the user.
-    """
-    return str(FOLDER / name if name in BUNDLED else name)
-
-
 def name_members(model_name_or_path: str | Path | None) -> list[str | Path]:
     """Return the names and folders that + joins; with no name, those of `DEFAULT`, and log a warning."""
     if model_name_or_path is None:
@@ -189,7 +183,7 @@ def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
 
 def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
     """Return a model's name on the Hub or its folder, and its configuration; an error says what to give instead."""
-    name = find_bundled(model_name_or_path)
+    name = str(BUNDLED.get(model_name_or_path, model_name_or_path))
     if revision and Path(name).is_dir():
         raise UserError(f"{name} is a folder, but revision {revision!r} needs a name on the Hub: leave it out.")
     try:  # use_cache is for generating text, and OpenVINO cannot convert it

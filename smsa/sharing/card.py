@@ -29,11 +29,11 @@ def describe_base(model_name_or_path: str) -> dict[str, str | None]:
         `license`: as in the base model's own card, for `scratch` that of smsa; None if no card states one, or if the
         card cannot be read, which is logged.
     """
-    from smsa.models.loading import BUNDLED, find_bundled  # takes seconds to import; pushing a folder needs none of it
+    from smsa.models.loading import BUNDLED  # takes seconds to import; pushing a folder needs none of it
 
     if model_name_or_path == "scratch":
         return {"kind": "scratch", "name": "scratch", "license": "apache-2.0"}
-    folder, kind, name = Path(find_bundled(model_name_or_path)), "hub", model_name_or_path
+    folder, kind, name = Path(BUNDLED.get(model_name_or_path, model_name_or_path)), "hub", model_name_or_path
     if folder.is_dir():
         kind, name = ("bundled", name) if name in BUNDLED else ("folder", folder.resolve().name)
     try:

@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from smsa.cli import require_ranges
 from smsa.errors import UserError
 from smsa.files import hash_file
-from smsa.models.loading import find_bundled
+from smsa.models.loading import BUNDLED
 from smsa.runtime import PRECISIONS, resolve_precision, set_cpu_threads, world_size
 
 
@@ -271,7 +271,8 @@ def describe_settings(*groups: object, hashes: dict[str, str]) -> dict[str, obje
             unchanged from Trainer's arguments is included if it differs from its default, or is the seed.
         hashes: sha256 of each file that the run reads, by what the file is. That of a local base model is added.
     """
-    base = Path(find_bundled(groups[0].model_name_or_path), "model.safetensors")
+    base = groups[0].model_name_or_path
+    base = Path(BUNDLED.get(base, base), "model.safetensors")
     hashes = hashes | ({"the base model": hash_file(base)} if base.is_file() else {})
     settings, of_trainer = {}, TrainingArguments.__dataclass_fields__
     for group in groups:

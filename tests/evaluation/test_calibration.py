@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from smsa.data.labels import LABELS, label_maps
 from smsa.errors import UserError
 from smsa.evaluation import calibration
-from smsa.models.loading import find_bundled
+from smsa.models.loading import BUNDLED
 
 VALID = SAMPLE_DIR / "valid_preprocess.tsv"
 
@@ -49,7 +49,7 @@ def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):
 
 def test_only_a_folder_of_a_model_can_be_calibrated_and_not_on_its_train_file(tmp_path):
     folder = save_tiny(tmp_path / "model")
-    assert str(calibration.find_model_folder("mini-sentiment", VALID)) == find_bundled("mini-sentiment")
+    assert str(calibration.find_model_folder("mini-sentiment", VALID)) == BUNDLED["mini-sentiment"]
     for name in (tmp_path, "me/on-the-hub"):
         with pytest.raises(UserError, match="only a model folder with a model.safetensors can be calibrated"):
             calibration.find_model_folder(str(name), VALID)

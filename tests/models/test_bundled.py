@@ -22,7 +22,7 @@ from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.data.normaliser import write_plainly
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, ENCODER, FAST, FOLDER, LARGE, find_bundled, load_classifier
+from smsa.models.loading import BUNDLED, ENCODER, FAST, FOLDER, LARGE, load_classifier
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
@@ -53,12 +53,9 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
 
 
 def test_without_a_name_the_mean_of_both_classifiers_is_used_and_they_label_as_plain_transformers(caplog):
-    assert find_bundled("./mini") == "./mini"  # a folder of the user's
     unnamed = SentimentClassifier.from_pretrained(device="cpu", precision="no")
     assert f"this is {FAST}+{LARGE}, the mean of both" in caplog.text and f"{FAST} alone is several" in caplog.text
-    pipelines = [
-        pipeline("text-classification", find_bundled(name), device="cpu", top_k=None) for name in (FAST, LARGE)
-    ]
+    pipelines = [pipeline("text-classification", BUNDLED[name], device="cpu", top_k=None) for name in (FAST, LARGE)]
     for text, label, found in zip(TEXTS, LABELS, unnamed(TEXTS), strict=True):
         scores = [{one["label"]: one["score"] for one in classify([text])[0]} for classify in pipelines]
         assert found["label"] == label

@@ -66,6 +66,7 @@ gradio.Blocks.block_thread = visit
 import smsa.models.loading as loading  # bundle.py is to replace a copy
 shutil.copytree(loading.FOLDER, os.environ["BUNDLED"])
 loading.FOLDER = pathlib.Path(os.environ["BUNDLED"])
+loading.BUNDLED.update({name: str(loading.FOLDER / name) for name in loading.BUNDLED})
 """
 
 
