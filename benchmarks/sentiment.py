@@ -3,14 +3,11 @@
 python benchmarks/sentiment.py --models mini-sentiment e5-sentiment mini-sentiment+e5-sentiment --labelled_dir DIR \\
     --held_out runs/mixture/calibration.csv
 
-Speeds are measured side by side, on the same texts in one run.
-docs/models.md has the output.
+Speeds are measured side by side, on the same texts in one run. docs/models.md has the output.
 """
 
 import argparse
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +23,6 @@ from smsa.evaluation.statistics import measure_calibration
 from smsa.training.metrics import score_label_ids
 
 PHRASES = Path(__file__).parent.parent / "tests" / "models" / "phrases.csv"
-Predict = Callable[[list[str]], np.ndarray]  # texts -> probabilities, (n_texts, 3)
 SETS = {"IndoLEM": ["indolem-sentiment.csv"], "CASA": [f"casa-{split}.csv" for split in ("train", "valid", "test")]}
 # Changes to any text that keep its meaning.
 CHANGES = {
@@ -67,15 +63,10 @@ def predict(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
     return np.array([[0.3, 0.4, 0.3] if one["empty"] else [one[f"p_{label}"] for label in LABELS] for one in found])
 
 
-def load(name: str) -> Predict:
-    """Return what predicts as `predict` does, with the model of this name."""
-    return partial(predict, SentimentClassifier.from_pretrained(name))
-
-
-def measure_held_out(model: Predict, path: Path) -> dict[str, str]:
+def measure_held_out(model: SentimentClassifier, path: Path) -> dict[str, str]:
     """Return the accuracy on what scripts/mixture.py held out, by source, in per cent."""
     rows = pd.read_csv(path, keep_default_na=False)
-    probabilities = model(rows["text"].tolist())
+    probabilities = predict(model, rows["text"].tolist())
     rows["is_right"] = rows["label"] == np.array(LABELS)[probabilities.argmax(-1)]
     rows["is_sure"] = probabilities.max(-1) > 0.9
     measured = {}
@@ -87,13 +78,13 @@ def measure_held_out(model: Predict, path: Path) -> dict[str, str]:
 
 def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
     """Return all figures of one model, in per cent, by their names."""
-    model = load(name)
+    model = SentimentClassifier.from_pretrained(name)
     texts, label_ids, _, _ = read_rows(find_smsa()["valid"])
     sets = {"SmSA valid": (texts, np.array(label_ids))}
     sets |= {title: read_polar([labelled_dir / file for file in files]) for title, files in SETS.items()}
     measured = {}
     for title, (texts, gold) in sets.items():
-        probabilities = model(texts)
+        probabilities = predict(model, texts)
         is_right, is_sure = probabilities.argmax(-1) == gold, probabilities.max(-1) > 0.9
         if title in SETS:
             polar = probabilities[:, [0, 2]].argmax(-1) == gold // 2
@@ -106,16 +97,16 @@ def measure(name: str, labelled_dir: Path, held_out: Path) -> dict[str, str]:
     measured |= measure_held_out(model, held_out)
     phrases = pd.read_csv(PHRASES, keep_default_na=False)
     texts = phrases["text"].tolist()
-    label_ids = model(texts).argmax(-1)
+    label_ids = predict(model, texts).argmax(-1)
     is_right = phrases["label"] == np.array(LABELS)[label_ids]
     measured["phrases: accuracy"] = f"{100 * is_right.mean():.1f}"
     for kind, share in is_right.groupby(phrases["kind"], sort=False).mean().items():
         measured[f"phrases: {kind}"] = f"{100 * share:.0f}"
     for change, apply in CHANGES.items():
-        share = (model(apply(texts)).argmax(-1) == label_ids).mean()
+        share = (predict(model, apply(texts)).argmax(-1) == label_ids).mean()
         measured[f"same label with {change}"] = f"{100 * share:.1f}"
     for kind, (form, words) in SWAPS.items():
-        found = np.array([model([form.format(word, text) for text in texts]).argmax(-1) for word in words])
+        found = np.array([predict(model, [form.format(word, text) for text in texts]).argmax(-1) for word in words])
         share = np.mean(found == mode(found).mode)  # (n_words, n_texts) against (n_texts,)
         measured[f"usual label with any {kind}"] = f"{100 * share:.1f}"
         measured[f"same label with a {kind}"] = f"{100 * np.mean(found == label_ids):.1f}"
@@ -126,11 +117,11 @@ def main(models: list[str], labelled_dir: Path, held_out: Path) -> None:
     """Print a table with a column for each model."""
     columns = {name: measure(name, labelled_dir, held_out) for name in models}
     texts, _ = read_polar([labelled_dir / file for file in SETS["IndoLEM"]])
-    for name, model in {name: load(name) for name in models}.items():
+    for name, model in {name: SentimentClassifier.from_pretrained(name) for name in models}.items():
         seconds = []
         for _ in range(4):  # the first one warms up
             start = time.perf_counter()
-            model(texts[:2000])
+            predict(model, texts[:2000])
             seconds.append(time.perf_counter() - start)
         columns[name]["rows/s"] = f"{min(2000, len(texts)) / min(seconds[1:]):,.0f}"
     print(header("in per cent", *models))

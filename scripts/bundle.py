@@ -30,7 +30,7 @@ from smsa.evaluation.calibration import store_temperature
 from smsa.evaluation.statistics import measure_calibration
 from smsa.evaluation.systems import load_systems
 from smsa.files import make_readable, staged, update_json, write_json
-from smsa.models.loading import BUNDLED, ENCODER, FOLDER, LARGE, load_classifier, save_tokenizer
+from smsa.models.loading import BUNDLED, E5, ENCODER, FOLDER, load_classifier, save_tokenizer
 from smsa.sharing.card import CARD, render_card
 from smsa.training.metrics import compute_metrics, predict_examples
 
@@ -47,7 +47,7 @@ def main(name: str, run: Path, mixture: Path) -> None:
     sources = Path(__file__).parents[1] / "docs" / ("mini-sources.md" if name == ENCODER else "mixture-sources.md")
     with staged(FOLDER) as folder:
         copy_rounded(run, folder)
-        if name == LARGE:
+        if name == E5:
             mute_unknown(folder)
         if name != ENCODER:
             read_alike(folder)

@@ -18,7 +18,7 @@ from smsa.errors import UserError
 from smsa.evaluation.baselines import DESCRIPTION, load_baseline
 from smsa.files import RUN_RECORD, hash_file
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import BUNDLED, name_members
+from smsa.models.loading import BUNDLED, split_names
 
 
 @dataclass
@@ -93,7 +93,7 @@ def load_systems(
     Raises:
         UserError: as `name_labels` and `load_baseline`; if a baseline is given with a revision.
     """
-    short = ["+".join(os.path.basename(os.path.normpath(name)) for name in name_members(path)) for path in paths]
+    short = ["+".join(os.path.basename(os.path.normpath(name)) for name in split_names(path)) for path in paths]
     systems = []
     for name, path in zip(short if len(set(short)) == len(paths) else paths, paths, strict=True):
         if Path(BUNDLED.get(path, path), DESCRIPTION).is_file():
@@ -108,9 +108,9 @@ def load_systems(
 
 
 def was_trained_on(model: str, path: str | Path) -> bool:
-    """Return whether run.json in a model folder, local or bundled, names a train file with the content of `path`."""
+    """Return whether run.json of a model, local or bundled, or of a joined one, names a train file like `path`."""
     trained_on = []
-    for name in name_members(model):
+    for name in split_names(model):
         record = Path(BUNDLED.get(name, name), RUN_RECORD)
         try:
             trained_on.append(json.loads(record.read_bytes())["data"]["train"]["sha256"])

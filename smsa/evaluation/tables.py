@@ -24,13 +24,13 @@ from smsa.evaluation.systems import load_systems, wrap_classifier
 from smsa.files import RUN_RECORD
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.job import predict_files
-from smsa.models.loading import DEFAULT, ENCODER, FAST, LARGE, choose_labels, load_model
+from smsa.models.loading import DEFAULT, E5, ENCODER, FAST, choose_labels, load_model
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.trainer import SentimentTrainer
 
 Table = pd.DataFrame | Dataset | list[str] | list[dict] | str | os.PathLike
 # For small models: the default is for IndoBERT. From recipes/mini.yaml, recipes/scratch.yaml and docs/models.md.
-_LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, LARGE: 1e-4}
+_LEARNING_RATES = {ENCODER: 3e-4, "scratch": 3e-4, FAST: 1e-4, E5: 1e-4}
 
 
 def _to_file(data: Table, folder: str) -> Path:

@@ -22,7 +22,8 @@ def weigh_words(
     """Return `log_odds`, `no_words` and `words`, as `SentimentClassifier.explain` does.
 
     Args:
-        compute_log_odds: texts -> log-odds of the label, (n_texts,), also for a text without words.
+        compute_log_odds: texts -> log-odds of the label, (n_texts,), also for a text without words; equal ones for
+            equal texts.
         text: the text.
         spans: start and end of each of its words, in their order; at least one.
     """
@@ -34,9 +35,8 @@ def weigh_words(
     positions = np.argsort(orders)  # (n_orders, n_words): when each word is added
     # (n_orders, n_words + 1, n_words): whether a word is present after 0, 1, ... all words of an order were added
     present = positions[:, None] < np.arange(n_words + 1)[:, None]
-    # each input once, as rounding would give it another value; all in one run, as a run waits for other threads' runs
-    inputs, index = np.unique(present.reshape(-1, n_words), axis=0, return_inverse=True)
-    log_odds = compute_log_odds([_keep_words(text, spans, kept) for kept in inputs])[index].reshape(len(orders), -1)
+    inputs = [_keep_words(text, spans, kept) for kept in present.reshape(-1, n_words)]
+    log_odds = compute_log_odds(inputs).reshape(len(orders), -1)  # all in one run, as a run waits for other threads'
     weights = np.take_along_axis(np.diff(log_odds), positions, axis=-1).mean(0).tolist()
     words = [
         {"word": text[start:end], "start": start, "end": end, "weight": weight}
@@ -46,11 +46,10 @@ def weigh_words(
 
 
 def _keep_words(text: str, spans: list[tuple[int, int]], kept: np.ndarray) -> str:
-    """Return a text of some words: what stands between two words stays if both do, else a blank parts them."""
-    pieces, before = [], -1
-    for i in np.flatnonzero(kept):
-        start, end = spans[i]
-        gap = text[spans[before][1] if i else 0 : start] if before == i - 1 else " "
-        pieces += [gap, text[start:end]]
-        before = i
+    """Return a text of some words: what stands between neighbours stays if both do, else a blank parts words."""
+    pieces, before, follows = [], 0, True
+    for (start, end), is_kept in zip(spans, kept, strict=True):
+        if is_kept:
+            pieces.append((text[before:start] if follows else " ") + text[start:end])
+        before, follows = end, is_kept
     return "".join(pieces)

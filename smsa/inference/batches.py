@@ -10,16 +10,17 @@ import pyarrow as pa
 from smsa.errors import UserError
 from smsa.inference.classifier import SentimentClassifier
 from smsa.inference.writers import LABEL_COLUMNS, find_prefix
-from smsa.models.loading import BUNDLED, name_members
+from smsa.models.loading import BUNDLED, split_names
 
 logger = logging.getLogger(__name__)
 
 
 def locate(model: str | None) -> str | None:
     """Return a model's name as workers find it: they run in other folders, so a folder becomes an absolute path."""
-    names = name_members(model) if model else []
-    is_folder = [name not in BUNDLED and os.path.isdir(name) for name in names]
-    return "+".join(os.path.abspath(n) if known else str(n) for n, known in zip(names, is_folder, strict=True)) or None
+    if model is None:
+        return None
+    names = split_names(model)
+    return "+".join(os.path.abspath(n) if n not in BUNDLED and os.path.isdir(n) else str(n) for n in names)
 
 
 class BatchPredictor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -17,7 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from smsa.errors import UserError
 from smsa.inference.attribution import weigh_words
 from smsa.inference.engine import Engine
-from smsa.models.loading import label_names, load_classifier, name_members, require_padding
+from smsa.models.loading import DEFAULT, FAST, label_names, load_classifier, require_padding, split_names
+
+logger = logging.getLogger(__name__)
 
 _CHARS_A_TOKEN = 64  # before tokenising, a text is cut to this many characters per token, if its tokens stay the same
 _NOTHING = r"^[\pZ\pC\s]*$"  # white space and invisible characters, such as U+200B
@@ -80,14 +83,20 @@ class SentimentClassifier:
         """Load a model folder or a model of the Hub; several, joined by +, become a `SentimentEnsemble`.
 
         Args:
-            model_name_or_path: None for the bundled classifiers together, with a warning.
-            revision: as in `load_classifier`, which also says what is refused.
+            model_name_or_path: None for `DEFAULT`, the bundled classifiers together.
+            revision: branch, tag or commit on the Hub.
             options: max_length and those of the engine, as in the class.
 
         Raises:
-            UserError: also if several models have different labels.
+            UserError, OSError: as `load_classifier`, and as the classes.
         """
-        members = [cls(*load_classifier(name, revision), **options) for name in name_members(model_name_or_path)]
+        if model_name_or_path is None:
+            logger.warning(
+                f"No model was named: this is {DEFAULT}, the mean of both classifiers that come with smsa; {FAST} "
+                "alone is several times as fast. docs/models.md says how good they are, and where they fail."
+            )
+        names = split_names(DEFAULT if model_name_or_path is None else model_name_or_path)
+        members = [cls(*load_classifier(name, revision), **options) for name in names]
         return SentimentEnsemble(members) if len(members) > 1 else members[0]
 
     def __reduce__(self):
@@ -134,9 +143,9 @@ class SentimentClassifier:
         """Tokenise one chunk of strings, equal ones once; null, blank and invisible ones count as the empty text.
 
         Returns:
-            `tokens`: for each different text, its token ids, special tokens included; `truncated`: whether that text
-            was truncated, and `empty`: whether it has only special tokens, (n_different,) of bool; `index`: which of
-            the different texts each text is, (n_texts,).
+            `tokens`: for each different text what `compute_probabilities` takes, here its token ids, special tokens
+            included; `truncated`: whether that text was truncated, and `empty`: whether it has only special tokens,
+            (n_different,) of bool; `index`: which of the different texts each text is, (n_texts,).
         """
         texts = pc.if_else(pc.match_substring_regex(texts, _NOTHING), "", texts).fill_null("")
         entries = texts.dictionary_encode()
@@ -158,7 +167,7 @@ class SentimentClassifier:
         return tokens, np.array(truncated, dtype=bool), np.array(empty, dtype=bool), entries.indices.to_numpy()
 
     def compute_probabilities(self, tokens: Sequence) -> np.ndarray:
-        """Return the probabilities of labels, (n_different, n_labels), for tokens as `encode` returns them.
+        """Return the probabilities of labels, (n_texts, n_labels), for the tokens of each text, as `encode` has them.
 
         Raises:
             UserError: if a logit is not a finite number.
@@ -215,7 +224,8 @@ class SentimentClassifier:
         Returns:
             `label`; `log_odds`, log(p / (1 - p)) of its probability p; `no_words`, the log-odds for a text without
             words; and `words` in the order of the text, each with `word`, `start` and `end` (positions in the text) and
-            `weight`. The weights add up to log_odds - no_words. Words beyond `max_length` tokens are missing.
+            `weight`. The weights add up to log_odds - no_words. Words beyond `max_length` tokens are missing; of a
+            text that is truncated, an ensemble explains what all members have read.
 
         Raises:
             UserError: if the model has no such label, or the text has no token.
@@ -260,8 +270,8 @@ class SentimentEnsemble(SentimentClassifier):
 
     Attributes:
         members: the same.
-        labels, engine: of the first member.
-        max_length: the least of theirs.
+        labels, engine: of the first member; records of a run have its backend and precision.
+        max_length: the least of theirs; each member truncates at its own.
         sha256: hash of theirs.
     """
 
@@ -281,9 +291,9 @@ class SentimentEnsemble(SentimentClassifier):
 
     def compute_probabilities(self, tokens: Sequence) -> np.ndarray:
         """Return the mean of the members' probabilities, as in `SentimentClassifier`."""
-        each = zip(self.members, zip(*tokens, strict=True), strict=True)
-        return np.mean([member.compute_probabilities(own) for member, own in each], axis=0)
+        by_member = zip(self.members, zip(*tokens, strict=True), strict=True)
+        return np.mean([member.compute_probabilities(its_tokens) for member, its_tokens in by_member], axis=0)
 
     def find_words(self, text: str) -> list[tuple[int, int]]:
-        """Return the words of the first member."""
-        return self.members[0].find_words(text)
+        """Return the words of the member that reads least of the text."""
+        return min((member.find_words(text) for member in self.members), key=lambda words: words[-1][1])

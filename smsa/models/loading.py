@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 # (recipes/mini.yaml and informal.yaml), and a larger one (recipes/e5.yaml and e5_rdrop.yaml). BUNDLED has their folders
 # by their names; "./mini" and every Path mean a folder of the user.
 FOLDER = Path(__file__).parent.parent / "bundled"
-ENCODER, FAST, LARGE = "mini", "mini-sentiment", "e5-sentiment"
-BUNDLED = {name: str(FOLDER / name) for name in (ENCODER, FAST, LARGE)}
-DEFAULT = f"{FAST}+{LARGE}"  # the mean of both: docs/models.md
+ENCODER, FAST, E5 = "mini", "mini-sentiment", "e5-sentiment"
+BUNDLED = {name: str(FOLDER / name) for name in (ENCODER, FAST, E5)}
+DEFAULT = f"{FAST}+{E5}"  # the mean of both: docs/models.md
 
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -141,14 +141,8 @@ def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loade
     return model, _load_tokenizer(name, model, revision)
 
 
-def name_members(model_name_or_path: str | Path | None) -> list[str | Path]:
-    """Return the names and folders that + joins; with no name, those of `DEFAULT`, and log a warning."""
-    if model_name_or_path is None:
-        model_name_or_path = DEFAULT
-        logger.warning(
-            f"No model was named: this is {DEFAULT}, the mean of both classifiers that come with smsa; {FAST} alone is "
-            "several times as fast. docs/models.md says how good they are, and where they fail."
-        )
+def split_names(model_name_or_path: str | Path) -> list[str | Path]:
+    """Return the names and folders that + joins; a Path, and a folder whose own name has a +, stay whole."""
     if isinstance(model_name_or_path, Path):
         return [model_name_or_path.expanduser()]
     whole = os.path.expanduser(model_name_or_path)
@@ -201,7 +195,7 @@ def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[
             f"No model {name!r}: neither a folder with a config.json of a model that transformers knows, nor a name on "
             f"the Hub: {str(error).splitlines()[0]}\n"
             "Way out: check the name and the network, or give a folder that scripts/finetune.py has finished. Without "
-            f"the Hub there are {LARGE}, {FAST} and, to train from, {ENCODER}."
+            f"the Hub there are {E5}, {FAST} and, to train from, {ENCODER}."
         ) from error
     if Path(name, "export.json").is_file():
         raise UserError(f"{name} is an export, for other runtimes: give the model that it was made from.")

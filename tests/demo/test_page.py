@@ -20,7 +20,7 @@ from tables import HOSTILE
 from smsa.data.labels import EXAMPLES, LABELS
 from smsa.demo.page import MAX_CHARS, PAGE, find_columns, label_file, mark_words
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import LARGE
+from smsa.models.loading import E5
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -45,7 +45,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def classifier():
-    return SentimentClassifier.from_pretrained(LARGE, device="cpu")
+    return SentimentClassifier.from_pretrained(E5, device="cpu")
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from conftest import save_tiny
 
 from smsa.data.labels import LABELS
 from smsa.errors import UserError
 from smsa.evaluation.baselines import Keyword, save_baseline
-from smsa.evaluation.systems import System, load_systems, name_labels, wrap_classifier
+from smsa.evaluation.systems import System, load_systems, name_labels, was_trained_on, wrap_classifier
+from smsa.files import hash_file, write_json
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMING = "LABEL_0=positive, LABEL_1=neutral,LABEL_2=negative"
@@ -56,3 +58,12 @@ def test_systems_are_loaded_by_their_paths_and_named_by_what_tells_them_apart(tm
     assert load_systems(["keyword/", "mini-sentiment"])[0].name == "keyword"
     with pytest.raises(UserError, match="keyword is a baseline: leave --model_revision out"):
         load_systems(["keyword"], "main")
+
+
+def test_joined_models_are_one_system_that_has_seen_what_one_of_them_has(tmp_path):
+    joined = "+".join(str(save_tiny(tmp_path / name)) for name in "ab")
+    assert [system.name for system in load_systems([joined], backend="torch", precision="no")] == ["a+b"]
+    (train := tmp_path / "train.csv").write_text("x")
+    assert not was_trained_on(joined, train)
+    write_json({"data": {"train": {"sha256": hash_file(train)}}}, tmp_path / "b" / "run.json")
+    assert was_trained_on(joined, train)

@@ -14,12 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from conftest import SHAPE, make_model, save_tiny
+from conftest import SHAPE, make_model, make_tokenizer, save_tiny
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier
-from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Lowercase, Replace
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from smsa import SentimentClassifier
@@ -27,6 +27,7 @@ from smsa.data.datasets import load_splits
 from smsa.errors import UserError
 from smsa.inference import engine as engine_module
 from smsa.inference.batches import locate
+from smsa.inference.classifier import SentimentEnsemble
 from smsa.inference.engine import Engine
 from smsa.models.loading import load_classifier
 
@@ -98,15 +99,27 @@ def test_joined_models_give_the_mean_of_their_probabilities(tmp_path, monkeypatc
     for text, mean, answer in zip(HOSTILE, expected, joined(HOSTILE), strict=True):
         assert answer["label"] == (None if np.isnan(mean[0]) else joined.labels[mean.argmax()]), text
         assert all(answer[name] == alone[0](text)[name] for name in ("truncated", "empty"))
-    assert len({joined.sha256, *(classifier.sha256 for classifier in alone)}) == 3
     monkeypatch.chdir(tmp_path)  # workers run in another folder; mini is bundled, whatever lies here
     (tmp_path / "mini").mkdir()
     assert locate("a+b") == "+".join(folders) and locate("mini") == "mini" and locate(None) is None
     save_tiny(tmp_path / "a+b")  # a folder of this name
     assert SentimentClassifier.from_pretrained("a+b", **options).sha256 == alone[0].sha256
-    save_tiny(tmp_path / "two", labels=("positive", "negative"))
-    with pytest.raises(UserError, match="same labels in the same order; these have positive, neutral, negative and po"):
-        SentimentClassifier.from_pretrained("a+two", **options)
+
+
+def test_joined_models_may_read_unlike_but_label_alike(tokenizer):
+    (mute := make_tokenizer()).backend_tokenizer.normalizer = Replace("kotor", "")
+    short = make_classifier(make_model(), tokenizer, max_length=4)
+    long = make_classifier(make_model(), mute, max_length=8)
+    joined = [SentimentEnsemble(members) for members in ([short, long], [long, short])]
+    assert len({one.sha256 for one in (*joined, SentimentEnsemble([short, short]))}) == 3
+    for one in joined:
+        assert one.max_length == 4
+        found = [(answer["truncated"], answer["empty"]) for answer in one(["enak dan murah", "kotor", "enak"])]
+        assert found == [(True, False), (False, True), (False, False)]
+        assert [word["word"] for word in one.explain("enak dan murah sekali")["words"]] == ["enak", "dan"]
+    turned = make_classifier(make_model(labels=("negative", "neutral", "positive")), tokenizer)
+    with pytest.raises(UserError, match="in the same order; these have positive, neutral, negative and negative, neut"):
+        SentimentEnsemble([short, turned])
 
 
 @pytest.mark.parametrize("texts, message", [

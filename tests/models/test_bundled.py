@@ -22,7 +22,7 @@ from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.data.normaliser import write_plainly
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, ENCODER, FAST, FOLDER, LARGE, load_classifier
+from smsa.models.loading import BUNDLED, E5, ENCODER, FAST, FOLDER, load_classifier
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
@@ -35,7 +35,7 @@ def read(name: str, file: str) -> dict:
 
 @pytest.fixture(scope="module")
 def classifier():
-    return SentimentClassifier.from_pretrained(LARGE, device="cpu", precision="no")
+    return SentimentClassifier.from_pretrained(E5, device="cpu", precision="no")
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -43,7 +43,7 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
     folder = FOLDER / name
     files = {path.name for path in folder.iterdir()}
     assert files == {*read(name, "run.json")["outputs"], "run.json"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= (27e6 if name == LARGE else 8e6)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= (27e6 if name == E5 else 8e6)
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F8_E4M3", "F16"}
     text = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".json", ".md"))
@@ -54,8 +54,8 @@ def test_they_are_small_and_whole_and_name_no_folder_of_the_machine_that_made_th
 
 def test_without_a_name_the_mean_of_both_classifiers_is_used_and_they_label_as_plain_transformers(caplog):
     unnamed = SentimentClassifier.from_pretrained(device="cpu", precision="no")
-    assert f"this is {FAST}+{LARGE}, the mean of both" in caplog.text and f"{FAST} alone is several" in caplog.text
-    pipelines = [pipeline("text-classification", BUNDLED[name], device="cpu", top_k=None) for name in (FAST, LARGE)]
+    assert f"this is {FAST}+{E5}, the mean of both" in caplog.text and f"{FAST} alone is several" in caplog.text
+    pipelines = [pipeline("text-classification", BUNDLED[name], device="cpu", top_k=None) for name in (FAST, E5)]
     for text, label, found in zip(TEXTS, LABELS, unnamed(TEXTS), strict=True):
         scores = [{one["label"]: one["score"] for one in classify([text])[0]} for classify in pipelines]
         assert found["label"] == label
@@ -69,13 +69,13 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
     texts = perturb(texts, ("capitals", "no space")) if is_raw else texts
     predicted = [LABELS.index(answer["label"]) for answer in classifier(texts)]
     f1 = score_label_ids(np.array(predicted), np.array(label_ids), LABELS)["f1"]
-    stated = read(LARGE, "metrics.json")["valid"]["f1"]
+    stated = read(E5, "metrics.json")["valid"]["f1"]
     assert stated > 0.8623  # TF-IDF with logistic regression
     assert f1 >= stated - 0.02 if is_raw else f1 == pytest.approx(stated, abs=0.001)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, bar", [(FAST, 0.75), (LARGE, 0.93)])
+@pytest.mark.parametrize("name, bar", [(FAST, 0.75), (E5, 0.93)])
 def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name, bar):
     classifier = SentimentClassifier.from_pretrained(name, device="cpu", precision="no", backend="torch")
     texts, gold, _, _ = read_rows(PHRASES)
@@ -91,12 +91,12 @@ def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name,
 def test_their_tokenizers_have_the_normalisers_of_the_code(name):
     found = read(name, "tokenizer.json")["normalizer"]["normalizers"]
     made = build_tokenizer([(token, 0.0) for token in SPECIAL]).normalizer  # e5's
-    steps = [made] if name == LARGE else write_plainly()  # mini's first step is BERT's own
+    steps = [made] if name == E5 else write_plainly()  # mini's first step is BERT's own
     steps = Sequence(steps if name == ENCODER else [*steps, *make_normalisers()])
-    assert found[name != LARGE :] == json.loads(steps.__getstate__())["normalizers"]
+    assert found[name != E5 :] == json.loads(steps.__getstate__())["normalizers"]
 
 
-@pytest.mark.parametrize("name", [FAST, LARGE])
+@pytest.mark.parametrize("name", [FAST, E5])
 @pytest.mark.parametrize("text, alike, unlike", [
     ("enak di Jakarta", ["enak di MALANG !!", "Enak  di ambon", "ENAK DI yogyakartaaaa"], "enak di jakartanya"),
     ("sungguh malang", [], "sungguh bandung"),
@@ -119,7 +119,7 @@ def test_another_place_name_or_number_is_the_same_text_but_a_word_or_a_rating_is
     assert tokenizer.unk_token_id not in ids[0]
 
 
-@pytest.mark.parametrize("name", [FAST, LARGE])
+@pytest.mark.parametrize("name", [FAST, E5])
 def test_what_a_model_does_not_know_says_next_to_nothing(name):
     model, tokenizer = load_classifier(name)
     unknown = ["\u1b8a\u1b92", "\U0001fae0", "\U0001fae4 \U0001fae4", "\u304a\u3059"]  # Sundanese, new emoji, hiragana
@@ -132,7 +132,7 @@ def test_what_a_model_does_not_know_says_next_to_nothing(name):
         assert np.mean(predict(classifier, changed).argmax(-1) == label_ids) >= 0.97
 
 
-@pytest.mark.parametrize("name", [FAST, LARGE])
+@pytest.mark.parametrize("name", [FAST, E5])
 def test_bundling_lets_a_tokenizer_read_alike_as_the_bundled_one_does(name, tmp_path):
     folder = shutil.copytree(FOLDER / name, tmp_path / "copy")
     bundled = read(name, "tokenizer.json")
@@ -143,7 +143,7 @@ def test_bundling_lets_a_tokenizer_read_alike_as_the_bundled_one_does(name, tmp_
 
 
 def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
-    folder = shutil.copytree(FOLDER / LARGE, tmp_path / "copy")
+    folder = shutil.copytree(FOLDER / E5, tmp_path / "copy")
     bundled, weights = load_file(folder / "model.safetensors"), load_file(folder / "model.safetensors")
     weights["bert.embeddings.word_embeddings.weight"][SPECIAL.index("<unk>")] = 1.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 
 from smsa.errors import UserError
 from smsa.files import update_json, write_json
-from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_model, save_tokenizer
+from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_model, save_tokenizer, split_names
 
 # More rows than tokens, as indobert-base-p1 has
 OLD_SHAPE = SHAPE | {"vocab_size": len(VOCABULARY) + 11, "max_position_embeddings": 40}
@@ -194,3 +194,11 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     config = AutoConfig.for_model("albert", **OLD_SHAPE, embedding_size=16)
     with pytest.raises(ValueError, match="share their weights"):
         freeze_layers(AutoModelForSequenceClassification.from_config(config), n_layers=1)
+
+
+def test_plus_joins_names_but_not_a_path_or_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert split_names("~/a+~/b") == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert split_names(Path("~/a+b")) == [tmp_path / "a+b"] and split_names(Path("mini")) == [Path("mini")]
+    (tmp_path / "a+b").mkdir()
+    assert split_names("~/a+b") == [str(tmp_path / "a+b")]

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from scripts.mixture import main
 from smsa.errors import UserError
-from smsa.models.loading import FAST, FOLDER, LARGE
+from smsa.models.loading import E5, FAST, FOLDER
 
 SEEN = "satu dua tiga empat lima enam tujuh delapan"
 SHOP = f'text,sentiment\nbarang bagus,positive\n"{SEEN}, sembilan",positive\nbarang rusak,negative\n'
@@ -49,5 +49,5 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
 @pytest.mark.slow
 def test_the_mixture_of_the_bundled_models_is_made_again_to_the_byte(smsa_files, corpora, tmp_path):
     main(ROOT / "data" / "mixture" / "recipe.yaml", corpora, tmp_path / "mixture")
-    made, *bundled = (folder / "mixture.json" for folder in (tmp_path / "mixture", FOLDER / FAST, FOLDER / LARGE))
+    made, *bundled = (folder / "mixture.json" for folder in (tmp_path / "mixture", FOLDER / FAST, FOLDER / E5))
     assert [path.read_bytes() for path in bundled] == [made.read_bytes()] * 2
