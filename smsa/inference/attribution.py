@@ -9,11 +9,13 @@ https://doi.org/10.1016/j.cor.2008.04.004
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
 PAIRS = 10  # pairs of orders for a text of up to a hundred words
 EVALUATIONS = 2000  # about the most inputs that the model runs for one text: longer texts get fewer orders
+_GAP_CHARS = 64  # what stands between two words, such as a link, is left out if it is longer
 
 
 def weigh_words(
@@ -35,7 +37,14 @@ def weigh_words(
     positions = np.argsort(orders)  # (n_orders, n_words): when each word is added
     # (n_orders, n_words + 1, n_words): whether a word is present after 0, 1, ... all words of an order were added
     present = positions[:, None] < np.arange(n_words + 1)[:, None]
-    inputs = [_keep_words(text, spans, kept) for kept in present.reshape(-1, n_words)]
+    # Words keep what stands between them and the word before, else have a blank. Before the first one there may be a
+    # part of the text that was truncated.
+    gaps = [text[end:start] for (_, end), (start, _) in pairwise([(0, 0), *spans])]
+    gaps = [gap if i and len(gap) <= _GAP_CHARS else " " * bool(gap) for i, gap in enumerate(gaps)]
+    inputs = []
+    for kept in present.reshape(-1, n_words):
+        follows = [True, *kept[:-1]]  # whether the word before is there, too
+        inputs.append("".join((gaps[i] if follows[i] else " ") + text[slice(*spans[i])] for i in np.flatnonzero(kept)))
     log_odds = compute_log_odds(inputs).reshape(len(orders), -1)  # all in one run, as a run waits for other threads'
     weights = np.take_along_axis(np.diff(log_odds), positions, axis=-1).mean(0).tolist()
     words = [
@@ -43,13 +52,3 @@ def weigh_words(
         for (start, end), weight in zip(spans, weights, strict=True)
     ]
     return {"log_odds": float(log_odds[0, -1]), "no_words": float(log_odds[0, 0]), "words": words}
-
-
-def _keep_words(text: str, spans: list[tuple[int, int]], kept: np.ndarray) -> str:
-    """Return a text of some words: what stands between neighbours stays if both do, else a blank parts words."""
-    pieces, before, follows = [], 0, True
-    for (start, end), is_kept in zip(spans, kept, strict=True):
-        if is_kept:
-            pieces.append((text[before:start] if follows else " ") + text[start:end])
-        before, follows = end, is_kept
-    return "".join(pieces)

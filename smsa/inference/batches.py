@@ -20,7 +20,10 @@ def locate(model: str | None) -> str | None:
     if model is None:
         return None
     names = split_names(model)
-    return "+".join(os.path.abspath(n) if n not in BUNDLED and os.path.isdir(n) else str(n) for n in names)
+    places = [os.path.abspath(n) if n not in BUNDLED and os.path.isdir(n) else str(n) for n in names]
+    if len(places) > 1 and any("+" in place for place in places):
+        raise UserError(f"models are joined with +, so no folder may have one in its path: {', '.join(places)}.")
+    return "+".join(places)
 
 
 class BatchPredictor:

@@ -60,6 +60,7 @@ class SentimentClassifier:
         limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else 512
         self.max_length = limit if max_length is None else min(max_length, limit)
         self._n_special = tokenizer.num_special_tokens_to_add()
+        self._nothing = [tokenizer.pad_token_id]  # what a model without special tokens reads of a text without words
         if self.max_length <= self._n_special:
             raise UserError(f"max_length is {max_length}; it must be more than the {self._n_special} special tokens.")
         config = model.config.to_dict()
@@ -161,9 +162,9 @@ class SentimentClassifier:
             # (mini joins `nya` to the word before it; this can only change the last word of a head.)
             if not encodings[i].overflowing:
                 encodings[i] = self._tokenizer.encode(different[i])
-        tokens = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        tokens = [np.array(encoding.ids or self._nothing, dtype=np.int64) for encoding in encodings]
         truncated = [len(encoding) == self.max_length and bool(encoding.overflowing) for encoding in encodings]
-        empty = [len(ids) <= self._n_special for ids in tokens]
+        empty = [len(encoding) <= self._n_special for encoding in encodings]
         return tokens, np.array(truncated, dtype=bool), np.array(empty, dtype=bool), entries.indices.to_numpy()
 
     def compute_probabilities(self, tokens: Sequence) -> np.ndarray:
@@ -239,8 +240,8 @@ class SentimentClassifier:
 
         def compute_log_odds(texts: list[str]) -> np.ndarray:  # of the label, (n_texts,)
             tokens, _, _, index = self.encode(pa.array(texts))
-            probabilities, label_id = self.compute_probabilities(tokens)[index], self.labels.index(label)
-            # not 1 - p, which may be 0
+            probabilities = np.maximum(self.compute_probabilities(tokens)[index], np.finfo(float).tiny)  # no log of 0
+            label_id = self.labels.index(label)
             return np.log(probabilities[:, label_id]) - np.log(np.delete(probabilities, label_id, axis=-1).sum(-1))
 
         return {"label": label} | weigh_words(compute_log_odds, text, self.find_words(text))
@@ -272,7 +273,7 @@ class SentimentEnsemble(SentimentClassifier):
         members: the same.
         labels, engine: of the first member; records of a run have its backend and precision.
         max_length: the least of theirs; each member truncates at its own.
-        sha256: hash of theirs.
+        sha256: hash of theirs, and of each maximum.
     """
 
     def __init__(self, members: Sequence[SentimentClassifier]):
@@ -282,7 +283,8 @@ class SentimentEnsemble(SentimentClassifier):
                 both = f"{', '.join(self.labels)} and {', '.join(member.labels)}"
                 raise UserError(f"models that are joined need the same labels in the same order; these have {both}.")
         self.max_length = min(member.max_length for member in members)
-        self.sha256 = hashlib.sha256("".join(member.sha256 for member in members).encode()).hexdigest()
+        described = [(member.sha256, member.max_length) for member in members]
+        self.sha256 = hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def encode(self, texts: pa.Array) -> tuple[Sequence, np.ndarray, np.ndarray, np.ndarray]:
         """Tokenise as each member does; the tokens of a text are a tuple of theirs."""

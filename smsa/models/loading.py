@@ -142,11 +142,20 @@ def load_encoder(model_name_or_path: str, revision: str | None = None) -> _Loade
 
 
 def split_names(model_name_or_path: str | Path) -> list[str | Path]:
-    """Return the names and folders that + joins; a Path, and a folder whose own name has a +, stay whole."""
+    """Return the names and folders that + joins; a Path, and a folder whose own name has a +, stay whole.
+
+    Raises:
+        UserError: if there is no name before or after a +.
+    """
     if isinstance(model_name_or_path, Path):
         return [model_name_or_path.expanduser()]
+    names = [os.path.expanduser(name.strip()) for name in model_name_or_path.split("+")]
     whole = os.path.expanduser(model_name_or_path)
-    return [whole] if os.path.exists(whole) else [*map(os.path.expanduser, whole.split("+"))]
+    if os.path.isdir(whole) and not BUNDLED.keys() >= {*names}:
+        return [whole]
+    if not all(names):
+        raise UserError(f"{model_name_or_path!r} has a + without a model before or after it: join models as in A+B.")
+    return names
 
 
 def choose_labels(labels: str | None, model_name_or_path: str, revision: str | None = None) -> tuple[str, ...]:
@@ -178,6 +187,8 @@ def _trained_labels(config: PretrainedConfig) -> tuple[str, ...] | None:
 def _load_config(model_name_or_path: str | Path, revision: str | None) -> tuple[str, PretrainedConfig]:
     """Return a model's name on the Hub or its folder, and its configuration; an error says what to give instead."""
     name = str(BUNDLED.get(model_name_or_path, model_name_or_path))
+    if "+" in name and not Path(name).is_dir():
+        raise UserError(f"{name} joins several models: give one; only predicting and evaluating take several.")
     if revision and Path(name).is_dir():
         raise UserError(f"{name} is a folder, but revision {revision!r} needs a name on the Hub: leave it out.")
     try:  # use_cache is for generating text, and OpenVINO cannot convert it

@@ -9,6 +9,7 @@ from conftest import make_model
 from scipy.special import logit
 from tables import make_classifier
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import Sequence
 
 from smsa import SentimentClassifier, predict_files
 from smsa.data.datasets import load_splits
@@ -56,10 +57,29 @@ def test_weights_are_shapley_values():
     assert (found["log_odds"], found["no_words"]) == (4.0, 0.0)
     assert len(seen) == 1  # each run waits for other threads
     # words stay apart, and what stands between neighbours stays with both
-    assert {"", "(a b, c-d", " b, c-d", " d"} <= {*seen[0]} and {"(a c-d", "(a b d"} & {*seen[0]}
+    assert {"", " a b, c-d", " b, c-d", " d"} <= {*seen[0]} and {" a c-d", " a b d"} & {*seen[0]}
     assert [word["word"] for word in found["words"]] == ["a", "b", "c", "d"]
     # An order and its reverse share the last exactly
     assert [word["weight"] for word in found["words"]] == pytest.approx([3.0, 0.5, 0.5, 0.0], abs=1e-6)
+
+
+def test_what_is_truncated_or_long_and_unread_stays_out(tiny_model, tokenizer):
+    """Words that the model did not read may not come in when others leave, nor may much white space cost time."""
+    tokenizer.truncation_side = "left"
+    explain = make_classifier(tiny_model, tokenizer, max_length=5).explain
+    read, of_long = explain("enak dan murah"), explain("kotor " * 20 + "enak dan murah")
+    assert [word["weight"] for word in of_long["words"]] == pytest.approx([w["weight"] for w in read["words"]])
+    inputs = []
+    text, spans = f"a{' ' * 9999}b @c d", [(0, 1), (10_000, 10_001), (10_005, 10_006)]
+    weigh_words(lambda texts: inputs.extend(texts) or np.zeros(len(texts)), text, spans)
+    assert max(inputs, key=len) == "a b @c d"
+
+
+def test_a_model_without_special_tokens_is_explained(tiny_model, tokenizer):
+    tokenizer.backend_tokenizer.post_processor = Sequence([])
+    for backend in ("torch", "openvino"):
+        classifier = make_classifier(tiny_model, tokenizer, backend=backend, batch_tokens=1)
+        assert classifier("")["empty"] and len(classifier.explain("enak dan murah")["words"]) == 3
 
 
 def test_byte_level_tokens_become_words_without_the_space_before(tiny_model, tokenizer):

@@ -101,9 +101,14 @@ def test_joined_models_give_the_mean_of_their_probabilities(tmp_path, monkeypatc
         assert all(answer[name] == alone[0](text)[name] for name in ("truncated", "empty"))
     monkeypatch.chdir(tmp_path)  # workers run in another folder; mini is bundled, whatever lies here
     (tmp_path / "mini").mkdir()
-    assert locate("a+b") == "+".join(folders) and locate("mini") == "mini" and locate(None) is None
+    assert locate("a + b") == "+".join(folders) and locate("mini") == "mini" and locate(None) is None
     save_tiny(tmp_path / "a+b")  # a folder of this name
     assert SentimentClassifier.from_pretrained("a+b", **options).sha256 == alone[0].sha256
+    (tmp_path / "x+y").mkdir()
+    monkeypatch.chdir(tmp_path / "x+y")
+    (tmp_path / "x+y" / "a").mkdir()
+    with pytest.raises(UserError, match="so no folder may have one in its path: .*a, mini"):
+        locate("a+mini")
 
 
 def test_joined_models_may_read_unlike_but_label_alike(tokenizer):
@@ -111,7 +116,8 @@ def test_joined_models_may_read_unlike_but_label_alike(tokenizer):
     short = make_classifier(make_model(), tokenizer, max_length=4)
     long = make_classifier(make_model(), mute, max_length=8)
     joined = [SentimentEnsemble(members) for members in ([short, long], [long, short])]
-    assert len({one.sha256 for one in (*joined, SentimentEnsemble([short, short]))}) == 3
+    cut = SentimentEnsemble([short, make_classifier(make_model(), mute, max_length=6)])
+    assert len({one.sha256 for one in (*joined, cut, SentimentEnsemble([short, short]))}) == 4
     for one in joined:
         assert one.max_length == 4
         found = [(answer["truncated"], answer["empty"]) for answer in one(["enak dan murah", "kotor", "enak"])]

@@ -11,7 +11,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 
 from smsa.errors import UserError
 from smsa.files import update_json, write_json
-from smsa.models.loading import choose_labels, freeze_layers, load_classifier, load_model, save_tokenizer, split_names
+from smsa.models.loading import (
+    DEFAULT,
+    choose_labels,
+    freeze_layers,
+    load_classifier,
+    load_model,
+    save_tokenizer,
+    split_names,
+)
 
 # More rows than tokens, as indobert-base-p1 has
 OLD_SHAPE = SHAPE | {"vocab_size": len(VOCABULARY) + 11, "max_position_embeddings": 40}
@@ -202,3 +210,11 @@ def test_plus_joins_names_but_not_a_path_or_a_folder_of_that_name(tmp_path, monk
     assert split_names(Path("~/a+b")) == [tmp_path / "a+b"] and split_names(Path("mini")) == [Path("mini")]
     (tmp_path / "a+b").mkdir()
     assert split_names("~/a+b") == [str(tmp_path / "a+b")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / DEFAULT).mkdir()  # a report, perhaps
+    assert split_names(DEFAULT) == ["mini-sentiment", "e5-sentiment"]
+    for name in ("a+", "+", "a++b"):
+        with pytest.raises(UserError, match="has a [+] without a model before or after it"):
+            split_names(name)
+    with pytest.raises(UserError, match="joins several models: give one"):
+        load_model(DEFAULT + "+mini")
