@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import run
+from processes import launch, run
 
 from smsa import runtime
 
@@ -49,8 +49,7 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
 def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself():
     code = "import smsa.runtime as r; r.best_precision = lambda *_: 'bf16'; print(r.resolve_precision('auto', 'cpu'))"
     for options, in_effect in (("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")):
-        launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), "--no_python"]
-        assert run(*launch, sys.executable, "-c", code) == (0, f"{in_effect}\n")
+        assert run(*launch(*options.split(), "--no_python", sys.executable, "-c", code)) == f"{in_effect}\n"
 
 
 @pytest.mark.parametrize("command, n_signals", [("accelerate launch", 0), ("torchrun", 0), ("/sbin/init", 1)])
@@ -100,5 +99,5 @@ def test_freed_memory_is_kept_where_a_script_asks_for_it_and_tasks_that_srun_has
         "        for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    before, after, *told = run(sys.executable, "-c", code, SLURM_STEP_NUM_TASKS="2")[1].split(maxsplit=2)
+    before, after, *told = run(sys.executable, "-c", code, SLURM_STEP_NUM_TASKS="2").split(maxsplit=2)
     assert int(after) < 100 < int(before) and "each trains alone" in told[0]

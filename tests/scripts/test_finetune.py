@@ -10,7 +10,8 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, run, save_tiny
+from conftest import SAMPLE_DIR, save_tiny
+from processes import launch, run
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
@@ -45,9 +46,7 @@ def read_json(path) -> dict:
 def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     output_dir = tmp_path / "run"
     options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "2", "--output_dir", str(output_dir)]
-    words = ["launch", "--config_file", "accelerate_config.yaml", "scripts/finetune.py", *options]
-    status, text = run("accelerate", *words)
-    assert status == 0, text
+    text = run(*launch("scripts/finetune.py", *options))
     assert list_files(output_dir) == LEFT_BY_A_RUN and not list(output_dir.rglob("training_args.bin"))
     assert "in effect on cpu: fp32" in text and "macro avg" in text
     assert re.search(r"\(Epoch 2\) TRAIN LOSS:[^\n]*\| \d+/\d+ \[\d\d:\d\d<\d\d:\d\d", text)  # with the time left
@@ -108,16 +107,17 @@ def assert_same_outputs(folder, other) -> None:
 
 
 def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    run("mount", "-o", "remount,size=8m", small_disk)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, collect, fill = small_disk / "run", finetune.collect_metrics, ["dd", "if=/dev/zero", f"of={small_disk}/filler"]
+    folder, collect = small_disk / "run", finetune.collect_metrics
+    fill = ["dd", "if=/dev/zero", f"of={small_disk}/filler"]
     with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
         patch.setattr(finetune, "collect_metrics", lambda *args: subprocess.run(fill) and collect(*args))
-        call(*tiny, "--output_dir", run)
+        call(*tiny, "--output_dir", folder)
     (small_disk / "filler").unlink()
-    assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
-    call(*tiny, "--output_dir", run, "--resume", "auto")
-    assert_same_outputs(run, tmp_path / "plain")
+    assert {path.name for path in folder.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
+    call(*tiny, "--output_dir", folder, "--resume", "auto")
+    assert_same_outputs(folder, tmp_path / "plain")
 
 
 def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over_stays(tiny, tmp_path):

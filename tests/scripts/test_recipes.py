@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, run_in
+from processes import ROOT, run_in
 from test_readme import BLOCKS
 
 from smsa.data.labels import LABELS
@@ -21,8 +21,7 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
     for code in of_smsa:
         for name, n_epochs in epochs.items():
             code = re.sub(rf"(recipes/{name}\.yaml.*)", rf"\1 --num_train_epochs {n_epochs}", code)
-        status, text = run_in(clone, code)
-        assert status == 0, text
+        run_in(clone, code)
     report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for i, system in enumerate(system for system in report["systems"] if system["name"] != "scratch"):

@@ -2,15 +2,14 @@
 
 import json
 import re
-import runpy
-import sys
 import threading
 
 import pytest
-from conftest import ROOT, contents, run, run_here, save_tiny
-from forks import Forks
+from conftest import ROOT, contents, save_tiny
 from hub_double import TOKEN, Hub
 from huggingface_hub import constants
+from killed import run_script
+from processes import Forks, launch, run, run_here
 from test_card import check_card
 
 from smsa import SentimentClassifier
@@ -57,8 +56,7 @@ def at(hub, home, token=TOKEN) -> dict[str, str]:
 
 def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder):
     before = contents(folder)
-    status, text = run_here("scripts/push.py", folder, "me/model", "--private")
-    assert status == 0, text
+    text = run_here("scripts/push.py", folder, "me/model", "--private")
     repository = hub.repositories["me/model"]
     assert repository.private
     assert [set(paths) for paths in repository.committed] == [UPLOADED]  # one commit
@@ -163,18 +161,15 @@ def options(smsa_dir, tmp_path) -> list[str]:
     return list(map(str, [*words, "--precision", "no"]))
 
 
-def finetune(address: str, words: list[str]) -> None:
+def finetune(address: str, *words: str) -> None:
     """Run the script in a fork, where the Hub's client has been imported; its Hub is the double."""
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = address, False, True
-    sys.argv[1:] = words
-    runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
+    run_script("scripts/finetune.py", *words)
 
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_path):
-    words = ["launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/finetune.py", *options]
-    status, text = run("accelerate", *words, **at(hub, tmp_path / "home"))
-    assert status == 0, text
+    text = run(*launch("scripts/finetune.py", *options, n_ranks=2), **at(hub, tmp_path / "home"))
     run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
     assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
     assert f"{hub.url}/me/model/commit/" in text
@@ -191,19 +186,18 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
 
 @pytest.mark.slow
 def test_a_refused_token_stops_a_run_at_its_start_and_a_failed_upload_leaves_the_model(hub, options, tmp_path):
-    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home", "hf_wrong"))
-    assert forks.run(finetune, hub.url, options, n_ranks=2) == [1, 1]  # both end by themselves
-    text = forks.log.read_text()
+    forks = Forks(**at(hub, tmp_path / "home", "hf_wrong"))
+    assert forks.run(finetune, hub.url, *options, n_ranks=2) == [1, 1]  # both end by themselves
+    text = forks.printed
     assert text.count("error: The Hub refuses the token for me/model (401)") == 1 and "hf_wrong" not in text, text
     assert not (tmp_path / "run").exists() and not hub.repositories
     hub.faults.append(("POST", "/commit/", 403))
-    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
-    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
-    text = forks.log.read_text()
-    assert "error: The Hub refuses the token for me/model (403)" in text
-    (again,) = re.findall(r"python (scripts/push.py .*)", text)
+    forks = Forks(**at(hub, tmp_path / "home"))
+    assert forks.run(finetune, hub.url, *options, "--hub_private_repo", "--hub_revision", "ready") == [1]
+    assert "error: The Hub refuses the token for me/model (403)" in forks.printed
+    (again,) = re.findall(r"python (scripts/push.py .*)", forks.printed)
     assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision=ready"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
     hub.faults.clear()
-    status, text = run_here(*again.split())
-    assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text
+    run_here(*again.split())
+    assert len(hub.repositories["me/model"].committed) == 1

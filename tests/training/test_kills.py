@@ -11,19 +11,18 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, SAMPLE_DIR, TINY_ROWS, save_tiny
-from forks import Forks
+from conftest import SAMPLE_DIR, TINY_ROWS, save_tiny
 from killed import run_script
+from processes import Forks, Program, launch
 
-SINGLE, DOUBLE = "accelerate_config.yaml", "configs/accelerate/cpu.yaml"
 SCRIPT = "scripts/finetune.py"
-ENVIRONMENT = {**os.environ, "HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
+FORKS = Forks(**ENVIRONMENT)
 pytestmark = pytest.mark.slow(1200)
 
 
@@ -51,21 +50,12 @@ LONG = [
 ]
 
 
-class Runs(Forks):
-    """Runs the script in forks."""
-
-    def is_killed(self, options, output_dir, **more) -> bool:
-        """Return whether a rank of a run was killed; else it must have finished."""
-        statuses = self.run(run_script, SCRIPT, *options, "--resume", "auto", "--output_dir", str(output_dir), **more)
-        text = self.log.read_text()
-        assert not any(statuses) or -signal.SIGKILL in statuses, text[-3000:]
-        assert "canary" not in text
-        return any(statuses)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    return Runs(tmp_path_factory.mktemp("log") / "log.txt", HF_TOKEN=ENVIRONMENT["HF_TOKEN"])
+def is_killed(options, output_dir, **more) -> bool:
+    """Return whether a rank of a run in forks was killed; else it must have finished."""
+    statuses = FORKS.run(run_script, SCRIPT, *options, "--resume", "auto", "--output_dir", str(output_dir), **more)
+    assert not any(statuses) or -signal.SIGKILL in statuses, FORKS.printed[-3000:]
+    assert "canary" not in FORKS.printed
+    return any(statuses)
 
 
 MADE_WHEN_IT_WAS = {"run.json", "README.md"}  # they say how long it took
@@ -88,10 +78,10 @@ def result(output_dir: Path) -> dict:
     return hashes | {"evaluations": n_evaluations, "stopped at": state["global_step"], "best": state["best_metric"]}
 
 
-def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
+def test_killed_at_every_point_one_process(tiny, tmp_path):
     """At every kind of touch of the folder: each file of a save, renames, rotation, the best model, the outputs."""
     record = tmp_path / "points.txt"
-    assert not forks.is_killed(tiny, tmp_path / "plain", SMSA_RECORD=str(record))
+    assert not is_killed(tiny, tmp_path / "plain", SMSA_RECORD=str(record))
     expected = result(tmp_path / "plain")
     assert (expected["stopped at"], expected["evaluations"]) == (25, 5)
     points = list(dict.fromkeys(record.read_text().splitlines()))
@@ -102,30 +92,27 @@ def test_killed_at_every_point_one_process(tiny, forks, tmp_path):
 
     output_dir, n_kills = tmp_path / "run", 0
     for point in points:
-        is_killed = forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
-        if not is_killed:  # the run was past this point: it has ended, and another one begins
+        was_killed = is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
+        if not was_killed:  # the run was past this point: it has ended, and another one begins
             assert result(output_dir) == expected
             shutil.rmtree(output_dir)
-            is_killed = forks.is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
-        n_kills += is_killed
-    assert not forks.is_killed(tiny, output_dir)
+            was_killed = is_killed(tiny, output_dir, SMSA_KILL=f"0 {point}")
+        n_kills += was_killed
+    assert not is_killed(tiny, output_dir)
     assert result(output_dir) == expected
     assert n_kills >= 30 and n_kills >= len(points) - 3, f"{n_kills} kills at {len(points)} points"
 
 
-class Launch:
-    """A real `accelerate launch` in a session of its own, and all the processes that come from it."""
+class Launch(Program):
+    """A real `accelerate launch`, and all the processes that come from it; the command line of none has the token."""
 
-    def __init__(self, options, output_dir, config, script=(SCRIPT,), **environment):
-        words = ["accelerate", "launch", "--config_file", config, *script, *options, "--resume", "auto"]
+    def __init__(self, options, output_dir, n_ranks, script=(SCRIPT,), **environment):
         self.mark = {"STARTED_BY": str(output_dir)}  # handed down to each of them
-        self.launcher = subprocess.Popen(
-            [*words, "--output_dir", str(output_dir)], cwd=ROOT, env=ENVIRONMENT | environment | self.mark,
-            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        words = [*script, *options, "--resume", "auto", "--output_dir", output_dir]
+        super().__init__(*launch(*words, n_ranks=n_ranks), **ENVIRONMENT | environment | self.mark)
 
     def processes(self) -> list[psutil.Process]:
-        """Return those that are there now; the command line of none has the token."""
+        """Return those that are there now."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it may end just now
@@ -134,30 +121,17 @@ class Launch:
                     found.append(process)
         return found
 
-    def wait_for(self, is_there, n_processes: int = 2, seconds: float = 120) -> None:
-        """Wait until `is_there()`, while so many processes are at work."""
-        deadline = time.monotonic() + seconds
-        while not is_there() or len(self.processes()) < n_processes:
-            if self.launcher.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"it did not come: {self.end()[1][-3000:]}")
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        """SIGKILL to all of them."""
+    def kill_all(self) -> None:
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def end(self, seconds: float = 200) -> tuple[int, str]:
-        """Wait for the end of all; return the launcher's status and what was printed. Nothing may be left over."""
-        try:
-            text = self.launcher.communicate(timeout=seconds)[0]  # ends when the last one that writes has ended
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(f"it did not end: {self.launcher.communicate()[0][-3000:]}")
+        """Nothing may be left over."""
+        status, text = super().end(seconds)
         _, left = psutil.wait_procs(self.processes(), timeout=2)  # one that was killed is gone a moment later
         assert not left and "canary" not in text
-        return self.launcher.returncode, text
+        return status, text
 
 
 INJECTED = [
@@ -169,64 +143,64 @@ INJECTED = [
 ]
 
 
-def test_one_of_two_processes_killed_at_points(tiny, forks, tmp_path):
+def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
     """The first time in a launch, which is also the last command."""
-    assert not forks.is_killed(tiny, tmp_path / "plain", n_ranks=2)
+    assert not is_killed(tiny, tmp_path / "plain", n_ranks=2)
     expected = result(tmp_path / "plain")
     for point in INJECTED:
         if point == INJECTED[0]:
-            status, text = Launch(tiny, tmp_path / "run", DOUBLE, ("tests/killed.py", SCRIPT), SMSA_KILL=point).end()
+            status, text = Launch(tiny, tmp_path / "run", 2, ("tests/killed.py", SCRIPT), SMSA_KILL=point).end()
             assert status != 0 and "Signal 9 (SIGKILL)" in text, text[-3000:]
         else:
-            assert forks.is_killed(tiny, tmp_path / "run", n_ranks=2, SMSA_KILL=point)
-            text = forks.log.read_text()
+            assert is_killed(tiny, tmp_path / "run", n_ranks=2, SMSA_KILL=point)
+            text = FORKS.printed
         # at the last point the other rank has done its part already
         assert ("another rank has ended" in text or "run.json" in point) and 'finetune.py", line' not in text
-    status, text = Launch(tiny, tmp_path / "run", DOUBLE).end()
+    status, text = Launch(tiny, tmp_path / "run", 2).end()
     assert status == 0, text[-3000:]
     assert result(tmp_path / "run") == expected
 
 
 @pytest.fixture(scope="module")
-def in_peace(forks, tmp_path_factory) -> dict:
+def in_peace(tmp_path_factory) -> dict:
     """Results of the long run, on one process and on two."""
     one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
-    assert not forks.is_killed(LONG, one)
-    assert not forks.is_killed(LONG, two, n_ranks=2)
-    text = forks.log.read_text()
+    assert not is_killed(LONG, one)
+    assert not is_killed(LONG, two, n_ranks=2)
+    text = FORKS.printed
     assert text.count("(Epoch 1) VALID LOSS:") == text.count("train: 274 texts") == 1  # not by each rank
-    return {SINGLE: result(one), DOUBLE: result(two)}
+    return {1: result(one), 2: result(two)}
 
 
-def test_killed_at_random_times_two_processes_and_their_launcher(forks, in_peace, tmp_path):
+def test_killed_at_random_times_two_processes_and_their_launcher(in_peace, tmp_path):
     moments, output_dir = random.Random(1), tmp_path / "run"
     for n_checkpoints in (1, 2):
-        run = Launch(LONG, output_dir, DOUBLE)
-        run.wait_for(lambda: len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints, n_processes=3)
+        run = Launch(LONG, output_dir, 2)
+        run.wait_for(lambda: len(list(output_dir.glob("checkpoint-*"))) >= n_checkpoints and len(run.processes()) >= 3)
         time.sleep(moments.uniform(0, 0.8))
         assert len(run.processes()) >= 3 and not (output_dir / "run.json").exists()
-        run.kill()
+        run.kill_all()
         run.end()
-    assert not forks.is_killed(LONG, output_dir, n_ranks=2)
-    assert result(output_dir) == in_peace[DOUBLE]
+    assert not is_killed(LONG, output_dir, n_ranks=2)
+    assert result(output_dir) == in_peace[2]
 
 
 SIGNALS = {
-    "SIGTERM to the launcher": (SINGLE, "launcher", signal.SIGTERM),
-    "Ctrl-C in a terminal": (SINGLE, "group", signal.SIGINT),
-    "SIGKILL to the launcher": (SINGLE, "launcher", signal.SIGKILL),
-    "SIGTERM to the launcher of two": (DOUBLE, "launcher", signal.SIGTERM),
-    "SIGKILL to the launcher of two": (DOUBLE, "launcher", signal.SIGKILL),
+    "SIGTERM to the launcher": (1, "launcher", signal.SIGTERM),
+    "Ctrl-C in a terminal": (1, "group", signal.SIGINT),
+    "SIGKILL to the launcher": (1, "launcher", signal.SIGKILL),
+    "SIGTERM to the launcher of two": (2, "launcher", signal.SIGTERM),
+    "SIGKILL to the launcher of two": (2, "launcher", signal.SIGKILL),
 }
 
 
-@pytest.mark.parametrize("config, to, signum", SIGNALS.values(), ids=SIGNALS)
-def test_a_run_is_resumed_where_a_signal_has_ended_it(forks, in_peace, tmp_path, config, to, signum):
-    output_dir, steps_an_epoch = tmp_path / "run", 18 if config == SINGLE else 9
-    run = Launch(LONG, output_dir, config)
+@pytest.mark.parametrize("n_ranks, to, signum", SIGNALS.values(), ids=SIGNALS)
+def test_a_run_is_resumed_where_a_signal_has_ended_it(in_peace, tmp_path, n_ranks, to, signum):
+    output_dir, steps_an_epoch = tmp_path / "run", 18 // n_ranks
+    run = Launch(LONG, output_dir, n_ranks)
     run.wait_for((output_dir / f"checkpoint-{steps_an_epoch}").exists)
     time.sleep(0.5)
-    os.killpg(run.launcher.pid, signum) if to == "group" else run.launcher.send_signal(signum)
+    os.killpg(run.pid, signum) if to == "group" else run.send_signal(signum)
     status, text = run.end(seconds=30)  # which clouds give a machine that is taken away
     assert status != 0 and not (output_dir / "run.json").exists()
     assert "Stopping after this step, with a checkpoint" in text
@@ -235,20 +209,20 @@ def test_a_run_is_resumed_where_a_signal_has_ended_it(forks, in_peace, tmp_path,
     state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
     assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
-    assert not forks.is_killed(LONG, output_dir, n_ranks=1 if config == SINGLE else 2)
-    assert f"Resumes from {output_dir}/checkpoint-{last}" in forks.log.read_text()
-    assert result(output_dir) == in_peace[config]
+    assert not is_killed(LONG, output_dir, n_ranks=n_ranks)
+    assert f"Resumes from {output_dir}/checkpoint-{last}" in FORKS.printed
+    assert result(output_dir) == in_peace[n_ranks]
 
 
-def test_of_two_runs_at_once_exactly_one_trains(tiny, forks, tmp_path):
-    forks.log.write_text("")
+def test_of_two_runs_at_once_exactly_one_trains(tiny, tmp_path):
+    forks = Forks(**ENVIRONMENT)
     for i in range(4):
         options = [*tiny, "--resume", "auto", "--output_dir", str(tmp_path / str(i))]
         copies = [copy for _ in range(2) for copy in forks.start(run_script, SCRIPT, *options)]
         for copy in copies:
             copy.join()
-        assert sorted(copy.exitcode for copy in copies) == [0, 1], forks.log.read_text()[-3000:]
+        assert sorted(copy.exitcode for copy in copies) == [0, 1], forks.printed[-3000:]
         assert (tmp_path / str(i) / "run.json").exists()
-    refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.log.read_text())
+    refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.printed)
     assert len(refusals) == 4
-    assert forks.log.read_text().count("(Epoch 5) VALID") == 4
+    assert forks.printed.count("(Epoch 5) VALID") == 4
