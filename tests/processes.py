@@ -10,23 +10,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from multiprocessing import connection
 from pathlib import Path
 from unittest import mock
-from urllib.error import URLError
 
 ROOT = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
-PRELOADED = (
-    "smsa.training.trainer",
-    "smsa.sharing.card",
-    "smsa.inference.job",
-    "transformers.models.bert.modeling_bert",
-)
-SERVER.set_forkserver_preload(["processes", *PRELOADED])
+PRELOADED = ["smsa.training.trainer", "smsa.sharing.card", "smsa.inference.job"]
+SERVER.set_forkserver_preload(["processes", "transformers.models.bert.modeling_bert", *PRELOADED])
 # As `accelerate launch --config_file configs/accelerate/cpu.yaml` sets them.
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -68,43 +61,31 @@ def run_here(script: str, *words: object, status: int = 0) -> str:
 
 
 class Program(subprocess.Popen):
-    """A command that runs in the background, in a session of its own; `printed` has what it has printed so far."""
+    """A command that runs in the background, in a session of its own."""
 
     def __init__(self, *command: object, cwd: Path = ROOT, stdin=None, **environment: str):
         options = {"cwd": cwd, "env": os.environ | environment, "stdin": stdin, "stdout": subprocess.PIPE}
         options |= {"stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         super().__init__(list(map(str, command)), **options)
-        self.printed = ""
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self) -> None:
-        for line in self.stdout:
-            self.printed += line
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        """Wait until a condition holds, while the program runs; a server that is not there yet is a URLError."""
+        """Wait until a condition holds, while the program runs."""
         until = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(URLError):
-                if condition():
-                    return
+        while not condition():
             if self.poll() is not None or time.monotonic() > until:
-                self.fail("it did not come")
+                self.kill_all()
+                raise AssertionError(f"it did not come: {self.communicate()[0][-3000:]}")
             time.sleep(0.02)
 
-    def end(self, seconds: float = 200) -> tuple[int, str]:
-        """Wait for the end of all that write to its output; return the status of the program and what was printed."""
-        self.reader.join(seconds)
-        if self.reader.is_alive():
-            self.fail("it did not end")
-        return self.wait(10), self.printed
-
-    def fail(self, reason: str) -> None:
-        """Kill it, and show what it printed."""
-        self.kill_all()
-        self.reader.join(10)
-        raise AssertionError(f"{reason}: {self.printed[-3000:]}")
+    def end(self, seconds: float = 200, status: int | None = 0) -> str:
+        """Wait until nobody writes to its output any more; else like `run`. None takes any status."""
+        try:
+            text, _ = self.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise AssertionError(f"it did not end: {self.communicate()[0][-3000:]}") from None
+        assert status in (None, self.returncode), text
+        return text
 
     def kill_all(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -38,8 +38,7 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: int(feature) >= 8)
     if launcher:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    with caplog.at_level("INFO", logger="smsa"):
-        assert runtime.resolve_precision(requested, device, training) == in_effect
+    assert runtime.resolve_precision(requested, device, training) == in_effect
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
     assert ("fp16 is for GPUs" in caplog.text) == ((device, launcher) == ("cpu", "fp16"))
     assert ("slower in bf16" in caplog.text) == ((device, launcher) == ("cpu", "bf16"))
@@ -53,9 +52,7 @@ def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself()
 
 
 @pytest.mark.parametrize("command, n_signals", [("accelerate launch", 0), ("torchrun", 0), ("/sbin/init", 1)])
-def test_a_process_whose_launcher_has_ended_is_signalled_and_none_of_a_launcher_that_is_process_1(
-    monkeypatch, command, n_signals
-):
+def test_the_end_of_a_launcher_is_signalled_unless_the_launcher_is_process_1(monkeypatch, command, n_signals):
     signals = []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(runtime, "ctypes", MagicMock())

@@ -30,12 +30,12 @@ def page():
     """The address of the page, served by the script as a user starts it."""
     port = find_free_port()
     address, server = f"http://127.0.0.1:{port}/", Program(sys.executable, "scripts/demo.py", "--port", port, **PROXIES)
-    server.wait_for(lambda: urllib.request.urlopen(address, timeout=60).close() is None)
+    wait_for(lambda: urllib.request.urlopen(address, timeout=5).close() is None, 120)
     yield address
     (folder,) = Path(tempfile.gettempdir()).glob(f"smsa-demo-*-{port}")
     assert list(folder.rglob("*.csv"))  # uploads and results: of the last ten minutes
     server.terminate()
-    server.end(20)
+    server.end(20, status=None)
     assert not folder.exists()
 
 
@@ -65,11 +65,11 @@ def browser(request, page, tmp_path):
 
 
 def wait_for(condition, seconds: float = 60):
-    """Return what `condition` returns once it is true; elements come and go meanwhile."""
+    """Return what `condition` returns once it is true; elements and servers come and go meanwhile."""
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    return WebDriverWait(None, seconds, 0.05, [WebDriverException]).until(lambda _: condition(), "not in time")
+    return WebDriverWait(None, seconds, 0.05, [WebDriverException, OSError]).until(lambda _: condition(), "not in time")
 
 
 def find(browser, selector: str):

@@ -130,7 +130,6 @@ def test_parquet_of_every_type_stays_in_parquet_and_goes_to_text_by_one_rule(cla
 
 def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    caplog.set_level("INFO")
     (tmp_path / "in").mkdir()
     for name in ("a.csv", "b.jsonl.zst", "c.parquet", "d.txt"):
         write_file(tmp_path / "in" / name, [{"text": "enak"}, {"text": "kotor"}])
@@ -191,9 +190,7 @@ def tree(tmp_path):
     (["c.csv", "c.parquet"], "out.parquet", {},
      r"of other types \(id: int64, text: string; id: string, text: string\)"),
 ])  # fmt: skip
-def test_what_cannot_be_done_is_refused_before_anything_is_written(
-    classifier, tree, monkeypatch, names, output, options, message
-):
+def test_a_refusal_comes_before_anything_is_written(classifier, tree, monkeypatch, names, output, options, message):
     monkeypatch.chdir(tree)
     if "closed" in message:  # None is what Python has in place of a closed one
         monkeypatch.setattr(sys, "stdin" if "-" in names else "stdout", None)
@@ -243,7 +240,6 @@ def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_w
     (["text", "n"], {"prefix": "my_"}, ["my_label"]),
 ])  # fmt: skip
 def test_added_names_are_none_of_the_input(classifier, tmp_path, caplog, names, options, added):
-    caplog.set_level("INFO", "smsa")
     write_file(tmp_path / "in.csv", [dict(zip(names, ("enak", "x", "y"), strict=False))])
     predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv", labels_only=True, **options)
     assert list(read_file(tmp_path / "out.csv")[0]) == names + added
@@ -400,7 +396,6 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
 
 
 def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp_path, caplog):
-    caplog.set_level("INFO")
     paths, target = [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv"
     for path in paths:
         write_file(path, rows_of(10))

@@ -84,7 +84,6 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
 
     with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume with"):
         call(*options)
-    caplog.set_level("INFO", "smsa")
     call(*options, "--resume", "auto")
     assert f"{output_dir} is finished: nothing to do." in caplog.text and "Epoch" not in capfd.readouterr().out
     (output_dir / "submission.csv").unlink()
@@ -132,7 +131,6 @@ def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over
 
 
 def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
-    caplog.set_level("INFO", "smsa")
     call(*tiny, "--output_dir", tmp_path / "alone", "--seed", 3)
     folder, options = tmp_path / "seeds", ["--output_dir", tmp_path / "seeds", "--seeds", 1, 3]
     folder.mkdir()

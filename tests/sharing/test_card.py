@@ -137,7 +137,6 @@ def test_a_model_that_was_changed_after_its_evaluation_has_a_card_that_says_so(f
 
 
 def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplog):
-    caplog.set_level("INFO")
     assert describe_base("scratch")["license"] == "apache-2.0"
     encoder = tmp_path / "encoder"
     encoder.mkdir()

@@ -134,9 +134,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
 
 
 @pytest.mark.slow
-def test_a_download_that_is_cut_is_named_and_the_next_predicts_as_the_folder_and_offline_too(
-    hub, tmp_path, monkeypatch
-):
+def test_a_cut_download_is_named_and_the_next_predicts_as_the_folder_and_offline_too(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)

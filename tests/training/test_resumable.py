@@ -261,9 +261,7 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize("fail, mend, reason", TROUBLE.values(), ids=TROUBLE)
-def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
-    undisturbed, small_disk, fail, mend, reason
-):
+def test_a_disk_that_fails_ends_the_run_and_leaves_what_was_there(undisturbed, small_disk, fail, mend, reason):
     run, before = small_disk / "run", {}
 
     def fail_in_epoch_3(state, model):
