@@ -1,5 +1,6 @@
 """A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
 
+import json
 import os
 import signal
 import socket
@@ -177,6 +178,10 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+def read_json(path: Path):
+    return json.loads(path.read_bytes())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

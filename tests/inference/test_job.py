@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, read_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier, read_file, write_file, write_workbook
@@ -68,7 +68,7 @@ def test_every_cell_comes_back_and_every_text_is_labelled(classifier, tmp_path_f
     n_empty = sum(answer["empty"] for answer in answers)
     assert (summary["read"], summary["empty"], summary["rejected"]) == (len(rows), n_empty, 0)
     assert summary["predicted"] == sum(summary["labels"].values()) == len(rows) - n_empty
-    assert json.loads((folder / f"{target.name}.summary.json").read_text()) == summary
+    assert read_json(folder / f"{target.name}.summary.json") == summary
     assert {file.name for file in folder.iterdir()} == {path.name, target.name, f"{target.name}.summary.json"}
 
 
@@ -140,7 +140,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, 
     assert "not read, because of their suffixes: " in caplog.text and "notes.docx" in caplog.text
     for name, summary in zip(("a.csv", "b.jsonl.zst", "c.parquet", "d.csv", "e.csv"), summaries, strict=True):
         assert [row["text"] for row in read_file(tmp_path / "out" / name)] == ["enak", "kotor"]
-        assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text()) == summary
+        assert read_json(tmp_path / "out" / f"{name}.summary.json") == summary
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """scripts/predict.py as one runs it: pipes, processes, full disks and kills, all of them real."""
 
 import csv
-import json
 import random
 import re
 import shlex
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, save_tiny
+from conftest import ROOT, read_json, save_tiny
 from killed import run_script
 from processes import Forks, Program, launch, run
 from tables import ADDED, HOSTILE, read_file, write_file
@@ -192,7 +191,7 @@ def test_memory_does_not_grow_with_the_input(model, tmp_path, suffix, backend):
         words = [*COMMAND, *options_of(model, path, output, "--backend", backend)]
         # a process counts its parent's peak as its own, so let a small one start it
         printed = run(sys.executable, "-c", MEASURE, *words, timeout=1100)
-        assert json.loads(Path(f"{output}.summary.json").read_text())["read"] == n_rows + 1
+        assert read_json(Path(f"{output}.summary.json"))["read"] == n_rows + 1
         peaks[name] = int(printed.split()[0])  # KiB; what follows is the log
     # allocators' own reserves still grow by up to 50 MiB from "short" to "long", and then no more
     assert peaks["long"] < peaks["short"] + 75 * 1024, peaks

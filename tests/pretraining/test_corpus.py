@@ -1,11 +1,9 @@
 """Text files -> weighted sources -> rows: nothing is lost, nothing leaks from evaluation texts or held-out ones."""
 
-import json
-
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, read_json
 from tables import write_workbook
 from transformers import BertTokenizer
 
@@ -104,4 +102,4 @@ def test_nothing_that_the_bundled_encoder_read_overlaps_with_what_the_models_are
     phrases = module.find_overlaps(read_texts(ROOT / "tests" / "models" / "phrases.csv"))
     assert not any(phrases(text) for source in sources for text in source.texts)
     found = {s.name: {"weight": s.weight, "sha256": s.sha256, "n_texts": len(s.texts)} for s in sources}
-    assert json.loads((FOLDER / "mini" / "run.json").read_bytes())["data"] == found
+    assert read_json(FOLDER / "mini" / "run.json")["data"] == found

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, contents, make_model, save_tiny
+from conftest import SAMPLE_DIR, contents, make_model, read_json, save_tiny
 from PIL import Image
 from processes import run_here
 from transformers import AutoTokenizer, pipeline
@@ -22,7 +22,7 @@ TORCH = ("--backend", "torch", "--precision", "no")
 def evaluate(output, *words) -> dict:
     """Evaluate on the sample; return the report."""
     run_here("scripts/eval.py", "--data", VALID, "--output", output, *words, *TORCH)
-    return json.loads((output / "report.json").read_bytes())
+    return read_json(output / "report.json")
 
 
 def calibrate(model, output, *words, data=VALID, status=0) -> str:
@@ -47,7 +47,7 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     (model / "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
     words = ["--kind", "majority", "--train_file", VALID, "--output", tmp_path / "alone"]  # valid is split off it
     run_here("scripts/baseline.py", *words)
-    assert json.loads((tmp_path / "alone" / "report.json").read_bytes())["data"]["n_texts"] == 7
+    assert read_json(tmp_path / "alone" / "report.json")["data"]["n_texts"] == 7
     for kind, labels in (("keyword", "Negatif,Netral,Positif"), ("majority", "positive,neutral,negative")):
         words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind, "--labels", labels]
         run_here("scripts/baseline.py", *words)
@@ -63,10 +63,8 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert list(robustness) == ["as it is", *PERTURBATIONS, "all of them"]
     assert robustness["as it is"] == robustness["capitals"] == keyword["metrics"]["f1"]["value"]
     assert robustness["capitals"] > robustness["elongated"] > robustness["all of them"]
-    own, other = (
-        json.loads((tmp_path / kind / "report.json").read_bytes())["systems"][0]["confusion"]
-        for kind in ("majority", "keyword")
-    )
+    alone = [read_json(tmp_path / kind / "report.json") for kind in ("majority", "keyword")]
+    own, other = (report["systems"][0]["confusion"] for report in alone)
     assert own == majority["confusion"] and [row[::-1] for row in other[::-1]] == keyword["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
     assert f"{model} was trained on {VALID}: it is worse" in caplog.text
@@ -99,7 +97,7 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
 
 
 def read_temperature(folder) -> float:
-    return json.loads((folder / "config.json").read_text())["smsa_temperature"]
+    return read_json(folder / "config.json")["smsa_temperature"]
 
 
 def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_with_it(model, tmp_path):
@@ -115,10 +113,10 @@ def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_w
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
         assert getattr(after, name) == getattr(before, name), name  # all else stays
     # a name that transformers 4 knows, too, and that survives another save
-    assert json.loads((output / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert read_json(output / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(tmp_path / "copy")
     assert AutoTokenizer.from_pretrained(tmp_path / "copy").tokenize("enaaaak") == ["enak"]
-    assert json.loads((output / "config.json").read_text())["smsa_normalised"]  # for the card
+    assert read_json(output / "config.json")["smsa_normalised"]  # for the card
     classify = pipeline("text-classification", model=str(output))
     assert classify("muraaaah") == classify("murah")
     assert load(output)("muraaaah")["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
@@ -128,9 +126,9 @@ def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     output = tmp_path / "mine"
     calibrate("mini-sentiment", output)
     card, classifier = (output / "README.md").read_text(), load(output)
-    before_scores = json.loads((output / "run.json").read_text())["temperature"]
+    before_scores = read_json(output / "run.json")["temperature"]
     assert f"temperature of {read_temperature(output) / before_scores:.3f}" in card
-    for example in json.loads((output / "metrics.json").read_text())["examples"]:
+    for example in read_json(output / "metrics.json")["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
 

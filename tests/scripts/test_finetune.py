@@ -10,7 +10,7 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, save_tiny
+from conftest import SAMPLE_DIR, read_json, save_tiny
 from processes import launch, run
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
@@ -37,10 +37,6 @@ def call(*options) -> None:
 
 def list_files(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
-
-
-def read_json(path) -> dict:
-    return json.loads(path.read_bytes())
 
 
 def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):

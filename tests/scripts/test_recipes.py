@@ -1,9 +1,9 @@
 """The recipes that need no hub learn SmSA, by the commands of README.md and its pages, and README.md says how well."""
 
-import json
 import re
 
 import pytest
+from conftest import read_json
 from processes import ROOT, run_in
 from test_readme import BLOCKS
 
@@ -22,7 +22,7 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
         for name, n_epochs in epochs.items():
             code = re.sub(rf"(recipes/{name}\.yaml.*)", rf"\1 --num_train_epochs {n_epochs}", code)
         run_in(clone, code)
-    report = json.loads((clone / "runs" / "baselines" / "report" / "report.json").read_text())
+    report = read_json(clone / "runs" / "baselines" / "report" / "report.json")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for i, system in enumerate(system for system in report["systems"] if system["name"] != "scratch"):
         cells = [100 * system["metrics"][score]["value"] for score in ("accuracy", "f1")]
@@ -31,5 +31,5 @@ def test_mini_and_scratch_learn_smsa(clone, smsa_files):
         stated = [float(cell.split()[0]) for cell in row.split(" | ")]
         assert stated == pytest.approx(cells, abs=0.051 if i < 3 else 0.3)
     for name, bar in bars.items():
-        scores = json.loads((clone / "runs" / name / "metrics.json").read_text())["valid"]
+        scores = read_json(clone / "runs" / name / "metrics.json")["valid"]
         assert scores["f1"] >= bar and sum(scores[f"n_{label}"] for label in LABELS) == 1260

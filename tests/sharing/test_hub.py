@@ -1,6 +1,5 @@
 """Pushing to a Hub: the real client over HTTP against hub_double.py."""
 
-import json
 import re
 import threading
 
@@ -10,7 +9,7 @@ from hub_double import TOKEN, Hub
 from huggingface_hub import constants
 from killed import run_script
 from processes import Forks, launch, run, run_here
-from test_card import check_card
+from test_card import check_card, read
 
 from smsa import SentimentClassifier
 from smsa.errors import UserError
@@ -176,7 +175,7 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
         assert files[name] == (run_folder / name).read_bytes(), name
     card = files["README.md"].decode()
     assert card == render_card(run_folder, "me/model") and str(tmp_path) not in card
-    check_card(card, *(json.loads((run_folder / name).read_bytes()) for name in ("metrics.json", "run.json")))
+    check_card(card, *read(run_folder))
     assert TOKEN not in text and TOKEN.encode() not in hub.received
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path

@@ -5,7 +5,6 @@ In none of them is the token of the environment written to the output folder, sh
 
 import contextlib
 import hashlib
-import json
 import os
 import random
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SAMPLE_DIR, TINY_ROWS, save_tiny
+from conftest import SAMPLE_DIR, TINY_ROWS, read_json, save_tiny
 from killed import run_script
 from processes import Forks, Program, launch
 
@@ -73,7 +72,7 @@ def result(output_dir: Path) -> dict:
     hashes = {str(path.relative_to(output_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert {"model.safetensors", "history.csv", "metrics.json", "predictions_test.csv"} < hashes.keys()
     assert {f"{last.name}/optimizer.pt", f"{last.name}/scheduler.pt"} < hashes.keys()
-    state = json.loads((last / "trainer_state.json").read_text())
+    state = read_json(last / "trainer_state.json")
     n_evaluations = sum("eval_f1" in entry for entry in state["log_history"])
     return hashes | {"evaluations": n_evaluations, "stopped at": state["global_step"], "best": state["best_metric"]}
 
@@ -205,7 +204,7 @@ def test_a_run_is_resumed_where_a_signal_has_ended_it(in_peace, tmp_path, n_rank
     assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
     last = max(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
-    state = json.loads((output_dir / f"checkpoint-{last}" / "trainer_state.json").read_text())
+    state = read_json(output_dir / f"checkpoint-{last}" / "trainer_state.json")
     assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
 
     assert not is_killed(LONG, output_dir, n_ranks=n_ranks)
