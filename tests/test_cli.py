@@ -5,11 +5,10 @@ import sys
 import pytest
 from processes import ROOT, run
 
+from smsa import DataArguments, ModelArguments, SentimentTrainingArguments
 from smsa.cli import exit_on_error, parse
-from smsa.data.datasets import DataArguments
 from smsa.errors import UserError
 from smsa.pretraining.arguments import CorpusArguments, EncoderArguments, PretrainingArguments
-from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
 
 FINETUNE = (ModelArguments, DataArguments, SentimentTrainingArguments)
 PRETRAIN = (EncoderArguments, CorpusArguments, PretrainingArguments)

@@ -16,11 +16,9 @@ from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
+from smsa import LABELS, DataArguments, ModelArguments, SentimentTrainingArguments
 from smsa.cli import parse
-from smsa.data.datasets import DataArguments
-from smsa.data.labels import LABELS
 from smsa.errors import UserError
-from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]

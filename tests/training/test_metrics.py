@@ -12,10 +12,9 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
-from smsa.data.labels import LABELS
+from smsa import LABELS, SentimentMetric
 from smsa.training import metrics
 from smsa.training.metrics import MACRO_SCORES, history_table, score_label_ids
-from smsa.training.sentiment_metric import SentimentMetric
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
