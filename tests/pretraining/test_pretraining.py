@@ -28,11 +28,9 @@ def make_masked_lm(model_type: str = "modernbert", tokenizer=None, dropout: floa
     torch.manual_seed(0)
     tokenizer = tokenizer or make_tokenizer()
     special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
-    shape = dict(SHAPE, embedding_size=32, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    shape = dict(SHAPE, max_position_embeddings=128, embedding_size=32, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
     shape |= {"embedding_dropout": dropout, "mlp_dropout": dropout} if model_type == "modernbert" else {}
-    config = AutoConfig.for_model(
-        model_type, vocab_size=len(tokenizer), max_position_embeddings=128, **shape, **special
-    )
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **shape, **special)
     return AutoModelForMaskedLM.from_config(config), tokenizer
 
 

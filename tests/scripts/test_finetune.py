@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import pandas as pd
 import pytest
@@ -89,9 +88,8 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
 @pytest.fixture
 def tiny(tmp_path) -> list:
     """Options of a run of a tiny encoder on the sample, for two epochs."""
-    encoder = save_tiny(tmp_path / "encoder", dropout=0.1)
-    options = ["--model_name_or_path", encoder, "--data_dir", SAMPLE_DIR, "--max_length", 64]
-    return [*options, "--precision", "no", "--learning_rate", 1e-3, "--num_train_epochs", 2]
+    paths = "--model_name_or_path", save_tiny(tmp_path / "encoder", dropout=0.1), "--data_dir", SAMPLE_DIR
+    return [*paths, *"--max_length 64 --precision no --learning_rate 1e-3 --num_train_epochs 2".split()]
 
 
 def assert_same_outputs(folder, other) -> None:
@@ -103,9 +101,9 @@ def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, smal
     run("mount", "-o", "remount,size=8m", small_disk)
     call(*tiny, "--output_dir", tmp_path / "plain")
     folder, collect = small_disk / "run", finetune.collect_metrics
-    fill = ["dd", "if=/dev/zero", f"of={small_disk}/filler"]
+    fill = "dd", "if=/dev/zero", f"of={small_disk}/filler"
     with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
-        patch.setattr(finetune, "collect_metrics", lambda *args: subprocess.run(fill) and collect(*args))
+        patch.setattr(finetune, "collect_metrics", lambda *args: run(*fill, status=1) and collect(*args))
         call(*tiny, "--output_dir", folder)
     (small_disk / "filler").unlink()
     assert {path.name for path in folder.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}

@@ -151,14 +151,23 @@ def test_a_cut_download_is_named_and_the_next_predicts_as_the_folder_and_offline
 
 
 @pytest.fixture
-def options(smsa_dir, tmp_path) -> list[str]:
+def options(smsa_dir, tmp_path) -> list:
     """Fine-tune a tiny encoder into tmp_path/run, and push it to me/model."""
-    words = ["--model_name_or_path", save_tiny(tmp_path / "encoder"), "--data_dir", smsa_dir, "--num_train_epochs", 2]
-    words += ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "me/model", "--max_length", 64]
-    return list(map(str, [*words, "--precision", "no"]))
+    paths = (
+        "--model_name_or_path",
+        save_tiny(tmp_path / "encoder"),
+        "--data_dir",
+        smsa_dir,
+        "--output_dir",
+        tmp_path / "run",
+    )
+    return [
+        *paths,
+        *"--num_train_epochs 2 --max_length 64 --precision no --push_to_hub --hub_model_id me/model".split(),
+    ]
 
 
-def finetune(address: str, *words: str) -> None:
+def finetune(address: str, *words: object) -> None:
     """Run the script in a fork, where the Hub's client has been imported; its Hub is the double."""
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = address, False, True
     run_script("scripts/finetune.py", *words)

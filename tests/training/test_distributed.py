@@ -38,7 +38,7 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path):
         assert len(set(record["seeds"])) == record["world_size"]  # and draw dropout of their own
 
 
-def finetune(folder: Path, fault: str, *options: str) -> None:
+def finetune(folder: Path, fault: str, *options: object) -> None:
     """Fine-tune in a folder; the second rank has a fault."""
     os.chdir(folder)
     if os.environ["RANK"] == "1":
@@ -64,9 +64,8 @@ def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, faul
     with (tmp_path / "other" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")
     (tmp_path / "disk").mkdir()
-    save_tiny(tmp_path / "encoder")
-    options = ["--model_name_or_path", str(tmp_path / "encoder"), "--max_length", "64", "--max_steps", "1"]
-    options += ["--output_dir", "run", *(["--seeds", "1", "2"] if fault == "write" else ())]
+    options = "--max_length 64 --max_steps 1 --output_dir run".split() + ["--seeds", 1, 2] * (fault == "write")
+    options += ["--model_name_or_path", save_tiny(tmp_path / "encoder")]
     forks = Forks(SMSA_DATA_DIR=str(SAMPLE_DIR))
     assert forks.run(finetune, tmp_path, fault, *options, n_ranks=2) == [1, 1]  # both end by themselves
     assert FAULTS[fault] in forks.printed

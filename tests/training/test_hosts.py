@@ -74,9 +74,8 @@ def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
 def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
     switch, hosts = network
     encoder, output = save_tiny(tmp_path / "encoder"), tmp_path / "run"
-    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", encoder]
-    words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
-    words += ["--ddp_timeout", 30]
+    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", encoder, "--output_dir", output]
+    words += "--max_length 64 --num_train_epochs 40 --early_stopping_patience 0 --ddp_timeout 30".split()
     programs = launch(hosts[:2], *words)
     programs[0].wait_for(lambda: list_checkpoints(output))
     run("ip", "-n", switch, "link", "set", "port2", "down")

@@ -4,7 +4,6 @@ In none of them is the token of the environment written to the output folder, sh
 """
 
 import contextlib
-import hashlib
 import os
 import random
 import re
@@ -15,9 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SAMPLE_DIR, TINY_ROWS, read_json, save_tiny
+from conftest import TINY_ROWS, contents, read_json, save_tiny
 from killed import run_script
 from processes import Forks, Program, launch
+
+from smsa.files import hash_file
+from smsa.training.checkpointing import list_checkpoints
 
 SCRIPT = "scripts/finetune.py"
 ENVIRONMENT = {"HF_TOKEN": "hf_" + "canary" * 5, "OMP_NUM_THREADS": "1"}
@@ -34,19 +36,14 @@ def tiny(tmp_path_factory) -> list[str]:
         rows = [(TINY_ROWS[i * 5 % 7][0] + " enak" * (i % 4), TINY_ROWS[i * 5 % 7][1]) for i in range(n_rows)]
         lines = "".join(f"{text}\t{label}\n" for text, label in rows)
         (folder / f"{split}_preprocess.tsv").write_text(lines, encoding="utf-8")
-    return [
-        *("--model_name_or_path", str(folder / "encoder"), "--data_dir", str(folder), "--max_length", "64"),
-        *("--learning_rate", "1e-2", "--lr_gamma", "0.7", "--early_stopping_patience", "2", "--num_train_epochs", "9"),
-        *("--per_device_train_batch_size", "8", "--precision", "no", "--num_threads", "1"),
-    ]
+    options = "--max_length 64 --learning_rate 1e-2 --lr_gamma 0.7 --early_stopping_patience 2 --num_train_epochs 9 "
+    options += "--per_device_train_batch_size 8 --precision no --num_threads 1"
+    return [*options.split(), "--model_name_or_path", str(folder / "encoder"), "--data_dir", str(folder)]
 
 
 # A run that takes several seconds, so that a moment can be chosen within it.
-LONG = [
-    *("recipes/quickstart.yaml", "--data_dir", str(SAMPLE_DIR), "--max_length", "8", "--precision", "no"),
-    *("--model_name_or_path", "scratch", "--num_train_epochs", "6", "--early_stopping_patience", "0"),
-    *("--num_threads", "1", "--train_sampling_strategy", "group_by_length"),
-]
+LONG = "recipes/quickstart.yaml --model_name_or_path scratch --num_train_epochs 6 --early_stopping_patience 0".split()
+LONG += "--max_length 8 --precision no --num_threads 1 --train_sampling_strategy group_by_length".split()
 
 
 def is_killed(options, output_dir, **more) -> bool:
@@ -62,14 +59,14 @@ MADE_WHEN_IT_WAS = {"run.json", "README.md"}  # they say how long it took
 
 def result(output_dir: Path) -> dict:
     """Return sha256 of all that must be equal: outputs; weights, optimiser, random states of the last checkpoint."""
-    assert not any(b"canary" in path.read_bytes() for path in output_dir.rglob("*") if path.is_file())
+    assert not any(b"canary" in content for content in contents(output_dir).values())
     names = {path.name for path in output_dir.iterdir()}
     assert not {name for name in names if name.startswith((".", "damaged")) or name == "run.lock"}, names
     assert len([name for name in names if name.startswith("checkpoint-")]) <= 2
-    last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    last, *_ = list_checkpoints(output_dir)
     files = [path for path in output_dir.iterdir() if path.is_file() and path.name not in MADE_WHEN_IT_WAS]
     files += [path for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth")]
-    hashes = {str(path.relative_to(output_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    hashes = {str(path.relative_to(output_dir)): hash_file(path) for path in files}
     assert {"model.safetensors", "history.csv", "metrics.json", "predictions_test.csv"} < hashes.keys()
     assert {f"{last.name}/optimizer.pt", f"{last.name}/scheduler.pt"} < hashes.keys()
     state = read_json(last / "trainer_state.json")
@@ -112,12 +109,9 @@ class Launch(Program):
 
     def processes(self) -> list[psutil.Process]:
         """Return those that are there now."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):  # it may end just now
-                if process.environ().items() >= self.mark.items():
-                    assert "canary" not in " ".join(process.cmdline())
-                    found.append(process)
+        there = psutil.process_iter(["environ", "cmdline"])  # None of one that ends just now
+        found = [process for process in there if (process.info["environ"] or {}).items() >= self.mark.items()]
+        assert not any("canary" in " ".join(process.info["cmdline"] or ()) for process in found)
         return found
 
     def kill_all(self) -> None:
@@ -133,13 +127,8 @@ class Launch(Program):
         return text
 
 
-INJECTED = [
-    "0 wrote weights",
-    "1 wrote rng_state_#.pth",
-    "0 os.rename /.staging/checkpoint-#",
-    "1 loaded the best model",
-    "0 os.rename /.staging/run.json",
-]
+INJECTED = ["0 wrote weights", "1 wrote rng_state_#.pth", "0 os.rename /.staging/checkpoint-#"]
+INJECTED += ["1 loaded the best model", "0 os.rename /.staging/run.json"]
 
 
 def test_one_of_two_processes_killed_at_points(tiny, tmp_path):
@@ -165,8 +154,8 @@ def in_peace(tmp_path_factory) -> dict:
     one, two = tmp_path_factory.mktemp("one") / "run", tmp_path_factory.mktemp("two") / "run"
     assert not is_killed(LONG, one)
     assert not is_killed(LONG, two, n_ranks=2)
-    text = FORKS.printed
-    assert text.count("(Epoch 1) VALID LOSS:") == text.count("train: 274 texts") == 1  # not by each rank
+    for line in ("(Epoch 1) VALID LOSS:", "train: 274 texts"):
+        assert FORKS.printed.count(line) == 1  # not by each rank
     return {1: result(one), 2: result(two)}
 
 
@@ -203,12 +192,12 @@ def test_a_run_is_resumed_where_a_signal_has_ended_it(in_peace, tmp_path, n_rank
     assert run.returncode != 0 and not (output_dir / "run.json").exists()
     assert "Stopping after this step, with a checkpoint" in text
     assert "with --resume auto resumes from the last checkpoint" in text
-    last = max(int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*"))
-    state = read_json(output_dir / f"checkpoint-{last}" / "trainer_state.json")
-    assert sum("eval_f1" in entry for entry in state["log_history"]) == last // steps_an_epoch
+    last, *_ = list_checkpoints(output_dir)
+    state = read_json(last / "trainer_state.json")
+    assert sum("eval_f1" in entry for entry in state["log_history"]) == state["global_step"] // steps_an_epoch
 
     assert not is_killed(LONG, output_dir, n_ranks=n_ranks)
-    assert f"Resumes from {output_dir}/checkpoint-{last}" in FORKS.printed
+    assert f"Resumes from {last}" in FORKS.printed
     assert result(output_dir) == in_peace[n_ranks]
 
 
@@ -221,6 +210,5 @@ def test_of_two_runs_at_once_exactly_one_trains(tiny, tmp_path):
             copy.join()
         assert sorted(copy.exitcode for copy in copies) == [0, 1], forks.printed[-3000:]
         assert (tmp_path / str(i) / "run.json").exists()
-    refusals = re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.printed)
-    assert len(refusals) == 4
+    assert len(re.findall(r"error: \S+/\d+ is (?:in use by another run|not empty \()", forks.printed)) == 4
     assert forks.printed.count("(Epoch 5) VALID") == 4
