@@ -40,6 +40,7 @@ FP32 = EngineArguments(precision="no", backend="torch")
 # quotes are doubled, and spaces and line breaks are a text's own; an empty field is an empty text
 CSV_OF_SPARK = {"header": True, "escape": '"', "emptyValue": "", "ignoreLeadingWhiteSpace": False}
 CSV_OF_SPARK |= {"ignoreTrailingWhiteSpace": False, "lineSep": "\n"}
+UNDISTURBED = [("parquet", None), ("csv", None), ("jsonl", None)]  # formats, and what is killed
 TOLERANCE = 1e-6  # of probabilities in fp32, which depend on the texts of a batch in the last bits
 
 
@@ -250,9 +251,7 @@ def find_processes(*names: str) -> list[Callable]:
 
 
 @pytest.mark.slow(1800)
-@pytest.mark.parametrize("suffix, victim", [
-    ("parquet", None), ("csv", None), ("jsonl", None), ("parquet", "actor"), ("parquet", "task"), ("parquet", "node"),
-])  # fmt: skip
+@pytest.mark.parametrize("suffix, victim", [*UNDISTURBED, *(("parquet", kind) for kind in ("actor", "task", "node"))])
 def test_ray_gives_what_one_machine_gives_also_after_a_kill(cluster, folder, of_one_machine, tmp_path, suffix, victim):
     def find() -> list[Callable]:
         actors = find_processes("MapWorker", "MapBatches(BatchPredictor")
@@ -317,9 +316,7 @@ def spark():
 
 
 @pytest.mark.slow(1800)
-@pytest.mark.parametrize("suffix, victim", [
-    ("parquet", None), ("csv", None), ("jsonl", None), ("parquet", "worker"), ("parquet", "executor"),
-])  # fmt: skip
+@pytest.mark.parametrize("suffix, victim", [*UNDISTURBED, ("parquet", "worker"), ("parquet", "executor")])
 def test_spark_gives_what_one_machine_gives_also_after_a_kill(spark, folder, of_one_machine, tmp_path, suffix, victim):
     import smsa
 

@@ -30,9 +30,7 @@ from smsa.inference.job import find_inputs
 from smsa.inference.writers import escape_formulas, restore_formulas
 
 ENGINE = ["precision", "backend", "chunk_rows"]
-TEXTS = st.one_of(
-    st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
-)
+TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=20) | st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
 FORMATS = ["csv", "csv.gz", "jsonl", "tsv", "jsonl.zst", "parquet"]
 
 
@@ -72,9 +70,7 @@ def test_every_cell_comes_back_and_every_text_is_labelled(classifier, tmp_path_f
     assert {file.name for file in folder.iterdir()} == {path.name, target.name, f"{target.name}.summary.json"}
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a.csv", b""), ("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"id,text\n"),
-])  # fmt: skip
+@pytest.mark.parametrize("name, content", [("a.csv", b""), ("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"id,text\n")])
 def test_a_file_without_rows_gives_a_valid_output_and_is_said_to_have_none(classifier, tmp_path, name, content, caplog):
     (tmp_path / name).write_bytes(content)
     for target in (tmp_path / "o.csv", tmp_path / "o.parquet"):

@@ -4,10 +4,10 @@ import csv
 import random
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 from conftest import ROOT, read_json, save_tiny
@@ -103,9 +103,7 @@ def test_a_full_disk_loses_nothing(model, small_disk, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum, name, n_ranks", [
-    (signal.SIGINT, "in.csv", 1), (signal.SIGTERM, "-", 1), (signal.SIGKILL, "in.csv", 2),
-])  # fmt: skip
+@pytest.mark.parametrize("signum, name, n_ranks", [(SIGINT, "in.csv", 1), (SIGTERM, "-", 1), (SIGKILL, "in.csv", 2)])
 def test_who_is_stopped_leaves_nothing_running_and_the_same_command_resumes(model, tmp_path, signum, name, n_ranks):
     """What stdin brought does not stay in the folder for temporary files, and no rank outlives its launcher."""
     lines, output = [f"{i},enak" for i in range(80)], tmp_path / "out.csv"
@@ -122,9 +120,9 @@ def test_who_is_stopped_leaves_nothing_running_and_the_same_command_resumes(mode
     program.wait_for(lambda: read_finished(output))
     assert len(list(tmp_path.glob("smsa-*/stdin.csv"))) == (name == "-")
     program.send_signal(signum)
-    text = program.end(60, -signum if signum == signal.SIGKILL else 128 + signum)  # also of its ranks
+    text = program.end(60, -signum if signum == SIGKILL else 128 + signum)  # also of its ranks
     assert not output.exists() and "Traceback" not in text
-    if signum != signal.SIGKILL:
+    if signum != SIGKILL:
         assert "the same command resumes" in text
         assert "--engine ray" not in text and not list(tmp_path.glob("smsa-*"))
     start().end(120)

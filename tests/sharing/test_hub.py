@@ -153,18 +153,9 @@ def test_a_cut_download_is_named_and_the_next_predicts_as_the_folder_and_offline
 @pytest.fixture
 def options(smsa_dir, tmp_path) -> list:
     """Fine-tune a tiny encoder into tmp_path/run, and push it to me/model."""
-    paths = (
-        "--model_name_or_path",
-        save_tiny(tmp_path / "encoder"),
-        "--data_dir",
-        smsa_dir,
-        "--output_dir",
-        tmp_path / "run",
-    )
-    return [
-        *paths,
-        *"--num_train_epochs 2 --max_length 64 --precision no --push_to_hub --hub_model_id me/model".split(),
-    ]
+    words = "--num_train_epochs 2 --max_length 64 --precision no --push_to_hub --hub_model_id me/model".split()
+    words += ["--model_name_or_path", save_tiny(tmp_path / "encoder"), "--data_dir", smsa_dir]
+    return [*words, "--output_dir", tmp_path / "run"]
 
 
 def finetune(address: str, *words: object) -> None:
