@@ -68,7 +68,7 @@ class Program(subprocess.Popen):
         options |= {"stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         super().__init__(list(map(str, command)), **options)
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 300) -> None:
         """Wait until a condition holds, while the program runs."""
         until = time.monotonic() + seconds
         while not condition():
@@ -77,7 +77,7 @@ class Program(subprocess.Popen):
                 raise AssertionError(f"it did not come: {self.communicate()[0][-3000:]}")
             time.sleep(0.02)
 
-    def end(self, seconds: float = 200, status: int | None = 0) -> str:
+    def end(self, seconds: float = 300, status: int | None = 0) -> str:
         """Wait until nobody writes to its output any more; else like `run`. None takes any status."""
         try:
             text, _ = self.communicate(timeout=seconds)

@@ -119,7 +119,7 @@ class Launch(Program):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def end(self, seconds: float = 200, status: int | None = None) -> str:
+    def end(self, seconds: float = 300, status: int | None = None) -> str:
         """Nothing may be left over."""
         text = super().end(seconds, status)
         _, left = psutil.wait_procs(self.processes(), timeout=2)  # one that was killed is gone a moment later
