@@ -54,7 +54,7 @@ def run_here(script: str, *words: object, status: int = 0) -> str:
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as stopped:
-            ended = stopped.code
+            ended = stopped.code or 0
     ended, text = (1, ended) if isinstance(ended, str) else (ended, printed.getvalue())
     assert ended == status, text
     return text
