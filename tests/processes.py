@@ -34,8 +34,9 @@ def run(*command: object, status: int = 0, cwd: Path = ROOT, timeout: float = 30
     """Run a command, which must end with this status; return all that it printed."""
     options = {"cwd": cwd, "env": os.environ | environment, "timeout": timeout}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    assert done.returncode == status, f"status {done.returncode}: {printed}"
+    return printed
 
 
 def run_in(clone: Path, code: str, **environment: str) -> str:
@@ -56,7 +57,7 @@ def run_here(script: str, *words: object, status: int = 0) -> str:
         except SystemExit as stopped:
             ended = stopped.code or 0
     ended, text = (1, ended) if isinstance(ended, str) else (ended, printed.getvalue())
-    assert ended == status, text
+    assert ended == status, f"status {ended}: {text}"
     return text
 
 
@@ -84,7 +85,7 @@ class Program(subprocess.Popen):
         except subprocess.TimeoutExpired:
             self.kill_all()
             raise AssertionError(f"it did not end: {self.communicate()[0][-3000:]}") from None
-        assert status in (None, self.returncode), text
+        assert status in (None, self.returncode), f"status {self.returncode}: {text}"
         return text
 
     def kill_all(self) -> None:

@@ -64,7 +64,7 @@ def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, faul
     with (tmp_path / "other" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")
     (tmp_path / "disk").mkdir()
-    options = "--max_length 64 --max_steps 1 --output_dir run".split() + ["--seeds", 1, 2] * (fault == "write")
+    options = "--output_dir run --max_length 64 --max_steps 1".split() + (["--seeds", 1, 2] if fault == "write" else [])
     options += ["--model_name_or_path", save_tiny(tmp_path / "encoder")]
     forks = Forks(SMSA_DATA_DIR=str(SAMPLE_DIR))
     assert forks.run(finetune, tmp_path, fault, *options, n_ranks=2) == [1, 1]  # both end by themselves
