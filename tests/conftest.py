@@ -1,21 +1,19 @@
 """A tiny encoder, tiny data and real SmSA rows where they are at hand; nothing here needs a network."""
 
-import contextlib
-import io
+import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's client is imported; child processes inherit it
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # this Python's programs first
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from processes import ROOT, run  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
 from smsa.data.datasets import find_smsa  # noqa: E402
@@ -33,7 +31,6 @@ def refuse_network(self, address, connect=socket.socket.connect):
     return connect(self, address)
 
 
-ROOT = Path(__file__).parent.parent
 SAMPLE_DIR = ROOT / "data" / "sample"
 WORDS = "enak murah bagus ramah puas pergi ke pasar rapat hari buka kotor mahal rusak lambat kecewa dan sekali".split()
 # Proxies that do not exist, in forms that httpx refuses: SOCKS without its package, an address in brackets.
@@ -51,43 +48,15 @@ TINY_ROWS = [
 ]
 
 
-def run(*command, cwd=ROOT, timeout=300, **environment) -> tuple[int, str]:
-    """Run a command; return its status and all that it printed."""
-    environment = os.environ | environment
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    return done.returncode, done.stdout + done.stderr
-
-
-def run_here(script: str, *words) -> tuple[int, str]:
-    """Run a script in this process, which has the libraries imported; return its status and what it printed."""
-    printed = io.StringIO()
-    capture = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
-    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), capture[0], capture[1]:
-        patch.setattr(sys, "argv", [script, *map(str, words)])
-        patch.setattr("smsa.cli.logging", mock.MagicMock())  # what is set up would also change later tests
-        patch.setattr("smsa.cli.transformers", mock.MagicMock())
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as stopped:
-            return (stopped.code, printed.getvalue()) if isinstance(stopped.code, int) else (1, str(stopped.code))
-    return 0, printed.getvalue()
-
-
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
     """A clean clone of what is committed, with the environment that `make` has built here, or builds now."""
     folder = tmp_path_factory.mktemp("clone") / "smsa"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=ROOT, check=True)
+    run("git", "clone", "--quiet", ROOT, folder)
+    run("make", "--quiet", ".venv/.installed", timeout=1500)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    subprocess.run(["make", "--touch", ".venv/.installed"], cwd=folder, check=True)  # or make would build it again
+    run("make", "--touch", ".venv/.installed", cwd=folder)  # or make would build it again
     return folder
-
-
-def run_in(clone: Path, code: str, **environment) -> tuple[int, str]:
-    """Run a block in the clone with the environment activated, as README says, and the clone's smsa."""
-    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return run("bash", "-euc", code, cwd=clone, timeout=1500, PATH=path, PYTHONPATH=str(clone), **environment)
 
 
 # The longest files come first: xdist hands out whole files in order, and no worker should wait for one in the end.
@@ -209,6 +178,10 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+def read_json(path: Path):
+    return json.loads(path.read_bytes())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

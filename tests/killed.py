@@ -51,12 +51,13 @@ def shorten_chunks() -> None:
     SentimentClassifier.classify = lambda *args: time.sleep(seconds) or classify(*args)
 
 
-def run_script(script: str, *options: str) -> None:
+def run_script(script: str, *options: object) -> None:
     """Run a script with these options. Its points are events on paths that begin with its output, with # for digits."""
     rank, _, kill = os.environ.get("SMSA_KILL", "").partition(" ")
     pattern, _, n = kill.partition(":")
     record, met = os.environ.get("SMSA_RECORD", os.devnull), itertools.count(1)
-    output = dict(itertools.pairwise(options))["--output_dir" if "--output_dir" in options else "--output"]
+    options = list(map(str, options))
+    output = options[1 + options.index("--output_dir" if "--output_dir" in options else "--output")]
 
     def at(point: str) -> None:
         point = re.sub("[0-9]+", "#", point)

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import run
+from processes import launch, run
 
 from smsa import runtime
 
@@ -38,8 +38,7 @@ def test_precision_follows_the_option_then_the_launcher_then_the_device(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: int(feature) >= 8)
     if launcher:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    with caplog.at_level("INFO", logger="smsa"):
-        assert runtime.resolve_precision(requested, device, training) == in_effect
+    assert runtime.resolve_precision(requested, device, training) == in_effect
     assert f"in effect on {device}: {'fp32' if in_effect == 'no' else in_effect}" in caplog.text
     assert ("fp16 is for GPUs" in caplog.text) == ((device, launcher) == ("cpu", "fp16"))
     assert ("slower in bf16" in caplog.text) == ((device, launcher) == ("cpu", "bf16"))
@@ -52,14 +51,11 @@ def test_accelerate_launch_passes_its_own_no_on_and_asks_for_nothing_by_itself()
         "print(smsa.runtime.resolve_precision('auto', 'cpu'))"
     )
     for options, in_effect in (("--mixed_precision no", "no"), ("--mixed-precision=no", "no"), ("", "bf16")):
-        launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", *options.split(), "--no_python"]
-        assert run(*launch, sys.executable, "-c", code) == (0, f"{in_effect}\n")
+        assert run(*launch(*options.split(), "--no_python", sys.executable, "-c", code)) == f"{in_effect}\n"
 
 
 @pytest.mark.parametrize("command, n_signals", [("accelerate launch", 0), ("torchrun", 0), ("/sbin/init", 1)])
-def test_a_process_whose_launcher_has_ended_is_signalled_and_none_of_a_launcher_that_is_process_1(
-    monkeypatch, command, n_signals
-):
+def test_the_end_of_a_launcher_is_signalled_unless_the_launcher_is_process_1(monkeypatch, command, n_signals):
     signals = []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(runtime, "ctypes", MagicMock())
@@ -103,5 +99,5 @@ def test_freed_memory_is_kept_where_a_script_asks_for_it_and_tasks_that_srun_has
         "        for _ in range(3): torch.ones(2**24)\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    before, after, *told = run(sys.executable, "-c", code, SLURM_STEP_NUM_TASKS="2")[1].split(maxsplit=2)
+    before, after, *told = run(sys.executable, "-c", code, SLURM_STEP_NUM_TASKS="2").split(maxsplit=2)
     assert int(after) < 100 < int(before) and "each trains alone" in told[0]

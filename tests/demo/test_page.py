@@ -1,12 +1,10 @@
 """The page in a real browser: what is typed and uploaded, what is shown and downloaded, and many clients at once."""
 
 import csv
-import os
 import random
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -14,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import PROXIES, ROOT, run_here
+from conftest import PROXIES, ROOT
+from processes import Program, find_free_port, run_here
 from tables import HOSTILE
 
 from smsa.data.labels import EXAMPLES, LABELS
@@ -29,17 +28,14 @@ FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 @pytest.fixture(scope="module")
 def page():
     """The address of the page, served by the script as a user starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command, address = [sys.executable, "scripts/demo.py", "--port", str(port)], f"http://127.0.0.1:{port}/"
-    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | PROXIES)
+    port = find_free_port()
+    address, server = f"http://127.0.0.1:{port}/", Program(sys.executable, "scripts/demo.py", "--port", port, **PROXIES)
     wait_for(lambda: urllib.request.urlopen(address, timeout=5).close() is None, 120)
     yield address
     (folder,) = Path(tempfile.gettempdir()).glob(f"smsa-demo-*-{port}")
     assert list(folder.rglob("*.csv"))  # uploads and results: of the last ten minutes
     server.terminate()
-    server.wait(20)
+    server.end(20, status=None)
     assert not folder.exists()
 
 
@@ -145,7 +141,7 @@ def test_a_file_of_hostile_texts_comes_back_as_predict_writes_it(browser, tmp_pa
         rows = [[str(number), draw.choice(texts), draw.choice(texts)] for number in range(1000)]
         csv.writer(stream).writerows([["id", "kolom_a", "kolom_b"], *rows])
     words = ["--input", path, "--output", tmp_path / "by_predict.csv", "--text_column", "kolom_a"]
-    assert run_here("scripts/predict.py", *words)[0] == 0
+    run_here("scripts/predict.py", *words)
 
     label_many(browser, path=path)  # neither by name nor by content is one the texts
     assert error_of(browser) == PAGE["en"]["choose"]
@@ -170,10 +166,10 @@ def test_bars_begin_at_zero_and_a_broken_file_gets_the_error_of_predict(browser,
     path = tmp_path / "rusak.csv"
     path.write_bytes(b'text,n\n"<b>enak</b>",1\n"kotor",2,3\n')
     monkeypatch.chdir(tmp_path)
-    status, text = run_here("scripts/predict.py", "--input", path.name, "--output", "out.csv")
+    text = run_here("scripts/predict.py", "--input", path.name, "--output", "out.csv", status=1)
     label_many(browser, path=path)
     shown = error_of(browser)
-    assert status == 1 and "rusak.csv:3" in shown and " ".join(text.removeprefix("error: ").split()) in shown
+    assert "rusak.csv:3" in shown and " ".join(text.removeprefix("error: ").split()) in shown
     wait_for(lambda: not any(element.is_displayed() for element in find_all(browser, "#download, #certain")))
 
 
@@ -247,5 +243,5 @@ def test_a_port_that_cannot_be_is_an_error():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for port in ("70000", str(taken.getsockname()[1])):
-            status, text = run_here("scripts/demo.py", "--port", port)
-            assert status == 1 and text.startswith(f"error: no page at 127.0.0.1:{port} ") and "another --port" in text
+            text = run_here("scripts/demo.py", "--port", port, status=1)
+            assert text.startswith(f"error: no page at 127.0.0.1:{port} ") and "another --port" in text

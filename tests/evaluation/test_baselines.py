@@ -6,8 +6,7 @@ from conftest import SAMPLE_DIR
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from smsa.data.datasets import find_smsa, read_rows
-from smsa.data.labels import LABELS
+from smsa import LABELS, find_smsa, read_rows
 from smsa.errors import UserError
 from smsa.evaluation import baselines
 from smsa.evaluation.baselines import BASELINES, Keyword, Majority, Tfidf, load_baseline, save_baseline

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, SHAPE, make_model, save_tiny
+from conftest import SAMPLE_DIR, SHAPE, make_model, read_json, save_tiny
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -33,7 +33,7 @@ def test_the_weights_keep_their_precision_and_all_others_their_bytes(tmp_path):
     calibration.store_temperature(folder, 0.5, torch.tensor([0.0, -1.0, 0.0]))  # the shift is not divided
     after = load_file(folder / "model.safetensors")["classifier.bias"]
     assert torch.equal(after, 2 * before - torch.tensor([0.0, 1.0, 0.0]).half())
-    assert json.loads((folder / "config.json").read_text())["smsa_temperature"] == 1.5
+    assert read_json(folder / "config.json")["smsa_temperature"] == 1.5
 
 
 def test_the_last_layer_is_found_in_a_head_of_several(tmp_path):

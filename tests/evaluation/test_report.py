@@ -1,7 +1,6 @@
 """From a labelled file and systems whose predictions are written down to report.json, report.md and pictures."""
 
 import hashlib
-import json
 import re
 import sys
 from itertools import combinations
@@ -10,7 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import contents
+from conftest import contents, read_json
 from sklearn.metrics import confusion_matrix, f1_score
 
 from smsa.data.labels import LABELS
@@ -123,7 +122,7 @@ def test_every_pair_of_systems_is_compared_and_the_pictures_show_the_numbers_of_
 def test_a_report_is_written_whole_and_replaces_an_earlier_one(tmp_path, data, monkeypatch, caplog):
     folder, report = tmp_path / "report", evaluate([make_system(name="first")], data, seed=3)
     write_report(report, folder)
-    assert json.loads((folder / "report.json").read_text()) == report and report["intervals"]["seed"] == 3
+    assert read_json(folder / "report.json") == report and report["intervals"]["seed"] == 3
     assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", *figures.PICTURES[:3]}
     assert report["data"]["sha256"] == hashlib.sha256(data.path.read_bytes()).hexdigest()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, read_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tables import ADDED, HOSTILE, make_classifier, read_file, write_file, write_workbook
@@ -30,9 +30,7 @@ from smsa.inference.job import find_inputs
 from smsa.inference.writers import escape_formulas, restore_formulas
 
 ENGINE = ["precision", "backend", "chunk_rows"]
-TEXTS = st.one_of(
-    st.sampled_from(HOSTILE), st.text(max_size=20), st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
-)
+TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=20) | st.text(alphabet="=+-@'\"\t\r\n,;1\0 \\x", max_size=6)
 FORMATS = ["csv", "csv.gz", "jsonl", "tsv", "jsonl.zst", "parquet"]
 
 
@@ -68,13 +66,11 @@ def test_every_cell_comes_back_and_every_text_is_labelled(classifier, tmp_path_f
     n_empty = sum(answer["empty"] for answer in answers)
     assert (summary["read"], summary["empty"], summary["rejected"]) == (len(rows), n_empty, 0)
     assert summary["predicted"] == sum(summary["labels"].values()) == len(rows) - n_empty
-    assert json.loads((folder / f"{target.name}.summary.json").read_text()) == summary
+    assert read_json(folder / f"{target.name}.summary.json") == summary
     assert {file.name for file in folder.iterdir()} == {path.name, target.name, f"{target.name}.summary.json"}
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a.csv", b""), ("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"id,text\n"),
-])  # fmt: skip
+@pytest.mark.parametrize("name, content", [("a.csv", b""), ("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"id,text\n")])
 def test_a_file_without_rows_gives_a_valid_output_and_is_said_to_have_none(classifier, tmp_path, name, content, caplog):
     (tmp_path / name).write_bytes(content)
     for target in (tmp_path / "o.csv", tmp_path / "o.parquet"):
@@ -130,7 +126,6 @@ def test_parquet_of_every_type_stays_in_parquet_and_goes_to_text_by_one_rule(cla
 
 def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    caplog.set_level("INFO")
     (tmp_path / "in").mkdir()
     for name in ("a.csv", "b.jsonl.zst", "c.parquet", "d.txt"):
         write_file(tmp_path / "in" / name, [{"text": "enak"}, {"text": "kotor"}])
@@ -141,7 +136,7 @@ def test_a_folder_of_mixed_files_becomes_a_folder(classifier, tmp_path, caplog, 
     assert "not read, because of their suffixes: " in caplog.text and "notes.docx" in caplog.text
     for name, summary in zip(("a.csv", "b.jsonl.zst", "c.parquet", "d.csv", "e.csv"), summaries, strict=True):
         assert [row["text"] for row in read_file(tmp_path / "out" / name)] == ["enak", "kotor"]
-        assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text()) == summary
+        assert read_json(tmp_path / "out" / f"{name}.summary.json") == summary
 
 
 @pytest.fixture
@@ -191,9 +186,7 @@ def tree(tmp_path):
     (["c.csv", "c.parquet"], "out.parquet", {},
      r"of other types \(id: int64, text: string; id: string, text: string\)"),
 ])  # fmt: skip
-def test_what_cannot_be_done_is_refused_before_anything_is_written(
-    classifier, tree, monkeypatch, names, output, options, message
-):
+def test_a_refusal_comes_before_anything_is_written(classifier, tree, monkeypatch, names, output, options, message):
     monkeypatch.chdir(tree)
     if "closed" in message:  # None is what Python has in place of a closed one
         monkeypatch.setattr(sys, "stdin" if "-" in names else "stdout", None)
@@ -243,7 +236,6 @@ def test_submission_is_the_benchmarks_counts_over_all_files_and_quotes_a_label_w
     (["text", "n"], {"prefix": "my_"}, ["my_label"]),
 ])  # fmt: skip
 def test_added_names_are_none_of_the_input(classifier, tmp_path, caplog, names, options, added):
-    caplog.set_level("INFO", "smsa")
     write_file(tmp_path / "in.csv", [dict(zip(names, ("enak", "x", "y"), strict=False))])
     predict(classifier, tmp_path / "in.csv", tmp_path / "out.csv", labels_only=True, **options)
     assert list(read_file(tmp_path / "out.csv")[0]) == names + added
@@ -400,7 +392,6 @@ def test_shards_of_another_job_or_that_another_run_is_writing_are_refused(classi
 
 
 def test_a_finished_job_has_nothing_to_do_and_another_file_stays(classifier, tmp_path, caplog):
-    caplog.set_level("INFO")
     paths, target = [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv"
     for path in paths:
         write_file(path, rows_of(10))

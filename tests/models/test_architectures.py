@@ -11,9 +11,8 @@ from datasets import Dataset
 from scipy.special import softmax
 from transformers import AutoConfig, PreTrainedTokenizerFast, pipeline
 
-from smsa import LABELS, SentimentClassifier, SentimentTrainer, SentimentTrainingArguments
+from smsa import LABELS, SentimentClassifier, SentimentTrainer, SentimentTrainingArguments, load_classifier, load_model
 from smsa.errors import UserError
-from smsa.models.loading import load_classifier, load_model
 from smsa.sharing.export import export_model
 
 TEXTS, GOLD = [text for text, _ in TINY_ROWS], [LABELS.index(label) for _, label in TINY_ROWS]

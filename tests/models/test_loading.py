@@ -60,8 +60,7 @@ def folder(tmp_path):
 def test_every_encoder_weight_of_an_old_checkpoint_is_taken_over(save_old, pretrained, caplog):
     encoder = {name: weight for name, weight in pretrained.state_dict().items() if name.startswith("bert.")}
     folder = save_old()
-    with caplog.at_level("INFO", logger="smsa"):
-        model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(folder)
     loaded = model.state_dict()
     assert len(encoder) == 39
     assert all(torch.equal(loaded[name], weight) for name, weight in encoder.items())
@@ -94,7 +93,6 @@ def test_labels_come_from_the_option_else_from_the_model_else_from_smsa(folder, 
 
 
 def test_a_head_is_kept_for_its_own_labels_and_re_initialised_for_others_and_the_log_says_so(folder, caplog):
-    caplog.set_level("INFO", logger="smsa")
     head = make_model().classifier.weight
     update_json(Path(folder, "config.json"), smsa_temperature=2.0, smsa_normalised=True)  # since its training
     model, _ = load_model(folder, INDONESIAN)

@@ -1,25 +1,16 @@
 """Text files -> weighted sources -> rows: nothing is lost, nothing leaks from evaluation texts or held-out ones."""
 
-import json
-
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, read_json
 from tables import write_workbook
 from transformers import BertTokenizer
 
 from smsa.errors import UserError
 from smsa.models.loading import FOLDER
-from smsa.pretraining.corpus import (
-    CorpusSource,
-    decontaminate,
-    encode_sources,
-    find_overlaps,
-    is_held_out,
-    read_sources,
-    read_texts,
-)
+from smsa.pretraining import corpus as module
+from smsa.pretraining.corpus import CorpusSource, decontaminate, encode_sources, read_sources, read_texts
 
 CLS, SEP, END = 2, 3, 5
 
@@ -89,7 +80,7 @@ def test_texts_are_whole_in_rows_as_often_as_they_weigh_but_not_those_that_are_h
         whole = tokens[: len(tokens) // 3 * 3].reshape(-1, 3)
         assert (whole[:, 1:] == [END, SEP]).all()
         counts.append(np.bincount(whole[:, 0], minlength=len(vocabulary))[END + 1 :])
-    held_out = np.array([is_held_out(text, 0.2) for text in texts])
+    held_out = np.array([module.is_held_out(text, 0.2) for text in texts])
     assert 40 < held_out.sum() == (counts[1] > 0).sum() and not counts[1][~held_out].any()
     more = counts[0] - np.where(held_out, 0, 2 + (np.arange(300) < 50))  # half of the texts are read once more
     assert set(more) <= {0, 1} and not more[held_out].any()
@@ -108,7 +99,7 @@ def test_nothing_that_the_bundled_encoder_read_overlaps_with_what_the_models_are
     excluded = read_sources(recipe["decontaminate"], to_exclude=True)
     assert sum(len(source.texts) for source in excluded) >= 7_750
     decontaminate(sources, [text for source in excluded for text in source.texts])
-    phrases = find_overlaps(read_texts(ROOT / "tests" / "models" / "phrases.csv"))
+    phrases = module.find_overlaps(read_texts(ROOT / "tests" / "models" / "phrases.csv"))
     assert not any(phrases(text) for source in sources for text in source.texts)
     found = {s.name: {"weight": s.weight, "sha256": s.sha256, "n_texts": len(s.texts)} for s in sources}
-    assert json.loads((FOLDER / "mini" / "run.json").read_bytes())["data"] == found
+    assert read_json(FOLDER / "mini" / "run.json")["data"] == found

@@ -39,10 +39,8 @@ def test_new_words_keep_old_embeddings_and_start_as_the_mean_of_their_tokens(mod
 def test_a_byte_level_tokenizer_splits_new_words_as_they_stand_in_a_text():
     backend = ByteLevelBPETokenizer()
     backend.train_from_iterator(["enak gacor sekali", "enak gaco"] * 5, vocab_size=290, show_progress=False)
-    special = {"unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(backend.to_str()), mask_token="<mask>", **special
-    )
+    special = dict(unk_token="<unk>", cls_token="<s>", sep_token="</s>", pad_token="<pad>", mask_token="<mask>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **special)
     model, _ = make_masked_lm("roberta", tokenizer)
     before = model.get_input_embeddings().weight.detach().clone()
     inside = tokenizer.encode("enak sekali baper", add_special_tokens=False)[2:]  # with the space before it

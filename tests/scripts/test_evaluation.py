@@ -5,8 +5,9 @@ import re
 
 import pytest
 import torch
-from conftest import SAMPLE_DIR, contents, make_model, run_here, save_tiny
+from conftest import SAMPLE_DIR, contents, make_model, read_json, save_tiny
 from PIL import Image
+from processes import run_here
 from transformers import AutoTokenizer, pipeline
 
 import smsa
@@ -20,14 +21,13 @@ TORCH = ("--backend", "torch", "--precision", "no")
 
 def evaluate(output, *words) -> dict:
     """Evaluate on the sample; return the report."""
-    status, text = run_here("scripts/eval.py", "--data", VALID, "--output", output, *words, *TORCH)
-    assert status == 0, text
-    return json.loads((output / "report.json").read_bytes())
+    run_here("scripts/eval.py", "--data", VALID, "--output", output, *words, *TORCH)
+    return read_json(output / "report.json")
 
 
-def calibrate(model, output, *words, data=VALID) -> tuple[int, str]:
+def calibrate(model, output, *words, data=VALID, status=0) -> str:
     words = ["--model", model, "--output", output, "--data", data, *words, *TORCH]
-    return run_here("scripts/calibrate.py", *words)
+    return run_here("scripts/calibrate.py", *words, status=status)
 
 
 def load(folder) -> smsa.SentimentClassifier:
@@ -46,13 +46,13 @@ def model(tmp_path):
 def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog):
     (model / "run.json").write_text(json.dumps({"data": {"train": {"sha256": hash_file(VALID)}}}))
     words = ["--kind", "majority", "--train_file", VALID, "--output", tmp_path / "alone"]  # valid is split off it
-    assert run_here("scripts/baseline.py", *words)[0] == 0
-    assert json.loads((tmp_path / "alone" / "report.json").read_bytes())["data"]["n_texts"] == 7
+    run_here("scripts/baseline.py", *words)
+    assert read_json(tmp_path / "alone" / "report.json")["data"]["n_texts"] == 7
     for kind, labels in (("keyword", "Negatif,Netral,Positif"), ("majority", "positive,neutral,negative")):
         words = ["--kind", kind, "--data_dir", SAMPLE_DIR, "--output", tmp_path / kind, "--labels", labels]
-        assert run_here("scripts/baseline.py", *words)[0] == 0
-    status, text = run_here("scripts/baseline.py", *words)
-    assert status == 1 and "is not empty (baseline.json, " in text and "choose another --output" in text
+        run_here("scripts/baseline.py", *words)
+    text = run_here("scripts/baseline.py", *words, status=1)
+    assert "is not empty (baseline.json, " in text and "choose another --output" in text
     words = ["--robustness", "--train_file", VALID, "--seed", "5"]
     report = evaluate(tmp_path / "report", "--compare", tmp_path / "keyword", tmp_path / "majority", model, *words)
     keyword, majority, _ = report["systems"]
@@ -63,10 +63,8 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     assert list(robustness) == ["as it is", *PERTURBATIONS, "all of them"]
     assert robustness["as it is"] == robustness["capitals"] == keyword["metrics"]["f1"]["value"]
     assert robustness["capitals"] > robustness["elongated"] > robustness["all of them"]
-    own, other = (
-        json.loads((tmp_path / kind / "report.json").read_bytes())["systems"][0]["confusion"]
-        for kind in ("majority", "keyword")
-    )
+    alone = [read_json(tmp_path / kind / "report.json") for kind in ("majority", "keyword")]
+    own, other = (report["systems"][0]["confusion"] for report in alone)
     assert own == majority["confusion"] and [row[::-1] for row in other[::-1]] == keyword["confusion"]
     assert (tmp_path / "report" / "report.md").is_file()
     assert f"{model} was trained on {VALID}: it is worse" in caplog.text
@@ -79,18 +77,18 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     ("--compare a b --model_revision main", "--compare"), (f"--model a --output {__file__}", "is a file: name"),
 ])  # fmt: skip
 def test_options_that_cannot_be_end_with_status_2(options, reason):
-    status, text = run_here("scripts/eval.py", "--data", "a", "--output", "b", *options.split())
-    assert status == 2 and reason in text.splitlines()[-1]
+    text = run_here("scripts/eval.py", "--data", "a", "--output", "b", *options.split(), status=2)
+    assert reason in text.splitlines()[-1]
 
 
 def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure(model, tmp_path):
     (model / "predictions_valid.csv").touch()  # of its run, which no copy of a model has
     before, output = contents(model), tmp_path / "calibrated"
     for target, data, message in ((output, tmp_path / "nowhere.tsv", "does not exist"), (model, VALID, "is not empty")):
-        status, text = calibrate(model, target, data=data)
-        assert status == 1 and text.startswith("error: ") and message in text
+        text = calibrate(model, target, data=data, status=1)
+        assert text.startswith("error: ") and message in text
         assert contents(model) == before and (not output.exists() or not any(output.iterdir()))
-    assert calibrate(model, output)[0] == 0
+    calibrate(model, output)
     assert contents(model) == before and contents(output).keys() == before.keys() - {"predictions_valid.csv"}
     one, other = evaluate(tmp_path / "report", "--compare", model, output)["systems"]
     assert other["calibration"]["expected_calibration_error"] < one["calibration"]["expected_calibration_error"]
@@ -99,7 +97,7 @@ def test_a_calibrated_model_is_a_new_folder_that_errs_as_before_and_is_less_sure
 
 
 def read_temperature(folder) -> float:
-    return json.loads((folder / "config.json").read_text())["smsa_temperature"]
+    return read_json(folder / "config.json")["smsa_temperature"]
 
 
 def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_with_it(model, tmp_path):
@@ -108,17 +106,17 @@ def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_w
     plain, elongated = tmp_path / "plain.tsv", tmp_path / "elongated.tsv"  # no name of a label has a k
     plain.write_text(re.sub("k+", "k", VALID.read_text()))
     elongated.write_text(plain.read_text().replace("k", "kkkk"))
-    assert calibrate(model, tmp_path / "of plain", data=plain)[0] == 0
-    assert calibrate(model, output, "--normalise_elongated", data=elongated)[0] == 0
+    calibrate(model, tmp_path / "of plain", data=plain)
+    calibrate(model, output, "--normalise_elongated", data=elongated)
     assert read_temperature(output) == pytest.approx(read_temperature(tmp_path / "of plain"), rel=1e-6)
     after = AutoTokenizer.from_pretrained(output)
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
         assert getattr(after, name) == getattr(before, name), name  # all else stays
     # a name that transformers 4 knows, too, and that survives another save
-    assert json.loads((output / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert read_json(output / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(tmp_path / "copy")
     assert AutoTokenizer.from_pretrained(tmp_path / "copy").tokenize("enaaaak") == ["enak"]
-    assert json.loads((output / "config.json").read_text())["smsa_normalised"]  # for the card
+    assert read_json(output / "config.json")["smsa_normalised"]  # for the card
     classify = pipeline("text-classification", model=str(output))
     assert classify("muraaaah") == classify("murah")
     assert load(output)("muraaaah")["score"] == pytest.approx(classify("murah")[0]["score"], abs=1e-6)
@@ -126,11 +124,11 @@ def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_w
 
 def test_the_card_and_the_examples_of_a_calibrated_model_are_its_own(tmp_path):
     output = tmp_path / "mine"
-    assert calibrate("mini-sentiment", output)[0] == 0
+    calibrate("mini-sentiment", output)
     card, classifier = (output / "README.md").read_text(), load(output)
-    before_scores = json.loads((output / "run.json").read_text())["temperature"]
+    before_scores = read_json(output / "run.json")["temperature"]
     assert f"temperature of {read_temperature(output) / before_scores:.3f}" in card
-    for example in json.loads((output / "metrics.json").read_text())["examples"]:
+    for example in read_json(output / "metrics.json")["examples"]:
         assert example["score"] == pytest.approx(classifier(example["text"])["score"], abs=1e-6)
         assert f"{example['score']:.3f}" in card
 

@@ -5,21 +5,19 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE_DIR, run, save_tiny
+from conftest import SAMPLE_DIR, read_json, save_tiny
+from processes import launch, run
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
 from scripts import finetune
+from smsa import LABELS, DataArguments, ModelArguments, SentimentTrainingArguments
 from smsa.cli import parse
-from smsa.data.datasets import DataArguments
-from smsa.data.labels import LABELS
 from smsa.errors import UserError
-from smsa.training.arguments import ModelArguments, SentimentTrainingArguments
 
 SCRATCH = ["--model_name_or_path", "scratch", "--precision", "no", "--max_length", "32"]
 FAST = [*SCRATCH, "--data_dir", str(SAMPLE_DIR)]
@@ -38,16 +36,10 @@ def list_files(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-def read_json(path) -> dict:
-    return json.loads(path.read_bytes())
-
-
 def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
     output_dir = tmp_path / "run"
     options = ["recipes/quickstart.yaml", *FAST, "--num_train_epochs", "2", "--output_dir", str(output_dir)]
-    words = ["launch", "--config_file", "accelerate_config.yaml", "scripts/finetune.py", *options]
-    status, text = run("accelerate", *words)
-    assert status == 0, text
+    text = run(*launch("scripts/finetune.py", *options))
     assert list_files(output_dir) == LEFT_BY_A_RUN and not list(output_dir.rglob("training_args.bin"))
     assert "in effect on cpu: fp32" in text and "macro avg" in text
     assert re.search(r"\(Epoch 2\) TRAIN LOSS:[^\n]*\| \d+/\d+ \[\d\d:\d\d<\d\d:\d\d", text)  # with the time left
@@ -85,7 +77,6 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
 
     with pytest.raises(UserError, match=rf"{output_dir} is not empty \(README.md, checkpoint-\d+, .*\): resume with"):
         call(*options)
-    caplog.set_level("INFO", "smsa")
     call(*options, "--resume", "auto")
     assert f"{output_dir} is finished: nothing to do." in caplog.text and "Epoch" not in capfd.readouterr().out
     (output_dir / "submission.csv").unlink()
@@ -97,9 +88,8 @@ def test_a_run_leaves_a_complete_model_folder(tmp_path, caplog, capfd):
 @pytest.fixture
 def tiny(tmp_path) -> list:
     """Options of a run of a tiny encoder on the sample, for two epochs."""
-    encoder = save_tiny(tmp_path / "encoder", dropout=0.1)
-    options = ["--model_name_or_path", encoder, "--data_dir", SAMPLE_DIR, "--max_length", 64]
-    return [*options, "--precision", "no", "--learning_rate", 1e-3, "--num_train_epochs", 2]
+    paths = "--model_name_or_path", save_tiny(tmp_path / "encoder", dropout=0.1), "--data_dir", SAMPLE_DIR
+    return [*paths, *"--max_length 64 --precision no --learning_rate 1e-3 --num_train_epochs 2".split()]
 
 
 def assert_same_outputs(folder, other) -> None:
@@ -108,16 +98,17 @@ def assert_same_outputs(folder, other) -> None:
 
 
 def test_a_disk_that_is_full_at_the_end_loses_no_checkpoint(tiny, tmp_path, small_disk, monkeypatch):
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    run("mount", "-o", "remount,size=8m", small_disk)
     call(*tiny, "--output_dir", tmp_path / "plain")
-    run, collect, fill = small_disk / "run", finetune.collect_metrics, ["dd", "if=/dev/zero", f"of={small_disk}/filler"]
+    folder, collect = small_disk / "run", finetune.collect_metrics
+    fill = "dd", "if=/dev/zero", f"of={small_disk}/filler"
     with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
-        patch.setattr(finetune, "collect_metrics", lambda *args: subprocess.run(fill) and collect(*args))
-        call(*tiny, "--output_dir", run)
+        patch.setattr(finetune, "collect_metrics", lambda *args: run(*fill, status=1) and collect(*args))
+        call(*tiny, "--output_dir", folder)
     (small_disk / "filler").unlink()
-    assert {path.name for path in run.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
-    call(*tiny, "--output_dir", run, "--resume", "auto")
-    assert_same_outputs(run, tmp_path / "plain")
+    assert {path.name for path in folder.iterdir()} - {"run.lock"} == {"checkpoint-9", "checkpoint-18"}
+    call(*tiny, "--output_dir", folder, "--resume", "auto")
+    assert_same_outputs(folder, tmp_path / "plain")
 
 
 def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over_stays(tiny, tmp_path):
@@ -132,7 +123,6 @@ def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over
 
 
 def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):
-    caplog.set_level("INFO", "smsa")
     call(*tiny, "--output_dir", tmp_path / "alone", "--seed", 3)
     folder, options = tmp_path / "seeds", ["--output_dir", tmp_path / "seeds", "--seeds", 1, 3]
     folder.mkdir()

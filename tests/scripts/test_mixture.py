@@ -1,10 +1,8 @@
 """The mixture has what its recipe says, and nothing of what the models are evaluated on."""
 
-import json
-
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read_json
 
 from scripts.mixture import main
 from smsa.errors import UserError
@@ -41,7 +39,7 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     assert calibration and not train.keys() & calibration.keys() and len(everything) == 23
     assert {label for text, label in everything.items() if text.startswith("rapat")} == {"neutral"}
     assert everything["barang rusak"] == "negative" and not any(SEEN in text for text in everything)
-    record = json.loads((tmp_path / "mixture" / "mixture.json").read_bytes())
+    record = read_json(tmp_path / "mixture" / "mixture.json")
     assert record["sources"]["shop.csv"]["n_excluded"] == 1 and record["n_overlapping"] == 0
     assert record["sources"]["news.txt"]["n_texts"] == {"positive": 0, "neutral": 1, "negative": 0}
 

@@ -1,10 +1,9 @@
 """The model card: every figure of it comes from what was measured, and the Hub's client takes it."""
 
-import json
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read_json
 from huggingface_hub import ModelCard
 
 from smsa.data.labels import LABELS
@@ -83,7 +82,7 @@ def folder(tmp_path):
 
 
 def read(folder) -> tuple[dict, dict]:
-    return tuple(json.loads((folder / name).read_bytes()) for name in ("metrics.json", "run.json"))
+    return tuple(read_json(folder / name) for name in ("metrics.json", "run.json"))
 
 
 def test_every_figure_is_the_one_that_was_measured(folder):
@@ -137,7 +136,6 @@ def test_a_model_that_was_changed_after_its_evaluation_has_a_card_that_says_so(f
 
 
 def test_the_licence_is_that_which_the_base_model_states(folder, tmp_path, caplog):
-    caplog.set_level("INFO")
     assert describe_base("scratch")["license"] == "apache-2.0"
     encoder = tmp_path / "encoder"
     encoder.mkdir()

@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPE, TINY_ROWS, make_tokenizer, run_here
+from conftest import SHAPE, TINY_ROWS, make_tokenizer, read_json
+from processes import run_here
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -61,7 +62,7 @@ def exported(bert, data, tmp_path_factory):
 ])  # fmt: skip
 def test_an_export_computes_as_the_model_in_batches_of_any_shape(bert, exported, target, int8, files):
     out, record = exported(target, int8)
-    assert record == json.loads((out / "export.json").read_text())
+    assert record == read_json(out / "export.json")
     tokenizer, model = AutoTokenizer.from_pretrained(bert), AutoModelForSequenceClassification.from_pretrained(bert)
     for name, largest in files.items():
         for texts in (["enak"], ["kotor dan mahal", "pergi", "ramah , puas dan enak !"], ["a b c d e f g h i j k"] * 5):
@@ -83,7 +84,7 @@ def test_an_export_computes_as_the_model_in_batches_of_any_shape(bert, exported,
     others = {path.name for path in out.rglob("*") if path.is_file() and path not in listed}
     assert others == {"config.json", "tokenizer.json", "tokenizer_config.json", "export.json"}
     assert AutoTokenizer.from_pretrained(out).tokenize("enaaaak") == ["enak"]
-    tokenizer_class = json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"]
+    tokenizer_class = read_json(out / "tokenizer_config.json")["tokenizer_class"]
     assert tokenizer_class == "PreTrainedTokenizerFast"  # which transformers.js knows
 
 
@@ -139,13 +140,13 @@ def test_a_loss_by_int8_is_a_warning_and_has_its_exit_status(bert, data, tmp_pat
     """An int8 file that predicts one label for all texts, as after a broken quantisation."""
     change_logits(monkeypatch, 0)
     words = ["scripts/export.py", bert, "--to", "openvino", "--int8", "--data", data, "--output"]
-    status, printed = run_here(*words, tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    printed = run_here(*words, tmp_path / "out", status=3)
+    record = read_json(tmp_path / "out" / "export.json")
     loss = record[OPENVINO]["f1_loss"]
-    assert status == 3 and loss > 0.01 and f"warning: {OPENVINO} loses {100 * loss:.1f} points of macro F1" in printed
+    assert loss > 0.01 and f"warning: {OPENVINO} loses {100 * loss:.1f} points of macro F1" in printed
     assert f"{describe(record)}\nThe export is in {tmp_path / 'out'}" in printed
     monkeypatch.setattr(export, "LARGEST_LOSS", loss)  # what it may lose
-    assert run_here(*words, tmp_path / "other")[0] == 0
+    run_here(*words, tmp_path / "other")
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(bert, data, tmp_path, monkeypatch):

@@ -1,17 +1,15 @@
 """Pushing to a Hub: the real client over HTTP against hub_double.py."""
 
-import json
 import re
-import runpy
-import sys
 import threading
 
 import pytest
-from conftest import ROOT, contents, run, run_here, save_tiny
-from forks import Forks
+from conftest import ROOT, contents, save_tiny
 from hub_double import TOKEN, Hub
 from huggingface_hub import constants
-from test_card import check_card
+from killed import run_script
+from processes import Forks, launch, run, run_here
+from test_card import check_card, read
 
 from smsa import SentimentClassifier
 from smsa.errors import UserError
@@ -57,8 +55,7 @@ def at(hub, home, token=TOKEN) -> dict[str, str]:
 
 def test_what_is_uploaded_is_named_and_nothing_else_is(hub, folder):
     before = contents(folder)
-    status, text = run_here("scripts/push.py", folder, "me/model", "--private")
-    assert status == 0, text
+    text = run_here("scripts/push.py", folder, "me/model", "--private")
     repository = hub.repositories["me/model"]
     assert repository.private
     assert [set(paths) for paths in repository.committed] == [UPLOADED]  # one commit
@@ -136,9 +133,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, names):
 
 
 @pytest.mark.slow
-def test_a_download_that_is_cut_is_named_and_the_next_predicts_as_the_folder_and_offline_too(
-    hub, tmp_path, monkeypatch
-):
+def test_a_cut_download_is_named_and_the_next_predicts_as_the_folder_and_offline_too(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
@@ -156,25 +151,22 @@ def test_a_download_that_is_cut_is_named_and_the_next_predicts_as_the_folder_and
 
 
 @pytest.fixture
-def options(smsa_dir, tmp_path) -> list[str]:
+def options(smsa_dir, tmp_path) -> list:
     """Fine-tune a tiny encoder into tmp_path/run, and push it to me/model."""
-    words = ["--model_name_or_path", save_tiny(tmp_path / "encoder"), "--data_dir", smsa_dir, "--num_train_epochs", 2]
-    words += ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "me/model", "--max_length", 64]
-    return list(map(str, [*words, "--precision", "no"]))
+    words = "--num_train_epochs 2 --max_length 64 --precision no --push_to_hub --hub_model_id me/model".split()
+    words += ["--model_name_or_path", save_tiny(tmp_path / "encoder"), "--data_dir", smsa_dir]
+    return [*words, "--output_dir", tmp_path / "run"]
 
 
-def finetune(address: str, words: list[str]) -> None:
+def finetune(address: str, *words: object) -> None:
     """Run the script in a fork, where the Hub's client has been imported; its Hub is the double."""
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = address, False, True
-    sys.argv[1:] = words
-    runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
+    run_script("scripts/finetune.py", *words)
 
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_path):
-    words = ["launch", "--config_file", "configs/accelerate/cpu.yaml", "scripts/finetune.py", *options]
-    status, text = run("accelerate", *words, **at(hub, tmp_path / "home"))
-    assert status == 0, text
+    text = run(*launch("scripts/finetune.py", *options, n_ranks=2), **at(hub, tmp_path / "home"))
     run_folder, repository = tmp_path / "run", hub.repositories["me/model"]
     assert len(repository.committed) == 1 and "run.json" not in repository.committed[0]
     assert f"{hub.url}/me/model/commit/" in text
@@ -183,7 +175,7 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
         assert files[name] == (run_folder / name).read_bytes(), name
     card = files["README.md"].decode()
     assert card == render_card(run_folder, "me/model") and str(tmp_path) not in card
-    check_card(card, *(json.loads((run_folder / name).read_bytes()) for name in ("metrics.json", "run.json")))
+    check_card(card, *read(run_folder))
     assert TOKEN not in text and TOKEN.encode() not in hub.received
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -191,19 +183,18 @@ def test_a_run_of_two_processes_ends_on_the_hub_as_one_commit(hub, options, tmp_
 
 @pytest.mark.slow
 def test_a_refused_token_stops_a_run_at_its_start_and_a_failed_upload_leaves_the_model(hub, options, tmp_path):
-    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home", "hf_wrong"))
-    assert forks.run(finetune, hub.url, options, n_ranks=2) == [1, 1]  # both end by themselves
-    text = forks.log.read_text()
+    forks = Forks(**at(hub, tmp_path / "home", "hf_wrong"))
+    assert forks.run(finetune, hub.url, *options, n_ranks=2) == [1, 1]  # both end by themselves
+    text = forks.printed
     assert text.count("error: The Hub refuses the token for me/model (401)") == 1 and "hf_wrong" not in text, text
     assert not (tmp_path / "run").exists() and not hub.repositories
     hub.faults.append(("POST", "/commit/", 403))
-    forks = Forks(tmp_path / "log", **at(hub, tmp_path / "home"))
-    assert forks.run(finetune, hub.url, [*options, "--hub_private_repo", "--hub_revision", "ready"]) == [1]
-    text = forks.log.read_text()
-    assert "error: The Hub refuses the token for me/model (403)" in text
-    (again,) = re.findall(r"python (scripts/push.py .*)", text)
+    forks = Forks(**at(hub, tmp_path / "home"))
+    assert forks.run(finetune, hub.url, *options, "--hub_private_repo", "--hub_revision", "ready") == [1]
+    assert "error: The Hub refuses the token for me/model (403)" in forks.printed
+    (again,) = re.findall(r"python (scripts/push.py .*)", forks.printed)
     assert again == f"scripts/push.py {tmp_path / 'run'} me/model --private --revision=ready"
     assert (tmp_path / "run" / "run.json").is_file() and (tmp_path / "run" / "model.safetensors").is_file()
     hub.faults.clear()
-    status, text = run_here(*again.split())
-    assert status == 0 and len(hub.repositories["me/model"].committed) == 1, text
+    run_here(*again.split())
+    assert len(hub.repositories["me/model"].committed) == 1

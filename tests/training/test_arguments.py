@@ -29,9 +29,8 @@ def test_the_defaults_are_the_recipe_of_the_reference():
 def test_settings_are_what_ran_and_nothing_that_does_not_matter(tmp_path):
     plain = describe("--precision", "no")
     assert plain["optim"] == "adamw_torch" and not any("token" in name for name in plain)
-    other = ["--output_dir", "x", "--logging_strategy", "steps", "--num_threads", "1", "--report_to", "wandb"]
-    other += ["--hub_revision", "ready"]
-    assert describe("--precision", "no", *other) == plain
+    other = "--output_dir x --logging_strategy steps --num_threads 1 --report_to wandb --hub_revision ready"
+    assert describe("--precision", "no", *other.split()) == plain
     changed = {"weight_decay": 0.1, "warmup_steps": 5, "lr_scheduler_type": "linear", "seed": 7}
     words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
     assert describe("--precision", "no", *words) == plain | changed

@@ -72,11 +72,8 @@ def test_a_folder_without_checkpoints_is_started_in_only_if_it_is_empty(tmp_path
         start(tmp_path)
 
 
-def test_changed_settings_are_refused_by_name_but_for_those_that_may_change_and_another_machine(
-    environment, tmp_path, caplog
-):
+def test_changed_settings_are_refused_by_name_but_for_some_and_another_machine(environment, tmp_path, caplog):
     save(tmp_path, 10)
-    caplog.set_level("INFO", "smsa")
     longer = SETTINGS | {"num_train_epochs": 5}
     environment["n_threads"] = 4
     for settings in (SETTINGS, longer):

@@ -1,25 +1,24 @@
 """One process and two compute the same, and runs of several that would go wrong silently are refused."""
 
 import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SAMPLE_DIR, save_tiny
+from conftest import SAMPLE_DIR, save_tiny
 from distributed_worker import main
-from forks import Forks
+from killed import run_script
+from processes import Forks
 
 WAYS = ["8,1", "4,1", "2,2"]  # of one process, of two, and of two that accumulate: texts a batch, and batches a step
 
 
 def test_two_processes_train_and_evaluate_like_one(tmp_path):
     main(str(tmp_path), WAYS[0])
-    forks = Forks(tmp_path / "log")
-    assert forks.run(main, str(tmp_path), *WAYS[1:], n_ranks=2) == [0, 0], forks.log.read_text()
+    forks = Forks()
+    assert forks.run(main, str(tmp_path), *WAYS[1:], n_ranks=2) == [0, 0], forks.printed
     one, *others = records = [np.load(tmp_path / f"{way}.npz") for way in WAYS]
     assert [int(record["world_size"]) for record in records] == [1, 2, 2]
     # 35 texts: in the last step of an epoch one process has three, of which two may be accumulated first, or all
@@ -39,7 +38,7 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path):
         assert len(set(record["seeds"])) == record["world_size"]  # and draw dropout of their own
 
 
-def finetune(folder: Path, fault: str, options: list[str]) -> None:
+def finetune(folder: Path, fault: str, *options: object) -> None:
     """Fine-tune in a folder; the second rank has a fault."""
     os.chdir(folder)
     if os.environ["RANK"] == "1":
@@ -49,8 +48,7 @@ def finetune(folder: Path, fault: str, options: list[str]) -> None:
             os.chdir("disk")
         if fault == "write":  # of its random state
             torch.save = lambda values, path: Path("nowhere", path).touch()
-    sys.argv[1:] = options
-    runpy.run_path(str(ROOT / "scripts" / "finetune.py"), run_name="__main__")
+    run_script("scripts/finetune.py", *options)
 
 
 FAULTS = {  # of the second: other data; no shared disk; it cannot write, in the run of the first seed
@@ -66,11 +64,10 @@ def test_a_second_process_that_is_set_up_in_another_way_ends_both(tmp_path, faul
     with (tmp_path / "other" / "train_preprocess.tsv").open("a") as lines:
         lines.write("enak\tpositive\n")
     (tmp_path / "disk").mkdir()
-    save_tiny(tmp_path / "encoder")
-    options = ["--model_name_or_path", str(tmp_path / "encoder"), "--max_length", "64", "--max_steps", "1"]
-    options += ["--output_dir", "run", *(["--seeds", "1", "2"] if fault == "write" else ())]
-    forks = Forks(tmp_path / "log", SMSA_DATA_DIR=str(SAMPLE_DIR))
-    assert forks.run(finetune, tmp_path, fault, options, n_ranks=2) == [1, 1]  # both end by themselves
-    assert FAULTS[fault] in forks.log.read_text()
+    options = "--output_dir run --max_length 64 --max_steps 1".split() + (["--seeds", 1, 2] if fault == "write" else [])
+    options += ["--model_name_or_path", save_tiny(tmp_path / "encoder")]
+    forks = Forks(SMSA_DATA_DIR=str(SAMPLE_DIR))
+    assert forks.run(finetune, tmp_path, fault, *options, n_ranks=2) == [1, 1]  # both end by themselves
+    assert FAULTS[fault] in forks.printed
     assert not list(tmp_path.glob("**/checkpoint-*"))
     assert fault != "data" or not (tmp_path / "run").exists()

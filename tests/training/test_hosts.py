@@ -2,22 +2,17 @@
 
 import os
 import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE_DIR, save_tiny
+from conftest import SAMPLE_DIR, save_tiny
 from distributed_worker import train
+from processes import ROOT, Program, run
 
 from smsa.training.checkpointing import list_checkpoints
 
 pytestmark = pytest.mark.slow(600)
 ADDRESS = "10.77.0.{}".format
-
-
-def ip(*words: object) -> None:
-    subprocess.run(["ip", *map(str, words)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -27,42 +22,39 @@ def network():
     made = []
     try:
         for name in names:
-            ip("netns", "add", name)
+            run("ip", "netns", "add", name)
             made.append(name)
-        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
-        ip("-n", switch, "link", "set", "bridge", "up")
+        run("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
+        run("ip", "-n", switch, "link", "set", "bridge", "up")
         for i, host in enumerate(hosts, 1):
-            ip("-n", switch, "link", "add", f"port{i}", "type", "veth", "peer", "name", "eth0", "netns", host)
-            ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
-            ip("-n", host, "addr", "add", f"{ADDRESS(i)}/24", "dev", "eth0")
+            run("ip", "-n", switch, "link", "add", f"port{i}", "type", "veth", "peer", "name", "eth0", "netns", host)
+            run("ip", "-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
+            run("ip", "-n", host, "addr", "add", f"{ADDRESS(i)}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
-                ip("-n", host, "link", "set", device, "up")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', None) or error}")
+                run("ip", "-n", host, "link", "set", device, "up")
+    except (OSError, AssertionError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
     else:
         yield switch, hosts
     finally:
         for name in made:
-            found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
-            for pid in found.stdout.split():  # what a test that failed has left
+            for pid in run("ip", "netns", "pids", name).split():  # what a test that failed has left
                 os.kill(int(pid), signal.SIGKILL)
-            ip("netns", "del", name)
+            run("ip", "netns", "del", name)
 
 
-def launch(hosts, *words, port=29500) -> list[subprocess.Popen]:
+def launch(hosts, *words, port=29500) -> list[Program]:
     """Start a script on each host, as docs/scaling.md says."""
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "training")))
     # bars would fill a pipe that nobody reads
-    environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "TQDM_DISABLE": "1"}
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = []
+    environment, programs = {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "eth0", "TQDM_DISABLE": "1"}, []
     for rank, host in enumerate(hosts):
         command = ["ip", "netns", "exec", host, "accelerate", "launch", "--machine_rank", rank]
         command += ["--config_file", "configs/accelerate/multi_node.yaml", "--rdzv_conf", "timeout=60"]
         command += ["--num_machines", len(hosts), "--num_processes", len(hosts)]
         command += ["--main_process_ip", ADDRESS(1), "--main_process_port", port, *words]
-        processes.append(subprocess.Popen([str(word) for word in command], **options))
-    return processes
+        programs.append(Program(*command, **environment))
+    return programs
 
 
 @pytest.mark.parametrize("n_hosts", [2, 3])
@@ -70,9 +62,8 @@ def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
     _, hosts = network
     train(tmp_path, "12,1")
     way = f"{12 // n_hosts},1"
-    for process in launch(hosts[:n_hosts], "tests/training/distributed_worker.py", tmp_path, way):
-        text, _ = process.communicate()
-        assert process.returncode == 0, text
+    for program in launch(hosts[:n_hosts], "tests/training/distributed_worker.py", tmp_path, way):
+        program.end()
     one, several = np.load(tmp_path / "12,1.npz"), np.load(tmp_path / f"{way}.npz")
     assert int(several["world_size"]) == n_hosts
     for name in ("losses", "weights", "gradients", "norms", "logits_65", "eval_loss", "eval_f1", "train_f1"):
@@ -83,23 +74,18 @@ def test_hosts_train_like_one_process(network, tmp_path, n_hosts):
 def test_a_host_that_is_cut_off_ends_the_others_which_resume(network, tmp_path):
     switch, hosts = network
     encoder, output = save_tiny(tmp_path / "encoder"), tmp_path / "run"
-    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", encoder]
-    words += ["--max_length", 64, "--num_train_epochs", 40, "--early_stopping_patience", 0, "--output_dir", output]
-    words += ["--ddp_timeout", 30]
-    processes = launch(hosts[:2], *words)
-    while not list_checkpoints(output):
-        assert processes[0].poll() is None, processes[0].communicate()[0]
-        time.sleep(0.1)
-    ip("-n", switch, "link", "set", "port2", "down")
+    words = ["scripts/finetune.py", "--data_dir", SAMPLE_DIR, "--model_name_or_path", encoder, "--output_dir", output]
+    words += "--max_length 64 --num_train_epochs 40 --early_stopping_patience 0 --ddp_timeout 30".split()
+    programs = launch(hosts[:2], *words)
+    programs[0].wait_for(lambda: list_checkpoints(output))
+    run("ip", "-n", switch, "link", "set", "port2", "down")
     try:
-        for process in processes:
-            text, _ = process.communicate(timeout=150)  # and not for half an hour
-            assert process.returncode != 0
+        for program in programs:
+            text = program.end(150, status=1)  # and not for half an hour
             assert "another rank has ended: " in text and " resumes; training needs --resume auto." in text
     finally:
-        ip("-n", switch, "link", "set", "port2", "up")
+        run("ip", "-n", switch, "link", "set", "port2", "up")
     assert not (output / "run.json").exists()
-    for process in launch(hosts[:2], *words, "--resume", "auto", port=29501):
-        text, _ = process.communicate()
-        assert process.returncode == 0, text
+    for program in launch(hosts[:2], *words, "--resume", "auto", port=29501):
+        program.end()
     assert (output / "run.json").is_file()

@@ -12,16 +12,9 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
-from smsa.data.labels import LABELS
-from smsa.training.metrics import (
-    MACRO_SCORES,
-    collect_metrics,
-    compute_metrics,
-    history_table,
-    score_label_ids,
-    write_predictions,
-)
-from smsa.training.sentiment_metric import SentimentMetric
+from smsa import LABELS, SentimentMetric
+from smsa.training import metrics
+from smsa.training.metrics import MACRO_SCORES, history_table, score_label_ids
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
@@ -45,7 +38,7 @@ def test_the_metric_works_without_a_home_to_write_in(tmp_path, monkeypatch):
 
 def test_columns_that_are_not_the_labels_are_refused():
     with pytest.raises(ValueError, match="one column for each of positive, neutral, negative"):
-        compute_metrics(EvalPrediction(np.zeros((4, 2)), np.zeros(4, dtype=int)))
+        metrics.compute_metrics(EvalPrediction(np.zeros((4, 2)), np.zeros(4, dtype=int)))
 
 
 def epoch(number, split, f1, **more):
@@ -68,13 +61,13 @@ def test_metrics_are_of_the_epoch_within_which_the_kept_step_lies():
     history = [epoch(n, "train", n / 10, step=5 * n) for n in (1, 2)]
     state = SimpleNamespace(best_global_step=4, global_step=10, log_history=history)
     trainer = SimpleNamespace(args=SimpleNamespace(load_best_model_at_end=True), state=state)
-    assert collect_metrics(trainer, {}, ()) == {"epoch": 1, "train": dict.fromkeys(MACRO_SCORES, 0.1)}
+    assert metrics.collect_metrics(trainer, {}, ()) == {"epoch": 1, "train": dict.fromkeys(MACRO_SCORES, 0.1)}
 
 
 def test_predictions_keep_hostile_texts_to_the_letter(tmp_path):
     """Their labels and probabilities are looked at in a whole run, in test_finetune.py."""
     texts = ["NA", "null", '"', "a,b", "a\nb", "a\r\nb", "a\rb", "\r", "=1+1", "\u2028", "👍"]
     output = PredictionOutput(np.eye(len(texts), 3), np.zeros(len(texts), dtype=int), {})
-    write_predictions(output, texts, LABELS, tmp_path / "p.csv")
+    metrics.write_predictions(output, texts, LABELS, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         assert [row["text"] for row in csv.DictReader(file)] == texts

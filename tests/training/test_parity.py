@@ -54,14 +54,12 @@ def test_every_number_equals_a_plain_loop_of_the_reference(tmp_path, real_files)
     splits, tokenizer = encode_real_rows(real_files, n_train=250, n_valid=60)
     start = make_model(vocab_size=len(tokenizer))
     max_norm = 2.0  # some steps are over it, some are not
-    record, stop_epoch, best_epoch, best_state = reference_loop(
-        copy.deepcopy(start), tokenizer, splits["train"], splits["valid"], max_norm
-    )
+    data = tokenizer, splits["train"], splits["valid"]
+    record, stop_epoch, best_epoch, best_state = reference_loop(copy.deepcopy(start), *data, max_norm)
 
     trainer = make_trainer(
-        start, tokenizer, splits["train"], splits["valid"], tmp_path / "run", seed=SEED, learning_rate=RATE,
-        lr_gamma=GAMMA, per_device_train_batch_size=BATCH, num_train_epochs=EPOCHS, max_grad_norm=max_norm,
-        early_stopping_patience=PATIENCE,
+        start, *data, tmp_path / "run", seed=SEED, learning_rate=RATE, lr_gamma=GAMMA, num_train_epochs=EPOCHS,
+        per_device_train_batch_size=BATCH, max_grad_norm=max_norm, early_stopping_patience=PATIENCE,
     )  # fmt: skip
     trainer.train()
 

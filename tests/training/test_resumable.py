@@ -261,9 +261,7 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize("fail, mend, reason", TROUBLE.values(), ids=TROUBLE)
-def test_a_disk_that_fails_ends_the_run_with_a_reason_and_leaves_what_was_there(
-    undisturbed, small_disk, fail, mend, reason
-):
+def test_a_disk_that_fails_ends_the_run_and_leaves_what_was_there(undisturbed, small_disk, fail, mend, reason):
     run, before = small_disk / "run", {}
 
     def fail_in_epoch_3(state, model):
@@ -302,9 +300,7 @@ def test_the_signals_are_given_back_and_what_was_ignored_stays_so(tmp_path, requ
     assert signal.getsignal(signal.SIGINT) is interrupt
 
 
-@pytest.mark.parametrize(
-    "scores, n_worse", [([], -1), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)]
-)
-def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n_worse):
+@pytest.mark.parametrize("scores, n", [([], -1), ([0.5, 0.5, 0.4], 2), ([0.5, math.nan], 1), ([math.nan, 0.1], 0)])
+def test_evaluations_since_the_best_are_counted_ties_and_what_is_no_number_with_them(scores, n):
     state = TrainerState(log_history=[{"train_f1": 1.0}, *({"eval_f1": f1, "eval_loss": -f1} for f1 in scores)])
-    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n_worse
+    assert count_worse(state, "f1", True) == count_worse(state, "loss", False) == n

@@ -123,10 +123,8 @@ def test_the_collator_pads_as_its_parent_does(lengths, multiple, side, names, pa
         {"input_ids": [7 + i] * n, "label": n % 3} | {name: [1] * n if name != "weight" else n for name in names}
         for i, n in enumerate(lengths)
     ]
-    expected, batch = (
-        collate(tokenizer, padding, pad_to_multiple_of=multiple)([dict(text) for text in texts])
-        for collate in (DataCollatorWithPadding, PaddingCollator)
-    )
+    kinds = DataCollatorWithPadding, PaddingCollator
+    expected, batch = (kind(tokenizer, padding, pad_to_multiple_of=multiple)([*map(dict, texts)]) for kind in kinds)
     assert expected.keys() == batch.keys()
     for name, values in expected.items():
         assert torch.equal(values, batch[name]) and values.dtype == batch[name].dtype, name

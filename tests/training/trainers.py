@@ -9,11 +9,8 @@ from conftest import TINY_ROWS, make_model, make_tokenizer
 from datasets import Dataset, DatasetDict
 from transformers import BertTokenizer, TrainerCallback
 
-from smsa.data.datasets import encode_splits, load_splits
-from smsa.data.labels import LABELS
+from smsa import LABELS, SentimentTrainer, SentimentTrainingArguments, encode_splits, load_splits
 from smsa.models.scratch import SCRATCH_VOCAB_SIZE, train_vocabulary
-from smsa.training.arguments import SentimentTrainingArguments
-from smsa.training.trainer import SentimentTrainer
 
 
 class At(TrainerCallback):
