@@ -22,7 +22,7 @@ from smsa.data.datasets import read_rows
 from smsa.data.labels import LABELS
 from smsa.data.normaliser import write_plainly
 from smsa.evaluation.perturbations import perturb
-from smsa.models.loading import BUNDLED, E5, ENCODER, FAST, FOLDER, load_classifier
+from smsa.models.loading import BUNDLED, DEFAULT, E5, ENCODER, FAST, FOLDER, load_classifier
 from smsa.sharing.card import render_card
 from smsa.training.metrics import score_label_ids
 
@@ -75,7 +75,7 @@ def test_its_score_is_the_one_that_it_states_and_raw_text_costs_it_at_most_two_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, bar", [(FAST, 0.75), (E5, 0.93)])
+@pytest.mark.parametrize("name, bar", [(FAST, 0.75), (E5, 0.93), (DEFAULT, 0.93)])
 def test_phrases_are_labelled_rightly_and_what_says_nothing_flips_no_label(name, bar):
     classifier = SentimentClassifier.from_pretrained(name, device="cpu", precision="no", backend="torch")
     texts, gold, _, _ = read_rows(PHRASES)
