@@ -26,7 +26,9 @@ class EvaluationArguments:
     """Which systems to evaluate, and how."""
 
     output: str = HfArg(help="Folder for the report and its pictures; replaces an earlier report.")
-    model: str | None = HfArg(default=None, help="Model folder, name on the Hub, or folder of a baseline.")
+    model: str | None = HfArg(
+        default=None, help="Model folder or name on the Hub (A+B: the mean of two), or folder of a baseline."
+    )
     compare: list[str] | None = HfArg(default=None, help="Two or more systems, instead of --model.")
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model on the Hub.")
     train_file: str | None = HfArg(default=None, help="Their training file, to score seen texts apart.")
