@@ -41,7 +41,7 @@ def main(run: Path) -> None:
     for text, predicted in zip(EVERYDAY, SentimentClassifier.from_pretrained(DEFAULT)(EVERYDAY), strict=True):
         print(f"  {predicted['label']:8}  {predicted['score']:.2f}  {text}")
     print(
-        "\nLabel a file with them, or train the small encoder on the 11,000 sentences of SmSA, which are downloaded:\n\n"
+        "\nLabel a file with them, or train the small encoder on SmSA's 11,000 sentences, which are downloaded:\n\n"
         "  source .venv/bin/activate\n"
         "  python scripts/predict.py --input data/sample/valid_preprocess.tsv --output runs/labelled.csv\n"
         "  accelerate launch --config_file accelerate_config.yaml scripts/finetune.py recipes/mini.yaml\n"
