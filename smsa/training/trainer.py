@@ -126,10 +126,6 @@ class ResumableTrainer(Trainer):
                 self.recorder.close()
                 self.recorder = None
 
-    def count_steps(self) -> int:
-        """Return the optimiser steps of an epoch, as Trainer counts them."""
-        return math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
-
     def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Load and return the result if training had ended at a checkpoint, where Trainer would go on; else None."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -137,7 +133,8 @@ class ResumableTrainer(Trainer):
             self._train_batch_size = state.train_batch_size
         n_steps = self.args.max_steps  # -1 if epochs are given
         if n_steps < 0:
-            n_steps = math.ceil(self.args.num_train_epochs * self.count_steps())
+            steps_an_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
+            n_steps = math.ceil(self.args.num_train_epochs * steps_an_epoch)
         if state.global_step > n_steps:
             done = f"{state.epoch:g} epochs, {state.global_step} steps"
             raise UserError(f"{checkpoint} has trained for {done}: --num_train_epochs or --max_steps cannot be less.")
