@@ -88,7 +88,8 @@ def pretrain(encoder_args: EncoderArguments, corpus_args: CorpusArguments, train
     if rank():
         return
     scores = {score: scores[f"eval_{score}"] for score in ("loss", "masked_accuracy")}
-    metrics = {"epoch": trainer.state.epoch, "tokens_seen": trainer.count_tokens(), "held_out": scores}
+    tokens_seen = round(trainer.state.epoch * rows.size)  # repeated and special ones included
+    metrics = {"epoch": trainer.state.epoch, "tokens_seen": tokens_seen, "held_out": scores}
 
     # Save: the files appear all together, run.json last
     with naming(output_dir), staged(output_dir) as staging:

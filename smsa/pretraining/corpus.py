@@ -132,16 +132,6 @@ def is_held_out(text: str, share: float) -> bool:
     return crc32(text.encode()) < share * 2**32
 
 
-def repeat(n_texts: int, weight: float, seed: int) -> np.ndarray:
-    """Return the indices of the texts that an epoch sees: each `floor(weight)` times, and a random part once more.
-
-    The part is the same in every epoch: with a weight below 1, the other texts are never seen.
-    """
-    whole, part = divmod(weight, 1)
-    extra = np.random.default_rng(seed).permutation(n_texts)[: round(part * n_texts)]
-    return np.concatenate([np.tile(np.arange(n_texts), int(whole)), np.sort(extra)]).astype(np.int64)
-
-
 def pack(sequences: list[list[int]], max_length: int, cls_id: int, sep_id: int, seed: int) -> np.ndarray:
     """Join texts, given as token ids, in random order, [SEP] after each; cut them into rows that begin with [CLS].
 
@@ -172,7 +162,10 @@ def encode_sources(
     train_sequences, held_out_sequences = [], []
     for source in sources:
         seen = tokenise([text for text in source.texts if not is_held_out(text, held_out)])
-        train_sequences += [seen[i] for i in repeat(len(seen), source.weight, seed)]
+        whole, part = divmod(source.weight, 1)
+        # the same part in every epoch: with a weight below 1, the other texts are never seen
+        once_more = sorted(np.random.default_rng(seed).permutation(len(seen))[: round(part * len(seen))])
+        train_sequences += seen * int(whole) + [seen[i] for i in once_more]
         held_out_sequences += tokenise([text for text in source.texts if is_held_out(text, held_out)])
     rows = pack(train_sequences, max_length, *special_ids, seed)
     held_out_rows = pack(held_out_sequences, max_length, *special_ids, seed)

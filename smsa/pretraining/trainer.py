@@ -81,7 +81,6 @@ class MaskedTrainer(ResumableTrainer):
     ):
         masking = Masking(processing_class, args.mlm_probability, args.seed)
         held_out = masking([{"input_ids": row} for row in held_out_rows.tolist()])  # the same masks in each evaluation
-        self.row_length = rows.shape[1]
         super().__init__(
             model=model,
             args=args,
@@ -99,12 +98,6 @@ class MaskedTrainer(ResumableTrainer):
         head = (modules[modules.index(self.model.base_model) + 1 :] or modules)[0]
         head.register_forward_pre_hook(lambda _, states: (states[0][self.is_masked], *states[1:]))  # (n_masked, size)
         self.add_callback(masking)
-
-    def count_tokens(self) -> int:
-        """Return how many tokens training has seen, repeated and special tokens included."""
-        whole, rest = divmod(self.state.global_step, self.count_steps())
-        n_rows = whole * len(self.train_dataset) + rest * self.get_total_train_batch_size(self.args)
-        return n_rows * self.row_length
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule that the arguments name; a short run shortens the default's warm-up and decay."""

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -126,10 +126,6 @@ class ResumableTrainer(Trainer):
                 self.recorder.close()
                 self.recorder = None
 
-    def count_steps(self) -> int:
-        """Return the optimiser steps of an epoch, as Trainer counts them."""
-        return math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
-
     def _end_of(self, checkpoint: Path) -> TrainOutput | None:
         """Load and return the result if training had ended at a checkpoint, where Trainer would go on; else None."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -137,7 +133,8 @@ class ResumableTrainer(Trainer):
             self._train_batch_size = state.train_batch_size
         n_steps = self.args.max_steps  # -1 if epochs are given
         if n_steps < 0:
-            n_steps = math.ceil(self.args.num_train_epochs * self.count_steps())
+            steps_an_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
+            n_steps = math.ceil(self.args.num_train_epochs * steps_an_epoch)
         if state.global_step > n_steps:
             done = f"{state.epoch:g} epochs, {state.global_step} steps"
             raise UserError(f"{checkpoint} has trained for {done}: --num_train_epochs or --max_steps cannot be less.")
@@ -239,32 +236,6 @@ class ResumableTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
 
-def resolve_class_weights(spec: str, label_ids: list[int], labels: tuple[str, ...]) -> torch.Tensor:
-    """Return the weight of each label in the training loss, shape (n_labels,).
-
-    Args:
-        spec: `balanced` (n_texts / (n_labels * count), over the labels that texts have, so that the mean weight of a
-            text is 1), or one number per label, comma-separated.
-        label_ids: gold label ids of the training texts.
-        labels: label names, in the order of their ids.
-
-    Raises:
-        UserError: for another spec, or a number that is not positive.
-    """
-    if spec == "balanced":
-        found, weights = np.unique(label_ids), torch.ones(len(labels))  # 1 for a label without texts, for smoothing
-        weights[found] = torch.from_numpy(compute_class_weight("balanced", classes=found, y=label_ids)).float()
-        return weights
-    with suppress(ValueError):
-        weights = torch.tensor([float(weight) for weight in spec.split(",")])
-        if len(weights) == len(labels) and (weights.isfinite() & (weights > 0)).all():
-            return weights
-    raise UserError(
-        f"--class_weights {spec!r}: give none, balanced, or a positive number for each of {', '.join(labels)}, in this "
-        "order and comma-separated."
-    )
-
-
 class SentimentTrainer(ResumableTrainer):
     """Trainer that computes what IndoNLU's loop computes, on one or many processes.
 
@@ -319,14 +290,32 @@ class SentimentTrainer(ResumableTrainer):
         self.add_callback(self.progress)
 
     def weigh_labels(self) -> None:
-        """Set the label weights of the training loss; called before each training, as a search changes them."""
+        """Set the weight of each label in the training loss; called before each training, as a search changes them.
+
+        Raises:
+            UserError: for class weights that are not none, balanced, or a positive number for each label.
+        """
         self.class_weights, spec = None, self.args.class_weights
-        if self.train_dataset is not None and spec != "none":
+        if self.train_dataset is None or spec == "none":
+            return
+        weights = torch.ones(len(self.labels))  # stays 1 for a label without texts, for smoothing
+        if spec == "balanced":  # n_texts / (n_labels * count): the mean weight of a text is 1
             rows = self.train_dataset  # or a torch Dataset of one's own, whose rows may be tensors
             name = "label" if "label" in rows[0] else "labels"
             label_ids = rows[name][:] if isinstance(rows, Dataset) else [int(row[name]) for row in rows]
-            weights = resolve_class_weights(spec, label_ids, self.labels)
-            self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
+            found = np.unique(label_ids)
+            weights[found] = torch.from_numpy(compute_class_weight("balanced", classes=found, y=label_ids)).float()
+        else:
+            try:
+                weights = torch.tensor([float(weight) for weight in spec.split(",")])
+            except ValueError:
+                weights = torch.empty(0)
+            if len(weights) != len(self.labels) or not (weights.isfinite() & (weights > 0)).all():
+                raise UserError(
+                    f"--class_weights {spec!r}: give none, balanced, or a positive number for each of "
+                    f"{', '.join(self.labels)}, in this order and comma-separated."
+                )
+        self.class_weights = weights.to(self.args.device)  # a recorded step may copy nothing to a GPU
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this batch's share of the mean cross entropy over the texts of one step, on all ranks.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -15,7 +16,7 @@ from smsa.data.datasets import PaddingCollator
 from smsa.errors import UserError
 from smsa.training.arguments import SentimentTrainingArguments
 from smsa.training.length_groups import LengthGroupedSampler
-from smsa.training.trainer import SentimentTrainer, resolve_class_weights
+from smsa.training.trainer import SentimentTrainer
 
 
 def make(output_dir, n_train=16, n_valid=7, **options) -> RecordingTrainer:
@@ -138,14 +139,12 @@ def test_the_collator_stops_where_the_encoder_does():
 
 
 def test_class_weights_by_hand(tmp_path):
-    weights = resolve_class_weights("balanced", [0, 0, 0, 1, 3, 3], ["a", "b", "of no text", "c"])
-    assert weights.tolist() == pytest.approx([6 / 9, 6 / 3, 1, 6 / 6])
     trainer = make(tmp_path, class_weights="balanced")
-    expected = trainer.class_weights
-    for name in ("label", "labels"):  # of a torch Dataset of one's own
-        trainer.train_dataset = [{name: torch.tensor(label_id)} for label_id in make_rows(16)["label"]]
+    trainer.labels, label_ids = ("a", "b", "of no text", "c"), [0, 0, 0, 1, 3, 3]
+    own = [[{name: torch.tensor(label_id)} for label_id in label_ids] for name in ("label", "labels")]
+    for trainer.train_dataset in (Dataset.from_dict({"label": label_ids}), *own):  # own: a torch Dataset of one's own
         trainer.weigh_labels()
-        assert torch.equal(trainer.class_weights, expected)
+        assert trainer.class_weights.tolist() == pytest.approx([6 / 9, 6 / 3, 1, 6 / 6])
     for spec in ("1,2", "1,2,x", "1,2,-1", "1,2,nan", "1,2,inf", "Balanced"):
         with pytest.raises(ValueError, match="or a positive number for each of positive, neutral, negative, in"):
             make(tmp_path, class_weights=spec)
