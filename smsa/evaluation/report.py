@@ -18,7 +18,7 @@ from smsa.data.formats import BadRow
 from smsa.data.reader import Source
 from smsa.errors import UserError
 from smsa.evaluation import figures, statistics
-from smsa.evaluation.markdown import TEMPLATES, interval, percent
+from smsa.evaluation.markdown import TEMPLATES
 from smsa.evaluation.perturbations import PERTURBATIONS, is_smsa_style, perturb
 from smsa.evaluation.statistics import METRICS, bootstrap, score_present
 from smsa.evaluation.systems import System
@@ -195,16 +195,8 @@ def evaluate_system(
 
 
 def log_report(report: dict) -> None:
-    """Log one line for each system and for each comparison, in per cent."""
-    titles = {"macro F1": "f1", "accuracy": "accuracy"}
-    for system in report["systems"]:
-        scores = {title: interval(system["metrics"][name]) for title, name in titles.items()}
-        scores["calibration error"] = percent(system["calibration"]["expected_calibration_error"])
-        present = {label: found for label, found in system["labels"].items() if found["n"]}
-        scores |= {f"F1 of {label}": percent(found["f1"]["value"]) for label, found in present.items()}
-        if among := system.get("metrics_without_absent"):
-            scores |= {f"{title} among the labels of the file": interval(among[name]) for title, name in titles.items()}
-        logger.info("%s: %s", system["name"], ", ".join(f"{name} {value}" for name, value in scores.items()))
+    """Log the first tables of report.md, metrics and the F1 of each label, and a line for each comparison."""
+    logger.info("\n%s", TEMPLATES.get_template("evaluation/metrics.md.jinja").render(report))
     for compared in report["comparisons"]:
         logger.info("%s", compared["sentence"])
 

@@ -11,6 +11,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from conftest import PROXIES, ROOT
 from processes import Program, find_free_port, run_here
@@ -19,7 +20,7 @@ from tables import HOSTILE
 from smsa.data.labels import EXAMPLES, LABELS
 from smsa.demo.page import MAX_CHARS, PAGE, find_columns, label_file, mark_words
 from smsa.inference.classifier import SentimentClassifier
-from smsa.models.loading import E5
+from smsa.models.loading import DEFAULT
 
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script><b>enak</b> sekali"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -41,7 +42,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def classifier():
-    return SentimentClassifier.from_pretrained(E5, device="cpu")
+    return SentimentClassifier.from_pretrained(DEFAULT, device="cpu")
 
 
 @pytest.fixture
@@ -121,7 +122,8 @@ def test_a_text_gets_its_label_and_its_words_in_two_languages(browser, classifie
         shares = {label: int(share.rstrip("%")) / 100 for label, share in zip(shown[::2], shown[1::2], strict=True)}
         expected = {words.get(label, label): classifier(text)[f"p_{label}"] for label in LABELS}
         assert shares == pytest.approx(expected, abs=0.015)
-        shades = [shade for _, shade in mark_words(text, classifier.explain(text)["words"]) if shade]
+        words_marked = mark_words(text, classifier.explain(text)["words"])["entities"]
+        shades = [shade for word in words_marked if (shade := word["entity"])]
         marked = find_all(browser, "#why .score-token.highlighted")
         for element, shade in zip(marked, shades, strict=True):  # purple below 0, red above
             red, *_, alpha = map(float, re.findall(r"[\d.]+", element.value_of_css_property("background-color")))
@@ -186,7 +188,9 @@ def test_nothing_is_labelled_any_more_once_it_is_stopped_or_the_page_is_closed(b
 def test_every_word_of_the_page_stands_in_both_languages_and_those_of_a_text_are_marked_by_their_weights():
     assert PAGE["id"].keys() == PAGE["en"].keys() | {*LABELS}
     words = [{"word": "a", "start": 1, "end": 2, "weight": -4.0}, {"word": "b", "start": 3, "end": 4, "weight": 2.0}]
-    assert mark_words(" a b.", words) == [(" ", None), ("a", 1.0), (" ", None), ("b", -0.5), (".", None)]
+    shown = gr.HighlightedText().postprocess(mark_words(" a b.", words)).model_dump()
+    tokens = [(part["token"], part["class_or_confidence"]) for part in shown]
+    assert tokens == [(" ", None), ("a", 1.0), (" ", None), ("b", -0.5), (".", None)]
 
 
 def test_the_columns_of_a_file_are_offered_where_there_is_a_choice(tmp_path):

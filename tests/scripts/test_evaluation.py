@@ -66,7 +66,9 @@ def test_baselines_and_models_are_evaluated_side_by_side(tmp_path, model, caplog
     alone = [read_json(tmp_path / kind / "report.json") for kind in ("majority", "keyword")]
     own, other = (report["systems"][0]["confusion"] for report in alone)
     assert own == majority["confusion"] and [row[::-1] for row in other[::-1]] == keyword["confusion"]
-    assert (tmp_path / "report" / "report.md").is_file()
+    tables, logged = (tmp_path / "report" / "report.md").read_text().split("\n\n")[2:5], caplog.text
+    assert "| keyword |" in tables[0] and all(table.strip() in logged for table in tables)
+    assert all(compared["sentence"] in logged for compared in report["comparisons"])
     assert f"{model} was trained on {VALID}: it is worse" in caplog.text
     assert [system.get("engine", {}).get("backend") for system in report["systems"]] == [None, None, "torch"]
     assert report["environment"] == describe_environment("cpu")
