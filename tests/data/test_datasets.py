@@ -27,6 +27,7 @@ from smsa.errors import UserError
     (".jsonl", b'{"text": "enak", "label": true}', "found 'true'"),
     (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     (".jsonl", b"[" * 100_000, "not valid JSON"),
+    (".jsonl", b'{"text": "a", "label": 1e99999999999999999999}', "not valid JSON"),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     path = tmp_path / f"damaged{suffix}"
