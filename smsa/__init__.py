@@ -7,7 +7,7 @@ from importlib import import_module
 
 _HOMES = {
     "training.arguments": ("ModelArguments", "SentimentTrainingArguments"),
-    "data.datasets": ("DataArguments", "encode_splits", "find_files", "find_smsa", "load_splits", "read_rows"),
+    "data.datasets": ("DataArguments", "encode_splits", "find_smsa", "load_splits", "read_rows"),
     "data.labels": ("LABELS",),
     "training.metrics": ("compute_metrics",),
     "training.sentiment_metric": ("SentimentMetric",),

@@ -98,8 +98,30 @@ class DataArguments(ReadingArguments):
     )
 
     def find_files(self) -> dict[str, Path | None]:
-        """Return the file of each split; see the function `find_files`."""
-        return find_files(self.data_dir, self.train_file, self.valid_file, self.test_file, self.dataset_name)
+        """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
+
+        If there is no validation file, `valid` is None, and `load_splits` splits it off train.
+
+        Raises:
+            UserError: if `valid_file` comes without `train_file`, or if two sources of data are named.
+            FileNotFoundError: as `find_smsa`.
+        """
+        if self.valid_file and not self.train_file:
+            raise UserError(
+                "--valid_file needs --train_file. If only --train_file is given, a tenth of it becomes valid."
+            )
+        if self.dataset_name and (self.data_dir or self.train_file or self.valid_file):
+            raise UserError("--dataset_name names all data: leave --data_dir, --train_file and --valid_file out.")
+        if self.train_file and self.data_dir:
+            raise UserError(
+                "--data_dir (here or in the recipe) and --train_file are both given, and each names data: give only "
+                "one. recipes/mini.yaml and recipes/indonlu.yaml name no data."
+            )
+        if self.train_file:
+            files = {"train": Path(self.train_file), "valid": Path(self.valid_file) if self.valid_file else None}
+        else:
+            files = find_dataset(self.dataset_name) if self.dataset_name else find_smsa(self.data_dir)
+        return files | ({"test": Path(self.test_file)} if self.test_file else {})
 
 
 def find_smsa(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -169,37 +191,6 @@ def find_dataset(name: str) -> dict[str, Path | None]:
     if files["train"] is None:
         raise UserError(f"--dataset_name {name} has no split train, only {', '.join(found)}: use --train_file instead.")
     return files
-
-
-def find_files(
-    data_dir: str | Path | None = None,
-    train_file: str | Path | None = None,
-    valid_file: str | Path | None = None,
-    test_file: str | Path | None = None,
-    dataset_name: str | None = None,
-) -> dict[str, Path | None]:
-    """Return the file of each split: those that are named, else SmSA's (see `find_smsa`).
-
-    If there is no validation file, `valid` is None, and `load_splits` splits it off train.
-
-    Raises:
-        UserError: if `valid_file` comes without `train_file`, or if two sources of data are named.
-        FileNotFoundError: as `find_smsa`.
-    """
-    if valid_file and not train_file:
-        raise UserError("--valid_file needs --train_file. If only --train_file is given, a tenth of it becomes valid.")
-    if dataset_name and (data_dir or train_file or valid_file):
-        raise UserError("--dataset_name names all data: leave --data_dir, --train_file and --valid_file out.")
-    if train_file and data_dir:
-        raise UserError(
-            "--data_dir (here or in the recipe) and --train_file are both given, and each names data: give only one. "
-            "recipes/mini.yaml and recipes/indonlu.yaml name no data."
-        )
-    if train_file:
-        files = {"train": Path(train_file), "valid": Path(valid_file) if valid_file else None}
-    else:
-        files = find_dataset(dataset_name) if dataset_name else find_smsa(data_dir)
-    return files | ({"test": Path(test_file)} if test_file else {})
 
 
 def read_rows(

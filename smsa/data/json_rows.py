@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from decimal import InvalidOperation
 from itertools import chain, islice
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from smsa.data.formats import REPLY, BadRow, name_kind, read_whole
 from smsa.errors import UserError
 
 _PAGES_WEIGHED = 20  # first objects, which show whether objects are pages; each may hold hundreds of rows
+# What is not JSON, or holds too long a number, too deep a nesting, or an exponent that is too large for Decimal
+_NOT_JSON = (ValueError, RecursionError, InvalidOperation)
 _CONSTANTS = {"Infinity": math.inf, "-Infinity": -math.inf}  # NaN becomes None: Python writes missing values so
 
 # The line where a row starts; its JSON on one line, or None if the row is not written as one object; and its value
@@ -27,7 +30,7 @@ def read_jsonl(lines: Iterable[str], path: Path, parse_float: Callable = float) 
             continue
         try:
             row = decoder.decode(line)
-        except (ValueError, RecursionError) as error:  # not JSON, too long a number, or nested too deeply
+        except _NOT_JSON as error:
             row = BadRow(path, number, line, f"not valid JSON ({error})")
         yield number, line, row
 
@@ -75,7 +78,7 @@ def _split_values(text: str, path: Path, decode: Callable) -> Iterator[tuple[int
             line, before = line + text.count("\n", before, position), position
             value, end = decode(text, position)
             yield line, slice(position, end), value
-    except (ValueError, RecursionError) as error:
+    except _NOT_JSON as error:
         raise UserError(f"{path}:{line}: not valid JSON from here on ({error}).") from error
 
 

@@ -156,7 +156,7 @@ def predict_files(
         pairs = on_main(lambda: pair_outputs(files, output, args.input_format, args.format))
         jobs = [_Job(paths, target, args) for paths, target in pairs]
         for job in jobs:  # all before the model is loaded, so that a bad row in the last file is reported at once
-            job.description = on_main(job.check)
+            job.inputs = on_main(job.check)
         loaded = classifier if isinstance(classifier, SentimentClassifier) else classifier()
         summaries = [job.run(loaded) for job in jobs]
         if writes_stdout:
@@ -253,7 +253,7 @@ class _Job:
         if args.explain and is_submission:
             raise UserError("--format submission has no column for --explain: choose one of them.")
         self.output, self.args = output, replace(args, labels_only=args.labels_only or is_submission)
-        self.description: dict = {}  # what all shards of an output have in common; from `check` and `_begin`
+        self.inputs: list[dict] = []  # what `check` returns
         self.modified: list[int] = []  # modification time of each input, in ns; only on the main process
         self.shards, self.summary_path, self.rejects_path = (Path(f"{output}{suffix}") for suffix in BESIDE)
         self.lock = FileLock(self.shards / "lock")
@@ -276,8 +276,8 @@ class _Job:
         self.keep_lines = first.keep_lines
         self.original = pa.schema([("index", pa.int64())]) if is_submission else original
 
-    def check(self) -> dict:
-        """Read all inputs before anything is written; return what all shards have in common, as values for JSON."""
+    def check(self) -> list[dict]:
+        """Read all inputs before anything is written; return what the job says of each, as values for JSON."""
         limit = 255 - max(map(len, BESIDE))  # most file systems allow 255 bytes in a name
         if len(os.fsencode(self.output.name)) > limit:
             raise UserError(f"{self.output}: its name has more than {limit} bytes: name a shorter file with --output.")
@@ -303,14 +303,7 @@ class _Job:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             described = {"file": source.path.name, "format": source.format, "text_column": source.text_column}
             inputs.append(described | {"rows": n_rows[source], "sha256": sha256})
-        options = ("labels_only", "explain", "on_bad_row", "escape_formulas", "sheet")
-        return {
-            "inputs": inputs,
-            "columns": sorted({name for source in self.sources for name in source.names}),
-            "format": self.format,
-            "compression": self.compression,
-            **{name: getattr(self.args, name) for name in options},
-        }
+        return inputs
 
     def run(self, classifier: SentimentClassifier) -> dict:
         """Predict what is not finished, and return the summary; see `predict_files`."""
@@ -322,7 +315,7 @@ class _Job:
                 logger.info("%s is finished: the same command wrote it before. Nothing to do.", self.output)
                 return json.loads(self.summary_path.read_bytes())
             self.added, self.schema, finished = begun
-            n_rows = sum(found["rows"] for found in self.description["inputs"])
+            n_rows = sum(found["rows"] for found in self.inputs)
             n_finished = sum(finished.values())
             chunks = writers.fit_chunks(self.sources, self.format, chunk_rows)
             unfinished = (chunk for _, chunk in chunks if chunk.first not in finished)
@@ -355,13 +348,19 @@ class _Job:
         if self.args.explain:
             added = classifier.add_words(nothing, added)
         names = [name for name in added.column_names if not self.args.labels_only or name in writers.LABEL_COLUMNS]
-        prefix = ""
+        prefix, columns = "", sorted({name for source in self.sources for name in source.names})
         if self.format != "submission":
-            prefix = writers.find_prefix(names, self.description["columns"], self.args.prefix, f"{self.output}: ")
+            prefix = writers.find_prefix(names, columns, self.args.prefix, f"{self.output}: ")
         new = [added.schema.field(name).with_name(f"{prefix}{name}") for name in names]
         schema = pa.schema([*self.original, *new], self.original.metadata)  # the metadata of Parquet
         writers.write_tables(BytesIO(), self.format, schema, [])  # refuses a prefix that the format cannot hold
-        job = self.description = self.description | {
+        options = ("labels_only", "explain", "on_bad_row", "escape_formulas", "sheet")
+        job = self.job = {  # what all shards have in common
+            "inputs": self.inputs,
+            "columns": columns,
+            "format": self.format,
+            "compression": self.compression,
+            **{name: getattr(self.args, name) for name in options},
             "model": classifier.sha256,
             "labels": list(classifier.labels),
             "max_length": classifier.max_length,
@@ -451,7 +450,7 @@ class _Job:
             "seconds": round(seconds, 3),
             "rows_per_second": round((n_rows - n_finished) / seconds, 1),
             "bytes": merged.stat().st_size,
-            "job": self.description,
+            "job": self.job,
         }
         self.summary_path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         merged.replace(self.output)

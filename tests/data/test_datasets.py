@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from tables import write_file, write_workbook
 
 from smsa.data import datasets as data
-from smsa.data.datasets import encode_splits, find_files, find_smsa, load_splits, read_rows, sort_by_length
+from smsa.data.datasets import DataArguments, encode_splits, find_smsa, load_splits, read_rows, sort_by_length
 from smsa.data.formats import BadRowsError
 from smsa.data.labels import LABELS, match_labels, parse_labels, plain_label, propose_map
 from smsa.data.reader import Source
@@ -27,6 +27,7 @@ from smsa.errors import UserError
     (".jsonl", b'{"text": "enak", "label": true}', "found 'true'"),
     (".jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "not valid JSON"),
     (".jsonl", b"[" * 100_000, "not valid JSON"),
+    (".jsonl", b'{"text": "a", "label": 1e99999999999999999999}', "not valid JSON"),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_damaged_line_stops_by_file_and_line(tmp_path, suffix, line, reason):
     path = tmp_path / f"damaged{suffix}"
@@ -237,12 +238,15 @@ def test_a_download_with_another_sha256_is_refused_and_all_places_are_named(tmp_
 
 def test_train_and_valid_files_go_together(smsa_dir):
     with pytest.raises(UserError, match="--valid_file needs --train_file. If only .* a tenth of it becomes valid"):
-        find_files(valid_file="a.tsv")
-    assert find_files(train_file="a.tsv") == {"train": Path("a.tsv"), "valid": None}
+        DataArguments(valid_file="a.tsv").find_files()
+    assert DataArguments(train_file="a.tsv").find_files() == {"train": Path("a.tsv"), "valid": None}
     with pytest.raises(UserError, match="are both given, .* give only one"):
-        find_files(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv")
-    assert find_files(train_file="a.tsv", valid_file="b.csv") == {"train": Path("a.tsv"), "valid": Path("b.csv")}
-    assert find_files(data_dir=smsa_dir, test_file="c.tsv")["test"].name == "c.tsv"
+        DataArguments(data_dir=smsa_dir, train_file="a.tsv", valid_file="b.csv").find_files()
+    assert DataArguments(train_file="a.tsv", valid_file="b.csv").find_files() == {
+        "train": Path("a.tsv"),
+        "valid": Path("b.csv"),
+    }
+    assert DataArguments(data_dir=smsa_dir, test_file="c.tsv").find_files()["test"].name == "c.tsv"
 
 
 def test_valid_is_split_off_a_training_file_by_label_and_always_alike(tmp_path, caplog):
@@ -290,19 +294,19 @@ def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_labels(tmp_path, monk
     (tmp_path / "ulasan").mkdir()
     write_file(tmp_path / "ulasan" / "train.csv", [{"teks": "enak", "sentimen": "positif"}] * 2)
     write_file(tmp_path / "ulasan" / "validation.csv", [{"teks": "kotor", "sentimen": "negatif"}])
-    files = find_files(dataset_name=str(tmp_path / "ulasan"))
+    files = DataArguments(dataset_name=str(tmp_path / "ulasan")).find_files()
     assert [read_rows(files[split])[:2] for split in ("train", "valid")] == [(["enak"] * 2, [0, 0]), (["kotor"], [2])]
     with pytest.raises(UserError, match="--dataset_name names all data"):
-        find_files(dataset_name="a", train_file="b.csv")
+        DataArguments(dataset_name="a", train_file="b.csv").find_files()
     numbers = Dataset.from_dict({"teks": ["a"], "label": [1]}).cast_column("label", ClassLabel(names=["neg", "pos"]))
     for saved in (numbers, DatasetDict(train=numbers)):
         saved.save_to_disk(tmp_path / "saved")
-        files = find_files(dataset_name=str(tmp_path / "saved"))
+        files = DataArguments(dataset_name=str(tmp_path / "saved")).find_files()
         assert read_rows(files["train"])[1] == [0] and files["valid"] is None
         shutil.rmtree(tmp_path / "saved")
     (tmp_path / "ulasan" / "train.csv").write_text("teks;label\nenak, ya;positif\na, b, c;negatif\n")
     with pytest.raises(UserError, match="ulasan: Error tokenizing data(?s:.*) Or name files: --train_file"):
-        find_files(dataset_name=str(tmp_path / "ulasan"))
+        DataArguments(dataset_name=str(tmp_path / "ulasan")).find_files()
 
 
 def test_rows_are_sorted_longest_first_and_ties_keep_their_order():

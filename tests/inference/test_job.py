@@ -241,7 +241,9 @@ def test_added_names_are_none_of_the_input(classifier, tmp_path, caplog, names, 
     assert list(read_file(tmp_path / "out.csv")[0]) == names + added
     assert ("added names begin with" in caplog.text) == (added[0].startswith("smsa_"))
     (tmp_path / "late.jsonl").write_text('{"text": "a"}\n' * 1000 + json.dumps({"text": "a", added[0]: 1}))
-    predict(classifier, tmp_path / "late.jsonl", tmp_path / "out.jsonl", labels_only=True, prefix=added[0][:-5])
+    options = {"labels_only": True, "prefix": added[0][:-5]}
+    job = predict(classifier, tmp_path / "late.jsonl", tmp_path / "out.jsonl", **options)["job"]
+    assert job["columns"] == sorted(["text", added[0]])
     rows = read_file(tmp_path / "out.jsonl")
     assert f"smsa_{added[0]}" in rows[0] and rows[-1][added[0]] == 1
 
