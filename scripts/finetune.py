@@ -78,8 +78,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, training_args
     # Model, and rows -> tokens
     set_seed(training_args.seed)  # before the model, whose classification head starts at random
     model, tokenizer = load_model(name, labels, revision, train_texts=splits["train"]["text"])
-    if model_args.freeze_embeddings or model_args.freeze_layers:
-        freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers)
+    freeze_layers(model, model_args.freeze_embeddings, model_args.freeze_layers, model_args.freeze_matrices)
     splits = encode_splits(splits, tokenizer, model_args.max_length)
     tokenizer.model_max_length = model_args.max_length  # saved with the model, for inference
 

@@ -28,7 +28,7 @@ Rows = list[tuple[str, str]]  # text and label
 
 
 def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
-    """Write train.csv, calibration.csv and mixture.json, which describes both, into a new folder."""
+    """Write train.csv, inserted.csv, calibration.csv and mixture.json, which describes them, into a new folder."""
     require_empty(output, "choose another --output")
     plan = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     random = Random(plan["seed"])
@@ -57,10 +57,14 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     random.shuffle(train)
     slang = perturb([text for text, _ in train[:n_slang]], ("slang",), plan["seed"])
     train[:n_slang] = [(text, label) for text, (_, label) in zip(slang, train, strict=False)]
-    record["n_overlapping"] = sum(overlaps(text) for text, *_ in train + calibration)
+    words = {}
+    for file in ("insertions", "names"):
+        words |= yaml.safe_load((recipe.parent / f"{file}.yaml").read_text(encoding="utf-8"))
+    inserted = [(insert(text, words, random) if random.random() < 0.5 else text, label) for text, label in train]
+    record["n_overlapping"] = sum(overlaps(text) for text, *_ in train + inserted + calibration)
     output.parent.mkdir(parents=True, exist_ok=True)
     with staged(output.parent) as folder:
-        for split, rows in (("train", train), ("calibration", calibration)):
+        for split, rows in (("train", train), ("inserted", inserted), ("calibration", calibration)):
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream).writerows([("text", "label", "source")[: len(rows[0])], *rows])
             record[split] = {"sha256": hash_file(folder / f"{split}.csv"), "n_texts": len(rows)}
@@ -97,6 +101,18 @@ def make_phrases(path: Path, n_phrases: int, random: Random) -> Rows:
                 text = re.sub(r"\{(\w+)\}", lambda slot: random.choice(grammar["slots"][slot[1]]), text)
             phrases.setdefault(mistype(" ".join(text.split()), random), label)
     return list(phrases.items())
+
+
+def insert(text: str, words: dict, random: Random) -> str:
+    """Add a name, a place or a number to a text, with `words` of data/mixture/insertions.yaml and names.yaml."""
+    kind = random.choice(("name", "place", "number"))
+    if kind == "number":
+        added = str(random.randint(*random.choice(((1, 10), (11, 120), (1990, 2030), (121, 99_999)))))
+    elif random.random() < 0.5:
+        added = random.choice(words[f"{kind}s"].split())
+    else:
+        added = "".join(random.choices(words["syllables"].split(), k=random.randint(2, 3)))
+    return random.choice(words[kind]).format(added, text)
 
 
 def mistype(text: str, random: Random) -> str:

@@ -305,11 +305,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_bytes())
     if config["tokenizer_class"] == "TokenizersBackend":  # transformers 5's name for a plain tokenizer.json
-        write_json(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("is_local", "local_files_only"):  # how it was loaded here
+        config.pop(key, None)
+    write_json(config, path)
 
 
-def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0) -> None:
-    """Exclude the embeddings, or the first `n_layers` layers, of the encoder from training.
+def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0, matrices: bool = False) -> None:
+    """Exclude the embeddings, the first `n_layers` layers, or all matrices, of the encoder from training.
+
+    Without its matrices, biases and normalisations are left: BitFit, Ben Zaken et al. 2022,
+    https://arxiv.org/abs/2106.10199
 
     Raises:
         UserError: if the encoder has no embeddings at its top (OPT has them deeper), fewer layers, or layers that share
@@ -326,3 +332,6 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
         if not (stacks and 0 < n_layers <= depth):
             raise UserError(f"--freeze_layers {n_layers}: {kind} has {depth} layers, or they share their weights.")
         stacks[0][:n_layers].requires_grad_(False)
+    if matrices:
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(parameter.requires_grad and parameter.ndim < 2)

@@ -38,6 +38,9 @@ class ModelArguments:
     max_length: int = HfArg(default=512, help="Tokens per text, special tokens included; longer texts are truncated.")
     freeze_embeddings: bool = HfArg(default=False, help="Freeze the embeddings of the encoder.")
     freeze_layers: int = HfArg(default=0, help="Freeze the first K layers of the encoder.")
+    freeze_matrices: bool = HfArg(
+        default=False, help="Freeze all matrices of the encoder: train biases, normalisations and the head (BitFit)."
+    )
 
 
 class Schedule(str):

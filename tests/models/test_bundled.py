@@ -142,10 +142,12 @@ def test_bundling_lets_a_tokenizer_read_alike_as_the_bundled_one_does(name, tmp_
     assert json.loads((folder / "tokenizer.json").read_bytes()) == bundled
 
 
-def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(tmp_path):
-    folder = shutil.copytree(FOLDER / E5, tmp_path / "copy")
+@pytest.mark.parametrize("name", [FAST, E5])
+def test_bundling_mutes_the_unknown_as_it_did_for_what_is_bundled(name, tmp_path):
+    folder = shutil.copytree(FOLDER / name, tmp_path / "copy")
     bundled, weights = load_file(folder / "model.safetensors"), load_file(folder / "model.safetensors")
-    weights["bert.embeddings.word_embeddings.weight"][SPECIAL.index("<unk>")] = 1.0
+    (key,) = [key for key in weights if key.endswith(("word_embeddings.weight", "tok_embeddings.weight"))]
+    weights[key][load_classifier(name)[1].unk_token_id] = 1.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     mute_unknown(folder)
     muted = load_file(folder / "model.safetensors")
@@ -159,7 +161,7 @@ def test_every_source_may_be_bundled_and_none_is_what_the_models_are_measured_on
     sources = list(record["data"])
     if name != ENCODER:
         mixture = read(name, "mixture.json")
-        assert record["data"]["train"]["sha256"] == mixture["train"]["sha256"] and mixture["n_overlapping"] == 0
+        assert record["data"]["train"]["sha256"] == mixture["inserted"]["sha256"] and mixture["n_overlapping"] == 0
         assert {"indolem-sentiment.csv", "casa-test.csv"} <= set(mixture["kept_out"]) == set(recipe["kept_out"])
         sources = list(mixture["sources"])
     assert sources == [source.split("=")[0] for source in recipe["sources"]]

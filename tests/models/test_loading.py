@@ -188,6 +188,11 @@ def test_freezing_excludes_what_was_named_and_nothing_else():
     frozen = {name: not p.requires_grad for name, p in model.named_parameters()}
     assert frozen == {name: name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in frozen}
     assert sum(frozen.values()) == 21
+    freeze_layers(model, matrices=True)  # what is frozen stays frozen
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad and not frozen[name]}
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1]
+    assert matrices == ["classifier.weight"] and sum("LayerNorm" in name for name in shapes) == 4
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == list(shapes)
     decoder = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("gpt2", **OLD_SHAPE))
     freeze_layers(decoder, embeddings=True)
     frozen = [name for name, p in decoder.named_parameters() if not p.requires_grad]

@@ -1,5 +1,7 @@
 """The mixture has what its recipe says, and nothing of what the models are evaluated on."""
 
+import shutil
+
 import pandas as pd
 import pytest
 from conftest import ROOT, read_json
@@ -30,11 +32,17 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     (tmp_path / "kept.csv").write_text(f"text,sentiment\nnol {SEEN},negative\n")
     (tmp_path / "news.txt").write_text(NEWS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    for file in ("insertions", "names"):
+        shutil.copy(ROOT / "data" / "mixture" / f"{file}.yaml", tmp_path)
     main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
     with pytest.raises(UserError, match="not empty .*: choose another --output"):
         main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
     tables = [pd.read_csv(tmp_path / "mixture" / f"{split}.csv") for split in ("train", "calibration")]
     train, calibration = (dict(zip(table["text"], table["label"], strict=True)) for table in tables)
+    inserted = pd.read_csv(tmp_path / "mixture" / "inserted.csv")
+    assert inserted["label"].tolist() == tables[0]["label"].tolist()
+    pairs = list(zip(tables[0]["text"], inserted["text"], strict=True))
+    assert all(text in longer for text, longer in pairs) and 4 <= sum(text != longer for text, longer in pairs) <= 18
     everything = train | calibration
     assert calibration and not train.keys() & calibration.keys() and len(everything) == 23
     assert {label for text, label in everything.items() if text.startswith("rapat")} == {"neutral"}
