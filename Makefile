@@ -53,16 +53,15 @@ mini-sentiment: | runs/mixture
 	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seed 1 --resume auto
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/informal.yaml --valid_file "$$valid" --resume auto
 	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
-	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/biases.yaml --valid_file "$$valid" --resume auto \
-		--model_name_or_path mini-sentiment --output_dir runs/mini_biases --max_length 512 --seed 1
-	$(BIN)/python scripts/bundle.py mini-sentiment runs/mini_biases --mixture runs/mixture
+	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/biases.yaml --valid_file "$$valid" --resume auto
+	$(BIN)/python scripts/bundle.py mini-sentiment runs/biases --mixture runs/mixture
 
 e5-sentiment: | runs/e5-id
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5.yaml --valid_file "$$valid" --seed 1 --resume auto
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml --valid_file "$$valid" --seed 1 --resume auto
 	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/biases.yaml --valid_file "$$valid" --resume auto \
-		--model_name_or_path e5-sentiment --output_dir runs/e5_biases --max_length 128 --seed 1
+		--model_name_or_path e5-sentiment --output_dir runs/e5_biases --max_length 128
 	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_biases --mixture runs/mixture
 
 runs/mixture: $(wildcard data/mixture/*.yaml data/mixture/*.tsv) | .venv/.installed
