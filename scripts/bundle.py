@@ -49,10 +49,7 @@ def main(name: str, run: Path, mixture: Path) -> None:
         copy_rounded(run, folder)
         if name != ENCODER:
             mute_unknown(folder)
-            new, old = (json.loads((path / "run.json").read_bytes()) for path in (run, FOLDER / name))
-            if new["base_model"]["name"] == name:  # the last step; the tokenizer reads alike already
-                update_json(folder / "run.json", base_model=old["base_model"])
-            else:
+            if json.loads((run / "run.json").read_bytes())["base_model"]["name"] != name:  # or it reads alike already
                 read_alike(folder)
             shutil.copy(mixture / "mixture.json", folder)
             calibrate(folder, mixture / "calibration.csv")
