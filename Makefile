@@ -52,17 +52,17 @@ mini: .venv/.installed
 mini-sentiment: | runs/mixture
 	$(LAUNCH) scripts/finetune.py recipes/mini.yaml --seed 1 --resume auto
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/informal.yaml --valid_file "$$valid" --resume auto
-	$(BIN)/python scripts/bundle.py mini-sentiment runs/informal --mixture runs/mixture
+	test -d runs/informal-8bit || $(BIN)/python scripts/bundle.py mini-sentiment runs/informal --output runs/informal-8bit
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/biases.yaml --valid_file "$$valid" --resume auto
-	$(BIN)/python scripts/bundle.py mini-sentiment runs/biases --mixture runs/mixture
+	$(BIN)/python scripts/bundle.py mini-sentiment runs/biases
 
 e5-sentiment: | runs/e5-id
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5.yaml --valid_file "$$valid" --seed 1 --resume auto
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/e5_rdrop.yaml --valid_file "$$valid" --seed 1 --resume auto
-	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --mixture runs/mixture
+	test -d runs/e5-8bit || $(BIN)/python scripts/bundle.py e5-sentiment runs/e5_rdrop --output runs/e5-8bit
 	$(VALID) && $(LAUNCH) scripts/finetune.py recipes/biases.yaml --valid_file "$$valid" --resume auto \
-		--model_name_or_path e5-sentiment --output_dir runs/e5_biases --max_length 128
-	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_biases --mixture runs/mixture
+		--model_name_or_path runs/e5-8bit --output_dir runs/e5_biases --max_length 128
+	$(BIN)/python scripts/bundle.py e5-sentiment runs/e5_biases
 
 runs/mixture: $(wildcard data/mixture/*.yaml data/mixture/*.tsv) | .venv/.installed
 	rm -rf $@

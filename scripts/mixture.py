@@ -59,7 +59,7 @@ def main(recipe: Path, labelled_dir: Path, output: Path) -> None:
     train[:n_slang] = [(text, label) for text, (_, label) in zip(slang, train, strict=False)]
     words = {}
     for file in ("insertions", "names"):
-        words |= yaml.safe_load((recipe.parent / f"{file}.yaml").read_text(encoding="utf-8"))
+        words |= yaml.safe_load((ROOT / "data" / "mixture" / f"{file}.yaml").read_text(encoding="utf-8"))
     inserted = [(insert(text, words, random) if random.random() < 0.5 else text, label) for text, label in train]
     record["n_overlapping"] = sum(overlaps(text) for text, *_ in train + inserted + calibration)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,8 @@ from smsa.models.scratch import build_scratch
 logger = logging.getLogger(__name__)
 
 # What comes with the package: an encoder (recipes/pretrain-mini.yaml), a fast classifier that was made from it
-# (recipes/mini.yaml and informal.yaml), and a larger one (recipes/e5.yaml and e5_rdrop.yaml). BUNDLED has their folders
-# by their names; "./mini" and every Path mean a folder of the user.
+# (recipes/mini.yaml, informal.yaml, biases.yaml), and a larger one (recipes/e5.yaml, e5_rdrop.yaml, biases.yaml).
+# BUNDLED has their folders by their names; "./mini" and every Path mean a folder of the user.
 FOLDER = Path(__file__).parent.parent / "bundled"
 ENCODER, FAST, E5 = "mini", "mini-sentiment", "e5-sentiment"
 BUNDLED = {name: str(FOLDER / name) for name in (ENCODER, FAST, E5)}
@@ -314,7 +314,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
 def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: int = 0, matrices: bool = False) -> None:
     """Exclude the embeddings, the first `n_layers` layers, or all matrices, of the encoder from training.
 
-    Without its matrices, biases and normalisations are left: BitFit, Ben Zaken et al. 2022,
+    Without its matrices, biases and normalisations are left, much as in BitFit: Ben Zaken et al. 2022,
     https://arxiv.org/abs/2106.10199
 
     Raises:
@@ -334,4 +334,5 @@ def freeze_layers(model: PreTrainedModel, embeddings: bool = False, n_layers: in
         stacks[0][:n_layers].requires_grad_(False)
     if matrices:
         for parameter in encoder.parameters():
-            parameter.requires_grad_(parameter.requires_grad and parameter.ndim < 2)
+            if parameter.ndim > 1:
+                parameter.requires_grad_(False)

@@ -39,7 +39,7 @@ class ModelArguments:
     freeze_embeddings: bool = HfArg(default=False, help="Freeze the embeddings of the encoder.")
     freeze_layers: int = HfArg(default=0, help="Freeze the first K layers of the encoder.")
     freeze_matrices: bool = HfArg(
-        default=False, help="Freeze all matrices of the encoder: train biases, normalisations and the head (BitFit)."
+        default=False, help="Train biases, norms and the head only (BitFit): freeze the encoder's matrices."
     )
 
 

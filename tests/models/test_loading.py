@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHAPE, VOCABULARY, Canary, make_model, save_tiny
+from conftest import SHAPE, VOCABULARY, Canary, make_model, read_json, save_tiny
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
 from smsa.errors import UserError
@@ -165,6 +165,8 @@ def test_the_length_of_training_binds_inference_only_and_an_unfit_tokenizer_is_r
     tokenizer.model_max_length = 8
     save_tokenizer(tokenizer, folder)
     assert load_classifier(folder)[1].model_max_length == 8
+    save_tokenizer(load_classifier(folder)[1], folder)
+    assert not {"is_local", "local_files_only"} & read_json(Path(folder, "tokenizer_config.json")).keys()
     assert load_model(folder)[1].model_max_length == 128  # of the encoder
     make_model(vocab_size=60).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("enak 9\nmurah 8\n")

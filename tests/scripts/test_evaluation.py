@@ -115,8 +115,7 @@ def test_calibrate_can_put_the_normaliser_where_every_client_finds_it_and_fits_w
     for name in ("model_max_length", "truncation_side", "model_input_names", "special_tokens_map", "vocab"):
         assert getattr(after, name) == getattr(before, name), name  # all else stays
     # a name that transformers 4 knows, too, and that survives another save
-    config = read_json(output / "tokenizer_config.json")
-    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "local_files_only" not in config
+    assert read_json(output / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     after.save_pretrained(tmp_path / "copy")
     assert AutoTokenizer.from_pretrained(tmp_path / "copy").tokenize("enaaaak") == ["enak"]
     assert read_json(output / "config.json")["smsa_normalised"]  # for the card

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import SAMPLE_DIR, read_json, save_tiny
 from processes import launch, run
+from safetensors.torch import load_file
 from tables import write_workbook
 from transformers import BertConfig, BertForPreTraining, pipeline
 
@@ -120,6 +121,14 @@ def test_a_finished_run_can_be_trained_for_longer_and_a_card_that_was_taken_over
     assert_same_outputs(tmp_path / "run", tmp_path / "plain")
     assert (tmp_path / "run" / "README.md").read_text() == "mine"
     assert (tmp_path / "run" / "model.safetensors").stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
+
+
+def test_frozen_matrices_stay_and_biases_learn(tiny, tmp_path):
+    call(*tiny, "--freeze_matrices", "true", "--max_steps", 2, "--output_dir", tmp_path / "run")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("encoder", "run"))
+    learned = {name for name, values in before.items() if not torch.equal(values, after[name])}
+    assert not any(before[name].ndim > 1 for name in learned if name.startswith("bert."))
+    assert "bert.encoder.layer.1.output.dense.bias" in learned and "classifier.weight" in after
 
 
 def test_each_seed_is_a_run_of_its_own(tiny, tmp_path, caplog):

@@ -1,12 +1,14 @@
 """The mixture has what its recipe says, and nothing of what the models are evaluated on."""
 
-import shutil
+from random import Random
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, read_json
 
-from scripts.mixture import main
+from scripts import mixture
+from scripts.mixture import insert, main
 from smsa.errors import UserError
 from smsa.models.loading import E5, FAST, FOLDER
 
@@ -32,8 +34,6 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     (tmp_path / "kept.csv").write_text(f"text,sentiment\nnol {SEEN},negative\n")
     (tmp_path / "news.txt").write_text(NEWS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    for file in ("insertions", "names"):
-        shutil.copy(ROOT / "data" / "mixture" / f"{file}.yaml", tmp_path)
     main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
     with pytest.raises(UserError, match="not empty .*: choose another --output"):
         main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
@@ -50,6 +50,32 @@ def test_texts_that_are_evaluated_on_are_excluded_and_all_is_recorded(tmp_path, 
     record = read_json(tmp_path / "mixture" / "mixture.json")
     assert record["sources"]["shop.csv"]["n_excluded"] == 1 and record["n_overlapping"] == 0
     assert record["sources"]["news.txt"]["n_texts"] == {"positive": 0, "neutral": 1, "negative": 0}
+
+
+def test_insertions_are_listed_or_made_up_names_and_places_or_numbers_and_count_as_texts_that_are_seen(
+    tmp_path, monkeypatch
+):
+    files = (ROOT / "data" / "mixture" / f"{name}.yaml" for name in ("insertions", "names"))
+    insertions, names = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
+    listed = {kind: set(names[f"{kind}s"].split()) for kind in ("name", "place")}
+    assert all("{0}" in form and "{1}" in form for kind in ("name", "place", "number") for form in insertions[kind])
+    words = names | insertions | {kind: [kind + ": {0}|{1}"] for kind in ("name", "place", "number")}
+    made = [insert("enak", words, Random(seed)) for seed in range(300)]
+    assert made == [insert("enak", words, Random(seed)) for seed in range(300)]
+    found = [text.removesuffix("|enak").split(": ") for text in made]
+    for kind, known in listed.items():
+        added = {word for name, word in found if name == kind}
+        assert added & known and added - known and all(len(word) > 2 and word.isalpha() for word in added - known)
+    assert {len(word) for name, word in found if name == "number" and word.isdecimal()} >= {1, 2, 3, 4, 5}
+
+    monkeypatch.setenv("SMSA_DATA_DIR", str(ROOT / "data" / "sample"))
+    monkeypatch.setattr(mixture, "insert", lambda *_: SEEN)
+    (tmp_path / "shop.csv").write_text(SHOP + "".join(f"barang nomor {i},positive\n" for i in range(20)))
+    (tmp_path / "kept.csv").write_text(f"text,sentiment\nnol {SEEN},negative\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE[: RECIPE.index("  news")])
+    main(tmp_path / "recipe.yaml", tmp_path, tmp_path / "mixture")
+    inserted = pd.read_csv(tmp_path / "mixture" / "inserted.csv")["text"]
+    assert read_json(tmp_path / "mixture" / "mixture.json")["n_overlapping"] == sum(inserted == SEEN) > 0
 
 
 @pytest.mark.slow
